@@ -1,0 +1,12 @@
+// The families of the Python module; module.cc lists them.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace quire::bindings {
+
+void bind_core(pybind11::module_& m);    // EngineCore, TokenTable, BlockManager, errors
+void bind_ops(pybind11::module_& m);     // CPU kernels on raw pointers
+void bind_engine(pybind11::module_& m);  // EngineServer
+
+}  // namespace quire::bindings

@@ -1,0 +1,52 @@
+// The engine without a model: requests in, batches out, sampled ids back, releasable runs of ids out.
+// One owner thread. Composes Scheduler (what runs), TokenTable + TextBoundary + StopMatcher (what may leave).
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "quire/batch.h"
+#include "quire/config.h"
+#include "quire/request.h"
+#include "quire/token_table.h"
+
+namespace quire {
+
+class EngineCore {
+ public:
+  EngineCore(EngineConfig config, TokenTable token_table);
+  ~EngineCore();
+  EngineCore(const EngineCore&) = delete;
+  EngineCore& operator=(const EngineCore&) = delete;
+
+  const EngineConfig& config() const;
+  const TokenTable& token_table() const;
+
+  // Throws InvalidArgument (prompt empty, too long, id outside the vocabulary, params out of range, id in use);
+  // the engine is unchanged then.
+  void add_request(NewRequest request);
+  // Frees the request's blocks at once; its end (kCancelled) is in the next update() or take_outputs(). An unknown id
+  // is no error: the request may have finished meanwhile. Legal between schedule() and update().
+  void cancel(uint64_t request_id);
+  // Ends a request that never got in (add_request threw) or must be ended: kError with the message.
+  void fail(uint64_t request_id, const std::string& message);
+
+  bool has_unfinished_requests() const;
+
+  // The next step's work; num_tokens is 0 when nothing can run. Valid until the next schedule().
+  const Batch& schedule();
+  // sampled: [batch.num_sampled] ids in the batch's order. Returns what may leave now. Valid until the next update().
+  const StepOutputs& update(std::span<const int32_t> sampled);
+  // Ends of cancelled and failed requests when no step runs. Same storage as update().
+  const StepOutputs& take_outputs();
+
+  EngineStats stats() const;
+  // Free + used == total, reference counts match tables, rows match requests. Throws InternalError.
+  void check_integrity() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace quire

@@ -1,0 +1,34 @@
+// What a request may ask of sampling and of stopping, and the ranges. Ranges and names are those of
+// python/quire/sampling_params.py (a test compares them).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace quire {
+
+struct SamplingParams {
+  int32_t max_tokens = 0;    // 0: fill the context up to max_model_len
+  int32_t min_tokens = 0;    // end-of-sequence and stop tokens are masked before this many
+  float temperature = 1.0f;  // [0, 2]; 0 is greedy
+  float top_p = 1.0f;        // (0, 1]
+  int32_t top_k = 0;         // 0 or -1: off
+  bool has_seed = false;
+  int64_t seed = 0;  // same seed, same prompt, same engine: same tokens; drawn at intake when not given
+  bool ignore_eos = false;
+  bool skip_special_tokens = true;
+  bool include_stop_str_in_output = false;
+  std::vector<std::string> stop;        // non-empty strings, UTF-8
+  std::vector<int32_t> stop_token_ids;  // in [0, vocab_size)
+};
+
+// Throws InvalidArgument that names the field. Does not modify.
+void validate(const SamplingParams& params, int32_t vocab_size);
+
+enum class FinishReason : uint8_t { kNone = 0, kStop = 1, kLength = 2, kCancelled = 3, kError = 4 };
+
+// "", "stop", "length", "cancelled", "error".
+const char* to_string(FinishReason reason);
+
+}  // namespace quire

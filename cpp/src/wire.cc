@@ -1,0 +1,1 @@
+#include "quire/wire.h"

@@ -1,0 +1,1 @@
+"""Quire: LLM serving on NVIDIA Triton with its own paged-attention engine."""
