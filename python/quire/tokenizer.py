@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from quire import _core
 
 SUPPORTED_DECODERS = (
-    "ByteLevel, Metaspace, Fuse, Sequence[Replace, ByteFallback, Fuse, Strip at the start], none"
+    "ByteLevel, Metaspace, Fuse, Sequence[Replace, ByteFallback, Fuse, Strip of one leading space], none"
 )
+
+# TokenTable's values of strip_left.
+_STRIP_ONE_SPACE = 1
+_STRIP_FIRST_TOKEN = -1
 
 # What `tokenizers` reads as a byte: hexadecimal digits as Rust parses them, which allows a plus sign.
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2}|\+[0-9A-Fa-f])>")
@@ -164,19 +168,17 @@ def _metaspace(step: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> Plan:
     """Each mark is a space, but nothing in the text's first token (unless prepend_scheme is "never")."""
     mark = step["replacement"]
     strips = step["prepend_scheme"] != "never"
-    if strips:
-        # strip_left drops one leading space of the text. That is the same only when a token has at most one
-        # mark, at its start, and no space of its own there.
-        for token in _tokens_by_id(tokenizer):
-            if token is not None and (mark in token[1:] or token[:1] in (" ", "")):
-                raise UnsupportedModel(
-                    f"decoder: got {_name(step)} with the token {token!r}; allowed: tokens with {mark!r} at "
-                    'their start only, or prepend_scheme "never"'
-                )
+    for token in _tokens_by_id(tokenizer):
+        # The table drops every space of the first token, and could not tell a mark from a space of its own.
+        if strips and token is not None and " " in token:
+            raise UnsupportedModel(
+                f"decoder: got {_name(step)} with the token {token!r}; allowed: tokens without spaces, "
+                'or prepend_scheme "never"'
+            )
     return Plan(
-        kind="JOINED",
+        kind="BYTE_FALLBACK",  # without byte tokens: a plain join that can strip
         text_of=lambda token: _plain(token.replace(mark, " ")),
-        strip_left=1 if strips else 0,
+        strip_left=_STRIP_FIRST_TOKEN if strips else 0,
     )
 
 
@@ -212,4 +214,4 @@ def _llama_sequence(steps: list[dict[str, Any]]) -> Plan | None:
             return bytes([int(match.group(1), 16)]), True
         return _plain(token)
 
-    return Plan(kind="BYTE_FALLBACK" if has_bytes else "JOINED", text_of=text_of, strip_left=strip_left)
+    return Plan(kind="BYTE_FALLBACK", text_of=text_of, strip_left=strip_left)
