@@ -24,10 +24,6 @@ SUPPORTED_DECODERS = (
     "ByteLevel, Metaspace, Fuse, Sequence[Replace, ByteFallback, Fuse, Strip of one leading space], none"
 )
 
-# TokenTable's values of strip_left.
-_STRIP_ONE_SPACE = 1
-_STRIP_FIRST_TOKEN = -1
-
 # What `tokenizers` reads as a byte: hexadecimal digits as Rust parses them, which allows a plus sign.
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2}|\+[0-9A-Fa-f])>")
 
@@ -88,7 +84,7 @@ def build_table(tokenizer: tokenizers.Tokenizer) -> _core.TokenTable:
         texts.append(text)
         flags.append((_core.TOKEN_SPECIAL if token in special else 0) | (_core.TOKEN_BYTE if is_byte else 0))
     kind = getattr(_core.DecoderKind, plan.kind)
-    return _core.TokenTable(kind, texts, flags, plan.separator, plan.strip_left)
+    return _core.TokenTable(kind, texts, flags, plan.separator, getattr(_core, plan.strip_left))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +94,7 @@ class Plan:
     kind: str  # a name of DecoderKind
     text_of: Callable[[str], tuple[bytes, bool]]  # token -> its text, whether it is a byte token
     separator: str = ""
-    strip_left: int = 0
+    strip_left: str = "STRIP_NOTHING"  # a constant of _core
 
 
 def plan_of(tokenizer: tokenizers.Tokenizer) -> Plan:
@@ -178,7 +174,7 @@ def _metaspace(step: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> Plan:
     return Plan(
         kind="BYTE_FALLBACK",  # without byte tokens: a plain join that can strip
         text_of=lambda token: _plain(token.replace(mark, " ")),
-        strip_left=_STRIP_FIRST_TOKEN if strips else 0,
+        strip_left="STRIP_FIRST_TOKEN" if strips else "STRIP_NOTHING",
     )
 
 
@@ -195,15 +191,10 @@ def _llama_sequence(steps: list[dict[str, Any]]) -> Plan | None:
     is_fused = bool(rest) and rest[0]["type"] == "Fuse"
     if is_fused:
         rest.pop(0)
-    strip_left = 0
-    if (
-        is_fused
-        and rest
-        and rest[0]["type"] == "Strip"
-        and rest[0]["content"] == " "
-        and rest[0]["stop"] == 0
-    ):
-        strip_left = rest.pop(0)["start"]
+    strip_left = "STRIP_NOTHING"
+    if is_fused and rest and rest[0] == {"type": "Strip", "content": " ", "start": 1, "stop": 0}:
+        strip_left = "STRIP_ONE_SPACE"
+        rest.pop(0)
     if rest or any(pattern == "" for pattern, _ in replaces):
         return None
 

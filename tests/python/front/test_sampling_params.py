@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from quire import _core
 from quire.errors import InvalidArgument
 from quire.sampling_params import NAMES, RequestOptions, SamplingParams, docs_page
 from quire.schema import INT32_MAX, INT64_MAX, INT64_MIN, Field, Names, fields_of, merge, parse_json_object
@@ -268,18 +269,17 @@ def boundary_values(field: Field) -> list[float]:
 )
 def test_ranges_are_those_of_the_core(field: Field) -> None:
     """At both ends of every range the C++ core agrees with the table."""
-    from quire import _core
-
-    for value in boundary_values(field):
-        params = _core.SamplingParams()
-        if field.name == "seed":
-            params.has_seed = True
-        setattr(params, field.name, value)
+    table = _core.TokenTable(_core.DecoderKind.JOINED, [b"a"], [0])
+    core = _core.EngineCore(_core.EngineConfig(num_blocks=8, max_model_len=64, vocab_size=1), table)
+    for index, value in enumerate(boundary_values(field)):
+        given = {"max_tokens": INT32_MAX, field.name: value}
         try:
-            _core.validate(params, 1000)
+            core.add_request(index, [0], _core.SamplingParams(**given))
             in_core = True
-        except _core.InvalidArgument:
+        except _core.InvalidArgument as error:
             in_core = False
+            refused = error.field
+            assert refused == field.name
         try:
             field.check(value)
             in_table = True
@@ -305,9 +305,8 @@ def test_conversion_to_the_core() -> None:
     }
     assert set(given) == set(fields_of(SamplingParams))
     core = SamplingParams(**given).to_core()
-    assert core.has_seed
     assert given == {name: getattr(core, name) for name in given}
-    assert not SamplingParams().to_core().has_seed
+    assert SamplingParams().to_core().seed is None
 
 
 def test_names_can_be_made_of_any_table() -> None:
