@@ -8,7 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import (
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quire import _core
+from quire.errors import ModelNotFound, UnsupportedModel
+from quire.tokenizer import Tokenizer as QuireTokenizer
+from quire.tokenizer import build_table, token_table
+from sample_tokenizers import (
     TOKENIZERS,
     train_byte_level,
     train_metaspace,
@@ -16,12 +22,6 @@ from conftest import (
     with_decoder,
     write_model,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from quire import _core
-from quire.errors import ModelNotFound, UnsupportedModel
-from quire.tokenizer import Tokenizer as QuireTokenizer
-from quire.tokenizer import build_table, token_table
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
 TRAINED = {name: make() for name, make in TOKENIZERS.items()}
