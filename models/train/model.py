@@ -168,7 +168,7 @@ class Llama(nn.Module):
                 nn.init.normal_(p, std=c["initializer_range"] * scale)
 
     def forward(self, ids: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Return logits [B, T, vocabulary] for ``ids`` [B, T]; given targets [B, T], the mean loss in nats."""
+        """Return logits [B, T, vocabulary] for ``ids`` [B, T]; with targets [B, T], the mean loss (nats)."""
         logits = F.linear(self.model(ids), self.model.embed_tokens.weight)
         if targets is None:
             return logits
