@@ -13,9 +13,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
 from corpus import read_split
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 VOCAB_SIZE = 4096
 BEGIN, END = "<|begin|>", "<|end|>"  # ids 0 and 1: before every file (and prompt), after every file
