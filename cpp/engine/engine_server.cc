@@ -109,8 +109,8 @@ void EngineServer::publish(const StepOutputs& outputs) {
 void EngineServer::enqueue(std::string_view frames) {
   std::lock_guard lock(mutex_);
   if (!writing_ && outbox_.empty()) {
-    // The usual case: the client keeps up and the socket's buffer takes the frame, which costs less than waking a
-    // thread. The lock keeps the order; MSG_DONTWAIT keeps it short.
+    // The usual case: the client keeps up and the socket's buffer takes the frame, which costs less than
+    // waking a thread. The lock keeps the order; MSG_DONTWAIT keeps it short.
     frames.remove_prefix(engine::write_some(fd_, frames));
     if (frames.empty()) return;
   }
@@ -145,8 +145,8 @@ void EngineServer::read_frames() {
       const wire::FrameHeader header = wire::parse_header(head);
       if (header.type != wire::FrameType::kRequests) {
         throw Error("frame type: got " + std::to_string(static_cast<int>(header.type)) +
-                    "; allowed from a client: " + std::to_string(static_cast<int>(wire::FrameType::kRequests)) +
-                    " (requests)");
+                    "; allowed from a client: " +
+                    std::to_string(static_cast<int>(wire::FrameType::kRequests)) + " (requests)");
       }
       payload.resize(header.payload_size);
       if (!engine::read_exactly(fd_, payload)) break;
@@ -161,7 +161,8 @@ void EngineServer::read_frames() {
   } catch (const std::exception& exception) {
     error = std::string("engine protocol: ") + exception.what();
   }
-  // The client is gone, or no longer to be understood. Closing both directions also frees a writer that waits for it.
+  // The client is gone, or no longer to be understood. Closing both directions also frees a writer that waits
+  // for it.
   {
     std::lock_guard lock(mutex_);
     client_gone_ = true;

@@ -4,8 +4,8 @@
 //   owner thread    wait_for_work(): inbox -> core; publish(): the core's outputs -> frames
 //   writer thread   only what the socket did not take at once    waits in send()
 //
-// The core has one owner, the thread that calls wait_for_work() and publish(); neither of the other two touches it. No
-// thread here ever needs the Python interpreter. An idle engine sleeps in wait_for_work().
+// The core has one owner, the thread that calls wait_for_work() and publish(); neither of the other two
+// touches it. No thread here ever needs the Python interpreter. An idle engine sleeps in wait_for_work().
 #pragma once
 
 #include <condition_variable>
@@ -30,12 +30,13 @@ class EngineServer {
   EngineServer(const EngineServer&) = delete;
   EngineServer& operator=(const EngineServer&) = delete;
 
-  // Tells the client that requests can be served: the core's limits and token table. Once, before the first step.
+  // Tells the client that requests can be served: the core's limits and token table. Once, before the first
+  // step.
   void send_ready(const std::string& model);
 
-  // Sleeps until the core has work or intake arrived, hands the intake to the core and returns true. False when the
-  // client is gone or stop() was called. Throws Error when the client broke the protocol.
-  // A request that the core refuses ends with kError and the core's message; the others are not affected.
+  // Sleeps until the core has work or intake arrived, hands the intake to the core and returns true. False
+  // when the client is gone or stop() was called. Throws Error when the client broke the protocol. A request
+  // that the core refuses ends with kError and the core's message; the others are not affected.
   bool wait_for_work();
 
   // Sends the step's releases, and the counters when they changed. Never waits for the client.
@@ -75,8 +76,8 @@ class EngineServer {
   std::thread writer_;
 };
 
-// For an engine that cannot start: the client gets the message instead of kReady. Does not close `fd`. Returns whether
-// the client got it.
+// For an engine that cannot start: the client gets the message instead of kReady. Does not close `fd`.
+// Returns whether the client got it.
 bool send_start_error(int fd, std::string_view message);
 
 }  // namespace quire

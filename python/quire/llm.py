@@ -1,0 +1,90 @@
+"""`LLM`: the engine in the caller's own process, without Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from quire.config import EngineConfig
+from quire.errors import EngineError, InvalidArgument, describe
+from quire.outputs import CompletionOutput, RequestOutput
+from quire.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from quire import _core
+
+__all__ = ["LLM"]
+
+Prompt: TypeAlias = "str | Sequence[int]"
+
+
+@dataclass
+class _Open:
+    """A request whose end has not been seen yet."""
+
+    prompt: str | None
+    prompt_ids: list[int]
+    params: SamplingParams
+    token_ids: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+
+class LLM:
+    """A model, loaded; `settings` are those of ``model.json`` (`quire.config.EngineConfig`).
+
+    >>> llm = LLM("quire-8m", max_model_len=512)
+    >>> [output] = llm.generate("def fibonacci(n):", SamplingParams(max_tokens=32, temperature=0))
+    >>> output.outputs[0].text
+    """
+
+    def __init__(self, model: str, **settings: Any) -> None:
+        # Not at the top: this is what imports torch.
+        from quire.engine.build import build
+
+        self.config = EngineConfig(model=model, **settings)
+        self._engine = build(self.config)
+        self._core = self._engine.core
+        self._next_id = 0
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = False,
+    ) -> list[RequestOutput]:
+        """Continue every prompt; the outputs are in the prompts' order.
+
+        prompts: a text, a list of texts, a list of token ids, or a list of lists of token ids.
+        sampling_params: one for all, or one per prompt; default: SamplingParams().
+        use_tqdm: show a progress bar (the name is vLLM's).
+        Raises InvalidArgument that names the prompt before anything runs.
+        """
+        requests = self._parse(prompts, sampling_params)
+        first_id = self._next_id
+        self._next_id += len(requests)
+        for index, request in enumerate(requests):
+            try:
+                self._core.add_request(first_id + index, request.prompt_ids, request.params.to_core())
+            except InvalidArgument as error:
+                for earlier in range(index):
+                    self._core.cancel(first_id + earlier)
+                self._core.take_outputs()
+                raise InvalidArgument(f"prompts[{index}]: {error.field}", error.given, error.allowed) from None
+        finished: dict[int, RequestOutput] = {}
+        with _progress_bar(use_tqdm, len(requests)) as advance:
+            try:
+                while len(finished) < len(requests):
+                    for output in self._collect(step(self._core, self._engine.runner), requests, first_id):
+                        finished[output.request_id] = output
+                        advance()
+            finally:
+                # Interrupted: the next call must find an empty engine.
+                for request_id in range(first_id, first_id + len(requests)):
+                    if request_id not in finished:
+                        self._core.cancel(request_id)
+                self._core.take_outputs()
+        return [finished[first_id + index] for index in range(len(requests))]
