@@ -159,7 +159,7 @@ void EngineServer::read_frames() {
       intake_arrived_.notify_one();
     }
   } catch (const std::exception& exception) {
-    error = std::string("engine protocol: ") + exception.what();
+    error = exception.what();
   }
   // The client is gone, or no longer to be understood. Closing both directions also frees a writer that waits
   // for it.
