@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,24 +13,11 @@ from quire.outputs import CompletionOutput, RequestOutput
 from quire.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from quire import _core
 
 __all__ = ["LLM"]
 
 Prompt: TypeAlias = "str | Sequence[int]"
-
-
-@dataclass
-class _Open:
-    """A request whose end has not been seen yet."""
-
-    prompt: str | None
-    prompt_ids: list[int]
-    params: SamplingParams
-    token_ids: list[int] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
 
 
 class LLM:
@@ -88,3 +76,55 @@ class LLM:
                         self._core.cancel(request_id)
                 self._core.take_outputs()
         return [finished[first_id + index] for index in range(len(requests))]
+
+    def _parse(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
+    ) -> list[_Request]:
+        """One _Request per prompt; texts are tokenized together."""
+        if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int)):
+            prompts = [prompts]  # type: ignore[list-item]
+        if params is None:
+            params = SamplingParams()
+        if isinstance(params, SamplingParams):
+            params = [params] * len(prompts)
+        if len(params) != len(prompts):
+            raise InvalidArgument("sampling_params", f"{len(params)} of them", f"one, or {len(prompts)}: one per prompt")
+        for index, prompt in enumerate(prompts):
+            if not isinstance(prompt, str) and not all(type(token_id) is int for token_id in prompt):
+                raise InvalidArgument(f"prompts[{index}]", describe(prompt), "a string or a list of token ids")
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        encoded = iter(self._engine.tokenizer.encode_batch(texts))
+        return [
+            _Request(prompt, next(encoded), params[index])
+            if isinstance(prompt, str)
+            else _Request(None, list(prompt), params[index])
+            for index, prompt in enumerate(prompts)
+        ]
+
+    def _collect(self, outputs: _core.StepOutputs, requests: list[_Request], first_id: int) -> Iterator[RequestOutput]:
+        """Add a step's releases to their requests; the outputs of those that end."""
+
+
+@dataclass
+class _Request:
+    """A prompt, and what has come of it so far."""
+
+    prompt: str | None
+    prompt_ids: list[int]
+    params: SamplingParams
+    token_ids: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def _progress_bar(is_shown: bool, total: int) -> Iterator[Callable[[], None]]:
+    """Gives a function that counts one request as done."""
+    if not is_shown:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("generating", total=total)
+        yield lambda: progress.advance(task)

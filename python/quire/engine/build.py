@@ -11,7 +11,7 @@ from quire.errors import InvalidArgument
 from quire.models.config import ModelConfig, load_model_config
 from quire.runner.memory import num_kv_blocks
 from quire.runner.model_runner import ModelRunner
-from quire.runner.settings import resolve_dtype
+from quire.runner.dtype import resolve_dtype
 from quire.tokenizer import Tokenizer, build_table
 
 log = logging.getLogger(__name__)

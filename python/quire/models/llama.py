@@ -19,20 +19,6 @@ from quire.models.rope import cos_sin
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepInput:
-    """One step's tokens and where they stand. Views of the scheduler's batch: read only, valid for this step."""
-
-    token_ids: Tensor  # [num_tokens] int32
-    positions: Tensor  # [num_tokens] int32
-    slot_mapping: Tensor  # [num_tokens] int64
-    query_start_loc: Tensor  # [num_reqs + 1] int32
-    seq_lens: Tensor  # [num_reqs] int32
-    block_tables: Tensor  # [max_num_seqs, max_blocks_per_request] int32
-    block_table_rows: Tensor  # [num_reqs] int32
-    sampled: Tensor | None  # [num_sampled] int32: tokens whose logits are wanted; None: all, in order
-
-
-@dataclass(frozen=True, kw_only=True)
 class LayerWeights:
     """One layer. Biases are None where the model has none."""
 
@@ -55,9 +41,11 @@ class Rows:
         self.residual = buffers.residual[:num_rows]
         self.hidden = buffers.hidden[:num_rows]
         self.qkv = buffers.qkv[:num_rows]
+        self.query = self.qkv[:, : buffers.q_size]
         self.attention = buffers.attention[:num_rows]
         self.gate_up = buffers.gate_up[:num_rows]
         self.mlp = buffers.mlp[:num_rows]
+        self.logits = buffers.logits[:num_rows]  # of use when all rows are sampled, which are never more than these
 
 
 class Activations:
@@ -69,14 +57,15 @@ class Activations:
         def buffer(num_rows: int, width: int) -> Tensor:
             return torch.zeros(num_rows, width, dtype=dtype)
 
+        self.q_size = config.q_size
         self.residual = buffer(max_num_tokens, config.hidden_size)
         self.hidden = buffer(max_num_tokens, config.hidden_size)
         self.qkv = buffer(max_num_tokens, config.q_size + 2 * config.kv_size)
         self.attention = buffer(max_num_tokens, config.q_size)
         self.gate_up = buffer(max_num_tokens, 2 * config.intermediate_size)
         self.mlp = buffer(max_num_tokens, config.intermediate_size)
-        self.sampled_residual = buffer(max_num_sampled, config.hidden_size)
-        self.sampled_attention = buffer(max_num_sampled, config.q_size)
+        self._selected_residual = buffer(max_num_sampled, config.hidden_size)
+        self._selected_attention = buffer(max_num_sampled, config.q_size)
         self.logits = buffer(max_num_sampled, config.vocab_size)
         self._rows: dict[int, Rows] = {}
         self._num_kept = max_num_sampled
@@ -88,6 +77,16 @@ class Activations:
             if num_rows <= self._num_kept:  # decode steps; the sizes of prompts are many and their steps long
                 self._rows[num_rows] = rows
         return rows
+
+    def select(self, rows: Rows, index: Tensor) -> Rows:
+        """The first rows, with `attention` and `residual` of the rows in `index` (at most max_num_sampled)."""
+        count = index.shape[0]
+        chosen = self.rows(count)
+        torch.index_select(rows.attention, 0, index, out=self._selected_attention[:count])
+        torch.index_select(rows.residual, 0, index, out=self._selected_residual[:count])
+        chosen.attention.copy_(self._selected_attention[:count])
+        chosen.residual.copy_(self._selected_residual[:count])
+        return chosen
 
     @staticmethod
     def num_bytes(config: ModelConfig, itemsize: int, max_num_tokens: int, max_num_sampled: int) -> int:
@@ -104,7 +103,7 @@ class Llama:
         self.config = config
         self.dtype = dtype
         self.softmax_scale = config.head_dim**-0.5
-        self.cos, self.sin = cos_sin(config.rope, config.head_dim, max_model_len)
+        self.rope = ops.RopeTable(*cos_sin(config.rope, config.head_dim, max_model_len))
 
         def matrix(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=dtype)
@@ -164,30 +163,44 @@ class Llama:
                         places[f"{root}{name}.bias"] = part
         return places
 
-    def forward(self, step: StepInput, key_caches: list[Tensor], value_caches: list[Tensor], buffers: Activations) -> Tensor:
-        """Logits of the sampled tokens, ``[num_sampled, vocab_size]``, valid until the next call.
+    def forward(
+        self,
+        token_ids: Tensor,
+        batch: ops.BatchInfo,
+        sampled: Tensor | None,
+        caches: list[ops.KVCache],
+        buffers: Activations,
+    ) -> Tensor:
+        """Logits ``[num_sampled, vocab_size]``, valid until the next call; this step's keys and values enter the caches.
 
-        key_caches, value_caches: per layer ``[num_blocks, block_size, num_kv_heads, head_dim]``; this step's keys and
-        values are added.
+        token_ids: ``[num_tokens]`` int32.
+        sampled: ``[num_sampled]`` int32, the tokens whose logits are wanted; None: all of them, in order.
+        caches: one per layer.
         """
         eps = self.config.rms_norm_eps
-        rows = buffers.rows(step.token_ids.shape[0])
-        ops.embedding(step.token_ids, self.embedding, rows.residual)
-        ops.rms_norm(rows.residual, self.layers[0].input_norm, eps, rows.hidden)
         last = len(self.layers) - 1
-        for i, layer in enumerate(self.layers):
+        rows = buffers.rows(token_ids.shape[0])
+        ops.embedding(token_ids, self.embedding, out=rows.residual)
+        ops.rms_norm(rows.residual, self.layers[0].input_norm, eps, out=rows.hidden)
+        for i, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
             linear(rows.hidden, layer.qkv, layer.qkv_bias, rows.qkv)
-            ops.rope_and_cache()
-            ops.paged_attention()
-            if i == last and step.sampled is not None:
-                # Nothing reads the other tokens' last hidden states.
-                rows = self._select(rows, step.sampled, buffers)
+            ops.rope_and_cache(rows.qkv, self.rope, cache, batch)
+            ops.paged_attention(rows.query, cache, batch, self.softmax_scale, out=rows.attention)
+            if i == last and sampled is not None:
+                rows = buffers.select(rows, sampled)  # nothing reads the other tokens from here on
             linear(rows.attention, layer.o, layer.o_bias, rows.hidden)
-            ops.rms_norm(rows.hidden, layer.mlp_norm, eps, rows.hidden, residual=rows.residual)
+            ops.rms_norm(rows.hidden, layer.mlp_norm, eps, residual=rows.residual, out=rows.hidden)
             linear(rows.hidden, layer.gate_up, layer.gate_up_bias, rows.gate_up)
-            ops.silu_mul(rows.gate_up, rows.mlp)
+            ops.silu_mul(rows.gate_up, out=rows.mlp)
             linear(rows.mlp, layer.down, layer.down_bias, rows.hidden)
-            norm = self.norm if i == last else self.layers[i + 1].input_norm
-            ops.rms_norm(rows.hidden, norm, eps, rows.hidden, residual=rows.residual)
-        logits = buffers.logits[: rows.hidden.shape[0]]
-        return torch.mm(rows.hidden, self.head, out=logits)
+            next_norm = self.norm if i == last else self.layers[i + 1].input_norm
+            ops.rms_norm(rows.hidden, next_norm, eps, residual=rows.residual, out=rows.hidden)
+        return torch.mm(rows.hidden, self.head, out=rows.logits)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
+    """out = x @ weight + bias for x ``[num_rows, in]``, weight ``[in, out]``."""
+    if bias is None:
+        torch.mm(x, weight, out=out)
+    else:
+        torch.addmm(bias, x, weight, out=out)

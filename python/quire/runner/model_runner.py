@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from quire import ops
 from quire.config import EngineConfig
 from quire.models.checkpoint import fill_dummy, load_checkpoint
 from quire.models.config import ModelConfig
-from quire.models.llama import Activations, Llama, StepInput
+from quire.models.llama import Activations, Llama
 from quire.runner.dtype import resolve_dtype
 from quire.runner.memory import MemoryLedger, available_memory, kv_block_bytes
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from quire import _core
@@ -57,11 +56,41 @@ class ModelRunner:
             load_checkpoint(model.folder, self.model.destinations(), ignored)
         self.activations = Activations(model, dtype, config.max_num_batched_tokens, config.max_num_seqs)
         cache_shape = (num_blocks, config.block_size, model.num_kv_heads, model.head_dim)
-        self.key_caches = [torch.zeros(cache_shape, dtype=dtype) for _ in range(model.num_layers)]
-        self.value_caches = [torch.zeros(cache_shape, dtype=dtype) for _ in range(model.num_layers)]
-        self._sampled = np.zeros(config.max_num_seqs, dtype=np.int32)
+        self.caches = [
+            ops.KVCache(torch.zeros(cache_shape, dtype=dtype), torch.zeros(cache_shape, dtype=dtype))
+            for _ in range(model.num_layers)
+        ]
+        self._sampled = torch.zeros(config.max_num_seqs, dtype=torch.int32)
 
     @torch.inference_mode()
     def execute(self, batch: _core.Batch) -> NDArray[np.int32]:
-        """Compute the batch's tokens; the new id of each sampled request, int32 ``[num_sampled]``, valid until the
+        """Compute the batch's tokens; the new id of each sampled request: int32 ``[num_sampled]``, valid until the
         next call."""
+        view = torch.from_numpy
+        info = ops.BatchInfo(
+            positions=view(batch.positions),
+            slot_mapping=view(batch.slot_mapping),
+            query_start_loc=view(batch.query_start_loc),
+            seq_lens=view(batch.seq_lens),
+            block_tables=view(batch.block_tables),
+            block_table_rows=view(batch.block_table_rows),
+        )
+        num_sampled = batch.num_sampled
+        # One token per request, all sampled: a decode step. Nothing to pick then.
+        is_decode = num_sampled == batch.num_tokens
+        picked = None if is_decode else view(batch.sample_token_idx)
+        logits = self.model.forward(view(batch.token_ids), info, picked, self.caches, self.activations)
+        sampled = self._sampled[:num_sampled]
+        if num_sampled:
+            ops.sample(
+                logits,
+                temperature=view(batch.temperature),
+                top_k=view(batch.top_k),
+                top_p=view(batch.top_p),
+                seed=view(batch.seed),
+                output_idx=view(batch.output_idx),
+                mask_offsets=view(batch.mask_offsets),
+                mask_ids=view(batch.mask_ids),
+                out=sampled,
+            )
+        return sampled.numpy()
