@@ -112,6 +112,8 @@ def describe(value: object) -> str:
     """`value` for an error message: JSON where it can be, cut when it is long."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
+    if isinstance(value, int) and value.bit_length() > 256:  # Python refuses to print the largest ones
+        return f"an integer of {value.bit_length()} bits"
     if isinstance(value, (int, float)):
         return repr(value)
     if isinstance(value, str):

@@ -16,8 +16,8 @@ _HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model")
 
 
 def resolve_model(model: str, base: Path | None = None) -> Path:
-    """The folder that `model` means: an absolute path; one relative to `base` (model.json's folder);
-    the name of an embedded model; or a Hugging Face repository id. Raises ModelNotFound naming what was tried."""
+    """The folder that `model` means: an absolute path; one relative to `base` (of model.json); the name of
+    an embedded model; or a Hugging Face repository id. Raises ModelNotFound naming what was tried."""
     path = Path(model).expanduser()
     if path.is_absolute() or model.startswith("."):
         return _checked(path if path.is_absolute() else (base or Path.cwd()) / path, model)

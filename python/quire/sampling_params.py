@@ -146,15 +146,7 @@ class SamplingParams(_Table):
         """The same in C++."""
         from quire import _core
 
-        params = _core.SamplingParams()
-        for name in fields_of(SamplingParams):
-            if name != "seed":
-                value = getattr(self, name)
-                setattr(params, name, list(value) if isinstance(value, tuple) else value)
-        if self.seed is not None:
-            params.has_seed = True
-            params.seed = self.seed
-        return params
+        return _core.SamplingParams(**{name: getattr(self, name) for name in SAMPLING_FIELDS})
 
 
 @dataclass(frozen=True, kw_only=True)

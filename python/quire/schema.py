@@ -55,6 +55,15 @@ class Field:
     def allowed(self) -> str:
         return f"{_TYPE_NAMES[self.type]} in {self.range}" if self.range else _TYPE_NAMES[self.type]
 
+    @property
+    def tensor_type(self) -> str:
+        """Its type as an input of the model `generation`."""
+        if self.type == "int":
+            return "TYPE_INT32" if self.maximum == INT32_MAX else "TYPE_INT64"
+        return {"float": "TYPE_FP32", "bool": "TYPE_BOOL", "strings": "TYPE_STRING", "ints": "TYPE_INT32"}[
+            self.type
+        ]
+
     def check(self, value: object) -> Any:
         """`value` in its canonical form (lists as tuples; None when not given), or InvalidArgument."""
         if value is None or (value in self.unset and not isinstance(value, bool)):

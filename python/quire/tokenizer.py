@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from quire import _core
 
 SUPPORTED_DECODERS = (
-    "ByteLevel, Metaspace, Fuse, Sequence[Replace, ByteFallback, Fuse, Strip at the start], none"
+    "ByteLevel, Metaspace, Fuse, Sequence[Replace, ByteFallback, Fuse, Strip of one leading space], none"
 )
 
 # What `tokenizers` reads as a byte: hexadecimal digits as Rust parses them, which allows a plus sign.
@@ -84,7 +84,7 @@ def build_table(tokenizer: tokenizers.Tokenizer) -> _core.TokenTable:
         texts.append(text)
         flags.append((_core.TOKEN_SPECIAL if token in special else 0) | (_core.TOKEN_BYTE if is_byte else 0))
     kind = getattr(_core.DecoderKind, plan.kind)
-    return _core.TokenTable(kind, texts, flags, plan.separator, plan.strip_left)
+    return _core.TokenTable(kind, texts, flags, plan.separator, getattr(_core, plan.strip_left))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class Plan:
     kind: str  # a name of DecoderKind
     text_of: Callable[[str], tuple[bytes, bool]]  # token -> its text, whether it is a byte token
     separator: str = ""
-    strip_left: int = 0
+    strip_left: str = "STRIP_NOTHING"  # a constant of _core
 
 
 def plan_of(tokenizer: tokenizers.Tokenizer) -> Plan:
@@ -164,19 +164,17 @@ def _metaspace(step: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> Plan:
     """Each mark is a space, but nothing in the text's first token (unless prepend_scheme is "never")."""
     mark = step["replacement"]
     strips = step["prepend_scheme"] != "never"
-    if strips:
-        # strip_left drops one leading space of the text. That is the same only when a token has at most one
-        # mark, at its start, and no space of its own there.
-        for token in _tokens_by_id(tokenizer):
-            if token is not None and (mark in token[1:] or token[:1] in (" ", "")):
-                raise UnsupportedModel(
-                    f"decoder: got {_name(step)} with the token {token!r}; allowed: tokens with {mark!r} at "
-                    'their start only, or prepend_scheme "never"'
-                )
+    for token in _tokens_by_id(tokenizer):
+        # The table drops every space of the first token, and could not tell a mark from a space of its own.
+        if strips and token is not None and " " in token:
+            raise UnsupportedModel(
+                f"decoder: got {_name(step)} with the token {token!r}; allowed: tokens without spaces, "
+                'or prepend_scheme "never"'
+            )
     return Plan(
-        kind="JOINED",
+        kind="BYTE_FALLBACK",  # without byte tokens: a plain join that can strip
         text_of=lambda token: _plain(token.replace(mark, " ")),
-        strip_left=1 if strips else 0,
+        strip_left="STRIP_FIRST_TOKEN" if strips else "STRIP_NOTHING",
     )
 
 
@@ -193,15 +191,10 @@ def _llama_sequence(steps: list[dict[str, Any]]) -> Plan | None:
     is_fused = bool(rest) and rest[0]["type"] == "Fuse"
     if is_fused:
         rest.pop(0)
-    strip_left = 0
-    if (
-        is_fused
-        and rest
-        and rest[0]["type"] == "Strip"
-        and rest[0]["content"] == " "
-        and rest[0]["stop"] == 0
-    ):
-        strip_left = rest.pop(0)["start"]
+    strip_left = "STRIP_NOTHING"
+    if is_fused and rest and rest[0] == {"type": "Strip", "content": " ", "start": 1, "stop": 0}:
+        strip_left = "STRIP_ONE_SPACE"
+        rest.pop(0)
     if rest or any(pattern == "" for pattern, _ in replaces):
         return None
 
@@ -212,4 +205,4 @@ def _llama_sequence(steps: list[dict[str, Any]]) -> Plan | None:
             return bytes([int(match.group(1), 16)]), True
         return _plain(token)
 
-    return Plan(kind="BYTE_FALLBACK" if has_bytes else "JOINED", text_of=text_of, strip_left=strip_left)
+    return Plan(kind="BYTE_FALLBACK", text_of=text_of, strip_left=strip_left)
