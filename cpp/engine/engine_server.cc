@@ -97,7 +97,8 @@ void EngineServer::apply(wire::RequestsFrame& frame) {
   for (const uint64_t request_id : frame.cancellations) core_.cancel(request_id);
 }
 
-void EngineServer::publish(const StepOutputs& outputs) {
+void EngineServer::publish() {
+  const StepOutputs& outputs = core_.outputs();
   if (outputs.releases.empty() && has_published_ && same(outputs.stats, published_)) return;
   frame_.clear();
   wire::encode(outputs, frame_);

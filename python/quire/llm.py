@@ -31,6 +31,9 @@ class LLM:
     def __init__(self, model: str, **settings: Any) -> None:
         # Not at the top: this is what imports torch.
         from quire.engine.build import build
+        from quire.engine.loop import step
+
+        self._step = step
 
         self.config = EngineConfig(model=model, **settings)
         self._engine = build(self.config)
@@ -57,16 +60,18 @@ class LLM:
         for index, request in enumerate(requests):
             try:
                 self._core.add_request(first_id + index, request.prompt_ids, request.params.to_core())
-            except InvalidArgument as error:
+            except ValueError as error:  # the core's InvalidArgument: "<field>: got <given>; allowed: <allowed>"
                 for earlier in range(index):
                     self._core.cancel(first_id + earlier)
                 self._core.take_outputs()
-                raise InvalidArgument(f"prompts[{index}]: {error.field}", error.given, error.allowed) from None
+                field_name, _, rest = str(error).partition(": got ")
+                given, _, allowed = rest.partition("; allowed: ")
+                raise InvalidArgument(f"prompts[{index}]: {field_name}", given, allowed) from None
         finished: dict[int, RequestOutput] = {}
         with _progress_bar(use_tqdm, len(requests)) as advance:
             try:
                 while len(finished) < len(requests):
-                    for output in self._collect(step(self._core, self._engine.runner), requests, first_id):
+                    for output in self._collect(self._step(self._core, self._engine.runner), requests, first_id):
                         finished[output.request_id] = output
                         advance()
             finally:
@@ -103,6 +108,34 @@ class LLM:
 
     def _collect(self, outputs: _core.StepOutputs, requests: list[_Request], first_id: int) -> Iterator[RequestOutput]:
         """Add a step's releases to their requests; the outputs of those that end."""
+        table = self._core.token_table
+        for release in outputs.releases:
+            index = release.request_id - first_id
+            request = requests[index]
+            request.token_ids += release.token_ids
+            text_ids = release.token_ids[: release.num_text_ids]
+            skip = request.params.skip_special_tokens
+            request.texts.append(table.decode(text_ids, release.is_first, release.trim, skip))
+            if release.finish_reason == "error":
+                raise EngineError(f"prompts[{index}]: {release.error}")
+            if release.finish_reason:
+                completion = CompletionOutput(
+                    index=0,
+                    text="".join(request.texts),
+                    token_ids=tuple(request.token_ids),
+                    finish_reason=release.finish_reason,
+                )
+                yield RequestOutput(
+                    request_id=release.request_id,
+                    prompt=request.prompt,
+                    prompt_token_ids=tuple(request.prompt_ids),
+                    num_cached_tokens=release.num_cached_tokens,
+                    outputs=(completion,),
+                )
+
+    def stats(self) -> _core.EngineStats:
+        """Counters since the start, and what is in use now."""
+        return self._core.stats()
 
 
 @dataclass

@@ -39,8 +39,9 @@ class EngineServer {
   // that the core refuses ends with kError and the core's message; the others are not affected.
   bool wait_for_work();
 
-  // Sends the step's releases, and the counters when they changed. Never waits for the client.
-  void publish(const StepOutputs& outputs);
+  // Sends the core's outputs(): releases, and the counters when they changed. Once after each update() or
+  // take_outputs() of the core. Never waits for the client.
+  void publish();
 
   // Makes wait_for_work() return false, now and from then on. From any thread.
   void stop();

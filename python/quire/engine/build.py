@@ -34,19 +34,22 @@ def build(config: EngineConfig) -> Engine:
     tokenizer = Tokenizer(folder)
     table = build_table(tokenizer.raw)
     max_model_len = _max_model_len(config, model)
-    core_config = _core.EngineConfig()
-    core_config.block_size = config.block_size
-    core_config.num_blocks = num_kv_blocks(config, model, max_model_len, resolve_dtype(config, model).itemsize)
-    core_config.max_num_seqs = config.max_num_seqs
-    core_config.max_num_batched_tokens = config.max_num_batched_tokens
-    core_config.max_model_len = max_model_len
-    core_config.watermark = config.watermark
-    core_config.enable_prefix_caching = config.enable_prefix_caching
-    core_config.enable_chunked_prefill = config.enable_chunked_prefill
-    core_config.vocab_size = model.vocab_size
-    core_config.eos_token_ids = list(model.eos_token_ids)
+    num_blocks = num_kv_blocks(config, model, max_model_len, resolve_dtype(config, model).itemsize)
+    core_config = _core.EngineConfig(
+        num_blocks=num_blocks,
+        max_model_len=max_model_len,
+        vocab_size=model.vocab_size,
+        block_size=config.block_size,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        watermark=config.watermark,
+        enable_prefix_caching=config.enable_prefix_caching,
+        enable_chunked_prefill=config.enable_chunked_prefill,
+        seed=config.seed,
+        eos_token_ids=model.eos_token_ids,
+    )
     core = _core.EngineCore(core_config, table)  # before the weights: it checks the settings
-    runner = ModelRunner(config, model, num_blocks=core_config.num_blocks, max_model_len=max_model_len)
+    runner = ModelRunner(config, model, num_blocks=num_blocks, max_model_len=max_model_len)
     return Engine(core=core, runner=runner, tokenizer=tokenizer, model=model)
 
 

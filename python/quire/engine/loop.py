@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from quire.errors import EngineError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     import numpy as np
+    from numpy.typing import NDArray
+
     from quire import _core
+
+log = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
@@ -32,7 +37,39 @@ def step(core: _core.EngineCore, runner: Runner) -> _core.StepOutputs:
     return outputs
 
 
-def serve(server: _core.EngineServer, core: _core.EngineCore, runner: Runner) -> None:
+def serve(
+    server: _core.EngineServer, core: _core.EngineCore, runner: Runner, step_log: StepLog | None = None
+) -> None:
     """Run steps until the client is gone."""
     while server.wait_for_work():
-        server.publish(step(core, runner))
+        step(core, runner)
+        server.publish()
+        if step_log:
+            step_log.after_step(core)
+
+
+class StepLog:
+    """One line every few seconds in which steps ran."""
+
+    def __init__(self, interval: float = 10.0) -> None:
+        self.interval = interval
+        self._since = time.monotonic()
+        self._num_prompt_tokens = 0
+        self._num_generation_tokens = 0
+
+    def after_step(self, core: _core.EngineCore) -> None:
+        elapsed = time.monotonic() - self._since
+        if elapsed < self.interval:
+            return
+        stats = core.stats()
+        log.info(
+            "prompt %.0f tokens/s, generation %.0f tokens/s, running %d, waiting %d, KV cache %.1f %% used",
+            (stats.num_prompt_tokens - self._num_prompt_tokens) / elapsed,
+            (stats.num_generation_tokens - self._num_generation_tokens) / elapsed,
+            stats.num_running,
+            stats.num_waiting,
+            100 * (1 - stats.num_free_blocks / stats.num_blocks),
+        )
+        self._since += elapsed
+        self._num_prompt_tokens = stats.num_prompt_tokens
+        self._num_generation_tokens = stats.num_generation_tokens
