@@ -86,7 +86,7 @@ def test_serve_refuses_a_bad_repository(tmp_path: Path) -> None:
 
 
 def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """bench runs the script with the rest of the arguments and returns its status, or says what is missing."""
+    """bench passes arguments to the script and returns its status, or says what is missing."""
     script = tmp_path / "bench_scheduler.py"
     output = tmp_path / "output"
     script.write_text(f"import sys; open({str(output)!r}, 'w').write(' '.join(sys.argv[1:])); sys.exit(7)")
