@@ -135,6 +135,9 @@ class Layer(nn.Module):
 class Trunk(nn.Module):
     """Everything but the output projection; the attribute ``model`` of a Hugging Face checkpoint."""
 
+    cos: Tensor  # [max_position_embeddings, D], as is sin
+    sin: Tensor
+
     def __init__(self, c: dict[str, Any], dropout: float) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(c["vocab_size"], c["hidden_size"])

@@ -49,6 +49,7 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
 def encode_files(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
     """Return one stream of ids, shape [tokens], uint16: BEGIN file END BEGIN file END ..."""
     end = tokenizer.token_to_id(END)
+    assert end is not None
     ids: list[int] = []
     for encoding in tokenizer.encode_batch(texts):  # the post-processor adds BEGIN
         ids.extend(encoding.ids)

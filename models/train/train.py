@@ -13,6 +13,7 @@ import csv
 import math
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -101,7 +102,7 @@ def main() -> None:
     starts = definition_starts(train, tokenizer)
 
     plain = Llama(CONFIG, args.dropout).to(device)
-    model = plain if args.no_compile else torch.compile(plain)
+    model = plain if args.no_compile else cast(Llama, torch.compile(plain))
     # Norm weights are scales, not directions: decaying them would only fight the layers they feed.
     groups = [
         {"params": [p for p in plain.parameters() if p.dim() == 2], "weight_decay": args.weight_decay},
@@ -151,7 +152,7 @@ def main() -> None:
             weights = {k: v.to(torch.bfloat16).contiguous() for k, v in plain.state_dict().items()}
             save_file(weights, args.model / "model.safetensors", metadata={"format": "pt"})
         with (args.model / "loss.csv").open("w", newline="") as f:
-            writer = csv.writer(f)
+            writer = csv.writer(f, lineterminator="\n")
             writer.writerow(["step", "tokens", "seconds", "train_loss", "validation_loss"])
             writer.writerows(rows)
     print(f"best validation loss {best:.4f}, perplexity {math.exp(best):.3f}")
