@@ -17,6 +17,7 @@ app.command("serve")(serve.serve)
 app.command("generate")(generate.generate)
 app.command("check")(check.check)
 app.command("demo")(demo.demo)
-app.add_typer(bench.app, name="bench")
+# What follows the benchmark's name is its own.
+app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)
 
 __all__ = ["app"]

@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from quire.cli.common import console
-
-app = typer.Typer(help="Measure parts of the system (in a source checkout).", no_args_is_help=True)
-
-_BENCHMARKS = {
-    "engine": "Tokens per second of the engine alone, without Triton.",
-    "responses": "Responses per second through generation and detokenizer.",
-    "scheduler": "Time of one scheduler step.",
-    "cpu_kernels": "CPU kernels against the machine's limits.",
-}
+from quire.errors import did_you_mean
 
 
-def benchmarks_folder() -> Path | None:
-    folder = Path(__file__).resolve().parents[3] / "benchmarks"
-    return folder if folder.is_dir() else None
+def bench(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help='A benchmark, or "all". Default: list them.')] = None,
+) -> None:
+    """Run benchmarks/bench_NAME.py of a source checkout; further arguments go to it."""
+    scripts = benchmarks()
+    if not scripts:
+        console.print("bench: no folder benchmarks here; allowed: a source checkout", style="red")
+        raise typer.Exit(1)
+    if name is None:
+        for known, script in scripts.items():
+            console.print(f"{known:12} {_summary(script)}", markup=False)
+        return
+    if name != "all" and name not in scripts:
+        known_names = ", ".join([*scripts, "all"])
+        hint = did_you_mean(name, scripts)
+        console.print(f'bench: got "{name}"{hint}; allowed: {known_names}', style="red", markup=False)
+        raise typer.Exit(1)
+    statuses = []
+    for script in scripts.values() if name == "all" else [scripts[name]]:
+        console.rule(script.stem.removeprefix("bench_"))
+        console.file.flush()
+        statuses.append(subprocess.call([sys.executable, str(script), *context.args]))
+    raise typer.Exit(max(statuses, key=abs))
 
 
-def _add(name: str, text: str) -> None:
-    settings = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-    @app.command(name.replace("_", "-"), help=text, context_settings=settings, add_help_option=False)
-    def run(context: typer.Context) -> None:
-        folder = benchmarks_folder()
-        script = folder / f"bench_{name}.py" if folder else None
-        if script is None or not script.is_file():
-            console.print(
-                f"bench {name}: no benchmarks/bench_{name}.py; allowed: a source checkout", style="red"
-            )
-            raise typer.Exit(1)
-        raise typer.Exit(subprocess.call([sys.executable, str(script), *context.args]))
+def benchmarks(folder: Path | None = None) -> dict[str, Path]:
+    """Name -> script."""
+    folder = folder or Path(__file__).resolve().parents[3] / "benchmarks"
+    return {path.stem.removeprefix("bench_"): path for path in sorted(folder.glob("bench_*.py"))}
 
 
-for _name, _text in _BENCHMARKS.items():
-    _add(_name, _text)
+def _summary(script: Path) -> str:
+    text = ast.get_docstring(ast.parse(script.read_text("utf-8"))) or ""
+    return text.partition("\n")[0]

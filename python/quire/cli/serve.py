@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -69,13 +70,15 @@ def _print_examples(server: TritonServer) -> None:
 
 def _follow(server: TritonServer, verbose: bool) -> None:
     """Pass on what the server and the engine say, until the server ends."""
-    seen = 0 if verbose else len(server.log)
-    while server.is_running:
-        log = server.log
-        complete = log.rfind("\n", seen) + 1
-        for line in log[seen:complete].splitlines():
-            # glog's informational lines begin with I and the date.
-            if verbose or not (line[:1] == "I" and line[1:5].isdigit()):
-                console.print(line, markup=False)
-        seen = max(seen, complete)
-        time.sleep(0.2)
+    assert server.log_path
+    with server.log_path.open("r", encoding="utf-8", errors="replace") as log:
+        if not verbose:
+            log.seek(0, os.SEEK_END)
+        unfinished = ""
+        while server.is_running:
+            *lines, unfinished = (unfinished + log.read()).split("\n")
+            for line in lines:
+                # glog's informational lines begin with I and the date.
+                if verbose or not (line[:1] == "I" and line[1:5].isdigit()):
+                    console.print(line, markup=False)
+            time.sleep(0.2)

@@ -111,7 +111,8 @@ def backend_directory(root: Path) -> Path:
 
 
 def _library_folders() -> list[Path]:
-    return [folder for folder in (Path(__file__).resolve().parents[1], native_folder()) if folder]
+    # Beside the compiled module first: an editable install has it elsewhere than the sources.
+    return [folder for folder in (native_folder(), Path(__file__).resolve().parents[1]) if folder]
 
 
 def _in_wheel() -> Installation | None:

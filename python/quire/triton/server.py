@@ -22,8 +22,9 @@ from quire.errors import PortInUse, ServerError, ServerStartError
 from quire.triton.installation import backend_directory, find_installation, lay_out
 
 # What tritonserver logs as errors on every machine without a GPU.
-_NOISE = re.compile(r"CUDA|NVML|DCGM|nvml|PinnedMemory|pinned memory|GPU")
-_ERROR_LINE = re.compile(r"^(E\d{4} |error:)|UNAVAILABLE|failed to load")
+_NOISE = re.compile(r"CUDA|NVML|DCGM|pinned memory|GPU", re.IGNORECASE)
+_ERROR_LINE = re.compile(r"^(E\d{4} |error:)")
+_FAILED_LOAD = re.compile(r"\"failed to load '([^']+)' version \d+: (.*)\"$", re.MULTILINE)
 
 
 class TritonServer:
@@ -180,11 +181,13 @@ class TritonServer:
         return _http(urllib.request.Request(self.metrics_url), 10)[1]
 
     def error_lines(self) -> str:
-        """The server's own lines about what went wrong, without those of every machine without a GPU."""
-        lines = [
-            line for line in self.log.splitlines() if _ERROR_LINE.search(line) and not _NOISE.search(line)
-        ]
-        return "\n".join(dict.fromkeys(lines)) or "\n".join(self.log.splitlines()[-20:])
+        """What the server says went wrong: why models did not load, else its error lines (without those of
+        every machine without a GPU), else the end of its log."""
+        log = self.log
+        if failed := _FAILED_LOAD.findall(log):
+            return "\n".join(f"{name}: {_unescaped(reason)}" for name, reason in failed)
+        lines = [line for line in log.splitlines() if _ERROR_LINE.search(line) and not _NOISE.search(line)]
+        return "\n".join(dict.fromkeys(lines)) or "\n".join(log.splitlines()[-20:])
 
     @property
     def _reachable_host(self) -> str:
@@ -247,6 +250,13 @@ def choose_ports(asked: Mapping[str, int | None], host: str) -> list[int]:
                 raise PortInUse(port, flag) from error
             ports.append(probe.getsockname()[1])
         return ports
+
+
+def _unescaped(reason: str) -> str:
+    """A message as it was before the log escaped it, without the Python backend's traceback."""
+    with contextlib.suppress(ValueError):
+        reason = json.loads(f'"{reason}"')
+    return reason.partition("\n\nAt:\n")[0]
 
 
 def _http(request: urllib.request.Request, timeout: float) -> tuple[int, str]:

@@ -86,16 +86,33 @@ def test_serve_refuses_a_bad_repository(tmp_path: Path) -> None:
 
 
 def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """bench passes arguments to the script and returns its status, or says what is missing."""
-    script = tmp_path / "bench_scheduler.py"
+    """bench lists the scripts, runs one with its arguments, or all, and returns the worst status."""
     output = tmp_path / "output"
-    script.write_text(f"import sys; open({str(output)!r}, 'w').write(' '.join(sys.argv[1:])); sys.exit(7)")
-    monkeypatch.setattr(bench, "benchmarks_folder", lambda: tmp_path)
+    for name, status in (("engine", 0), ("scheduler", 7)):
+        program = f"import sys; open({str(output)!r}, 'a').write(str(sys.argv[1:])); sys.exit({status})"
+        (tmp_path / f"bench_{name}.py").write_text(f'"""Measures the {name}."""\n{program}')
+    find = bench.benchmarks
+    monkeypatch.setattr(bench, "benchmarks", lambda: find(tmp_path))
+    result = CliRunner().invoke(app, ["bench"])
+    assert (
+        result.exit_code,
+        result.output,
+    ) == (0, "engine       Measures the engine.\nscheduler    Measures the scheduler.\n")
     assert CliRunner().invoke(app, ["bench", "scheduler", "--requests", "3"]).exit_code == 7
-    assert output.read_text() == "--requests 3"
-    result = CliRunner().invoke(app, ["bench", "engine"])
-    assert result.exit_code == 1
-    assert "allowed: a source checkout" in result.output
+    assert output.read_text() == "['--requests', '3']"
+    assert CliRunner().invoke(app, ["bench", "all"]).exit_code == 7
+    assert output.read_text() == "['--requests', '3'][][]"
+    result = CliRunner().invoke(app, ["bench", "schedule"])
+    assert (
+        result.exit_code,
+        result.output,
+    ) == (1, 'bench: got "schedule" (did you mean "scheduler"?); allowed: engine, scheduler, all\n')
+    monkeypatch.setattr(bench, "benchmarks", lambda: find(tmp_path / "none"))
+    result = CliRunner().invoke(app, ["bench"])
+    assert (
+        result.exit_code,
+        result.output,
+    ) == (1, "bench: no folder benchmarks here; allowed: a source checkout\n")
 
 
 class FakeGenerateStream(BaseHTTPRequestHandler):
