@@ -83,9 +83,9 @@ class EngineConfig(BaseModel):
         config._file = path.resolve()
         return config
 
-    def model_folder(self) -> Path:
+    def model_folder(self, *, download: bool = True) -> Path:
         """The model's folder, downloaded when it is a Hugging Face id. Raises ModelNotFound."""
-        return resolve_model(self.model, self._file.parent if self._file else None)
+        return resolve_model(self.model, self._file.parent if self._file else None, download=download)
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from quire.errors import ModelNotFound, did_you_mean
 _HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model")
 
 
-def resolve_model(model: str, base: Path | None = None) -> Path:
+def resolve_model(model: str, base: Path | None = None, *, download: bool = True) -> Path:
     """The folder that `model` means: an absolute path; one relative to `base` (of model.json); the name of
-    an embedded model; or a Hugging Face repository id. Raises ModelNotFound naming what was tried."""
+    an embedded model; or a Hugging Face repository id, downloaded if need be. Raises ModelNotFound."""
     path = Path(model).expanduser()
     if path.is_absolute() or model.startswith("."):
         return _checked(path if path.is_absolute() else (base or Path.cwd()) / path, model)
@@ -26,12 +26,17 @@ def resolve_model(model: str, base: Path | None = None) -> Path:
     embedded = embedded_models()
     if model in embedded:
         return _checked(embedded[model], model)
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", model):
-        return _download(model)
+    if is_hub_id(model):
+        return _from_hub(model, download)
     raise ModelNotFound(
         f"model: got {model!r}{did_you_mean(model, embedded)}, and there is no folder {relative}; allowed: a "
         f"folder, an embedded model ({', '.join(embedded) or 'none here'}), or a Hugging Face id (owner/name)"
     )
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether `model` has the form of a Hugging Face repository id."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", model) is not None
 
 
 def embedded_models() -> dict[str, Path]:
@@ -69,14 +74,23 @@ def _checked(path: Path, model: str) -> Path:
     return path
 
 
-def _download(model: str) -> Path:
+def _from_hub(model: str, download: bool) -> Path:
     # Not at the top: importing it costs 0.3 s, and most models are local.
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(huggingface_hub.snapshot_download(model, allow_patterns=list(_HUB_FILES)))
+        return Path(
+            huggingface_hub.snapshot_download(
+                model, allow_patterns=list(_HUB_FILES), local_files_only=not download
+            )
+        )
     except LocalEntryNotFoundError as error:
+        if not download:
+            raise ModelNotFound(
+                f"model: got {model!r}, which is no local folder and not in the Hugging Face cache; "
+                f"allowed: a local folder, or `hf download {model}` (the first start downloads it, too)"
+            ) from error
         raise ModelNotFound(
             f"model: got {model!r}, which is no local folder and not in the Hugging Face cache, and the hub "
             f"cannot be reached ({_first_line(error)}); allowed: a local folder, or a repository downloaded "

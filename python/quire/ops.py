@@ -146,7 +146,7 @@ def paged_attention(
 
     query: `[num_tokens, num_q_heads * head_dim]`, type of the cache; rows may be apart (the query part of a
     fused qkv activation). Query head h reads KV head h // (num_q_heads / num_kv_heads). Returns out, of
-    the same shape. With block_size 16, position 35 of a request is at offset 3 of the block `block_tables[row, 2]`.
+    the same shape. With block_size 16, position 35 is offset 3 of block `block_tables[row, 2]`.
     """
     num_tokens, width = query.size(0), query.size(1)
     if out is None:
@@ -199,9 +199,9 @@ def rope_and_cache(qkv: Tensor, rope: RopeTable, cache: KVCache, batch: BatchInf
         or qkv.stride(1) != 1
     ):
         raise ValueError(
-            f"qkv: got {_describe(qkv)}; allowed: {cache.dtype}[num_tokens, (num_q_heads + 2 * num_kv_heads) * "
-            f"head_dim] with contiguous rows, num_tokens = {batch.num_tokens}, num_kv_heads = {cache.num_kv_heads}, "
-            f"head_dim = {cache.head_dim}"
+            f"qkv: got {_describe(qkv)}; allowed: {cache.dtype}[num_tokens, (num_q_heads + 2 * "
+            f"num_kv_heads) * head_dim] with contiguous rows, num_tokens = {batch.num_tokens}, "
+            f"num_kv_heads = {cache.num_kv_heads}, head_dim = {cache.head_dim}"
         )
     if rope.head_dim != cache.head_dim:
         raise ValueError(f"rope table: got head_dim {rope.head_dim}; allowed: the cache's {cache.head_dim}")
@@ -330,9 +330,8 @@ def sample(
     top_p: Tensor,  # [num_rows] float32; >= 1: off
     seed: Tensor,  # [num_rows] int64 or uint64
     output_idx: Tensor,  # [num_rows] int32, how many tokens the request has produced
-    mask_offsets: Tensor
-    | None = None,  # [num_rows + 1] int32: row j may not give mask_ids[offsets[j]:offsets[j + 1]]
-    mask_ids: Tensor | None = None,  # int32
+    mask_offsets: Tensor | None = None,  # [num_rows + 1] int32
+    mask_ids: Tensor | None = None,  # int32; row j may not give those in mask_offsets[j : j + 2]
     out: Tensor | None = None,
 ) -> Tensor:
     """One id per row, `[num_rows]` int32: mask, temperature, top_k, top_p, then a draw.

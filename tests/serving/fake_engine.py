@@ -1,11 +1,11 @@
 """An engine without a model: speaks the wire of cpp/include/quire/wire.h and echoes prompts.
 
-Started by the backend as ``python -m fake_engine --config <model.json> --fd <N>`` (config.pbtxt: engine_module). A
-request's answer is its prompt, over and over, up to max_tokens. Token id i reads "t<i>", words are joined by spaces, so
-every test knows the exact text. Some prompt ids have a meaning, see the constants below.
+Started by the backend as ``python -m fake_engine --config <model.json> --fd <N>`` (config.pbtxt:
+engine_module). A request's answer is its prompt, over and over, up to max_tokens. Token id i reads "t<i>",
+words are joined by spaces, so every test knows the exact text. Some prompt ids have a meaning, see below.
 
-The config is read at every start: {"step_seconds", "max_model_len", "start_error", "start_exit_code", "start_seconds",
-"log"}. With "log", one JSON line for each event, with its time.
+The config is read at every start: {"step_seconds", "max_model_len", "start_error", "start_exit_code",
+"start_seconds", "log"}. With "log", one JSON line for each event, with its time.
 """
 
 from __future__ import annotations
@@ -261,7 +261,8 @@ def main() -> None:
         sock.sendall(frame(START_ERROR, config["start_error"].encode()))
         return
     engine = Engine(sock, config)
-    engine.log("start", pid=os.getpid(), fds=sorted(int(fd) for fd in os.listdir("/proc/self/fd")))
+    fds = sorted(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+    engine.log("start", pid=os.getpid(), fds=fds)
     texts = [f"t{i}".encode() for i in range(VOCAB_SIZE)]
     sock.sendall(ready_frame(config, token_table(texts, {END_ID})))
     engine.serve()

@@ -53,10 +53,10 @@ def test_embedded(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_hub(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """owner/name is a Hugging Face repository; without a network and a cache the error says what to do."""
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(model))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(model))
     assert resolve_model("owner/name", tmp_path) == model
 
-    def offline(name: str, allow_patterns: list[str]) -> str:
+    def offline(name: str, **settings: object) -> str:
         raise LocalEntryNotFoundError("Cannot find the snapshot\nmore")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)

@@ -10,6 +10,8 @@ from quire import ops
 from torch import Tensor
 
 ABSURD_BLOCK_ID = 2**31 - 1
+# What a refusal by C++ becomes in Python.
+REFUSED = (ValueError, RuntimeError)
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 6e-3}
 
 
