@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -91,8 +91,9 @@ class TritonServer:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def start(self) -> TritonServer:
-        """Returns when server and models are ready; raises ServerStartError with the server's error lines."""
+    def start(self, on_wait: Callable[[], None] = lambda: None) -> TritonServer:
+        """Returns when server and models are ready; raises ServerStartError with the server's error lines.
+        `on_wait` is called several times a second until then."""
         if self._process is not None:
             raise ServerError("tritonserver: already started")
         if not self._repository.is_dir():
@@ -111,7 +112,7 @@ class TritonServer:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-            self._wait_ready()
+            self._wait_ready(on_wait)
         except BaseException:
             self.stop()
             raise
@@ -208,7 +209,7 @@ class TritonServer:
             line += ["--model-control-mode=explicit", *(f"--load-model={name}" for name in self._models)]
         return line + self._arguments
 
-    def _wait_ready(self) -> None:
+    def _wait_ready(self, on_wait: Callable[[], None]) -> None:
         assert self._process
         deadline = time.monotonic() + self._start_timeout
         while not self.is_ready():
@@ -219,6 +220,7 @@ class TritonServer:
             if time.monotonic() > deadline:
                 problem = f"tritonserver: not ready after {self._start_timeout:g} s"
                 raise ServerStartError(problem, self.error_lines())
+            on_wait()
             time.sleep(0.05)
 
     def _post_or_raise(self, path: str, payload: Any) -> None:
@@ -238,13 +240,11 @@ def choose_ports(asked: Mapping[str, int | None], host: str) -> list[int]:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port or 0))
+                probe.listen(1)  # held until all are chosen, so that no two are the same
             except OSError as error:
                 if port is None:
                     raise ServerError(f"{host}: no free port: {error.strerror}") from error
                 raise PortInUse(port, flag) from error
-            # Held until all are chosen, so that no two are the same.
-            if port is None:
-                probe.listen(1)
             ports.append(probe.getsockname()[1])
         return ports
 
