@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from client import generate, generate_stream, metrics, wait_until
 
-from quire.triton.installation import find_perf_analyzer
+from quire.triton.perf_analyzer import find_perf_analyzer
 from quire.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
@@ -86,7 +86,7 @@ def test_perf_analyzer_measures_the_ensemble(server: TritonServer, tmp_path: Pat
     ]
     load, profile = tmp_path / "load.json", tmp_path / "profile.json"
     load.write_text(json.dumps({"data": data}))
-    executable, environment = find_perf_analyzer()
+    executable, environment = find_perf_analyzer(tmp_path / "lib")
     command = [
         str(executable), "-m", "ensemble", "-i", "grpc", "--async", "--streaming", "-u", server.grpc_url,
         "--input-data", str(load), "--concurrency-range", "4", "--request-count", str(requests),

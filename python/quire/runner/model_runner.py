@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from quire import ops
@@ -17,7 +19,6 @@ from quire.runner.dtype import resolve_dtype
 from quire.runner.memory import MemoryLedger, available_memory, kv_block_bytes
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from quire import _core
@@ -28,10 +29,21 @@ log = logging.getLogger(__name__)
 _IGNORED = ("rotary_emb.inv_freq",)
 
 
+def _allow_read_only_views() -> None:
+    """Batches are read-only views of the core's memory. torch has no such tensors and warns of it, once per process:
+    let it, here, where nobody is told. Nothing writes to these tensors."""
+    array = np.zeros(1, dtype=np.int32)
+    array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.from_numpy(array)
+
+
 class ModelRunner:
     """One model on one CPU. `execute` is the only call of a step."""
 
     def __init__(self, config: EngineConfig, model: ModelConfig, *, num_blocks: int, max_model_len: int) -> None:
+        _allow_read_only_views()
         self.num_threads = config.num_threads or len(os.sched_getaffinity(0))
         torch.set_num_threads(self.num_threads)
         ops.set_num_threads(self.num_threads)

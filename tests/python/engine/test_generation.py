@@ -39,7 +39,7 @@ MODES: dict[str, dict[str, Any]] = {
     "no-prefix-caching": {"enable_prefix_caching": False},
     "large-blocks": {"block_size": 64},
     "odd-blocks": {"block_size": 3},
-    "one-thread": {"num_threads": 1},
+    "two-threads": {"num_threads": 2},
 }
 NUM_TOKENS = 24
 GREEDY = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
