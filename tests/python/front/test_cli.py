@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -182,10 +184,9 @@ def test_percentiles() -> None:
     assert percentile([], 0.5) == 0.0
 
 
-@pytest.mark.serving
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serve(number: signal.Signals) -> None:
-    """serve prints curl lines that work, and stops in order on Ctrl-C and SIGTERM."""
+@contextlib.contextmanager
+def serving() -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A `quire serve` on free ports, and what it printed until it was ready."""
     program = "from quire.cli import app; app()"
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--host", "127.0.0.1"]
     process = subprocess.Popen(
@@ -198,23 +199,44 @@ def test_serve(number: signal.Signals) -> None:
             lines.append(line)
             if "Ctrl-C" in line:
                 break
-        text = "".join(lines)
+        yield process, "".join(lines)
+    finally:
+        process.terminate()
+        process.wait(60)
+        process.stdout.close()
+
+
+@pytest.mark.serving
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serve(number: signal.Signals) -> None:
+    """serve prints curl lines that work, and stops in order on Ctrl-C and SIGTERM."""
+    with serving() as (process, text):
         curl = re.search(r"curl -s (\S+/generate) -d '(.*)'", text)
         assert curl, text
         with urllib.request.urlopen(urllib.request.Request(curl[1], curl[2].encode()), timeout=60) as answer:
             assert b"def fibonacci(n):" in answer.read()
         process.send_signal(number)
+        assert process.stdout
         rest = process.stdout.read()
         assert process.wait(60) == 0, rest
         assert "stopped" in rest
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
     url = re.search(r"HTTP (http://\S+)", text)
     assert url
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(url[1] + "/v2/health/live", timeout=5)
+
+
+@pytest.mark.serving
+def test_serve_notices_a_dead_server() -> None:
+    """When tritonserver dies, serve says so and ends with status 1."""
+    with serving() as (process, _):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        (server,) = [pid for pid in children if "tritonserver" in Path(f"/proc/{pid}/cmdline").read_text()]
+        os.kill(int(server), signal.SIGKILL)
+        assert process.stdout
+        rest = process.stdout.read()
+        assert process.wait(60) == 1
+        assert "tritonserver ended by itself" in rest
 
 
 @pytest.mark.serving
