@@ -12,7 +12,7 @@ import dataclasses
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,22 +189,14 @@ class Names:
     def parse(self, values: Mapping[str, object], *, parameters: bool = False) -> dict[str, Any]:
         """Canonical name -> checked value of each field that is given. `parameters`: values are Triton
         request parameters. Two spellings of one field must agree."""
-        sources = [(name, {name: value}) for name, value in values.items()]
-        return merge(
-            [
-                (name, self._parse_one(one, Field.from_parameter if parameters else Field.check))
-                for name, one in sources
-            ]
-        )
-
-    def _parse_one(self, one: Mapping[str, object], check: Callable[[Field, object], Any]) -> dict[str, Any]:
-        parsed = {}
-        for name, value in one.items():
+        check = Field.from_parameter if parameters else Field.check
+        given = []
+        for name, value in values.items():
             field = self.find(name)
             checked = check(field, value)
             if checked is not None:
-                parsed[field.name] = checked
-        return parsed
+                given.append((name, {field.name: checked}))
+        return merge(given)
 
 
 def merge(sources: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
