@@ -176,3 +176,20 @@ def test_engine_inherits_nothing_else(server: Server) -> None:
     # 0, 1, 2, the socket, and the folder that the fake engine lists
     assert started["fds"][:4] == [0, 1, 2, 3]
     assert len(started["fds"]) == 5
+
+
+def test_server_stops_while_requests_are_open(start_server: StartServer, repository: Repository) -> None:
+    """Requests that do not end do not keep the server or the engine from ending, and end with an error."""
+    server = start_server(repository, "--exit-timeout-secs=1").wait_ready()
+    pid = engine_pid(repository)
+    with ThreadPoolExecutor(4) as pool:
+        bodies = [
+            {"input_ids": [1, STALL_ID], "stream": stream, "acknowledge": True} for stream in (True, False)
+        ]
+        for body in bodies:
+            pool.submit(server.request, "POST", "/v2/models/ensemble/generate_stream", body)
+        wait_for(lambda: len(repository.events("add", prompt=[1, STALL_ID])) == 2)
+        server.process.send_signal(signal.SIGINT)
+        server.process.wait(30)
+    assert server.process.returncode in (0, 1), server.log()
+    wait_for(lambda: not is_alive(pid))
