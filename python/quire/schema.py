@@ -2,8 +2,9 @@
 
 A table is a frozen keyword-only dataclass whose attributes are made with `spec(...)`. The attribute is the
 only place that states a field's name, type, default, range, aliases and meaning; checks, parsers and the
-documentation are derived from it. Nothing is coerced: "0.5" is no number, true and 1.0 are no integers. An
-integer is fine where a float is expected. null (None) always means "not given".
+documentation are derived from it. Nothing is coerced (true and 1.0 are no integers), with two exceptions: an
+integer is fine where a float is expected, and a string that is exactly a number is that number, since clients of
+Triton's vLLM backend send {"temperature": "0.1"}. null (None) always means "not given".
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +22,12 @@ from quire.errors import InvalidArgument, describe, did_you_mean
 
 INT32_MAX = 2**31 - 1
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+
+# Number literals of JSON, of at most as many digits as make sense.
+_NUMBER = {
+    "int": re.compile(r"-?(0|[1-9]\d{0,19})", re.ASCII),
+    "float": re.compile(r"-?(0|[1-9]\d{0,19})(\.\d{1,40})?([eE][+-]?\d{1,3})?", re.ASCII),
+}
 
 _TYPE_NAMES = {
     "int": "an integer",
@@ -96,6 +104,8 @@ class Field:
         return InvalidArgument(self.name, describe(value) + note, allowed or self.allowed)
 
     def _check_number(self, value: object) -> int | float:
+        if isinstance(value, str) and _NUMBER[self.type].fullmatch(value):
+            value = int(value) if self.type == "int" else float(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             note = " (a string)" if isinstance(value, str) else ""
             raise self.error(value, note=note)

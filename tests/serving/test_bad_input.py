@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 from client import GrpcStream, HttpError, generate, generate_stream, text_inputs
-
 from quire.errors import PortInUse, ServerStartError
 from quire.triton.server import TritonServer
 
@@ -20,12 +19,15 @@ pytestmark = pytest.mark.serving
 # request body, and what the error must say
 BAD_REQUESTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "empty prompt": ({"text_input": ""}, ["text_input", "empty"]),
-    "prompt past the context": ({"text_input": "x = 1\n" * 2000}, ["max_model_len", "2048"]),
+    "prompt past the context": ({"text_input": "x = 1\n" * 2000}, ["text_input", "max_model_len", "2047"]),
     "malformed JSON": (
         {"text_input": "x", "sampling_parameters": '{"temperature": }'},
         ["sampling_parameters", "JSON"],
     ),
-    "JSON that is no object": ({"text_input": "x", "sampling_parameters": "[1]"}, ["sampling_parameters", "object"]),
+    "JSON that is no object": (
+        {"text_input": "x", "sampling_parameters": "[1]"},
+        ["sampling_parameters", "object"],
+    ),
     "unknown field": ({"text_input": "x", "temprature": 0.5}, ["temprature", "temperature"]),
     "unknown field in JSON": (
         {"text_input": "x", "sampling_parameters": '{"max_token": 5}'},

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 from client import GrpcStream, generate, generate_stream, metrics, text_inputs, wait_until
-
 from quire.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving

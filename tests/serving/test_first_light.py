@@ -11,10 +11,9 @@ import tritonclient.http as httpclient
 from client import GrpcStream, generate, generate_stream, result_text, text_inputs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
-
 from quire import LLM, SamplingParams
 from quire.triton.server import TritonServer
+from tokenizers import Tokenizer
 
 pytestmark = pytest.mark.serving
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from client import generate, generate_stream
-
 from quire.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
@@ -26,7 +25,9 @@ def test_editing_the_ensemble_and_reloading_it_changes_what_clients_see(
         before = generate(server.http_url, body)["text_output"]
         config = repository / "ensemble" / "config.pbtxt"
         text = config.read_text()
-        assert len(re.findall(r'"text_output"', text)) == 3  # the output, and both sides of the detokenizer's map
+        assert (
+            len(re.findall(r'"text_output"', text)) == 3
+        )  # the output, and both sides of the detokenizer's map
         text = text.replace('name: "text_output"', 'name: "answer"')
         text = re.sub(r'value: "text_output"', 'value: "answer"', text)
         config.write_text(text)

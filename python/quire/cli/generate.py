@@ -13,7 +13,7 @@ from quire.sampling_params import SamplingParams
 def generate(
     prompt: Annotated[str, typer.Argument(help="The text to continue.")],
     model: Annotated[str, typer.Option(help="Folder, embedded model, or Hugging Face id.")] = "quire-8m",
-    max_tokens: Annotated[int, typer.Option(help="0: as many as fit.")] = 128,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = 128,
     temperature: Annotated[float, typer.Option(help="0: greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option()] = 1.0,
     top_k: Annotated[int, typer.Option()] = 0,

@@ -19,7 +19,9 @@ def find_perf_analyzer(library_folder: Path) -> tuple[Path, dict[str, str]]:
     beside_python = Path(sys.executable).parent / "perf_analyzer"
     found = beside_python if beside_python.is_file() else shutil.which("perf_analyzer")
     if not found:
-        raise ServerNotFound("perf_analyzer: not found; install it with `pip install 'tritonclient[all]==2.50.0'`")
+        raise ServerNotFound(
+            "perf_analyzer: not found; install it with `pip install 'tritonclient[all]==2.50.0'`"
+        )
     if libs := find_installation().libs:
         library_folder.mkdir(parents=True, exist_ok=True)
         for name, pattern in _LIBRARIES.items():
