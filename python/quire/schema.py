@@ -2,9 +2,9 @@
 
 A table is a frozen keyword-only dataclass whose attributes are made with `spec(...)`. The attribute is the
 only place that states a field's name, type, default, range, aliases and meaning; checks, parsers and the
-documentation are derived from it. Nothing is coerced (true and 1.0 are no integers), with two exceptions: an
-integer is fine where a float is expected, and a string that is exactly a number is that number, since clients of
-Triton's vLLM backend send {"temperature": "0.1"}. null (None) always means "not given".
+documentation are derived from it. Nothing is coerced (true and 1.0 are no integers), with two exceptions:
+an integer is fine where a float is expected, and a string that is exactly a number is that number, since
+clients of Triton's vLLM backend send {"temperature": "0.1"}. null (None) always means "not given".
 """
 
 from __future__ import annotations

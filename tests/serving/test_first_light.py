@@ -99,7 +99,7 @@ def test_sampling_parameters_as_json_and_as_keys_are_one(server: TritonServer) -
 
 
 def test_http_infer_says_how_to_call_a_decoupled_model(server: TritonServer) -> None:
-    """tritonclient over HTTP: health, metadata and config work; infer is refused by Triton with its reason."""
+    """tritonclient over HTTP: health, metadata and the tokenizer work; Triton refuses infer with its reason."""
     with httpclient.InferenceServerClient(server.http_url.removeprefix("http://")) as client:
         assert client.is_model_ready("ensemble")
         names = {entry["name"] for entry in client.get_model_metadata("ensemble")["inputs"]}
@@ -134,7 +134,7 @@ def test_a_stop_string_cuts_the_text_exactly(server: TritonServer, expected: str
 def test_any_prompt_streams_what_it_answers_at_once(
     server: TritonServer, tokenizer: Tokenizer, prompt: str, seed: int
 ) -> None:
-    """Joined stream == one-shot answer == tokenizers' decode of the ids, at a temperature that makes odd bytes."""
+    """Joined stream == one-shot answer == tokenizers' decode of the ids, where a high temperature makes odd bytes."""
     settings_ = {"temperature": 2.0, "seed": seed, "max_tokens": 24}
     body = {"text_input": prompt, **settings_}
     events = generate_stream(server.http_url, {**body, "stream": True})
@@ -152,6 +152,6 @@ def _llm() -> LLM:
 
 
 def test_generate_with_stream_true_says_to_use_generate_stream(server: TritonServer) -> None:
-    """Triton's `generate` takes exactly one response; Triton 2.51 puts the error into the body of an HTTP 200."""
+    """Triton's `generate` takes exactly one response; 2.51 puts the error into the body of an HTTP 200."""
     answer = generate(server.http_url, {"text_input": PROMPT, "stream": True, **GREEDY})
     assert "generate stream" in answer["error"]

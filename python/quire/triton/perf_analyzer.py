@@ -1,4 +1,4 @@
-"""Finds perf_analyzer, NVIDIA's load tool: on PATH, or in the tritonclient wheel (2.50 is the last to carry it)."""
+"""Finds perf_analyzer, NVIDIA's load tool: of the tritonclient wheel (2.50 is the last to carry it), or on PATH."""
 
 from __future__ import annotations
 

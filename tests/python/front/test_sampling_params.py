@@ -297,7 +297,8 @@ def test_ranges_are_those_of_the_core(field: Field) -> None:
 
 def test_a_string_that_is_exactly_a_number_is_that_number() -> None:
     """Clients of Triton's vLLM backend send numbers as strings."""
-    params = SamplingParams.from_dict({"temperature": "0.1", "top_p": "0.95", "max_tokens": "100", "seed": "-5"})
+    given = {"temperature": "0.1", "top_p": "0.95", "max_tokens": "100", "seed": "-5"}
+    params = SamplingParams.from_dict(given)
     assert SamplingParams(temperature=0.1, top_p=0.95, max_tokens=100, seed=-5) == params
 
 
