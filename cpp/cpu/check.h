@@ -1,0 +1,27 @@
+// Checks of sizes that ops share.
+#pragma once
+
+#include <string>
+
+#include "kernel_table.h"
+#include "quire/error.h"
+
+namespace quire::cpu {
+
+inline void check_positive(const char* name, int64_t value) {
+  if (value < 1) throw InvalidArgument(name, std::to_string(value), "1 or more");
+}
+
+inline void check_heads(int32_t num_q_heads, int32_t num_kv_heads, int32_t head_dim) {
+  check_positive("num_kv_heads", num_kv_heads);
+  if (num_q_heads < 1 || num_q_heads % num_kv_heads != 0) {
+    throw InvalidArgument("num_q_heads", std::to_string(num_q_heads),
+                          "a multiple of num_kv_heads = " + std::to_string(num_kv_heads));
+  }
+  if (head_dim < 32 || head_dim > kMaxHeadDim || head_dim % 8 != 0) {
+    throw InvalidArgument("head_dim", std::to_string(head_dim),
+                          "multiples of 8 from 32 to " + std::to_string(kMaxHeadDim));
+  }
+}
+
+}  // namespace quire::cpu

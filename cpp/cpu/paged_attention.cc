@@ -1,0 +1,63 @@
+// Cuts the batch into tiles (queries of one request x heads of one KV head) and spreads them over threads.
+#include "quire/cpu/paged_attention.h"
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "check.h"
+#include "thread_pool.h"
+
+namespace quire::cpu {
+namespace {
+
+// Multiply-adds below which waking another thread costs more than it saves.
+constexpr int64_t kLargeWork = 1 << 20;
+
+float* scratch_of_this_thread() {
+  struct Free {
+    void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
+  };
+  thread_local std::unique_ptr<float[], Free> scratch(new (std::align_val_t{64}) float[kAttentionScratch]);
+  return scratch.get();
+}
+
+}  // namespace
+
+void paged_attention(const PagedAttentionParams& p) {
+  check_heads(p.num_q_heads, p.num_kv_heads, p.head_dim);
+  check_positive("block_size", p.block_size);
+
+  const int32_t group = p.num_q_heads / p.num_kv_heads;
+  const int32_t heads_per_tile = std::min(group, kMaxTileRows);
+  const int32_t queries_per_tile = kMaxTileRows / heads_per_tile;
+  thread_local std::vector<AttentionTile> tiles;
+  tiles.clear();
+  int64_t work = 0;
+  for (int32_t i = 0; i < p.num_reqs; ++i) {
+    const int32_t query_len = p.query_start_loc[i + 1] - p.query_start_loc[i];
+    work += static_cast<int64_t>(query_len) * p.seq_lens[i];
+    // The last queries see most: they go first, so that no thread is left with a long tile at the end.
+    const int32_t num_pieces = (query_len + queries_per_tile - 1) / queries_per_tile;
+    for (int32_t piece = num_pieces - 1; piece >= 0; --piece) {
+      const int32_t first_query = piece * queries_per_tile;
+      const int32_t num_queries = std::min(queries_per_tile, query_len - first_query);
+      for (int32_t kv_head = 0; kv_head < p.num_kv_heads; ++kv_head) {
+        for (int32_t h = 0; h < group; h += heads_per_tile) {
+          tiles.push_back(
+              {i, first_query, num_queries, kv_head * group + h, std::min(heads_per_tile, group - h)});
+        }
+      }
+    }
+  }
+  work *= 2 * static_cast<int64_t>(p.num_q_heads) * p.head_dim;
+
+  const auto run_tile = kernels().attention_tile[static_cast<int>(p.dtype)];
+  const AttentionTile* first_tile = tiles.data();
+  parallel_for(work >= kLargeWork, static_cast<int64_t>(tiles.size()), 1, [&](int64_t begin, int64_t end) {
+    float* scratch = scratch_of_this_thread();
+    for (int64_t i = begin; i < end; ++i) run_tile(p, first_tile[i], scratch);
+  });
+}
+
+}  // namespace quire::cpu

@@ -1,0 +1,43 @@
+// One token id per row of logits.
+//
+// Order of a row: mask ids -> temperature -> top_k -> top_p -> draw. Tokens are ranked by (logit descending,
+// id ascending), so ties never make a set ambiguous: top_k keeps the first top_k of that order, top_p the
+// shortest prefix of what is left whose renormalised probability reaches top_p (at least one token). The draw
+// takes one number from Philox4x32-10 with key = seed and counter = output_idx: a request's tokens depend on
+// nothing else in the batch.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "quire/cpu/dtype.h"
+
+namespace quire::cpu {
+
+struct SampleParams {
+  DType dtype = DType::kFloat32;  // of logits
+  int32_t num_rows = 0;
+  int32_t vocab_size = 0;
+  const void* logits = nullptr;  // [num_rows, vocab_size], rows stride_logits apart; not modified
+  int64_t stride_logits = 0;
+
+  const float* temperature = nullptr;     // [num_rows]; 0: the largest logit, the lowest id among equals
+  const int32_t* top_k = nullptr;         // [num_rows]; <= 0: off
+  const float* top_p = nullptr;           // [num_rows]; >= 1: off
+  const uint64_t* seed = nullptr;         // [num_rows]
+  const int32_t* output_idx = nullptr;    // [num_rows]
+  const int32_t* mask_offsets = nullptr;  // [num_rows + 1]; row j may not give mask_ids[offsets[j], offsets[j
+                                          // + 1]); may be null
+  const int32_t* mask_ids =
+      nullptr;             // may be null when mask_offsets is; ids outside the vocabulary are ignored
+  int32_t* out = nullptr;  // [num_rows]
+};
+
+// A row with a NaN or +inf logit, or with no token left, gets -1; the other rows are sampled, and then
+// InvalidArgument names the first such row.
+void sample(const SampleParams& params);
+
+// The 4 words of Philox4x32-10 for counter {counter, 0} and key = seed.
+std::array<uint32_t, 4> philox4x32(uint64_t seed, uint64_t counter);
+
+}  // namespace quire::cpu

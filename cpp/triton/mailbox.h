@@ -1,0 +1,52 @@
+// What other threads tell the generation thread. Any thread posts; the owner waits and takes everything at
+// once.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "sequence.h"
+
+namespace quire::triton {
+
+// What a detokenizer says after it has dealt with a chunk.
+struct Feedback {
+  uint64_t sequence_id;
+  bool is_cancelled;  // nobody waits for this sequence any more
+};
+
+struct Mail {
+  std::vector<std::unique_ptr<Sequence>> sequences;
+  std::vector<Feedback> feedback;
+  bool stop = false;
+};
+
+class Mailbox {
+ public:
+  Mailbox();
+  ~Mailbox();
+  Mailbox(const Mailbox&) = delete;
+  Mailbox& operator=(const Mailbox&) = delete;
+
+  void post(std::unique_ptr<Sequence> sequence);
+  void post(Feedback feedback);
+  void post_stop();
+
+  // Owner: sleeps until there is mail, `fd` (may be -1) has one of `events`, or the deadline passes; then
+  // moves all mail into `mail`, whose vectors are reused. Returns the events of `fd`.
+  short wait(int fd, short events, std::chrono::steady_clock::time_point deadline, Mail& mail);
+
+ private:
+  void wake(std::unique_lock<std::mutex>& lock);  // unlocks
+
+  std::mutex mutex_;
+  Mail mail_;
+  bool is_owner_asleep_ =
+      false;  // then whoever posts first writes to the event; posts to a busy owner cost no call
+  int event_fd_;
+};
+
+}  // namespace quire::triton

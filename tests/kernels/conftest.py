@@ -1,0 +1,24 @@
+"""Every kernel test runs on each instruction set of this machine, with one thread unless it sets more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from quire import _core, ops
+
+
+@pytest.fixture(params=ops.supported_cpu_isas(), autouse=True)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = ops.cpu_isa()
+    ops.set_cpu_isa(request.param)
+    yield request.param
+    ops.set_cpu_isa(before)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = _core.num_threads()
+    ops.set_num_threads(1)
+    yield
+    ops.set_num_threads(before)

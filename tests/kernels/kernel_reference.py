@@ -1,0 +1,140 @@
+"""Plain references for the kernels in float32, and the poisoned inputs that tests feed them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from quire import ops
+from torch import Tensor
+
+ABSURD_BLOCK_ID = 2**31 - 1
+# What a refusal by C++ becomes in Python.
+REFUSED = (ValueError, RuntimeError)
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 6e-3}
+
+
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
+    """||actual - expected|| / ||expected|| <= tolerance; says where it is worst and by how much."""
+    a, e = actual.double(), expected.double()
+    assert a.shape == e.shape, f"{what}: shape {list(a.shape)}, expected {list(e.shape)}"
+    if e.numel() == 0:
+        return
+    difference = (a - e).abs().nan_to_num(nan=math.inf)
+    error = (difference.norm() / e.norm().clamp_min(1e-30)).item()
+    worst = int(difference.argmax())
+    position = [int(i) for i in torch.unravel_index(torch.tensor(worst), e.shape)]
+    assert error <= tolerance, (
+        f"{what}: relative error {error:.3g} > {tolerance:.3g}; {int(a.isnan().sum())} of {a.numel()} NaN; "
+        f"worst at {position}: got {a.flatten()[worst].item():.6g}, expected {e.flatten()[worst].item():.6g}"
+    )
+
+
+@dataclass
+class PagedCase:
+    """A mixed batch over a poisoned paged cache."""
+
+    query: Tensor  # [num_tokens, num_q_heads * head_dim], a slice of a wider activation
+    cache: ops.KVCache
+    batch: ops.BatchInfo
+    keys: list[Tensor]  # per request [seq_len, num_kv_heads, head_dim], as stored
+    values: list[Tensor]
+    query_lens: list[int]
+    seq_lens: list[int]
+    block_tables: Tensor
+    block_table_rows: Tensor
+    num_q_heads: int
+
+    @property
+    def softmax_scale(self) -> float:
+        return self.cache.head_dim**-0.5
+
+
+def make_case(
+    lens: list[tuple[int, int]],  # (query_len, seq_len) per request
+    *,
+    num_q_heads: int = 4,
+    num_kv_heads: int = 2,
+    head_dim: int = 64,
+    block_size: int = 16,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> PagedCase:
+    """Shuffled blocks and table rows, NaN in slots that no request owns, absurd ids in unused entries."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    query_lens = [q for q, _ in lens]
+    seq_lens = [s for _, s in lens]
+    num_tokens, num_reqs = sum(query_lens), len(lens)
+    blocks_needed = [-(-s // block_size) for s in seq_lens]
+    num_blocks = sum(blocks_needed) + 3
+    block_ids = torch.randperm(num_blocks, generator=generator).tolist()
+    max_num_seqs = num_reqs + 2
+    rows = torch.randperm(max_num_seqs, generator=generator)[:num_reqs].to(torch.int32)
+
+    shape = (num_blocks, block_size, num_kv_heads, head_dim)
+    key_cache = torch.full(shape, math.nan, dtype=dtype)
+    value_cache = torch.full(shape, math.nan, dtype=dtype)
+    block_tables = torch.full(
+        (max_num_seqs, max(blocks_needed, default=0) + 2), ABSURD_BLOCK_ID, dtype=torch.int32
+    )
+    keys, values = [], []
+    for i in range(num_reqs):
+        keys.append(normal(seq_lens[i], num_kv_heads, head_dim))
+        values.append(normal(seq_lens[i], num_kv_heads, head_dim))
+        for b in range(blocks_needed[i]):
+            block_id = block_ids.pop()
+            block_tables[rows[i], b] = block_id
+            begin, end = b * block_size, min((b + 1) * block_size, seq_lens[i])
+            key_cache[block_id, : end - begin] = keys[i][begin:end]
+            value_cache[block_id, : end - begin] = values[i][begin:end]
+
+    positions = [p for q, s in lens for p in range(s - q, s)]
+    starts = torch.tensor([0, *query_lens]).cumsum(0)
+    batch = ops.BatchInfo(
+        positions=torch.tensor(positions, dtype=torch.int32),
+        slot_mapping=torch.full((num_tokens,), -1, dtype=torch.int64),
+        query_start_loc=starts.to(torch.int32),
+        seq_lens=torch.tensor(seq_lens, dtype=torch.int32),
+        block_tables=block_tables,
+        block_table_rows=rows,
+    )
+    qkv = normal(num_tokens, (num_q_heads + 2 * num_kv_heads) * head_dim)
+    return PagedCase(
+        qkv[:, : num_q_heads * head_dim],
+        ops.KVCache(key_cache, value_cache),
+        batch,
+        keys,
+        values,
+        query_lens,
+        seq_lens,
+        block_tables,
+        rows,
+        num_q_heads,
+    )
+
+
+def attention(case: PagedCase) -> Tensor:
+    """softmax(q k^T) v in float32, token by token, walking the block table in a loop."""
+    cache = case.cache
+    head_dim, block_size, group = cache.head_dim, cache.block_size, case.num_q_heads // cache.num_kv_heads
+    out = torch.empty(case.query.shape, dtype=torch.float32)
+    token = 0
+    for i, (query_len, seq_len) in enumerate(zip(case.query_lens, case.seq_lens, strict=True)):
+        table = case.block_tables[case.block_table_rows[i]].tolist()
+        slots = [(table[p // block_size], p % block_size) for p in range(seq_len)]
+        keys = torch.stack([cache.key_cache[b, o].float() for b, o in slots]) if slots else torch.empty(0)
+        values = torch.stack([cache.value_cache[b, o].float() for b, o in slots]) if slots else torch.empty(0)
+        for j in range(query_len):
+            end = seq_len - query_len + j + 1
+            query = case.query[token].float().view(case.num_q_heads, head_dim)
+            k = keys[:end].repeat_interleave(group, dim=1)
+            v = values[:end].repeat_interleave(group, dim=1)
+            scores = torch.einsum("hd,thd->ht", query, k) * case.softmax_scale
+            out[token] = torch.einsum("ht,thd->hd", scores.softmax(-1), v).flatten()
+            token += 1
+    return out

@@ -1,0 +1,297 @@
+"""Sampling: sets against a plain torch reference, distributions by chi-square over fixed seeds."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from kernel_reference import REFUSED
+from quire import _core, ops
+from torch import Tensor
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def random_logits(*shape: int, scale: float = 1.0, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def run(
+    logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    first_seed: int = 0,
+    output_idx: int = 0,
+    masks: list[list[int]] | None = None,
+) -> Tensor:
+    """Row j is sampled with seed first_seed + j."""
+    n = logits.shape[0]
+    mask_offsets = mask_ids = None
+    if masks is not None:
+        mask_offsets = torch.tensor([0, *[len(m) for m in masks]]).cumsum(0).to(torch.int32)
+        mask_ids = torch.tensor([i for m in masks for i in m], dtype=torch.int32)
+    return ops.sample(
+        logits,
+        temperature=torch.full((n,), float(temperature)),
+        top_k=torch.full((n,), top_k, dtype=torch.int32),
+        top_p=torch.full((n,), top_p),
+        seed=torch.arange(first_seed, first_seed + n),
+        output_idx=torch.full((n,), output_idx, dtype=torch.int32),
+        mask_offsets=mask_offsets,
+        mask_ids=mask_ids,
+        out=torch.full((n,), -7, dtype=torch.int32),
+    )
+
+
+def reference_probs(logits: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
+    """Probability of each token of one row, 0 outside the set: by sorting everything, in float64."""
+    scaled = logits.double() / temperature
+    order = torch.sort(scaled, descending=True, stable=True).indices
+    if top_k > 0:
+        order = order[:top_k]
+    probs = scaled[order].softmax(0)
+    # float32 is what the kernel is given for top_p
+    keep = probs.cumsum(0) - probs < torch.tensor(top_p, dtype=torch.float32).double()
+    if top_p >= 1:
+        keep[:] = True
+    keep[0] = True
+    out = torch.zeros(logits.shape[0], dtype=torch.float64)
+    out[order[keep]] = probs[keep] / probs[keep].sum()
+    return out
+
+
+def chi_square_in_sigmas(ids: Tensor, probs: Tensor) -> float:
+    """How far the chi-square statistic is above its mean; tokens expected less than 5 times make one bin."""
+    counts = torch.bincount(ids.long(), minlength=probs.numel()).double()
+    expected = probs * ids.numel()
+    rare = expected < 5
+    counts = torch.cat([counts[~rare], counts[rare].sum()[None]])
+    expected = torch.cat([expected[~rare], expected[rare].sum()[None]])
+    counts, expected = counts[expected > 0], expected[expected > 0]
+    degrees = expected.numel() - 1
+    statistic = ((counts - expected) ** 2 / expected).sum().item()
+    return (statistic - degrees) / math.sqrt(2 * degrees)
+
+
+SETTINGS = [
+    # temperature, top_k, top_p
+    (1.0, 0, 1.0),
+    (0.7, 0, 1.0),
+    (2.0, 0, 1.0),
+    (1.0, 5, 1.0),
+    (1.0, 40, 1.0),
+    (0.5, 0, 0.9),
+    (1.0, 0, 0.5),
+    (1.3, 20, 0.8),
+    (1.0, 300, 0.95),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), SETTINGS)
+def test_distribution(temperature: float, top_k: int, top_p: float, dtype: torch.dtype) -> None:
+    """30,000 draws with seeds 0, 1, 2, ... follow the exact distribution, and never leave its set."""
+    logits = random_logits(400, scale=2).to(dtype)
+    ids = run(logits.expand(30000, -1), temperature=temperature, top_k=top_k, top_p=top_p)
+    probs = reference_probs(logits, temperature, top_k, top_p)
+    assert (probs[ids.long()] > 0).all(), "a token outside the set"
+    assert abs(chi_square_in_sigmas(ids, probs)) < 4
+
+
+def test_distribution_over_output_idx() -> None:
+    """One seed, many steps: as good as many seeds."""
+    logits = random_logits(50, scale=2)
+    n = 20000
+    ids = ops.sample(
+        logits.expand(n, -1),
+        temperature=torch.ones(n),
+        top_k=torch.zeros(n, dtype=torch.int32),
+        top_p=torch.ones(n),
+        seed=torch.full((n,), 1234),
+        output_idx=torch.arange(n, dtype=torch.int32),
+    )
+    assert abs(chi_square_in_sigmas(ids, reference_probs(logits, 1.0, 0, 1.0))) < 4
+
+
+@pytest.mark.parametrize("row", range(6))
+def test_top_k_and_top_p_sets_are_exact(row: int) -> None:
+    """The tokens drawn over many seeds are exactly the set that sorting the whole row gives."""
+    logits = random_logits(3000, scale=0.3, seed=row)
+    for top_k, top_p in [(1, 1.0), (17, 1.0), (100, 1.0), (50, 0.5), (0, 0.01), (0, 0.03), (80, 0.999)]:
+        expected = reference_probs(logits, 1.0, top_k, top_p).nonzero().flatten()
+        ids = run(logits.expand(4000, -1), top_k=top_k, top_p=top_p)
+        assert torch.equal(ids.unique().long(), expected), f"top_k {top_k} top_p {top_p}"
+
+
+@pytest.mark.parametrize("top_p", [0.2, 0.3])
+def test_wide_nucleus_is_exact(top_p: float) -> None:
+    """The same where the nucleus is hundreds of tokens wide: past what a first guess gathers."""
+    logits = random_logits(3000, scale=0.5)
+    probs = reference_probs(logits, 1.0, 0, top_p)
+    assert (probs > 0).sum() > 200
+    ids = run(logits.expand(20000, -1), top_p=top_p)
+    assert torch.equal(ids.unique().long(), probs.nonzero().flatten())
+    assert abs(chi_square_in_sigmas(ids, probs)) < 4
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize("top_p", [0.5, 0.9, 0.999])
+def test_nucleus_of_large_vocabulary(top_p: float, scale: float) -> None:
+    """Never a token outside the set, for flat and for peaked rows of 50,000."""
+    logits = random_logits(50000, scale=scale)
+    probs = reference_probs(logits, 1.0, 0, top_p)
+    ids = run(logits.expand(200, -1), top_p=top_p)
+    assert (probs[ids.long()] > 0).all()
+    assert ids.unique().numel() >= min(100, int((probs > 0.05).sum()))
+
+
+def test_equal_logits_rank_by_id() -> None:
+    """Ties at the edge of a set go to the lowest ids, with top_k, with top_p and in the greedy choice."""
+    logits = torch.zeros(1000)
+    assert sorted(run(logits.expand(500, -1), top_k=7).unique().tolist()) == list(range(7))
+    assert sorted(run(logits.expand(500, -1), top_p=0.0095).unique().tolist()) == list(range(10))
+    assert run(logits.expand(3000, -1), top_p=0.3005).unique().tolist() == list(range(301))
+    logits[[30, 200, 999]] = 1
+    assert run(logits[None], temperature=0).tolist() == [30]
+    assert run(logits[None], top_k=1).tolist() == [30]
+    assert sorted(run(logits.expand(100, -1), top_k=2).unique().tolist()) == [30, 200]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("vocab_size", [1, 2, 15, 16, 17, 63, 64, 65, 4096, 50257])
+def test_greedy(vocab_size: int, dtype: torch.dtype) -> None:
+    """Temperature 0 is the largest logit, the lowest id among equals, whatever top_k, top_p and seed say."""
+    logits = random_logits(9, vocab_size + 3).to(dtype)[:, :vocab_size]
+    expected = [row.index(max(row)) for row in logits.tolist()]
+    assert run(logits, temperature=0).tolist() == expected
+    assert run(logits, temperature=0, top_k=3, top_p=0.5, first_seed=99, output_idx=5).tolist() == expected
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-45])
+def test_tiny_temperature_is_greedy(temperature: float) -> None:
+    """A temperature near zero neither overflows nor yields anything but the largest logit."""
+    logits = random_logits(20, 500, scale=3)
+    assert torch.equal(run(logits, temperature=temperature).long(), logits.argmax(-1))
+    assert torch.equal(run(logits, temperature=temperature, top_p=0.9).long(), logits.argmax(-1))
+
+
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), SETTINGS)
+def test_same_seed_same_tokens(temperature: float, top_k: int, top_p: float) -> None:
+    """A row's token depends on its logits, seed and output_idx only: not on batch mates, nor threads."""
+    logits = random_logits(64, 5000, scale=2)
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    together = run(logits, first_seed=10, **settings)
+    ops.set_num_threads(2)
+    assert torch.equal(run(logits, first_seed=10, **settings), together)
+    ops.set_num_threads(1)
+    alone = torch.cat([run(logits[j : j + 1], first_seed=10 + j, **settings) for j in range(64)])
+    assert torch.equal(alone, together)
+    assert not torch.equal(run(logits, first_seed=1000, **settings), together)
+    assert not torch.equal(run(logits, first_seed=10, output_idx=1, **settings), together)
+
+
+def test_large_seeds() -> None:
+    """All 64 bits of a seed count, negative ones included."""
+    logits = random_logits(1000)[None]
+    seeds = [0, -1, 2**32, 2**63 - 1, -(2**63), 1 << 40]
+
+    def one(seed: Tensor) -> int:
+        return int(
+            ops.sample(
+                logits,
+                temperature=torch.ones(1),
+                top_k=torch.zeros(1, dtype=torch.int32),
+                top_p=torch.ones(1),
+                seed=seed,
+                output_idx=torch.zeros(1, dtype=torch.int32),
+            )[0]
+        )
+
+    ids = [one(torch.tensor([seed])) for seed in seeds]
+    assert len(set(ids)) == len(ids)
+    assert one(torch.tensor([2**64 - 1], dtype=torch.uint64)) == ids[1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_masks(dtype: torch.dtype) -> None:
+    """Masked ids are never drawn, the logits stay as they are, rows without a mask are not affected."""
+    logits = random_logits(4, 300, scale=3).to(dtype)
+    before = logits.clone()
+    order = logits.float().sort(descending=True, stable=True).indices
+    masks = [order[0, :2].tolist(), [], order[2, :1].tolist(), [5, 5, 299]]
+    greedy = run(logits, temperature=0, masks=masks)
+    assert greedy.tolist()[:3] == [int(order[0, 2]), int(order[1, 0]), int(order[2, 1])]
+    for top_k, top_p in [(0, 1.0), (3, 1.0), (0, 0.8), (10, 0.8)]:
+        masked = logits[0].float().clone()
+        masked[masks[0]] = -math.inf
+        probs = reference_probs(masked, 1.0, top_k, top_p)
+        ids = run(logits[:1].expand(2000, -1), top_k=top_k, top_p=top_p, masks=[masks[0]] * 2000)
+        assert (probs[ids.long()] > 0).all()
+        assert torch.equal(run(logits[1:2], masks=[[]]), run(logits[1:2]))
+    assert torch.equal(logits, before)
+
+
+def test_minus_inf_is_never_drawn() -> None:
+    """Logits of -inf have no probability, even where top_k asks for more tokens than there are."""
+    logits = torch.full((300,), -math.inf)
+    logits[[7, 100, 299]] = torch.tensor([1.0, 2.0, 3.0])
+    for top_k, top_p in [(0, 1.0), (2, 1.0), (50, 1.0), (0, 0.99999), (299, 0.99999)]:
+        drawn = set(run(logits.expand(500, -1), top_k=top_k, top_p=top_p).tolist())
+        assert drawn == ({100, 299} if top_k == 2 else {7, 100, 299})
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("value", "given"),
+    [(math.nan, "NaN"), (math.inf, "inf"), (-math.inf, "-inf for every token that is not masked")],
+)
+def test_bad_row_is_named(value: float, given: str, temperature: float, dtype: torch.dtype) -> None:
+    """A row that cannot be sampled is named and gets -1; the other rows are sampled all the same."""
+    for column in (0, 13, 99):
+        logits = random_logits(3, 100).to(dtype)
+        logits[1, column] = value
+        if value == -math.inf:
+            logits[1] = value
+        good = run(logits[[0, 2]], temperature=temperature)
+        out = torch.full((3,), -7, dtype=torch.int32)
+        with pytest.raises(REFUSED, match=rf"logits\[1\]: got {given}; allowed"):
+            ops.sample(
+                logits,
+                temperature=torch.full((3,), temperature),
+                top_k=torch.zeros(3, dtype=torch.int32),
+                top_p=torch.ones(3),
+                seed=torch.tensor([0, 5, 1]),
+                output_idx=torch.zeros(3, dtype=torch.int32),
+                out=out,
+            )
+        assert out.tolist() == [int(good[0]), -1, int(good[1])]
+
+
+def test_bad_settings_are_named() -> None:
+    """A negative or NaN temperature, and tensors that do not fit, are refused."""
+    logits = random_logits(2, 100)
+    for temperature in (-1.0, math.nan):
+        with pytest.raises(REFUSED, match=r"temperature\[0\]: got .*; allowed: 0 or more"):
+            run(logits, temperature=temperature)
+    with pytest.raises(
+        ValueError, match=r"logits: got .*allowed: \[num_rows, vocab_size\] with contiguous rows"
+    ):
+        run(logits.T)
+    with pytest.raises(TypeError, match=r"logits: got torch.float64; allowed: torch.float32, torch.bfloat16"):
+        run(logits.double())
+
+
+def test_no_rows() -> None:
+    """Nothing to sample is fine."""
+    assert run(torch.zeros((0, 10))).shape == (0,)
+
+
+def test_philox_known_answers() -> None:
+    """The published test vectors of Philox4x32-10 that fit a 64-bit counter."""
+    assert _core.philox4x32(0, 0) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    words = {tuple(_core.philox4x32(seed, counter)) for seed in (0, 1, 2**63) for counter in (0, 1, 2**40)}
+    assert len(words) == 9
