@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
+from quire import _core
 from quire.config import EngineConfig
+from quire.engine.core_errors import invalid_argument
 from quire.errors import EngineError, InvalidArgument, describe
 from quire.outputs import CompletionOutput, RequestOutput
+from quire.runner.threads import sleep_while_waiting
 from quire.sampling_params import SamplingParams
-
-if TYPE_CHECKING:
-    from quire import _core
 
 __all__ = ["LLM"]
 
@@ -29,6 +29,7 @@ class LLM:
     """
 
     def __init__(self, model: str, **settings: Any) -> None:
+        sleep_while_waiting()
         # Not at the top: this is what imports torch.
         from quire.engine.build import build
         from quire.engine.loop import step
@@ -60,18 +61,18 @@ class LLM:
         for index, request in enumerate(requests):
             try:
                 self._core.add_request(first_id + index, request.prompt_ids, request.params.to_core())
-            except ValueError as error:  # the core's InvalidArgument: "<field>: got <given>; allowed: <allowed>"
+            except _core.InvalidArgument as error:
                 for earlier in range(index):
                     self._core.cancel(first_id + earlier)
                 self._core.take_outputs()
-                field_name, _, rest = str(error).partition(": got ")
-                given, _, allowed = rest.partition("; allowed: ")
-                raise InvalidArgument(f"prompts[{index}]: {field_name}", given, allowed) from None
+                raise invalid_argument(error, f"prompts[{index}]: ") from None
         finished: dict[int, RequestOutput] = {}
         with _progress_bar(use_tqdm, len(requests)) as advance:
             try:
                 while len(finished) < len(requests):
-                    for output in self._collect(self._step(self._core, self._engine.runner), requests, first_id):
+                    for output in self._collect(
+                        self._step(self._core, self._engine.runner), requests, first_id
+                    ):
                         finished[output.request_id] = output
                         advance()
             finally:
@@ -86,17 +87,22 @@ class LLM:
         self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
     ) -> list[_Request]:
         """One _Request per prompt; texts are tokenized together."""
-        if isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int)):
-            prompts = [prompts]  # type: ignore[list-item]
+        if isinstance(prompts, str) or (len(prompts) > 0 and type(prompts[0]) is int):
+            prompts = cast("Sequence[Prompt]", [prompts])
+        prompts = cast("Sequence[Prompt]", prompts)
         if params is None:
             params = SamplingParams()
         if isinstance(params, SamplingParams):
             params = [params] * len(prompts)
         if len(params) != len(prompts):
-            raise InvalidArgument("sampling_params", f"{len(params)} of them", f"one, or {len(prompts)}: one per prompt")
+            allowed = f"one for all, or {len(prompts)}, one per prompt"
+            raise InvalidArgument("sampling_params", f"{len(params)} of them", allowed)
         for index, prompt in enumerate(prompts):
-            if not isinstance(prompt, str) and not all(type(token_id) is int for token_id in prompt):
-                raise InvalidArgument(f"prompts[{index}]", describe(prompt), "a string or a list of token ids")
+            is_ids = isinstance(prompt, Sequence) and all(type(token_id) is int for token_id in prompt)
+            if not isinstance(prompt, str) and not is_ids:
+                raise InvalidArgument(
+                    f"prompts[{index}]", describe(prompt), "a string or a list of token ids"
+                )
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         encoded = iter(self._engine.tokenizer.encode_batch(texts))
         return [
@@ -106,7 +112,9 @@ class LLM:
             for index, prompt in enumerate(prompts)
         ]
 
-    def _collect(self, outputs: _core.StepOutputs, requests: list[_Request], first_id: int) -> Iterator[RequestOutput]:
+    def _collect(
+        self, outputs: _core.StepOutputs, requests: list[_Request], first_id: int
+    ) -> Iterator[RequestOutput]:
         """Add a step's releases to their requests; the outputs of those that end."""
         table = self._core.token_table
         for release in outputs.releases:

@@ -1,6 +1,8 @@
-"""``python -m quire.engine --config model.json --fd N``: serve one client over the socket `N` until it goes away.
+"""``python -m quire.engine --config model.json --fd N``: serve one client over the socket `N` until it goes
+away.
 
-Exit status 0: the client is gone. 1: could not start (the client got the reason), or a step failed (the log has it).
+Exit status 0: the client is gone. 1: could not start (the client got the reason), or a step failed (the log
+has it).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 
 from quire import _core
 from quire.errors import InvalidArgument, QuireError
+from quire.runner.threads import sleep_while_waiting
 
 log = logging.getLogger("quire.engine")
 
@@ -25,9 +28,10 @@ def main() -> int:
     arguments = parser.parse_args()
     faulthandler.enable()
     logging.basicConfig(format="%(asctime)s quire.engine %(levelname)s %(message)s", level=logging.INFO)
-    # Control-C reaches the whole process group. The server drains its requests then, and closes the socket: that is
-    # our signal.
+    # Control-C reaches the whole process group. The server drains its requests then, and closes the socket:
+    # that is our signal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sleep_while_waiting()
 
     try:
         # Not at the top: torch may be missing or broken, and the client should hear of it.

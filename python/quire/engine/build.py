@@ -1,4 +1,5 @@
-"""From settings to an engine that can run: the core, the model runner and the tokenizer, checked against each other."""
+"""From settings to an engine that can run: the core, the model runner and the tokenizer, checked against
+each other."""
 
 from __future__ import annotations
 
@@ -7,11 +8,12 @@ from dataclasses import dataclass
 
 from quire import _core
 from quire.config import EngineConfig
+from quire.engine.core_errors import invalid_argument
 from quire.errors import InvalidArgument
 from quire.models.config import ModelConfig, load_model_config
-from quire.runner.memory import num_kv_blocks
-from quire.runner.model_runner import ModelRunner
 from quire.runner.dtype import resolve_dtype
+from quire.runner.memory import MemoryLedger, num_kv_blocks
+from quire.runner.model_runner import ModelRunner
 from quire.tokenizer import Tokenizer, build_table
 
 log = logging.getLogger(__name__)
@@ -28,13 +30,18 @@ class Engine:
 
 
 def build(config: EngineConfig) -> Engine:
-    """Load everything that `config` names. Raises ConfigError, ModelError or InvalidArgument naming the setting."""
+    """Load everything that `config` names. Raises ConfigError, ModelError or InvalidArgument naming the
+    setting."""
     folder = config.model_folder()
     model = load_model_config(folder)
     tokenizer = Tokenizer(folder)
     table = build_table(tokenizer.raw)
     max_model_len = _max_model_len(config, model)
-    num_blocks = num_kv_blocks(config, model, max_model_len, resolve_dtype(config, model).itemsize)
+    dtype = resolve_dtype(config, model)
+    num_blocks = num_kv_blocks(config, model, max_model_len, dtype.itemsize)
+    ledger = MemoryLedger.plan(config, model, num_blocks, dtype.itemsize)
+    log.info("%s", ledger)
+    ledger.check()
     core_config = _core.EngineConfig(
         num_blocks=num_blocks,
         max_model_len=max_model_len,
@@ -48,16 +55,22 @@ def build(config: EngineConfig) -> Engine:
         seed=config.seed,
         eos_token_ids=model.eos_token_ids,
     )
-    core = _core.EngineCore(core_config, table)  # before the weights: it checks the settings
-    runner = ModelRunner(config, model, num_blocks=num_blocks, max_model_len=max_model_len)
+    try:
+        core = _core.EngineCore(core_config, table)  # before the weights: it checks the settings
+    except _core.InvalidArgument as error:
+        raise invalid_argument(error) from None
+    runner = ModelRunner(config, model, dtype=dtype, num_blocks=num_blocks, max_model_len=max_model_len)
     return Engine(core=core, runner=runner, tokenizer=tokenizer, model=model)
 
 
 def _max_model_len(config: EngineConfig, model: ModelConfig) -> int:
-    """The setting, or the model's own limit, which the setting must not pass: positions past it were never trained."""
+    """The setting, or the model's own limit, which the setting must not pass: positions past it were never
+    trained."""
     if config.max_model_len is None:
         return model.max_position_embeddings
     if config.max_model_len > model.max_position_embeddings:
-        allowed = f"at most {model.max_position_embeddings}, the max_position_embeddings of {model.folder.name}"
+        allowed = (
+            f"at most {model.max_position_embeddings}, the max_position_embeddings of {model.folder.name}"
+        )
         raise InvalidArgument("max_model_len", str(config.max_model_len), allowed)
     return config.max_model_len

@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
-    """The waist between scheduling and the model: whatever turns a batch into ids can take the model's place."""
+    """The waist between scheduling and the model: whatever turns a batch into ids can take the model's
+    place."""
 
     def execute(self, batch: _core.Batch) -> NDArray[np.int32]:
         """Compute the batch's tokens and return one id for each sampled request: ``[num_sampled]``."""

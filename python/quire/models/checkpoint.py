@@ -1,7 +1,7 @@
 """Safetensors checkpoints: every tensor goes to its place, and every one that has none is named.
 
-The model says where each tensor belongs (`destinations`); names and shapes of all files are checked before the first
-weight is read.
+The model says where each tensor belongs (`destinations`); names and shapes of all files are checked before
+the first weight is read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def load_checkpoint(folder: Path, destinations: Mapping[str, Tensor], ignored: I
                     given = list(tensors.get_slice(name).get_shape())
                     expected = list(destinations[name].shape)
                     if given != expected:
-                        raise ModelError(f"{file}: {name}: got shape {given}; allowed: {expected}, as config.json says")
+                        raise ModelError(
+                            f"{file}: {name}: got shape {given}; allowed: {expected}, as config.json says"
+                        )
                     owners[name] = file
                 elif not name.endswith(ignored):
                     extra.append(name)
@@ -49,11 +51,15 @@ def load_checkpoint(folder: Path, destinations: Mapping[str, Tensor], ignored: I
         if missing:
             raise ModelError(f"{folder}: tensors missing from the checkpoint: {_names(missing)}")
         if extra:
-            raise ModelError(f"{folder}: tensors that the architecture in config.json does not have: {_names(extra)}")
+            raise ModelError(
+                f"{folder}: tensors that the architecture in config.json does not have: {_names(extra)}"
+            )
         _copy(files, owners, destinations)
 
 
-def _copy(files: Mapping[Path, safe_open], owners: Mapping[str, Path], destinations: Mapping[str, Tensor]) -> None:
+def _copy(
+    files: Mapping[Path, safe_open], owners: Mapping[str, Path], destinations: Mapping[str, Tensor]
+) -> None:
     """Copy with a progress bar, which appears on a terminal only."""
     total = sum(tensor.numel() * tensor.element_size() for tensor in destinations.values())
     columns = (TextColumn("loading weights"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -79,7 +85,9 @@ def _files(folder: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(f"{index}: weight_map: not an object of tensor name -> file name: {error!r}") from None
+        raise ModelError(
+            f"{index}: weight_map: not an object of tensor name -> file name: {error!r}"
+        ) from None
     for name in names:
         if not isinstance(name, str) or not (folder / name).exists():
             raise ModelNotFound(f"{index}: weight_map: got {name}; allowed: files that are in {folder}")
@@ -100,7 +108,8 @@ def _names(names: list[str], shown: int = 4) -> str:
 
 
 def fill_dummy(destinations: Mapping[str, Tensor], seed: int = 0) -> None:
-    """Random weights of a trained model's order of magnitude, for timing without a checkpoint; norms are one."""
+    """Random weights of a trained model's order of magnitude, for timing without a checkpoint; norms are
+    one."""
     generator = torch.Generator().manual_seed(seed)
     for name, destination in destinations.items():
         if destination.dim() == 1 and "norm" in name:

@@ -19,8 +19,8 @@ HEAD_DIMS = range(32, 257, 8)  # what the attention kernels take
 class RopeConfig:
     """Rotary position embedding: base wavelength and how it is stretched for long contexts.
 
-    ``kind`` "default" uses theta only, "linear" divides all frequencies by ``factor``, "llama3" divides the low ones
-    by ``factor``, keeps the high ones and blends between the two limits.
+    ``kind`` "default" uses theta only, "linear" divides all frequencies by ``factor``, "llama3" divides the
+    low ones by ``factor``, keeps the high ones and blends between the two limits.
     """
 
     theta: float = 10000.0
@@ -64,7 +64,8 @@ class ModelConfig:
 
 
 def load_model_config(folder: Path) -> ModelConfig:
-    """Read ``config.json`` (and the stop ids of ``generation_config.json``); raise ModelError for what we cannot run."""
+    """Read ``config.json`` (and the stop ids of ``generation_config.json``); raise ModelError for what we
+    cannot run."""
     reader = _Reader(folder / "config.json")
     architectures = reader.get("architectures", list)
     if not architectures or architectures[0] not in ARCHITECTURES:
@@ -81,7 +82,9 @@ def load_model_config(folder: Path) -> ModelConfig:
     num_q_heads = reader.count("num_attention_heads")
     num_kv_heads = reader.count("num_key_value_heads", num_q_heads)
     if num_q_heads % num_kv_heads:
-        reader.refuse("num_key_value_heads", num_kv_heads, f"a divisor of num_attention_heads ({num_q_heads})")
+        reader.refuse(
+            "num_key_value_heads", num_kv_heads, f"a divisor of num_attention_heads ({num_q_heads})"
+        )
     head_dim = reader.count("head_dim", max(1, hidden_size // num_q_heads))
     if head_dim not in HEAD_DIMS:
         allowed = f"a multiple of {HEAD_DIMS.step} in [{HEAD_DIMS.start}, {HEAD_DIMS.stop - 1}]"
@@ -138,7 +141,7 @@ def _rope(reader: _Reader, max_position_embeddings: int) -> RopeConfig:
                 "original_max_position_embeddings", max_position_embeddings
             ),
         )
-    scaling.refuse(kind_key, kind, "default, linear, llama3")
+    return scaling.refuse(kind_key, kind, "default, linear, llama3")
 
 
 def _eos_token_ids(reader: _Reader, generation_config: Path) -> tuple[int, ...]:
@@ -155,7 +158,8 @@ def _eos_token_ids(reader: _Reader, generation_config: Path) -> tuple[int, ...]:
 
 
 class _Reader:
-    """A JSON object whose values are asked for by name and type; a wrong one is an UnsupportedModel that names it."""
+    """A JSON object whose values are asked for by name and type; a wrong one is an UnsupportedModel that
+    names it."""
 
     def __init__(
         self,
@@ -186,7 +190,8 @@ class _Reader:
         raise UnsupportedModel(f"{self.file}: {self.prefix}{key}: got {describe(given)}; allowed: {allowed}")
 
     def get(self, key: str, kind: type, *default: Any) -> Any:
-        """The value, which must be of `kind`; absent and null give the default, or are refused without one."""
+        """The value, which must be of `kind`; absent and null give the default, or are refused without
+        one."""
         value = self.values.get(key)
         if value is None:
             return default[0] if default else self.refuse(key, None, _TYPE_NAMES[kind])

@@ -1,7 +1,7 @@
 """The Llama architecture: weights as the GEMMs want them, and one forward pass over a mixed batch.
 
-GEMMs are torch's, everything between them is ours (`quire.ops`). Projections that read the same input are one matrix.
-Weights lie as [in, out], so that `x @ w` streams them once; checkpoints have [out, in].
+GEMMs are torch's, everything between them is ours (`quire.ops`). Projections that read the same input are
+one matrix. Weights lie as [in, out], so that `x @ w` streams them once; checkpoints have [out, in].
 
 Nothing is allocated per step: activations are views into buffers of the largest size.
 """
@@ -35,7 +35,8 @@ class LayerWeights:
 
 
 class Rows:
-    """The first rows of every activation buffer. Made once per row count, since a view costs as much as a small op."""
+    """The first rows of every activation buffer. Made once per row count, since a view costs as much as a
+    small op."""
 
     def __init__(self, buffers: Activations, num_rows: int) -> None:
         self.residual = buffers.residual[:num_rows]
@@ -45,7 +46,8 @@ class Rows:
         self.attention = buffers.attention[:num_rows]
         self.gate_up = buffers.gate_up[:num_rows]
         self.mlp = buffers.mlp[:num_rows]
-        self.logits = buffers.logits[:num_rows]  # of use when all rows are sampled, which are never more than these
+        # Used when every row is sampled; steps with more rows than can be sampled have fewer here.
+        self.logits = buffers.logits[:num_rows]
 
 
 class Activations:
@@ -79,7 +81,8 @@ class Activations:
         return rows
 
     def select(self, rows: Rows, index: Tensor) -> Rows:
-        """The first rows, with `attention` and `residual` of the rows in `index` (at most max_num_sampled)."""
+        """The first rows, with `attention` and `residual` of the rows in `index` (at most
+        max_num_sampled)."""
         count = index.shape[0]
         chosen = self.rows(count)
         torch.index_select(rows.attention, 0, index, out=self._selected_attention[:count])
@@ -108,7 +111,11 @@ class Llama:
         def matrix(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=dtype)
 
-        hidden, qkv, gate_up = config.hidden_size, config.q_size + 2 * config.kv_size, 2 * config.intermediate_size
+        hidden, qkv, gate_up = (
+            config.hidden_size,
+            config.q_size + 2 * config.kv_size,
+            2 * config.intermediate_size,
+        )
         self.embedding = matrix(config.vocab_size, hidden)
         self.layers = [
             LayerWeights(
@@ -132,14 +139,19 @@ class Llama:
     @staticmethod
     def num_bytes(config: ModelConfig, itemsize: int) -> int:
         """What the weights will take."""
-        hidden, qkv, gate_up = config.hidden_size, config.q_size + 2 * config.kv_size, 2 * config.intermediate_size
+        hidden, qkv, gate_up = (
+            config.hidden_size,
+            config.q_size + 2 * config.kv_size,
+            2 * config.intermediate_size,
+        )
         layer = 2 * hidden + hidden * (qkv + config.q_size + gate_up + config.intermediate_size)
         layer += (qkv + hidden) * config.attention_bias + (gate_up + hidden) * config.mlp_bias
         embeddings = config.vocab_size * hidden * (1 if config.tie_word_embeddings else 2)
         return (config.num_layers * layer + embeddings + hidden) * itemsize
 
     def destinations(self) -> dict[str, Tensor]:
-        """Name in a Hugging Face checkpoint -> the view of our weights that it fills, in the checkpoint's shape."""
+        """Name in a Hugging Face checkpoint -> the view of our weights that it fills, in the checkpoint's
+        shape."""
         config = self.config
         places = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self.norm}
         if not config.tie_word_embeddings:
@@ -151,15 +163,20 @@ class Llama:
             places[f"{root}input_layernorm.weight"] = layer.input_norm
             places[f"{root}post_attention_layernorm.weight"] = layer.mlp_norm
             for names, sizes, weight, bias in (
-                (("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), qkv_sizes, layer.qkv, layer.qkv_bias),
+                (
+                    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+                    qkv_sizes,
+                    layer.qkv,
+                    layer.qkv_bias,
+                ),
                 (("self_attn.o_proj",), [config.hidden_size], layer.o, layer.o_bias),
                 (("mlp.gate_proj", "mlp.up_proj"), gate_up_sizes, layer.gate_up, layer.gate_up_bias),
                 (("mlp.down_proj",), [config.hidden_size], layer.down, layer.down_bias),
             ):
-                for name, part in zip(names, weight.split(sizes, dim=1), strict=True):
+                for name, part in zip(names, torch.split(weight, sizes, dim=1), strict=True):
                     places[f"{root}{name}.weight"] = part.t()
                 if bias is not None:
-                    for name, part in zip(names, bias.split(sizes), strict=True):
+                    for name, part in zip(names, torch.split(bias, sizes), strict=True):
                         places[f"{root}{name}.bias"] = part
         return places
 
@@ -171,7 +188,8 @@ class Llama:
         caches: list[ops.KVCache],
         buffers: Activations,
     ) -> Tensor:
-        """Logits ``[num_sampled, vocab_size]``, valid until the next call; this step's keys and values enter the caches.
+        """Logits ``[num_sampled, vocab_size]``, valid until the next call; this step's keys and values enter
+        the caches.
 
         token_ids: ``[num_tokens]`` int32.
         sampled: ``[num_sampled]`` int32, the tokens whose logits are wanted; None: all of them, in order.

@@ -17,8 +17,8 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
     if rope.kind == "linear":
         return frequencies / rope.factor
     if rope.kind == "llama3":
-        # Share of the original frequency: 1 where the original context holds more than high_freq_factor wavelengths,
-        # 0 where it holds fewer than low_freq_factor, a straight line in between.
+        # Share of the original frequency: 1 where the original context holds more than high_freq_factor
+        # wavelengths, 0 where it holds fewer than low_freq_factor, a straight line in between.
         wavelengths = 2 * math.pi / frequencies
         turns = rope.original_max_position_embeddings / wavelengths
         share = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)

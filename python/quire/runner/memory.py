@@ -1,4 +1,4 @@
-"""The memory ledger: what the engine will hold, in bytes, compared with what the machine has before it is taken."""
+"""The memory ledger: what the engine will hold, in bytes, beside what the machine has, before it is taken."""
 
 from __future__ import annotations
 
@@ -47,6 +47,28 @@ class MemoryLedger:
     activations: int
     available: int
     num_blocks: int
+    kv_setting: str  # the setting that makes the KV cache as large as it is
+    kv_given: int  # its value
+
+    @classmethod
+    def plan(cls, config: EngineConfig, model: ModelConfig, num_blocks: int, itemsize: int) -> MemoryLedger:
+        """What the runner is going to take."""
+        # Not at the top: it imports torch, and who reads only the settings need not.
+        from quire.models.llama import Activations, Llama
+
+        kv_blocks = num_blocks * kv_block_bytes(model, config.block_size, itemsize)
+        is_count = config.num_gpu_blocks_override is not None
+        return cls(
+            weights=Llama.num_bytes(model, itemsize),
+            kv_blocks=kv_blocks,
+            activations=Activations.num_bytes(
+                model, itemsize, config.max_num_batched_tokens, config.max_num_seqs
+            ),
+            available=available_memory(),
+            num_blocks=num_blocks,
+            kv_setting="num_gpu_blocks_override" if is_count else "kv_cache_memory_bytes",
+            kv_given=num_blocks if is_count else kv_blocks,
+        )
 
     @property
     def total(self) -> int:
@@ -60,14 +82,16 @@ class MemoryLedger:
             raise InvalidArgument(
                 "model",
                 f"weights of {_mib(self.weights)} and activations of {_mib(self.activations)}",
-                f"at most {_mib(self.available)} of free memory; choose a smaller model or max_num_batched_tokens",
+                f"at most {_mib(self.available)}, what is free; choose a smaller model or"
+                " max_num_batched_tokens",
             )
         left = self.available - self.weights - self.activations
+        allowed = left * self.kv_given // self.kv_blocks
         raise InvalidArgument(
-            "kv_cache_memory_bytes",
-            f"{self.kv_blocks} ({self.num_blocks} blocks)",
-            f"at most {left}: {_mib(self.available)} of memory are free, weights and activations take"
-            f" {_mib(self.weights + self.activations)}",
+            self.kv_setting,
+            f"{self.kv_given} ({self.num_blocks} blocks in {_mib(self.kv_blocks)})",
+            f"at most {allowed}: {_mib(self.available)} of memory are free, weights and activations take"
+            f" {_mib(self.weights + self.activations)} of them",
         )
 
     def __str__(self) -> str:
@@ -79,7 +103,7 @@ class MemoryLedger:
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take: the smaller of what the machine and its control group have left."""
+    """Bytes that this process may still take: what the machine or its control group has left, if less."""
     return min(_available_on_machine(), _available_in_group())
 
 
@@ -103,7 +127,9 @@ def _available_in_group() -> int:
         try:
             limit = (folder / limit_name).read_text(encoding="ascii").strip()
             usage = int((folder / usage_name).read_text(encoding="ascii"))
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+            stat = dict(
+                line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+            )
         except (OSError, ValueError):
             continue
         if limit != "max":

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import os
+import warnings
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from quire import ops
@@ -13,41 +13,43 @@ from quire.config import EngineConfig
 from quire.models.checkpoint import fill_dummy, load_checkpoint
 from quire.models.config import ModelConfig
 from quire.models.llama import Activations, Llama
-from quire.runner.dtype import resolve_dtype
-from quire.runner.memory import MemoryLedger, available_memory, kv_block_bytes
+from quire.runner.threads import num_usable_cores
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from quire import _core
-
-log = logging.getLogger(__name__)
 
 # What checkpoints carry beside the weights: tables that we compute ourselves, and a tied head stored twice.
 _IGNORED = ("rotary_emb.inv_freq",)
 
 
+def _allow_read_only_views() -> None:
+    """Batches are read-only views of the core's memory. torch has no such tensors and warns of it, once per
+    process: let it, here, where nobody is told. Nothing writes to these tensors."""
+    array = np.zeros(1, dtype=np.int32)
+    array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.from_numpy(array)
+
+
 class ModelRunner:
     """One model on one CPU. `execute` is the only call of a step."""
 
-    def __init__(self, config: EngineConfig, model: ModelConfig, *, num_blocks: int, max_model_len: int) -> None:
-        self.num_threads = config.num_threads or len(os.sched_getaffinity(0))
+    def __init__(
+        self,
+        config: EngineConfig,
+        model: ModelConfig,
+        *,
+        dtype: torch.dtype,
+        num_blocks: int,
+        max_model_len: int,
+    ) -> None:
+        _allow_read_only_views()
+        self.num_threads = config.num_threads or num_usable_cores()
         torch.set_num_threads(self.num_threads)
         ops.set_num_threads(self.num_threads)
-        dtype = resolve_dtype(config, model)
-        self.ledger = MemoryLedger(
-            weights=Llama.num_bytes(model, dtype.itemsize),
-            kv_blocks=num_blocks * kv_block_bytes(model, config.block_size, dtype.itemsize),
-            activations=Activations.num_bytes(
-                model, dtype.itemsize, config.max_num_batched_tokens, config.max_num_seqs
-            ),
-            available=available_memory(),
-            num_blocks=num_blocks,
-        )
-        log.info("%s", self.ledger)
-        self.ledger.check()
-
         self.model = Llama(model, dtype, max_model_len)
         if config.load_format == "dummy":
             fill_dummy(self.model.destinations(), config.seed)
@@ -64,8 +66,8 @@ class ModelRunner:
 
     @torch.inference_mode()
     def execute(self, batch: _core.Batch) -> NDArray[np.int32]:
-        """Compute the batch's tokens; the new id of each sampled request: int32 ``[num_sampled]``, valid until the
-        next call."""
+        """Compute the batch's tokens; the new id of each sampled request: int32 ``[num_sampled]``, valid
+        until the next call."""
         view = torch.from_numpy
         info = ops.BatchInfo(
             positions=view(batch.positions),

@@ -31,7 +31,8 @@ def save_tokenizer(folder: Path) -> None:
 
 
 def make_llama(folder: Path, *, seed: int = 0, save: dict[str, Any] | None = None, **settings: Any) -> Path:
-    """Save a random model. Weights are larger than a fresh model's, so that greedy ids vary and logits lie apart."""
+    """Save a random model. Weights are larger than a fresh model's, so that greedy ids vary and logits lie
+    apart."""
     values: dict[str, Any] = {
         "vocab_size": VOCAB_SIZE,
         "hidden_size": 64,

@@ -44,10 +44,13 @@ def greedy(folder: Path, prompt: tuple[int, ...], max_tokens: int) -> Greedy:
 
 
 def assert_same(expected: Greedy, actual: list[int], what: str) -> None:
-    """Equal ids. Where they part, the reference itself must have been undecided; what follows then is another text."""
+    """Equal ids. Where they part, the reference itself must have been undecided; what follows then is
+    another text."""
     assert len(expected.token_ids) == len(actual), what
     for step, (want, got) in enumerate(zip(expected.token_ids, actual, strict=True)):
         if want != got:
             gap = expected.gaps[step]
-            assert gap < TIE, f"{what}: token {step} is {got}, transformers says {want} by {gap:.4f} in the logits"
+            assert gap < TIE, (
+                f"{what}: token {step} is {got}, transformers says {want} by {gap:.4f} in the logits"
+            )
             return

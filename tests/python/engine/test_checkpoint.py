@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
-
 from quire.errors import ModelError, ModelNotFound
 from quire.models.checkpoint import fill_dummy, load_checkpoint
+from safetensors.torch import save_file
+from torch import Tensor
 
 
 def tensors() -> dict[str, Tensor]:
@@ -62,7 +61,10 @@ def test_missing_tensor_is_named(tmp_path: Path) -> None:
 
 def test_extra_tensor_is_named(tmp_path: Path) -> None:
     """A tensor that has no place, unless it is known to be redundant."""
-    save_file(tensors() | {"layers.0.rotary_emb.inv_freq": torch.ones(2), "q": torch.ones(1)}, tmp_path / "model.safetensors")
+    save_file(
+        tensors() | {"layers.0.rotary_emb.inv_freq": torch.ones(2), "q": torch.ones(1)},
+        tmp_path / "model.safetensors",
+    )
     with pytest.raises(ModelError, match=r"does not have: q$"):
         load_checkpoint(tmp_path, places(), ["rotary_emb.inv_freq"])
     load_checkpoint(tmp_path, places(), ["rotary_emb.inv_freq", "q"])

@@ -1,4 +1,5 @@
-"""Greedy ids equal Hugging Face transformers' in float32, however the work is cut into steps; sampling repeats."""
+"""Greedy ids equal Hugging Face transformers' in float32, however the work is cut into steps; sampling
+repeats."""
 
 from __future__ import annotations
 
@@ -10,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import VOCAB_SIZE
-from reference import assert_same, greedy, load
-
 from quire import LLM, SamplingParams
+from reference import assert_same, greedy, load
 
 MODELS: dict[str, dict[str, Any]] = {
     "gqa-32": {},
@@ -39,7 +39,7 @@ MODES: dict[str, dict[str, Any]] = {
     "no-prefix-caching": {"enable_prefix_caching": False},
     "large-blocks": {"block_size": 64},
     "odd-blocks": {"block_size": 3},
-    "one-thread": {"num_threads": 1},
+    "two-threads": {"num_threads": 2},
 }
 NUM_TOKENS = 24
 GREEDY = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
@@ -94,7 +94,9 @@ def test_preemption(llama_folder: Callable[..., Path]) -> None:
     assert stats.num_free_blocks == stats.num_blocks == 20
 
 
-@pytest.mark.parametrize("settings", [{}, {"max_num_batched_tokens": 24, "max_num_seqs": 8}], ids=["whole", "chunked"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"max_num_batched_tokens": 24, "max_num_seqs": 8}], ids=["whole", "chunked"]
+)
 def test_prefix_reuse(llama_folder: Callable[..., Path], settings: dict[str, Any]) -> None:
     """Prompts that begin alike reuse the blocks and say the same as without."""
     folder = llama_folder()

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import EOS
-from transformers import LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
-
 from quire.errors import ModelError, ModelNotFound, UnsupportedModel
 from quire.models.config import RopeConfig, load_model_config
 from quire.models.rope import cos_sin
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 BASE: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -87,7 +86,12 @@ def test_rope_table_equals_transformers(tmp_path: Path, values: dict[str, Any]) 
         ({"architectures": []}, "architectures", "[]", "LlamaForCausalLM"),
         ({"hidden_act": "gelu"}, "hidden_act", "gelu", "silu"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantization_config", "awq", "none"),
-        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling.type", "yarn", "default, linear, llama3"),
+        (
+            {"rope_scaling": {"type": "yarn", "factor": 2.0}},
+            "rope_scaling.type",
+            "yarn",
+            "default, linear, llama3",
+        ),
         (
             {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
             "rope_parameters.rope_type",
@@ -108,7 +112,9 @@ def test_rope_table_equals_transformers(tmp_path: Path, values: dict[str, Any]) 
         ({"rope_scaling": [1]}, "rope_scaling", "[1]", "an object"),
     ],
 )
-def test_what_cannot_run_is_named(tmp_path: Path, values: dict[str, Any], key: str, given: str, allowed: str) -> None:
+def test_what_cannot_run_is_named(
+    tmp_path: Path, values: dict[str, Any], key: str, given: str, allowed: str
+) -> None:
     """File, key, what was given and what is allowed."""
     with pytest.raises(UnsupportedModel) as error:
         load_model_config(write(tmp_path, **values))

@@ -69,7 +69,9 @@ def addition(request_id: int, prompt_ids: list[int], params: SamplingParams) -> 
         [
             struct.pack("<Q", request_id),
             _ints(prompt_ids),
-            struct.pack("<iiffi", params.max_tokens, params.min_tokens, params.temperature, params.top_p, params.top_k),
+            struct.pack(
+                "<iiffi", params.max_tokens, params.min_tokens, params.temperature, params.top_p, params.top_k
+            ),
             struct.pack("<qB", params.seed or 0, bits),
             struct.pack("<I", len(stops)),
             *(struct.pack("<I", len(text)) + text for text in stops),
@@ -128,6 +130,13 @@ class Client:
             self.read_step()
         return [self.answers[i] for i in request_ids]
 
+    def read_rest(self) -> bytes:
+        """What is left until the engine closes the connection."""
+        data = bytearray()
+        while part := self.connection.recv(4096):
+            data += part
+        return bytes(data)
+
     def _read(self, size: int) -> bytes:
         data = bytearray()
         while len(data) < size:
@@ -144,7 +153,9 @@ def decode_step(payload: bytes) -> Step:
     token_ids = reader.ints()
     releases = []
     for _ in range(reader.unpack("I")[0]):
-        request_id, begin, num_ids, num_text_ids, trim, is_first, reason, prompt, cached = reader.unpack("QIIIiBBII")
+        request_id, begin, num_ids, num_text_ids, trim, is_first, reason, prompt, cached = reader.unpack(
+            "QIIIiBBII"
+        )
         releases.append(
             Release(
                 request_id,
@@ -165,7 +176,14 @@ def decode_step(payload: bytes) -> Step:
 def decode_ready(payload: bytes) -> dict[str, object]:
     reader = _Reader(payload)
     model = reader.string()
-    names = ("max_model_len", "vocab_size", "block_size", "num_blocks", "max_num_seqs", "max_num_batched_tokens")
+    names = (
+        "max_model_len",
+        "vocab_size",
+        "block_size",
+        "num_blocks",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+    )
     limits = dict(zip(names, reader.unpack("6i"), strict=True))
     (size,) = reader.unpack("I")
     return {"model": model, **limits, "token_table": reader.take(size)}
