@@ -10,7 +10,7 @@ from typing_extensions import Buffer
 
 # ---- core ----
 
-class InvalidArgument(ValueError):
+class InvalidArgument(ValueError):  # noqa: N818
     """A caller's mistake: "<field>: got <given>; allowed: <allowed>"."""
 
     field: str

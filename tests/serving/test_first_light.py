@@ -134,7 +134,7 @@ def test_a_stop_string_cuts_the_text_exactly(server: TritonServer, expected: str
 def test_any_prompt_streams_what_it_answers_at_once(
     server: TritonServer, tokenizer: Tokenizer, prompt: str, seed: int
 ) -> None:
-    """Joined stream == one-shot answer == tokenizers' decode of the ids; a high temperature makes odd bytes."""
+    """Joined stream == one-shot answer == tokenizers' decode of the ids; heat makes odd bytes."""
     settings_ = {"temperature": 2.0, "seed": seed, "max_tokens": 24}
     body = {"text_input": prompt, **settings_}
     events = generate_stream(server.http_url, {**body, "stream": True})
