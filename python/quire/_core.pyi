@@ -10,7 +10,7 @@ from typing_extensions import Buffer
 
 # ---- core ----
 
-class InvalidArgument(ValueError):  # noqa: N818
+class InvalidArgument(ValueError):  # noqa: N818 (the name of the C++ class)
     """A caller's mistake: "<field>: got <given>; allowed: <allowed>"."""
 
     field: str
@@ -60,7 +60,7 @@ class EngineConfig:
     def eos_token_ids(self) -> list[int]: ...
 
 class SamplingParams:
-    """What a request may ask; checked by add_request. Users write quire.SamplingParams instead."""
+    """What a request may ask; checked by EngineCore.add_request. Users write quire.SamplingParams."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class TokenTable:
     def deserialize(bytes: bytes) -> TokenTable: ...
 
 class Batch:
-    """One step's work. Arrays are read-only views of the core's memory, valid until the next schedule()."""
+    """One step's work. Arrays are read-only views of the core's memory, until the next schedule()."""
 
     @property
     def num_reqs(self) -> int: ...
@@ -263,7 +263,7 @@ class EngineCore:
     def fail(self, request_id: int, message: str) -> None: ...
     def has_unfinished_requests(self) -> bool: ...
     def schedule(self) -> Batch: ...
-    def update(self, sampled: Buffer) -> StepOutputs: ...  # [num_sampled] int32, contiguous
+    def update(self, sampled: npt.NDArray[np.int32] | Buffer) -> StepOutputs: ...  # [num_sampled]
     def take_outputs(self) -> StepOutputs: ...
     def outputs(self) -> StepOutputs: ...
     def stats(self) -> EngineStats: ...
