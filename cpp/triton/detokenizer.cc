@@ -27,28 +27,6 @@ void send_final_flag(TRITONBACKEND_Request* request) {
   check(error);
 }
 
-// Tells generation how a chunk ended, on every path out of answering it: a chunk whose fate generation does
-// not learn would hold its stream up.
-class FeedbackOnExit {
- public:
-  FeedbackOnExit(std::shared_ptr<Generation> generation, const ChunkHeader& header)
-      : generation_(std::move(generation)),
-        feedback_{header.sequence_id, true},
-        is_wanted_((header.flags & kChunkAcknowledge) != 0) {}
-  ~FeedbackOnExit() {
-    if (is_wanted_) generation_->post(feedback_);
-  }
-  FeedbackOnExit(const FeedbackOnExit&) = delete;
-  FeedbackOnExit& operator=(const FeedbackOnExit&) = delete;
-
-  void acknowledge() { feedback_.is_cancelled = false; }
-
- private:
-  std::shared_ptr<Generation> generation_;
-  Feedback feedback_;
-  bool is_wanted_;
-};
-
 }  // namespace
 
 void Detokenizer::execute(TRITONBACKEND_Request** requests, uint32_t count) {
@@ -99,21 +77,29 @@ void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view 
   if (!generation) {
     throw ServerError(TRITONSERVER_ERROR_UNAVAILABLE, "chunk: its generation model is not loaded any more");
   }
-  // Until acknowledged, any way out of here means that the stream cannot go on.
-  FeedbackOnExit feedback(generation, header);
-  if (is_cancelled(request))
-    throw ServerError(TRITONSERVER_ERROR_CANCELLED, "the client cancelled the request");
-
-  if ((header.flags & kChunkProbe) != 0) {
+  Feedback feedback{header.sequence_id, is_cancelled(request), {}};
+  const bool is_acknowledged = (header.flags & kChunkAcknowledge) != 0;
+  try {
+    if (feedback.is_cancelled || (header.flags & kChunkProbe) != 0) {
+      send_final_flag(request);
+    } else {
+      send_text(request, chunk, generation->model_info()->token_table);
+    }
+  } catch (const std::exception& error) {
+    // Where generation waits, the error is reported by generation, see generation.h.
+    if (!is_acknowledged) throw;
+    feedback.error = error.what();
     send_final_flag(request);
-    feedback.acknowledge();
-    return;
   }
-  text_.clear();
-  generation->model_info()->token_table.decode_to(chunk.ids.first(header.num_text_ids),
-                                                  (header.flags & kChunkIsFirst) != 0, header.trim,
-                                                  (header.flags & kChunkSkipSpecialTokens) != 0, text_);
+  if (is_acknowledged) generation->post(std::move(feedback));
+}
 
+void Detokenizer::send_text(TRITONBACKEND_Request* request, const Chunk& chunk,
+                            const TokenTable& token_table) {
+  const ChunkHeader& header = chunk.header;
+  text_.clear();
+  token_table.decode_to(chunk.ids.first(header.num_text_ids), (header.flags & kChunkIsFirst) != 0,
+                        header.trim, (header.flags & kChunkSkipSpecialTokens) != 0, text_);
   ResponseBuilder response(request);
   response.add_string("text_output", chunk.prompt_text, text_);
   if ((header.flags & kChunkReturnFinishReason) != 0) {
@@ -125,7 +111,6 @@ void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view 
   if ((header.flags & kChunkReturnNumOutputTokens) != 0)
     response.add_uint32("num_output_tokens", header.num_ids);
   response.send(true);
-  feedback.acknowledge();
 }
 
 void Detokenizer::answer_ids(TRITONBACKEND_Request* request, std::string_view bytes) {

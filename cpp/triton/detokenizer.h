@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "abi.h"
+#include "chunk.h"
 #include "model_settings.h"
+#include "quire/token_table.h"
 
 namespace quire::triton {
 
@@ -26,6 +28,7 @@ class Detokenizer {
  private:
   void answer(TRITONBACKEND_Request* request);
   void answer_chunk(TRITONBACKEND_Request* request, std::string_view bytes);
+  void send_text(TRITONBACKEND_Request* request, const Chunk& chunk, const TokenTable& token_table);
   void answer_ids(TRITONBACKEND_Request* request, std::string_view bytes);
 
   const std::string generation_model_;

@@ -101,14 +101,16 @@ void Generation::admit(std::unique_ptr<Sequence> sequence, Clock::time_point now
 void Generation::handle(const Feedback& feedback) {
   const auto it = sequences_.find(feedback.sequence_id);
   if (it == sequences_.end()) return;  // its last chunk needed no answer
-  if (feedback.is_cancelled) {
-    cancel(it, "the client cancelled the request");
-    return;
-  }
   Sequence& sequence = *it->second;
   sequence.acknowledge();
-  if (sequence.is_due()) sequence.send();
-  if (!sequence.is_open()) sequences_.erase(it);
+  if (feedback.is_cancelled) {
+    abort(it, TRITONSERVER_ERROR_CANCELLED, "the client cancelled the request");
+  } else if (!feedback.error.empty()) {
+    abort(it, TRITONSERVER_ERROR_INTERNAL, feedback.error);
+  } else {
+    if (sequence.is_due()) sequence.send();
+    if (!sequence.is_open()) sequences_.erase(it);
+  }
 }
 
 void Generation::submit() {
@@ -133,12 +135,13 @@ void Generation::tick(Clock::time_point now) {
     const auto current = it++;
     Sequence& sequence = *current->second;
     if (sequence.is_cancelled()) {
-      cancel(current, "the client cancelled the request");
+      abort(current, TRITONSERVER_ERROR_CANCELLED, "the client cancelled the request");
     } else if (sequence.is_abandoned(now, kAcknowledgePatience)) {
-      cancel(current,
-             "no detokenizer acknowledged a chunk for " +
-                 std::to_string(std::chrono::seconds(kAcknowledgePatience).count()) +
-                 " s; acknowledge: got true; allowed: true only where a detokenizer of this server follows");
+      sequence.acknowledge();
+      abort(current, TRITONSERVER_ERROR_CANCELLED,
+            "no detokenizer acknowledged a chunk for " +
+                std::to_string(std::chrono::seconds(kAcknowledgePatience).count()) +
+                " s; acknowledge: got true; allowed: true only where a detokenizer of this server follows");
     } else if (sequence.is_probe_due(now, silence)) {
       sequence.send_probe();
       if (!sequence.is_open()) sequences_.erase(current);
@@ -150,12 +153,12 @@ Generation::Clock::duration Generation::probe_interval() const {
   return std::max<Clock::duration>(kProbeInterval, kProbeCost * sequences_.size());
 }
 
-void Generation::cancel(Sequences::iterator it, const std::string& why) {
+void Generation::abort(Sequences::iterator it, TRITONSERVER_Error_Code code, const std::string& why) {
   Sequence& sequence = *it->second;
   // The engine need not be told of the end of what it has finished or never seen.
   if (sequence.is_submitted() && !sequence.is_finished()) requests_.cancellations.push_back(sequence.id());
-  sequence.fail(TRITONSERVER_ERROR_CANCELLED, why);
-  sequences_.erase(it);
+  sequence.end_with_error(code, why);
+  if (!sequence.is_open()) sequences_.erase(it);
 }
 
 void Generation::fail_all(TRITONSERVER_Error_Code code, const std::string& message) {
@@ -190,12 +193,12 @@ void Generation::on_step(const StepOutputs& outputs) {
   metrics_->update(outputs.stats);
   for (const Release& release : outputs.releases) {
     const auto it = sequences_.find(release.request_id);
-    if (it == sequences_.end()) continue;  // cancelled meanwhile
+    if (it == sequences_.end() || it->second->is_finished()) continue;  // aborted meanwhile
     Sequence& sequence = *it->second;
     if (release.finish_reason == FinishReason::kError) {
-      sequence.fail(TRITONSERVER_ERROR_INVALID_ARG, release.error);
+      sequence.end_with_error(TRITONSERVER_ERROR_INVALID_ARG, release.error);
     } else if (release.finish_reason == FinishReason::kCancelled) {
-      sequence.fail(TRITONSERVER_ERROR_CANCELLED, "the engine cancelled the request");
+      sequence.end_with_error(TRITONSERVER_ERROR_CANCELLED, "the engine cancelled the request");
     } else {
       sequence.take(release, std::span(outputs.token_ids).subspan(release.ids_begin, release.num_ids));
       if (sequence.is_due()) sequence.send();
@@ -211,13 +214,13 @@ void Generation::on_lost(const std::string& why) {
   requests_.cancellations.clear();
   for (auto it = sequences_.begin(); it != sequences_.end();) {
     // What the engine never saw waits for the next one; what it finished still leaves, chunk by chunk.
-    if (it->second->is_submitted() && !it->second->is_finished()) {
-      it->second->fail(TRITONSERVER_ERROR_UNAVAILABLE,
-                       "the engine " + why + " while it worked on this request; it is being started again");
-      it = sequences_.erase(it);
-    } else {
-      ++it;
-    }
+    const auto current = it++;
+    Sequence& sequence = *current->second;
+    if (!sequence.is_submitted() || sequence.is_finished()) continue;
+    sequence.end_with_error(
+        TRITONSERVER_ERROR_UNAVAILABLE,
+        "the engine " + why + " while it worked on this request; it is being started again");
+    if (!sequence.is_open()) sequences_.erase(current);
   }
 }
 

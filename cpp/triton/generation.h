@@ -12,6 +12,10 @@
 // releases meanwhile is merged into the next. So a slow reader slows nobody else, and chunks of a stream
 // cannot overtake each other however many detokenizers run.
 //
+// Errors: Triton 2.51 never ends an ensemble's request whose step failed while another of its steps was
+// running (later versions do). So in an ensemble only generation reports errors, those of the detokenizer
+// included, and only when no chunk is outstanding.
+//
 // Cancellation: a request called directly has its own flag, looked at every few milliseconds. In an ensemble
 // that flag never comes; but the step that follows is marked, so its detokenizer says so in its feedback. A
 // stream that is silent is probed, for the same reason. What Triton does not know, no backend can: its HTTP
@@ -59,7 +63,7 @@ class Generation : private EngineClient::Events {
 
   // Takes over every request of the batch and answers it, now (errors) or later.
   void execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count);
-  void post(Feedback feedback) { mailbox_.post(feedback); }
+  void post(Feedback feedback) { mailbox_.post(std::move(feedback)); }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -71,7 +75,8 @@ class Generation : private EngineClient::Events {
   void submit();  // additions and cancellations to the engine, as one frame
   void tick(Clock::time_point now);
   Clock::duration probe_interval() const;
-  void cancel(Sequences::iterator it, const std::string& why);
+  // Ends a sequence with an error, and tells the engine if it still works on it.
+  void abort(Sequences::iterator it, TRITONSERVER_Error_Code code, const std::string& why);
   void fail_all(TRITONSERVER_Error_Code code, const std::string& message);
 
   void on_ready(wire::ReadyFrame& ready) override;

@@ -38,7 +38,7 @@ void Mailbox::post(std::unique_ptr<Sequence> sequence) {
 
 void Mailbox::post(Feedback feedback) {
   std::unique_lock lock(mutex_);
-  mail_.feedback.push_back(feedback);
+  mail_.feedback.push_back(std::move(feedback));
   wake(lock);
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "sequence.h"
@@ -15,7 +16,8 @@ namespace quire::triton {
 // What a detokenizer says after it has dealt with a chunk.
 struct Feedback {
   uint64_t sequence_id;
-  bool is_cancelled;  // nobody waits for this sequence any more
+  bool is_cancelled = false;  // nobody waits for this sequence any more
+  std::string error;          // the chunk could not be decoded; empty: it was
 };
 
 struct Mail {

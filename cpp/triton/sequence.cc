@@ -43,7 +43,7 @@ Chunk Sequence::make_chunk(uint32_t flags) const {
   const auto flag = [](bool is_set, ChunkFlags bit) { return is_set ? bit : 0U; };
   Chunk chunk;
   chunk.header.flags = flags | flag(generation_.request.params.skip_special_tokens, kChunkSkipSpecialTokens) |
-                       flag(generation_.acknowledge, kChunkAcknowledge);
+                       flag(generation_.acknowledge && !is_finished(), kChunkAcknowledge);
   chunk.header.owner = owner_;
   chunk.header.sequence_id = id();
   if ((flags & kChunkProbe) != 0) return chunk;
@@ -120,6 +120,21 @@ void Sequence::send_probe() {
 
 bool Sequence::is_abandoned(Clock::time_point now, Clock::duration patience) const {
   return is_outstanding_ && now - last_sent_ >= patience;
+}
+
+void Sequence::acknowledge() {
+  is_outstanding_ = false;
+  if (finish_reason_ == FinishReason::kError) fail(error_code_, error_);
+}
+
+void Sequence::end_with_error(TRITONSERVER_Error_Code code, const std::string& message) {
+  if (!is_outstanding_) {
+    fail(code, message);
+  } else if (finish_reason_ != FinishReason::kError) {
+    finish_reason_ = FinishReason::kError;
+    error_code_ = code;
+    error_ = message;
+  }
 }
 
 void Sequence::fail(TRITONSERVER_Error_Code code, const std::string& message) {

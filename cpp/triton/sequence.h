@@ -30,7 +30,8 @@ class Sequence {
   uint64_t id() const { return generation_.request.request_id; }
   const NewRequest& request() const { return generation_.request; }
   bool is_open() const { return request_ != nullptr; }
-  bool is_finished() const { return finish_reason_ != FinishReason::kNone; }  // by the engine
+  // No more will come of the engine: it has finished, or the sequence ends with an error.
+  bool is_finished() const { return finish_reason_ != FinishReason::kNone; }
   bool is_cancelled() const;  // as the server says of this very request
 
   bool is_submitted() const { return is_submitted_; }  // the engine knows it
@@ -38,7 +39,8 @@ class Sequence {
 
   // Takes what the engine released. Throws InternalError when the engine breaks the rules of Release.
   void take(const Release& release, std::span<const int32_t> ids);
-  void acknowledge() { is_outstanding_ = false; }
+  // The outstanding chunk has been dealt with; now an error may leave, see end_with_error().
+  void acknowledge();
 
   // Whether send() has something to say now: a client that does not stream gets one response, at the end.
   bool is_due() const {
@@ -54,7 +56,9 @@ class Sequence {
   // Whether the chunk sent last has not been acknowledged for `patience`.
   bool is_abandoned(Clock::time_point now, Clock::duration patience) const;
 
-  // Completes the request with an error.
+  // Completes the request with an error once no chunk is outstanding. What is pending is dropped.
+  void end_with_error(TRITONSERVER_Error_Code code, const std::string& message);
+  // Completes the request with an error at once.
   void fail(TRITONSERVER_Error_Code code, const std::string& message);
 
  private:
@@ -77,6 +81,9 @@ class Sequence {
   uint32_t num_textless_ids_ = 0;  // at the end, without text
   int32_t trim_ = 0;
   FinishReason finish_reason_ = FinishReason::kNone;
+  // Of kError:
+  TRITONSERVER_Error_Code error_code_ = TRITONSERVER_ERROR_UNKNOWN;
+  std::string error_;
 
   bool is_submitted_ = false;
   bool is_anything_sent_ = false;  // a response that is no probe

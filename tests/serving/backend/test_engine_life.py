@@ -68,6 +68,8 @@ def test_engine_death(start_server: StartServer, repository: Repository, trigger
     assert len(repository.events("start")) == 2
     assert server.metrics()["quire:engine_restarts_total"] == 1
     assert server.metrics()["vllm:num_requests_running"] == 0
+    server.stop()
+    assert server.process.returncode == 0, "no request is left open"
 
 
 def test_requests_wait_for_the_new_engine(start_server: StartServer, repository: Repository) -> None:
