@@ -56,6 +56,7 @@ class ModelRunner:
         else:
             ignored = (*_IGNORED, "lm_head.weight") if model.tie_word_embeddings else _IGNORED
             load_checkpoint(model.folder, self.model.destinations(), ignored)
+        self.model.pack()
         self.activations = Activations(model, dtype, config.max_num_batched_tokens, config.max_num_seqs)
         cache_shape = (num_blocks, config.block_size, model.num_kv_heads, model.head_dim)
         self.caches = [
