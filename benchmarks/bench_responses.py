@@ -1,11 +1,12 @@
-"""Responses per second through generation and detokenizer: 256 streams, a fake engine, a client that only counts.
+"""Responses per second through generation and detokenizer: many streams, a fake engine, a counting client.
 
     python benchmarks/bench_responses.py [--streams 256] [--seconds 10] [--step-ms 5]
 
-A real tritonserver runs the native backend; an ensemble of its two roles streams to raw HTTP connections. The engine
-(this file again, as a module) sends one pre-encoded frame per step, so that what is measured is the response path. A
-step releases one id per stream; what comes faster than a stream takes it is merged, so responses/s is the figure of
-the path and tokens/s that of the engine. Every id is one letter; at the end each stream must have all its letters.
+A real tritonserver runs the native backend; an ensemble of its two roles streams to raw HTTP connections. The
+engine (this file again, as a module) sends one pre-encoded frame per step, so that what is measured is the
+response path. A step releases one id per stream; what comes faster than a stream takes it is merged, so
+responses/s is the figure of the path and tokens/s that of the engine. Every id is one letter; at the end each
+stream must have all its letters.
 """
 
 from __future__ import annotations
@@ -64,7 +65,10 @@ def cpu_seconds(pid: int) -> float:
 def run_client(port: int, streams: int, tokens: int) -> tuple[float, list[bytearray]]:
     """Seconds from the first byte to the last, and what each stream received."""
     body = json.dumps({"input_ids": [1], "max_tokens": tokens, "stream": True, "acknowledge": True})
-    head = f"POST /v2/models/ensemble/generate_stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        "POST /v2/models/ensemble/generate_stream HTTP/1.1\r\n"
+        + f"Host: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     poller = select.epoll()
     sockets: dict[int, socket.socket] = {}
     received: dict[int, bytearray] = {}
@@ -99,10 +103,12 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--step-ms", type=float, default=5, help="time between two steps of the engine")
-    parser.add_argument("--http-threads", type=int, default=8)
+    parser.add_argument(
+        "--http-threads", type=int, default=32, help="few threads for many streams lose events"
+    )
     args = parser.parse_args()
 
-    from conftest import Repository, Server
+    from backend_server import Repository, Server
 
     tokens = int(args.seconds / args.step_ms * 1000)
     with tempfile.TemporaryDirectory() as name:

@@ -45,9 +45,12 @@ int64_t InputTensor::num_elements() const {
 }
 
 std::string InputTensor::shape_text() const {
-  std::string text = "[";
-  for (const int64_t size : shape) text += (text.size() > 1 ? "," : "") + std::to_string(size);
-  return text + "]";
+  std::string text;
+  for (const int64_t size : shape) {
+    text += text.empty() ? "[" : ",";
+    text += std::to_string(size);
+  }
+  return text.empty() ? "[]" : text + "]";
 }
 
 InputTensor read_input(TRITONBACKEND_Request* request, uint32_t index, std::string& joined) {

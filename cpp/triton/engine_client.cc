@@ -52,8 +52,9 @@ short EngineClient::poll_events() const {
   return static_cast<short>(POLLIN | (out_begin_ < out_.size() ? POLLOUT : 0));
 }
 
-void EngineClient::service(Clock::time_point now) {
-  if (state_ == State::kStarting || state_ == State::kReady) read_frames(now);
+void EngineClient::service(short events, Clock::time_point now) {
+  const bool is_connected = state_ == State::kStarting || state_ == State::kReady;
+  if (is_connected && (events & ~POLLOUT) != 0) read_frames(now);
   if (state_ == State::kReady) flush();
   if (now < wake_at_) return;
   switch (state_) {

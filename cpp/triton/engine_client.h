@@ -49,12 +49,12 @@ class EngineClient {
   bool try_start(Clock::time_point now);
   const std::string& last_start_error() const { return start_error_; }
 
-  // For poll(): the socket (-1: none), its events, and when service() must run without any.
+  // For poll(): the socket (-1: none), the events to wait for, and when service() must run without any.
   int fd() const { return process_ ? process_->fd() : -1; }
   short poll_events() const;
   Clock::time_point deadline() const { return wake_at_; }
-  // Reads, writes, and moves on where time or the peer demand it.
-  void service(Clock::time_point now);
+  // Reads, writes, and moves on where time or the peer demand it. events: what poll() returned for fd().
+  void service(short events, Clock::time_point now);
 
   // Only when ready. Encodes at once; what the socket does not take now goes out in service().
   void send(const wire::RequestsFrame& frame);

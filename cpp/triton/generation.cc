@@ -87,11 +87,12 @@ void Generation::run() {
   while (!mail.stop) {
     mail.sequences.clear();
     mail.feedback.clear();
-    mailbox_.wait(engine_.fd(), engine_.poll_events(), std::min(next_tick_, engine_.deadline()), mail);
+    const short events =
+        mailbox_.wait(engine_.fd(), engine_.poll_events(), std::min(next_tick_, engine_.deadline()), mail);
     const auto now = Clock::now();
     for (auto& sequence : mail.sequences) admit(std::move(sequence), now);
     for (const Feedback& feedback : mail.feedback) handle(feedback);
-    engine_.service(now);
+    engine_.service(events, now);
     if (now >= next_tick_) tick(now);
     submit();
     next_tick_ = sequences_.empty() ? Clock::time_point::max() : std::min(next_tick_, now + kTick);

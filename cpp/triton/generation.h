@@ -13,6 +13,8 @@
 // Cancellation: a request called directly has its own flag, looked at every few milliseconds. In an ensemble
 // that flag never comes; but the step that follows is marked, so its detokenizer says so in its feedback. A
 // stream that is silent is probed, for the same reason.
+// (What Triton does not know, no backend can: its HTTP front end does not read a connection between the
+// request and the first response, so a client of /generate that goes away is not noticed.)
 #pragma once
 
 #include <future>

@@ -58,7 +58,7 @@ void Mailbox::wake(std::unique_lock<std::mutex>& lock) {
   [[maybe_unused]] const ssize_t written = write(event_fd_, &one, sizeof(one));
 }
 
-void Mailbox::wait(int fd, short events, std::chrono::steady_clock::time_point deadline, Mail& mail) {
+short Mailbox::wait(int fd, short events, std::chrono::steady_clock::time_point deadline, Mail& mail) {
   int timeout = timeout_ms(deadline);
   {
     const std::lock_guard lock(mutex_);
@@ -74,6 +74,7 @@ void Mailbox::wait(int fd, short events, std::chrono::steady_clock::time_point d
   const std::lock_guard lock(mutex_);
   is_owner_asleep_ = false;
   std::swap(mail_, mail);
+  return polled[1].revents;
 }
 
 }  // namespace quire::triton

@@ -36,8 +36,8 @@ class Mailbox {
   void post_stop();
 
   // Owner: sleeps until there is mail, `fd` (may be -1) has one of `events`, or the deadline passes; then
-  // moves all mail into `mail`, whose vectors are reused.
-  void wait(int fd, short events, std::chrono::steady_clock::time_point deadline, Mail& mail);
+  // moves all mail into `mail`, whose vectors are reused. Returns the events of `fd`.
+  short wait(int fd, short events, std::chrono::steady_clock::time_point deadline, Mail& mail);
 
  private:
   void wake(std::unique_lock<std::mutex>& lock);  // unlocks

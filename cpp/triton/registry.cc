@@ -16,8 +16,9 @@ struct Loaded {
   std::vector<std::shared_ptr<Generation>> models;  // in the order of loading; a handful at most
 };
 
+// Never destroyed: where the server exits without unloading its models, nothing of ours may run any more.
 Loaded& loaded() {
-  static Loaded instance;
+  static Loaded& instance = *new Loaded;
   return instance;
 }
 

@@ -2,8 +2,9 @@
 
 A table is a frozen keyword-only dataclass whose attributes are made with `spec(...)`. The attribute is the
 only place that states a field's name, type, default, range, aliases and meaning; checks, parsers and the
-documentation are derived from it. Nothing is coerced: "0.5" is no number, true and 1.0 are no integers. An
-integer is fine where a float is expected. null (None) always means "not given".
+documentation are derived from it. Nothing is coerced (true and 1.0 are no integers), with two exceptions:
+an integer is fine where a float is expected, and a string that is exactly a number is that number, since
+clients of Triton's vLLM backend send {"temperature": "0.1"}. null (None) always means "not given".
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,12 @@ from quire.errors import InvalidArgument, describe, did_you_mean
 
 INT32_MAX = 2**31 - 1
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+
+# Number literals of JSON, of at most as many digits as make sense.
+_NUMBER = {
+    "int": re.compile(r"-?(0|[1-9]\d{0,19})", re.ASCII),
+    "float": re.compile(r"-?(0|[1-9]\d{0,19})(\.\d{1,40})?([eE][+-]?\d{1,3})?", re.ASCII),
+}
 
 _TYPE_NAMES = {
     "int": "an integer",
@@ -96,6 +104,8 @@ class Field:
         return InvalidArgument(self.name, describe(value) + note, allowed or self.allowed)
 
     def _check_number(self, value: object) -> int | float:
+        if isinstance(value, str) and _NUMBER[self.type].fullmatch(value):
+            value = int(value) if self.type == "int" else float(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             note = " (a string)" if isinstance(value, str) else ""
             raise self.error(value, note=note)
@@ -189,22 +199,14 @@ class Names:
     def parse(self, values: Mapping[str, object], *, parameters: bool = False) -> dict[str, Any]:
         """Canonical name -> checked value of each field that is given. `parameters`: values are Triton
         request parameters. Two spellings of one field must agree."""
-        sources = [(name, {name: value}) for name, value in values.items()]
-        return merge(
-            [
-                (name, self._parse_one(one, Field.from_parameter if parameters else Field.check))
-                for name, one in sources
-            ]
-        )
-
-    def _parse_one(self, one: Mapping[str, object], check: Callable[[Field, object], Any]) -> dict[str, Any]:
-        parsed = {}
-        for name, value in one.items():
+        check = Field.from_parameter if parameters else Field.check
+        given = []
+        for name, value in values.items():
             field = self.find(name)
             checked = check(field, value)
             if checked is not None:
-                parsed[field.name] = checked
-        return parsed
+                given.append((name, {field.name: checked}))
+        return merge(given)
 
 
 def merge(sources: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:

@@ -58,6 +58,14 @@ def generate_stream(
         connection.close()
 
 
+def stream_error(address: str, body: dict[str, Any], model: str = "ensemble") -> str:
+    """The error that ends a generate_stream: as the HTTP answer, or as an event; "" when there is none."""
+    try:
+        return "".join(event.get("error", "") for event in generate_stream(address, body, model))
+    except HttpError as error:
+        return error.message
+
+
 def _message(body: bytes) -> str:
     try:
         return str(json.loads(body)["error"])

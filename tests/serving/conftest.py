@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
-
 from quire.triton.server import TritonServer
+from tokenizers import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "models" / "quire-8m"

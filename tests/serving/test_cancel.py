@@ -1,17 +1,17 @@
-"""A client that goes away frees its blocks: by gRPC cancellation and HTTP disconnect, streaming or not, through the
-ensemble and direct."""
+"""A client that goes away frees its blocks: by gRPC cancellation, streaming or not, and by HTTP disconnect of a
+stream, through the ensemble and direct."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import time
+from typing import Any
 
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 from client import GrpcStream, generate, generate_stream, metrics, text_inputs, wait_until
-
 from quire.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
@@ -31,15 +31,19 @@ class Watch:
     def running(self) -> bool:
         return metrics(self.server.metrics_url)["vllm:num_requests_running"] > 0
 
-    def assert_ended_early(self) -> None:
-        """The sequence is gone, its blocks are free, and the engine made few of its tokens."""
-        wait_until(lambda: not self.running(), timeout=10, what="the cancelled request leaves the engine")
+    def wait_until_gone(self) -> float:
+        """Tokens made until the sequence is gone and its blocks are free."""
+        wait_until(lambda: not self.running(), timeout=30, what="the request leaves the engine")
         values = metrics(self.server.metrics_url)
         assert values["quire:kv_blocks_total"] == values["quire:kv_blocks_free"]
-        made = values["vllm:generation_tokens_total"] - self.before
+        return values["vllm:generation_tokens_total"] - self.before
+
+    def assert_ended_early(self) -> None:
+        """The engine made few of the request's tokens, and makes no more."""
+        made = self.wait_until_gone()
         assert 0 < made < FEW_TOKENS
         time.sleep(0.2)
-        assert made == metrics(self.server.metrics_url)["vllm:generation_tokens_total"] - self.before
+        assert made == self.wait_until_gone()
 
 
 def generation_inputs(stream: bool) -> list[grpcclient.InferInput]:
@@ -77,26 +81,33 @@ def test_grpc_cancellation_frees_the_blocks(server: TritonServer, model: str, st
     watch.assert_ended_early()
 
 
-@pytest.mark.parametrize("stream", [True, False], ids=["streaming", "whole"])
 @pytest.mark.parametrize("model", ["ensemble", "generation"])
-def test_http_disconnect_frees_the_blocks(server: TritonServer, model: str, stream: bool) -> None:
-    """Closing the HTTP connection of generate or generate_stream ends the sequence in the engine."""
+def test_http_disconnect_frees_the_blocks(server: TritonServer, model: str) -> None:
+    """Closing the HTTP connection of generate_stream ends the sequence in the engine."""
     watch = Watch(server)
-    if model == "ensemble":
-        body = {"text_input": "import os", "stream": stream, **LONG}
-    else:
-        body = {"input_ids": list(range(5, 20)), "stream": stream, **LONG}
-    if stream:
-        events = generate_stream(server.http_url, body, model)
-        next(events)
-        events.close()
-    else:
-        host, port = server.http_url.removeprefix("http://").split(":")
-        connection = http.client.HTTPConnection(host, int(port))
-        connection.request("POST", f"/v2/models/{model}/generate", json.dumps(body))
-        wait_until(watch.running, what="the request runs")
-        connection.close()
+    events = generate_stream(server.http_url, http_body(model, LONG | {"stream": True}), model)
+    next(events)
+    events.close()
     watch.assert_ended_early()
+
+
+@pytest.mark.parametrize("model", ["ensemble", "generation"])
+def test_http_disconnect_without_a_stream_is_seen_at_the_end(server: TritonServer, model: str) -> None:
+    """Triton reads no connection between the request and its first response, so nobody can learn that the client
+    of `generate` left; the sequence ends at its max_tokens and its blocks are free then."""
+    watch = Watch(server)
+    host, port = server.http_url.removeprefix("http://").split(":")
+    connection = http.client.HTTPConnection(host, int(port))
+    fields = LONG | {"max_tokens": 300, "min_tokens": 300}
+    connection.request("POST", f"/v2/models/{model}/generate", json.dumps(http_body(model, fields)))
+    wait_until(watch.running, what="the request runs")
+    connection.close()
+    assert 300 == watch.wait_until_gone()
+
+
+def http_body(model: str, fields: dict[str, Any]) -> dict[str, Any]:
+    prompt = {"text_input": "import os"} if model == "ensemble" else {"input_ids": list(range(5, 20))}
+    return prompt | fields
 
 
 def test_the_others_of_the_batch_do_not_notice(server: TritonServer) -> None:

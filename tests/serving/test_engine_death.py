@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from client import HttpError, generate, metrics, wait_until
-
 from quire.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 from client import generate, generate_stream, metrics, wait_until
-
-from quire.triton.installation import find_perf_analyzer
+from quire.triton.perf_analyzer import find_perf_analyzer
 from quire.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
@@ -36,7 +35,8 @@ def test_a_hundred_requests_at_once_are_all_answered_and_leave_no_block_behind(s
         for i in range(100)
     ]
     alone = [
-        generate(server.http_url, body | {"exclude_input_in_output": True})["text_output"] for body in bodies[:10]
+        generate(server.http_url, body | {"exclude_input_in_output": True})["text_output"]
+        for body in bodies[:10]
     ]
 
     def ask(i: int) -> str:
@@ -75,7 +75,9 @@ def test_a_short_request_sent_last_finishes_before_a_long_one_sent_first(server:
 def test_perf_analyzer_measures_the_ensemble(server: TritonServer, tmp_path: Path) -> None:
     """NVIDIA's own load tool runs against the ensemble without an option of ours, and loses no token."""
     tokens, requests = 16, 24
-    parameters = json.dumps({"max_tokens": tokens, "min_tokens": tokens, "ignore_eos": True, "temperature": 0})
+    parameters = json.dumps(
+        {"max_tokens": tokens, "min_tokens": tokens, "ignore_eos": True, "temperature": 0}
+    )
     data = [
         {
             "text_input": {"content": [f"def f{i}("], "shape": [1]},
@@ -86,7 +88,7 @@ def test_perf_analyzer_measures_the_ensemble(server: TritonServer, tmp_path: Pat
     ]
     load, profile = tmp_path / "load.json", tmp_path / "profile.json"
     load.write_text(json.dumps({"data": data}))
-    executable, environment = find_perf_analyzer()
+    executable, environment = find_perf_analyzer(tmp_path / "lib")
     command = [
         str(executable), "-m", "ensemble", "-i", "grpc", "--async", "--streaming", "-u", server.grpc_url,
         "--input-data", str(load), "--concurrency-range", "4", "--request-count", str(requests),

@@ -66,7 +66,9 @@ def _protobuf() -> tuple[Any, Any]:
             importlib.import_module("tritonclient.grpc.model_config_pb2"),
         )
     except ModuleNotFoundError as error:
-        raise ServerNotFound(f"{error.name}: not installed; install it with `pip install 'quire[server]'`") from None
+        raise ServerNotFound(
+            f"{error.name}: not installed; install it with `pip install 'quire[server]'`"
+        ) from None
 
 
 def _read_config(folder: Path) -> tuple[Any, list[Problem]]:
@@ -113,8 +115,8 @@ def _check_ensemble(path: Path, config: Any, configs: dict[str, Any]) -> Iterato
         model = configs.get(step.model_name)
         if model is None:
             message = (
-                f"{where}.model_name: got {describe(step.model_name)}{did_you_mean(step.model_name, configs)}; "
-                f"allowed: {', '.join(configs)}"
+                f"{where}.model_name: got {describe(step.model_name)}{did_you_mean(step.model_name, configs)}"
+                f"; allowed: {', '.join(configs)}"
             )
             yield Problem(file=path, message=message)
             continue
@@ -167,7 +169,9 @@ def _difference(given: Any, expected: Any) -> str:
         name_of = _protobuf()[1].DataType.Name
         return f"got {name_of(given.data_type)}; allowed: {name_of(expected.data_type)}"
     dims, allowed = list(given.dims), list(expected.dims)
-    if len(dims) != len(allowed) or any(-1 not in pair and pair[0] != pair[1] for pair in zip(dims, allowed, strict=True)):
+    if len(dims) != len(allowed) or any(
+        -1 not in pair and pair[0] != pair[1] for pair in zip(dims, allowed, strict=True)
+    ):
         return f"got dims {dims}; allowed: {allowed}"
     return ""
 

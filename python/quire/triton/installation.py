@@ -31,6 +31,7 @@ _INSTALL_HINT = (
     "tritonserver: not found in the nvidia-pytriton wheel, on PATH, or in /opt/tritonserver; "
     "install it with `pip install 'quire[server]'`, or run inside NVIDIA's Triton container"
 )
+_CONTAINER = Path("/opt/tritonserver")
 _PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -48,7 +49,7 @@ def find_installation() -> Installation:
     """tritonserver in the nvidia-pytriton wheel, else on PATH, else in /opt/tritonserver."""
     if wheel := _in_wheel():
         return wheel
-    candidates = [shutil.which("tritonserver"), "/opt/tritonserver/bin/tritonserver"]
+    candidates = [shutil.which("tritonserver"), _CONTAINER / "bin" / "tritonserver"]
     for candidate in candidates:
         if candidate and Path(candidate).is_file():
             executable = Path(candidate).resolve()
@@ -65,8 +66,7 @@ def find_installation() -> Installation:
 
 def find_backend_library() -> Path:
     """libtriton_quire.so of the installed package."""
-    folders = [Path(__file__).resolve().parents[1], native_folder()]
-    tried = [folder / "lib" / "libtriton_quire.so" for folder in folders if folder]
+    tried = [folder / "lib" / "libtriton_quire.so" for folder in _library_folders()]
     for path in tried:
         if path.is_file():
             return path
@@ -108,6 +108,11 @@ def lay_out(root: Path, installation: Installation, *, with_quire_backend: bool 
 
 def backend_directory(root: Path) -> Path:
     return root / "pytriton" / "tritonserver" / "backends"
+
+
+def _library_folders() -> list[Path]:
+    # Beside the compiled module first: an editable install has it elsewhere than the sources.
+    return [folder for folder in (native_folder(), Path(__file__).resolve().parents[1]) if folder]
 
 
 def _in_wheel() -> Installation | None:
@@ -170,9 +175,7 @@ def _site_folders() -> list[str]:
 def _extra_paths() -> list[str]:
     """PYTHONPATH, and the folder this package was imported from when that is in no site folder."""
     paths = [str(Path(path).resolve()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    package_parent = str(Path(__file__).resolve().parents[2])
-    if importlib.util.find_spec("quire._core") is not None or package_parent not in _site_folders():
-        paths.append(package_parent)
+    paths.append(str(Path(__file__).resolve().parents[2]))
     return list(dict.fromkeys(path for path in paths if path not in _site_folders()))
 
 

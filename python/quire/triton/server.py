@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,8 +22,9 @@ from quire.errors import PortInUse, ServerError, ServerStartError
 from quire.triton.installation import backend_directory, find_installation, lay_out
 
 # What tritonserver logs as errors on every machine without a GPU.
-_NOISE = re.compile(r"CUDA|NVML|DCGM|nvml|PinnedMemory|pinned memory|GPU")
-_ERROR_LINE = re.compile(r"^(E\d{4} |error:)|UNAVAILABLE|failed to load")
+_NOISE = re.compile(r"CUDA|NVML|DCGM|pinned memory|GPU", re.IGNORECASE)
+_ERROR_LINE = re.compile(r"^(E\d{4} |error:)")
+_FAILED_LOAD = re.compile(r"\"failed to load '([^']+)' version \d+: (.*)\"$", re.MULTILINE)
 
 
 class TritonServer:
@@ -91,8 +92,9 @@ class TritonServer:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def start(self) -> TritonServer:
-        """Returns when server and models are ready; raises ServerStartError with the server's error lines."""
+    def start(self, on_wait: Callable[[], None] = lambda: None) -> TritonServer:
+        """Returns when server and models are ready; raises ServerStartError with the server's error lines.
+        `on_wait` is called several times a second until then."""
         if self._process is not None:
             raise ServerError("tritonserver: already started")
         if not self._repository.is_dir():
@@ -111,7 +113,7 @@ class TritonServer:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-            self._wait_ready()
+            self._wait_ready(on_wait)
         except BaseException:
             self.stop()
             raise
@@ -179,11 +181,13 @@ class TritonServer:
         return _http(urllib.request.Request(self.metrics_url), 10)[1]
 
     def error_lines(self) -> str:
-        """The server's own lines about what went wrong, without those of every machine without a GPU."""
-        lines = [
-            line for line in self.log.splitlines() if _ERROR_LINE.search(line) and not _NOISE.search(line)
-        ]
-        return "\n".join(dict.fromkeys(lines)) or "\n".join(self.log.splitlines()[-20:])
+        """What the server says went wrong: why models did not load, else its error lines (without those of
+        every machine without a GPU), else the end of its log."""
+        log = self.log
+        if failed := _FAILED_LOAD.findall(log):
+            return "\n".join(f"{name}: {_unescaped(reason)}" for name, reason in failed)
+        lines = [line for line in log.splitlines() if _ERROR_LINE.search(line) and not _NOISE.search(line)]
+        return "\n".join(dict.fromkeys(lines)) or "\n".join(log.splitlines()[-20:])
 
     @property
     def _reachable_host(self) -> str:
@@ -208,7 +212,7 @@ class TritonServer:
             line += ["--model-control-mode=explicit", *(f"--load-model={name}" for name in self._models)]
         return line + self._arguments
 
-    def _wait_ready(self) -> None:
+    def _wait_ready(self, on_wait: Callable[[], None]) -> None:
         assert self._process
         deadline = time.monotonic() + self._start_timeout
         while not self.is_ready():
@@ -219,6 +223,7 @@ class TritonServer:
             if time.monotonic() > deadline:
                 problem = f"tritonserver: not ready after {self._start_timeout:g} s"
                 raise ServerStartError(problem, self.error_lines())
+            on_wait()
             time.sleep(0.05)
 
     def _post_or_raise(self, path: str, payload: Any) -> None:
@@ -238,15 +243,20 @@ def choose_ports(asked: Mapping[str, int | None], host: str) -> list[int]:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port or 0))
+                probe.listen(1)  # held until all are chosen, so that no two are the same
             except OSError as error:
                 if port is None:
                     raise ServerError(f"{host}: no free port: {error.strerror}") from error
                 raise PortInUse(port, flag) from error
-            # Held until all are chosen, so that no two are the same.
-            if port is None:
-                probe.listen(1)
             ports.append(probe.getsockname()[1])
         return ports
+
+
+def _unescaped(reason: str) -> str:
+    """A message as it was before the log escaped it, without the Python backend's traceback."""
+    with contextlib.suppress(ValueError):
+        reason = json.loads(f'"{reason}"')
+    return reason.partition("\n\nAt:\n")[0]
 
 
 def _http(request: urllib.request.Request, timeout: float) -> tuple[int, str]:

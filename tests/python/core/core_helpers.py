@@ -1,4 +1,4 @@
-"""What core tests share: small token tables, a fake model that proves every slot, and a driver of EngineCore."""
+"""What core tests share: small token tables, a fake model that proves every slot, a driver of EngineCore."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-
 from quire import _core
 
 POISON = -(2**31)  # in cache slots that nobody wrote
@@ -58,9 +57,9 @@ class Sequence:
 class FakeModel:
     """Next token = function of all previous tokens, read through the block tables.
 
-    Its KV cache holds token ids. Each step it writes the batch's tokens to their slots, reads each request's whole
-    sequence back through its block table, and compares it with what the request's tokens are. So a wrong block, slot,
-    shared prefix or recomputation fails at the step where it happens.
+    Its KV cache holds token ids. Each step it writes the batch's tokens to their slots, reads each request's
+    whole sequence back through its block table, and compares it with what the request's tokens are. So a
+    wrong block, slot, shared prefix or recomputation fails at the step where it happens.
     """
 
     def __init__(self, core: _core.EngineCore) -> None:

@@ -48,7 +48,12 @@ def test_values_are_frozen_hashable_and_copyable() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"temperature": "0.5"}, 'temperature: got "0.5" (a string); allowed: a number in [0, 2]'),
+        ({"temperature": "hot"}, 'temperature: got "hot" (a string); allowed: a number in [0, 2]'),
+        ({"temperature": " 0.5"}, 'temperature: got " 0.5" (a string); allowed: a number in [0, 2]'),
+        ({"temperature": "nan"}, 'temperature: got "nan" (a string); allowed: a number in [0, 2]'),
+        ({"max_tokens": "1.0"}, None),
+        ({"max_tokens": "1_0"}, None),
+        ({"max_tokens": "0"}, "max_tokens: got 0; allowed: an integer in [1, 2147483647]"),
         ({"temperature": True}, "temperature: got true; allowed: a number in [0, 2]"),
         ({"temperature": math.nan}, "temperature: got nan; allowed: a number in [0, 2]"),
         ({"temperature": math.inf}, "temperature: got inf; allowed: a number in [0, 2]"),
@@ -56,12 +61,12 @@ def test_values_are_frozen_hashable_and_copyable() -> None:
         ({"temperature": -0.1}, "temperature: got -0.1; allowed: a number in [0, 2]"),
         ({"top_p": 0}, "top_p: got 0.0; allowed: a number in (0, 1]"),
         ({"top_p": 1e-50}, "top_p: got 1e-50; allowed: a number in (0, 1]"),
-        ({"max_tokens": True}, "max_tokens: got true; allowed: an integer in [0, 2147483647]"),
+        ({"max_tokens": True}, "max_tokens: got true; allowed: an integer in [1, 2147483647]"),
         (
             {"max_tokens": 16.0},
-            "max_tokens: got 16.0 (a float; write 16); allowed: an integer in [0, 2147483647]",
+            "max_tokens: got 16.0 (a float; write 16); allowed: an integer in [1, 2147483647]",
         ),
-        ({"max_tokens": 2**31}, "max_tokens: got 2147483648; allowed: an integer in [0, 2147483647]"),
+        ({"max_tokens": 2**31}, "max_tokens: got 2147483648; allowed: an integer in [1, 2147483647]"),
         ({"seed": 2**63}, None),
         ({"seed": 10**5000}, None),
         ({"seed": -(2**63) - 1}, None),
@@ -272,6 +277,8 @@ def test_ranges_are_those_of_the_core(field: Field) -> None:
     table = _core.TokenTable(_core.DecoderKind.JOINED, [b"a"], [0])
     core = _core.EngineCore(_core.EngineConfig(num_blocks=8, max_model_len=64, vocab_size=1), table)
     for index, value in enumerate(boundary_values(field)):
+        if field.name == "max_tokens" and value == 0:
+            continue  # how the core says "not given"
         given = {"max_tokens": INT32_MAX, field.name: value}
         try:
             core.add_request(index, [0], _core.SamplingParams(**given))
@@ -286,6 +293,13 @@ def test_ranges_are_those_of_the_core(field: Field) -> None:
         except InvalidArgument:
             in_table = False
         assert in_table == in_core, f"{field.name} = {value!r}"
+
+
+def test_a_string_that_is_exactly_a_number_is_that_number() -> None:
+    """Clients of Triton's vLLM backend send numbers as strings."""
+    given = {"temperature": "0.1", "top_p": "0.95", "max_tokens": "100", "seed": "-5"}
+    params = SamplingParams.from_dict(given)
+    assert SamplingParams(temperature=0.1, top_p=0.95, max_tokens=100, seed=-5) == params
 
 
 def test_conversion_to_the_core() -> None:

@@ -80,7 +80,7 @@ def test_typed_settings_come_out(server: TritonServer) -> None:
         ({"text_input": "word " * 200}, "text_input"),
         ({"text_input": "x", "temperatur": 1.0}, "temperatur"),
         ({"text_input": "x", "temperature": 3.0}, "temperature"),
-        ({"text_input": "x", "temperature": "0.5"}, "temperature"),
+        ({"text_input": "x", "temperature": "hot"}, "temperature"),
         ({"text_input": "x", "max_tokens": 1.5}, "max_tokens"),
         ({"text_input": "x", "max_tokens": True}, "max_tokens"),
         ({"text_input": "x", "seed": 2**64}, "seed"),

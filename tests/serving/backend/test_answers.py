@@ -12,6 +12,8 @@ import tritonclient.grpc as grpc
 from backend_server import Server
 from fake_engine import END_ID, STOP_ID
 
+pytestmark = pytest.mark.serving
+
 TYPES = {
     bool: ("BOOL", bool),
     int: ("INT32", np.int32),
@@ -156,7 +158,7 @@ def test_prompt_text_stands_before_the_answer_once(server: Server, stream: bool)
 
 
 def test_ids_without_text(server: Server) -> None:
-    """A stop token behind the text, and special tokens when they are skipped, add nothing, not even a separator."""
+    """A stop token behind the text and skipped special tokens add nothing, not even a separator."""
     answer = server.generate(
         "ensemble", input_ids=[END_ID, 5, END_ID, 6, STOP_ID], acknowledge=True, return_finish_reason=True
     )

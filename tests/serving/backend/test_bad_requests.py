@@ -1,4 +1,4 @@
-"""A bad request gets an error that names the field, what was given and what is allowed; the next request works."""
+"""A bad request gets an error with the field, what was given and what is allowed; the next one works."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import tritonclient.grpc as grpc
 from backend_server import Server
 from fake_engine import ERROR_ID
 from tritonclient.utils import InferenceServerException
+
+pytestmark = pytest.mark.serving
 
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"input_ids": []}, "input_ids: got 0 ids; allowed: 1 to 4095 ids"),
@@ -29,14 +31,13 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "message"), BAD_FIELDS, ids=[str(list(f)[0]) for f, _ in BAD_FIELDS])
-@pytest.mark.parametrize("model", ["generation"])
-def test_bad_field(server: Server, model: str, fields: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("fields", "message"), BAD_FIELDS, ids=[next(iter(f)) for f, _ in BAD_FIELDS])
+def test_bad_field(server: Server, fields: dict[str, Any], message: str) -> None:
     """Each setting that is out of range is refused with status 400."""
-    status, error = server.generate_error(model, **{"input_ids": [1], "max_tokens": 2} | fields)
+    status, error = server.generate_error("generation", **{"input_ids": [1], "max_tokens": 2} | fields)
     assert message in error
     assert status == 400
-    assert server.generate(model, input_ids=[1], max_tokens=2)["output_ids"] == [1, 1]
+    assert server.generate("generation", input_ids=[1], max_tokens=2)["output_ids"] == [1, 1]
 
 
 def test_error_through_the_ensemble(server: Server) -> None:
@@ -49,17 +50,15 @@ def test_error_through_the_ensemble(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "value", "message"),
+    ("name", "value"),
     [
-        ("temperature", [1], np.array([1], np.int32), "temperature"),
-        ("max_tokens", [2], np.array([1, 2], np.int32), "max_tokens"),
-        ("input_ids", [1, 2], np.array([[1, 2]], np.int32), "input_ids"),
-        ("unknown", [1], np.array([1], np.int32), "unknown"),
+        ("temperature", np.array([1], np.int32)),
+        ("max_tokens", np.array([1, 2], np.int32)),
+        ("input_ids", np.array([[1, 2]], np.int32)),
+        ("unknown", np.array([1], np.int32)),
     ],
 )
-def test_wrong_dtype_or_shape(
-    server: Server, name: str, shape: list[int], value: np.ndarray[Any, Any], message: str
-) -> None:
+def test_wrong_dtype_or_shape(server: Server, name: str, value: np.ndarray[Any, Any]) -> None:
     """A tensor of the wrong type or shape is refused by name."""
     tensors = {"input_ids": np.array([1], np.int32), name: value}
     inputs = []
@@ -67,7 +66,6 @@ def test_wrong_dtype_or_shape(
         tensor = grpc.InferInput(key, list(array.shape), "INT32")
         tensor.set_data_from_numpy(array)
         inputs.append(tensor)
-    assert shape == list(value.shape)
     with grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
         errors = []
         client.start_stream(lambda result, error: errors.append(error))
@@ -75,7 +73,7 @@ def test_wrong_dtype_or_shape(
         client.stop_stream()
     (error,) = errors
     assert isinstance(error, InferenceServerException)
-    assert message in str(error)
+    assert name in str(error)
     assert server.generate("generation", input_ids=[1], max_tokens=2)["output_ids"] == [1, 1]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from backend_server import Repository, StartServer
+
+pytestmark = pytest.mark.serving
 
 CASES = [
     (
@@ -66,8 +69,6 @@ def test_wrong_setting(
 
 def test_missing_interpreter(start_server: StartServer, tmp_path: Path) -> None:
     """An interpreter that does not exist is named, with where it is set."""
-    import sys
-
     repository = Repository(tmp_path / "models")
     repository.edit("generation", sys.executable, "/nowhere/python")
     server = start_server(repository)
