@@ -91,6 +91,7 @@ class Llama:
         hidden, qkv = config.hidden_size, config.q_size + 2 * config.kv_size
         intermediate = config.intermediate_size
         attention_bias, mlp_bias = config.attention_bias, config.mlp_bias
+        self.num_largest_weights = max(hidden * qkv, config.q_size * hidden, 2 * hidden * intermediate)
         self.layers = [
             LayerWeights(
                 input_norm=torch.empty(hidden, dtype=dtype),
