@@ -17,7 +17,8 @@ void StopScanner::push(const TokenTable& table, int32_t id, TextBoundary::Step s
   }
   if (is_byte) {
     push_byte(static_cast<uint8_t>(text.front()));
-  } else if (table.kind() == DecoderKind::kByteLevel) {
+  } else if (table.kind() == DecoderKind::kByteLevel &&
+             (utf8_.is_inside_character() || !table.is_complete(id))) {
     for (char byte : text) {
       utf8_.push(static_cast<uint8_t>(byte), [this](std::string_view character, bool) { feed(character); });
     }
@@ -34,20 +35,22 @@ void StopScanner::push(const TokenTable& table, int32_t id, TextBoundary::Step s
 }
 
 void StopScanner::feed(std::string_view text) {
-  for (char c : text) {
-    if (place_.is_start && strip_left_ == kStripOneSpace) {
-      place_.is_start = false;
-      if (c == ' ') continue;
-    }
-    place_.state = matcher_.next(place_.state, static_cast<uint8_t>(c));
-    ++place_.text_end;
-    if (!can_stop_ || is_matched_) continue;
-    if (const uint32_t length = matcher_.match_length(place_.state); length > 0) {
+  if (place_.is_start && strip_left_ == kStripOneSpace && !text.empty()) {
+    place_.is_start = false;
+    if (text.front() == ' ') text.remove_prefix(1);
+  }
+  StopMatcher::State state = place_.state;
+  for (size_t i = 0; i < text.size(); ++i) {
+    state = matcher_.next(state, static_cast<uint8_t>(text[i]));
+    if (state == StopMatcher::kStart || !can_stop_ || is_matched_) continue;
+    if (const uint32_t length = matcher_.match_length(state); length > 0) {
       is_matched_ = true;
-      match_end_ = place_.text_end;
+      match_end_ = place_.text_end + i + 1;
       match_begin_ = match_end_ - length;
     }
   }
+  place_.state = state;
+  place_.text_end += text.size();
 }
 
 void StopScanner::push_byte(uint8_t byte) {

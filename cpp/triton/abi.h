@@ -1,5 +1,4 @@
-// The part of Triton's C API for backends that Quire calls, declared here so that the build needs no Triton
-// headers.
+// The part of Triton's C API for backends that Quire calls, so that the build needs no Triton headers.
 //
 // Triton keeps this interface stable: within a major version, functions and enumerators are only added. The
 // values below are part of that interface. backend.cc compares the server's version with these at load.
@@ -81,7 +80,6 @@ const char* TRITONSERVER_DataTypeString(TRITONSERVER_DataType type);
 TRITONSERVER_Error* TRITONSERVER_MessageSerializeToJson(TRITONSERVER_Message* message, const char** base,
                                                         size_t* size);
 TRITONSERVER_Error* TRITONSERVER_MessageDelete(TRITONSERVER_Message* message);
-bool TRITONSERVER_LogIsEnabled(TRITONSERVER_LogLevel level);
 TRITONSERVER_Error* TRITONSERVER_LogMessage(TRITONSERVER_LogLevel level, const char* file, int line,
                                             const char* message);
 

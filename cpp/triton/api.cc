@@ -130,4 +130,21 @@ void ResponseBuilder::send(bool is_final, TRITONSERVER_Error* error) {
   check(TRITONBACKEND_ResponseSend(response, is_final ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0, error));
 }
 
+void answer_with_error(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
+                       const std::exception& exception, uint64_t start_ns) {
+  TRITONSERVER_Error* error = to_triton(exception);
+  try {
+    ResponseBuilder(request).send(true, error);
+  } catch (const std::exception& failure) {
+    QUIRE_LOG(ERROR, std::string("an error could not be answered: ") + failure.what());
+  }
+  TRITONSERVER_ErrorDelete(error);
+  const uint64_t end_ns = now_ns();
+  log_if_failed(TRITONBACKEND_ModelInstanceReportStatistics(instance, request, false, start_ns, start_ns,
+                                                            end_ns, end_ns),
+                "reporting statistics");
+  log_if_failed(TRITONBACKEND_RequestRelease(request, TRITONSERVER_REQUEST_RELEASE_ALL),
+                "releasing a request");
+}
+
 }  // namespace quire::triton

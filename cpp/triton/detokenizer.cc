@@ -54,21 +54,14 @@ class FeedbackOnExit {
 void Detokenizer::execute(TRITONBACKEND_Request** requests, uint32_t count) {
   for (uint32_t i = 0; i < count; ++i) {
     const uint64_t start_ns = now_ns();
-    bool is_success = true;
     try {
       answer(requests[i]);
-    } catch (const std::exception& exception) {
-      is_success = false;
-      TRITONSERVER_Error* error = to_triton(exception);
-      try {
-        ResponseBuilder(requests[i]).send(true, error);
-      } catch (const std::exception& failure) {
-        QUIRE_LOG(ERROR, std::string("an error could not be answered: ") + failure.what());
-      }
-      TRITONSERVER_ErrorDelete(error);
+    } catch (const std::exception& error) {
+      answer_with_error(instance_, requests[i], error, start_ns);
+      continue;
     }
     const uint64_t end_ns = now_ns();
-    log_if_failed(TRITONBACKEND_ModelInstanceReportStatistics(instance_, requests[i], is_success, start_ns,
+    log_if_failed(TRITONBACKEND_ModelInstanceReportStatistics(instance_, requests[i], true, start_ns,
                                                               start_ns, end_ns, end_ns),
                   "reporting statistics");
     log_if_failed(TRITONBACKEND_RequestRelease(requests[i], TRITONSERVER_REQUEST_RELEASE_ALL),

@@ -21,6 +21,7 @@ constexpr auto kCrashLoopUptime = 5s;  // an engine that lived shorter is starte
 constexpr auto kCrashLoopPause = 1s;
 constexpr auto kExitPatience = 5s;  // for the exit status after the end of file; then SIGKILL
 constexpr auto kExitPoll = 5ms;
+constexpr auto kExitCheck = 1s;     // a helper of a dead engine may hold the socket open
 constexpr auto kLoadingNote = 30s;  // how often a slow start is mentioned in the log
 constexpr size_t kReadSize = 1 << 18;
 
@@ -45,7 +46,8 @@ void EngineClient::start(Clock::time_point now) {
     return;
   }
   state_ = State::kStarting;
-  wake_at_ = now + kLoadingNote;
+  noted_at_ = now;
+  wake_at_ = now + kExitCheck;
 }
 
 short EngineClient::poll_events() const {
@@ -59,8 +61,14 @@ void EngineClient::service(short events, Clock::time_point now) {
   if (now < wake_at_) return;
   switch (state_) {
     case State::kStarting:
-      QUIRE_LOG(INFO, "the engine (process " + std::to_string(process_->pid()) + ") is still starting");
-      wake_at_ = now + kLoadingNote;
+    case State::kReady:
+      wake_at_ = now + kExitCheck;
+      if (process_->poll_exit()) {
+        lose("", now);
+      } else if (state_ == State::kStarting && now >= noted_at_ + kLoadingNote) {
+        QUIRE_LOG(INFO, "the engine (process " + std::to_string(process_->pid()) + ") is still starting");
+        noted_at_ = now;
+      }
       break;
     case State::kEnding:
       if (const auto exit = process_->poll_exit()) {
@@ -115,7 +123,6 @@ void EngineClient::handle_frame(wire::FrameType type, std::string_view payload, 
     events_.on_ready(ready_frame_);
     state_ = State::kReady;
     num_failed_starts_ = 0;
-    wake_at_ = Clock::time_point::max();
   } else if (type == wire::FrameType::kStartError && state_ == State::kStarting) {
     lose(std::string(payload), now);
   } else {

@@ -1,5 +1,4 @@
-// Keeps an engine running and speaks wire.h with it. Not thread safe: one thread owns it and waits on its
-// socket.
+// Keeps an engine running and speaks wire.h with it. One thread owns it and waits on its socket.
 //
 //   kIdle -> kStarting -> kReady
 //                |          |      the connection ends
@@ -9,9 +8,8 @@
 //                |          v
 //                |      kBackoff -> kStarting
 //                v
-//            kRefusing             three starts in a row failed; try_start() makes another attempt, at most
-//            every
-//                                  few seconds
+//            kRefusing             three starts in a row failed; try_start() makes another attempt,
+//                                  at most every few seconds
 #pragma once
 
 #include <chrono>
@@ -32,8 +30,8 @@ class EngineClient {
   class Events {
    public:
     virtual ~Events() = default;
-    virtual void on_ready(
-        wire::ReadyFrame& ready) = 0;  // may throw: then the engine counts as failed to start
+    // May throw: then the engine counts as failed to start.
+    virtual void on_ready(wire::ReadyFrame& ready) = 0;
     virtual void on_step(const StepOutputs& outputs) = 0;
     // A ready engine is gone; another is started. `why` completes the sentence "the engine ...".
     virtual void on_lost(const std::string& why) = 0;
@@ -44,8 +42,7 @@ class EngineClient {
   EngineClient(EngineCommand command, Events& events) : command_(std::move(command)), events_(events) {}
 
   bool is_ready() const { return state_ == State::kReady; }
-  // Whether requests may wait for it; in kRefusing this makes a new attempt if the last one was long enough
-  // ago.
+  // Whether requests may wait for it. In kRefusing this makes a new attempt if the last was long enough ago.
   bool try_start(Clock::time_point now);
   const std::string& last_start_error() const { return start_error_; }
 
@@ -79,6 +76,7 @@ class EngineClient {
   std::unique_ptr<EngineProcess> process_;
   Clock::time_point wake_at_ = Clock::time_point::max();
   Clock::time_point started_at_{};  // the last attempt
+  Clock::time_point noted_at_{};    // kStarting: when the log last said so
   Clock::time_point kill_at_{};     // kEnding: when patience ends
 
   bool was_ready_ = false;     // the engine in kEnding had been ready

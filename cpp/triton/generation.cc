@@ -19,22 +19,6 @@ constexpr auto kAcknowledgePatience = 60s;  // then nobody follows this generati
 std::atomic<uint64_t> next_generation_id{1};
 std::atomic<uint64_t> next_request_id{1};
 
-void answer_with_error(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
-                       const std::exception& exception) {
-  const uint64_t time = now_ns();
-  TRITONSERVER_Error* error = to_triton(exception);
-  try {
-    ResponseBuilder(request).send(true, error);
-  } catch (const std::exception& failure) {
-    QUIRE_LOG(ERROR, std::string("an error could not be answered: ") + failure.what());
-  }
-  TRITONSERVER_ErrorDelete(error);
-  log_if_failed(TRITONBACKEND_ModelInstanceReportStatistics(instance, request, false, time, time, time, time),
-                "reporting statistics");
-  log_if_failed(TRITONBACKEND_RequestRelease(request, TRITONSERVER_REQUEST_RELEASE_ALL),
-                "releasing a request");
-}
-
 }  // namespace
 
 Generation::Generation(const ModelSettings& settings)
@@ -66,13 +50,14 @@ void Generation::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Re
                          uint32_t count) {
   const auto info = model_info();
   for (uint32_t i = 0; i < count; ++i) {
+    const uint64_t start_ns = now_ns();
     try {
       GenerationRequest generation = read_generation_request(requests[i]);
       check_limits(generation.request, info->vocab_size, info->max_model_len);
       generation.request.request_id = next_request_id++;
       mailbox_.post(std::make_unique<Sequence>(instance, requests[i], std::move(generation), id_));
     } catch (const std::exception& error) {
-      answer_with_error(instance, requests[i], error);
+      answer_with_error(instance, requests[i], error, start_ns);
     }
   }
 }
@@ -131,7 +116,7 @@ void Generation::submit() {
   for (const uint64_t id : unsubmitted_) {
     const auto it = sequences_.find(id);
     if (it == sequences_.end()) continue;  // cancelled meanwhile
-    it->second->is_submitted = true;
+    it->second->mark_submitted();
     requests_.additions.push_back(it->second->request());
   }
   unsubmitted_.clear();
@@ -168,7 +153,7 @@ Generation::Clock::duration Generation::probe_interval() const {
 void Generation::cancel(Sequences::iterator it, const std::string& why) {
   Sequence& sequence = *it->second;
   // The engine need not be told of the end of what it has finished or never seen.
-  if (sequence.is_submitted && !sequence.is_finished()) requests_.cancellations.push_back(sequence.id());
+  if (sequence.is_submitted() && !sequence.is_finished()) requests_.cancellations.push_back(sequence.id());
   sequence.fail(TRITONSERVER_ERROR_CANCELLED, why);
   sequences_.erase(it);
 }
@@ -226,7 +211,7 @@ void Generation::on_lost(const std::string& why) {
   requests_.cancellations.clear();
   for (auto it = sequences_.begin(); it != sequences_.end();) {
     // What the engine never saw waits for the next one; what it finished still leaves, chunk by chunk.
-    if (it->second->is_submitted && !it->second->is_finished()) {
+    if (it->second->is_submitted() && !it->second->is_finished()) {
       it->second->fail(TRITONSERVER_ERROR_UNAVAILABLE,
                        "the engine " + why + " while it worked on this request; it is being started again");
       it = sequences_.erase(it);

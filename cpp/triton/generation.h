@@ -3,8 +3,10 @@
 // Threads, in one place:
 //   The generation thread owns the sequences, the engine client and the metrics. It alone sends responses of
 //   this model. It holds no lock while it does: in an ensemble, sending a response runs the scheduling of the
-//   next step in the sending thread. Any other thread (Triton's, in execute(); a detokenizer's) only posts to
-//   the mailbox, or reads model_info().
+//   next step in the sending thread.
+//
+//   Any other thread (Triton's, in execute(); a detokenizer's) only posts to the mailbox, or reads
+//   model_info().
 //
 // Flow: at most one chunk per stream is outstanding when the request says `acknowledge`; what the engine
 // releases meanwhile is merged into the next. So a slow reader slows nobody else, and chunks of a stream
@@ -12,9 +14,9 @@
 //
 // Cancellation: a request called directly has its own flag, looked at every few milliseconds. In an ensemble
 // that flag never comes; but the step that follows is marked, so its detokenizer says so in its feedback. A
-// stream that is silent is probed, for the same reason.
-// (What Triton does not know, no backend can: its HTTP front end does not read a connection between the
-// request and the first response, so a client of /generate that goes away is not noticed.)
+// stream that is silent is probed, for the same reason. What Triton does not know, no backend can: its HTTP
+// front end does not read a connection between the request and the first response, so a client of /generate
+// that goes away is not noticed.
 #pragma once
 
 #include <future>

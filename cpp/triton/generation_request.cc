@@ -69,7 +69,8 @@ void set_field(GenerationRequest& request, const InputTensor& tensor) {
   } else if (name == "max_tokens") {
     params.max_tokens = get_scalar<int32_t>(tensor);
     // The core's 0, "fill the context", is said here by leaving the tensor out.
-    if (params.max_tokens < 1) throw InvalidArgument("max_tokens", std::to_string(params.max_tokens), "at least 1");
+    if (params.max_tokens < 1)
+      throw InvalidArgument("max_tokens", std::to_string(params.max_tokens), "at least 1");
   } else if (name == "min_tokens") {
     params.min_tokens = get_scalar<int32_t>(tensor);
   } else if (name == "temperature") {

@@ -44,8 +44,8 @@ class Mailbox {
 
   std::mutex mutex_;
   Mail mail_;
-  bool is_owner_asleep_ =
-      false;  // then whoever posts first writes to the event; posts to a busy owner cost no call
+  // Then whoever posts first writes to the event. Posts to a busy owner cost no system call.
+  bool is_owner_asleep_ = false;
   int event_fd_;
 };
 

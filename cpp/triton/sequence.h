@@ -1,8 +1,7 @@
 // One request of a client while it is being answered: what came in, what the engine produced, what has left.
 //
 // Invariant: the request is completed (FINAL, statistics, release) exactly once, by send(), fail() or the
-// destructor. Owned and used by one thread at a time: execute() makes it, the generation thread does the
-// rest.
+// destructor. One thread at a time: execute() makes it, the generation thread does the rest.
 #pragma once
 
 #include <chrono>
@@ -32,10 +31,10 @@ class Sequence {
   const NewRequest& request() const { return generation_.request; }
   bool is_open() const { return request_ != nullptr; }
   bool is_finished() const { return finish_reason_ != FinishReason::kNone; }  // by the engine
-  bool waits_for_acknowledgement() const { return is_outstanding_; }
   bool is_cancelled() const;  // as the server says of this very request
 
-  bool is_submitted = false;  // the engine knows it
+  bool is_submitted() const { return is_submitted_; }  // the engine knows it
+  void mark_submitted() { is_submitted_ = true; }
 
   // Takes what the engine released. Throws InternalError when the engine breaks the rules of Release.
   void take(const Release& release, std::span<const int32_t> ids);
@@ -46,11 +45,10 @@ class Sequence {
     return is_open() && !is_outstanding_ &&
            (is_finished() || (generation_.stream && num_sent_ < output_ids_.size()));
   }
-  // Sends what is pending as one response, the last one when the engine has finished; then the request is
-  // completed.
+  // Sends what is pending as one response. When the engine has finished it is the last, and completes the
+  // request.
   void send();
-  // Whether nothing was heard of the client for `silence`, so that only a probe will tell if it is still
-  // there.
+  // Whether nothing was sent for `silence`, so that only a probe will tell if the client is still there.
   bool is_probe_due(Clock::time_point now, Clock::duration silence) const;
   void send_probe();
   // Whether the chunk sent last has not been acknowledged for `patience`.
@@ -70,8 +68,8 @@ class Sequence {
   const GenerationRequest generation_;
   const uint64_t owner_;
 
-  // All ids that the engine released; [0, num_sent_) have left. A later engine could resume from prompt +
-  // output ids.
+  // All ids that the engine released; [0, num_sent_) have left. Prompt and these are what another engine
+  // would need to go on.
   std::vector<int32_t> output_ids_;
   size_t num_sent_ = 0;
   // Of the pending ids [num_sent_, output_ids_.size()):
@@ -80,6 +78,7 @@ class Sequence {
   int32_t trim_ = 0;
   FinishReason finish_reason_ = FinishReason::kNone;
 
+  bool is_submitted_ = false;
   bool is_anything_sent_ = false;  // a response that is no probe
   bool is_outstanding_ = false;    // sent, to be acknowledged
   Clock::time_point last_sent_;

@@ -10,7 +10,7 @@ from typing_extensions import Buffer
 
 # ---- core ----
 
-class InvalidArgument(ValueError):
+class InvalidArgument(ValueError):  # noqa: N818
     """A caller's mistake: "<field>: got <given>; allowed: <allowed>"."""
 
     field: str
@@ -60,7 +60,7 @@ class EngineConfig:
     def eos_token_ids(self) -> list[int]: ...
 
 class SamplingParams:
-    """What a request may ask; checked by EngineCore.add_request. Not quire.SamplingParams, which users write."""
+    """What a request may ask; checked by add_request. Users write quire.SamplingParams instead."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class TokenTable:
     def deserialize(bytes: bytes) -> TokenTable: ...
 
 class Batch:
-    """One step's work. Arrays are read-only views of the core's memory: they hold until the next schedule()."""
+    """One step's work. Arrays are read-only views of the core's memory, valid until the next schedule()."""
 
     @property
     def num_reqs(self) -> int: ...

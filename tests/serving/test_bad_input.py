@@ -1,4 +1,4 @@
-"""Each bad request gets an error that names the field, what was given, what is allowed; the next one works."""
+"""A bad request gets an error that names the field, what was given, what is allowed; the next one works."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""A client that goes away frees its blocks: by gRPC cancellation, streaming or not, and by HTTP disconnect of a
-stream, through the ensemble and direct."""
+"""A client that goes away frees its blocks: by gRPC cancellation, streaming or not, and by HTTP disconnect
+of a stream, through the ensemble and direct."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def test_http_disconnect_frees_the_blocks(server: TritonServer, model: str) -> N
 
 @pytest.mark.parametrize("model", ["ensemble", "generation"])
 def test_http_disconnect_without_a_stream_is_seen_at_the_end(server: TritonServer, model: str) -> None:
-    """Triton reads no connection between the request and its first response, so nobody can learn that the client
-    of `generate` left; the sequence ends at its max_tokens and its blocks are free then."""
+    """Triton reads no connection between the request and its first response, so nobody can learn that the
+    client of `generate` left; the sequence ends at its max_tokens and its blocks are free then."""
     watch = Watch(server)
     host, port = server.http_url.removeprefix("http://").split(":")
     connection = http.client.HTTPConnection(host, int(port))

@@ -99,7 +99,7 @@ def test_sampling_parameters_as_json_and_as_keys_are_one(server: TritonServer) -
 
 
 def test_http_infer_says_how_to_call_a_decoupled_model(server: TritonServer) -> None:
-    """tritonclient over HTTP: health, metadata and the tokenizer work; Triton refuses infer with its reason."""
+    """tritonclient over HTTP: health, metadata, the tokenizer work; Triton refuses infer with its reason."""
     with httpclient.InferenceServerClient(server.http_url.removeprefix("http://")) as client:
         assert client.is_model_ready("ensemble")
         names = {entry["name"] for entry in client.get_model_metadata("ensemble")["inputs"]}
@@ -134,7 +134,7 @@ def test_a_stop_string_cuts_the_text_exactly(server: TritonServer, expected: str
 def test_any_prompt_streams_what_it_answers_at_once(
     server: TritonServer, tokenizer: Tokenizer, prompt: str, seed: int
 ) -> None:
-    """Joined stream == one-shot answer == tokenizers' decode of the ids, where a high temperature makes odd bytes."""
+    """Joined stream == one-shot answer == tokenizers' decode of the ids; heat makes odd bytes."""
     settings_ = {"temperature": 2.0, "seed": seed, "max_tokens": 24}
     body = {"text_input": prompt, **settings_}
     events = generate_stream(server.http_url, {**body, "stream": True})

@@ -23,15 +23,16 @@ class StopMatcher {
 
   State next(State state, uint8_t byte) const {
     for (;;) {
-      if (state == kStart) return root_children_[byte];
+      // Most bytes of a text start no stop string: 32 bytes say so, without a look at the nodes.
+      if (state == kStart && !starts_string(byte)) return kStart;
       if (const State child = find_child(state, byte); child != kStart) return child;
       state = nodes_[state].fallback;
     }
   }
   // Bytes of the longest stop string that ends here; 0: none.
-  uint32_t match_length(State state) const { return nodes_[state].match_length; }
+  uint32_t match_length(State state) const { return state == kStart ? 0 : nodes_[state].match_length; }
   // Bytes of the longest end of the text that is a proper prefix of a stop string.
-  uint32_t hold_length(State state) const { return nodes_[state].hold_length; }
+  uint32_t hold_length(State state) const { return state == kStart ? 0 : nodes_[state].hold_length; }
 
  private:
   struct Node {
@@ -44,8 +45,8 @@ class StopMatcher {
     uint8_t byte = 0;
   };
 
+  bool starts_string(uint8_t byte) const { return (first_bytes_[byte / 64] >> (byte % 64) & 1) != 0; }
   State find_child(State state, uint8_t byte) const {
-    if (state == kStart) return root_children_[byte];
     State child = nodes_[state].first_child;
     while (child != kStart && nodes_[child].byte != byte) child = nodes_[child].next_sibling;
     return child;
@@ -53,7 +54,7 @@ class StopMatcher {
   State add_child(State state, uint8_t byte);
 
   std::vector<Node> nodes_;
-  std::array<State, 256> root_children_{};  // kStart: none
+  std::array<uint64_t, 4> first_bytes_{};  // bit set of the strings' first bytes
 };
 
 }  // namespace quire

@@ -1,4 +1,4 @@
-"""Finds perf_analyzer, NVIDIA's load tool: of the tritonclient wheel (2.50 is the last to carry it), or on PATH."""
+"""Finds perf_analyzer, NVIDIA's load tool: in the tritonclient wheel (2.50: the last with it), or on PATH."""
 
 from __future__ import annotations
 
