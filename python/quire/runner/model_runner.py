@@ -13,7 +13,7 @@ from quire.config import EngineConfig
 from quire.models.checkpoint import fill_dummy, load_checkpoint
 from quire.models.config import ModelConfig
 from quire.models.llama import Activations, Llama
-from quire.runner.threads import num_usable_cores
+from quire.runner.threads import num_gemm_threads, num_usable_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,6 +56,7 @@ class ModelRunner:
         else:
             ignored = (*_IGNORED, "lm_head.weight") if model.tie_word_embeddings else _IGNORED
             load_checkpoint(model.folder, self.model.destinations(), ignored)
+        self.model.pack()
         self.activations = Activations(model, dtype, config.max_num_batched_tokens, config.max_num_seqs)
         cache_shape = (num_blocks, config.block_size, model.num_kv_heads, model.head_dim)
         self.caches = [
@@ -69,6 +70,7 @@ class ModelRunner:
         """Compute the batch's tokens; the new id of each sampled request: int32 ``[num_sampled]``, valid
         until the next call."""
         view = torch.from_numpy
+        num_tokens = batch.num_tokens
         info = ops.BatchInfo(
             positions=view(batch.positions),
             slot_mapping=view(batch.slot_mapping),
@@ -79,9 +81,13 @@ class ModelRunner:
         )
         num_sampled = batch.num_sampled
         # One token per request, all sampled: a decode step. Nothing to pick then.
-        is_decode = num_sampled == batch.num_tokens
+        is_decode = num_sampled == num_tokens
         picked = None if is_decode else view(batch.sample_token_idx)
-        logits = self.model.forward(view(batch.token_ids), info, picked, self.caches, self.activations)
+        torch.set_num_threads(num_gemm_threads(num_tokens, self.model.num_largest_weights, self.num_threads))
+        try:
+            logits = self.model.forward(view(batch.token_ids), info, picked, self.caches, self.activations)
+        finally:
+            torch.set_num_threads(self.num_threads)
         sampled = self._sampled[:num_sampled]
         if num_sampled:
             ops.sample(

@@ -44,7 +44,8 @@ def test_token_ids_prompt(llm: LLM) -> None:
 
 
 def test_mixed_prompts_keep_their_order(llm: LLM) -> None:
-    """Texts and ids in one call, more than run at once, of different lengths: answers stand where prompts do."""
+    """Texts and ids in one call, more than run at once, of different lengths: answers stand where prompts
+    do."""
     prompts = ["a", [1, 2, 3], "b" * 40, [7] * 90, "c", "d", [9]]
     params = [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True) for n in (30, 1, 3, 2, 20, 5, 4)]
     outputs = llm.generate(prompts, params)
