@@ -23,6 +23,8 @@ from quire.triton.installation import backend_directory, find_installation, lay_
 
 # What tritonserver logs as errors on every machine without a GPU.
 _NOISE = re.compile(r"CUDA|NVML|DCGM|pinned memory|GPU", re.IGNORECASE)
+# Triton's default of 8 loses events of generate_stream when hundreds of streams share a thread that is busy.
+HTTP_THREADS = 16
 _ERROR_LINE = re.compile(r"^(E\d{4} |error:)")
 _FAILED_LOAD = re.compile(r"\"failed to load '([^']+)' version \d+: (.*)\"$", re.MULTILINE)
 
@@ -204,6 +206,7 @@ class TritonServer:
             "--grpc-port": self.grpc_port,
             "--metrics-address": self._host,
             "--metrics-port": self.metrics_port,
+            "--http-thread-count": HTTP_THREADS,
             "--exit-timeout-secs": self._exit_timeout,
             "--allow-gpu-metrics": str(Path("/dev/nvidiactl").exists()).lower(),
         }
