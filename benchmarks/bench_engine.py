@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 PROMPT = "def fibonacci(n):\n    "
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("bfloat16", "float32")
 
 
 def engine_worker(model: str, dtype: str, threads: int, connection: Connection) -> None:

@@ -68,7 +68,8 @@ def _copy(
         task = progress.add_task("weights", total=total)
         for name, destination in destinations.items():
             try:
-                destination.copy_(files[owners[name]].get_tensor(name))
+                tensor = files[owners[name]].get_tensor(name)  # type: ignore[no-untyped-call]
+                destination.copy_(tensor)
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"{owners[name]}: {name}: not readable: {error}") from None
             progress.advance(task, destination.numel() * destination.element_size())

@@ -209,9 +209,9 @@ class _Reader:
         value = self.values.get(key)
         if value is None and default:
             return default[0]
-        if type(value) not in (int, float) or value <= 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
             self.refuse(key, value, "a number above 0")
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
 
 
 _TYPE_NAMES: Mapping[type, str] = {

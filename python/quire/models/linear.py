@@ -22,22 +22,21 @@ class Linear:
         self.bias = torch.empty(out_size, dtype=dtype) if bias else None
         self._packed: Tensor | None = None
 
-    def pack(self, *, keep_plain: bool = False) -> None:
-        """Lay the weight out for its GEMM. The plain one is dropped unless it is kept for another use."""
-        if torch.backends.mkldnn.is_available():
+    def pack(self) -> None:
+        """Lay the weight out for its GEMM and drop the plain one. Without oneDNN it stays as it is."""
+        if torch._C._has_mkldnn:
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, _TYPICAL_ROWS)
-            if not keep_plain:
-                self.weight = torch.empty(0, dtype=self.weight.dtype)
+            self.weight = torch.empty(0, dtype=self.weight.dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x: ``[num_rows, in_size]``. Returns a new ``[num_rows, out_size]``; oneDNN has no form with a
         given output."""
         if self._packed is None:
             return torch.nn.functional.linear(x, self.weight, self.bias)
-        return _LINEAR(
-            x, self._packed, self.bias, "none", [], ""
-        )  # no operation behind it, and no settings of one
+        assert _LINEAR is not None
+        y: Tensor = _LINEAR(x, self._packed, self.bias, "none", [], "")  # no operation fused behind it
+        return y
 
 
 # Looked up once: torch.ops resolves names in Python.
-_LINEAR = torch.ops.mkldnn._linear_pointwise.default
+_LINEAR = torch.ops.mkldnn._linear_pointwise.default if torch._C._has_mkldnn else None

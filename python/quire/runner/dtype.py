@@ -16,10 +16,10 @@ _BFLOAT16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is 
 def resolve_dtype(config: EngineConfig, model: ModelConfig) -> torch.dtype:
     """The setting. "auto": bfloat16 for such a checkpoint on a CPU that multiplies bfloat16, else float32.
 
-    Decoding streams all weights once a step, so half the bytes are half the time: on two Zen 4 cores the packed
-    projections of the embedded model take 1.0 ms instead of 2.2 ms for one row, and 1.9 ms instead of 3.2 ms for
-    16. Without such instructions bfloat16 is emulated, and slower than float32. A float16 checkpoint fits only
-    into float32.
+    Decoding streams all weights once a step, so half the bytes are half the time: on two Zen 4 cores the
+    packed projections of the embedded model take 1.0 ms instead of 2.2 ms for one row, and 1.9 ms instead of
+    3.2 ms for 16. Without such instructions bfloat16 is emulated, and slower than float32. A float16
+    checkpoint fits only into float32.
     """
     if config.dtype != "auto":
         return _DTYPES[config.dtype]

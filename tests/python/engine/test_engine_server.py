@@ -290,6 +290,7 @@ def test_close_sends_what_was_published() -> None:
     closing.start()
     answers = engine.client.finish(*range(64))
     closing.join(10)
+    engine.client.connection.close()
     assert all(answer.finish_reason == "length" for answer in answers)
 
 

@@ -1,0 +1,71 @@
+"""The memory ledger: sizes are those that are taken, and what does not fit names its setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from quire.config import EngineConfig
+from quire.errors import InvalidArgument
+from quire.models.config import load_model_config
+from quire.models.llama import Llama
+from quire.runner.memory import MemoryLedger, available_memory, num_kv_blocks
+from quire.runner.threads import num_gemm_threads
+
+
+def ledger(**values: Any) -> MemoryLedger:
+    sizes = {"weights": 100, "kv_blocks": 50, "activations": 10, "available": 1000, "num_blocks": 5}
+    return MemoryLedger(**sizes | {"kv_setting": "kv_cache_memory_bytes", "kv_given": 50} | values)
+
+
+def test_what_fits_is_accepted() -> None:
+    """Up to the last byte."""
+    ledger(available=160).check()
+
+
+def test_cache_that_does_not_fit() -> None:
+    """The KV cache's setting, its value, and the largest value that fits."""
+    with pytest.raises(InvalidArgument, match=r"kv_cache_memory_bytes: got 50 .*allowed: at most 40:"):
+        ledger(available=150).check()
+    with pytest.raises(InvalidArgument, match=r"num_gpu_blocks_override: got 5 .*allowed: at most 4:"):
+        ledger(available=150, kv_setting="num_gpu_blocks_override", kv_given=5).check()
+
+
+def test_weights_that_do_not_fit() -> None:
+    """No cache setting helps then."""
+    with pytest.raises(InvalidArgument, match="model: got weights of"):
+        ledger(available=105).check()
+
+
+@pytest.mark.parametrize("biases", [False, True])
+def test_weights_are_counted_to_the_byte(llama_folder: Callable[..., Path], biases: bool) -> None:
+    """The ledger's figure is the size of all weights that are loaded."""
+    model = load_model_config(llama_folder(attention_bias=biases, mlp_bias=biases))
+    loaded = Llama(model, torch.bfloat16, 64).destinations().values()
+    assert sum(tensor.nbytes for tensor in loaded) == Llama.num_bytes(model, 2)
+
+
+def test_number_of_blocks(llama_folder: Callable[..., Path]) -> None:
+    """As many as fit into the budget: 3 layers x 2 x 16 tokens x 2 heads x 32 x 4 bytes = 24,576 each."""
+    model = load_model_config(llama_folder())
+    config = EngineConfig(model="x", kv_cache_memory_bytes=24576 * 10 + 5)
+    assert num_kv_blocks(config, model, 100, 4) == 10
+    assert num_kv_blocks(EngineConfig(model="x", num_gpu_blocks_override=7), model, 100, 4) == 7
+    with pytest.raises(InvalidArgument, match="kv_cache_memory_bytes: got 245765; allowed: at least 270336"):
+        num_kv_blocks(config, model, 161, 4)
+
+
+def test_available_memory_is_plausible() -> None:
+    """More than nothing, less than a petabyte."""
+    assert 1 << 20 < available_memory() < 1 << 50
+
+
+def test_threads_follow_the_work() -> None:
+    """One thread for the embedded model's decode steps, all for its prompts and for large weights."""
+    embedded, large = 256 * 1536, 4096 * 4096
+    assert num_gemm_threads(16, embedded, 8) == 1
+    assert num_gemm_threads(512, embedded, 8) == 8
+    assert num_gemm_threads(1, large, 8) == 8
