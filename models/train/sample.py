@@ -1,6 +1,6 @@
 """Check the exported model against Hugging Face's implementation, and print greedy continuations.
 
-    python models/train/sample.py --model models/quire-8m "def fibonacci(n):"
+python models/train/sample.py --model models/quire-8m "def fibonacci(n):"
 """
 
 from __future__ import annotations

@@ -109,8 +109,11 @@ def main() -> None:
         {"params": [p for p in plain.parameters() if p.dim() == 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95), fused=True)
-    print(f"{sum(p.numel() for p in plain.parameters())} parameters, {len(train)} training tokens, "
-          f"{len(starts)} definitions, {device}", flush=True)
+    print(
+        f"{sum(p.numel() for p in plain.parameters())} parameters, {len(train)} training tokens, "
+        f"{len(starts)} definitions, {device}",
+        flush=True,
+    )
 
     def step(rate: float) -> Tensor:
         """Take one optimiser step; return the loss (nats) without waiting for it."""
