@@ -1,7 +1,392 @@
+// Python names of the core. Objects that belong to an EngineCore (Batch, StepOutputs) keep it alive, and
+// change with its next schedule() or update().
+#include <pybind11/native_enum.h>
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
 #include "bindings.h"
+#include "quire/engine_core.h"
+#include "quire/error.h"
 
 namespace quire::bindings {
+namespace {
 
-void bind_core(pybind11::module_&) {}
+namespace py = pybind11;
+
+// A view of the core's memory: nothing is copied, nothing can be written, `owner` is kept alive.
+template <typename T>
+py::array_t<T> view(const T* data, std::vector<py::ssize_t> shape, const py::object& owner) {
+  py::array_t<T> array(std::move(shape), data, owner);
+  py::detail::array_proxy(array.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+  return array;
+}
+
+// Adds a property that views the first size(batch) elements of a Batch's vector.
+template <typename T, typename Size>
+void bind_view(py::class_<Batch>& batch, const char* name, std::vector<T> Batch::* field, Size size,
+               const char* doc) {
+  batch.def_property_readonly(
+      name,
+      [field, size](const py::object& self) {
+        const auto& value = self.cast<const Batch&>();
+        return view((value.*field).data(), {static_cast<py::ssize_t>(size(value))}, self);
+      },
+      doc);
+}
+
+// Borrows any contiguous one-dimensional buffer of int32: numpy array, torch CPU tensor's numpy(),
+// array.array.
+class Int32Buffer {
+ public:
+  explicit Int32Buffer(const py::buffer& buffer) : info_(buffer.request()) {
+    const bool is_int32 = info_.item_type_is_equivalent_to<int32_t>();
+    if (!is_int32 || info_.ndim != 1 || (info_.shape[0] > 1 && info_.strides[0] != sizeof(int32_t))) {
+      throw InvalidArgument(
+          "sampled", "a buffer of format '" + info_.format + "' with " + std::to_string(info_.ndim) + " axes",
+          "a contiguous buffer of int32 with 1 axis");
+    }
+  }
+  std::span<const int32_t> span() const {
+    return {static_cast<const int32_t*>(info_.ptr), static_cast<size_t>(info_.shape[0])};
+  }
+
+ private:
+  py::buffer_info info_;
+};
+
+// One Python exception per C++ error class.
+void bind_errors(py::module_& m) {
+  static py::handle invalid_argument;
+  static py::handle internal_error;
+  const auto add = [&](const char* name, PyObject* base, const char* doc) {
+    const std::string full_name = m.attr("__name__").cast<std::string>() + "." + name;
+    PyObject* type = PyErr_NewExceptionWithDoc(full_name.c_str(), doc, base, nullptr);
+    if (!type) throw py::error_already_set();
+    m.attr(name) = py::reinterpret_steal<py::object>(type);
+    return py::handle(type);  // the module keeps it alive
+  };
+  invalid_argument =
+      add("InvalidArgument", PyExc_ValueError, "A caller's mistake; `field` names what was wrong.");
+  internal_error = add("InternalError", PyExc_RuntimeError, "An invariant of Quire does not hold: a bug.");
+  py::register_exception_translator([](std::exception_ptr pointer) {
+    try {
+      if (pointer) std::rethrow_exception(pointer);
+    } catch (const InvalidArgument& error) {
+      const py::object instance = invalid_argument(error.what());
+      instance.attr("field") = error.field();
+      PyErr_SetObject(invalid_argument.ptr(), instance.ptr());
+    } catch (const InternalError& error) {
+      PyErr_SetString(internal_error.ptr(), error.what());
+    }
+  });
+}
+
+void bind_config(py::module_& m) {
+  const EngineConfig defaults;
+  py::class_<EngineConfig>(m, "EngineConfig", "Limits and sizes of one engine; checked by EngineCore.")
+      .def(py::init([](int32_t num_blocks, int32_t max_model_len, int32_t vocab_size, int32_t block_size,
+                       int32_t max_num_seqs, int32_t max_num_batched_tokens, float watermark,
+                       bool enable_prefix_caching, bool enable_chunked_prefill, uint64_t seed,
+                       std::vector<int32_t> eos_token_ids) {
+             EngineConfig config;
+             config.num_blocks = num_blocks;
+             config.max_model_len = max_model_len;
+             config.vocab_size = vocab_size;
+             config.block_size = block_size;
+             config.max_num_seqs = max_num_seqs;
+             config.max_num_batched_tokens = max_num_batched_tokens;
+             config.watermark = watermark;
+             config.enable_prefix_caching = enable_prefix_caching;
+             config.enable_chunked_prefill = enable_chunked_prefill;
+             config.seed = seed;
+             config.eos_token_ids = std::move(eos_token_ids);
+             return config;
+           }),
+           py::kw_only(), py::arg("num_blocks"), py::arg("max_model_len"), py::arg("vocab_size"),
+           py::arg("block_size") = defaults.block_size, py::arg("max_num_seqs") = defaults.max_num_seqs,
+           py::arg("max_num_batched_tokens") = defaults.max_num_batched_tokens,
+           py::arg("watermark") = defaults.watermark,
+           py::arg("enable_prefix_caching") = defaults.enable_prefix_caching,
+           py::arg("enable_chunked_prefill") = defaults.enable_chunked_prefill,
+           py::arg("seed") = defaults.seed, py::arg("eos_token_ids") = defaults.eos_token_ids)
+      .def_readonly("num_blocks", &EngineConfig::num_blocks)
+      .def_readonly("max_model_len", &EngineConfig::max_model_len)
+      .def_readonly("vocab_size", &EngineConfig::vocab_size)
+      .def_readonly("block_size", &EngineConfig::block_size)
+      .def_readonly("max_num_seqs", &EngineConfig::max_num_seqs)
+      .def_readonly("max_num_batched_tokens", &EngineConfig::max_num_batched_tokens)
+      .def_readonly("watermark", &EngineConfig::watermark)
+      .def_readonly("enable_prefix_caching", &EngineConfig::enable_prefix_caching)
+      .def_readonly("enable_chunked_prefill", &EngineConfig::enable_chunked_prefill)
+      .def_readonly("seed", &EngineConfig::seed)
+      .def_readonly("eos_token_ids", &EngineConfig::eos_token_ids);
+}
+
+void bind_sampling(py::module_& m) {
+  const SamplingParams defaults;
+  py::class_<SamplingParams>(m, "SamplingParams",
+                             "What a request may ask; checked by EngineCore.add_request.")
+      .def(py::init([](int32_t max_tokens, int32_t min_tokens, float temperature, float top_p, int32_t top_k,
+                       std::optional<int64_t> seed, bool ignore_eos, bool skip_special_tokens,
+                       bool include_stop_str_in_output, std::vector<std::string> stop,
+                       std::vector<int32_t> stop_token_ids) {
+             SamplingParams params;
+             params.max_tokens = max_tokens;
+             params.min_tokens = min_tokens;
+             params.temperature = temperature;
+             params.top_p = top_p;
+             params.top_k = top_k;
+             params.has_seed = seed.has_value();
+             params.seed = seed.value_or(0);
+             params.ignore_eos = ignore_eos;
+             params.skip_special_tokens = skip_special_tokens;
+             params.include_stop_str_in_output = include_stop_str_in_output;
+             params.stop = std::move(stop);
+             params.stop_token_ids = std::move(stop_token_ids);
+             return params;
+           }),
+           py::kw_only(), py::arg("max_tokens") = defaults.max_tokens,
+           py::arg("min_tokens") = defaults.min_tokens, py::arg("temperature") = defaults.temperature,
+           py::arg("top_p") = defaults.top_p, py::arg("top_k") = defaults.top_k, py::arg("seed") = py::none(),
+           py::arg("ignore_eos") = defaults.ignore_eos,
+           py::arg("skip_special_tokens") = defaults.skip_special_tokens,
+           py::arg("include_stop_str_in_output") = defaults.include_stop_str_in_output,
+           py::arg("stop") = defaults.stop, py::arg("stop_token_ids") = defaults.stop_token_ids)
+      .def_readonly("max_tokens", &SamplingParams::max_tokens)
+      .def_readonly("min_tokens", &SamplingParams::min_tokens)
+      .def_readonly("temperature", &SamplingParams::temperature)
+      .def_readonly("top_p", &SamplingParams::top_p)
+      .def_readonly("top_k", &SamplingParams::top_k)
+      .def_property_readonly(
+          "seed",
+          [](const SamplingParams& self) { return self.has_seed ? std::optional(self.seed) : std::nullopt; })
+      .def_readonly("ignore_eos", &SamplingParams::ignore_eos)
+      .def_readonly("skip_special_tokens", &SamplingParams::skip_special_tokens)
+      .def_readonly("include_stop_str_in_output", &SamplingParams::include_stop_str_in_output)
+      .def_readonly("stop", &SamplingParams::stop)
+      .def_readonly("stop_token_ids", &SamplingParams::stop_token_ids);
+
+  py::native_enum<FinishReason>(m, "FinishReason", "enum.IntEnum",
+                                "Why a request ended; str() of a Release's is its name.")
+      .value("NONE", FinishReason::kNone)
+      .value("STOP", FinishReason::kStop)
+      .value("LENGTH", FinishReason::kLength)
+      .value("CANCELLED", FinishReason::kCancelled)
+      .value("ERROR", FinishReason::kError)
+      .finalize();
+}
+
+void bind_token_table(py::module_& m) {
+  py::native_enum<DecoderKind>(m, "DecoderKind", "enum.IntEnum", "How token texts become text.")
+      .value("BYTE_LEVEL", DecoderKind::kByteLevel)
+      .value("BYTE_FALLBACK", DecoderKind::kByteFallback)
+      .value("JOINED", DecoderKind::kJoined)
+      .finalize();
+  m.attr("TOKEN_SPECIAL") = static_cast<int>(kTokenSpecial);
+  m.attr("TOKEN_BYTE") = static_cast<int>(kTokenByte);
+  m.attr("TOKEN_UNKNOWN") = static_cast<int>(kTokenUnknown);
+  m.attr("STRIP_NOTHING") = kStripNothing;
+  m.attr("STRIP_ONE_SPACE") = kStripOneSpace;
+  m.attr("STRIP_FIRST_TOKEN") = kStripFirstToken;
+
+  // Building, packing and unpacking touch every token of the vocabulary: milliseconds, without the GIL.
+  py::class_<TokenTable>(m, "TokenTable", "What each token id contributes to the text. Immutable.")
+      .def(py::init([](DecoderKind kind, const std::vector<py::bytes>& texts, std::vector<uint8_t> flags,
+                       std::string separator, int32_t strip_left) {
+             const std::vector<std::string> copies(texts.begin(), texts.end());
+             py::gil_scoped_release release;
+             return TokenTable(kind, copies, std::move(flags), std::move(separator), strip_left);
+           }),
+           py::arg("kind"), py::arg("texts"), py::arg("flags"), py::arg("separator") = "",
+           py::arg("strip_left") = kStripNothing)
+      .def("__len__", &TokenTable::size)
+      .def_property_readonly("kind", &TokenTable::kind)
+      .def_property_readonly("separator", &TokenTable::separator)
+      .def_property_readonly("strip_left", &TokenTable::strip_left)
+      .def(
+          "text", [](const TokenTable& self, int32_t id) { return py::bytes(self.text(id)); }, py::arg("id"))
+      .def("flags", &TokenTable::flags, py::arg("id"))
+      .def("contributes", &TokenTable::contributes, py::arg("id"), py::arg("skip_special_tokens"))
+      .def(
+          "decode",
+          [](const TokenTable& self, const std::vector<int32_t>& ids, bool is_first, int32_t trim,
+             bool skip_special_tokens) { return self.decode(ids, is_first, trim, skip_special_tokens); },
+          py::arg("ids"), py::arg("is_first") = true, py::arg("trim") = 0,
+          py::arg("skip_special_tokens") = true)
+      .def("serialize",
+           [](const TokenTable& self) {
+             std::string bytes;
+             {
+               py::gil_scoped_release release;
+               bytes = self.serialize();
+             }
+             return py::bytes(bytes);
+           })
+      .def_static(
+          "deserialize",
+          [](const py::bytes& bytes) {
+            const std::string_view given = bytes;
+            py::gil_scoped_release release;
+            return TokenTable::deserialize(given);
+          },
+          py::arg("bytes"));
+}
+
+void bind_batch(py::module_& m) {
+  py::class_<Batch> batch(
+      m, "Batch",
+      "One step's work. Arrays are read-only views of the core's memory, without a copy: they hold "
+      "until the next schedule(), which overwrites them. They keep the core alive.");
+  batch.def_readonly("num_reqs", &Batch::num_reqs)
+      .def_readonly("num_tokens", &Batch::num_tokens)
+      .def_readonly("num_sampled", &Batch::num_sampled)
+      .def_readonly("max_query_len", &Batch::max_query_len)
+      .def_readonly("max_seq_len", &Batch::max_seq_len)
+      .def_property_readonly(
+          "block_tables",
+          [](const py::object& self) {
+            const auto& value = self.cast<const Batch&>();
+            return view(value.block_tables, {value.num_block_table_rows, value.block_table_stride}, self);
+          },
+          "[max_num_seqs, max_blocks_per_request] int32; entries past a request's blocks are stale");
+  const auto num_tokens = [](const Batch& b) { return b.num_tokens; };
+  const auto num_reqs = [](const Batch& b) { return b.num_reqs; };
+  const auto num_sampled = [](const Batch& b) { return b.num_sampled; };
+  bind_view(batch, "token_ids", &Batch::token_ids, num_tokens, "[num_tokens] int32");
+  bind_view(batch, "positions", &Batch::positions, num_tokens, "[num_tokens] int32");
+  bind_view(batch, "slot_mapping", &Batch::slot_mapping, num_tokens,
+            "[num_tokens] int64: block_id * block_size + offset");
+  bind_view(batch, "request_ids", &Batch::request_ids, num_reqs, "[num_reqs] uint64");
+  bind_view(
+      batch, "query_start_loc", &Batch::query_start_loc, [](const Batch& b) { return b.num_reqs + 1; },
+      "[num_reqs + 1] int32");
+  bind_view(batch, "seq_lens", &Batch::seq_lens, num_reqs,
+            "[num_reqs] int32: tokens with KV after this step");
+  bind_view(batch, "block_table_rows", &Batch::block_table_rows, num_reqs,
+            "[num_reqs] int32: row of block_tables");
+  bind_view(batch, "sample_token_idx", &Batch::sample_token_idx, num_sampled,
+            "[num_sampled] int32: tokens whose logits are sampled");
+  bind_view(batch, "sample_req_idx", &Batch::sample_req_idx, num_sampled,
+            "[num_sampled] int32: their requests");
+  bind_view(batch, "temperature", &Batch::temperature, num_sampled, "[num_sampled] float32; 0: greedy");
+  bind_view(batch, "top_p", &Batch::top_p, num_sampled, "[num_sampled] float32");
+  bind_view(batch, "top_k", &Batch::top_k, num_sampled, "[num_sampled] int32; 0: off");
+  bind_view(batch, "seed", &Batch::seed, num_sampled, "[num_sampled] uint64");
+  bind_view(batch, "output_idx", &Batch::output_idx, num_sampled,
+            "[num_sampled] int32: how many tokens the request has produced");
+  bind_view(
+      batch, "mask_offsets", &Batch::mask_offsets, [](const Batch& b) { return b.num_sampled + 1; },
+      "[num_sampled + 1] int32: row j masks mask_ids[mask_offsets[j]:mask_offsets[j + 1]]");
+  bind_view(
+      batch, "mask_ids", &Batch::mask_ids, [](const Batch& b) { return b.mask_offsets[b.num_sampled]; },
+      "[mask_offsets[num_sampled]] int32: ids that may not be sampled");
+}
+
+// A Release with its ids: a copy that outlives the step.
+struct ReleaseCopy {
+  Release release;
+  std::vector<int32_t> token_ids;
+};
+
+void bind_outputs(py::module_& m) {
+  py::class_<EngineStats>(m, "EngineStats", "Gauges of now, and totals since the start.")
+      .def_readonly("step", &EngineStats::step)
+      .def_readonly("num_running", &EngineStats::num_running)
+      .def_readonly("num_waiting", &EngineStats::num_waiting)
+      .def_readonly("num_free_blocks", &EngineStats::num_free_blocks)
+      .def_readonly("num_blocks", &EngineStats::num_blocks)
+      .def_readonly("num_preemptions", &EngineStats::num_preemptions)
+      .def_readonly("prefix_cache_queries", &EngineStats::prefix_cache_queries)
+      .def_readonly("prefix_cache_hits", &EngineStats::prefix_cache_hits)
+      .def_readonly("num_prompt_tokens", &EngineStats::num_prompt_tokens)
+      .def_readonly("num_generation_tokens", &EngineStats::num_generation_tokens);
+
+  py::class_<ReleaseCopy>(m, "Release", "A run of ids whose text decodes on its own (TokenTable.decode).")
+      .def_property_readonly("request_id", [](const ReleaseCopy& self) { return self.release.request_id; })
+      .def_readonly("token_ids", &ReleaseCopy::token_ids)
+      .def_property_readonly("num_text_ids",
+                             [](const ReleaseCopy& self) { return self.release.num_text_ids; })
+      .def_property_readonly("trim", [](const ReleaseCopy& self) { return self.release.trim; })
+      .def_property_readonly("is_first", [](const ReleaseCopy& self) { return self.release.is_first; })
+      .def_property_readonly("finish_reason",
+                             [](const ReleaseCopy& self) { return to_string(self.release.finish_reason); })
+      .def_property_readonly("num_prompt_tokens",
+                             [](const ReleaseCopy& self) { return self.release.num_prompt_tokens; })
+      .def_property_readonly("num_cached_tokens",
+                             [](const ReleaseCopy& self) { return self.release.num_cached_tokens; })
+      .def_property_readonly("error", [](const ReleaseCopy& self) { return self.release.error; })
+      .def("__repr__", [](const ReleaseCopy& self) {
+        return "Release(request_id=" + std::to_string(self.release.request_id) +
+               ", num_ids=" + std::to_string(self.release.num_ids) + ", finish_reason='" +
+               to_string(self.release.finish_reason) + "')";
+      });
+
+  py::class_<StepOutputs>(
+      m, "StepOutputs",
+      "What may leave after a step. Belongs to its core, and holds until the next update() or "
+      "take_outputs(); `releases` are copies.")
+      .def_property_readonly("stats", [](const StepOutputs& self) { return self.stats; })
+      .def("__len__", [](const StepOutputs& self) { return self.releases.size(); })
+      .def_property_readonly("releases", [](const StepOutputs& self) {
+        std::vector<ReleaseCopy> copies;
+        copies.reserve(self.releases.size());
+        for (const Release& release : self.releases) {
+          const auto begin = self.token_ids.begin() + release.ids_begin;
+          copies.push_back({release, std::vector<int32_t>(begin, begin + release.num_ids)});
+        }
+        return copies;
+      });
+}
+
+void bind_engine_core(py::module_& m) {
+  // schedule() and update() keep the GIL: they take tens of microseconds, less than another thread may make
+  // us wait for getting it back.
+  py::class_<EngineCore>(m, "EngineCore", "The engine without a model. One owner thread.")
+      .def(py::init([](const EngineConfig& config, const TokenTable& token_table) {
+             py::gil_scoped_release release;  // allocates the block tables, copies the token table
+             return std::make_unique<EngineCore>(config, token_table);
+           }),
+           py::arg("config"), py::arg("token_table"))
+      .def_property_readonly("config", &EngineCore::config, py::return_value_policy::reference_internal)
+      .def_property_readonly("token_table", &EngineCore::token_table,
+                             py::return_value_policy::reference_internal)
+      .def(
+          "add_request",
+          [](EngineCore& self, uint64_t request_id, std::vector<int32_t> prompt_ids,
+             const SamplingParams& params) { self.add_request({request_id, std::move(prompt_ids), params}); },
+          py::arg("request_id"), py::arg("prompt_ids"), py::arg("params"))
+      .def("cancel", &EngineCore::cancel, py::arg("request_id"))
+      .def("fail", &EngineCore::fail, py::arg("request_id"), py::arg("message"))
+      .def("has_unfinished_requests", &EngineCore::has_unfinished_requests)
+      .def("schedule", &EngineCore::schedule, py::return_value_policy::reference_internal)
+      .def(
+          "update",
+          [](EngineCore& self, const py::buffer& sampled) -> const StepOutputs& {
+            return self.update(Int32Buffer(sampled).span());
+          },
+          py::arg("sampled"), py::return_value_policy::reference_internal)
+      .def("take_outputs", &EngineCore::take_outputs, py::return_value_policy::reference_internal)
+      .def("outputs", &EngineCore::outputs, py::return_value_policy::reference_internal)
+      .def("stats", &EngineCore::stats)
+      .def("check_integrity", &EngineCore::check_integrity);
+}
+
+}  // namespace
+
+void bind_core(py::module_& m) {
+  bind_errors(m);
+  bind_config(m);
+  bind_sampling(m);
+  bind_token_table(m);
+  bind_batch(m);
+  bind_outputs(m);
+  bind_engine_core(m);
+  bind_core_parts(m);
+}
 
 }  // namespace quire::bindings

@@ -1,1 +1,320 @@
+// Codec of wire.h. Payloads, in order of the fields:
+//   kRequests    u32 additions, each: u64 id, i32[] prompt, i32 max_tokens, i32 min_tokens, f32 temperature,
+//   f32 top_p,
+//                i32 top_k, i64 seed, u8 RequestBits, string[] stop, i32[] stop_token_ids; then u64[]
+//                cancellations
+//   kReady       string model, i32 max_model_len, vocab_size, block_size, num_blocks, max_num_seqs,
+//                max_num_batched_tokens, string token_table
+//   kStartError  the message, to the end of the payload
+//   kStep        EngineStats in the order of its fields, i32[] token_ids, u32 releases, each: u64 request_id,
+//                u32 ids_begin, num_ids, num_text_ids, i32 trim, u8 is_first, u8 finish_reason,
+//                u32 num_prompt_tokens, num_cached_tokens, string error
+// A string and an array are a u32 count and that many elements.
 #include "quire/wire.h"
+
+#include <bit>
+#include <cstring>
+#include <type_traits>
+
+#include "quire/error.h"
+
+namespace quire::wire {
+
+static_assert(std::endian::native == std::endian::little, "the wire is little endian and written by memcpy");
+
+namespace {
+
+enum RequestBits : uint8_t {
+  kHasSeed = 1,
+  kIgnoreEos = 2,
+  kSkipSpecialTokens = 4,
+  kIncludeStopStr = 8,
+  kAllRequestBits = 15,
+};
+
+template <class T>
+void put(std::string& out, T value) {
+  static_assert(std::is_arithmetic_v<T>);
+  out.append(reinterpret_cast<const char*>(&value), sizeof(T));
+}
+
+void put_string(std::string& out, std::string_view text) {
+  put(out, static_cast<uint32_t>(text.size()));
+  out.append(text);
+}
+
+template <class T>
+void put_array(std::string& out, const std::vector<T>& values) {
+  put(out, static_cast<uint32_t>(values.size()));
+  out.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
+}
+
+// Takes values from the front of a payload; throws where the payload ends too early.
+class Reader {
+ public:
+  explicit Reader(std::string_view bytes) : bytes_(bytes) {}
+
+  template <class T>
+  T get() {
+    T value;
+    std::memcpy(&value, take(sizeof(T)).data(), sizeof(T));
+    return value;
+  }
+
+  // A count of elements of at least `element_size` bytes each: bounded by what is left, so that a damaged
+  // count cannot ask for memory that the payload does not back.
+  uint32_t get_count(size_t element_size) {
+    const auto count = get<uint32_t>();
+    if (count > bytes_.size() / element_size) {
+      throw Error("wire: a count of " + std::to_string(count) + " elements does not fit in the " +
+                  std::to_string(bytes_.size()) + " bytes left");
+    }
+    return count;
+  }
+
+  std::string_view get_string() { return take(get_count(1)); }
+
+  template <class T>
+  void get_array(std::vector<T>& values) {
+    values.resize(get_count(sizeof(T)));
+    const auto bytes = take(values.size() * sizeof(T));
+    if (!bytes.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
+  }
+
+  void expect_end() const {
+    if (!bytes_.empty())
+      throw Error("wire: " + std::to_string(bytes_.size()) + " bytes too many in a payload");
+  }
+
+ private:
+  std::string_view take(size_t size) {
+    if (size > bytes_.size()) {
+      throw Error("wire: payload ends early: " + std::to_string(size) + " bytes wanted, " +
+                  std::to_string(bytes_.size()) + " left");
+    }
+    const auto taken = bytes_.substr(0, size);
+    bytes_.remove_prefix(size);
+    return taken;
+  }
+
+  std::string_view bytes_;
+};
+
+// Writes the header on construction, and its payload size when the payload is complete.
+class FrameWriter {
+ public:
+  FrameWriter(std::string& out, FrameType type) : out_(out), start_(out.size()) {
+    put(out_, kMagic);
+    put(out_, kVersion);
+    put(out_, static_cast<uint16_t>(type));
+    put(out_, uint32_t{0});
+  }
+
+  void finish() {
+    const size_t size = out_.size() - start_ - kHeaderSize;
+    if (size > kMaxPayload) {
+      out_.resize(start_);
+      throw Error("wire: a payload of " + std::to_string(size) + " bytes is over the limit of " +
+                  std::to_string(kMaxPayload));
+    }
+    const auto payload_size = static_cast<uint32_t>(size);
+    std::memcpy(out_.data() + start_ + kHeaderSize - sizeof(payload_size), &payload_size,
+                sizeof(payload_size));
+  }
+
+ private:
+  std::string& out_;
+  size_t start_;
+};
+
+void put_request(std::string& out, const NewRequest& request) {
+  const SamplingParams& params = request.params;
+  put(out, request.request_id);
+  put_array(out, request.prompt_ids);
+  put(out, params.max_tokens);
+  put(out, params.min_tokens);
+  put(out, params.temperature);
+  put(out, params.top_p);
+  put(out, params.top_k);
+  put(out, params.seed);
+  put(out, static_cast<uint8_t>((params.has_seed ? kHasSeed : 0) | (params.ignore_eos ? kIgnoreEos : 0) |
+                                (params.skip_special_tokens ? kSkipSpecialTokens : 0) |
+                                (params.include_stop_str_in_output ? kIncludeStopStr : 0)));
+  put(out, static_cast<uint32_t>(params.stop.size()));
+  for (const std::string& stop : params.stop) put_string(out, stop);
+  put_array(out, params.stop_token_ids);
+}
+
+void get_request(Reader& reader, NewRequest& request) {
+  SamplingParams& params = request.params;
+  request.request_id = reader.get<uint64_t>();
+  reader.get_array(request.prompt_ids);
+  params.max_tokens = reader.get<int32_t>();
+  params.min_tokens = reader.get<int32_t>();
+  params.temperature = reader.get<float>();
+  params.top_p = reader.get<float>();
+  params.top_k = reader.get<int32_t>();
+  params.seed = reader.get<int64_t>();
+  const auto bits = reader.get<uint8_t>();
+  if ((bits & ~kAllRequestBits) != 0) throw Error("wire: unknown request bits " + std::to_string(bits));
+  params.has_seed = (bits & kHasSeed) != 0;
+  params.ignore_eos = (bits & kIgnoreEos) != 0;
+  params.skip_special_tokens = (bits & kSkipSpecialTokens) != 0;
+  params.include_stop_str_in_output = (bits & kIncludeStopStr) != 0;
+  params.stop.resize(reader.get_count(sizeof(uint32_t)));
+  for (std::string& stop : params.stop) stop = reader.get_string();
+  reader.get_array(params.stop_token_ids);
+}
+
+void get_release(Reader& reader, size_t num_token_ids, Release& release) {
+  release.request_id = reader.get<uint64_t>();
+  release.ids_begin = reader.get<uint32_t>();
+  release.num_ids = reader.get<uint32_t>();
+  release.num_text_ids = reader.get<uint32_t>();
+  release.trim = reader.get<int32_t>();
+  release.is_first = reader.get<uint8_t>() != 0;
+  const auto reason = reader.get<uint8_t>();
+  release.num_prompt_tokens = reader.get<uint32_t>();
+  release.num_cached_tokens = reader.get<uint32_t>();
+  release.error = reader.get_string();
+
+  if (uint64_t{release.ids_begin} + release.num_ids > num_token_ids ||
+      release.num_text_ids > release.num_ids) {
+    throw Error("wire: a release names ids [" + std::to_string(release.ids_begin) + ", +" +
+                std::to_string(release.num_ids) + "), " + std::to_string(release.num_text_ids) +
+                " with text, of " + std::to_string(num_token_ids));
+  }
+  if (release.trim < 0) throw Error("wire: a release trims " + std::to_string(release.trim) + " bytes");
+  if (reason > static_cast<uint8_t>(FinishReason::kError)) {
+    throw Error("wire: unknown finish reason " + std::to_string(reason));
+  }
+  release.finish_reason = static_cast<FinishReason>(reason);
+}
+
+// Bytes of the smallest encoded addition and release: what a count must be backed by.
+constexpr size_t kMinRequestSize = 8 + 4 + 5 * 4 + 8 + 1 + 4 + 4;
+constexpr size_t kMinReleaseSize = 8 + 3 * 4 + 4 + 2 + 2 * 4 + 4;
+
+}  // namespace
+
+FrameHeader parse_header(std::span<const char, kHeaderSize> bytes) {
+  Reader reader(std::string_view(bytes.data(), bytes.size()));
+  FrameHeader header;
+  header.magic = reader.get<uint32_t>();
+  header.version = reader.get<uint16_t>();
+  const auto type = reader.get<uint16_t>();
+  header.payload_size = reader.get<uint32_t>();
+  if (header.magic != kMagic) {
+    throw Error("wire: not a Quire frame: magic " + std::to_string(header.magic) +
+                ", spoken here: " + std::to_string(kMagic) + " (\"QUIR\")");
+  }
+  if (header.version != kVersion) {
+    throw Error("wire: the other side speaks version " + std::to_string(header.version) +
+                ", this side version " + std::to_string(kVersion) + "; both must come from one build");
+  }
+  if (type < static_cast<uint16_t>(FrameType::kRequests) || type > static_cast<uint16_t>(FrameType::kStep)) {
+    throw Error("wire: unknown frame type " + std::to_string(type) + "; known: 1 to 4 (version " +
+                std::to_string(kVersion) + ")");
+  }
+  header.type = static_cast<FrameType>(type);
+  if (header.payload_size > kMaxPayload) {
+    throw Error("wire: a payload of " + std::to_string(header.payload_size) + " bytes is over the limit of " +
+                std::to_string(kMaxPayload));
+  }
+  return header;
+}
+
+void encode(const RequestsFrame& frame, std::string& out) {
+  FrameWriter writer(out, FrameType::kRequests);
+  put(out, static_cast<uint32_t>(frame.additions.size()));
+  for (const NewRequest& request : frame.additions) put_request(out, request);
+  put_array(out, frame.cancellations);
+  writer.finish();
+}
+
+void encode(const ReadyFrame& frame, std::string& out) {
+  FrameWriter writer(out, FrameType::kReady);
+  put_string(out, frame.model);
+  for (const int32_t value : {frame.max_model_len, frame.vocab_size, frame.block_size, frame.num_blocks,
+                              frame.max_num_seqs, frame.max_num_batched_tokens}) {
+    put(out, value);
+  }
+  put_string(out, frame.token_table);
+  writer.finish();
+}
+
+void encode(const StepOutputs& frame, std::string& out) {
+  FrameWriter writer(out, FrameType::kStep);
+  const EngineStats& stats = frame.stats;
+  put(out, stats.step);
+  put(out, stats.num_running);
+  put(out, stats.num_waiting);
+  put(out, stats.num_free_blocks);
+  put(out, stats.num_blocks);
+  put(out, stats.num_preemptions);
+  put(out, stats.prefix_cache_queries);
+  put(out, stats.prefix_cache_hits);
+  put(out, stats.num_prompt_tokens);
+  put(out, stats.num_generation_tokens);
+  put_array(out, frame.token_ids);
+  put(out, static_cast<uint32_t>(frame.releases.size()));
+  for (const Release& release : frame.releases) {
+    put(out, release.request_id);
+    put(out, release.ids_begin);
+    put(out, release.num_ids);
+    put(out, release.num_text_ids);
+    put(out, release.trim);
+    put(out, static_cast<uint8_t>(release.is_first));
+    put(out, static_cast<uint8_t>(release.finish_reason));
+    put(out, release.num_prompt_tokens);
+    put(out, release.num_cached_tokens);
+    put_string(out, release.error);
+  }
+  writer.finish();
+}
+
+void encode_start_error(std::string_view message, std::string& out) {
+  FrameWriter writer(out, FrameType::kStartError);
+  out.append(message);
+  writer.finish();
+}
+
+void decode_requests(std::string_view payload, RequestsFrame& frame) {
+  Reader reader(payload);
+  frame.additions.resize(reader.get_count(kMinRequestSize));
+  for (NewRequest& request : frame.additions) get_request(reader, request);
+  reader.get_array(frame.cancellations);
+  reader.expect_end();
+}
+
+void decode_ready(std::string_view payload, ReadyFrame& frame) {
+  Reader reader(payload);
+  frame.model = reader.get_string();
+  for (int32_t* value : {&frame.max_model_len, &frame.vocab_size, &frame.block_size, &frame.num_blocks,
+                         &frame.max_num_seqs, &frame.max_num_batched_tokens}) {
+    *value = reader.get<int32_t>();
+  }
+  frame.token_table = reader.get_string();
+  reader.expect_end();
+}
+
+void decode_step(std::string_view payload, StepOutputs& frame) {
+  Reader reader(payload);
+  EngineStats& stats = frame.stats;
+  stats.step = reader.get<uint64_t>();
+  stats.num_running = reader.get<uint32_t>();
+  stats.num_waiting = reader.get<uint32_t>();
+  stats.num_free_blocks = reader.get<uint32_t>();
+  stats.num_blocks = reader.get<uint32_t>();
+  stats.num_preemptions = reader.get<uint64_t>();
+  stats.prefix_cache_queries = reader.get<uint64_t>();
+  stats.prefix_cache_hits = reader.get<uint64_t>();
+  stats.num_prompt_tokens = reader.get<uint64_t>();
+  stats.num_generation_tokens = reader.get<uint64_t>();
+  reader.get_array(frame.token_ids);
+  frame.releases.resize(reader.get_count(kMinReleaseSize));
+  for (Release& release : frame.releases) get_release(reader, frame.token_ids.size(), release);
+  reader.expect_end();
+}
+
+}  // namespace quire::wire

@@ -1,1 +1,43 @@
 """Quire: LLM serving on NVIDIA Triton with its own paged-attention engine."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quire.config import EngineConfig as EngineConfig
+    from quire.errors import ConfigError as ConfigError
+    from quire.errors import EngineError as EngineError
+    from quire.errors import InvalidArgument as InvalidArgument
+    from quire.errors import ModelError as ModelError
+    from quire.errors import QuireError as QuireError
+    from quire.llm import LLM as LLM
+    from quire.outputs import CompletionOutput as CompletionOutput
+    from quire.outputs import RequestOutput as RequestOutput
+    from quire.sampling_params import SamplingParams as SamplingParams
+
+# Loaded when first asked for: `import quire` must stay cheap, and nothing but an engine may import torch.
+_HOMES = {
+    "LLM": "quire.llm",
+    "CompletionOutput": "quire.outputs",
+    "ConfigError": "quire.errors",
+    "EngineConfig": "quire.config",
+    "EngineError": "quire.errors",
+    "InvalidArgument": "quire.errors",
+    "ModelError": "quire.errors",
+    "QuireError": "quire.errors",
+    "RequestOutput": "quire.outputs",
+    "SamplingParams": "quire.sampling_params",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

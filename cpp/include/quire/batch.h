@@ -1,5 +1,5 @@
-// One step's work as flat arrays: what the model runner reads. Owned by the scheduler, allocated once at its largest
-// size, overwritten by the next schedule(). The runner never writes it.
+// One step's work as flat arrays: what the model runner reads. Owned by the scheduler, allocated once at its
+// largest size, overwritten by the next schedule(). The runner never writes it.
 //
 // Request i of the batch owns tokens [query_start_loc[i], query_start_loc[i + 1]).
 #pragma once
@@ -12,7 +12,7 @@ namespace quire {
 struct Batch {
   int32_t num_reqs = 0;
   int32_t num_tokens = 0;
-  int32_t num_sampled = 0;    // requests whose last known token is in this batch: each gets one new token
+  int32_t num_sampled = 0;  // requests whose last known token is in this batch: each gets one new token
   int32_t max_query_len = 0;
   int32_t max_seq_len = 0;
 
@@ -27,7 +27,8 @@ struct Batch {
   std::vector<int32_t> seq_lens;          // tokens with KV after this step
   std::vector<int32_t> block_table_rows;  // row of block_tables
 
-  // [max_num_seqs, max_blocks_per_request]; a running request keeps its row. Entries past its blocks are stale.
+  // [max_num_seqs, max_blocks_per_request]; a running request keeps its row. Entries past its blocks are
+  // stale.
   const int32_t* block_tables = nullptr;
   int32_t block_table_stride = 0;
   int32_t num_block_table_rows = 0;
@@ -37,11 +38,12 @@ struct Batch {
   std::vector<int32_t> sample_req_idx;    // index in [0, num_reqs)
   std::vector<float> temperature;         // 0: greedy
   std::vector<float> top_p;
-  std::vector<int32_t> top_k;             // 0: off
+  std::vector<int32_t> top_k;  // 0: off
   std::vector<uint64_t> seed;
-  std::vector<int32_t> output_idx;        // how many tokens the request has produced: the counter of the random stream
+  std::vector<int32_t>
+      output_idx;  // how many tokens the request has produced: the counter of the random stream
   // ids that may not be sampled (min_tokens): row j masks [mask_offsets[j], mask_offsets[j + 1])
-  std::vector<int32_t> mask_offsets;      // [num_sampled + 1]
+  std::vector<int32_t> mask_offsets;  // [num_sampled + 1]
   std::vector<int32_t> mask_ids;
 };
 

@@ -14,9 +14,10 @@ struct EngineConfig {
   int32_t max_model_len = 0;              // prompt + output tokens of one request
   float watermark = 0.01f;                // share of blocks kept free when a request is admitted
   bool enable_prefix_caching = true;
-  bool enable_chunked_prefill = true;     // false: a prompt is scheduled whole or not at all
-  int32_t vocab_size = 0;                 // rows of the logits
-  std::vector<int32_t> eos_token_ids;     // a request ends at any of these unless it says ignore_eos
+  bool enable_chunked_prefill = true;  // false: a prompt is scheduled whole or not at all
+  int32_t vocab_size = 0;              // rows of the logits
+  uint64_t seed = 0;                   // of the seeds drawn for requests that give none
+  std::vector<int32_t> eos_token_ids;  // a request ends at any of these unless it says ignore_eos
 
   int32_t max_blocks_per_request() const { return (max_model_len + block_size - 1) / block_size; }
 };

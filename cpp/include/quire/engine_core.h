@@ -22,23 +22,29 @@ class EngineCore {
   const EngineConfig& config() const;
   const TokenTable& token_table() const;
 
-  // Throws InvalidArgument (prompt empty, too long, id outside the vocabulary, params out of range, id in use);
-  // the engine is unchanged then.
+  // Throws InvalidArgument (prompt empty, too long, id outside the vocabulary, params out of range, id in
+  // use); the engine is unchanged then.
   void add_request(NewRequest request);
-  // Frees the request's blocks at once; its end (kCancelled) is in the next update() or take_outputs(). An unknown id
-  // is no error: the request may have finished meanwhile. Legal between schedule() and update().
+  // Frees the request's blocks at once; its end (kCancelled) is in the next update() or take_outputs(). An
+  // unknown id is no error: the request may have finished meanwhile. Legal between schedule() and update().
   void cancel(uint64_t request_id);
   // Ends a request that never got in (add_request threw) or must be ended: kError with the message.
   void fail(uint64_t request_id, const std::string& message);
 
+  // Requests live, or ends not returned yet.
   bool has_unfinished_requests() const;
 
-  // The next step's work; num_tokens is 0 when nothing can run. Valid until the next schedule().
+  // The next step's work; num_tokens is 0 when nothing can run. Valid until the next schedule(). A batch that
+  // update() never heard of (the model run failed) is forgotten: its tokens are scheduled again.
   const Batch& schedule();
-  // sampled: [batch.num_sampled] ids in the batch's order. Returns what may leave now. Valid until the next update().
+  // sampled: [batch.num_sampled] ids in the batch's order; once per schedule(). Returns what may leave now.
+  // Valid until the next update() or take_outputs(). Throws InvalidArgument, and changes nothing, when the
+  // ids do not fit the batch.
   const StepOutputs& update(std::span<const int32_t> sampled);
   // Ends of cancelled and failed requests when no step runs. Same storage as update().
   const StepOutputs& take_outputs();
+  // What the last update() or take_outputs() returned.
+  const StepOutputs& outputs() const;
 
   EngineStats stats() const;
   // Free + used == total, reference counts match tables, rows match requests. Throws InternalError.

@@ -30,7 +30,8 @@ class InternalError : public Error {
 };
 
 namespace detail {
-[[noreturn]] inline void check_failed(const char* what, const char* file, int line, const std::string& values) {
+[[noreturn]] inline void check_failed(const char* what, const char* file, int line,
+                                      const std::string& values) {
   std::ostringstream message;
   message << "internal error: " << what << " does not hold (" << file << ":" << line << ")";
   if (!values.empty()) message << ": " << values;
@@ -39,14 +40,13 @@ namespace detail {
 }  // namespace detail
 
 // QUIRE_CHECK(condition, "values that explain it: " << a << ", " << b)
-#define QUIRE_CHECK(condition, values)                                             \
-  do {                                                                             \
-    if (!(condition)) {                                                            \
-      std::ostringstream quire_check_values;                                       \
-      quire_check_values << values;                                                \
-      ::quire::detail::check_failed(#condition, __FILE__, __LINE__,                \
-                                    quire_check_values.str());                     \
-    }                                                                              \
+#define QUIRE_CHECK(condition, values)                                                         \
+  do {                                                                                         \
+    if (!(condition)) {                                                                        \
+      std::ostringstream quire_check_values;                                                   \
+      quire_check_values << values;                                                            \
+      ::quire::detail::check_failed(#condition, __FILE__, __LINE__, quire_check_values.str()); \
+    }                                                                                          \
   } while (false)
 
 }  // namespace quire

@@ -15,10 +15,11 @@ struct NewRequest {
   SamplingParams params;
 };
 
-// A run of ids whose text can be decoded on its own: it ends at a complete character and outside a possible stop string.
+// A run of ids whose text can be decoded on its own: it ends at a complete character and outside a possible
+// stop string.
 struct Release {
   uint64_t request_id = 0;
-  uint32_t ids_begin = 0;     // [ids_begin, ids_begin + num_ids) of StepOutputs::token_ids
+  uint32_t ids_begin = 0;  // [ids_begin, ids_begin + num_ids) of StepOutputs::token_ids
   uint32_t num_ids = 0;
   uint32_t num_text_ids = 0;  // the first so many ids carry text; a stop token behind them does not
   int32_t trim = 0;           // bytes to drop from the end of the text: a stop string and what follows it
@@ -35,11 +36,11 @@ struct EngineStats {
   uint32_t num_waiting = 0;
   uint32_t num_free_blocks = 0;  // cached but unreferenced blocks count as free
   uint32_t num_blocks = 0;
-  uint64_t num_preemptions = 0;          // since start
-  uint64_t prefix_cache_queries = 0;     // tokens looked up, since start
-  uint64_t prefix_cache_hits = 0;        // tokens found, since start
-  uint64_t num_prompt_tokens = 0;        // computed prompt tokens, since start
-  uint64_t num_generation_tokens = 0;    // since start
+  uint64_t num_preemptions = 0;        // since start
+  uint64_t prefix_cache_queries = 0;   // tokens looked up, since start
+  uint64_t prefix_cache_hits = 0;      // tokens found, since start
+  uint64_t num_prompt_tokens = 0;      // computed prompt tokens, since start
+  uint64_t num_generation_tokens = 0;  // since start
 };
 
 struct StepOutputs {

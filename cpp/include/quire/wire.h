@@ -1,7 +1,8 @@
 // The protocol between the native backend (client) and the engine process, over one stream socket.
 //
-// Every frame: magic "QUIR", version, type, payload length, payload. Integers are little endian, fixed width. A side
-// that reads an unknown magic, version or type closes the connection with a message naming both versions.
+// Every frame: magic "QUIR", version, type, payload length, payload. Integers are little endian, fixed width.
+// A side that reads an unknown magic, version or type closes the connection with a message naming both
+// versions.
 //   client -> engine  kRequests : any number of additions and cancellations
 //   engine -> client  kReady    : once, when requests can be served: limits and the token table
 //                     kStartError: instead of kReady; then the engine exits

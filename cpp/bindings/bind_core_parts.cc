@@ -1,0 +1,143 @@
+// Parts of the core on their own, for tests: hashes, BlockPool, BlockManager, StopMatcher, OutputGate.
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings.h"
+#include "quire/block_manager.h"
+#include "quire/output_gate.h"
+#include "quire/stop_matcher.h"
+
+namespace quire::bindings {
+namespace {
+
+namespace py = pybind11;
+
+// Hashes are pairs of integers in Python.
+using HashPair = std::pair<uint64_t, uint64_t>;
+
+BlockHash to_hash(const HashPair& pair) { return {pair.first, pair.second}; }
+HashPair to_pair(const BlockHash& hash) { return {hash.low, hash.high}; }
+
+// A matcher with its place in one text.
+struct StopMatcherCursor {
+  explicit StopMatcherCursor(const std::vector<std::string>& strings) : matcher(strings) {}
+
+  // Reads on; returns [begin, end) of the first match in all text so far, and stops behind it.
+  std::optional<std::pair<uint64_t, uint64_t>> feed(std::string_view text) {
+    for (char byte : text) {
+      state = matcher.next(state, static_cast<uint8_t>(byte));
+      ++num_bytes;
+      if (const uint32_t length = matcher.match_length(state))
+        return std::pair{num_bytes - length, num_bytes};
+    }
+    return std::nullopt;
+  }
+
+  StopMatcher matcher;
+  StopMatcher::State state = StopMatcher::kStart;
+  uint64_t num_bytes = 0;
+};
+
+void bind_blocks(py::module_& m) {
+  m.def("root_hash", [](uint64_t salt) { return to_pair(root_hash(salt)); }, py::arg("salt"));
+  m.def(
+      "hash_block",
+      [](const HashPair& parent, const std::vector<int32_t>& token_ids) {
+        return to_pair(hash_block(to_hash(parent), token_ids));
+      },
+      py::arg("parent"), py::arg("token_ids"));
+
+  py::class_<BlockPool>(m, "BlockPool")
+      .def(py::init<int32_t>(), py::arg("num_blocks"))
+      .def_property_readonly("num_blocks", &BlockPool::num_blocks)
+      .def_property_readonly("num_free", &BlockPool::num_free)
+      .def_property_readonly("num_cached", &BlockPool::num_cached)
+      .def("ref_count", &BlockPool::ref_count, py::arg("block_id"))
+      .def("allocate", &BlockPool::allocate)
+      .def("acquire", &BlockPool::acquire, py::arg("block_id"))
+      .def("release", &BlockPool::release, py::arg("block_id"))
+      .def(
+          "publish",
+          [](BlockPool& self, int32_t block_id, const HashPair& hash) {
+            return self.publish(block_id, to_hash(hash));
+          },
+          py::arg("block_id"), py::arg("hash"))
+      .def(
+          "find", [](const BlockPool& self, const HashPair& hash) { return self.find(to_hash(hash)); },
+          py::arg("hash"))
+      .def("check_integrity", &BlockPool::check_integrity);
+
+  py::class_<BlockManager>(m, "BlockManager")
+      .def(py::init<int32_t, int32_t, int32_t, int32_t>(), py::arg("num_blocks"), py::arg("block_size"),
+           py::arg("num_rows"), py::arg("max_blocks_per_row"))
+      .def(
+          "open",
+          [](BlockManager& self, const std::vector<HashPair>& hashes, int32_t num_tokens,
+             int32_t num_spare_blocks) -> std::optional<std::pair<int32_t, int32_t>> {
+            std::vector<BlockHash> converted;
+            for (const HashPair& hash : hashes) converted.push_back(to_hash(hash));
+            const auto opened = self.open(converted, num_tokens, num_spare_blocks);
+            if (!opened) return std::nullopt;
+            return std::pair{opened->row, opened->num_cached_blocks};
+          },
+          py::arg("hashes"), py::arg("num_tokens"), py::arg("num_spare_blocks") = 0)
+      .def("extend", &BlockManager::extend, py::arg("row"), py::arg("num_tokens"))
+      .def(
+          "publish",
+          [](BlockManager& self, int32_t row, int32_t block_idx, const HashPair& hash) {
+            self.publish(row, block_idx, to_hash(hash));
+          },
+          py::arg("row"), py::arg("block_idx"), py::arg("hash"))
+      .def("close", &BlockManager::close, py::arg("row"))
+      .def("slot", &BlockManager::slot, py::arg("row"), py::arg("position"))
+      .def(
+          "blocks",
+          [](const BlockManager& self, int32_t row) {
+            const auto blocks = self.blocks(row);
+            return std::vector<int32_t>(blocks.begin(), blocks.end());
+          },
+          py::arg("row"))
+      .def_property_readonly("pool", &BlockManager::pool, py::return_value_policy::reference_internal)
+      .def("check_integrity", &BlockManager::check_integrity);
+}
+
+void bind_text(py::module_& m) {
+  py::class_<StopMatcherCursor>(m, "StopMatcher")
+      .def(py::init<const std::vector<std::string>&>(), py::arg("strings"))
+      .def(
+          "feed",
+          [](StopMatcherCursor& self, const py::bytes& text) { return self.feed(std::string_view(text)); },
+          py::arg("text"))
+      .def_property_readonly(
+          "hold_length", [](const StopMatcherCursor& self) { return self.matcher.hold_length(self.state); });
+
+  const auto to_tuple = [](const OutputGate::Run& run) {
+    return py::make_tuple(run.num_ids, run.num_text_ids, run.trim, run.is_first);
+  };
+  py::class_<OutputGate>(m, "OutputGate")
+      .def(py::init<const TokenTable&, const SamplingParams&, bool>(), py::arg("table"), py::arg("params"),
+           py::arg("is_first"), py::keep_alive<1, 2>())
+      .def("push", &OutputGate::push, py::arg("id"), py::arg("can_stop") = true)
+      .def("push_silent", &OutputGate::push_silent)
+      .def_property_readonly("num_held", &OutputGate::num_held)
+      .def("take_ready", [to_tuple](OutputGate& self) { return to_tuple(self.take_ready()); })
+      .def(
+          "finish",
+          [to_tuple](OutputGate& self, const std::vector<int32_t>& held_ids) {
+            return to_tuple(self.finish(held_ids));
+          },
+          py::arg("held_ids"));
+}
+
+}  // namespace
+
+void bind_core_parts(py::module_& m) {
+  bind_blocks(m);
+  bind_text(m);
+}
+
+}  // namespace quire::bindings

@@ -1,0 +1,85 @@
+// Block tables of running requests: which blocks hold a request's tokens, shared prefixes included.
+//
+// Block i of a row holds the KV of tokens [i * block_size, (i + 1) * block_size) of its request. A row keeps
+// its place in the table while it is open, so kernels can read a table that stays where it is from step to
+// step.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "quire/block_pool.h"
+
+namespace quire {
+
+class BlockManager {
+ public:
+  BlockManager(int32_t num_blocks, int32_t block_size, int32_t num_rows, int32_t max_blocks_per_row);
+
+  // Opens a row with room for num_tokens. Blocks of the longest cached prefix are shared; hashes are those of
+  // the request's first full blocks, as many as may be shared. Empty, and nothing changed, when fewer than
+  // num_spare_blocks would stay free. A free row must exist.
+  struct Opened {
+    int32_t row;
+    int32_t num_cached_blocks;
+  };
+  std::optional<Opened> open(std::span<const BlockHash> hashes, int32_t num_tokens, int32_t num_spare_blocks);
+  // How many of the leading hashes are cached.
+  int32_t num_cached_blocks(std::span<const BlockHash> hashes) const;
+  // Room for num_tokens in all. False, and nothing changed, when the pool has too few free blocks.
+  bool extend(int32_t row, int32_t num_tokens) {
+    // The usual case of a decode step: the last block has room.
+    return num_tokens <= rows_[row].num_blocks * block_size_ || extend_slowly(row, num_tokens);
+  }
+  // The row's block is full and its KV is computed: others may find it from now on.
+  void publish(int32_t row, int32_t block_idx, const BlockHash& hash) {
+    pool_.publish(block_tables_[index(row, block_idx)], hash);
+  }
+  // Gives the row's blocks back, last block first, so that of a cached chain the end is evicted before its
+  // parents.
+  void close(int32_t row);
+
+  int64_t slot(int32_t row, int32_t position) const {
+    const auto p = static_cast<uint32_t>(position), size = static_cast<uint32_t>(block_size_);
+    return static_cast<int64_t>(block_tables_[index(row, static_cast<int32_t>(p / size))]) * size + p % size;
+  }
+  // The row's blocks. Valid until the row changes.
+  std::span<const int32_t> blocks(int32_t row) const {
+    return {block_tables_.data() + index(row, 0), static_cast<size_t>(rows_[row].num_blocks)};
+  }
+
+  const BlockPool& pool() const { return pool_; }
+  int32_t block_size() const { return block_size_; }
+  int32_t num_rows() const { return static_cast<int32_t>(rows_.size()); }
+  int32_t num_open_rows() const { return num_rows() - static_cast<int32_t>(free_rows_.size()); }
+  bool is_open(int32_t row) const { return rows_[row].is_open; }
+  const int32_t* block_tables() const { return block_tables_.data(); }  // [num_rows, stride]
+  int32_t stride() const { return stride_; }
+
+  // Reference counts are those of the open rows; no block twice in a row. Throws InternalError.
+  void check_integrity() const;
+
+ private:
+  struct Row {
+    int32_t num_blocks = 0;
+    bool is_open = false;
+  };
+
+  size_t index(int32_t row, int32_t block_idx) const {
+    return static_cast<size_t>(row) * stride_ + block_idx;
+  }
+  int32_t num_blocks_for(int32_t num_tokens) const { return (num_tokens + block_size_ - 1) / block_size_; }
+  bool extend_slowly(int32_t row, int32_t num_tokens);
+  void append_fresh_blocks(int32_t row, int32_t num_blocks);
+
+  BlockPool pool_;
+  int32_t block_size_;
+  int32_t stride_;
+  std::vector<int32_t> block_tables_;  // [num_rows, stride]; entries past a row's blocks are stale
+  std::vector<Row> rows_;
+  std::vector<int32_t> free_rows_;  // a stack, lowest row on top at the start
+};
+
+}  // namespace quire

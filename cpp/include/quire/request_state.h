@@ -1,0 +1,42 @@
+// A request as the scheduler sees it: its tokens, how far their KV is computed, and what its next token
+// needs.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "quire/block_hash.h"
+
+namespace quire {
+
+struct RequestState {
+  enum class Status : uint8_t { kNew, kWaiting, kRunning, kFinished };
+
+  // What a decode step touches comes first.
+  std::vector<int32_t> token_ids;    // prompt, then output; capacity for max_total_tokens from the start
+  int32_t num_computed_tokens = 0;   // tokens with KV in the cache: the one progress counter
+  int32_t num_scheduled_tokens = 0;  // in the batch that is out
+  int32_t num_prompt_tokens = 0;
+  int32_t num_published_blocks = 0;  // leading blocks that are findable, or whose hash another block has
+  int32_t row = -1;                  // of the block tables, while running
+  Status status = Status::kNew;
+  float temperature = 1.0f;
+  float top_p = 1.0f;
+  int32_t top_k = 0;
+  int32_t min_tokens = 0;
+  uint64_t seed = 0;
+  uint64_t request_id = 0;
+  int32_t max_total_tokens = 0;    // prompt + output; the request ends there
+  int32_t num_cached_tokens = -1;  // prompt tokens found in the cache at the first admission; -1 before
+  int32_t batch_idx = -1;          // in the batch that is out; -1: not in it
+
+  std::vector<BlockHash> block_hashes;  // of the first full blocks; extended when a block is full
+  std::vector<int32_t> mask_ids;        // may not be sampled before min_tokens
+  RequestState* previous = nullptr;     // in the waiting queue
+  RequestState* next = nullptr;
+
+  int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
+  int32_t num_output_tokens() const { return num_tokens() - num_prompt_tokens; }
+};
+
+}  // namespace quire

@@ -1,0 +1,110 @@
+#include "quire/block_manager.h"
+
+#include <algorithm>
+
+#include "quire/error.h"
+
+namespace quire {
+
+BlockManager::BlockManager(int32_t num_blocks, int32_t block_size, int32_t num_rows,
+                           int32_t max_blocks_per_row)
+    : pool_(num_blocks), block_size_(block_size), stride_(max_blocks_per_row) {
+  if (block_size < 1) throw InvalidArgument("block_size", std::to_string(block_size), "at least 1");
+  if (num_rows < 1) throw InvalidArgument("num_rows", std::to_string(num_rows), "at least 1");
+  if (max_blocks_per_row < 1) {
+    throw InvalidArgument("max_blocks_per_row", std::to_string(max_blocks_per_row), "at least 1");
+  }
+  block_tables_.assign(static_cast<size_t>(num_rows) * stride_, 0);
+  rows_.resize(num_rows);
+  free_rows_.reserve(num_rows);
+  for (int32_t row = num_rows - 1; row >= 0; --row) free_rows_.push_back(row);
+}
+
+std::optional<BlockManager::Opened> BlockManager::open(std::span<const BlockHash> hashes, int32_t num_tokens,
+                                                       int32_t num_spare_blocks) {
+  const int32_t num_wanted = num_blocks_for(num_tokens);
+  QUIRE_CHECK(num_wanted <= stride_,
+              num_tokens << " tokens need " << num_wanted << " blocks, a row has " << stride_);
+  QUIRE_CHECK(!free_rows_.empty(), num_rows() << " rows are open");
+  const int32_t row = free_rows_.back();
+  int32_t* table = block_tables_.data() + index(row, 0);
+
+  // The row's table is scratch until the row is open: a failed attempt leaves stale entries, and nothing
+  // else.
+  int32_t num_cached = 0;
+  int32_t num_idle = 0;  // cached blocks that nobody holds: sharing them takes them off the free list
+  for (const BlockHash& hash : hashes.first(std::min(hashes.size(), static_cast<size_t>(num_wanted)))) {
+    const std::optional<int32_t> block_id = pool_.find(hash);
+    if (!block_id) break;
+    table[num_cached++] = *block_id;
+    num_idle += pool_.ref_count(*block_id) == 0;
+  }
+  if (num_wanted - num_cached + num_idle + num_spare_blocks > pool_.num_free()) return std::nullopt;
+
+  free_rows_.pop_back();
+  for (int32_t i = 0; i < num_cached; ++i) pool_.acquire(table[i]);
+  rows_[row] = {num_cached, true};
+  append_fresh_blocks(row, num_wanted - num_cached);
+  return Opened{row, num_cached};
+}
+
+int32_t BlockManager::num_cached_blocks(std::span<const BlockHash> hashes) const {
+  int32_t num_cached = 0;
+  for (const BlockHash& hash : hashes) {
+    if (!pool_.find(hash)) break;
+    ++num_cached;
+  }
+  return num_cached;
+}
+
+bool BlockManager::extend_slowly(int32_t row, int32_t num_tokens) {
+  QUIRE_CHECK(rows_[row].is_open, "row " << row);
+  const int32_t num_wanted = num_blocks_for(num_tokens);
+  QUIRE_CHECK(num_wanted <= stride_,
+              num_tokens << " tokens need " << num_wanted << " blocks, a row has " << stride_);
+  const int32_t num_fresh = num_wanted - rows_[row].num_blocks;
+  if (num_fresh > pool_.num_free()) return false;
+  append_fresh_blocks(row, num_fresh);
+  return true;
+}
+
+void BlockManager::append_fresh_blocks(int32_t row, int32_t num_blocks) {
+  for (int32_t i = 0; i < num_blocks; ++i) {
+    const std::optional<int32_t> block_id = pool_.allocate();
+    QUIRE_CHECK(block_id, "free blocks were counted before");
+    block_tables_[index(row, rows_[row].num_blocks++)] = *block_id;
+  }
+}
+
+void BlockManager::close(int32_t row) {
+  QUIRE_CHECK(rows_[row].is_open, "row " << row);
+  for (int32_t i = rows_[row].num_blocks - 1; i >= 0; --i) pool_.release(block_tables_[index(row, i)]);
+  rows_[row] = {};
+  free_rows_.push_back(row);
+}
+
+void BlockManager::check_integrity() const {
+  pool_.check_integrity();
+  std::vector<int32_t> ref_counts(pool_.num_blocks(), 0);
+  std::vector<int32_t> last_row(pool_.num_blocks(), -1);
+  int32_t num_open = 0;
+  for (int32_t row = 0; row < num_rows(); ++row) {
+    if (!rows_[row].is_open) continue;
+    ++num_open;
+    for (int32_t block_id : blocks(row)) {
+      QUIRE_CHECK(block_id >= 0 && block_id < pool_.num_blocks(),
+                  "row " << row << " holds block " << block_id);
+      QUIRE_CHECK(last_row[block_id] != row, "row " << row << " holds block " << block_id << " twice");
+      last_row[block_id] = row;
+      ++ref_counts[block_id];
+    }
+  }
+  QUIRE_CHECK(num_open == num_open_rows(), num_open << " open, " << num_open_rows() << " counted");
+  for (int32_t id = 0; id < pool_.num_blocks(); ++id) {
+    QUIRE_CHECK(ref_counts[id] == pool_.ref_count(id), "block " << id << " is in " << ref_counts[id]
+                                                                << " rows and has " << pool_.ref_count(id)
+                                                                << " holders");
+  }
+}
+
+}  // namespace quire

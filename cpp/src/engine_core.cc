@@ -1,0 +1,342 @@
+#include "quire/engine_core.h"
+
+#include <algorithm>
+#include <memory>
+#include <random>
+#include <string>
+#include <unordered_map>
+
+#include "quire/error.h"
+#include "quire/output_gate.h"
+#include "quire/scheduler.h"
+
+namespace quire {
+namespace {
+
+struct LiveRequest : RequestState {
+  explicit LiveRequest(OutputGate output_gate) : gate(std::move(output_gate)) {}
+
+  OutputGate gate;
+  std::vector<int32_t> end_ids;  // sorted: the request ends at any of them
+  bool include_stop = false;
+  int32_t num_counted_prompt_tokens = 0;  // in the statistics; recomputed ones count once
+};
+
+// SplitMix64: a full-period sequence, so requests without a seed get different ones.
+class SeedSequence {
+ public:
+  explicit SeedSequence(uint64_t seed) : state_(seed) {}
+  uint64_t next() {
+    uint64_t z = state_ += 0x9E3779B97F4A7C15ULL;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
+    return z ^ (z >> 31);
+  }
+
+ private:
+  uint64_t state_;
+};
+
+EngineConfig validated(EngineConfig config) {
+  validate(config);
+  return config;
+}
+
+uint64_t random_salt() {
+  std::random_device device;
+  return static_cast<uint64_t>(device()) << 32 | device();
+}
+
+}  // namespace
+
+struct EngineCore::Impl {
+  Impl(EngineConfig engine_config, TokenTable token_table)
+      : config(validated(std::move(engine_config))),
+        table(std::move(token_table)),
+        // A secret salt: block hashes of one engine cannot be prepared by its clients.
+        scheduler(config, random_salt()),
+        seeds(config.seed) {
+    // A pool may be smaller than max_model_len. The last token of a request needs no KV.
+    const int64_t num_slots = static_cast<int64_t>(config.num_blocks) * config.block_size;
+    max_total_tokens = static_cast<int32_t>(std::min<int64_t>(config.max_model_len, num_slots + 1));
+    outputs.releases.reserve(static_cast<size_t>(config.max_num_seqs));
+    outputs.token_ids.reserve(4 * static_cast<size_t>(config.max_num_seqs));
+    finished.reserve(static_cast<size_t>(config.max_num_seqs));
+  }
+
+  EngineConfig config;
+  TokenTable table;
+  Scheduler scheduler;
+  SeedSequence seeds;
+  int32_t max_total_tokens = 0;  // of any request
+  std::unordered_map<uint64_t, std::unique_ptr<LiveRequest>> requests;
+  bool is_batch_out = false;
+  StepOutputs outputs;
+  StepOutputs ends;  // of cancelled and failed requests, until the next outputs
+  std::vector<LiveRequest*> finished;
+  uint64_t step = 0;
+  uint64_t num_prompt_tokens = 0;
+  uint64_t num_generation_tokens = 0;
+
+  int32_t check_lengths(const NewRequest& request) const;
+  bool is_first(const NewRequest& request) const;
+  void begin_outputs();
+  Release& append_run(const LiveRequest& request, const OutputGate::Run& run, StepOutputs& out) const;
+  void append_end(LiveRequest& request, FinishReason reason, StepOutputs& out) const;
+  FinishReason accept(LiveRequest& request, int32_t id);
+  void end_early(uint64_t request_id, FinishReason reason, const std::string& error);
+  EngineStats stats() const;
+};
+
+// Returns how long the request may get.
+int32_t EngineCore::Impl::check_lengths(const NewRequest& request) const {
+  const auto num_prompt = static_cast<int64_t>(request.prompt_ids.size());
+  if (num_prompt == 0) throw InvalidArgument("prompt_ids", "no tokens", "at least 1 token");
+  if (num_prompt >= config.max_model_len) {
+    throw InvalidArgument("prompt_ids", std::to_string(num_prompt) + " tokens",
+                          "1 to " + std::to_string(config.max_model_len - 1) + " tokens (max_model_len " +
+                              std::to_string(config.max_model_len) + " must leave room for one more)");
+  }
+  const std::string pool = "the KV cache has " + std::to_string(config.num_blocks) + " blocks of " +
+                           std::to_string(config.block_size) + " tokens";
+  if (num_prompt >= max_total_tokens) {
+    throw InvalidArgument("prompt_ids", std::to_string(num_prompt) + " tokens",
+                          "1 to " + std::to_string(max_total_tokens - 1) + " tokens (" + pool + ")");
+  }
+  for (int32_t id : request.prompt_ids) {
+    if (id < 0 || id >= config.vocab_size) {
+      throw InvalidArgument("prompt_ids", std::to_string(id),
+                            "0 to " + std::to_string(config.vocab_size - 1) + " (vocab_size)");
+    }
+  }
+  if (request.params.max_tokens == 0) return max_total_tokens;
+  const int64_t wanted = std::min<int64_t>(num_prompt + request.params.max_tokens, config.max_model_len);
+  if (wanted > max_total_tokens) {
+    throw InvalidArgument(
+        "max_tokens", std::to_string(request.params.max_tokens),
+        "at most " + std::to_string(max_total_tokens - num_prompt) + " with this prompt (" + pool + ")");
+  }
+  return static_cast<int32_t>(wanted);
+}
+
+bool EngineCore::Impl::is_first(const NewRequest& request) const {
+  return std::none_of(request.prompt_ids.begin(), request.prompt_ids.end(), [&](int32_t id) {
+    return table.contributes(id, request.params.skip_special_tokens) && table.ends_start(id);
+  });
+}
+
+void EngineCore::Impl::begin_outputs() {
+  outputs.releases.clear();
+  outputs.token_ids.clear();
+  std::swap(outputs.releases, ends.releases);
+  std::swap(outputs.token_ids, ends.token_ids);
+}
+
+Release& EngineCore::Impl::append_run(const LiveRequest& request, const OutputGate::Run& run,
+                                      StepOutputs& out) const {
+  Release& release = out.releases.emplace_back();
+  release.request_id = request.request_id;
+  release.ids_begin = static_cast<uint32_t>(out.token_ids.size());
+  release.num_ids = run.num_ids;
+  release.num_text_ids = run.num_text_ids;
+  release.trim = run.trim;
+  release.is_first = run.is_first;
+  release.num_prompt_tokens = static_cast<uint32_t>(request.num_prompt_tokens);
+  release.num_cached_tokens = static_cast<uint32_t>(std::max(request.num_cached_tokens, 0));
+  // The gate's held ids are the last ones; the run is the first of them.
+  const auto begin = request.token_ids.end() - request.gate.num_held() - run.num_ids;
+  out.token_ids.insert(out.token_ids.end(), begin, begin + run.num_ids);
+  return release;
+}
+
+void EngineCore::Impl::append_end(LiveRequest& request, FinishReason reason, StepOutputs& out) const {
+  const std::span<const int32_t> ids(request.token_ids);
+  append_run(request, request.gate.finish(ids.last(request.gate.num_held())), out).finish_reason = reason;
+}
+
+// The request's next id. Returns why the request ends with it, or kNone.
+FinishReason EngineCore::Impl::accept(LiveRequest& request, int32_t id) {
+  const int32_t output_idx = request.num_output_tokens();
+  request.token_ids.push_back(id);
+  ++num_generation_tokens;
+  if (output_idx >= request.min_tokens &&
+      std::binary_search(request.end_ids.begin(), request.end_ids.end(), id)) {
+    if (request.include_stop) {
+      request.gate.push(id, false);
+    } else {
+      request.gate.push_silent();
+    }
+    return FinishReason::kStop;
+  }
+  if (request.gate.push(id, output_idx >= request.min_tokens)) return FinishReason::kStop;
+  return request.num_tokens() >= request.max_total_tokens ? FinishReason::kLength : FinishReason::kNone;
+}
+
+void EngineCore::Impl::end_early(uint64_t request_id, FinishReason reason, const std::string& error) {
+  const auto found = requests.find(request_id);
+  if (found != requests.end()) {
+    append_end(*found->second, reason, ends);
+    scheduler.remove(*found->second);
+    requests.erase(found);
+  } else if (reason == FinishReason::kError) {
+    Release& release = ends.releases.emplace_back();
+    release.request_id = request_id;
+    release.finish_reason = reason;
+  } else {
+    return;
+  }
+  ends.releases.back().error = error;
+}
+
+EngineStats EngineCore::Impl::stats() const {
+  EngineStats stats;
+  stats.step = step;
+  stats.num_running = static_cast<uint32_t>(scheduler.num_running());
+  stats.num_waiting = static_cast<uint32_t>(scheduler.num_waiting());
+  stats.num_free_blocks = static_cast<uint32_t>(scheduler.blocks().pool().num_free());
+  stats.num_blocks = static_cast<uint32_t>(config.num_blocks);
+  stats.num_preemptions = scheduler.num_preemptions();
+  stats.prefix_cache_queries = scheduler.prefix_cache_queries();
+  stats.prefix_cache_hits = scheduler.prefix_cache_hits();
+  stats.num_prompt_tokens = num_prompt_tokens;
+  stats.num_generation_tokens = num_generation_tokens;
+  return stats;
+}
+
+EngineCore::EngineCore(EngineConfig config, TokenTable token_table)
+    : impl_(std::make_unique<Impl>(std::move(config), std::move(token_table))) {}
+
+EngineCore::~EngineCore() = default;
+
+const EngineConfig& EngineCore::config() const { return impl_->config; }
+const TokenTable& EngineCore::token_table() const { return impl_->table; }
+
+void EngineCore::add_request(NewRequest request) {
+  const int32_t vocab_size = impl_->config.vocab_size;
+  const SamplingParams& params = request.params;
+  const int32_t max_total_tokens = impl_->check_lengths(request);
+  validate(params, vocab_size);
+  if (impl_->requests.contains(request.request_id)) {
+    throw InvalidArgument("request_id", std::to_string(request.request_id), "an id that no live request has");
+  }
+
+  auto live = std::make_unique<LiveRequest>(OutputGate(impl_->table, params, impl_->is_first(request)));
+  live->request_id = request.request_id;
+  live->num_prompt_tokens = static_cast<int32_t>(request.prompt_ids.size());
+  live->max_total_tokens = max_total_tokens;
+  live->token_ids = std::move(request.prompt_ids);
+  live->token_ids.reserve(static_cast<size_t>(max_total_tokens));
+  live->temperature = params.temperature;
+  live->top_p = params.top_p;
+  live->top_k = std::max(params.top_k, 0);
+  live->min_tokens = params.min_tokens;
+  live->seed = params.has_seed ? static_cast<uint64_t>(params.seed) : impl_->seeds.next();
+  live->include_stop = params.include_stop_str_in_output;
+
+  const auto sort_unique = [](std::vector<int32_t>& ids) {
+    std::sort(ids.begin(), ids.end());
+    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  };
+  const std::vector<int32_t>& eos = impl_->config.eos_token_ids;
+  live->end_ids = params.stop_token_ids;
+  if (!params.ignore_eos) live->end_ids.insert(live->end_ids.end(), eos.begin(), eos.end());
+  sort_unique(live->end_ids);
+  if (params.min_tokens > 0) {
+    live->mask_ids = params.stop_token_ids;
+    live->mask_ids.insert(live->mask_ids.end(), eos.begin(), eos.end());
+    sort_unique(live->mask_ids);
+  }
+  LiveRequest& state = *live;
+  impl_->requests.emplace(state.request_id, std::move(live));
+  impl_->scheduler.add(state);
+}
+
+void EngineCore::cancel(uint64_t request_id) { impl_->end_early(request_id, FinishReason::kCancelled, ""); }
+
+void EngineCore::fail(uint64_t request_id, const std::string& message) {
+  impl_->end_early(request_id, FinishReason::kError, message);
+}
+
+bool EngineCore::has_unfinished_requests() const {
+  return !impl_->requests.empty() || !impl_->ends.releases.empty();
+}
+
+const Batch& EngineCore::schedule() {
+  impl_->is_batch_out = true;
+  return impl_->scheduler.schedule();
+}
+
+const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
+  Impl& impl = *impl_;
+  Scheduler& scheduler = impl.scheduler;
+  const Batch& batch = scheduler.batch();
+  if (!impl.is_batch_out) throw InvalidArgument("sampled", "ids", "one update() after each schedule()");
+  if (sampled.size() != static_cast<size_t>(batch.num_sampled)) {
+    throw InvalidArgument("sampled", std::to_string(sampled.size()) + " ids",
+                          std::to_string(batch.num_sampled) + ", the batch's num_sampled");
+  }
+  for (int32_t id : sampled) {
+    if (id < 0 || id >= impl.config.vocab_size) {
+      throw InvalidArgument("sampled", std::to_string(id),
+                            "0 to " + std::to_string(impl.config.vocab_size - 1) + " (vocab_size)");
+    }
+  }
+
+  impl.is_batch_out = false;
+  impl.begin_outputs();
+  int32_t sample_idx = 0;
+  for (int32_t i = 0; i < batch.num_reqs; ++i) {
+    const bool is_sampled = sample_idx < batch.num_sampled && batch.sample_req_idx[sample_idx] == i;
+    const int32_t id = is_sampled ? sampled[sample_idx++] : -1;
+    auto* request = static_cast<LiveRequest*>(scheduler.request(i));
+    if (!request) continue;  // cancelled while the step ran
+    scheduler.complete(*request);
+    if (request->num_counted_prompt_tokens < request->num_prompt_tokens) {
+      // Tokens found in the cache were not computed.
+      const int32_t before = std::max(request->num_counted_prompt_tokens, request->num_cached_tokens);
+      const int32_t now = std::min(request->num_computed_tokens, request->num_prompt_tokens);
+      if (now > before) impl.num_prompt_tokens += static_cast<uint64_t>(now - before);
+      request->num_counted_prompt_tokens = std::max(before, now);
+    }
+    if (!is_sampled) continue;
+    const FinishReason reason = impl.accept(*request, id);
+    if (reason != FinishReason::kNone) {
+      impl.append_end(*request, reason, impl.outputs);
+      scheduler.finish(*request);
+      impl.finished.push_back(request);
+    } else if (request->gate.has_ready()) {
+      impl.append_run(*request, request->gate.take_ready(), impl.outputs);
+    }
+  }
+  scheduler.end_step();
+  for (const LiveRequest* request : impl.finished) impl.requests.erase(request->request_id);
+  impl.finished.clear();
+  ++impl.step;
+  impl.outputs.stats = impl.stats();
+  return impl.outputs;
+}
+
+const StepOutputs& EngineCore::take_outputs() {
+  impl_->begin_outputs();
+  impl_->outputs.stats = impl_->stats();
+  return impl_->outputs;
+}
+
+const StepOutputs& EngineCore::outputs() const { return impl_->outputs; }
+
+EngineStats EngineCore::stats() const { return impl_->stats(); }
+
+void EngineCore::check_integrity() const {
+  const Scheduler& scheduler = impl_->scheduler;
+  scheduler.check_integrity();
+  const auto num_live = static_cast<size_t>(scheduler.num_running() + scheduler.num_waiting());
+  QUIRE_CHECK(num_live == impl_->requests.size(),
+              num_live << " scheduled, " << impl_->requests.size() << " live");
+  for (const auto& [request_id, request] : impl_->requests) {
+    QUIRE_CHECK(request->request_id == request_id, request_id << " is " << request->request_id);
+    QUIRE_CHECK(request->gate.num_held() <= static_cast<uint32_t>(request->num_output_tokens()),
+                "request " << request_id << " holds " << request->gate.num_held() << " ids");
+  }
+}
+
+}  // namespace quire

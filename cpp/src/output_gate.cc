@@ -1,0 +1,64 @@
+#include "quire/output_gate.h"
+
+#include <string>
+
+#include "quire/error.h"
+#include "stop_scanner.h"
+
+namespace quire {
+
+OutputGate::OutputGate(const TokenTable& table, const SamplingParams& params, bool is_first)
+    : table_(&table),
+      scanner_(params.stop.empty() ? nullptr : std::make_unique<StopScanner>(params.stop, is_first)),
+      skip_special_tokens_(params.skip_special_tokens),
+      include_stop_(params.include_stop_str_in_output),
+      is_first_(is_first) {}
+
+OutputGate::~OutputGate() = default;
+OutputGate::OutputGate(OutputGate&&) noexcept = default;
+OutputGate& OutputGate::operator=(OutputGate&&) noexcept = default;
+
+bool OutputGate::push(int32_t id, bool can_stop) {
+  if (table_->contributes(id, skip_special_tokens_)) {
+    const TextBoundary::Step step = boundary_.push(*table_, id);
+    can_cut_ = step.cut_after;
+    if (is_first_ && first_text_idx_ == UINT32_MAX && table_->ends_start(id)) first_text_idx_ = num_pushed_;
+    if (scanner_) scanner_->push(*table_, id, step, can_stop);
+  } else if (scanner_) {
+    scanner_->push_without_text(can_cut_);
+  }
+  ++num_pushed_;
+  if (can_cut_) num_ready_ = scanner_ ? scanner_->count_ready() : num_held();
+  return scanner_ && scanner_->is_matched();
+}
+
+OutputGate::Run OutputGate::take(uint32_t num_ids) {
+  Run run;
+  run.num_ids = run.num_text_ids = num_ids;
+  run.is_first = is_first_ && num_released_ <= first_text_idx_;
+  num_released_ += num_ids;
+  num_ready_ = 0;
+  return run;
+}
+
+OutputGate::Run OutputGate::take_ready() {
+  const Run run = take(num_ready_);
+  if (scanner_) scanner_->release(run.num_ids);
+  return run;
+}
+
+OutputGate::Run OutputGate::finish(std::span<const int32_t> held_ids) {
+  QUIRE_CHECK(held_ids.size() == num_held(), held_ids.size() << " given, " << num_held() << " held");
+  Run run = take(num_held());
+  run.num_text_ids -= num_silent_;
+  if (scanner_ && scanner_->is_matched()) {
+    const uint64_t kept = include_stop_ ? scanner_->match_end() : scanner_->match_begin();
+    const std::string text =
+        table_->decode(held_ids.first(run.num_text_ids), run.is_first, 0, skip_special_tokens_);
+    QUIRE_CHECK(kept <= text.size(), kept << " of " << text.size() << " bytes before the stop string");
+    run.trim = static_cast<int32_t>(text.size() - kept);
+  }
+  return run;
+}
+
+}  // namespace quire

@@ -1,0 +1,239 @@
+#include "quire/token_table.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "quire/error.h"
+
+namespace quire {
+namespace {
+
+// Serialized form: header of little-endian words, separator, flags [size], lengths [size] u32, bytes.
+constexpr uint32_t kMagic = 0x42545451;  // "QTTB"
+constexpr uint32_t kVersion = 1;
+
+void append_u32(uint32_t value, std::string& out) {
+  for (int shift = 0; shift < 32; shift += 8) out.push_back(static_cast<char>(value >> shift));
+}
+
+class Reader {
+ public:
+  explicit Reader(std::string_view bytes) : rest_(bytes) {}
+  std::string_view take(size_t size) {
+    if (size > rest_.size()) {
+      throw InvalidArgument("token_table", std::to_string(rest_.size()) + " more bytes",
+                            "at least " + std::to_string(size) + " (truncated?)");
+    }
+    const std::string_view taken = rest_.substr(0, size);
+    rest_.remove_prefix(size);
+    return taken;
+  }
+  uint32_t take_u32() {
+    uint32_t value = 0;
+    int shift = 0;
+    for (char byte : take(4)) {
+      value |= static_cast<uint32_t>(static_cast<uint8_t>(byte)) << shift;
+      shift += 8;
+    }
+    return value;
+  }
+  bool is_empty() const { return rest_.empty(); }
+
+ private:
+  std::string_view rest_;
+};
+
+}  // namespace
+
+TokenTable::TokenTable(DecoderKind kind, const std::vector<std::string>& texts, std::vector<uint8_t> flags,
+                       std::string separator, int32_t strip_left)
+    : kind_(kind), separator_(std::move(separator)), strip_left_(strip_left), flags_(std::move(flags)) {
+  if (texts.size() != flags_.size()) {
+    throw InvalidArgument("flags", std::to_string(flags_.size()) + " values",
+                          std::to_string(texts.size()) + ", one per text");
+  }
+  size_t num_bytes = 0;
+  for (const std::string& text : texts) num_bytes += text.size();
+  if (num_bytes > std::numeric_limits<uint32_t>::max()) {
+    throw InvalidArgument("texts", std::to_string(num_bytes) + " bytes", "less than 4 GiB in all");
+  }
+  bytes_.reserve(num_bytes);
+  offsets_.reserve(texts.size() + 1);
+  offsets_.push_back(0);
+  for (const std::string& text : texts) {
+    bytes_ += text;
+    offsets_.push_back(static_cast<uint32_t>(bytes_.size()));
+  }
+  finish_building();
+}
+
+// Checks what the constructor and deserialize() have in common, and marks the complete tokens.
+void TokenTable::finish_building() {
+  if (kind_ > DecoderKind::kJoined) {
+    throw InvalidArgument("kind", std::to_string(static_cast<int>(kind_)),
+                          "0 (byte level), 1 (byte fallback), 2 (joined)");
+  }
+  if (strip_left_ < kStripFirstToken || strip_left_ > kStripOneSpace) {
+    throw InvalidArgument("strip_left", std::to_string(strip_left_),
+                          "0 (nothing), 1 (one space), -1 (the first token's spaces)");
+  }
+  if (kind_ == DecoderKind::kJoined && strip_left_ != kStripNothing) {
+    throw InvalidArgument("strip_left", std::to_string(strip_left_), "0 for joined tokens");
+  }
+  if (kind_ != DecoderKind::kJoined && !separator_.empty()) {
+    throw InvalidArgument("separator", "\"" + separator_ + "\"", "\"\" unless tokens are joined");
+  }
+  if (!is_valid_utf8(separator_)) throw InvalidArgument("separator", "invalid UTF-8", "UTF-8");
+  for (int32_t id = 0; id < size(); ++id) {
+    const auto field = [id] { return "texts[" + std::to_string(id) + "]"; };
+    if (flags_[id] & ~(kTokenSpecial | kTokenByte | kTokenUnknown)) {
+      throw InvalidArgument("flags[" + std::to_string(id) + "]", std::to_string(flags_[id]),
+                            "a sum of 1 (special), 2 (byte), 4 (unknown)");
+    }
+    const bool is_byte = (flags_[id] & kTokenByte) != 0;
+    if (is_byte && kind_ != DecoderKind::kByteFallback) {
+      throw InvalidArgument("flags[" + std::to_string(id) + "]", "2 (byte)",
+                            "byte tokens only with byte fallback");
+    }
+    if (is_byte && text(id).size() != 1) {
+      throw InvalidArgument(field(), std::to_string(text(id).size()) + " bytes", "1 byte for a byte token");
+    }
+    const bool is_valid = !is_byte && is_valid_utf8(text(id));
+    if (!is_valid && !is_byte && kind_ != DecoderKind::kByteLevel) {
+      throw InvalidArgument(field(), "invalid UTF-8", "UTF-8");
+    }
+    if (is_valid) flags_[id] |= kTokenComplete;
+  }
+}
+
+std::string TokenTable::decode(std::span<const int32_t> ids, bool is_first, int32_t trim,
+                               bool skip_special_tokens) const {
+  std::string out;
+  decode_to(ids, is_first, trim, skip_special_tokens, out);
+  return out;
+}
+
+void TokenTable::decode_to(std::span<const int32_t> ids, bool is_first, int32_t trim,
+                           bool skip_special_tokens, std::string& out) const {
+  const size_t begin = out.size();
+  bool is_start = is_first;
+  Utf8Reader utf8;  // kByteLevel
+  const auto append = [&out](std::string_view character, bool) { out += character; };
+  size_t byte_run_size = 0;  // kByteFallback: the last so many bytes of `out` come from byte tokens
+  const auto end_byte_run = [&] {
+    const size_t run_begin = out.size() - byte_run_size;
+    if (!is_valid_utf8(std::string_view(out).substr(run_begin))) {
+      out.resize(run_begin);
+      for (size_t i = 0; i < byte_run_size; ++i) out += kReplacementChar;
+    }
+    byte_run_size = 0;
+  };
+
+  for (int32_t id : ids) {
+    if (!contributes(id, skip_special_tokens)) continue;
+    const std::string_view piece = text(id);
+    switch (kind_) {
+      case DecoderKind::kByteLevel:
+        if (is_complete(id) && !utf8.is_inside_character()) {
+          out += piece;
+        } else {
+          for (char byte : piece) utf8.push(static_cast<uint8_t>(byte), append);
+        }
+        break;
+      case DecoderKind::kByteFallback:
+        if (flags_[id] & kTokenByte) {
+          ++byte_run_size;
+        } else if (byte_run_size > 0) {
+          end_byte_run();
+        }
+        out += piece;
+        break;
+      case DecoderKind::kJoined:
+        if (!is_start) out += separator_;
+        out += piece;
+        break;
+    }
+    if (is_start && strip_left_ == kStripFirstToken) {
+      out.erase(std::remove(out.begin() + static_cast<std::ptrdiff_t>(begin), out.end(), ' '), out.end());
+    }
+    is_start = is_start && !ends_start(id);
+  }
+  utf8.finish(append);
+  if (byte_run_size > 0) end_byte_run();
+  if (is_first && strip_left_ == kStripOneSpace && out.size() > begin && out[begin] == ' ')
+    out.erase(begin, 1);
+  if (trim > 0) out.resize(out.size() - std::min(out.size() - begin, static_cast<size_t>(trim)));
+}
+
+std::string TokenTable::serialize() const {
+  std::string out;
+  out.reserve(28 + separator_.size() + 5 * flags_.size() + bytes_.size());
+  append_u32(kMagic, out);
+  append_u32(kVersion, out);
+  append_u32(static_cast<uint32_t>(kind_), out);
+  append_u32(static_cast<uint32_t>(strip_left_), out);
+  append_u32(static_cast<uint32_t>(separator_.size()), out);
+  append_u32(static_cast<uint32_t>(flags_.size()), out);
+  append_u32(static_cast<uint32_t>(bytes_.size()), out);
+  out += separator_;
+  for (int32_t id = 0; id < size(); ++id) out.push_back(static_cast<char>(flags(id)));
+  for (int32_t id = 0; id < size(); ++id) append_u32(offsets_[id + 1] - offsets_[id], out);
+  out += bytes_;
+  return out;
+}
+
+TokenTable TokenTable::deserialize(std::string_view bytes) {
+  Reader reader(bytes);
+  const auto expect = [&](uint32_t expected, const char* what) {
+    if (const uint32_t given = reader.take_u32(); given != expected) {
+      throw InvalidArgument("token_table", std::string(what) + " " + std::to_string(given),
+                            std::to_string(expected));
+    }
+  };
+  expect(kMagic, "magic");
+  expect(kVersion, "version");
+  TokenTable table;
+  // Out of range values stay out of range in the narrower type, or finish_building() could not see them.
+  table.kind_ = static_cast<DecoderKind>(std::min<uint32_t>(reader.take_u32(), 0xFF));
+  table.strip_left_ = static_cast<int32_t>(reader.take_u32());
+  const uint32_t separator_size = reader.take_u32();
+  const uint32_t size = reader.take_u32();
+  const uint32_t num_bytes = reader.take_u32();
+  if (size > static_cast<uint32_t>(std::numeric_limits<int32_t>::max())) {
+    throw InvalidArgument("token_table", std::to_string(size) + " tokens", "at most 2147483647");
+  }
+  table.separator_ = reader.take(separator_size);
+  const std::string_view flags = reader.take(size);
+  table.flags_.assign(flags.begin(), flags.end());
+  Reader lengths(reader.take(4 * static_cast<size_t>(size)));
+  table.offsets_.reserve(static_cast<size_t>(size) + 1);
+  uint64_t end = 0;
+  table.offsets_.push_back(0);
+  for (uint32_t id = 0; id < size; ++id) {
+    end += lengths.take_u32();
+    if (end > num_bytes) break;
+    table.offsets_.push_back(static_cast<uint32_t>(end));
+  }
+  if (end != num_bytes) {
+    throw InvalidArgument("token_table", "texts of other lengths",
+                          std::to_string(num_bytes) + " bytes in all");
+  }
+  table.bytes_ = reader.take(num_bytes);
+  if (!reader.is_empty()) throw InvalidArgument("token_table", "bytes behind the end", "none");
+  table.finish_building();
+  return table;
+}
+
+TextBoundary::Step TextBoundary::push_incomplete(const TokenTable& table, int32_t id) {
+  if (table.flags(id) & kTokenByte) {
+    const bool cut_before = !in_byte_run_;
+    in_byte_run_ = true;
+    return {cut_before, false};
+  }
+  const bool cut_before = !utf8_.is_inside_character();
+  for (char byte : table.text(id)) utf8_.push(static_cast<uint8_t>(byte), [](std::string_view, bool) {});
+  return {cut_before, !utf8_.is_inside_character()};
+}
+
+}  // namespace quire

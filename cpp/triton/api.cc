@@ -1,0 +1,150 @@
+#include "api.h"
+
+#include <chrono>
+#include <cstring>
+
+namespace quire::triton {
+
+void check(TRITONSERVER_Error* error) {
+  if (error == nullptr) return;
+  const ServerError thrown(TRITONSERVER_ErrorCode(error), TRITONSERVER_ErrorMessage(error));
+  TRITONSERVER_ErrorDelete(error);
+  throw thrown;
+}
+
+void log_if_failed(TRITONSERVER_Error* error, const char* what) {
+  if (error == nullptr) return;
+  QUIRE_LOG(ERROR, std::string(what) + ": " + TRITONSERVER_ErrorMessage(error));
+  TRITONSERVER_ErrorDelete(error);
+}
+
+TRITONSERVER_Error* to_triton(const std::exception& error) {
+  auto code = TRITONSERVER_ERROR_INTERNAL;
+  if (const auto* server_error = dynamic_cast<const ServerError*>(&error)) {
+    code = server_error->code();
+  } else if (dynamic_cast<const InvalidArgument*>(&error) != nullptr) {
+    code = TRITONSERVER_ERROR_INVALID_ARG;
+  }
+  return TRITONSERVER_ErrorNew(code, error.what());
+}
+
+void log_message(TRITONSERVER_LogLevel level, const char* file, int line, const std::string& message) {
+  TRITONSERVER_Error* error = TRITONSERVER_LogMessage(level, file, line, message.c_str());
+  if (error != nullptr) TRITONSERVER_ErrorDelete(error);
+}
+
+uint64_t now_ns() {
+  return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch() /
+                               std::chrono::nanoseconds(1));
+}
+
+int64_t InputTensor::num_elements() const {
+  int64_t count = 1;
+  for (const int64_t size : shape) count *= size;
+  return count;
+}
+
+std::string InputTensor::shape_text() const {
+  std::string text;
+  for (const int64_t size : shape) {
+    text += text.empty() ? "[" : ",";
+    text += std::to_string(size);
+  }
+  return text.empty() ? "[]" : text + "]";
+}
+
+InputTensor read_input(TRITONBACKEND_Request* request, uint32_t index, std::string& joined) {
+  TRITONBACKEND_Input* input = nullptr;
+  check(TRITONBACKEND_RequestInputByIndex(request, index, &input));
+  InputTensor tensor;
+  const char* name = nullptr;
+  const int64_t* shape = nullptr;
+  uint32_t num_dims = 0;
+  uint64_t byte_size = 0;
+  uint32_t num_buffers = 0;
+  check(
+      TRITONBACKEND_InputProperties(input, &name, &tensor.type, &shape, &num_dims, &byte_size, &num_buffers));
+  tensor.name = name;
+  tensor.shape = {shape, num_dims};
+
+  if (num_buffers > 1) joined.clear();
+  for (uint32_t i = 0; i < num_buffers; ++i) {
+    const void* buffer = nullptr;
+    uint64_t size = 0;
+    auto memory = TRITONSERVER_MEMORY_CPU;
+    int64_t memory_id = 0;
+    check(TRITONBACKEND_InputBuffer(input, i, &buffer, &size, &memory, &memory_id));
+    if (memory == TRITONSERVER_MEMORY_GPU) {
+      throw InvalidArgument(name, "a tensor in GPU memory", "a tensor in CPU memory");
+    }
+    if (num_buffers == 1) {
+      tensor.bytes = {static_cast<const char*>(buffer), size};
+    } else {
+      joined.append(static_cast<const char*>(buffer), size);
+    }
+  }
+  if (num_buffers > 1) tensor.bytes = joined;
+  return tensor;
+}
+
+ResponseBuilder::ResponseBuilder(TRITONBACKEND_Request* request) {
+  check(TRITONBACKEND_ResponseNew(&response_, request));
+}
+
+ResponseBuilder::ResponseBuilder(TRITONBACKEND_ResponseFactory* factory) {
+  check(TRITONBACKEND_ResponseNewFromFactory(&response_, factory));
+}
+
+ResponseBuilder::~ResponseBuilder() {
+  if (response_ != nullptr) log_if_failed(TRITONBACKEND_ResponseDelete(response_), "deleting a response");
+}
+
+char* ResponseBuilder::add(const char* name, TRITONSERVER_DataType type, int64_t count, size_t byte_size) {
+  TRITONBACKEND_Output* output = nullptr;
+  check(TRITONBACKEND_ResponseOutput(response_, &output, name, type, &count, 1));
+  void* buffer = nullptr;
+  auto memory = TRITONSERVER_MEMORY_CPU;
+  int64_t memory_id = 0;
+  check(TRITONBACKEND_OutputBuffer(output, &buffer, byte_size, &memory, &memory_id));
+  if (memory == TRITONSERVER_MEMORY_GPU) {
+    throw InvalidArgument(name, "an output buffer in GPU memory", "an output buffer in CPU memory");
+  }
+  return static_cast<char*>(buffer);
+}
+
+void ResponseBuilder::add_string(const char* name, std::string_view first, std::string_view second) {
+  const auto size = static_cast<uint32_t>(first.size() + second.size());
+  char* buffer = add(name, TRITONSERVER_TYPE_BYTES, 1, sizeof(size) + size);
+  std::memcpy(buffer, &size, sizeof(size));
+  std::memcpy(buffer + sizeof(size), first.data(), first.size());
+  if (!second.empty()) std::memcpy(buffer + sizeof(size) + first.size(), second.data(), second.size());
+}
+
+void ResponseBuilder::add_uint32(const char* name, uint32_t value) {
+  std::memcpy(add(name, TRITONSERVER_TYPE_UINT32, 1, sizeof(value)), &value, sizeof(value));
+}
+
+void ResponseBuilder::send(bool is_final, TRITONSERVER_Error* error) {
+  TRITONBACKEND_Response* response = response_;
+  response_ = nullptr;  // given away, whatever send returns
+  check(TRITONBACKEND_ResponseSend(response, is_final ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0, error));
+}
+
+void answer_with_error(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
+                       const std::exception& exception, uint64_t start_ns) {
+  TRITONSERVER_Error* error = to_triton(exception);
+  try {
+    ResponseBuilder(request).send(true, error);
+  } catch (const std::exception& failure) {
+    QUIRE_LOG(ERROR, std::string("an error could not be answered: ") + failure.what());
+  }
+  TRITONSERVER_ErrorDelete(error);
+  const uint64_t end_ns = now_ns();
+  log_if_failed(TRITONBACKEND_ModelInstanceReportStatistics(instance, request, false, start_ns, start_ns,
+                                                            end_ns, end_ns),
+                "reporting statistics");
+  log_if_failed(TRITONBACKEND_RequestRelease(request, TRITONSERVER_REQUEST_RELEASE_ALL),
+                "releasing a request");
+}
+
+}  // namespace quire::triton

@@ -1,0 +1,75 @@
+// Triton's C API as C++: errors become exceptions, tensors become spans, a response is built in a few calls.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "abi.h"
+#include "quire/error.h"
+
+namespace quire::triton {
+
+// An error with the code that the client shall see (HTTP status, gRPC code).
+class ServerError : public Error {
+ public:
+  ServerError(TRITONSERVER_Error_Code code, const std::string& message) : Error(message), code_(code) {}
+  TRITONSERVER_Error_Code code() const { return code_; }
+
+ private:
+  TRITONSERVER_Error_Code code_;
+};
+
+// Throws ServerError, and deletes the error, when there is one.
+void check(TRITONSERVER_Error* error);
+// For calls whose failure changes nothing: logs it.
+void log_if_failed(TRITONSERVER_Error* error, const char* what);
+// Answers a request with the exception as its only response, and releases it.
+void answer_with_error(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
+                       const std::exception& exception, uint64_t start_ns);
+// The server's form of an exception: InvalidArgument is INVALID_ARG, ServerError keeps its code, others are
+// INTERNAL.
+TRITONSERVER_Error* to_triton(const std::exception& error);
+
+void log_message(TRITONSERVER_LogLevel level, const char* file, int line, const std::string& message);
+#define QUIRE_LOG(level, message) \
+  ::quire::triton::log_message(TRITONSERVER_LOG_##level, __FILE__, __LINE__, message)
+
+uint64_t now_ns();  // steady clock
+
+// One input tensor of a request; views live as long as the request.
+struct InputTensor {
+  std::string_view name;
+  TRITONSERVER_DataType type = TRITONSERVER_TYPE_INVALID;
+  std::span<const int64_t> shape;
+  std::string_view bytes;
+
+  int64_t num_elements() const;
+  std::string shape_text() const;  // "[2,3]"
+};
+
+// `joined` holds the bytes of a tensor that comes in several buffers.
+InputTensor read_input(TRITONBACKEND_Request* request, uint32_t index, std::string& joined);
+
+// A response under construction: add outputs, then send; dropped without sending when an exception passes.
+class ResponseBuilder {
+ public:
+  explicit ResponseBuilder(TRITONBACKEND_Request* request);
+  explicit ResponseBuilder(TRITONBACKEND_ResponseFactory* factory);
+  ~ResponseBuilder();
+  ResponseBuilder(const ResponseBuilder&) = delete;
+  ResponseBuilder& operator=(const ResponseBuilder&) = delete;
+
+  // Memory of a new output of shape [count], to be filled before send().
+  char* add(const char* name, TRITONSERVER_DataType type, int64_t count, size_t byte_size);
+  void add_string(const char* name, std::string_view first, std::string_view second = {});  // STRING [1]
+  void add_uint32(const char* name, uint32_t value);                                        // UINT32 [1]
+  void send(bool is_final, TRITONSERVER_Error* error = nullptr);
+
+ private:
+  TRITONBACKEND_Response* response_ = nullptr;
+};
+
+}  // namespace quire::triton

@@ -1,0 +1,122 @@
+// The functions that Triton calls, and nothing else: from models and instances of the server to our objects.
+#include <memory>
+
+#include "api.h"
+#include "detokenizer.h"
+#include "generation.h"
+#include "registry.h"
+
+#define QUIRE_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace quire::triton {
+
+namespace {
+
+// State of a model; `generation` is null for a detokenizer.
+struct LoadedModel {
+  ModelSettings settings;
+  std::shared_ptr<Generation> generation;
+};
+
+// State of an instance; `detokenizer` is null for a generation model, whose instances have no state.
+struct LoadedInstance {
+  LoadedModel* model;
+  std::unique_ptr<Detokenizer> detokenizer;
+};
+
+LoadedModel* state_of(TRITONBACKEND_Model* model) {
+  void* state = nullptr;
+  check(TRITONBACKEND_ModelState(model, &state));
+  return static_cast<LoadedModel*>(state);
+}
+
+LoadedInstance* state_of(TRITONBACKEND_ModelInstance* instance) {
+  void* state = nullptr;
+  check(TRITONBACKEND_ModelInstanceState(instance, &state));
+  return static_cast<LoadedInstance*>(state);
+}
+
+void check_api_version() {
+  uint32_t major = 0;
+  uint32_t minor = 0;
+  check(TRITONBACKEND_ApiVersion(&major, &minor));
+  if (major == kApiMajor && minor >= kApiMinMinor) return;
+  throw ServerError(TRITONSERVER_ERROR_UNSUPPORTED,
+                    "backend quire: the server's backend API is version " + std::to_string(major) + "." +
+                        std::to_string(minor) + "; needed: " + std::to_string(kApiMajor) + "." +
+                        std::to_string(kApiMinMinor) + " or a later " + std::to_string(kApiMajor) + ".x");
+}
+
+// No exception may pass into the server.
+template <class F>
+TRITONSERVER_Error* guarded(F&& call) {
+  try {
+    call();
+    return nullptr;
+  } catch (const std::exception& error) {
+    return to_triton(error);
+  }
+}
+
+}  // namespace
+}  // namespace quire::triton
+
+using namespace quire::triton;
+
+QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backend*) {
+  return guarded([] { check_api_version(); });
+}
+
+QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model* model) {
+  return guarded([&] {
+    auto loaded = std::make_unique<LoadedModel>();
+    loaded->settings = read_model_settings(model);
+    if (loaded->settings.role == Role::kGeneration) {
+      loaded->generation = std::make_shared<Generation>(loaded->settings);
+      loaded->generation->start();
+      registry::add(loaded->generation);
+    }
+    check(TRITONBACKEND_ModelSetState(model, loaded.release()));
+  });
+}
+
+QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model* model) {
+  return guarded([&] {
+    const std::unique_ptr<LoadedModel> loaded(state_of(model));
+    if (loaded && loaded->generation) {
+      registry::remove(*loaded->generation);
+      loaded->generation->stop();
+    }
+  });
+}
+
+QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(
+    TRITONBACKEND_ModelInstance* instance) {
+  return guarded([&] {
+    TRITONBACKEND_Model* model = nullptr;
+    check(TRITONBACKEND_ModelInstanceModel(instance, &model));
+    auto loaded = std::make_unique<LoadedInstance>();
+    loaded->model = state_of(model);
+    if (loaded->model->settings.role == Role::kDetokenizer) {
+      loaded->detokenizer = std::make_unique<Detokenizer>(loaded->model->settings, instance);
+    }
+    check(TRITONBACKEND_ModelInstanceSetState(instance, loaded.release()));
+  });
+}
+
+QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceFinalize(TRITONBACKEND_ModelInstance* instance) {
+  return guarded([&] { const std::unique_ptr<LoadedInstance> loaded(state_of(instance)); });
+}
+
+QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceExecute(TRITONBACKEND_ModelInstance* instance,
+                                                                    TRITONBACKEND_Request** requests,
+                                                                    const uint32_t count) {
+  return guarded([&] {
+    const LoadedInstance& loaded = *state_of(instance);
+    if (loaded.detokenizer) {
+      loaded.detokenizer->execute(requests, count);
+    } else {
+      loaded.model->generation->execute(instance, requests, count);
+    }
+  });
+}

@@ -1,0 +1,94 @@
+// The record that generation sends to the detokenizer: everything that decoding a run of ids needs, so that
+// decoding is a pure function of it. It lives for one hop inside one process; the version guards mixed
+// configurations.
+//
+//   ChunkHeader | int32 ids [num_ids] | prompt text [prompt_text_size]
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "quire/error.h"
+#include "quire/sampling.h"
+
+namespace quire::triton {
+
+enum ChunkFlags : uint32_t {
+  kChunkIsFirst = 1,  // nothing before this run took part in the text
+  kChunkSkipSpecialTokens = 2,
+  kChunkProbe = 4,        // no ids: asks whether anybody still waits; answered by no response
+  kChunkAcknowledge = 8,  // generation waits for the acknowledgement before it sends the next
+  kChunkReturnFinishReason = 16,
+  kChunkReturnNumInputTokens = 32,
+  kChunkReturnNumOutputTokens = 64,
+};
+
+struct ChunkHeader {
+  uint32_t version = kVersion;
+  uint32_t flags = 0;  // ChunkFlags
+  uint64_t owner = 0;  // which loaded generation model (Generation::id)
+  uint64_t sequence_id = 0;
+  uint32_t num_ids = 0;
+  uint32_t num_text_ids = 0;   // the first so many carry text
+  int32_t trim = 0;            // bytes to drop from the end of the text
+  uint32_t finish_reason = 0;  // FinishReason
+  uint32_t num_input_tokens = 0;
+  uint32_t prompt_text_size = 0;
+
+  static constexpr uint32_t kVersion = 0x51430001;  // "QC", 1
+};
+static_assert(sizeof(ChunkHeader) == 48, "no padding: the record is copied as bytes");
+
+struct Chunk {
+  ChunkHeader header;
+  std::span<const int32_t> ids;
+  std::string_view prompt_text;
+};
+
+inline size_t chunk_size(const Chunk& chunk) {
+  return sizeof(ChunkHeader) + chunk.ids.size_bytes() + chunk.prompt_text.size();
+}
+
+// Writes chunk_size() bytes; the header's sizes are taken from the spans.
+inline void write_chunk(Chunk chunk, char* out) {
+  chunk.header.num_ids = static_cast<uint32_t>(chunk.ids.size());
+  chunk.header.prompt_text_size = static_cast<uint32_t>(chunk.prompt_text.size());
+  std::memcpy(out, &chunk.header, sizeof(ChunkHeader));
+  out += sizeof(ChunkHeader);
+  if (!chunk.ids.empty()) std::memcpy(out, chunk.ids.data(), chunk.ids.size_bytes());
+  out += chunk.ids.size_bytes();
+  if (!chunk.prompt_text.empty()) std::memcpy(out, chunk.prompt_text.data(), chunk.prompt_text.size());
+}
+
+// Throws InvalidArgument for bytes that write_chunk() cannot have made. `ids` keeps the ids (the bytes may be
+// unaligned).
+inline Chunk read_chunk(std::string_view bytes, std::vector<int32_t>& ids) {
+  const auto refuse = [&](const std::string& what) {
+    throw InvalidArgument("chunk", what,
+                          "the output 'chunk' of a generation model of this server, unchanged");
+  };
+  Chunk chunk;
+  if (bytes.size() < sizeof(ChunkHeader)) refuse(std::to_string(bytes.size()) + " bytes");
+  std::memcpy(&chunk.header, bytes.data(), sizeof(ChunkHeader));
+  const ChunkHeader& header = chunk.header;
+  if (header.version != ChunkHeader::kVersion) refuse("version " + std::to_string(header.version));
+  const uint64_t ids_size = uint64_t{header.num_ids} * sizeof(int32_t);
+  if (bytes.size() != sizeof(ChunkHeader) + ids_size + header.prompt_text_size) {
+    refuse(std::to_string(bytes.size()) + " bytes for " + std::to_string(header.num_ids) + " ids");
+  }
+  if (header.num_text_ids > header.num_ids || header.trim < 0 ||
+      header.finish_reason > static_cast<uint32_t>(FinishReason::kError)) {
+    refuse("values out of range");
+  }
+  ids.resize(header.num_ids);
+  if (!ids.empty()) std::memcpy(ids.data(), bytes.data() + sizeof(ChunkHeader), ids_size);
+  chunk.ids = ids;
+  chunk.prompt_text = bytes.substr(sizeof(ChunkHeader) + ids_size);
+  return chunk;
+}
+
+}  // namespace quire::triton

@@ -1,0 +1,42 @@
+// Role detokenizer: ids to text, a pure function of one chunk. Keeps nothing between requests; any number of
+// instances may run.
+//
+// It is also generation's ear in an ensemble: it acknowledges each chunk after its response has been sent,
+// and says when the server has marked its request cancelled. See generation.h.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "abi.h"
+#include "chunk.h"
+#include "model_settings.h"
+#include "quire/token_table.h"
+
+namespace quire::triton {
+
+// One instance; Triton calls it from one thread at a time.
+class Detokenizer {
+ public:
+  Detokenizer(const ModelSettings& settings, TRITONBACKEND_ModelInstance* instance)
+      : generation_model_(settings.generation_model), instance_(instance) {}
+
+  // Takes over every request of the batch and answers it.
+  void execute(TRITONBACKEND_Request** requests, uint32_t count);
+
+ private:
+  void answer(TRITONBACKEND_Request* request);
+  void answer_chunk(TRITONBACKEND_Request* request, std::string_view bytes);
+  void send_text(TRITONBACKEND_Request* request, const Chunk& chunk, const TokenTable& token_table);
+  void answer_ids(TRITONBACKEND_Request* request, std::string_view bytes);
+
+  const std::string generation_model_;
+  TRITONBACKEND_ModelInstance* const instance_;
+  // Scratch, reused
+  std::string joined_;
+  std::vector<int32_t> ids_;
+  std::string text_;
+};
+
+}  // namespace quire::triton

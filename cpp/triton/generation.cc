@@ -1,0 +1,246 @@
+#include "generation.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "api.h"
+
+namespace quire::triton {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto kTick = 10ms;                // how often cancellation flags and silences are looked at
+constexpr auto kProbeInterval = 100ms;      // silence after which a client is probed
+constexpr auto kProbeCost = 500us;          // share of the interval per open request: at most 2,000 probes/s
+constexpr auto kAcknowledgePatience = 60s;  // then nobody follows this generation
+
+std::atomic<uint64_t> next_generation_id{1};
+std::atomic<uint64_t> next_request_id{1};
+
+}  // namespace
+
+Generation::Generation(const ModelSettings& settings)
+    : id_(next_generation_id++),
+      name_(settings.name),
+      version_(settings.version),
+      engine_({settings.python, settings.engine_module, settings.engine_config.string()}, *this) {}
+
+Generation::~Generation() { stop(); }
+
+void Generation::start() {
+  auto first_start = first_start_.get_future();
+  thread_ = std::thread([this] { run(); });
+  first_start.get();
+}
+
+void Generation::stop() {
+  if (!thread_.joinable()) return;
+  mailbox_.post_stop();
+  thread_.join();
+}
+
+std::shared_ptr<const ModelInfo> Generation::model_info() const {
+  const std::lock_guard lock(info_mutex_);
+  return info_;
+}
+
+void Generation::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests,
+                         uint32_t count) {
+  const auto info = model_info();
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint64_t start_ns = now_ns();
+    try {
+      GenerationRequest generation = read_generation_request(requests[i]);
+      check_limits(generation.request, info->vocab_size, info->max_model_len);
+      generation.request.request_id = next_request_id++;
+      mailbox_.post(std::make_unique<Sequence>(instance, requests[i], std::move(generation), id_));
+    } catch (const std::exception& error) {
+      answer_with_error(instance, requests[i], error, start_ns);
+    }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------- generation
+// thread
+
+void Generation::run() {
+  metrics_ = std::make_unique<EngineMetrics>(name_, version_);
+  engine_.try_start(Clock::now());
+  Mail mail;
+  while (!mail.stop) {
+    mail.sequences.clear();
+    mail.feedback.clear();
+    const short events =
+        mailbox_.wait(engine_.fd(), engine_.poll_events(), std::min(next_tick_, engine_.deadline()), mail);
+    const auto now = Clock::now();
+    for (auto& sequence : mail.sequences) admit(std::move(sequence), now);
+    for (const Feedback& feedback : mail.feedback) handle(feedback);
+    engine_.service(events, now);
+    if (now >= next_tick_) tick(now);
+    submit();
+    next_tick_ = sequences_.empty() ? Clock::time_point::max() : std::min(next_tick_, now + kTick);
+  }
+  fail_all(TRITONSERVER_ERROR_UNAVAILABLE, "model '" + name_ + "' is being unloaded");
+  engine_.stop();
+  metrics_.reset();
+}
+
+void Generation::admit(std::unique_ptr<Sequence> sequence, Clock::time_point now) {
+  if (!engine_.try_start(now)) {
+    sequence->fail(TRITONSERVER_ERROR_UNAVAILABLE,
+                   "the engine does not start: " + engine_.last_start_error());
+    return;
+  }
+  const uint64_t id = sequence->id();
+  unsubmitted_.push_back(id);
+  sequences_.emplace(id, std::move(sequence));
+}
+
+void Generation::handle(const Feedback& feedback) {
+  const auto it = sequences_.find(feedback.sequence_id);
+  if (it == sequences_.end()) return;  // its last chunk needed no answer
+  Sequence& sequence = *it->second;
+  sequence.acknowledge();
+  if (feedback.is_cancelled) {
+    abort(it, TRITONSERVER_ERROR_CANCELLED, "the client cancelled the request");
+  } else if (!feedback.error.empty()) {
+    abort(it, TRITONSERVER_ERROR_INTERNAL, feedback.error);
+  } else {
+    if (sequence.is_due()) sequence.send();
+    if (!sequence.is_open()) sequences_.erase(it);
+  }
+}
+
+void Generation::submit() {
+  if (!engine_.is_ready()) return;
+  for (const uint64_t id : unsubmitted_) {
+    const auto it = sequences_.find(id);
+    if (it == sequences_.end()) continue;  // cancelled meanwhile
+    it->second->mark_submitted();
+    requests_.additions.push_back(it->second->request());
+  }
+  unsubmitted_.clear();
+  if (requests_.additions.empty() && requests_.cancellations.empty()) return;
+  engine_.send(requests_);
+  requests_.additions.clear();
+  requests_.cancellations.clear();
+}
+
+void Generation::tick(Clock::time_point now) {
+  next_tick_ = now + kTick;
+  const auto silence = probe_interval();
+  for (auto it = sequences_.begin(); it != sequences_.end();) {
+    const auto current = it++;
+    Sequence& sequence = *current->second;
+    if (sequence.is_cancelled()) {
+      abort(current, TRITONSERVER_ERROR_CANCELLED, "the client cancelled the request");
+    } else if (sequence.is_abandoned(now, kAcknowledgePatience)) {
+      sequence.acknowledge();
+      abort(current, TRITONSERVER_ERROR_CANCELLED,
+            "no detokenizer acknowledged a chunk for " +
+                std::to_string(std::chrono::seconds(kAcknowledgePatience).count()) +
+                " s; acknowledge: got true; allowed: true only where a detokenizer of this server follows");
+    } else if (sequence.is_probe_due(now, silence)) {
+      sequence.send_probe();
+      if (!sequence.is_open()) sequences_.erase(current);
+    }
+  }
+}
+
+Generation::Clock::duration Generation::probe_interval() const {
+  return std::max<Clock::duration>(kProbeInterval, kProbeCost * sequences_.size());
+}
+
+void Generation::abort(Sequences::iterator it, TRITONSERVER_Error_Code code, const std::string& why) {
+  Sequence& sequence = *it->second;
+  // The engine need not be told of the end of what it has finished or never seen.
+  if (sequence.is_submitted() && !sequence.is_finished()) requests_.cancellations.push_back(sequence.id());
+  sequence.end_with_error(code, why);
+  if (!sequence.is_open()) sequences_.erase(it);
+}
+
+void Generation::fail_all(TRITONSERVER_Error_Code code, const std::string& message) {
+  for (auto& [id, sequence] : sequences_) sequence->fail(code, message);
+  sequences_.clear();
+  unsubmitted_.clear();
+}
+
+void Generation::on_ready(wire::ReadyFrame& ready) {
+  auto info = std::make_shared<ModelInfo>();
+  info->token_table = TokenTable::deserialize(ready.token_table);
+  info->vocab_size = ready.vocab_size;
+  info->max_model_len = ready.max_model_len;
+  {
+    const std::lock_guard lock(info_mutex_);
+    info_ = std::move(info);
+  }
+  EngineStats stats;
+  stats.num_blocks = stats.num_free_blocks = static_cast<uint32_t>(ready.num_blocks);
+  metrics_->update(stats);
+  if (was_ready_) metrics_->engine_restarted();
+  was_ready_ = true;
+  QUIRE_LOG(INFO, "model '" + name_ + "': the engine serves " + ready.model + ", max_model_len " +
+                      std::to_string(ready.max_model_len) + ", " + std::to_string(ready.num_blocks) +
+                      " blocks of " + std::to_string(ready.block_size) + " tokens, up to " +
+                      std::to_string(ready.max_num_seqs) + " requests at once");
+  if (!is_first_start_settled_) first_start_.set_value();
+  is_first_start_settled_ = true;
+}
+
+void Generation::on_step(const StepOutputs& outputs) {
+  metrics_->update(outputs.stats);
+  for (const Release& release : outputs.releases) {
+    const auto it = sequences_.find(release.request_id);
+    if (it == sequences_.end() || it->second->is_finished()) continue;  // aborted meanwhile
+    Sequence& sequence = *it->second;
+    if (release.finish_reason == FinishReason::kError) {
+      sequence.end_with_error(TRITONSERVER_ERROR_INVALID_ARG, release.error);
+    } else if (release.finish_reason == FinishReason::kCancelled) {
+      sequence.end_with_error(TRITONSERVER_ERROR_CANCELLED, "the engine cancelled the request");
+    } else {
+      sequence.take(release, std::span(outputs.token_ids).subspan(release.ids_begin, release.num_ids));
+      if (sequence.is_due()) sequence.send();
+    }
+    if (!sequence.is_open()) sequences_.erase(it);
+  }
+}
+
+void Generation::on_lost(const std::string& why) {
+  QUIRE_LOG(ERROR, "model '" + name_ + "': the engine " + why + "; " + std::to_string(sequences_.size()) +
+                       " open requests; starting it again");
+  metrics_->engine_lost();
+  requests_.cancellations.clear();
+  for (auto it = sequences_.begin(); it != sequences_.end();) {
+    // What the engine never saw waits for the next one; what it finished still leaves, chunk by chunk.
+    const auto current = it++;
+    Sequence& sequence = *current->second;
+    if (!sequence.is_submitted() || sequence.is_finished()) continue;
+    sequence.end_with_error(
+        TRITONSERVER_ERROR_UNAVAILABLE,
+        "the engine " + why + " while it worked on this request; it is being started again");
+    if (!sequence.is_open()) sequences_.erase(current);
+  }
+}
+
+void Generation::on_start_failed(const std::string& message, bool is_given_up) {
+  QUIRE_LOG(ERROR, "model '" + name_ + "': " + message);
+  if (!is_first_start_settled_) {
+    // A load fails at once; the server reports it.
+    is_first_start_settled_ = true;
+    first_start_.set_exception(std::make_exception_ptr(ServerError(TRITONSERVER_ERROR_UNAVAILABLE, message)));
+    mailbox_.post_stop();
+    return;
+  }
+  if (!is_given_up) return;
+  for (const uint64_t id : unsubmitted_) {
+    const auto it = sequences_.find(id);
+    if (it == sequences_.end()) continue;
+    it->second->fail(TRITONSERVER_ERROR_UNAVAILABLE, "the engine does not start: " + message);
+    sequences_.erase(it);
+  }
+  unsubmitted_.clear();
+}
+
+}  // namespace quire::triton

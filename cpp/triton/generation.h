@@ -1,0 +1,109 @@
+// Role generation: a loaded model with its engine and its open requests.
+//
+// Threads, in one place:
+//   The generation thread owns the sequences, the engine client and the metrics. It alone sends responses of
+//   this model. It holds no lock while it does: in an ensemble, sending a response runs the scheduling of the
+//   next step in the sending thread.
+//
+//   Any other thread (Triton's, in execute(); a detokenizer's) only posts to the mailbox, or reads
+//   model_info().
+//
+// Flow: at most one chunk per stream is outstanding when the request says `acknowledge`; what the engine
+// releases meanwhile is merged into the next. So a slow reader slows nobody else, and chunks of a stream
+// cannot overtake each other however many detokenizers run.
+//
+// Errors: Triton 2.51 never ends an ensemble's request whose step failed while another of its steps was
+// running (later versions do). So in an ensemble only generation reports errors, those of the detokenizer
+// included, and only when no chunk is outstanding.
+//
+// Cancellation: a request called directly has its own flag, looked at every few milliseconds. In an ensemble
+// that flag never comes; but the step that follows is marked, so its detokenizer says so in its feedback. A
+// stream that is silent is probed, for the same reason. What Triton does not know, no backend can: its HTTP
+// front end does not read a connection between the request and the first response, so a client of /generate
+// that goes away is not noticed.
+#pragma once
+
+#include <future>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "engine_client.h"
+#include "mailbox.h"
+#include "metrics.h"
+#include "model_settings.h"
+#include "quire/token_table.h"
+
+namespace quire::triton {
+
+// What a ready engine says of its model. Immutable.
+struct ModelInfo {
+  TokenTable token_table;
+  int32_t vocab_size = 0;
+  int32_t max_model_len = 0;
+};
+
+class Generation : private EngineClient::Events {
+ public:
+  explicit Generation(const ModelSettings& settings);
+  ~Generation() override;  // stop()
+
+  // Starts the engine and returns when it is ready; throws ServerError with the engine's own message when it
+  // fails.
+  void start();
+  // Answers every open request, ends the engine, joins the thread.
+  void stop();
+
+  uint64_t id() const { return id_; }  // unique in the process, over reloads
+  const std::string& name() const { return name_; }
+  std::shared_ptr<const ModelInfo> model_info() const;
+
+  // Takes over every request of the batch and answers it, now (errors) or later.
+  void execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count);
+  void post(Feedback feedback) { mailbox_.post(std::move(feedback)); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  using Sequences = std::unordered_map<uint64_t, std::unique_ptr<Sequence>>;
+
+  void run();
+  void admit(std::unique_ptr<Sequence> sequence, Clock::time_point now);
+  void handle(const Feedback& feedback);
+  void submit();  // additions and cancellations to the engine, as one frame
+  void tick(Clock::time_point now);
+  Clock::duration probe_interval() const;
+  // Ends a sequence with an error, and tells the engine if it still works on it.
+  void abort(Sequences::iterator it, TRITONSERVER_Error_Code code, const std::string& why);
+  void fail_all(TRITONSERVER_Error_Code code, const std::string& message);
+
+  void on_ready(wire::ReadyFrame& ready) override;
+  void on_step(const StepOutputs& outputs) override;
+  void on_lost(const std::string& why) override;
+  void on_start_failed(const std::string& message, bool is_given_up) override;
+
+  const uint64_t id_;
+  const std::string name_;
+  const uint64_t version_;
+
+  mutable std::mutex info_mutex_;  // guards info_
+  std::shared_ptr<const ModelInfo> info_;
+  Mailbox mailbox_;
+  std::promise<void> first_start_;
+
+  // Of the generation thread
+  EngineClient engine_;
+  std::unique_ptr<EngineMetrics> metrics_;
+  Sequences sequences_;
+  std::vector<uint64_t> unsubmitted_;  // in the order of arrival
+  wire::RequestsFrame requests_;       // to be sent at the end of this round
+  Clock::time_point next_tick_ = Clock::time_point::max();
+  bool was_ready_ = false;
+  bool is_first_start_settled_ = false;
+
+  std::thread thread_;
+};
+
+}  // namespace quire::triton

@@ -1,0 +1,54 @@
+// What other threads tell the generation thread. Any thread posts; the owner waits and takes everything at
+// once.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "sequence.h"
+
+namespace quire::triton {
+
+// What a detokenizer says after it has dealt with a chunk.
+struct Feedback {
+  uint64_t sequence_id;
+  bool is_cancelled = false;  // nobody waits for this sequence any more
+  std::string error;          // the chunk could not be decoded; empty: it was
+};
+
+struct Mail {
+  std::vector<std::unique_ptr<Sequence>> sequences;
+  std::vector<Feedback> feedback;
+  bool stop = false;
+};
+
+class Mailbox {
+ public:
+  Mailbox();
+  ~Mailbox();
+  Mailbox(const Mailbox&) = delete;
+  Mailbox& operator=(const Mailbox&) = delete;
+
+  void post(std::unique_ptr<Sequence> sequence);
+  void post(Feedback feedback);
+  void post_stop();
+
+  // Owner: sleeps until there is mail, `fd` (may be -1) has one of `events`, or the deadline passes; then
+  // moves all mail into `mail`, whose vectors are reused. Returns the events of `fd`.
+  short wait(int fd, short events, std::chrono::steady_clock::time_point deadline, Mail& mail);
+
+ private:
+  void wake(std::unique_lock<std::mutex>& lock);  // unlocks
+
+  std::mutex mutex_;
+  Mail mail_;
+  // Then whoever posts first writes to the event. Posts to a busy owner cost no system call.
+  bool is_owner_asleep_ = false;
+  int event_fd_;
+};
+
+}  // namespace quire::triton

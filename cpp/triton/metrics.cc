@@ -1,0 +1,148 @@
+#include "metrics.h"
+
+#include <mutex>
+
+#include "api.h"
+
+namespace quire::triton {
+
+namespace {
+
+struct FamilySpec {
+  TRITONSERVER_MetricKind kind;
+  const char* name;
+  const char* description;
+};
+
+enum Family : size_t {
+  kRunning,
+  kWaiting,
+  kCacheUsage,
+  kBlocksTotal,
+  kBlocksFree,
+  kPreemptions,
+  kPrefixQueries,
+  kPrefixHits,
+  kPromptTokens,
+  kGenerationTokens,
+  kEngineRestarts,
+  kNumFamilies
+};
+
+constexpr auto kGauge = TRITONSERVER_METRIC_KIND_GAUGE;
+constexpr auto kCounter = TRITONSERVER_METRIC_KIND_COUNTER;
+
+// In the order of Family.
+constexpr FamilySpec kFamilies[] = {
+    {kGauge, "vllm:num_requests_running", "Requests that the engine is computing"},
+    {kGauge, "vllm:num_requests_waiting", "Requests that wait for a place in the batch"},
+    {kGauge, "vllm:kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1"},
+    {kGauge, "quire:kv_blocks_total", "Blocks of the KV cache"},
+    {kGauge, "quire:kv_blocks_free", "Blocks of the KV cache that no request uses"},
+    {kCounter, "vllm:num_preemptions_total", "Requests sent back to the queue for want of KV blocks"},
+    {kCounter, "vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache"},
+    {kCounter, "vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache"},
+    {kCounter, "vllm:prompt_tokens_total", "Prompt tokens computed"},
+    {kCounter, "vllm:generation_tokens_total", "Tokens generated"},
+    {kCounter, "quire:engine_restarts_total", "Times that the engine was started again after it had died"},
+};
+static_assert(std::size(kFamilies) == kNumFamilies);
+
+}  // namespace
+
+class MetricFamilies {
+ public:
+  // The process's families; made by the first model, deleted with the last.
+  static std::shared_ptr<MetricFamilies> shared() {
+    static std::mutex mutex;
+    static std::weak_ptr<MetricFamilies> existing;
+    const std::lock_guard lock(mutex);
+    auto families = existing.lock();
+    if (!families) existing = families = std::make_shared<MetricFamilies>();
+    return families;
+  }
+
+  MetricFamilies() {
+    for (const FamilySpec& spec : kFamilies) {
+      TRITONSERVER_MetricFamily* family = nullptr;
+      TRITONSERVER_Error* error =
+          TRITONSERVER_MetricFamilyNew(&family, spec.kind, spec.name, spec.description);
+      if (error != nullptr) {
+        QUIRE_LOG(INFO, std::string("no metrics of the engine: ") + TRITONSERVER_ErrorMessage(error));
+        TRITONSERVER_ErrorDelete(error);
+        return;
+      }
+      families.push_back(family);
+    }
+  }
+  ~MetricFamilies() {
+    for (auto* family : families)
+      log_if_failed(TRITONSERVER_MetricFamilyDelete(family), "deleting a metric family");
+  }
+
+  bool is_complete() const { return families.size() == kNumFamilies; }
+
+  std::vector<TRITONSERVER_MetricFamily*> families;
+};
+
+EngineMetrics::EngineMetrics(const std::string& model_name, uint64_t version)
+    : families_(MetricFamilies::shared()) {
+  if (!families_->is_complete()) return;
+  const std::string version_text = std::to_string(version);
+  TRITONSERVER_Parameter* labels[] = {
+      TRITONSERVER_ParameterNew("model_name", TRITONSERVER_PARAMETER_STRING, model_name.c_str()),
+      TRITONSERVER_ParameterNew("version", TRITONSERVER_PARAMETER_STRING, version_text.c_str())};
+  for (auto* family : families_->families) {
+    TRITONSERVER_Metric* metric = nullptr;
+    log_if_failed(
+        TRITONSERVER_MetricNew(&metric, family, const_cast<const TRITONSERVER_Parameter**>(labels), 2),
+        "making a metric");
+    metrics_.push_back(metric);
+  }
+  for (auto* label : labels) TRITONSERVER_ParameterDelete(label);
+}
+
+EngineMetrics::~EngineMetrics() {
+  for (auto* metric : metrics_) {
+    if (metric != nullptr) log_if_failed(TRITONSERVER_MetricDelete(metric), "deleting a metric");
+  }
+}
+
+void EngineMetrics::set(size_t idx, double value) {
+  if (idx >= metrics_.size() || metrics_[idx] == nullptr) return;
+  log_if_failed(TRITONSERVER_MetricSet(metrics_[idx], value), "setting a metric");
+}
+
+void EngineMetrics::increment(size_t idx, uint64_t& last, uint64_t value) {
+  const uint64_t grown = value > last ? value - last : 0;
+  last = value;
+  if (grown == 0 || idx >= metrics_.size() || metrics_[idx] == nullptr) return;
+  log_if_failed(TRITONSERVER_MetricIncrement(metrics_[idx], static_cast<double>(grown)),
+                "incrementing a metric");
+}
+
+void EngineMetrics::update(const EngineStats& stats) {
+  set(kRunning, stats.num_running);
+  set(kWaiting, stats.num_waiting);
+  const double total = stats.num_blocks;
+  set(kCacheUsage, total > 0 ? (total - stats.num_free_blocks) / total : 0);
+  set(kBlocksTotal, total);
+  set(kBlocksFree, stats.num_free_blocks);
+  increment(kPreemptions, last_.num_preemptions, stats.num_preemptions);
+  increment(kPrefixQueries, last_.prefix_cache_queries, stats.prefix_cache_queries);
+  increment(kPrefixHits, last_.prefix_cache_hits, stats.prefix_cache_hits);
+  increment(kPromptTokens, last_.num_prompt_tokens, stats.num_prompt_tokens);
+  increment(kGenerationTokens, last_.num_generation_tokens, stats.num_generation_tokens);
+}
+
+void EngineMetrics::engine_lost() {
+  last_ = {};
+  for (const Family idx : {kRunning, kWaiting, kCacheUsage, kBlocksTotal, kBlocksFree}) set(idx, 0);
+}
+
+void EngineMetrics::engine_restarted() {
+  uint64_t none = 0;
+  increment(kEngineRestarts, none, 1);
+}
+
+}  // namespace quire::triton

@@ -1,0 +1,41 @@
+// The engine's figures on the server's own /metrics, under vLLM's names where vLLM has one.
+//
+// Families exist once in a process and are shared by all generation models; the labels model_name and version
+// tell them apart. Where the server was started without metrics, everything here does nothing.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "abi.h"
+#include "quire/request.h"
+
+namespace quire::triton {
+
+class MetricFamilies;
+
+// One generation model's metrics. Owned and used by one thread.
+class EngineMetrics {
+ public:
+  EngineMetrics(const std::string& model_name, uint64_t version);
+  ~EngineMetrics();
+  EngineMetrics(const EngineMetrics&) = delete;
+  EngineMetrics& operator=(const EngineMetrics&) = delete;
+
+  void update(const EngineStats& stats);
+  // The engine is gone: nothing runs, nothing waits; its counters will start from 0 again.
+  void engine_lost();
+  void engine_restarted();
+
+ private:
+  void set(size_t idx, double value);
+  void increment(size_t idx, uint64_t& last, uint64_t value);
+
+  std::shared_ptr<MetricFamilies> families_;
+  std::vector<TRITONSERVER_Metric*> metrics_;  // in the order of the families; empty without metrics
+  EngineStats last_;
+};
+
+}  // namespace quire::triton

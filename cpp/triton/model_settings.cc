@@ -1,0 +1,177 @@
+#include "model_settings.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <string_view>
+#include <vector>
+
+#include "api.h"
+
+namespace quire::triton {
+
+namespace {
+
+constexpr TensorSpec kGenerationInputs[] = {
+    {"input_ids", TRITONSERVER_TYPE_INT32},
+    {"max_tokens", TRITONSERVER_TYPE_INT32},
+    {"min_tokens", TRITONSERVER_TYPE_INT32},
+    {"temperature", TRITONSERVER_TYPE_FP32},
+    {"top_p", TRITONSERVER_TYPE_FP32},
+    {"top_k", TRITONSERVER_TYPE_INT32},
+    {"seed", TRITONSERVER_TYPE_INT64},
+    {"ignore_eos", TRITONSERVER_TYPE_BOOL},
+    {"skip_special_tokens", TRITONSERVER_TYPE_BOOL},
+    {"include_stop_str_in_output", TRITONSERVER_TYPE_BOOL},
+    {"stop", TRITONSERVER_TYPE_BYTES},
+    {"stop_token_ids", TRITONSERVER_TYPE_INT32},
+    {"stream", TRITONSERVER_TYPE_BOOL},
+    {"prompt_text", TRITONSERVER_TYPE_BYTES},
+    {"acknowledge", TRITONSERVER_TYPE_BOOL},
+    {"return_finish_reason", TRITONSERVER_TYPE_BOOL},
+    {"return_num_input_tokens", TRITONSERVER_TYPE_BOOL},
+    {"return_num_output_tokens", TRITONSERVER_TYPE_BOOL},
+};
+
+constexpr TensorSpec kGenerationOutputs[] = {
+    {"chunk", TRITONSERVER_TYPE_UINT8},
+    {"output_ids", TRITONSERVER_TYPE_INT32},
+    {"finish_reason", TRITONSERVER_TYPE_BYTES},
+    {"num_input_tokens", TRITONSERVER_TYPE_UINT32},
+    {"num_output_tokens", TRITONSERVER_TYPE_UINT32},
+};
+
+constexpr TensorSpec kDetokenizerInputs[] = {
+    {"chunk", TRITONSERVER_TYPE_UINT8},
+    {"output_ids", TRITONSERVER_TYPE_INT32},
+};
+
+constexpr TensorSpec kDetokenizerOutputs[] = {
+    {"text_output", TRITONSERVER_TYPE_BYTES},
+    {"finish_reason", TRITONSERVER_TYPE_BYTES},
+    {"num_input_tokens", TRITONSERVER_TYPE_UINT32},
+    {"num_output_tokens", TRITONSERVER_TYPE_UINT32},
+};
+
+std::string quote(std::string_view text) { return "'" + std::string(text) + "'"; }
+
+template <class Range>
+std::string joined(const Range& names) {
+  std::string text;
+  for (const auto& name : names) text += (text.empty() ? "" : ", ") + std::string(name);
+  return text;
+}
+
+// The type as config.pbtxt spells it.
+std::string config_type(TRITONSERVER_DataType type) {
+  return type == TRITONSERVER_TYPE_BYTES ? "TYPE_STRING"
+                                         : std::string("TYPE_") + TRITONSERVER_DataTypeString(type);
+}
+
+// Every declared tensor must be one the role knows, with its type.
+void check_tensors(const Json& declared, std::span<const TensorSpec> known, const std::string& kind) {
+  for (const Json& tensor : declared.as_array()) {
+    const std::string name = tensor["name"].as_string();
+    const auto spec =
+        std::find_if(known.begin(), known.end(), [&](const TensorSpec& s) { return name == s.name; });
+    if (spec == known.end()) {
+      std::vector<std::string> names;
+      for (const TensorSpec& s : known) names.emplace_back(s.name);
+      throw InvalidArgument("config.pbtxt: " + kind, quote(name), joined(names));
+    }
+    const std::string type = tensor["data_type"].as_string();
+    if (type != config_type(spec->type)) {
+      throw InvalidArgument("config.pbtxt: data_type of " + kind + " " + quote(name), type,
+                            config_type(spec->type));
+    }
+  }
+}
+
+void check_scheduling(const Json& config) {
+  const auto max_batch_size = static_cast<int64_t>(config["max_batch_size"].as_number());
+  if (max_batch_size != 0) {
+    throw InvalidArgument("config.pbtxt: max_batch_size", std::to_string(max_batch_size),
+                          "0 (the engine batches by itself)");
+  }
+  // Triton's batchers drop cancelled requests before the backend sees them, but the detokenizer must see
+  // them: that is how a cancellation reaches the engine.
+  for (const char* key : {"dynamic_batching", "sequence_batching"}) {
+    if (!config[key].is_null()) {
+      throw InvalidArgument(std::string("config.pbtxt: ") + key, "a setting",
+                            "none (the engine batches by itself)");
+    }
+  }
+  if (!config["model_transaction_policy"]["decoupled"].as_bool()) {
+    throw InvalidArgument("config.pbtxt: model_transaction_policy { decoupled }", "false", "true");
+  }
+}
+
+}  // namespace
+
+std::span<const TensorSpec> known_inputs(Role role) {
+  if (role == Role::kGeneration) return kGenerationInputs;
+  return kDetokenizerInputs;
+}
+
+std::span<const TensorSpec> known_outputs(Role role) {
+  if (role == Role::kGeneration) return kGenerationOutputs;
+  return kDetokenizerOutputs;
+}
+
+void read_model_config(const Json& config, ModelSettings& settings) {
+  const Json& parameters = config["parameters"];
+  const auto parameter = [&](std::string_view key, std::string otherwise) {
+    return parameters[key]["string_value"].as_string(std::move(otherwise));
+  };
+
+  const std::string role = parameter("role", "");
+  if (role != "generation" && role != "detokenizer") {
+    throw InvalidArgument("config.pbtxt: parameters: role", role.empty() ? "nothing" : quote(role),
+                          "generation, detokenizer");
+  }
+  settings.role = role == "generation" ? Role::kGeneration : Role::kDetokenizer;
+
+  const std::vector<std::string_view> known =
+      settings.role == Role::kGeneration ? std::vector<std::string_view>{"role", "python", "engine_module"}
+                                         : std::vector<std::string_view>{"role", "generation_model"};
+  for (const auto& [key, value] : parameters.as_object()) {
+    if (std::find(known.begin(), known.end(), key) == known.end()) {
+      throw InvalidArgument("config.pbtxt: parameters of role " + role, quote(key), joined(known));
+    }
+  }
+
+  check_scheduling(config);
+  check_tensors(config["input"], known_inputs(settings.role), "input");
+  check_tensors(config["output"], known_outputs(settings.role), "output");
+
+  const char* python = std::getenv("QUIRE_PYTHON");
+  settings.python = parameter("python", python != nullptr && *python != '\0' ? python : "python3");
+  settings.engine_module = parameter("engine_module", "quire.engine");
+  settings.generation_model = parameter("generation_model", "generation");
+}
+
+ModelSettings read_model_settings(TRITONBACKEND_Model* model) {
+  ModelSettings settings;
+  const char* name = nullptr;
+  check(TRITONBACKEND_ModelName(model, &name));
+  settings.name = name;
+  check(TRITONBACKEND_ModelVersion(model, &settings.version));
+
+  TRITONBACKEND_ArtifactType artifact_type{};
+  const char* location = nullptr;
+  check(TRITONBACKEND_ModelRepository(model, &artifact_type, &location));
+  settings.engine_config = std::filesystem::path(location) / std::to_string(settings.version) / "model.json";
+
+  TRITONSERVER_Message* message = nullptr;
+  check(TRITONBACKEND_ModelConfig(model, 1, &message));
+  const char* base = nullptr;
+  size_t size = 0;
+  TRITONSERVER_Error* error = TRITONSERVER_MessageSerializeToJson(message, &base, &size);
+  const std::string text = error == nullptr ? std::string(base, size) : std::string();
+  log_if_failed(TRITONSERVER_MessageDelete(message), "deleting the model configuration");
+  check(error);
+
+  read_model_config(Json::parse(text), settings);
+  return settings;
+}
+
+}  // namespace quire::triton

@@ -1,0 +1,41 @@
+// What config.pbtxt says about one model of this backend, checked at load.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+
+#include "abi.h"
+#include "json.h"
+
+namespace quire::triton {
+
+enum class Role : uint8_t { kGeneration, kDetokenizer };
+
+struct ModelSettings {
+  std::string name;
+  uint64_t version = 0;
+  Role role = Role::kGeneration;
+  // role generation
+  std::string python;                   // interpreter that runs the engine
+  std::string engine_module;            // module that is the engine
+  std::filesystem::path engine_config;  // <model folder>/<version>/model.json
+  // role detokenizer
+  std::string generation_model;  // whose token table decodes plain output_ids
+};
+
+// A tensor that a role knows.
+struct TensorSpec {
+  const char* name;
+  TRITONSERVER_DataType type;
+};
+std::span<const TensorSpec> known_inputs(Role role);
+std::span<const TensorSpec> known_outputs(Role role);
+
+// Throws InvalidArgument that names the setting of config.pbtxt.
+ModelSettings read_model_settings(TRITONBACKEND_Model* model);
+// The part of it that reads the configuration itself.
+void read_model_config(const Json& config, ModelSettings& settings);
+
+}  // namespace quire::triton

@@ -1,0 +1,24 @@
+// The loaded generation models of this process, so that detokenizers find them. This is what makes one
+// backend with two roles out of two models. Thread safe.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+namespace quire::triton {
+
+class Generation;
+
+namespace registry {
+
+void add(const std::shared_ptr<Generation>& generation);
+void remove(const Generation& generation);
+
+// By Generation::id; null when it is no longer loaded.
+std::shared_ptr<Generation> find(uint64_t id);
+// By model name, the one loaded last; throws ServerError when none is loaded.
+std::shared_ptr<Generation> find(const std::string& name);
+
+}  // namespace registry
+}  // namespace quire::triton

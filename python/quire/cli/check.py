@@ -1,0 +1,39 @@
+"""`quire check`: what would fail at start, found without starting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quire.cli.common import console, default_repository, errors_as_text
+from quire.errors import QuireError
+from quire.triton.check import check_repository
+from quire.triton.installation import find_installation
+
+Repository = Annotated[
+    Path | None, typer.Argument(help="Model repository. Default: ./model_repository, else the packaged one.")
+]
+
+
+def check(repository: Repository = None) -> None:
+    """Check a model repository, its settings and its models' files. Status 1 when something would fail."""
+    folder = repository or default_repository()
+    if not report(folder):
+        raise typer.Exit(1)
+    console.print(f"{folder}: no problems", style="green", markup=False)
+
+
+def report(repository: Path) -> bool:
+    """Print every problem; returns whether a start can succeed."""
+    with errors_as_text():
+        problems = check_repository(repository)
+    for problem in problems:
+        console.print(str(problem), style="yellow" if problem.is_note else "red", markup=False)
+    try:
+        find_installation()
+    except QuireError as error:
+        console.print(str(error), style="red", markup=False)
+        return False
+    return all(problem.is_note for problem in problems)

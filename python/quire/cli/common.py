@@ -1,0 +1,79 @@
+"""What several commands share: the console, where the repository is, errors as text instead of tracebacks."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from quire.errors import QuireError
+from quire.model_path import data_folder
+from quire.triton.server import TritonServer
+
+console = Console(highlight=False, soft_wrap=True)
+
+_LOADED = re.compile(r"successfully loaded '([^']+)'")
+
+
+def default_repository() -> Path:
+    """./model_repository, else the one that comes with the package."""
+    local = Path("model_repository")
+    if local.is_dir():
+        return local
+    packaged = data_folder("model_repository")
+    if packaged is None:
+        console.print("[red]model_repository: no such folder here, and none came with the package[/]")
+        raise typer.Exit(1)
+    return packaged
+
+
+@contextlib.contextmanager
+def errors_as_text() -> Iterator[None]:
+    """An error of ours is printed, and ends the command with status 1."""
+    try:
+        yield
+    except QuireError as error:
+        console.print(str(error), style="red", markup=False)
+        raise typer.Exit(1) from None
+
+
+@contextlib.contextmanager
+def running(server: TritonServer, models: int) -> Iterator[TritonServer]:
+    """The server, started with a progress display, and stopped in order on Ctrl-C and SIGTERM too."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        start(server, models)
+        yield server
+    finally:
+        with console.status("stopping the server"):
+            server.stop()
+        signal.signal(signal.SIGTERM, previous)
+
+
+def start(server: TritonServer, models: int) -> None:
+    """Start with a spinner that says which models are loaded."""
+    began = time.monotonic()
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting tritonserver", total=None)
+
+        def show() -> None:
+            loaded = list(dict.fromkeys(_LOADED.findall(server.log)))
+            if loaded:
+                names = ", ".join(loaded)
+                progress.update(task, description=f"loading models ({len(loaded)} of {models}): {names}")
+
+        server.start(on_wait=show)
+    console.print(f"tritonserver is ready after {time.monotonic() - began:.1f} s")

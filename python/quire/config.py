@@ -1,0 +1,145 @@
+"""Engine settings: generation/1/model.json, with vLLM's names. Validated once, here, and trusted after."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from quire.errors import ConfigError, describe, did_you_mean
+from quire.model_path import resolve_model
+from quire.schema import INT32_MAX, INT64_MAX
+
+PositiveInt32 = Annotated[int, Field(ge=1, le=INT32_MAX)]
+
+
+class EngineConfig(BaseModel):
+    """Settings of one engine. Unknown keys are refused; values are not converted."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False
+    )
+
+    model: Annotated[str, Field(min_length=1)]
+    """A folder (absolute, or relative to this file), an embedded model's name, or a Hugging Face id."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type of weights and KV cache. auto: the checkpoint's on a GPU, float32 on a CPU."""
+    max_model_len: PositiveInt32 | None = None
+    """Prompt + output tokens of one request. null: the model's own limit."""
+    max_num_seqs: PositiveInt32 = 256
+    """Requests running at once."""
+    max_num_batched_tokens: PositiveInt32 = 2048
+    """Tokens of one step."""
+    block_size: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Tokens of one KV block."""
+    num_gpu_blocks_override: PositiveInt32 | None = None
+    """KV blocks in the pool. null: as many as fit into kv_cache_memory_bytes."""
+    kv_cache_memory_bytes: Annotated[int, Field(ge=1, le=INT64_MAX)] | None = None
+    """Memory of the KV cache. null: 512 MiB on a CPU."""
+    enable_prefix_caching: bool = True
+    """Reuse KV blocks of equal prompt beginnings."""
+    enable_chunked_prefill: bool = True
+    """Split long prompts over several steps. false: a prompt is computed whole."""
+    watermark: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Share of blocks kept free when a request is admitted."""
+    seed: Annotated[int, Field(ge=0, le=INT64_MAX)] = 0
+    """Where seeds of requests without one come from."""
+    num_threads: PositiveInt32 | None = None
+    """CPU threads. null: all cores."""
+    load_format: Literal["auto", "dummy"] = "auto"
+    """dummy: random weights, for measuring."""
+    disable_log_stats: bool = False
+    """No line with throughput and cache use every few seconds."""
+
+    _file: Path | None = PrivateAttr(default=None)
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _config_error(error) from None
+
+    @classmethod
+    def from_file(cls, path: Path | str) -> EngineConfig:
+        """Read a model.json. Raises ConfigError with file, key, what was given and what is allowed."""
+        path = Path(path)
+        try:
+            text = path.read_text("utf-8")
+        except FileNotFoundError:
+            raise ConfigError(path, "no such file; allowed: a JSON file with engine settings") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                path, f"got invalid UTF-8 at byte {error.start}; allowed: a UTF-8 JSON file"
+            ) from None
+        except OSError as error:
+            raise ConfigError(path, f"cannot be read: {error.strerror}") from None
+        values = _parse(text, path)
+        try:
+            config = cls(**values)
+        except ConfigError as error:
+            raise ConfigError(path, error.problem, key=error.key) from None
+        config._file = path.resolve()
+        return config
+
+    def model_folder(self, *, download: bool = True) -> Path:
+        """The model's folder, downloaded when it is a Hugging Face id. Raises ModelNotFound."""
+        return resolve_model(self.model, self._file.parent if self._file else None, download=download)
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
+        result: dict[str, object] = {}
+        for key, value in items:
+            if key in result:
+                raise ConfigError(path, "got the key twice; allowed: once", key=key)
+            result[key] = value
+        return result
+
+    try:
+        values = json.loads(text, object_pairs_hook=pairs)
+    except json.JSONDecodeError as error:
+        problem = f"malformed JSON at line {error.lineno} column {error.colno}: {error.msg}"
+        raise ConfigError(path, problem) from None
+    if not isinstance(values, dict):
+        raise ConfigError(path, f"got {describe(values)}; allowed: a JSON object with engine settings")
+    return values
+
+
+def _config_error(error: ValidationError) -> ConfigError:
+    """The first of pydantic's errors in our words."""
+    first = error.errors(include_url=False)[0]
+    key = str(first["loc"][0]) if first["loc"] else None
+    known = EngineConfig.model_fields
+    if first["type"] == "extra_forbidden":
+        problem = f"unknown key{did_you_mean(str(key), known)}; allowed: {', '.join(known)}"
+    elif first["type"] == "missing":
+        problem = f"missing; allowed: {_allowed(str(key))}"
+    else:
+        problem = f"got {describe(first['input'])}; allowed: {_allowed(str(key))}"
+    return ConfigError(None, problem, key=key)
+
+
+def _allowed(key: str) -> str:
+    """What a key may hold, from its JSON schema."""
+    schema = EngineConfig.model_json_schema()["properties"][key]
+    options = schema.get("anyOf", [schema])
+    return " or ".join(_option(option) for option in options)
+
+
+def _option(option: dict[str, Any]) -> str:
+    if "enum" in option:
+        return ", ".join(json.dumps(value) for value in option["enum"])
+    name = {
+        "integer": "an integer",
+        "number": "a number",
+        "boolean": "true or false",
+        "string": "a non-empty string",
+        "null": "null",
+    }[option["type"]]
+    if "minimum" not in option:
+        return name
+    if "exclusiveMaximum" in option:
+        return f"{name} in [{option['minimum']}, {option['exclusiveMaximum']})"
+    return f"{name} in [{option['minimum']}, {option['maximum']}]"

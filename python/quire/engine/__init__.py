@@ -1,0 +1,1 @@
+"""The engine process: settings in, one socket, the step loop."""

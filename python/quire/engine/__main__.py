@@ -1,0 +1,73 @@
+"""``python -m quire.engine --config model.json --fd N``: serve one client over the socket `N` until it goes
+away.
+
+Exit status 0: the client is gone. 1: could not start (the client got the reason), or a step failed (the log
+has it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from quire import _core
+from quire.errors import InvalidArgument, QuireError
+from quire.runner.threads import sleep_while_waiting
+
+log = logging.getLogger("quire.engine")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m quire.engine", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="the settings: generation/1/model.json")
+    parser.add_argument("--fd", type=int, required=True, help="the connected stream socket to serve")
+    arguments = parser.parse_args()
+    faulthandler.enable()
+    logging.basicConfig(format="%(asctime)s quire.engine %(levelname)s %(message)s", level=logging.INFO)
+    # Control-C reaches the whole process group. The server drains its requests then, and closes the socket:
+    # that is our signal.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sleep_while_waiting()
+
+    try:
+        # Not at the top: torch may be missing or broken, and the client should hear of it.
+        from quire.config import EngineConfig
+        from quire.engine.build import build
+        from quire.engine.loop import StepLog, serve
+
+        config = EngineConfig.from_file(arguments.config)
+        engine = build(config)
+    except Exception as error:
+        message = _start_error(error, arguments.config)
+        log.error("cannot start: %s", message, exc_info=None if isinstance(error, QuireError) else error)
+        _core.send_start_error(arguments.fd, message)
+        return 1
+
+    server = _core.EngineServer(engine.core, arguments.fd)
+    server.send_ready(config.model)
+    try:
+        serve(server, engine.core, engine.runner, None if config.disable_log_stats else StepLog())
+    except Exception:
+        log.exception("stopped")
+        return 1
+    log.info("the client is gone")
+    return 0
+
+
+def _start_error(error: Exception, file: Path) -> str:
+    """One line for the client, naming the file when the error only names a setting."""
+    if isinstance(error, InvalidArgument):
+        message = f"{file}: {error}"
+    elif isinstance(error, QuireError):
+        message = str(error)
+    else:
+        message = f"{type(error).__name__}: {error}"
+    return " ".join(message.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

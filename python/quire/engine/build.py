@@ -1,0 +1,76 @@
+"""From settings to an engine that can run: the core, the model runner and the tokenizer, checked against
+each other."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from quire import _core
+from quire.config import EngineConfig
+from quire.engine.core_errors import invalid_argument
+from quire.errors import InvalidArgument
+from quire.models.config import ModelConfig, load_model_config
+from quire.runner.dtype import resolve_dtype
+from quire.runner.memory import MemoryLedger, num_kv_blocks
+from quire.runner.model_runner import ModelRunner
+from quire.tokenizer import Tokenizer, build_table
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """The parts of a running engine. `core` belongs to the thread that steps it."""
+
+    core: _core.EngineCore
+    runner: ModelRunner
+    tokenizer: Tokenizer
+    model: ModelConfig
+
+
+def build(config: EngineConfig) -> Engine:
+    """Load everything that `config` names. Raises ConfigError, ModelError or InvalidArgument naming the
+    setting."""
+    folder = config.model_folder()
+    model = load_model_config(folder)
+    tokenizer = Tokenizer(folder)
+    table = build_table(tokenizer.raw)
+    max_model_len = _max_model_len(config, model)
+    dtype = resolve_dtype(config, model)
+    num_blocks = num_kv_blocks(config, model, max_model_len, dtype.itemsize)
+    ledger = MemoryLedger.plan(config, model, num_blocks, dtype.itemsize)
+    log.info("%s", ledger)
+    ledger.check()
+    core_config = _core.EngineConfig(
+        num_blocks=num_blocks,
+        max_model_len=max_model_len,
+        vocab_size=model.vocab_size,
+        block_size=config.block_size,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        watermark=config.watermark,
+        enable_prefix_caching=config.enable_prefix_caching,
+        enable_chunked_prefill=config.enable_chunked_prefill,
+        seed=config.seed,
+        eos_token_ids=model.eos_token_ids,
+    )
+    try:
+        core = _core.EngineCore(core_config, table)  # before the weights: it checks the settings
+    except _core.InvalidArgument as error:
+        raise invalid_argument(error) from None
+    runner = ModelRunner(config, model, dtype=dtype, num_blocks=num_blocks, max_model_len=max_model_len)
+    return Engine(core=core, runner=runner, tokenizer=tokenizer, model=model)
+
+
+def _max_model_len(config: EngineConfig, model: ModelConfig) -> int:
+    """The setting, or the model's own limit, which the setting must not pass: positions past it were never
+    trained."""
+    if config.max_model_len is None:
+        return model.max_position_embeddings
+    if config.max_model_len > model.max_position_embeddings:
+        allowed = (
+            f"at most {model.max_position_embeddings}, the max_position_embeddings of {model.folder.name}"
+        )
+        raise InvalidArgument("max_model_len", str(config.max_model_len), allowed)
+    return config.max_model_len

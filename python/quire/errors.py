@@ -1,0 +1,137 @@
+"""What can go wrong, as a tree. Every error of ours names what was given and what is allowed.
+
+QuireError
+├── InvalidArgument        a request field or an argument: .field, .given, .allowed (also a ValueError)
+├── ConfigError            a settings file: .file, .key                             (also a ValueError)
+├── ModelError             a model folder that cannot be used
+│   ├── ModelNotFound      nothing at that path or under that name
+│   └── UnsupportedModel   found, but of a kind that is not supported (decoder, architecture)
+├── ServerError            tritonserver
+│   ├── ServerNotFound     not installed
+│   ├── PortInUse          a port is taken; .port, .flag
+│   └── ServerStartError   it ended or did not get ready; .log holds its own error lines
+└── EngineError            the engine process or the engine core failed
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = [
+    "ConfigError",
+    "EngineError",
+    "InvalidArgument",
+    "ModelError",
+    "ModelNotFound",
+    "PortInUse",
+    "QuireError",
+    "ServerError",
+    "ServerNotFound",
+    "ServerStartError",
+    "UnsupportedModel",
+    "describe",
+    "did_you_mean",
+]
+
+_MAX_SHOWN = 80
+
+
+class QuireError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class InvalidArgument(QuireError, ValueError):  # noqa: N818 - the C++ name
+    """Message: "<field>: got <given>; allowed: <allowed>"."""
+
+    def __init__(self, field: str, given: str, allowed: str) -> None:
+        super().__init__(f"{field}: got {given}; allowed: {allowed}")
+        self.field = field
+        self.given = given
+        self.allowed = allowed
+
+    def __reduce__(self) -> tuple[type[InvalidArgument], tuple[str, str, str]]:
+        return type(self), (self.field, self.given, self.allowed)
+
+
+class ConfigError(QuireError, ValueError):
+    """A settings file. Message: "<file>: <key>: got <given>; allowed: <allowed>" or "<file>: <problem>"."""
+
+    def __init__(self, file: Path | str | None, problem: str, *, key: str | None = None) -> None:
+        where = [str(part) for part in (file, key) if part is not None]
+        super().__init__(": ".join([*where, problem]))
+        self.file = file
+        self.key = key
+        self.problem = problem
+
+
+class ModelError(QuireError):
+    """A model folder that cannot be used."""
+
+
+class ModelNotFound(ModelError):  # noqa: N818
+    """Nothing at that path or under that name."""
+
+
+class UnsupportedModel(ModelError):  # noqa: N818
+    """Found, but of a kind that is not supported."""
+
+
+class ServerError(QuireError):
+    """tritonserver could not be found, started or talked to."""
+
+
+class ServerNotFound(ServerError):  # noqa: N818
+    """tritonserver is not installed; the message says what to install."""
+
+
+class PortInUse(ServerError):  # noqa: N818
+    """A port that was asked for is taken."""
+
+    def __init__(self, port: int, flag: str) -> None:
+        super().__init__(f"{flag}: got {port}, which is in use; allowed: a free port")
+        self.port = port
+        self.flag = flag
+
+
+class ServerStartError(ServerError):
+    """tritonserver ended or did not get ready; `log` has its own error lines."""
+
+    def __init__(self, problem: str, log: str = "") -> None:
+        super().__init__(f"{problem}\n{log}" if log else problem)
+        self.log = log
+
+
+class EngineError(QuireError):
+    """The engine process or the engine core failed."""
+
+
+def describe(value: object) -> str:
+    """`value` for an error message: JSON where it can be, cut when it is long."""
+    if isinstance(value, bool) or value is None:
+        return json.dumps(value)
+    if isinstance(value, int) and value.bit_length() > 256:  # Python refuses to print the largest ones
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        return _cut(json.dumps(value, ensure_ascii=False))
+    if isinstance(value, (list, tuple)):
+        return _cut("[" + ", ".join(describe(item) for item in value) + "]")
+    if isinstance(value, dict):
+        return _cut("{" + ", ".join(f"{describe(k)}: {describe(v)}" for k, v in value.items()) + "}")
+    return _cut(f"{value!r} ({type(value).__name__})")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """ " (did you mean "x"?)" for the nearest known name, or ""."""
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f' (did you mean "{nearest[0]}"?)' if nearest else ""
+
+
+def _cut(text: str) -> str:
+    # Lone surrogates, which JSON escapes can produce, cannot be printed or sent.
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({len(text)} characters)"

@@ -1,0 +1,171 @@
+"""`LLM`: the engine in the caller's own process, without Triton."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, cast
+
+from quire import _core
+from quire.config import EngineConfig
+from quire.engine.core_errors import invalid_argument
+from quire.errors import EngineError, InvalidArgument, describe
+from quire.outputs import CompletionOutput, RequestOutput
+from quire.runner.threads import sleep_while_waiting
+from quire.sampling_params import SamplingParams
+
+__all__ = ["LLM"]
+
+Prompt: TypeAlias = "str | Sequence[int]"
+
+
+class LLM:
+    """A model, loaded; `settings` are those of ``model.json`` (`quire.config.EngineConfig`).
+
+    >>> llm = LLM("quire-8m", max_model_len=512)
+    >>> [output] = llm.generate("def fibonacci(n):", SamplingParams(max_tokens=32, temperature=0))
+    >>> output.outputs[0].text
+    """
+
+    def __init__(self, model: str, **settings: Any) -> None:
+        sleep_while_waiting()
+        # Not at the top: this is what imports torch.
+        from quire.engine.build import build
+        from quire.engine.loop import step
+
+        self._step = step
+
+        self.config = EngineConfig(model=model, **settings)
+        self._engine = build(self.config)
+        self._core = self._engine.core
+        self._next_id = 0
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = False,
+    ) -> list[RequestOutput]:
+        """Continue every prompt; the outputs are in the prompts' order.
+
+        prompts: a text, a list of texts, a list of token ids, or a list of lists of token ids.
+        sampling_params: one for all, or one per prompt; default: SamplingParams().
+        use_tqdm: show a progress bar (the name is vLLM's).
+        Raises InvalidArgument that names the prompt before anything runs.
+        """
+        requests = self._parse(prompts, sampling_params)
+        first_id = self._next_id
+        self._next_id += len(requests)
+        for index, request in enumerate(requests):
+            try:
+                self._core.add_request(first_id + index, request.prompt_ids, request.params.to_core())
+            except _core.InvalidArgument as error:
+                for earlier in range(index):
+                    self._core.cancel(first_id + earlier)
+                self._core.take_outputs()
+                raise invalid_argument(error, f"prompts[{index}]: ") from None
+        finished: dict[int, RequestOutput] = {}
+        with _progress_bar(use_tqdm, len(requests)) as advance:
+            try:
+                while len(finished) < len(requests):
+                    for output in self._collect(
+                        self._step(self._core, self._engine.runner), requests, first_id
+                    ):
+                        finished[output.request_id] = output
+                        advance()
+            finally:
+                # Interrupted: the next call must find an empty engine.
+                for request_id in range(first_id, first_id + len(requests)):
+                    if request_id not in finished:
+                        self._core.cancel(request_id)
+                self._core.take_outputs()
+        return [finished[first_id + index] for index in range(len(requests))]
+
+    def _parse(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
+    ) -> list[_Request]:
+        """One _Request per prompt; texts are tokenized together."""
+        if isinstance(prompts, str) or (len(prompts) > 0 and type(prompts[0]) is int):
+            prompts = cast("Sequence[Prompt]", [prompts])
+        prompts = cast("Sequence[Prompt]", prompts)
+        if params is None:
+            params = SamplingParams()
+        if isinstance(params, SamplingParams):
+            params = [params] * len(prompts)
+        if len(params) != len(prompts):
+            allowed = f"one for all, or {len(prompts)}, one per prompt"
+            raise InvalidArgument("sampling_params", f"{len(params)} of them", allowed)
+        for index, prompt in enumerate(prompts):
+            is_ids = isinstance(prompt, Sequence) and all(type(token_id) is int for token_id in prompt)
+            if not isinstance(prompt, str) and not is_ids:
+                raise InvalidArgument(
+                    f"prompts[{index}]", describe(prompt), "a string or a list of token ids"
+                )
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        encoded = iter(self._engine.tokenizer.encode_batch(texts))
+        return [
+            _Request(prompt, next(encoded), params[index])
+            if isinstance(prompt, str)
+            else _Request(None, list(prompt), params[index])
+            for index, prompt in enumerate(prompts)
+        ]
+
+    def _collect(
+        self, outputs: _core.StepOutputs, requests: list[_Request], first_id: int
+    ) -> Iterator[RequestOutput]:
+        """Add a step's releases to their requests; the outputs of those that end."""
+        table = self._core.token_table
+        for release in outputs.releases:
+            index = release.request_id - first_id
+            request = requests[index]
+            request.token_ids += release.token_ids
+            text_ids = release.token_ids[: release.num_text_ids]
+            skip = request.params.skip_special_tokens
+            request.texts.append(table.decode(text_ids, release.is_first, release.trim, skip))
+            if release.finish_reason == "error":
+                raise EngineError(f"prompts[{index}]: {release.error}")
+            if release.finish_reason:
+                completion = CompletionOutput(
+                    index=0,
+                    text="".join(request.texts),
+                    token_ids=tuple(request.token_ids),
+                    finish_reason=release.finish_reason,
+                )
+                yield RequestOutput(
+                    request_id=release.request_id,
+                    prompt=request.prompt,
+                    prompt_token_ids=tuple(request.prompt_ids),
+                    num_cached_tokens=release.num_cached_tokens,
+                    outputs=(completion,),
+                )
+
+    def stats(self) -> _core.EngineStats:
+        """Counters since the start, and what is in use now."""
+        return self._core.stats()
+
+
+@dataclass
+class _Request:
+    """A prompt, and what has come of it so far."""
+
+    prompt: str | None
+    prompt_ids: list[int]
+    params: SamplingParams
+    token_ids: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def _progress_bar(is_shown: bool, total: int) -> Iterator[Callable[[], None]]:
+    """Gives a function that counts one request as done."""
+    if not is_shown:
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("generating", total=total)
+        yield lambda: progress.advance(task)

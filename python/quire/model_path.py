@@ -1,0 +1,106 @@
+"""Where things lie: the folder that a setting `model` means, and the files that come with the package.
+
+A source checkout keeps those at its root (`models/`, `model_repository/`), a wheel in `quire/data/`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+from quire.errors import ModelNotFound, did_you_mean
+
+# What an engine and a tokenizer read of a Hugging Face repository.
+_HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model")
+
+
+def resolve_model(model: str, base: Path | None = None, *, download: bool = True) -> Path:
+    """The folder that `model` means: an absolute path; one relative to `base` (of model.json); the name of
+    an embedded model; or a Hugging Face repository id, downloaded if need be. Raises ModelNotFound."""
+    path = Path(model).expanduser()
+    if path.is_absolute() or model.startswith("."):
+        return _checked(path if path.is_absolute() else (base or Path.cwd()) / path, model)
+    if (relative := (base or Path.cwd()) / path).is_dir():
+        return _checked(relative, model)
+    embedded = embedded_models()
+    if model in embedded:
+        return _checked(embedded[model], model)
+    if is_hub_id(model):
+        return _from_hub(model, download)
+    raise ModelNotFound(
+        f"model: got {model!r}{did_you_mean(model, embedded)}, and there is no folder {relative}; allowed: a "
+        f"folder, an embedded model ({', '.join(embedded) or 'none here'}), or a Hugging Face id (owner/name)"
+    )
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether `model` has the form of a Hugging Face repository id."""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", model) is not None
+
+
+def embedded_models() -> dict[str, Path]:
+    """Name -> folder of the models that come with the package."""
+    folder = data_folder("models")
+    if folder is None:
+        return {}
+    return {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
+
+
+def data_folder(name: str) -> Path | None:
+    """`models` or `model_repository`: of the source checkout this package runs from, else of the wheel."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parents[1]
+    candidates = [package / "data" / name]
+    if package.parent.name == "python" and (checkout / "pyproject.toml").is_file():
+        candidates.insert(0, checkout / name)
+    if native := native_folder():
+        candidates.append(native / "data" / name)
+    return next((path for path in candidates if path.is_dir()), None)
+
+
+def native_folder() -> Path | None:
+    """The folder of the compiled module, which differs from the sources' in an editable install."""
+    spec = importlib.util.find_spec("quire._core")
+    return Path(spec.origin).resolve().parent if spec and spec.origin else None
+
+
+def _checked(path: Path, model: str) -> Path:
+    path = path.resolve()
+    if not path.is_dir():
+        raise ModelNotFound(f"model: got {model!r}, but there is no folder {path}; allowed: a model folder")
+    if not (path / "config.json").is_file():
+        raise ModelNotFound(f"model: got {model!r}, but {path} has no config.json; allowed: a model folder")
+    return path
+
+
+def _from_hub(model: str, download: bool) -> Path:
+    # Not at the top: importing it costs 0.3 s, and most models are local.
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                model, allow_patterns=list(_HUB_FILES), local_files_only=not download
+            )
+        )
+    except LocalEntryNotFoundError as error:
+        if not download:
+            raise ModelNotFound(
+                f"model: got {model!r}, which is no local folder and not in the Hugging Face cache; "
+                f"allowed: a local folder, or `hf download {model}` (the first start downloads it, too)"
+            ) from error
+        raise ModelNotFound(
+            f"model: got {model!r}, which is no local folder and not in the Hugging Face cache, and the hub "
+            f"cannot be reached ({_first_line(error)}); allowed: a local folder, or a repository downloaded "
+            f"before (`hf download {model}` where there is a network)"
+        ) from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise ModelNotFound(
+            f"model: got {model!r}, which the Hugging Face hub refused: {_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

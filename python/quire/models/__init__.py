@@ -1,0 +1,1 @@
+"""Model architectures: config.json and safetensors to weights and a forward pass."""

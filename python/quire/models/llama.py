@@ -1,0 +1,184 @@
+"""The Llama architecture: weights as the GEMMs want them, and one forward pass over a mixed batch.
+
+GEMMs are torch's, everything between them is ours (`quire.ops`). Projections that read the same input are one
+matrix. What lies between two GEMMs goes into buffers of the largest step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quire import ops
+from quire.models.config import ModelConfig
+from quire.models.linear import Linear
+from quire.models.rope import cos_sin
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerWeights:
+    """One layer."""
+
+    input_norm: Tensor  # [hidden_size]
+    qkv: Linear  # hidden_size -> q_size + 2 * kv_size
+    o: Linear  # q_size -> hidden_size
+    mlp_norm: Tensor  # [hidden_size]
+    gate_up: Linear  # hidden_size -> 2 * intermediate_size
+    down: Linear  # intermediate_size -> hidden_size
+
+
+class Rows:
+    """The first rows of every buffer. Made once per count, since a view costs as much as a small op."""
+
+    def __init__(self, buffers: Activations, num_rows: int) -> None:
+        self.residual = buffers.residual[:num_rows]
+        self.hidden = buffers.hidden[:num_rows]
+        self.attention = buffers.attention[:num_rows]
+        self.mlp = buffers.mlp[:num_rows]
+
+
+class Activations:
+    """Buffers of the largest step, [max_num_tokens, width] each."""
+
+    def __init__(
+        self, config: ModelConfig, dtype: torch.dtype, max_num_tokens: int, max_num_sampled: int
+    ) -> None:
+        def buffer(num_rows: int, width: int) -> Tensor:
+            return torch.zeros(num_rows, width, dtype=dtype)
+
+        self.residual = buffer(max_num_tokens, config.hidden_size)
+        self.hidden = buffer(max_num_tokens, config.hidden_size)
+        self.attention = buffer(max_num_tokens, config.q_size)
+        self.mlp = buffer(max_num_tokens, config.intermediate_size)
+        self._rows: dict[int, Rows] = {}
+        self._num_kept = max_num_sampled
+
+    def rows(self, num_rows: int) -> Rows:
+        rows = self._rows.get(num_rows)
+        if rows is None:
+            rows = Rows(self, num_rows)
+            if num_rows <= self._num_kept:  # decode steps; the sizes of prompts are many and their steps long
+                self._rows[num_rows] = rows
+        return rows
+
+    def select(self, rows: Rows, index: Tensor) -> Rows:
+        """The first rows, holding `attention` and `residual` of the rows in `index`."""
+        chosen = self.rows(index.shape[0])
+        # Copies: the rows overlap.
+        chosen.attention.copy_(rows.attention.index_select(0, index))
+        chosen.residual.copy_(rows.residual.index_select(0, index))
+        return chosen
+
+    @staticmethod
+    def num_bytes(config: ModelConfig, itemsize: int, max_num_tokens: int, max_num_sampled: int) -> int:
+        """What the buffers, and the GEMMs' outputs beside them, take at most."""
+        buffers = 2 * config.hidden_size + config.q_size + config.intermediate_size
+        outputs = max(config.q_size + 2 * config.kv_size, 2 * config.intermediate_size) + config.hidden_size
+        return (max_num_tokens * (buffers + outputs) + max_num_sampled * config.vocab_size) * itemsize
+
+
+class Llama:
+    """Weights of one model and the forward pass."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, max_model_len: int) -> None:
+        self.config = config
+        self.dtype = dtype
+        self.softmax_scale = config.head_dim**-0.5
+        self.rope = ops.RopeTable(*cos_sin(config.rope, config.head_dim, max_model_len))
+
+        hidden, qkv = config.hidden_size, config.q_size + 2 * config.kv_size
+        intermediate = config.intermediate_size
+        attention_bias, mlp_bias = config.attention_bias, config.mlp_bias
+        self.num_largest_weights = max(hidden * qkv, config.q_size * hidden, 2 * hidden * intermediate)
+        self.layers = [
+            LayerWeights(
+                input_norm=torch.empty(hidden, dtype=dtype),
+                qkv=Linear(hidden, qkv, dtype, bias=attention_bias),
+                o=Linear(config.q_size, hidden, dtype, bias=attention_bias),
+                mlp_norm=torch.empty(hidden, dtype=dtype),
+                gate_up=Linear(hidden, 2 * intermediate, dtype, bias=mlp_bias),
+                down=Linear(intermediate, hidden, dtype, bias=mlp_bias),
+            )
+            for _ in range(config.num_layers)
+        ]
+        self.norm = torch.empty(hidden, dtype=dtype)
+        self.head = Linear(hidden, config.vocab_size, dtype)
+        tied = config.tie_word_embeddings
+        # [vocab_size, hidden_size]; a tied head is the same tensor until it is packed
+        self.embedding = self.head.weight if tied else torch.empty(config.vocab_size, hidden, dtype=dtype)
+
+    @staticmethod
+    def num_bytes(config: ModelConfig, itemsize: int) -> int:
+        """What the weights will take. A tied head is packed, so it is stored twice."""
+        hidden, qkv = config.hidden_size, config.q_size + 2 * config.kv_size
+        gate_up = 2 * config.intermediate_size
+        layer = 2 * hidden + hidden * (qkv + config.q_size + gate_up + config.intermediate_size)
+        layer += (qkv + hidden) * config.attention_bias + (gate_up + hidden) * config.mlp_bias
+        return (config.num_layers * layer + 2 * config.vocab_size * hidden + hidden) * itemsize
+
+    def destinations(self) -> dict[str, Tensor]:
+        """Name in a Hugging Face checkpoint -> the part of our weights that it fills. Until pack()."""
+        config = self.config
+        places = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self.norm}
+        if not config.tie_word_embeddings:
+            places["lm_head.weight"] = self.head.weight
+        qkv_sizes = [config.q_size, config.kv_size, config.kv_size]
+        gate_up_sizes = [config.intermediate_size, config.intermediate_size]
+        for i, layer in enumerate(self.layers):
+            root = f"model.layers.{i}."
+            places[f"{root}input_layernorm.weight"] = layer.input_norm
+            places[f"{root}post_attention_layernorm.weight"] = layer.mlp_norm
+            for linear, names, sizes in (
+                (layer.qkv, ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), qkv_sizes),
+                (layer.o, ("self_attn.o_proj",), [config.hidden_size]),
+                (layer.gate_up, ("mlp.gate_proj", "mlp.up_proj"), gate_up_sizes),
+                (layer.down, ("mlp.down_proj",), [config.hidden_size]),
+            ):
+                for kind, tensor in (("weight", linear.weight), ("bias", linear.bias)):
+                    if tensor is not None:
+                        parts = torch.split(tensor, sizes)
+                        places |= {f"{root}{name}.{kind}": p for name, p in zip(names, parts, strict=True)}
+        return places
+
+    def pack(self) -> None:
+        """Once the weights are there: lay them out for the GEMMs, one at a time."""
+        for layer in self.layers:
+            for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
+                linear.pack()
+        self.head.pack()
+
+    def forward(
+        self,
+        token_ids: Tensor,
+        batch: ops.BatchInfo,
+        sampled: Tensor | None,
+        caches: list[ops.KVCache],
+        buffers: Activations,
+    ) -> Tensor:
+        """Logits ``[num_sampled, vocab_size]``; this step's keys and values enter the caches.
+
+        token_ids: ``[num_tokens]`` int32.
+        sampled: ``[num_sampled]`` int32, the tokens whose logits are wanted; None: all of them, in order.
+        caches: one per layer.
+        """
+        eps = self.config.rms_norm_eps
+        last = len(self.layers) - 1
+        rows = buffers.rows(token_ids.shape[0])
+        ops.embedding(token_ids, self.embedding, out=rows.residual)
+        ops.rms_norm(rows.residual, self.layers[0].input_norm, eps, out=rows.hidden)
+        for i, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
+            qkv = layer.qkv(rows.hidden)
+            ops.rope_and_cache(qkv, self.rope, cache, batch)
+            query = qkv[:, : self.config.q_size]
+            ops.paged_attention(query, cache, batch, self.softmax_scale, out=rows.attention)
+            if i == last and sampled is not None:
+                rows = buffers.select(rows, sampled)  # nothing reads the other tokens from here on
+            added = layer.o(rows.attention)
+            ops.rms_norm(added, layer.mlp_norm, eps, residual=rows.residual, out=rows.hidden)
+            ops.silu_mul(layer.gate_up(rows.hidden), out=rows.mlp)
+            added = layer.down(rows.mlp)
+            next_norm = self.norm if i == last else self.layers[i + 1].input_norm
+            ops.rms_norm(added, next_norm, eps, residual=rows.residual, out=rows.hidden)
+        return self.head(rows.hidden)

@@ -1,0 +1,141 @@
+"""The memory ledger: what the engine will hold, in bytes, beside what the machine has, before it is taken."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from quire.config import EngineConfig
+from quire.errors import InvalidArgument
+from quire.models.config import ModelConfig
+
+DEFAULT_KV_CACHE_BYTES = 512 << 20
+_UNLIMITED = 1 << 62
+
+
+def kv_block_bytes(model: ModelConfig, block_size: int, itemsize: int) -> int:
+    """Keys and values of one block in every layer."""
+    return 2 * model.num_layers * block_size * model.num_kv_heads * model.head_dim * itemsize
+
+
+def num_kv_blocks(config: EngineConfig, model: ModelConfig, max_model_len: int, itemsize: int) -> int:
+    """Blocks in the pool: as many as the settings say or as fit; at least one request must fit whole."""
+    block_bytes = kv_block_bytes(model, config.block_size, itemsize)
+    needed = -(-max_model_len // config.block_size)
+    if config.num_gpu_blocks_override is not None:
+        if config.num_gpu_blocks_override < needed:
+            allowed = f"at least {needed}, so that one request of max_model_len {max_model_len} fits"
+            raise InvalidArgument("num_gpu_blocks_override", str(config.num_gpu_blocks_override), allowed)
+        return config.num_gpu_blocks_override
+    budget = DEFAULT_KV_CACHE_BYTES if config.kv_cache_memory_bytes is None else config.kv_cache_memory_bytes
+    if budget // block_bytes < needed:
+        allowed = (
+            f"at least {needed * block_bytes}, so that one request of max_model_len {max_model_len} fits"
+            f" ({needed} blocks of {block_bytes} bytes); or set a smaller max_model_len"
+        )
+        raise InvalidArgument("kv_cache_memory_bytes", str(budget), allowed)
+    return budget // block_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryLedger:
+    """Bytes by purpose."""
+
+    weights: int
+    kv_blocks: int
+    activations: int
+    available: int
+    num_blocks: int
+    kv_setting: str  # the setting that makes the KV cache as large as it is
+    kv_given: int  # its value
+
+    @classmethod
+    def plan(cls, config: EngineConfig, model: ModelConfig, num_blocks: int, itemsize: int) -> MemoryLedger:
+        """What the runner is going to take."""
+        # Not at the top: it imports torch, and who reads only the settings need not.
+        from quire.models.llama import Activations, Llama
+
+        kv_blocks = num_blocks * kv_block_bytes(model, config.block_size, itemsize)
+        is_count = config.num_gpu_blocks_override is not None
+        return cls(
+            weights=Llama.num_bytes(model, itemsize),
+            kv_blocks=kv_blocks,
+            activations=Activations.num_bytes(
+                model, itemsize, config.max_num_batched_tokens, config.max_num_seqs
+            ),
+            available=available_memory(),
+            num_blocks=num_blocks,
+            kv_setting="num_gpu_blocks_override" if is_count else "kv_cache_memory_bytes",
+            kv_given=num_blocks if is_count else kv_blocks,
+        )
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv_blocks + self.activations
+
+    def check(self) -> None:
+        """Refuse what does not fit, naming the setting that changes it most."""
+        if self.total <= self.available:
+            return
+        if self.weights + self.activations > self.available:
+            raise InvalidArgument(
+                "model",
+                f"weights of {_mib(self.weights)} and activations of {_mib(self.activations)}",
+                f"at most {_mib(self.available)}, what is free; choose a smaller model or"
+                " max_num_batched_tokens",
+            )
+        left = self.available - self.weights - self.activations
+        allowed = left * self.kv_given // self.kv_blocks
+        raise InvalidArgument(
+            self.kv_setting,
+            f"{self.kv_given} ({self.num_blocks} blocks in {_mib(self.kv_blocks)})",
+            f"at most {allowed}: {_mib(self.available)} of memory are free, weights and activations take"
+            f" {_mib(self.weights + self.activations)} of them",
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"memory: weights {self.weights} B ({_mib(self.weights)}), KV cache {self.kv_blocks} B"
+            f" ({_mib(self.kv_blocks)}, {self.num_blocks} blocks), activations {self.activations} B"
+            f" ({_mib(self.activations)}); total {_mib(self.total)} of {_mib(self.available)} available"
+        )
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: what the machine or its control group has left, if less."""
+    return min(_available_on_machine(), _available_in_group())
+
+
+def _available_on_machine() -> int:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _available_in_group() -> int:
+    """Limit less usage of the control group (version 2, then 1), page cache not counted as used."""
+    for root, limit_name, usage_name, cache_key in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        folder = Path(root)
+        try:
+            limit = (folder / limit_name).read_text(encoding="ascii").strip()
+            usage = int((folder / usage_name).read_text(encoding="ascii"))
+            stat = dict(
+                line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+            )
+        except (OSError, ValueError):
+            continue
+        if limit != "max":
+            return max(0, int(limit) - usage + int(stat.get(cache_key, 0)))
+    return _UNLIMITED
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / (1 << 20):.1f} MiB"

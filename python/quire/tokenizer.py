@@ -1,0 +1,208 @@
+"""Text to ids, and the table by which the C++ side turns ids into text. Imports `tokenizers` only.
+
+The table says what each id contributes to the text. It is exact: `TokenTable.decode(ids)` equals
+`tokenizers.Tokenizer.decode(ids)` for every list of ids, or the decoder is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tokenizers
+
+from quire.errors import ModelNotFound, UnsupportedModel
+
+if TYPE_CHECKING:
+    from quire import _core
+
+SUPPORTED_DECODERS = (
+    "ByteLevel, Metaspace, Fuse, Sequence[Replace, ByteFallback, Fuse, Strip of one leading space], none"
+)
+
+# What `tokenizers` reads as a byte: hexadecimal digits as Rust parses them, which allows a plus sign.
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2}|\+[0-9A-Fa-f])>")
+
+
+class Tokenizer:
+    """A model's tokenizer.json. Encoding adds special tokens as the model asks (BOS), no padding."""
+
+    def __init__(self, folder: Path | str) -> None:
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise ModelNotFound(
+                f"tokenizer.json: not found in {Path(folder)}; allowed: a folder with a tokenizer.json"
+            )
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # `tokenizers` raises bare Exception
+            raise UnsupportedModel(f"{path}: tokenizers cannot read it: {error}") from error
+        # Files may carry the settings of their training.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    @property
+    def raw(self) -> tokenizers.Tokenizer:
+        return self._tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        # The fast form leaves out offsets, which nothing here reads.
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+
+def token_table(folder: Path | str) -> _core.TokenTable:
+    """The table of the tokenizer in `folder`. UnsupportedModel names a decoder that has no exact table."""
+    return build_table(Tokenizer(folder).raw)
+
+
+def build_table(tokenizer: tokenizers.Tokenizer) -> _core.TokenTable:
+    """As token_table(), of a loaded tokenizer."""
+    from quire import _core
+
+    plan = plan_of(tokenizer)
+    tokens = _tokens_by_id(tokenizer)
+    special = {added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special}
+
+    texts: list[bytes] = []
+    flags: list[int] = []
+    for token in tokens:
+        if token is None:
+            texts.append(b"")
+            flags.append(_core.TOKEN_UNKNOWN)
+            continue
+        text, is_byte = plan.text_of(token)
+        texts.append(text)
+        flags.append((_core.TOKEN_SPECIAL if token in special else 0) | (_core.TOKEN_BYTE if is_byte else 0))
+    kind = getattr(_core.DecoderKind, plan.kind)
+    return _core.TokenTable(kind, texts, flags, plan.separator, getattr(_core, plan.strip_left))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a decoder maps onto TokenTable."""
+
+    kind: str  # a name of DecoderKind
+    text_of: Callable[[str], tuple[bytes, bool]]  # token -> its text, whether it is a byte token
+    separator: str = ""
+    strip_left: str = "STRIP_NOTHING"  # a constant of _core
+
+
+def plan_of(tokenizer: tokenizers.Tokenizer) -> Plan:
+    """The plan of a tokenizer's decoder, or UnsupportedModel naming it."""
+    decoder = json.loads(tokenizer.to_str())["decoder"]
+    if decoder is None:
+        return Plan(kind="JOINED", text_of=_plain, separator=" ")
+    steps = _flatten(decoder)
+    kinds = [step["type"] for step in steps]
+    if kinds == ["ByteLevel"]:
+        return Plan(kind="BYTE_LEVEL", text_of=_byte_level)
+    if kinds in (["Metaspace"], ["Metaspace", "Fuse"]):
+        return _metaspace(steps[0], tokenizer)
+    if plan := _llama_sequence(steps):
+        return plan
+    raise UnsupportedModel(f"decoder: got {_name(decoder)}; allowed: {SUPPORTED_DECODERS}")
+
+
+def _tokens_by_id(tokenizer: tokenizers.Tokenizer) -> list[str | None]:
+    """tokens[id]: what decode() sees for each id; None where the vocabulary has a hole."""
+    ids = {
+        *tokenizer.get_vocab(with_added_tokens=True).values(),
+        *tokenizer.get_vocab(with_added_tokens=False).values(),
+        *tokenizer.get_added_tokens_decoder(),
+    }
+    return [tokenizer.id_to_token(token_id) for token_id in range(max(ids, default=-1) + 1)]
+
+
+def _flatten(decoder: dict[str, Any]) -> list[dict[str, Any]]:
+    if decoder["type"] != "Sequence":
+        return [decoder]
+    return [step for inner in decoder["decoders"] for step in _flatten(inner)]
+
+
+def _name(decoder: dict[str, Any]) -> str:
+    if decoder["type"] == "Sequence":
+        return f"Sequence[{', '.join(_name(step) for step in decoder['decoders'])}]"
+    if decoder["type"] in ("Replace", "Strip", "Metaspace"):
+        settings = {key: value for key, value in decoder.items() if key != "type"}
+        return f"{decoder['type']}({json.dumps(settings, ensure_ascii=False)})"
+    return str(decoder["type"])
+
+
+def _plain(token: str) -> tuple[bytes, bool]:
+    return token.encode(), False
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """The printable character that stands for each byte in byte-level vocabularies."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(rest)}
+
+
+_BYTE_OF = _byte_alphabet()
+
+
+def _byte_level(token: str) -> tuple[bytes, bool]:
+    # A token with any other character (an added token such as "<|end of text|>") stands for its own UTF-8.
+    try:
+        return bytes(_BYTE_OF[character] for character in token), False
+    except KeyError:
+        return _plain(token)
+
+
+def _metaspace(step: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> Plan:
+    """Each mark is a space, but nothing in the text's first token (unless prepend_scheme is "never")."""
+    mark = step["replacement"]
+    strips = step["prepend_scheme"] != "never"
+    for token in _tokens_by_id(tokenizer):
+        # The table drops every space of the first token, and could not tell a mark from a space of its own.
+        if strips and token is not None and " " in token:
+            raise UnsupportedModel(
+                f"decoder: got {_name(step)} with the token {token!r}; allowed: tokens without spaces, "
+                'or prepend_scheme "never"'
+            )
+    return Plan(
+        kind="BYTE_FALLBACK",  # without byte tokens: a plain join that can strip
+        text_of=lambda token: _plain(token.replace(mark, " ")),
+        strip_left="STRIP_FIRST_TOKEN" if strips else "STRIP_NOTHING",
+    )
+
+
+def _llama_sequence(steps: list[dict[str, Any]]) -> Plan | None:
+    """[Replace...] [ByteFallback] [Fuse [Strip]] in this order, as Llama 2 and Gemma have it; else None."""
+    rest = list(steps)
+    replaces: list[tuple[str, str]] = []
+    while rest and rest[0]["type"] == "Replace" and "String" in rest[0]["pattern"]:
+        replaces.append((rest[0]["pattern"]["String"], rest[0]["content"]))
+        rest.pop(0)
+    has_bytes = bool(rest) and rest[0]["type"] == "ByteFallback"
+    if has_bytes:
+        rest.pop(0)
+    is_fused = bool(rest) and rest[0]["type"] == "Fuse"
+    if is_fused:
+        rest.pop(0)
+    strip_left = "STRIP_NOTHING"
+    if is_fused and rest and rest[0] == {"type": "Strip", "content": " ", "start": 1, "stop": 0}:
+        strip_left = "STRIP_ONE_SPACE"
+        rest.pop(0)
+    if rest or any(pattern == "" for pattern, _ in replaces):
+        return None
+
+    def text_of(token: str) -> tuple[bytes, bool]:
+        for pattern, content in replaces:
+            token = token.replace(pattern, content)
+        if has_bytes and (match := _BYTE_TOKEN.fullmatch(token)):
+            return bytes([int(match.group(1), 16)]), True
+        return _plain(token)
+
+    return Plan(kind="BYTE_FALLBACK", text_of=text_of, strip_left=strip_left)

@@ -1,0 +1,1 @@
+"""What surrounds a real tritonserver: finding and running it, code of Python stages, repository checks."""

@@ -1,0 +1,190 @@
+"""Finds tritonserver and lays out what it needs to run our models: backends, a Python, libraries.
+
+The layout of one run, a private folder that holds little more than links:
+
+    pyvenv.cfg, bin/python3, lib/python3.X/site-packages/quire.pth
+        A small virtual environment. Triton's Python stub ignores PYTHONPATH and takes the site-packages of
+        the `python3` first on PATH, so this one leads it to the packages of the Python that runs us.
+    lib/native/libpython3.X.so.1.0
+        The stub links it, and many Pythons keep it where the loader does not look.
+    pytriton/tritonserver/backends/{python,quire}, nvidia_pytriton.libs
+        The backends. Libraries of the wheel look for others four folders up, so the depth matters.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import site
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from quire.errors import ServerNotFound
+from quire.model_path import native_folder
+
+_INSTALL_HINT = (
+    "tritonserver: not found in the nvidia-pytriton wheel, on PATH, or in /opt/tritonserver; "
+    "install it with `pip install 'quire[server]'`, or run inside NVIDIA's Triton container"
+)
+_CONTAINER = Path("/opt/tritonserver")
+_PYTHON_VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Installation:
+    """One tritonserver on this machine."""
+
+    executable: Path
+    backends: Path  # has python/libtriton_python.so
+    stub: Path  # triton_python_backend_stub for the Python that runs us
+    libs: Path | None = None  # libraries of the wheel
+
+
+def find_installation() -> Installation:
+    """tritonserver in the nvidia-pytriton wheel, else on PATH, else in /opt/tritonserver."""
+    if wheel := _in_wheel():
+        return wheel
+    candidates = [shutil.which("tritonserver"), _CONTAINER / "bin" / "tritonserver"]
+    for candidate in candidates:
+        if candidate and Path(candidate).is_file():
+            executable = Path(candidate).resolve()
+            backends = executable.parents[1] / "backends"
+            stub = backends / "python" / "triton_python_backend_stub"
+            if not stub.is_file():
+                raise ServerNotFound(
+                    f"{stub}: not found; {executable} is installed without its Python backend"
+                )
+            _check_stub(stub)
+            return Installation(executable=executable, backends=backends, stub=stub)
+    raise ServerNotFound(_INSTALL_HINT)
+
+
+def find_backend_library() -> Path:
+    """libtriton_quire.so of the installed package."""
+    tried = [folder / "lib" / "libtriton_quire.so" for folder in _library_folders()]
+    for path in tried:
+        if path.is_file():
+            return path
+    raise ServerNotFound(
+        f"libtriton_quire.so: not found at {' or '.join(str(path) for path in dict.fromkeys(tried))}; "
+        "install the package (`pip install .`) or build it (`cmake --install build --prefix python`)"
+    )
+
+
+def lay_out(root: Path, installation: Installation, *, with_quire_backend: bool = True) -> dict[str, str]:
+    """Fill `root` as the head of this file says; returns the environment to run tritonserver with.
+    `root` / "pytriton/tritonserver/backends" is its --backend-directory."""
+    backends = backend_directory(root)
+    python_backend = backends / "python"
+    python_backend.mkdir(parents=True)
+    for path in (installation.backends / "python").iterdir():
+        if path.is_file() and path.name != "triton_python_backend_stub":
+            (python_backend / path.name).symlink_to(path)
+    (python_backend / "triton_python_backend_stub").symlink_to(installation.stub)
+    if with_quire_backend:
+        (backends / "quire").mkdir()
+        (backends / "quire" / "libtriton_quire.so").symlink_to(find_backend_library())
+    if installation.libs:
+        (root / "nvidia_pytriton.libs").symlink_to(installation.libs)
+    _make_environment(root)
+
+    env = dict(os.environ)
+    env["PATH"] = f"{root / 'bin'}{os.pathsep}{env.get('PATH', '')}"
+    env.setdefault("QUIRE_PYTHON", sys.executable)
+    # For QUIRE_PYTHON, which does read it: the package is importable there as it is here.
+    env["PYTHONPATH"] = os.pathsep.join(_extra_paths())
+    if library := _libpython():
+        native = root / "lib" / "native"
+        native.mkdir(parents=True)
+        (native / library.name).symlink_to(library)
+        env["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [str(native), env.get("LD_LIBRARY_PATH")]))
+    return env
+
+
+def backend_directory(root: Path) -> Path:
+    return root / "pytriton" / "tritonserver" / "backends"
+
+
+def _library_folders() -> list[Path]:
+    # Beside the compiled module first: an editable install has it elsewhere than the sources.
+    return [folder for folder in (native_folder(), Path(__file__).resolve().parents[1]) if folder]
+
+
+def _in_wheel() -> Installation | None:
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).resolve().parent / "tritonserver"
+    executable = folder / "bin" / "tritonserver"
+    if not executable.is_file():
+        return None
+    stub = folder / "python_backend_stubs" / _PYTHON_VERSION / "triton_python_backend_stub"
+    if not stub.is_file():
+        versions = ", ".join(sorted(path.name for path in (folder / "python_backend_stubs").glob("3.*")))
+        raise ServerNotFound(
+            f"tritonserver: the nvidia-pytriton wheel has no stub for Python {_PYTHON_VERSION}; "
+            f"allowed: {versions}"
+        )
+    return Installation(
+        executable=executable,
+        backends=folder / "backends",
+        stub=stub,
+        libs=folder.parents[1] / "nvidia_pytriton.libs",
+    )
+
+
+def _check_stub(stub: Path) -> None:
+    """A stub has one Python inside; ours must be the same for its packages to load there."""
+    found = re.search(rb"libpython(3\.\d+)[^\0]*\.so", stub.read_bytes())
+    if found and found.group(1).decode() != _PYTHON_VERSION:
+        raise ServerNotFound(
+            f"{stub}: is for Python {found.group(1).decode()}, this is Python {_PYTHON_VERSION}; "
+            f"allowed: running with python{found.group(1).decode()}"
+        )
+
+
+def _make_environment(root: Path) -> None:
+    packages = root / "lib" / f"python{_PYTHON_VERSION}" / "site-packages"
+    packages.mkdir(parents=True)
+    (root / "bin").mkdir()
+    base = Path(getattr(sys, "_base_executable", sys.executable))
+    for name in ("python3", "python"):
+        (root / "bin" / name).symlink_to(base)
+    (root / "pyvenv.cfg").write_text(
+        f"home = {base.resolve().parent}\n"
+        "include-system-site-packages = false\n"
+        f"version = {platform.python_version()}\n"
+    )
+    # addsitedir() also follows the .pth files in there, which is how editable installs work.
+    lines = [*_extra_paths(), *(f"import site; site.addsitedir({path!r})" for path in _site_folders())]
+    (packages / "quire.pth").write_text("".join(f"{line}\n" for line in lines))
+
+
+def _site_folders() -> list[str]:
+    folders = site.getsitepackages()
+    if site.ENABLE_USER_SITE:
+        folders.append(site.getusersitepackages())
+    return [folder for folder in folders if Path(folder).is_dir()]
+
+
+def _extra_paths() -> list[str]:
+    """PYTHONPATH, and the folder this package was imported from when that is in no site folder."""
+    paths = [str(Path(path).resolve()) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    paths.append(str(Path(__file__).resolve().parents[2]))
+    return list(dict.fromkeys(path for path in paths if path not in _site_folders()))
+
+
+def _libpython() -> Path | None:
+    """The shared library of this Python, when there is one."""
+    name = f"libpython{_PYTHON_VERSION}.so.1.0"
+    folders = [sysconfig.get_config_var("LIBDIR"), Path(sys.base_prefix) / "lib"]
+    if multiarch := sysconfig.get_config_var("MULTIARCH"):
+        folders.append(Path("/usr/lib") / multiarch)
+    return next(
+        (Path(folder) / name for folder in folders if folder and (Path(folder) / name).is_file()), None
+    )

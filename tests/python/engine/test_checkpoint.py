@@ -1,0 +1,121 @@
+"""Safetensors: every tensor lands in its place, and every one that cannot is named before any is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from quire.errors import ModelError, ModelNotFound
+from quire.models.checkpoint import fill_dummy, load_checkpoint
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def tensors() -> dict[str, Tensor]:
+    return {"a": torch.randn(3, 4), "b": torch.randn(5), "c": torch.randn(2, 2)}
+
+
+def places() -> dict[str, Tensor]:
+    """Room for tensors(); `a` lies transposed inside a larger matrix."""
+    return {"a": torch.zeros(4, 8)[:, 2:5].t(), "b": torch.zeros(5), "c": torch.zeros(2, 2)}
+
+
+def save_sharded(folder: Path, given: dict[str, Tensor]) -> None:
+    weight_map = {}
+    for i, (name, tensor) in enumerate(given.items()):
+        save_file({name: tensor}, folder / f"model-{i}.safetensors")
+        weight_map[name] = f"model-{i}.safetensors"
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_loads_into_views(tmp_path: Path, sharded: bool) -> None:
+    """Single and sharded checkpoints fill the views that the model gives."""
+    given, room = tensors(), places()
+    if sharded:
+        save_sharded(tmp_path, given)
+    else:
+        save_file(given, tmp_path / "model.safetensors")
+    load_checkpoint(tmp_path, room)
+    for name, tensor in given.items():
+        assert torch.equal(room[name], tensor)
+
+
+def test_converts_dtype(tmp_path: Path) -> None:
+    """A bfloat16 checkpoint fills float32 weights without loss."""
+    given = {name: tensor.bfloat16() for name, tensor in tensors().items()}
+    save_file(given, tmp_path / "model.safetensors")
+    room = places()
+    load_checkpoint(tmp_path, room)
+    assert torch.equal(room["a"], given["a"].float())
+
+
+def test_missing_tensor_is_named(tmp_path: Path) -> None:
+    """A tensor that the architecture needs and the files lack."""
+    save_file({"a": tensors()["a"]}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"tensors missing from the checkpoint: b, c$"):
+        load_checkpoint(tmp_path, places())
+
+
+def test_extra_tensor_is_named(tmp_path: Path) -> None:
+    """A tensor that has no place, unless it is known to be redundant."""
+    save_file(
+        tensors() | {"layers.0.rotary_emb.inv_freq": torch.ones(2), "q": torch.ones(1)},
+        tmp_path / "model.safetensors",
+    )
+    with pytest.raises(ModelError, match=r"does not have: q$"):
+        load_checkpoint(tmp_path, places(), ["rotary_emb.inv_freq"])
+    load_checkpoint(tmp_path, places(), ["rotary_emb.inv_freq", "q"])
+
+
+def test_wrong_shape_is_named(tmp_path: Path) -> None:
+    """File, tensor, its shape and the one that config.json implies; nothing is loaded."""
+    save_file(tensors() | {"c": torch.ones(2, 3)}, tmp_path / "model.safetensors")
+    room = places()
+    with pytest.raises(ModelError, match=r"model\.safetensors: c: got shape \[2, 3\]; allowed: \[2, 2\]"):
+        load_checkpoint(tmp_path, room)
+    assert not room["a"].any()
+
+
+def test_damaged_file_is_named(tmp_path: Path) -> None:
+    """A truncated file."""
+    save_file(tensors(), tmp_path / "model.safetensors")
+    data = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(data[:-8])
+    with pytest.raises(ModelError, match=r"model\.safetensors: not readable as safetensors"):
+        load_checkpoint(tmp_path, places())
+
+
+def test_no_weights(tmp_path: Path) -> None:
+    """A folder without either kind of file."""
+    with pytest.raises(ModelNotFound, match=r"no weights; allowed: model\.safetensors, or"):
+        load_checkpoint(tmp_path, places())
+
+
+def test_missing_shard_is_named(tmp_path: Path) -> None:
+    """The index names a file that is not there."""
+    save_sharded(tmp_path, tensors())
+    (tmp_path / "model-1.safetensors").unlink()
+    with pytest.raises(ModelNotFound, match=r"index\.json: weight_map: got model-1\.safetensors"):
+        load_checkpoint(tmp_path, places())
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"weight_map": 3}', '{"weight_map": {"a": ["x"]}}'])
+def test_malformed_index(tmp_path: Path, text: str) -> None:
+    """An index that is not one."""
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(ModelError, match=r"index\.json: weight_map"):
+        load_checkpoint(tmp_path, places())
+
+
+def test_dummy_weights_repeat() -> None:
+    """Random weights depend on the seed only; norms are one."""
+    first, second = places(), places()
+    norm = {"layer.norm.weight": torch.zeros(4)}
+    fill_dummy(first | norm, seed=3)
+    fill_dummy(second, seed=3)
+    assert torch.equal(first["a"], second["a"])
+    assert first["a"].any()
+    assert torch.equal(norm["layer.norm.weight"], torch.ones(4))

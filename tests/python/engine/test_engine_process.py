@@ -1,0 +1,209 @@
+"""python -m quire.engine as the backend starts it: a config file and one end of a socketpair."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wire_client as wire
+from conftest import EOS, VOCAB_SIZE
+from reference import assert_same, greedy
+from wire_client import Client
+
+
+@dataclass
+class Process:
+    process: subprocess.Popen[str]
+    client: Client
+
+    def wait(self) -> tuple[int, str]:
+        """Exit status and log."""
+        _, log = self.process.communicate(timeout=60)
+        return self.process.returncode, log
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """start(settings or the file's text) -> Process."""
+    started: list[Process] = []
+
+    def start(settings: dict[str, Any] | str) -> Process:
+        file = tmp_path / "model.json"
+        file.write_text(settings if isinstance(settings, str) else json.dumps(settings))
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "quire.engine", "--config", str(file), "--fd", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        started.append(Process(process, Client(ours)))
+        return started[-1]
+
+    yield start
+    for engine in started:
+        engine.client.connection.close()
+        if engine.process.poll() is None:
+            engine.wait()
+
+
+def small(folder: Path, **settings: Any) -> dict[str, Any]:
+    return {"model": str(folder), "max_model_len": 256, "num_threads": 1, "dtype": "float32", **settings}
+
+
+def test_serves_and_ends_with_its_client(
+    start: Callable[..., Process], llama_folder: Callable[..., Path]
+) -> None:
+    """Ready, greedy ids equal transformers', and exit status 0 when the client goes."""
+    folder = llama_folder()
+    engine = start(small(folder))
+    kind, payload = engine.client.read_frame()
+    assert kind == wire.READY
+    ready = wire.decode_ready(payload)
+    assert (ready["model"], ready["vocab_size"], ready["max_model_len"]) == (str(folder), VOCAB_SIZE, 256)
+    engine.client.add(1, [3, 4, 5], temperature=0, max_tokens=24, ignore_eos=True)
+    [answer] = engine.client.finish(1)
+    assert_same(greedy(folder, (3, 4, 5), 24), answer.ids, "engine process")
+    engine.client.connection.close()
+    status, log = engine.wait()
+    assert status == 0
+    assert "memory: weights " in log
+    assert "the client is gone" in log
+
+
+def test_interrupt_is_left_to_the_server(
+    start: Callable[..., Process], llama_folder: Callable[..., Path]
+) -> None:
+    """Control-C goes to the whole process group; the engine waits for the server to finish its requests."""
+    engine = start(small(llama_folder()))
+    engine.client.read_frame()
+    engine.process.send_signal(signal.SIGINT)
+    engine.client.add(1, [3], max_tokens=3, ignore_eos=True)
+    assert len(engine.client.finish(1)[0].ids) == 3
+
+
+def test_malformed_frame_ends_the_process(
+    start: Callable[..., Process], llama_folder: Callable[..., Path]
+) -> None:
+    """Exit status 1 and a message that says what was wrong."""
+    engine = start(small(llama_folder()))
+    engine.client.read_frame()
+    engine.client.send(wire.frame(wire.REQUESTS, b"", version=9))
+    status, log = engine.wait()
+    assert status == 1
+    assert "the other side speaks version 9" in log
+
+
+def broken_copy(folder: Path, target: Path, change: Callable[[Path], None]) -> Path:
+    """The model with one thing changed."""
+    target.mkdir()
+    for file in folder.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    change(target)
+    return target
+
+
+def edit_config(**values: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | values))
+
+    return change
+
+
+def cut_weights(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+MODEL_ERRORS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
+    "no weights": (
+        lambda folder: (folder / "model.safetensors").unlink(),
+        ["no weights", "model.safetensors"],
+    ),
+    "no config": (lambda folder: (folder / "config.json").unlink(), ["config.json"]),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), ["tokenizer.json"]),
+    "damaged weights": (cut_weights, ["model.safetensors", "not readable as safetensors"]),
+    "architecture": (
+        edit_config(architectures=["GPT2LMHeadModel"]),
+        ["config.json", "architectures", "GPT2LMHeadModel", "LlamaForCausalLM"],
+    ),
+    "wrong shape": (edit_config(intermediate_size=128), ["mlp.down_proj.weight", "[64, 96]", "[64, 128]"]),
+    "missing tensors": (edit_config(num_hidden_layers=4), ["missing", "model.layers.3."]),
+    "extra tensors": (edit_config(num_hidden_layers=2), ["does not have", "model.layers.2."]),
+}
+
+
+@pytest.mark.parametrize("name", MODEL_ERRORS)
+def test_model_errors(
+    start: Callable[..., Process], llama_folder: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    """A model that cannot be used: one line that names the file, to the client; exit status 1."""
+    change, parts = MODEL_ERRORS[name]
+    check_start_error(start(small(broken_copy(llama_folder(), tmp_path / "model", change))), parts)
+
+
+SETTING_ERRORS: dict[str, tuple[dict[str, Any] | str, list[str]]] = {
+    "unknown key": ({"max_num_seq": 4}, ["model.json", "max_num_seq", "max_num_seqs"]),
+    "wrong type": ({"max_num_seqs": "4"}, ["model.json", "max_num_seqs", '"4"', "an integer"]),
+    "not JSON": ("{", ["model.json", "malformed JSON"]),
+    "too long": ({"max_model_len": 4096}, ["model.json", "max_model_len", "4096", "at most 512"]),
+    "small pool": ({"num_gpu_blocks_override": 3}, ["num_gpu_blocks_override", "3", "at least 16"]),
+    "small cache": (
+        {"kv_cache_memory_bytes": 1000},
+        ["kv_cache_memory_bytes", "1000", "at least", "max_model_len"],
+    ),
+    "huge cache": ({"kv_cache_memory_bytes": 1 << 50}, ["kv_cache_memory_bytes", "at most", "free"]),
+    "small step": (
+        {"enable_chunked_prefill": False, "max_num_batched_tokens": 100},
+        ["model.json", "max_num_batched_tokens", "100"],
+    ),
+    "no such model": ({"model": "/nowhere"}, ["model", "/nowhere"]),
+}
+
+
+@pytest.mark.parametrize("name", SETTING_ERRORS)
+def test_setting_errors(start: Callable[..., Process], llama_folder: Callable[..., Path], name: str) -> None:
+    """A setting that cannot be used: one line that names it, what was given and what is allowed; exit status
+    1."""
+    settings, parts = SETTING_ERRORS[name]
+    check_start_error(
+        start(settings if isinstance(settings, str) else small(llama_folder()) | settings), parts
+    )
+
+
+def check_start_error(engine: Process, parts: list[str]) -> None:
+    kind, payload = engine.client.read_frame()
+    message = payload.decode()
+    assert kind == wire.START_ERROR
+    for part in parts:
+        assert part in message
+    assert "\n" not in message
+    status, log = engine.wait()
+    assert status == 1
+    assert message in log
+    assert "Traceback" not in log
+
+
+def test_stops_at_the_models_eos(start: Callable[..., Process], llama_folder: Callable[..., Path]) -> None:
+    """The end-of-sequence id comes from the checkpoint; with min_tokens it is not sampled before."""
+    engine = start(small(llama_folder()))
+    engine.client.read_frame()
+    for i in range(40):
+        engine.client.add(i, [i], temperature=2.0, seed=i, max_tokens=250, min_tokens=5)
+    answers = engine.client.finish(*range(40))
+    stopped = [answer for answer in answers if answer.finish_reason == "stop"]
+    assert stopped, "40 x 250 samples at temperature 2 of 300 tokens"
+    for answer in stopped:
+        assert answer.ids[-1] == EOS
+        assert EOS not in answer.ids[:-1]
+        assert len(answer.ids) > 5

@@ -1,0 +1,168 @@
+"""quire.LLM: inputs in all shapes, outputs in order, errors before anything runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import quire
+import tokenizers
+from quire import LLM, InvalidArgument, SamplingParams
+
+GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def folder(llama_folder: Callable[..., Path]) -> Path:
+    return llama_folder()
+
+
+@pytest.fixture(scope="module")
+def llm(folder: Path) -> LLM:
+    return LLM(str(folder), dtype="float32", max_model_len=256, max_num_seqs=4, num_threads=1)
+
+
+def test_text_prompt(llm: LLM, folder: Path) -> None:
+    """A text is tokenized, and the output's text is the tokenizer's decoding of its ids."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    [output] = llm.generate("Grüße, 世界", GREEDY)
+    assert output.prompt == "Grüße, 世界"
+    assert list(output.prompt_token_ids) == tokenizer.encode("Grüße, 世界").ids
+    [completion] = output.outputs
+    assert completion.text == tokenizer.decode(completion.token_ids)
+    assert (completion.index, completion.finish_reason, len(completion.token_ids)) == (0, "length", 8)
+
+
+def test_token_ids_prompt(llm: LLM) -> None:
+    """A list of ids is one prompt; it has no text."""
+    [output] = llm.generate([1, 2, 3], GREEDY)
+    assert output.prompt is None
+    assert output.prompt_token_ids == (1, 2, 3)
+
+
+def test_mixed_prompts_keep_their_order(llm: LLM) -> None:
+    """Texts and ids in one call, more than run at once, of different lengths: answers stand where prompts
+    do."""
+    prompts = ["a", [1, 2, 3], "b" * 40, [7] * 90, "c", "d", [9]]
+    params = [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True) for n in (30, 1, 3, 2, 20, 5, 4)]
+    outputs = llm.generate(prompts, params)
+    assert [output.prompt for output in outputs] == ["a", None, "b" * 40, None, "c", "d", None]
+    assert [len(output.outputs[0].token_ids) for output in outputs] == [30, 1, 3, 2, 20, 5, 4]
+    alone = [llm.generate([prompt], one)[0] for prompt, one in zip(prompts, params, strict=True)]
+    assert [output.outputs for output in alone] == [output.outputs for output in outputs]
+
+
+def test_no_prompts(llm: LLM) -> None:
+    """Nothing in, nothing out."""
+    assert llm.generate([]) == []
+
+
+def test_stop_string(llm: LLM) -> None:
+    """The text ends before the stop string, or with it when asked."""
+    free = llm.generate("x", SamplingParams(temperature=0, max_tokens=40, ignore_eos=True))[0].outputs[0].text
+    stop = free[20:23]
+    cut = free.index(stop)
+    params = {"temperature": 0.0, "max_tokens": 40, "ignore_eos": True, "stop": [stop]}
+    [output] = llm.generate("x", SamplingParams(**params))
+    assert output.outputs[0].text == free[:cut]
+    assert output.outputs[0].finish_reason == "stop"
+    [output] = llm.generate("x", SamplingParams(**params, include_stop_str_in_output=True))
+    assert output.outputs[0].text == free[: cut + len(stop)]
+
+
+def test_progress_bar(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
+    """Shown when asked for, on stderr."""
+    llm.generate([[1], [2]], GREEDY)
+    assert capsys.readouterr() == ("", "")
+    llm.generate([[1], [2]], GREEDY, use_tqdm=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "generating" in err
+
+
+BAD_CALLS = {
+    "empty prompt": (
+        ["ok", ""],
+        GREEDY,
+        r"prompts\[1\]: prompt_ids: got no tokens; allowed: at least 1 token",
+    ),
+    "too long": ([[1] * 300], GREEDY, r"prompts\[0\]: prompt_ids: got 300 tokens; allowed: 1 to 255"),
+    "unknown id": ([[1], [2], [999]], GREEDY, r"prompts\[2\]: prompt_ids: got 999; allowed: 0 to 299"),
+    "wrong type": ([[1], 2.5], GREEDY, r"prompts\[1\]: got 2\.5; allowed: a string or a list of token ids"),
+    "wrong id type": ([[1, "2"]], GREEDY, r"prompts\[0\]: got \[1, \"2\"\]; allowed: a string or a list"),
+    "number of params": (["a", "b"], [GREEDY], r"sampling_params: got 1 of them; allowed: one for all, or 2"),
+    "stop token": (
+        ["a", "b"],
+        [GREEDY, SamplingParams(stop_token_ids=[300])],
+        r"prompts\[1\]: stop_token_ids: got 300",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_errors_come_before_anything_runs(llm: LLM, name: str) -> None:
+    """The error names the prompt and the field; no step ran, nothing is left behind, the next call works."""
+    prompts, params, message = BAD_CALLS[name]
+    before = llm.stats()
+    with pytest.raises(InvalidArgument, match=message):
+        llm.generate(prompts, params)  # type: ignore[arg-type]
+    after = llm.stats()
+    assert after.step == before.step
+    assert (after.num_waiting, after.num_running) == (0, 0)
+    assert len(llm.generate([1], GREEDY)) == 1
+
+
+def test_an_interrupted_call_leaves_nothing(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control-C in the middle: the requests are gone, their blocks free, and the next call works."""
+    expected = llm.generate([5, 6], GREEDY)[0].outputs
+    runner = llm._engine.runner
+    execute = type(runner).execute
+    calls = []
+
+    def interrupt(self: object, batch: object) -> object:
+        calls.append(batch)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return execute(self, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(runner), "execute", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate([[i] for i in range(9)], GREEDY)
+    stats = llm.stats()
+    assert (stats.num_running, stats.num_waiting, stats.num_free_blocks) == (0, 0, stats.num_blocks)
+    assert llm.generate([5, 6], GREEDY)[0].outputs == expected
+
+
+def test_unknown_setting() -> None:
+    """Settings are those of model.json; a wrong one is named with its neighbour."""
+    with pytest.raises(quire.ConfigError, match=r"max_num_seq: unknown key.*max_num_seqs"):
+        LLM("anything", max_num_seq=3)
+
+
+def test_dummy_weights(folder: Path) -> None:
+    """load_format "dummy" needs no weights and repeats by seed."""
+    settings = {"load_format": "dummy", "max_model_len": 64, "num_threads": 1}
+    first, second = (LLM(str(folder), **settings).generate([1, 2], GREEDY) for _ in range(2))
+    assert first == second
+
+
+def test_every_public_name_exists() -> None:
+    """__all__ is what can be imported, and dir() shows it."""
+    for name in quire.__all__:
+        assert getattr(quire, name).__name__ == name
+    assert set(quire.__all__) <= set(dir(quire))
+    with pytest.raises(AttributeError, match="no attribute 'Engine'"):
+        quire.Engine  # noqa: B018
+
+
+def test_import_is_cheap() -> None:
+    """Neither `import quire` nor its settings and sampling parameters load torch."""
+    code = (
+        "import sys, quire; quire.SamplingParams(); quire.EngineConfig; quire.InvalidArgument;"
+        "print([name for name in ('torch', 'transformers', 'tokenizers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,219 @@
+"""The other end of the engine's socket, written from the description in wire.cc and not from its code."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from dataclasses import dataclass, field
+
+from quire.sampling_params import SamplingParams
+
+MAGIC, VERSION = b"QUIR", 1
+REQUESTS, READY, START_ERROR, STEP = 1, 2, 3, 4
+FINISH_REASONS = ("", "stop", "length", "cancelled", "error")
+STATS = (
+    "step",
+    "num_running",
+    "num_waiting",
+    "num_free_blocks",
+    "num_blocks",
+    "num_preemptions",
+    "prefix_cache_queries",
+    "prefix_cache_hits",
+    "num_prompt_tokens",
+    "num_generation_tokens",
+)
+
+
+@dataclass
+class Release:
+    request_id: int
+    ids: list[int]
+    num_text_ids: int
+    trim: int
+    is_first: bool
+    finish_reason: str
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    error: str
+
+
+@dataclass
+class Step:
+    stats: dict[str, int]
+    releases: list[Release]
+
+
+@dataclass
+class Answer:
+    """All that came back for one request."""
+
+    ids: list[int] = field(default_factory=list)
+    finish_reason: str = ""
+    error: str = ""
+
+
+def frame(kind: int, payload: bytes, *, version: int = VERSION, magic: bytes = MAGIC) -> bytes:
+    return struct.pack("<4sHHI", magic, version, kind, len(payload)) + payload
+
+
+def addition(request_id: int, prompt_ids: list[int], params: SamplingParams) -> bytes:
+    bits = (
+        (params.seed is not None)
+        | params.ignore_eos << 1
+        | params.skip_special_tokens << 2
+        | params.include_stop_str_in_output << 3
+    )
+    stops = [text.encode() for text in params.stop]
+    return b"".join(
+        [
+            struct.pack("<Q", request_id),
+            _ints(prompt_ids),
+            struct.pack(
+                "<iiffi", params.max_tokens, params.min_tokens, params.temperature, params.top_p, params.top_k
+            ),
+            struct.pack("<qB", params.seed or 0, bits),
+            struct.pack("<I", len(stops)),
+            *(struct.pack("<I", len(text)) + text for text in stops),
+            _ints(list(params.stop_token_ids)),
+        ]
+    )
+
+
+def requests(additions: list[bytes] = [], cancellations: list[int] = []) -> bytes:  # noqa: B006 (only read)
+    """One kRequests frame."""
+    payload = struct.pack("<I", len(additions)) + b"".join(additions)
+    payload += struct.pack(f"<I{len(cancellations)}Q", len(cancellations), *cancellations)
+    return frame(REQUESTS, payload)
+
+
+class Client:
+    """Reads frames from a socket and remembers what each request was answered."""
+
+    def __init__(self, connection: socket.socket, timeout: float = 60.0) -> None:
+        self.connection = connection
+        connection.settimeout(timeout)
+        self.answers: dict[int, Answer] = {}
+        self.steps: list[Step] = []
+
+    def send(self, data: bytes) -> None:
+        self.connection.sendall(data)
+
+    def add(self, request_id: int, prompt_ids: list[int], **params: object) -> None:
+        self.send(requests([addition(request_id, prompt_ids, SamplingParams(**params))]))  # type: ignore[arg-type]
+
+    def cancel(self, request_id: int) -> None:
+        self.send(requests([], [request_id]))
+
+    def read_frame(self) -> tuple[int, bytes]:
+        """The next frame's type and payload. Raises EOFError when the engine is gone."""
+        magic, version, kind, size = struct.unpack("<4sHHI", self._read(12))
+        assert (magic, version) == (MAGIC, VERSION)
+        return kind, self._read(size)
+
+    def read_step(self) -> Step:
+        kind, payload = self.read_frame()
+        assert kind == STEP
+        step = decode_step(payload)
+        self.steps.append(step)
+        for release in step.releases:
+            answer = self.answers.setdefault(release.request_id, Answer())
+            assert answer.finish_reason == "", "nothing may follow the end"
+            answer.ids += release.ids
+            answer.finish_reason = release.finish_reason
+            answer.error = release.error
+        return step
+
+    def finish(self, *request_ids: int) -> list[Answer]:
+        """Read until these requests have ended."""
+        while not all(self.answers.get(i, Answer()).finish_reason for i in request_ids):
+            self.read_step()
+        return [self.answers[i] for i in request_ids]
+
+    def read_rest(self) -> bytes:
+        """What is left until the engine closes the connection."""
+        data = bytearray()
+        while part := self.connection.recv(4096):
+            data += part
+        return bytes(data)
+
+    def _read(self, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            part = self.connection.recv(size - len(data))
+            if not part:
+                raise EOFError
+            data += part
+        return bytes(data)
+
+
+def decode_step(payload: bytes) -> Step:
+    reader = _Reader(payload)
+    stats = dict(zip(STATS, reader.unpack("QIIIIQQQQQ"), strict=True))
+    token_ids = reader.ints()
+    releases = []
+    for _ in range(reader.unpack("I")[0]):
+        request_id, begin, num_ids, num_text_ids, trim, is_first, reason, prompt, cached = reader.unpack(
+            "QIIIiBBII"
+        )
+        releases.append(
+            Release(
+                request_id,
+                token_ids[begin : begin + num_ids],
+                num_text_ids,
+                trim,
+                bool(is_first),
+                FINISH_REASONS[reason],
+                prompt,
+                cached,
+                reader.string(),
+            )
+        )
+    assert reader.at_end
+    return Step(stats, releases)
+
+
+def decode_ready(payload: bytes) -> dict[str, object]:
+    reader = _Reader(payload)
+    model = reader.string()
+    names = (
+        "max_model_len",
+        "vocab_size",
+        "block_size",
+        "num_blocks",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+    )
+    limits = dict(zip(names, reader.unpack("6i"), strict=True))
+    (size,) = reader.unpack("I")
+    return {"model": model, **limits, "token_table": reader.take(size)}
+
+
+class _Reader:
+    def __init__(self, payload: bytes) -> None:
+        self.payload = payload
+        self.offset = 0
+
+    @property
+    def at_end(self) -> bool:
+        return self.offset == len(self.payload)
+
+    def take(self, size: int) -> bytes:
+        self.offset += size
+        assert self.offset <= len(self.payload)
+        return self.payload[self.offset - size : self.offset]
+
+    def unpack(self, layout: str) -> tuple[int, ...]:
+        return struct.unpack("<" + layout, self.take(struct.calcsize("<" + layout)))
+
+    def ints(self) -> list[int]:
+        (count,) = self.unpack("I")
+        return list(self.unpack(f"{count}i"))
+
+    def string(self) -> str:
+        (size,) = self.unpack("I")
+        return self.take(size).decode()
+
+
+def _ints(values: list[int]) -> bytes:
+    return struct.pack(f"<I{len(values)}i", len(values), *values)

@@ -1,0 +1,234 @@
+"""`quire check`: every problem of a model repository, found without a server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from quire.cli import app
+from quire.triton.check import check_repository, check_settings
+from sample_tokenizers import train_byte_level, train_word_level, with_decoder, write_model
+from tokenizers import decoders
+from typer.testing import CliRunner
+
+REPOSITORY = Path(__file__).resolve().parents[3] / "model_repository"
+LLAMA = {
+    "vocab_size": 600,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "model_type": "llama",
+    "hidden_act": "silu",
+}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = write_model(tmp_path / "model", train_byte_level(), **LLAMA)
+    (folder / "model.safetensors").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture
+def repository(tmp_path: Path, model: Path) -> Path:
+    folder = tmp_path / "repository"
+    shutil.copytree(REPOSITORY, folder)
+    (folder / "generation" / "1" / "model.json").write_text(json.dumps({"model": str(model)}))
+    return folder
+
+
+def problems_of(repository: Path) -> list[str]:
+    return [str(problem).removeprefix(f"{repository}/") for problem in check_repository(repository)]
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def test_the_repository_that_we_ship_is_in_order(repository: Path) -> None:
+    """Our own repository has no problems."""
+    assert problems_of(repository) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "expected"),
+    [
+        (
+            "ensemble",
+            'model_name: "detokenizer"',
+            'model_name: "detokeniser"',
+            'ensemble_scheduling.step[2].model_name: got "detokeniser" (did you mean "detokenizer"?); '
+            "allowed: detokenizer, ensemble, generation, tokenizer",
+        ),
+        (
+            "ensemble",
+            'input_map { key: "chunk" value: "chunk" }',
+            'input_map { key: "chunks" value: "chunk" }',
+            'ensemble_scheduling.step[2].input_map["chunks"]: got "chunks", no input of detokenizer '
+            '(did you mean "chunk"?); allowed: chunk, output_ids',
+        ),
+        (
+            "ensemble",
+            'input_map { key: "chunk" value: "chunk" }',
+            'input_map { key: "output_ids" value: "chunk" }',
+            'ensemble_scheduling.step[2].input_map["output_ids"]: "chunk" does not fit: '
+            "got TYPE_UINT8; allowed: TYPE_INT32",
+        ),
+        (
+            "ensemble",
+            'output_map { key: "chunk" value: "chunk" }',
+            'output_map { key: "chunk" value: "chunky" }',
+            'ensemble_scheduling.step[2].input_map["chunk"]: got "chunk", no tensor made before '
+            '(did you mean "chunky"?); allowed: ',
+        ),
+        (
+            "ensemble",
+            'input_map { key: "input_ids"                  value: "input_ids" }',
+            "",
+            'ensemble_scheduling.step[1].input_map: lacks "input_ids", a required input of generation',
+        ),
+        (
+            "ensemble",
+            'output_map { key: "max_tokens"                 value: "checked_max_tokens" }',
+            'output_map { key: "max_tokens"                 value: "input_ids" }',
+            'ensemble_scheduling.step[0].output_map["max_tokens"]: got "input_ids", which is made twice',
+        ),
+        (
+            "ensemble",
+            'output_map { key: "finish_reason"     value: "finish_reason" }',
+            'output_map { key: "finish"     value: "finish_reason" }',
+            'ensemble_scheduling.step[2].output_map["finish"]: got "finish", no output of detokenizer '
+            '(did you mean "finish_reason"?); allowed: ',
+        ),
+        (
+            "ensemble",
+            '{ name: "num_input_tokens"           data_type: TYPE_UINT32 dims: [ 1 ] }',
+            '{ name: "num_input_tokens"           data_type: TYPE_INT32 dims: [ 1 ] }',
+            'output "num_input_tokens" does not fit: got TYPE_UINT32; allowed: TYPE_INT32',
+        ),
+        (
+            "ensemble",
+            'input_map { key: "stream"                    value: "stream" }',
+            "",
+            'input "stream": no step reads it',
+        ),
+        ("generation", "max_batch_size: 0", "max_batch_sise: 0", "line "),
+        (
+            "generation",
+            'name: "generation"',
+            'name: "generator"',
+            'name: got "generator"; allowed: "generation"',
+        ),
+        (
+            "generation",
+            'string_value: "generation"',
+            'string_value: "generator"',
+            'parameters.role: got "generator"; allowed: generation, detokenizer',
+        ),
+        (
+            "detokenizer",
+            '"generation_model"',
+            '"generation_modell"',
+            'parameters: unknown key "generation_modell" (did you mean "generation_model"?); allowed: role, ',
+        ),
+        (
+            "detokenizer",
+            'string_value: "generation"',
+            'string_value: "generator"',
+            'parameters.generation_model: got "generator" (did you mean "generation"?); allowed: generation',
+        ),
+        (
+            "tokenizer",
+            'string_value: "generation"',
+            'string_value: "llama"',
+            'parameters.generation_model: got "llama"; allowed: generation',
+        ),
+    ],
+)
+def test_mistakes_in_configurations(repository: Path, file: str, old: str, new: str, expected: str) -> None:
+    """A mistake is reported with its file, its place, what is there and what is allowed."""
+    edit(repository / file / "config.pbtxt", old, new)
+    problems = problems_of(repository)
+    assert any(problem.startswith(f"{file}/config.pbtxt: {expected}") for problem in problems), problems
+
+
+def test_missing_files(repository: Path) -> None:
+    """Each file that is missing is named, all in one go."""
+    (repository / "tokenizer" / "1" / "model.py").unlink()
+    (repository / "detokenizer" / "config.pbtxt").unlink()
+    (repository / "generation" / "1" / "model.json").unlink()
+    shutil.rmtree(repository / "ensemble" / "1")
+    problems = problems_of(repository)
+    assert "tokenizer/1/model.py: no such file; allowed: the model's Python code" in problems
+    assert "detokenizer/config.pbtxt: no such file; allowed: the model's configuration" in problems
+    assert "generation/1/model.json: no such file; allowed: a JSON file with engine settings" in problems
+    assert "ensemble: has no version; allowed: a folder with a number as its name, such as 1" in problems
+
+
+def test_not_a_repository(tmp_path: Path) -> None:
+    """A folder that is missing or empty is one problem."""
+    assert problems_of(tmp_path / "none") == [
+        f"{tmp_path / 'none'}: no such folder; allowed: a Triton model repository"
+    ]
+    assert len(problems_of(tmp_path)) == 1
+
+
+def settings_problems(folder: Path, **settings: object) -> list[str]:
+    path = folder / "model.json"
+    path.write_text(json.dumps(settings))
+    return [str(problem) for problem in check_settings(path)]
+
+
+def test_settings_and_model_files(tmp_path: Path, model: Path) -> None:
+    """model.json, its model, the model's weights, tokenizer and limits."""
+    assert settings_problems(tmp_path, model=str(model)) == []
+    (problem,) = settings_problems(tmp_path, model=str(model), max_num_seq=3)
+    assert problem.startswith(
+        f'{tmp_path / "model.json"}: max_num_seq: unknown key (did you mean "max_num_seqs"?)'
+    )
+    (problem,) = settings_problems(tmp_path, model=str(model), max_model_len=1000)
+    assert (
+        problem
+        == f"{model / 'config.json'}: max_model_len: got 1000; allowed: at most 64, the model's own limit"
+    )
+    (problem,) = settings_problems(tmp_path, model="./nowhere")
+    assert "there is no folder" in problem
+
+    (model / "model.safetensors").unlink()
+    (problem,) = settings_problems(tmp_path, model=str(model))
+    assert problem == f"{model}: has no *.safetensors; allowed: a model folder with weights"
+    assert settings_problems(tmp_path, model=str(model), load_format="dummy") == []
+
+    write_model(model, with_decoder(train_word_level(), decoders.WordPiece()), **LLAMA)
+    (problem,) = settings_problems(tmp_path, model=str(model), load_format="dummy")
+    assert problem.startswith(f"{model / 'tokenizer.json'}: decoder: got WordPiece; allowed: ByteLevel, ")
+
+
+def test_models_on_the_hub_are_not_downloaded(tmp_path: Path) -> None:
+    """A Hugging Face id that is not here yet is a note: the start will download it."""
+    path = tmp_path / "model.json"
+    path.write_text('{"model": "owner/name"}')
+    (problem,) = check_settings(path)
+    assert problem.is_note
+    assert "`hf download owner/name`" in problem.message
+
+
+def test_the_command(repository: Path) -> None:
+    """Status 0 without problems; status 1 with all of them printed."""
+    result = CliRunner().invoke(app, ["check", str(repository)])
+    assert (0, f"{repository}: no problems\n") == (result.exit_code, result.output)
+    (repository / "tokenizer" / "1" / "model.py").unlink()
+    (repository / "generation" / "1" / "model.json").write_text('{"model": "m", "sed": 1}')
+    result = CliRunner().invoke(app, ["check", str(repository)])
+    assert result.exit_code == 1
+    assert [
+        f"{repository}/generation/1/model.json: sed: unknown key",
+        f"{repository}/tokenizer/1/model.py: no such file",
+    ] == [line.split(" (did")[0].split("; ")[0] for line in result.output.splitlines()]

@@ -1,0 +1,332 @@
+"""The request schema: names, types, ranges, errors."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from quire import _core
+from quire.errors import InvalidArgument
+from quire.sampling_params import NAMES, RequestOptions, SamplingParams, docs_page
+from quire.schema import INT32_MAX, INT64_MAX, INT64_MIN, Field, Names, fields_of, merge, parse_json_object
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def error_of(**values: object) -> InvalidArgument:
+    with pytest.raises(InvalidArgument) as caught:
+        SamplingParams(**values)
+    return caught.value
+
+
+def test_defaults() -> None:
+    """Nothing given is the table's defaults."""
+    assert {name: field.default for name, field in fields_of(SamplingParams).items()} == dataclasses.asdict(
+        SamplingParams()
+    )
+
+
+def test_values_are_frozen_hashable_and_copyable() -> None:
+    """Parameters can be shared between requests and threads."""
+    params = SamplingParams(stop=["a", "b"], stop_token_ids=[3], seed=5)
+    assert params.stop == ("a", "b")
+    assert hash(params) == hash(SamplingParams(stop=("a", "b"), stop_token_ids=(3,), seed=5))
+    assert (
+        pickle.loads(pickle.dumps(params)) == copy.deepcopy(params) == dataclasses.replace(params) == params
+    )
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        params.seed = 6
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temperature": "hot"}, 'temperature: got "hot" (a string); allowed: a number in [0, 2]'),
+        ({"temperature": " 0.5"}, 'temperature: got " 0.5" (a string); allowed: a number in [0, 2]'),
+        ({"temperature": "nan"}, 'temperature: got "nan" (a string); allowed: a number in [0, 2]'),
+        ({"max_tokens": "1.0"}, None),
+        ({"max_tokens": "1_0"}, None),
+        ({"max_tokens": "0"}, "max_tokens: got 0; allowed: an integer in [1, 2147483647]"),
+        ({"temperature": True}, "temperature: got true; allowed: a number in [0, 2]"),
+        ({"temperature": math.nan}, "temperature: got nan; allowed: a number in [0, 2]"),
+        ({"temperature": math.inf}, "temperature: got inf; allowed: a number in [0, 2]"),
+        ({"temperature": 10**400}, None),
+        ({"temperature": -0.1}, "temperature: got -0.1; allowed: a number in [0, 2]"),
+        ({"top_p": 0}, "top_p: got 0.0; allowed: a number in (0, 1]"),
+        ({"top_p": 1e-50}, "top_p: got 1e-50; allowed: a number in (0, 1]"),
+        ({"max_tokens": True}, "max_tokens: got true; allowed: an integer in [1, 2147483647]"),
+        (
+            {"max_tokens": 16.0},
+            "max_tokens: got 16.0 (a float; write 16); allowed: an integer in [1, 2147483647]",
+        ),
+        ({"max_tokens": 2**31}, "max_tokens: got 2147483648; allowed: an integer in [1, 2147483647]"),
+        ({"seed": 2**63}, None),
+        ({"seed": 10**5000}, None),
+        ({"seed": -(2**63) - 1}, None),
+        ({"top_k": -2}, "top_k: got -2; allowed: an integer in [-1, 2147483647]"),
+        ({"ignore_eos": 1}, "ignore_eos: got 1; allowed: true or false"),
+        ({"stop": ""}, 'stop: got [""]; allowed: a non-empty string or a list of them'),
+        ({"stop": ["a", ""]}, 'stop: got ["a", ""]; allowed: a non-empty string or a list of them'),
+        ({"stop": ["a", 1]}, 'stop: got ["a", 1]; allowed: a non-empty string or a list of them'),
+        ({"stop": {"a": 1}}, 'stop: got {"a": 1}; allowed: a non-empty string or a list of them'),
+        ({"stop": ["\ud800"]}, None),
+        (
+            {"stop_token_ids": [True]},
+            "stop_token_ids: got [true]; allowed: a list of integers in [0, 2147483647]",
+        ),
+        (
+            {"stop_token_ids": [-1]},
+            "stop_token_ids: got [-1]; allowed: a list of integers in [0, 2147483647]",
+        ),
+        ({"stop_token_ids": 5}, "stop_token_ids: got 5; allowed: a list of integers in [0, 2147483647]"),
+        (
+            {"max_tokens": 3, "min_tokens": 4},
+            "min_tokens: got 4; allowed: an integer in [0, 3] (max_tokens)",
+        ),
+    ],
+)
+def test_bad_values(values: dict[str, object], message: str | None) -> None:
+    """An error names the field, what was given and what is allowed; nothing is converted."""
+    error = error_of(**values)
+    assert error.field == list(values)[-1]
+    assert str(error) == f"{error.field}: got {error.given}; allowed: {error.allowed}"
+    if message is not None:
+        assert message == str(error)
+    str(error).encode()  # printable and sendable, whatever was given
+
+
+def test_no_conversion_but_int_to_float() -> None:
+    """An integer is fine for a float; -1 and null mean "not given" for a seed."""
+    assert isinstance(SamplingParams(temperature=1).temperature, float)
+    assert SamplingParams(seed=-1).seed is None
+    assert SamplingParams.from_dict({"seed": None, "max_tokens": None}) == SamplingParams()
+    assert SamplingParams(stop="x").stop == ("x",)
+
+
+def test_unknown_names() -> None:
+    """An unknown name is an error that names the nearest known one, or says what it is elsewhere."""
+    assert error_of(temprature=1).given == 'an unknown field (did you mean "temperature"?)'
+    assert error_of(xyzzy=1).given == "an unknown field"
+    assert error_of(max_new_tokens=1).given == 'another system\'s name of "max_tokens"'
+    assert error_of(presence_penalty=1.0).given == "a field that is not supported yet"
+    assert error_of(**{"\ud800": 1}).field == "\\ud800"
+
+
+def test_aliases() -> None:
+    """Each alias means its field in JSON and in request parameters; two spellings must agree."""
+    for field in NAMES.fields.values():
+        for alias in field.aliases:
+            assert NAMES.find(alias) is field
+    assert SamplingParams.from_dict({"max_new_tokens": 7}).max_tokens == 7
+    assert SamplingParams.from_dict({"random_seed": 7, "seed": 7}).seed == 7
+    with pytest.raises(InvalidArgument) as caught:
+        SamplingParams.from_dict({"max_new_tokens": 7, "max_tokens": 8})
+    assert str(caught.value) == "max_tokens: got 7 (max_new_tokens) and 8 (max_tokens); allowed: one value"
+
+
+def test_names_are_unique() -> None:
+    """No alias hides a field or another alias."""
+    names = [name for field in NAMES.fields.values() for name in (field.name, *field.aliases)]
+    assert sorted(set(names)) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "expected"),
+    [
+        ('["a", "b"]', ("a", "b")),
+        ("[]", ()),
+        ("[INST]", ("[INST]",)),
+        ("[1]", ("[1]",)),
+        ('["a", 1]', ('["a", 1]',)),
+        ("null", ("null",)),
+        ("\n\n", ("\n\n",)),
+    ],
+)
+def test_stop_as_request_parameter(parameter: str, expected: tuple[str, ...]) -> None:
+    """A JSON list of strings is that list; any other string is itself the stop string."""
+    assert SamplingParams.from_parameters({"stop": parameter}).stop == expected
+
+
+@pytest.mark.parametrize(
+    "parameter", ["[1,", "1", '["a"]', "[1.0]", "[true]", "[NaN]", "[" * 100_000, 5, True]
+)
+def test_bad_stop_token_ids_as_request_parameter(parameter: object) -> None:
+    """Lists of integers come as JSON strings; anything else is an error that names the field."""
+    with pytest.raises(InvalidArgument) as caught:
+        SamplingParams.from_parameters({"stop_token_ids": parameter})
+    assert caught.value.field == "stop_token_ids"
+
+
+def test_options_that_exclude_each_other() -> None:
+    """The prompt cannot be part of a stream; log probabilities are not there yet."""
+    assert RequestOptions().includes_prompt
+    assert not RequestOptions(stream=True).includes_prompt
+    assert not RequestOptions(exclude_input_in_output=True).includes_prompt
+    for bad in (
+        {"stream": True, "exclude_input_in_output": False},
+        {"return_logprobs": True},
+        {"return_cumulative_logprob": True},
+    ):
+        with pytest.raises(InvalidArgument):
+            RequestOptions(**bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("{", "malformed JSON: Expecting property name enclosed in double quotes at line 1 column 2"),
+        ('{"a":\n  1,,}', None),
+        ("", "malformed JSON: Expecting value at line 1 column 1"),
+        ("[1]", "[1]"),
+        ("3", "3"),
+        ('{"top_p": NaN}', "malformed JSON: NaN is no JSON number"),
+        ('{"top_p": -Infinity}', "malformed JSON: -Infinity is no JSON number"),
+        ('{"top_p": 1, "top_p": 1}', 'the key "top_p" twice'),
+        ('{"a": ' * 100_000, "JSON nested too deeply"),
+        ('{"a": ' + "1" * 5000 + "}", None),
+    ],
+)
+def test_malformed_json(text: str, given: str | None) -> None:
+    """Malformed JSON is an error with its position, under the name of the field that holds it."""
+    with pytest.raises(InvalidArgument) as caught:
+        parse_json_object(text, "sampling_parameters")
+    assert caught.value.field == "sampling_parameters"
+    assert len(str(caught.value)) < 300
+    if given is not None:
+        assert given == caught.value.given
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*NAMES.fields, "max_new_tokens"]) | st.text(max_size=8), JSON_VALUES))
+def test_any_input_is_accepted_or_named(values: dict[str, object]) -> None:
+    """Whatever a client sends, the outcome is valid parameters or an InvalidArgument that can be printed."""
+    for parse in (SamplingParams.from_dict, SamplingParams.from_parameters, RequestOptions.from_dict):
+        try:
+            result = parse(values)
+        except InvalidArgument as error:
+            message = str(error)
+        else:
+            message = repr(result)
+            assert type(result)(**dataclasses.asdict(result)) == result
+        assert message.encode("utf-8")
+
+
+def test_merge_names_both_sources() -> None:
+    """A field that two sources give differently is an error; equal values are fine."""
+    assert merge([("a", {"x": 1}), ("b", {"x": 1, "y": 2})]) == {"x": 1, "y": 2}
+    with pytest.raises(InvalidArgument, match=r"^x: got 1 \(a\) and 2 \(b\); allowed: one value$"):
+        merge([("a", {"x": 1}), ("b", {"x": 2})])
+
+
+def test_tensor_types() -> None:
+    """Each field has a type as a tensor."""
+    kinds = {name: field.tensor_type for name, field in fields_of(SamplingParams).items()}
+    assert kinds["max_tokens"] == "TYPE_INT32"
+    assert kinds["seed"] == "TYPE_INT64"
+    assert kinds["temperature"] == "TYPE_FP32"
+    assert kinds["stop"] == "TYPE_STRING"
+
+
+def test_documentation_is_current() -> None:
+    """docs/request_fields.md is what the tables generate."""
+    assert (ROOT / "docs" / "request_fields.md").read_text("utf-8") == docs_page()
+
+
+def test_ranges_are_json(tmp_path: Path) -> None:
+    """Every default can be sent as JSON and comes back the same."""
+    for table in (SamplingParams, RequestOptions):
+        values = json.loads(json.dumps(dataclasses.asdict(table())))
+        assert table.from_dict(values) == table()
+
+
+def boundary_values(field: Field) -> list[float]:
+    """Values at and just outside the ends of a field's range that the core can represent."""
+    import numpy as np
+
+    if field.type == "float":
+        ends = [np.float32(field.minimum), np.float32(field.maximum)]
+        near = [np.nextafter(end, np.float32(side), dtype=np.float32) for end in ends for side in (-9, 9)]
+        return [float(value) for value in [*ends, *near]]
+    low, high = int(field.minimum), int(field.maximum)
+    limit = (-(2**31), INT32_MAX) if high == INT32_MAX else (INT64_MIN, INT64_MAX)
+    return [
+        value for value in (low - 1, low, low + 1, high - 1, high, high + 1) if limit[0] <= value <= limit[1]
+    ]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [field for field in fields_of(SamplingParams).values() if field.type in ("int", "float")],
+    ids=lambda field: field.name,
+)
+def test_ranges_are_those_of_the_core(field: Field) -> None:
+    """At both ends of every range the C++ core agrees with the table."""
+    table = _core.TokenTable(_core.DecoderKind.JOINED, [b"a"], [0])
+    core = _core.EngineCore(_core.EngineConfig(num_blocks=8, max_model_len=64, vocab_size=1), table)
+    for index, value in enumerate(boundary_values(field)):
+        if field.name == "max_tokens" and value == 0:
+            continue  # how the core says "not given"
+        given = {"max_tokens": INT32_MAX, field.name: value}
+        try:
+            core.add_request(index, [0], _core.SamplingParams(**given))
+            in_core = True
+        except _core.InvalidArgument as error:
+            in_core = False
+            refused = error.field
+            assert refused == field.name
+        try:
+            field.check(value)
+            in_table = True
+        except InvalidArgument:
+            in_table = False
+        assert in_table == in_core, f"{field.name} = {value!r}"
+
+
+def test_a_string_that_is_exactly_a_number_is_that_number() -> None:
+    """Clients of Triton's vLLM backend send numbers as strings."""
+    given = {"temperature": "0.1", "top_p": "0.95", "max_tokens": "100", "seed": "-5"}
+    params = SamplingParams.from_dict(given)
+    assert SamplingParams(temperature=0.1, top_p=0.95, max_tokens=100, seed=-5) == params
+
+
+def test_conversion_to_the_core() -> None:
+    """to_core() carries every field."""
+    given = {
+        "max_tokens": 9,
+        "min_tokens": 2,
+        "temperature": 0.5,
+        "top_p": 0.25,
+        "top_k": 7,
+        "seed": -(2**40),
+        "stop": ["a", "é"],
+        "stop_token_ids": [1, 2],
+        "ignore_eos": True,
+        "include_stop_str_in_output": True,
+        "skip_special_tokens": False,
+    }
+    assert set(given) == set(fields_of(SamplingParams))
+    core = SamplingParams(**given).to_core()
+    assert given == {name: getattr(core, name) for name in given}
+    assert SamplingParams().to_core().seed is None
+
+
+def test_names_can_be_made_of_any_table() -> None:
+    """Names works on a table of its own."""
+
+    names = Names(fields_of(RequestOptions))
+    assert names.parse({"stream": True}) == {"stream": True}
+    with pytest.raises(InvalidArgument):
+        names.parse({"temperature": 1.0})

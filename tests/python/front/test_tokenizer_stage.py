@@ -1,0 +1,217 @@
+"""The tokenizer stage's functions, with a stand-in for Triton's Python module."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from quire.errors import ConfigError, InvalidArgument
+from quire.sampling_params import NAMES, RequestOptions, SamplingParams
+from quire.schema import fields_of
+from quire.tokenizer import Tokenizer
+from quire.triton.tokenizer_stage import TokenizerStage, newest_settings, parse_request
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+REPOSITORY = Path(__file__).resolve().parents[3] / "model_repository"
+
+
+@pytest.fixture(scope="module")
+def stage(byte_level_model: Path) -> TokenizerStage:
+    return TokenizerStage(Tokenizer(byte_level_model), 64, re.compile("x-.*"))
+
+
+def run(
+    stage: TokenizerStage, pb_utils: SimpleNamespace, inputs: dict, parameters: dict | None = None
+) -> object:
+    (response,) = stage.execute([pb_utils.Request(inputs, parameters)], pb_utils)
+    return response
+
+
+def test_a_batch_keeps_order_and_neighbours(
+    stage: TokenizerStage, pb_utils: SimpleNamespace, byte_level_model: Path
+) -> None:
+    """Requests of one call are answered in order; a bad one does not touch the others."""
+    texts = ["one", "", "zwei Straßen", "x" * 500, "三"]
+    responses = stage.execute([pb_utils.Request({"text_input": text}) for text in texts], pb_utils)
+    tokenizer = Tokenizer(byte_level_model)
+    assert [response.error is None for response in responses] == [True, False, True, False, True]
+    for index in (0, 2, 4):
+        assert tokenizer.encode(texts[index]) == responses[index].outputs["input_ids"].tolist()
+        assert responses[index].outputs["input_ids"].dtype == np.int32
+    assert responses[1].error.message == "text_input: got an empty string; allowed: a non-empty string"
+    assert re.fullmatch(
+        r"text_input: got \d+ tokens; allowed: at most 63 tokens \(max_model_len - 1\)",
+        responses[3].error.message,
+    )
+    assert {responses[1].error.code, responses[3].error.code} == {pb_utils.TritonError.INVALID_ARG}
+
+
+def test_only_what_applies_is_sent(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+    """Outputs that the request did not ask for are left out, also empty lists."""
+    response = run(stage, pb_utils, {"text_input": "a", "stream": True}, {"stop": "[]"})
+    assert set(response.outputs) == {"input_ids", "stream", "acknowledge"}
+    response = run(
+        stage,
+        pb_utils,
+        {"text_input": "a", "return_num_input_tokens": True, "return_finish_reason": False},
+    )
+    assert set(response.outputs) == {
+        "input_ids",
+        "stream",
+        "acknowledge",
+        "prompt_text",
+        "return_num_input_tokens",
+    }
+
+
+def test_outputs_have_the_configured_types(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+    """Every output that can be sent is in config.pbtxt with the type of its tensor, and nothing else is."""
+    config = text_format.Parse((REPOSITORY / "tokenizer" / "config.pbtxt").read_text(), ModelConfig())
+    given = {
+        "max_tokens": 2,
+        "min_tokens": 1,
+        "temperature": 0.5,
+        "top_p": 0.5,
+        "top_k": 1,
+        "seed": 1,
+        "stop": "a",
+        "stop_token_ids": [1],
+        "ignore_eos": True,
+        "include_stop_str_in_output": True,
+        "skip_special_tokens": True,
+        "return_finish_reason": True,
+        "return_num_input_tokens": True,
+        "return_num_output_tokens": True,
+    }
+    response = run(stage, pb_utils, {"text_input": "a", "sampling_parameters": json.dumps(given)})
+    dtypes = {"TYPE_INT32": "int32", "TYPE_INT64": "int64", "TYPE_FP32": "float32", "TYPE_BOOL": "bool"}
+    types = {output.name: text_format_name(output.data_type) for output in config.output}
+    assert {name: dtypes.get(kind, "object") for name, kind in types.items()} == {
+        name: str(value.dtype) for name, value in response.outputs.items()
+    }
+    assert all(types[name] == field.tensor_type for name, field in fields_of(SamplingParams).items())
+
+
+def text_format_name(data_type: int) -> str:
+    return ModelConfig.DESCRIPTOR.file.enum_types_by_name["DataType"].values_by_number[data_type].name
+
+
+def test_inputs_are_the_options(stage: TokenizerStage) -> None:
+    """The config's inputs are the text, the JSON, and each option of the schema."""
+    config = text_format.Parse((REPOSITORY / "tokenizer" / "config.pbtxt").read_text(), ModelConfig())
+    names = {tensor.name for tensor in config.input}
+    assert {"text_input", "sampling_parameters", *fields_of(RequestOptions)} == names
+    assert {tensor.name for tensor in config.input if not tensor.optional} == {"text_input"}
+
+
+def test_three_ways_to_give_a_field(pb_utils: SimpleNamespace) -> None:
+    """Tensor, JSON and request parameter mean the same, may repeat each other, and may not disagree."""
+    text = np.asarray([b"a"], object)
+
+    def parse(parameters: dict, **tensors: object) -> object:
+        return parse_request(
+            {"text_input": text} | {k: np.asarray([v]) for k, v in tensors.items()}, parameters
+        )
+
+    by_tensor = parse({}, stream=True)
+    assert by_tensor == parse({"stream": True}) == parse({"sampling_parameters": '{"stream": true}'})
+    assert by_tensor == parse({"stream": True}, stream=True)
+    with pytest.raises(
+        InvalidArgument, match=r"^stream: got true \(input tensor\) and false \(request parameter\)"
+    ):
+        parse({"stream": False}, stream=True)
+    with pytest.raises(
+        InvalidArgument,
+        match=r"^top_k: got 6 \(sampling_parameters\) and 5 \(request parameter\); allowed: one value",
+    ):
+        parse({"top_k": 5}, sampling_parameters=b'{"top_k": 6}')
+    assert parse({"top_k": 5}, sampling_parameters=b'{"top_k": 5}').given == {"top_k": 5}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "parameters", "field"),
+    [
+        ({"text_input": b"\xff"}, {}, "text_input"),
+        ({"text_input": ["a", "b"]}, {}, "text_input"),
+        ({"text_input": []}, {}, "text_input"),
+        ({"text_input": "a", "sampling_parameters": b"\xff"}, {}, "sampling_parameters"),
+        ({"text_input": "a", "sampling_parameters": "{"}, {}, "sampling_parameters"),
+        ({"text_input": "a"}, {"sampling_parameters": 5}, "sampling_parameters"),
+        ({"text_input": "a", "sampling_parameters": '{"x-y": 1}'}, {}, "x-y"),
+        ({"text_input": "a"}, {"Temperature": 1.0}, "Temperature"),
+        ({"text_input": "a"}, {"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
+    ],
+)
+def test_bad_requests(
+    stage: TokenizerStage, pb_utils: SimpleNamespace, inputs: dict, parameters: dict, field: str
+) -> None:
+    """Each mistake is an invalid argument that names its field."""
+    response = run(stage, pb_utils, inputs, parameters)
+    assert response.error.code == pb_utils.TritonError.INVALID_ARG
+    assert response.error.message.startswith(f"{field}: got ")
+    assert "; allowed: " in response.error.message
+
+
+def test_parameters_that_are_not_ours(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+    """Triton's own parameters pass, and headers that the server was told to forward."""
+    own = {
+        "id": "1",
+        "priority": 1,
+        "timeout": 5,
+        "sequence_id": 1,
+        "triton_anything": True,
+        "x-request-id": "z",
+    }
+    assert run(stage, pb_utils, {"text_input": "a"}, own).error is None
+    assert run(stage, pb_utils, {"text_input": "a"}, {"y-request-id": "z"}).error is not None
+    assert not any(name.startswith("triton_") for name in NAMES.fields)
+
+
+def test_text_without_tokens(pb_utils: SimpleNamespace, tokenizers_by_name: dict, tmp_path: Path) -> None:
+    """A text of which the tokenizer makes nothing is refused."""
+    tokenizers_by_name["word_level"].save(str(tmp_path / "tokenizer.json"))
+    stage = TokenizerStage(Tokenizer(tmp_path), None)
+    response = run(stage, pb_utils, {"text_input": " "})
+    assert response.error.message == "text_input: got text of 0 tokens; allowed: text of at least one token"
+
+
+def test_our_own_mistakes_are_internal(
+    stage: TokenizerStage, pb_utils: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not the client's fault is an internal error, for that request only."""
+    request = pb_utils.Request({"text_input": "a"})
+    monkeypatch.setattr(request, "parameters", lambda: 1 / 0)
+    bad, good = stage.execute([request, pb_utils.Request({"text_input": "a"})], pb_utils)
+    assert bad.error.code == pb_utils.TritonError.INTERNAL
+    assert bad.error.message == "tokenizer: ZeroDivisionError: division by zero"
+    assert good.error is None
+
+
+def test_finds_its_model(
+    tmp_path: Path, byte_level_model: Path, make_repository: Callable[[Path, Path], Path]
+) -> None:
+    """The parameter generation_model leads to the settings of the newest version, whose limit counts."""
+    repository = make_repository(tmp_path, byte_level_model)
+    (repository / "generation").rename(repository / "llama")
+    args = {
+        "model_repository": str(repository / "tokenizer"),
+        "model_config": json.dumps({"parameters": {"generation_model": {"string_value": "llama"}}}),
+    }
+    assert TokenizerStage.from_args(args)._max_model_len == 64
+    newer = repository / "llama" / "10" / "model.json"
+    newer.parent.mkdir()
+    newer.write_text(json.dumps({"model": str(byte_level_model), "max_model_len": 32}))
+    assert newest_settings(repository / "llama") == newer
+    assert TokenizerStage.from_args(args)._max_model_len == 32
+    with pytest.raises(ConfigError, match="no such file"):
+        TokenizerStage.from_args(args | {"model_config": "{}"})
+    with pytest.raises(InvalidArgument, match=r"^generation: got an unknown parameter"):
+        TokenizerStage.from_args(
+            args | {"model_config": json.dumps({"parameters": {"generation": {"string_value": "llama"}}})}
+        )

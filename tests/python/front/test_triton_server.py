@@ -1,0 +1,122 @@
+"""A real tritonserver as a process: started, asked, failed, stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from quire.errors import PortInUse, ServerError, ServerStartError
+from quire.triton.server import TritonServer, choose_ports
+
+MakeRepository = Callable[[Path, Path], Path]
+FLAGS = ("--http-port", "--grpc-port", "--metrics-port")
+
+
+def test_ports_are_free_and_different() -> None:
+    """Ports that were not asked for are chosen among the free ones, all different."""
+    for _ in range(20):
+        ports = choose_ports(dict.fromkeys(FLAGS), "127.0.0.1")
+        assert len(set(ports)) == 3
+        assert all(ports)
+
+
+@pytest.mark.parametrize("reuse_port", [False, True])
+def test_a_taken_port_is_an_error(reuse_port: bool) -> None:
+    """A port that somebody listens on is refused by flag and number, even if the listener would share it."""
+    with socket.socket() as taken:
+        if reuse_port:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for host in ("127.0.0.1", "0.0.0.0"):
+            with pytest.raises(
+                PortInUse, match=f"^--grpc-port: got {port}, which is in use; allowed: a free port$"
+            ):
+                choose_ports({"--http-port": None, "--grpc-port": port}, host)
+    assert choose_ports({"--grpc-port": port}, "127.0.0.1") == [port]
+
+
+def test_one_port_for_two_is_an_error() -> None:
+    """Two endpoints cannot have the same port."""
+    (port,) = choose_ports({"--http-port": None}, "127.0.0.1")
+    with pytest.raises(PortInUse, match=r"^--grpc-port: "):
+        choose_ports({"--http-port": port, "--grpc-port": port}, "127.0.0.1")
+
+
+def test_missing_repository(tmp_path: Path) -> None:
+    """A repository that is no folder is named before anything starts."""
+    with pytest.raises(ServerStartError, match=r"^--model-repository: got .*/nothing; allowed: a folder$"):
+        TritonServer(tmp_path / "nothing").start()
+
+
+@pytest.mark.serving
+def test_a_run(tmp_path: Path, byte_level_model: Path, make_repository: MakeRepository) -> None:
+    """Start, load, unload, stop: and nothing is left behind."""
+    repository = make_repository(tmp_path, byte_level_model)
+    waits = []
+    server = TritonServer(repository, models=[], with_quire_backend=False)
+    server.start(on_wait=lambda: waits.append(1))
+    try:
+        with pytest.raises(ServerError, match="already started"):
+            server.start()
+        assert waits
+        assert server.is_ready()
+        assert server.get("/v2/models/tokenizer/ready")[0] == 400
+        server.load_model("tokenizer")
+        assert server.generate("tokenizer", {"text_input": "a"})[0] == 200
+        assert "nv_inference_request_success" in server.metrics()
+        server.unload_model("tokenizer")
+        assert server.get("/v2/models/tokenizer/ready")[0] == 400
+        with pytest.raises(ServerError, match="nothing"):
+            server.load_model("nothing")
+
+        # The settings changed: the next load sees them, and says what is wrong with them.
+        settings = repository / "generation" / "1" / "model.json"
+        settings.write_text(json.dumps({"model": str(byte_level_model), "max_model_len": -1}))
+        with pytest.raises(ServerError, match=r"max_model_len: got -1; allowed: an integer in \[1, "):
+            server.load_model("tokenizer")
+        pid, folder = server.pid, server.log_path
+        assert folder
+        assert folder.exists()
+    finally:
+        server.stop()
+    assert not folder.parent.exists()
+    assert not server.is_running
+    assert "Started HTTPService" in server.log
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    server.stop()  # twice is fine
+
+
+@pytest.mark.serving
+def test_failing_to_start(tmp_path: Path, byte_level_model: Path, make_repository: MakeRepository) -> None:
+    """A server that ends while loading is an error with its own lines, without those about missing GPUs."""
+    repository = make_repository(tmp_path, byte_level_model)
+    (repository / "tokenizer" / "config.pbtxt").write_text('backend: "pythn"\nmax_batch_size: 0\n')
+    server = TritonServer(repository, models=["tokenizer"], with_quire_backend=False)
+    with pytest.raises(ServerStartError) as caught:
+        server.start()
+    assert str(caught.value).startswith("tritonserver: ended with status 1 before it was ready\n")
+    assert "pythn" in caught.value.log
+    assert "CUDA" not in caught.value.log
+    assert not server.is_running
+
+
+@pytest.mark.serving
+def test_a_killed_server_is_noticed(
+    tmp_path: Path, byte_level_model: Path, make_repository: MakeRepository
+) -> None:
+    """A server that dies is seen to be gone, and its folder goes with stop()."""
+    with TritonServer(
+        make_repository(tmp_path, byte_level_model), models=[], with_quire_backend=False
+    ) as server:
+        os.kill(server.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+        assert not server.is_running
+        assert not server.is_ready()

@@ -1,0 +1,229 @@
+"""A real tritonserver with generation, detokenizer and a two-step ensemble over the fake engine."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+LIBRARY = ROOT / "python" / "quire" / "lib" / "libtriton_quire.so"
+SCALARS = {
+    "max_tokens": "TYPE_INT32",
+    "stream": "TYPE_BOOL",
+    "acknowledge": "TYPE_BOOL",
+    "temperature": "TYPE_FP32",
+    "skip_special_tokens": "TYPE_BOOL",
+    "prompt_text": "TYPE_STRING",
+    "return_finish_reason": "TYPE_BOOL",
+    "return_num_input_tokens": "TYPE_BOOL",
+    "return_num_output_tokens": "TYPE_BOOL",
+}
+OUTPUTS = {
+    "text_output": "TYPE_STRING",
+    "finish_reason": "TYPE_STRING",
+    "num_input_tokens": "TYPE_UINT32",
+    "num_output_tokens": "TYPE_UINT32",
+}
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def tritonserver_home() -> Path:
+    spec = importlib.util.find_spec("pytriton")
+    assert spec is not None, "nvidia-pytriton brings the tritonserver that these tests run"
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "tritonserver"
+
+
+def ensemble_config() -> str:
+    """generation -> detokenizer, with the tokenizer's part left to the client."""
+
+    def tensor(name: str, data_type: str, more: str = "") -> str:
+        return (
+            f'{{ name: "{name}" data_type: {data_type} dims: [ {-1 if name == "input_ids" else 1} ] {more} }}'
+        )
+
+    def mapping(kind: str, names: list[str]) -> str:
+        return " ".join(f'{kind} {{ key: "{name}" value: "{name}" }}' for name in names)
+
+    inputs = [
+        tensor("input_ids", "TYPE_INT32"),
+        *(tensor(n, t, "optional: true") for n, t in SCALARS.items()),
+    ]
+    outputs = [tensor(name, data_type) for name, data_type in OUTPUTS.items()]
+    return f"""
+name: "ensemble"
+platform: "ensemble"
+max_batch_size: 0
+input [ {", ".join(inputs)} ]
+output [ {", ".join(outputs)} ]
+ensemble_scheduling {{ step [
+  {{ model_name: "generation" model_version: -1 {mapping("input_map", ["input_ids", *SCALARS])}
+     {mapping("output_map", ["chunk"])} }},
+  {{ model_name: "detokenizer" model_version: -1 {mapping("input_map", ["chunk"])}
+     {mapping("output_map", list(OUTPUTS))} }}
+] }}
+"""
+
+
+class Repository:
+    """A copy of the project's model repository that runs the fake engine."""
+
+    def __init__(self, path: Path, **engine: Any) -> None:
+        self.path = path
+        self.log_path = path.parent / "engine.jsonl"
+        for model in ("generation", "detokenizer"):
+            shutil.copytree(ROOT / "model_repository" / model, path / model)
+        (path / "ensemble" / "1").mkdir(parents=True)
+        (path / "ensemble" / "config.pbtxt").write_text(ensemble_config())
+        self.config_path("generation").write_text(
+            self.config_path("generation").read_text()
+            + f'parameters {{ key: "python" value {{ string_value: "{sys.executable}" }} }}\n'
+            + 'parameters { key: "engine_module" value { string_value: "fake_engine" } }\n'
+        )
+        self.set_engine(**engine)
+
+    def config_path(self, model: str) -> Path:
+        return self.path / model / "config.pbtxt"
+
+    def edit(self, model: str, old: str, new: str) -> None:
+        text = self.config_path(model).read_text()
+        assert old in text
+        self.config_path(model).write_text(text.replace(old, new))
+
+    def set_engine(self, **settings: Any) -> None:
+        """The fake engine's config; read when an engine starts."""
+        settings.setdefault("log", str(self.log_path))
+        (self.path / "generation" / "1" / "model.json").write_text(json.dumps(settings))
+
+    def events(self, kind: str | None = None, **fields: Any) -> list[dict[str, Any]]:
+        """What the fake engine logged."""
+        lines = self.log_path.read_text().splitlines() if self.log_path.exists() else []
+        events = [json.loads(line) for line in lines]
+        return [
+            event
+            for event in events
+            if kind in (None, event["event"]) and all(event.get(k) == v for k, v in fields.items())
+        ]
+
+
+class Server:
+    def __init__(
+        self, repository: Repository, work: Path, *options: str, environment: dict[str, str] | None = None
+    ) -> None:
+        self.repository = repository
+        home = tritonserver_home()
+        backends = work / "backends"
+        (backends / "quire").mkdir(parents=True)
+        (backends / "quire" / LIBRARY.name).symlink_to(LIBRARY)
+        self.http_port, self.grpc_port, self.metrics_port = free_port(), free_port(), free_port()
+        self.log_path = work / "server.log"
+        command = [
+            home / "bin" / "tritonserver",
+            f"--model-repository={repository.path}",
+            f"--backend-directory={backends}",
+            f"--http-port={self.http_port}",
+            f"--grpc-port={self.grpc_port}",
+            f"--metrics-port={self.metrics_port}",
+            "--http-address=127.0.0.1",
+            "--grpc-address=127.0.0.1",
+            "--metrics-address=127.0.0.1",
+            "--exit-timeout-secs=10",
+            *options,
+        ]
+        environment = os.environ | (environment or {"PYTHONPATH": str(ROOT / "tests" / "serving")})
+        with self.log_path.open("w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def wait_ready(self, seconds: float = 60) -> Server:
+        wait_for(lambda: self.process.poll() is not None or self.is_ready(), seconds)
+        assert self.process.poll() is None, self.log()
+        return self
+
+    def is_ready(self) -> bool:
+        try:
+            return self.get("/v2/health/ready")[0] == 200
+        except OSError:
+            return False
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=60)
+
+    def get(self, path: str) -> tuple[int, str]:
+        return self.request("GET", path)
+
+    def request(self, method: str, path: str, body: object = None) -> tuple[int, str]:
+        connection = self.connect()
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    def generate(self, model: str, **body: Any) -> dict[str, Any]:
+        """The one response of /generate; an error fails the test with the server's message."""
+        status, text = self.request("POST", f"/v2/models/{model}/generate", body)
+        assert status == 200, text
+        return dict(json.loads(text))
+
+    def generate_error(self, model: str, **body: Any) -> tuple[int, str]:
+        status, text = self.request("POST", f"/v2/models/{model}/generate", body)
+        assert status != 200, text
+        return status, str(json.loads(text)["error"])
+
+    def generate_stream(self, model: str, **body: Any) -> list[dict[str, Any]]:
+        """Every event of /generate_stream."""
+        status, text = self.request("POST", f"/v2/models/{model}/generate_stream", body)
+        assert status == 200, text
+        return [json.loads(event.removeprefix("data: ")) for event in text.split("\n\n") if event]
+
+    def metrics(self) -> dict[str, float]:
+        """Values of the generation model's metrics by name."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=10)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        found = re.findall(
+            r'^([a-z]\w*:\w+)\{model_name="generation",version="1"\} (\S+)$', text, re.MULTILINE
+        )
+        return {name: float(value) for name, value in found}
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Waits until the condition holds; fails when it does not within the time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"still not so after {seconds} s"
+        time.sleep(0.01)
+
+
+StartServer = Callable[..., Server]

@@ -1,0 +1,42 @@
+"""A real tritonserver over the repository's own `model_repository/` and the embedded model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from quire.triton.server import TritonServer
+from tokenizers import Tokenizer
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "models" / "quire-8m"
+
+
+@pytest.fixture(scope="session")
+def make_repository(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A copy of `model_repository/` to edit; keyword arguments change settings in model.json."""
+
+    def make(**settings: Any) -> Path:
+        folder = tmp_path_factory.mktemp("repository") / "models"
+        shutil.copytree(ROOT / "model_repository", folder)
+        path = folder / "generation" / "1" / "model.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def server(make_repository: Callable[..., Path]) -> Iterator[TritonServer]:
+    """Shared by tests that leave it as they found it."""
+    with TritonServer(make_repository()) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_file(str(MODEL / "tokenizer.json"))

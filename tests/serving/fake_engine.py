@@ -1,0 +1,272 @@
+"""An engine without a model: speaks the wire of cpp/include/quire/wire.h and echoes prompts.
+
+Started by the backend as ``python -m fake_engine --config <model.json> --fd <N>`` (config.pbtxt:
+engine_module). A request's answer is its prompt, over and over, up to max_tokens. Token id i reads "t<i>",
+words are joined by spaces, so every test knows the exact text. Some prompt ids have a meaning, see below.
+
+The config is read at every start: {"step_seconds", "max_model_len", "start_error", "start_exit_code",
+"start_seconds", "log"}. With "log", one JSON line for each event, with its time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+VOCAB_SIZE = 1000
+END_ID = 0  # special: has no text
+CRASH_ID = 900  # the engine kills itself before the answer's third token
+ERROR_ID = 901  # the engine refuses the request
+STOP_ID = (
+    902  # when an answer comes to it, the answer ends there, with finish reason "stop" and without its text
+)
+STALL_ID = 903  # the answer stops coming at this id, but does not end
+EXIT_ID = 904  # like CRASH_ID, but the engine exits with code 7
+GARBAGE_ID = 905  # the engine says something that is no frame
+
+MAGIC, VERSION = 0x52495551, 1
+REQUESTS, READY, START_ERROR, STEP = 1, 2, 3, 4
+FINISH = {None: 0, "stop": 1, "length": 2, "cancelled": 3, "error": 4}
+
+
+def frame(kind: int, payload: bytes) -> bytes:
+    return struct.pack("<IHHI", MAGIC, VERSION, kind, len(payload)) + payload
+
+
+def string(text: bytes) -> bytes:
+    return struct.pack("<I", len(text)) + text
+
+
+def array(code: str, values: list[int]) -> bytes:
+    return struct.pack(f"<I{len(values)}{code}", len(values), *values)
+
+
+def token_table(texts: list[bytes], special: set[int], separator: bytes = b" ") -> bytes:
+    """TokenTable::serialize() of a table of joined words."""
+    kind_joined, strip_nothing = 2, 0
+    header = (0x42545451, 1, kind_joined, strip_nothing, len(separator), len(texts), sum(map(len, texts)))
+    flags = bytes(1 if i in special else 0 for i in range(len(texts)))
+    lengths = struct.pack(f"<{len(texts)}I", *map(len, texts))
+    return struct.pack("<7I", *header) + separator + flags + lengths + b"".join(texts)
+
+
+def ready_frame(config: dict[str, Any], table: bytes) -> bytes:
+    limits = (config.get("max_model_len", 4096), VOCAB_SIZE, 16, 512, 256, 2048)
+    return frame(READY, string(b"fake") + struct.pack("<6i", *limits) + string(table))
+
+
+@dataclass
+class Request:
+    request_id: int
+    prompt: list[int]
+    max_tokens: int
+    num_out: int = 0
+
+    def finish_reason(self) -> str | None:
+        if self.num_out and self.token(self.num_out - 1) == STOP_ID:
+            return "stop"
+        return "length" if self.num_out >= self.max_tokens else None
+
+    def token(self, idx: int) -> int:
+        return self.prompt[idx % len(self.prompt)]
+
+
+@dataclass
+class Reader:
+    data: bytes
+    offset: int = 0
+
+    def take(self, fmt: str) -> tuple[Any, ...]:
+        values = struct.unpack_from("<" + fmt, self.data, self.offset)
+        self.offset += struct.calcsize("<" + fmt)
+        return values
+
+    def array(self, code: str) -> list[int]:
+        (count,) = self.take("I")
+        return list(self.take(f"{count}{code}"))
+
+    def string(self) -> bytes:
+        (size,) = self.take("I")
+        self.offset += size
+        return self.data[self.offset - size : self.offset]
+
+
+def decode_requests(payload: bytes) -> tuple[list[Request], list[int], list[dict[str, Any]]]:
+    """Additions, cancellations, and the sampling settings of each addition."""
+    reader = Reader(payload)
+    additions, settings = [], []
+    for _ in range(reader.take("I")[0]):
+        (request_id,) = reader.take("Q")
+        prompt = reader.array("i")
+        max_tokens, min_tokens, temperature, top_p, top_k, seed, bits = reader.take("iiffiqB")
+        stop = [reader.string().decode() for _ in range(reader.take("I")[0])]
+        additions.append(Request(request_id, prompt, max_tokens or 16))
+        settings.append(
+            {
+                "max_tokens": max_tokens,
+                "min_tokens": min_tokens,
+                "temperature": temperature,
+                "top_p": top_p,
+                "top_k": top_k,
+                "seed": seed if bits & 1 else None,
+                "ignore_eos": bool(bits & 2),
+                "skip_special_tokens": bool(bits & 4),
+                "include_stop_str_in_output": bool(bits & 8),
+                "stop": stop,
+                "stop_token_ids": reader.array("i"),
+            }
+        )
+    cancellations = reader.array("Q")
+    assert reader.offset == len(payload)
+    return additions, cancellations, settings
+
+
+@dataclass
+class Release:
+    """One release of a step, see Release in cpp/include/quire/request.h."""
+
+    request: Request
+    ids: list[int] = field(default_factory=list)
+    num_text_ids: int = 0
+    is_first: bool = False
+    finish_reason: str | None = None
+    error: bytes = b""
+
+
+def step_frame(step: int, num_running: int, num_generated: int, releases: list[Release]) -> bytes:
+    stats = struct.pack("<Q4I5Q", step, num_running, 0, 512 - num_running, 512, 0, 0, 0, 0, num_generated)
+    ids = [token for release in releases for token in release.ids]
+    parts = [stats, array("i", ids), struct.pack("<I", len(releases))]
+    begin = 0
+    for r in releases:
+        parts.append(
+            struct.pack(
+                "<QIIIiBBII",
+                r.request.request_id,
+                begin,
+                len(r.ids),
+                r.num_text_ids,
+                0,
+                r.is_first,
+                FINISH[r.finish_reason],
+                len(r.request.prompt),
+                0,
+            )
+        )
+        parts.append(string(r.error))
+        begin += len(r.ids)
+    return frame(STEP, b"".join(parts))
+
+
+class Engine:
+    def __init__(self, sock: socket.socket, config: dict[str, Any]) -> None:
+        self.sock = sock
+        self.step_seconds: float = config.get("step_seconds", 0.002)
+        self.log_path: str | None = config.get("log")
+        self.running: dict[int, Request] = {}
+        self.received = b""
+        self.step = 0
+        self.num_generated = 0
+        self.refused: list[Release] = []
+
+    def log(self, event: str, **fields: Any) -> None:
+        if self.log_path:
+            with Path(self.log_path).open("a") as file:
+                file.write(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
+
+    def intake(self) -> bool:
+        """Reads what is there; false when the server is gone."""
+        data = self.sock.recv(1 << 20)
+        self.received += data
+        while len(self.received) >= 12:
+            magic, version, kind, size = struct.unpack_from("<IHHI", self.received)
+            assert (magic, version, kind) == (MAGIC, VERSION, REQUESTS)
+            if len(self.received) < 12 + size:
+                break
+            additions, cancellations, settings = decode_requests(self.received[12 : 12 + size])
+            self.received = self.received[12 + size :]
+            self.log("frame", additions=len(additions), cancellations=len(cancellations))
+            for request, params in zip(additions, settings, strict=True):
+                self.log("add", request_id=request.request_id, prompt=request.prompt, **params)
+                if ERROR_ID in request.prompt:
+                    error = b"input_ids: got id 901; allowed: ids that the fake engine likes"
+                    self.refused.append(Release(request, finish_reason="error", error=error))
+                else:
+                    self.running[request.request_id] = request
+            for request_id in cancellations:
+                request = self.running.pop(request_id, None)
+                self.log("cancel", request_id=request_id, num_out=request.num_out if request else None)
+        return bool(data)
+
+    def advance(self, request: Request) -> Release | None:
+        token = request.token(request.num_out)
+        if token == STALL_ID:
+            return None
+        if request.num_out == 2 and CRASH_ID in request.prompt:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if request.num_out == 2 and EXIT_ID in request.prompt:
+            os._exit(7)
+        if request.num_out == 2 and GARBAGE_ID in request.prompt:
+            self.sock.sendall(b"this is not a frame")
+        is_first = all(request.token(i) == END_ID for i in range(min(request.num_out, len(request.prompt))))
+        request.num_out += 1
+        self.num_generated += 1
+        return Release(request, [token], int(token != STOP_ID), is_first, request.finish_reason())
+
+    def run_step(self) -> None:
+        self.step += 1
+        advanced = [self.advance(request) for request in list(self.running.values())]
+        releases = [release for release in advanced if release] + self.refused
+        self.refused = []
+        for release in releases:
+            if release.finish_reason:
+                self.running.pop(release.request.request_id, None)
+                self.log("finish", request_id=release.request.request_id, num_out=release.request.num_out)
+        if releases:
+            self.sock.sendall(step_frame(self.step, len(self.running), self.num_generated, releases))
+
+    def serve(self) -> None:
+        next_step = time.monotonic()
+        while True:
+            busy = self.running or self.refused
+            timeout = max(0.0, next_step - time.monotonic()) if busy else None
+            if select.select([self.sock], [], [], timeout)[0] and not self.intake():
+                self.log("end")
+                return
+            if (self.running or self.refused) and time.monotonic() >= next_step:
+                self.run_step()
+                next_step = time.monotonic() + self.step_seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--fd", type=int, required=True)
+    args = parser.parse_args()
+    config = json.loads(args.config.read_text())
+    sock = socket.socket(fileno=args.fd)
+    time.sleep(config.get("start_seconds", 0))
+    if "start_exit_code" in config:
+        raise SystemExit(config["start_exit_code"])
+    if "start_error" in config:
+        sock.sendall(frame(START_ERROR, config["start_error"].encode()))
+        return
+    engine = Engine(sock, config)
+    fds = sorted(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+    engine.log("start", pid=os.getpid(), fds=fds)
+    texts = [f"t{i}".encode() for i in range(VOCAB_SIZE)]
+    sock.sendall(ready_frame(config, token_table(texts, {END_ID})))
+    engine.serve()
+
+
+if __name__ == "__main__":
+    main()
