@@ -1,7 +1,8 @@
 // One attention tile: up to 64 rows (queries x the heads that share a KV head) over the whole context of a
 // request.
 //
-//   for 32 tokens of KV at a time:   keys -> kt [head_dim, 32]   values -> v [32, padded_dim]      (float32)
+//   for 32 tokens at a time, for each KV head of the tile:
+//     keys -> kt [head_dim, 32], values -> v [32, padded_dim]      (float32)
 //     scores [rows, 32]       = query [rows, head_dim] x kt
 //     online softmax per row: correction = exp(old max - new max), scores -> probabilities
 //     acc [rows, padded_dim]  = acc * correction + probabilities x v
@@ -72,119 +73,189 @@ inline void multiply(int64_t rows, int64_t columns, int64_t depth, const float* 
   }
 }
 
-// Where the keys or values of one KV head lie.
-template <class T>
-struct PagedHead {
-  const T* base;
-  const int32_t* block_table;
-  int32_t block_size;
-  int64_t stride_token;
-
-  const T* row(int64_t position) const {
-    const int64_t block_id = block_table[position / block_size];  // int64: block ids times strides pass 2^31
-    return base + (block_id * block_size + position % block_size) * stride_token;
-  }
+// One pass over the tokens [begin, begin + num_tokens) of the context, for the rows of one KV head: rows
+// [rows] are num_queries x num_heads, query by query, the first query at first_position.
+struct AttentionRows {
+  int64_t rows, num_heads, first_position, head_dim, padded_dim;
+  const float* query;  // [rows, head_dim], times softmax_scale
+  float* acc;          // [rows, padded_dim]
+  float* row_max;      // [rows]
+  float* row_sum;      // [rows]
 };
+
+inline void attend(const AttentionRows& a, int64_t begin, int64_t num_tokens, const float* kt,
+                   const float* values, float* scores) {
+  constexpr int kW = Vec::kWidth;
+  constexpr int kTokens = kMaxTileTokens;
+  constexpr int kVecs = kTokens / kW;
+  float correction[kMaxTileRows];
+  // Rows before first_row stand before this piece of the context.
+  const int64_t first_row = begin > a.first_position ? (begin - a.first_position) * a.num_heads : 0;
+  const int64_t rows = a.rows - first_row;
+  multiply(rows, kTokens, a.head_dim, a.query + first_row * a.head_dim, a.head_dim, kt, kTokens, nullptr,
+           scores, kTokens);
+  for (int64_t r = 0; r < rows; ++r) {
+    float* row = scores + r * kTokens;
+    float& max = a.row_max[first_row + r];
+    float& sum = a.row_sum[first_row + r];
+    const int64_t visible = a.first_position + (first_row + r) / a.num_heads + 1 - begin;  // >= 1
+    Vec x[kVecs];
+    Vec largest = Vec::broadcast(max);
+    for (int j = 0; j < kVecs; ++j) {
+      const int64_t n = visible - j * kW;
+      x[j] = Vec::load(row + j * kW);
+      if (n < kW) x[j] = x[j].keep_first(n > 0 ? static_cast<int>(n) : 0, -__builtin_inff());
+      largest = Vec::max(largest, x[j]);
+    }
+    const float new_max = largest.max();
+    const Vec shift = Vec::broadcast(new_max);
+    Vec total = Vec::zero();
+    for (int j = 0; j < kVecs; ++j) {
+      x[j] = exp(x[j] - shift);
+      x[j].store(row + j * kW);
+      total = total + x[j];
+    }
+    correction[r] = exp(Vec::broadcast(max - new_max)).max();
+    sum = sum * correction[r] + total.sum();
+    max = new_max;
+  }
+  multiply(rows, a.padded_dim, num_tokens, scores, kTokens, values, a.padded_dim, correction,
+           a.acc + first_row * a.padded_dim, a.padded_dim);
+}
+
+// What a transposed row of 32-bit words holds: one dimension of float32, or a pair of dimensions of bfloat16,
+// which halves the work of transposing.
+inline void store_dims(const float*, Vec words, float* kt) { words.store(kt); }
+inline void store_dims(const BFloat16*, Vec words, float* kt) {
+  words.low_halves().store(kt);
+  words.high_halves().store(kt + kMaxTileTokens);
+}
+
+// kt [head_dim, kTokens] from rows [num_tokens] of head_dim; the tokens behind num_tokens become 0.
+template <class T>
+inline void pack_transposed(const T* base, const int64_t* rows, int64_t num_tokens, int64_t head_dim,
+                            float* kt) {
+  constexpr int kW = Vec::kWidth;
+  constexpr int64_t kDims = sizeof(float) / sizeof(T);  // per word
+  for (int64_t t = 0; t < kMaxTileTokens; t += kW) {
+    for (int64_t d = 0; d < head_dim; d += kW * kDims) {
+      Vec square[kW];
+      const int n = static_cast<int>(smaller<int64_t>(kW, (head_dim - d) / kDims));
+      if (n == kW && t + kW <= num_tokens) {  // constant bounds: the square stays in registers
+        for (int i = 0; i < kW; ++i) square[i] = Vec::load_words(base + rows[t + i] + d, kW);
+        Vec::transpose(square);
+        for (int i = 0; i < kW; ++i) store_dims(base, square[i], kt + (d + i * kDims) * kMaxTileTokens + t);
+      } else {
+        for (int i = 0; i < kW; ++i) {
+          square[i] = t + i < num_tokens ? Vec::load_words(base + rows[t + i] + d, n) : Vec::zero();
+        }
+        Vec::transpose(square);
+        for (int i = 0; i < n; ++i) store_dims(base, square[i], kt + (d + i * kDims) * kMaxTileTokens + t);
+      }
+    }
+  }
+}
+
+// values [num_tokens, padded_dim] from rows of head_dim; the padding becomes 0.
+template <class T>
+inline void pack(const T* base, const int64_t* rows, int64_t num_tokens, int64_t head_dim, int64_t padded_dim,
+                 float* values) {
+  for (int64_t t = 0; t < num_tokens; ++t) {
+    const T* from = base + rows[t];
+    float* to = values + t * padded_dim;
+    for_each_vec(head_dim, [&](int64_t d, int n) { store(load(from + d, n), to + d, n); });
+    for (int64_t d = head_dim; d < padded_dim; ++d) to[d] = 0;
+  }
+}
+
+// Asks for rows [begin, end) of `width` elements, so that they are in the second-level cache when they are
+// packed.
+template <class T>
+inline void prefetch(const T* base, const int64_t* rows, int64_t begin, int64_t end, int64_t width) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t t = begin; t < end; ++t) {
+    for (int64_t d = 0; d < width; d += kLine) __builtin_prefetch(base + rows[t] + d, 0, 2);
+  }
+}
 
 template <class T>
 void attention_tile(const PagedAttentionParams& p, const AttentionTile& tile, float* scratch) {
   constexpr int kW = Vec::kWidth;
   constexpr int kTokens = kMaxTileTokens;
   static_assert(kTokens % (2 * kW) == 0);
-  constexpr float kMinusInf = -__builtin_inff();
 
   const int64_t head_dim = p.head_dim;
   const int64_t padded_dim = (head_dim + 2 * kW - 1) / (2 * kW) * (2 * kW);
-  const int64_t rows = static_cast<int64_t>(tile.num_queries) * tile.num_heads;
+  const int64_t group = p.num_q_heads / p.num_kv_heads;
+  const int64_t rows_per_kv_head = static_cast<int64_t>(tile.num_queries) * tile.num_heads;
+  const int64_t rows = rows_per_kv_head * tile.num_kv_heads;
   float* query = scratch;                           // [rows, head_dim], times softmax_scale
   float* acc = query + kMaxTileRows * kMaxHeadDim;  // [rows, padded_dim]
   float* kt = acc + kMaxTileRows * kMaxHeadDim;     // [head_dim, kTokens]
   float* values = kt + kTokens * kMaxHeadDim;       // [kTokens, padded_dim]
-  float* scores = values + kTokens * kMaxHeadDim;   // [rows, kTokens]
-  float row_max[kMaxTileRows], row_sum[kMaxTileRows], correction[kMaxTileRows];
+  float* scores = values + kTokens * kMaxHeadDim;   // [rows_per_kv_head, kTokens]
+  float row_max[kMaxTileRows], row_sum[kMaxTileRows];
 
   const int64_t first_token = static_cast<int64_t>(p.query_start_loc[tile.req_idx]) + tile.first_query;
   const int64_t query_len = p.query_start_loc[tile.req_idx + 1] - p.query_start_loc[tile.req_idx];
   const int64_t first_position = p.seq_lens[tile.req_idx] - query_len + tile.first_query;
   const int64_t context = first_position + tile.num_queries;  // tokens that the last row sees
 
-  const int32_t group = p.num_q_heads / p.num_kv_heads;
-  const int64_t head_offset = static_cast<int64_t>(tile.first_head / group) * head_dim;
-  const int32_t* block_table = p.block_tables + p.block_table_rows[tile.req_idx] * p.stride_block_table;
-  const int64_t stride_cache = static_cast<int64_t>(p.num_kv_heads) * head_dim;
-  const PagedHead<T> keys{static_cast<const T*>(p.key_cache) + head_offset, block_table, p.block_size,
-                          stride_cache};
-  const PagedHead<T> vals{static_cast<const T*>(p.value_cache) + head_offset, block_table, p.block_size,
-                          stride_cache};
-
+  // Row r belongs to KV head r / rows_per_kv_head of the tile, and there to a query and a head.
+  const auto row_offset = [&](int64_t r, int64_t stride_token) {
+    const int64_t kv_head = r / rows_per_kv_head, row = r % rows_per_kv_head;
+    return (first_token + row / tile.num_heads) * stride_token +
+           (tile.first_head + kv_head * group + row % tile.num_heads) * head_dim;
+  };
   const Vec scale = Vec::broadcast(p.softmax_scale);
   for (int64_t r = 0; r < rows; ++r) {
-    const T* from = static_cast<const T*>(p.query) +
-                    (first_token + r / tile.num_heads) * p.stride_query_token +
-                    (tile.first_head + r % tile.num_heads) * head_dim;
+    const T* from = static_cast<const T*>(p.query) + row_offset(r, p.stride_query_token);
     for_each_vec(head_dim,
                  [&](int64_t d, int n) { store(load(from + d, n) * scale, query + r * head_dim + d, n); });
     for (int64_t d = 0; d < padded_dim; d += kW) Vec::zero().store(acc + r * padded_dim + d);
-    row_max[r] = kMinusInf;
+    row_max[r] = -__builtin_inff();
     row_sum[r] = 0;
   }
 
-  for (int64_t begin = 0; begin < context; begin += kTokens) {
-    const int64_t num_tokens = smaller<int64_t>(kTokens, context - begin);
-    const T* key_rows[kTokens];
+  const int32_t* block_table = p.block_tables + p.block_table_rows[tile.req_idx] * p.stride_block_table;
+  const int64_t stride_cache = p.num_kv_heads * head_dim;
+  const T* keys = static_cast<const T*>(p.key_cache) + tile.first_head / group * head_dim;
+  const T* vals = static_cast<const T*>(p.value_cache) + tile.first_head / group * head_dim;
+  int64_t buffers[2][kTokens];  // elements from the start of the cache to the tokens of this piece and of the
+                                // next
+  const auto locate = [&](int64_t begin, int64_t num_tokens, int64_t* cache_rows) {
     for (int64_t t = 0; t < num_tokens; ++t) {
-      key_rows[t] = keys.row(begin + t);
-      const T* value_row = vals.row(begin + t);
-      float* to = values + t * padded_dim;
-      for_each_vec(head_dim, [&](int64_t d, int n) { store(load(value_row + d, n), to + d, n); });
-      for (int64_t d = head_dim; d < padded_dim; ++d) to[d] = 0;
+      const int64_t block_id = block_table[(begin + t) / p.block_size];  // int64: its product passes 2^31
+      cache_rows[t] = (block_id * p.block_size + (begin + t) % p.block_size) * stride_cache;
     }
-    for (int64_t t = 0; t < kTokens; t += kW) {
-      for (int64_t d = 0; d < head_dim; d += kW) {
-        Vec square[kW];
-        const int n = static_cast<int>(smaller<int64_t>(kW, head_dim - d));
-        for (int i = 0; i < kW; ++i)
-          square[i] = t + i < num_tokens ? load(key_rows[t + i] + d, n) : Vec::zero();
-        Vec::transpose(square);
-        for (int i = 0; i < n; ++i) square[i].store(kt + (d + i) * kTokens + t);
-      }
+  };
+  int64_t num_tokens = smaller<int64_t>(kTokens, context);
+  locate(0, num_tokens, buffers[0]);
+  for (int64_t begin = 0, piece = 0; begin < context; begin += kTokens, ++piece) {
+    const int64_t* cache_rows = buffers[piece % 2];
+    int64_t* next_rows = buffers[(piece + 1) % 2];
+    const int64_t next_num_tokens = smaller<int64_t>(kTokens, context - begin - num_tokens);
+    locate(begin + kTokens, next_num_tokens, next_rows);
+    // The KV heads of a token lie side by side. A head's rows lie apart, and reading them is slow; so while
+    // one head after the other is computed, the next piece of the context comes in whole rows, a share of it
+    // with each head.
+    for (int64_t g = 0; g < tile.num_kv_heads; ++g) {
+      const int64_t share_begin = next_num_tokens * g / tile.num_kv_heads;
+      const int64_t share_end = next_num_tokens * (g + 1) / tile.num_kv_heads;
+      prefetch(keys, next_rows, share_begin, share_end, tile.num_kv_heads * head_dim);
+      pack_transposed(keys + g * head_dim, cache_rows, num_tokens, head_dim, kt);
+      prefetch(vals, next_rows, share_begin, share_end, tile.num_kv_heads * head_dim);
+      pack(vals + g * head_dim, cache_rows, num_tokens, head_dim, padded_dim, values);
+      const int64_t r = g * rows_per_kv_head;
+      attend({rows_per_kv_head, tile.num_heads, first_position, head_dim, padded_dim, query + r * head_dim,
+              acc + r * padded_dim, row_max + r, row_sum + r},
+             begin, num_tokens, kt, values, scores);
     }
-
-    // Rows before first_row stand before this piece of the context.
-    const int64_t first_row = begin > first_position ? (begin - first_position) * tile.num_heads : 0;
-    float* s = scores + first_row * kTokens;
-    multiply(rows - first_row, kTokens, head_dim, query + first_row * head_dim, head_dim, kt, kTokens,
-             nullptr, s, kTokens);
-    for (int64_t r = first_row; r < rows; ++r) {
-      float* row = scores + r * kTokens;
-      const int64_t visible = first_position + r / tile.num_heads + 1 - begin;  // >= 1
-      Vec x[kTokens / kW];
-      Vec largest = Vec::broadcast(row_max[r]);
-      for (int j = 0; j < kTokens / kW; ++j) {
-        const int64_t n = visible - j * kW;
-        x[j] = Vec::load(row + j * kW);
-        if (n < kW) x[j] = x[j].keep_first(n > 0 ? static_cast<int>(n) : 0, kMinusInf);
-        largest = Vec::max(largest, x[j]);
-      }
-      const float new_max = largest.max();
-      const Vec shift = Vec::broadcast(new_max);
-      Vec sum = Vec::zero();
-      for (int j = 0; j < kTokens / kW; ++j) {
-        x[j] = exp(x[j] - shift);
-        x[j].store(row + j * kW);
-        sum = sum + x[j];
-      }
-      correction[r] = exp(Vec::broadcast(row_max[r] - new_max)).max();
-      row_sum[r] = row_sum[r] * correction[r] + sum.sum();
-      row_max[r] = new_max;
-    }
-    multiply(rows - first_row, padded_dim, num_tokens, s, kTokens, values, padded_dim, correction + first_row,
-             acc + first_row * padded_dim, padded_dim);
+    num_tokens = next_num_tokens;
   }
 
   for (int64_t r = 0; r < rows; ++r) {
-    T* to = static_cast<T*>(p.out) + (first_token + r / tile.num_heads) * p.stride_out_token +
-            (tile.first_head + r % tile.num_heads) * head_dim;
+    T* to = static_cast<T*>(p.out) + row_offset(r, p.stride_out_token);
     const Vec inverse = Vec::broadcast(1.0f / row_sum[r]);
     for_each_vec(head_dim,
                  [&](int64_t d, int n) { store(load(acc + r * padded_dim + d, n) * inverse, to + d, n); });

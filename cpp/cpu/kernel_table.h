@@ -10,16 +10,18 @@
 
 namespace quire::cpu {
 
-// One piece of attention: num_queries tokens of one request, num_heads query heads that share one KV head.
+// One piece of attention: num_queries tokens of one request, and num_kv_heads KV heads with num_heads of the
+// query heads of each, those of the first one from first_head on.
 struct AttentionTile {
   int32_t req_idx;
   int32_t first_query;  // in [0, query_len)
   int32_t num_queries;
+  int32_t num_kv_heads;
   int32_t first_head;
   int32_t num_heads;
 };
 
-constexpr int32_t kMaxTileRows = 64;  // num_queries * num_heads of a tile
+constexpr int32_t kMaxTileRows = 64;  // num_kv_heads * num_queries * num_heads of a tile
 constexpr int32_t kMaxHeadDim = 256;
 constexpr int32_t kMaxTileTokens = 32;  // tokens of KV that a tile looks at at once
 

@@ -1,4 +1,5 @@
-// Cuts the batch into tiles (queries of one request x heads of one KV head) and spreads them over threads.
+// Cuts the batch into tiles (queries and heads of one request) and spreads them over threads. How it is cut
+// changes no result: a row is computed the same way in every tile.
 #include "quire/cpu/paged_attention.h"
 
 #include <algorithm>
@@ -6,6 +7,7 @@
 #include <vector>
 
 #include "check.h"
+#include "quire/cpu/runtime.h"
 #include "thread_pool.h"
 
 namespace quire::cpu {
@@ -31,6 +33,10 @@ void paged_attention(const PagedAttentionParams& p) {
   const int32_t group = p.num_q_heads / p.num_kv_heads;
   const int32_t heads_per_tile = std::min(group, kMaxTileRows);
   const int32_t queries_per_tile = kMaxTileRows / heads_per_tile;
+  // Few queries, as in decode, leave room for several KV heads; but every thread should find work.
+  const int32_t wanted_pieces = std::max(1, 2 * num_threads() / std::max(1, p.num_reqs));
+  const int32_t max_kv_heads = std::max(1, p.num_kv_heads / wanted_pieces);
+
   thread_local std::vector<AttentionTile> tiles;
   tiles.clear();
   int64_t work = 0;
@@ -42,10 +48,12 @@ void paged_attention(const PagedAttentionParams& p) {
     for (int32_t piece = num_pieces - 1; piece >= 0; --piece) {
       const int32_t first_query = piece * queries_per_tile;
       const int32_t num_queries = std::min(queries_per_tile, query_len - first_query);
-      for (int32_t kv_head = 0; kv_head < p.num_kv_heads; ++kv_head) {
+      const int32_t kv_heads_per_tile =
+          heads_per_tile == group ? std::min(max_kv_heads, kMaxTileRows / (num_queries * group)) : 1;
+      for (int32_t kv_head = 0; kv_head < p.num_kv_heads; kv_head += kv_heads_per_tile) {
         for (int32_t h = 0; h < group; h += heads_per_tile) {
-          tiles.push_back(
-              {i, first_query, num_queries, kv_head * group + h, std::min(heads_per_tile, group - h)});
+          tiles.push_back({i, first_query, num_queries, std::min(kv_heads_per_tile, p.num_kv_heads - kv_head),
+                           kv_head * group + h, std::min(heads_per_tile, group - h)});
         }
       }
     }

@@ -29,6 +29,15 @@ struct Vec {
     return load(buffer);
   }
 
+  static Vec load_words(const void* p, int n) {
+    return {_mm256_castsi256_ps(_mm256_maskload_epi32(static_cast<const int*>(p), first(n)))};
+  }
+  Vec low_halves() const { return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(v), 16))}; }
+  Vec high_halves() const {
+    const __m256i mask = _mm256_set1_epi32(static_cast<int>(0xffff0000));
+    return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(v), mask))};
+  }
+
   void store(float* p) const { _mm256_storeu_ps(p, v); }
   void store(float* p, int n) const { _mm256_maskstore_ps(p, first(n), v); }
   void store(BFloat16* p) const {

@@ -22,6 +22,13 @@ struct Vec {
   }
   static Vec load(const BFloat16* p, int n) { return from_bf16(_mm256_maskz_loadu_epi16(first(n), p)); }
 
+  static Vec load_words(const void* p, int n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
+  Vec low_halves() const { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(v), 16))}; }
+  Vec high_halves() const {
+    const __m512i mask = _mm512_set1_epi32(static_cast<int>(0xffff0000));
+    return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), mask))};
+  }
+
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   void store(float* p, int n) const { _mm512_mask_storeu_ps(p, first(n), v); }
   void store(BFloat16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), to_bf16()); }

@@ -30,6 +30,15 @@ struct Vec {
     return x;
   }
 
+  // 32-bit words as they are: float32, or pairs of bfloat16, which the halves widen.
+  static Vec load_words(const void* p, int n) {
+    Vec x = zero();
+    __builtin_memcpy(&x.v, p, static_cast<unsigned>(n) * sizeof(float));
+    return x;
+  }
+  Vec low_halves() const { return {(Floats)((Ints)v << 16)}; }
+  Vec high_halves() const { return {(Floats)((Ints)v & static_cast<int32_t>(0xffff0000))}; }
+
   void store(float* p) const { store(p, kWidth); }
   void store(float* p, int n) const {
     for (int i = 0; i < n; ++i) p[i] = v[i];

@@ -1,5 +1,10 @@
 #include "thread_pool.h"
 
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -28,6 +33,7 @@ class ThreadPool {
     stopping_ = false;
     for (int i = 1; i < num_threads; ++i) workers_.emplace_back([this] { work(); });
     num_threads_.store(num_threads, std::memory_order_relaxed);
+    avoided_cpu_ = -1;
   }
 
   int num_threads() const { return num_threads_.load(std::memory_order_relaxed); }
@@ -38,6 +44,7 @@ class ThreadPool {
       if (num_items > 0) body(context, 0, num_items);
       return;
     }
+    keep_workers_off_this_cpu();
     {
       std::lock_guard lock(mutex_);
       job_ = {num_items, grain, body, context};
@@ -59,6 +66,23 @@ class ThreadPool {
     RangeBody body = nullptr;
     const void* context = nullptr;
   };
+
+  // Where all CPUs are busy, Linux wakes a worker on the CPU of the caller, where it waits until the caller
+  // has done all the work itself. So workers may run anywhere but there; that is set anew when the caller has
+  // moved.
+  void keep_workers_off_this_cpu() {
+#if defined(__linux__)
+    const int cpu = sched_getcpu();
+    if (cpu == avoided_cpu_ || cpu < 0) return;
+    avoided_cpu_ = cpu;
+    cpu_set_t allowed;
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;  // more CPUs than cpu_set_t holds
+    CPU_CLR(cpu, &allowed);
+    if (CPU_COUNT(&allowed) == 0) return;
+    for (std::thread& worker : workers_)
+      pthread_setaffinity_np(worker.native_handle(), sizeof(allowed), &allowed);
+#endif
+  }
 
   void drain(const Job& job) {
     for (;;) {
@@ -87,6 +111,7 @@ class ThreadPool {
   std::mutex caller_mutex_;  // held by the one caller whose job is open
   std::atomic<int> num_threads_{1};
   std::vector<std::thread> workers_;
+  int avoided_cpu_ = -1;
 
   std::mutex mutex_;  // guards what follows, but next_
   std::condition_variable wake_, done_;

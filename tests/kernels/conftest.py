@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+import torch
 from quire import _core, ops
 
 
@@ -18,7 +19,9 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    before = _core.num_threads()
+    before, torch_before = _core.num_threads(), torch.get_num_threads()
     ops.set_num_threads(1)
+    torch.set_num_threads(1)
     yield
     ops.set_num_threads(before)
+    torch.set_num_threads(torch_before)

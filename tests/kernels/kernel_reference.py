@@ -119,22 +119,24 @@ def make_case(
 
 
 def attention(case: PagedCase) -> Tensor:
-    """softmax(q k^T) v in float32, token by token, walking the block table in a loop."""
+    """softmax(q k^T) v in float32, request by request, walking the block table in a loop."""
     cache = case.cache
     head_dim, block_size, group = cache.head_dim, cache.block_size, case.num_q_heads // cache.num_kv_heads
-    out = torch.empty(case.query.shape, dtype=torch.float32)
-    token = 0
+    out = [torch.empty((0, case.query.shape[1]))]
+    start = 0
     for i, (query_len, seq_len) in enumerate(zip(case.query_lens, case.seq_lens, strict=True)):
+        if query_len == 0:
+            continue
         table = case.block_tables[case.block_table_rows[i]].tolist()
         slots = [(table[p // block_size], p % block_size) for p in range(seq_len)]
-        keys = torch.stack([cache.key_cache[b, o].float() for b, o in slots]) if slots else torch.empty(0)
-        values = torch.stack([cache.value_cache[b, o].float() for b, o in slots]) if slots else torch.empty(0)
-        for j in range(query_len):
-            end = seq_len - query_len + j + 1
-            query = case.query[token].float().view(case.num_q_heads, head_dim)
-            k = keys[:end].repeat_interleave(group, dim=1)
-            v = values[:end].repeat_interleave(group, dim=1)
-            scores = torch.einsum("hd,thd->ht", query, k) * case.softmax_scale
-            out[token] = torch.einsum("ht,thd->hd", scores.softmax(-1), v).flatten()
-            token += 1
-    return out
+        keys = torch.stack([cache.key_cache[b, o] for b, o in slots]).float().repeat_interleave(group, dim=1)
+        values = (
+            torch.stack([cache.value_cache[b, o] for b, o in slots]).float().repeat_interleave(group, dim=1)
+        )
+        query = case.query[start : start + query_len].float().view(query_len, case.num_q_heads, head_dim)
+        scores = torch.einsum("qhd,thd->hqt", query, keys) * case.softmax_scale
+        positions = torch.arange(seq_len - query_len, seq_len)
+        scores.masked_fill_(torch.arange(seq_len) > positions[:, None], -math.inf)
+        out.append(torch.einsum("hqt,thd->qhd", scores.softmax(-1), values).flatten(1))
+        start += query_len
+    return torch.cat(out)
