@@ -6,12 +6,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from quire import ops
+from quire import _core, ops
 from torch import Tensor
 
 ABSURD_BLOCK_ID = 2**31 - 1
-# What a refusal by C++ becomes in Python.
-REFUSED = (ValueError, RuntimeError)
+REFUSED = _core.InvalidArgument  # by C++; ops.py itself raises ValueError and TypeError
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 6e-3}
 
 
