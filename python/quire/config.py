@@ -25,7 +25,8 @@ class EngineConfig(BaseModel):
     model: Annotated[str, Field(min_length=1)]
     """A folder (absolute, or relative to this file), an embedded model's name, or a Hugging Face id."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of weights and KV cache. auto: the checkpoint's on a GPU, float32 on a CPU."""
+    """Type of weights and KV cache. auto: the checkpoint's; float32 where the CPU has no
+    instructions for bfloat16."""
     max_model_len: PositiveInt32 | None = None
     """Prompt + output tokens of one request. null: the model's own limit."""
     max_num_seqs: PositiveInt32 = 256

@@ -12,7 +12,7 @@ from quire.config import EngineConfig
 from quire.engine.core_errors import invalid_argument
 from quire.errors import EngineError, InvalidArgument, describe
 from quire.outputs import CompletionOutput, RequestOutput
-from quire.runner.threads import sleep_while_waiting
+from quire.runner.threads import OWN_CORES
 from quire.sampling_params import SamplingParams
 
 __all__ = ["LLM"]
@@ -29,7 +29,7 @@ class LLM:
     """
 
     def __init__(self, model: str, **settings: Any) -> None:
-        sleep_while_waiting()
+        OWN_CORES.apply()
         # Not at the top: this is what imports torch.
         from quire.engine.build import build
         from quire.engine.loop import step
@@ -37,7 +37,7 @@ class LLM:
         self._step = step
 
         self.config = EngineConfig(model=model, **settings)
-        self._engine = build(self.config)
+        self._engine = build(self.config, OWN_CORES)
         self._core = self._engine.core
         self._next_id = 0
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from quire import _core
 from quire.errors import InvalidArgument, QuireError
-from quire.runner.threads import sleep_while_waiting
+from quire.runner.threads import SHARED_CORES
 
 log = logging.getLogger("quire.engine")
 
@@ -31,7 +31,7 @@ def main() -> int:
     # Control-C reaches the whole process group. The server drains its requests then, and closes the socket:
     # that is our signal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sleep_while_waiting()
+    SHARED_CORES.apply()
 
     try:
         # Not at the top: torch may be missing or broken, and the client should hear of it.
@@ -40,7 +40,7 @@ def main() -> int:
         from quire.engine.loop import StepLog, serve
 
         config = EngineConfig.from_file(arguments.config)
-        engine = build(config)
+        engine = build(config, SHARED_CORES)
     except Exception as error:
         message = _start_error(error, arguments.config)
         log.error("cannot start: %s", message, exc_info=None if isinstance(error, QuireError) else error)

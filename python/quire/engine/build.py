@@ -14,6 +14,7 @@ from quire.models.config import ModelConfig, load_model_config
 from quire.runner.dtype import resolve_dtype
 from quire.runner.memory import MemoryLedger, num_kv_blocks
 from quire.runner.model_runner import ModelRunner
+from quire.runner.threads import ThreadPolicy
 from quire.tokenizer import Tokenizer, build_table
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class Engine:
     model: ModelConfig
 
 
-def build(config: EngineConfig) -> Engine:
+def build(config: EngineConfig, threads: ThreadPolicy) -> Engine:
     """Load everything that `config` names. Raises ConfigError, ModelError or InvalidArgument naming the
     setting."""
     folder = config.model_folder()
@@ -59,7 +60,9 @@ def build(config: EngineConfig) -> Engine:
         core = _core.EngineCore(core_config, table)  # before the weights: it checks the settings
     except _core.InvalidArgument as error:
         raise invalid_argument(error) from None
-    runner = ModelRunner(config, model, dtype=dtype, num_blocks=num_blocks, max_model_len=max_model_len)
+    runner = ModelRunner(
+        config, model, threads, dtype=dtype, num_blocks=num_blocks, max_model_len=max_model_len
+    )
     return Engine(core=core, runner=runner, tokenizer=tokenizer, model=model)
 
 

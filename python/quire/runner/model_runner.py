@@ -13,7 +13,7 @@ from quire.config import EngineConfig
 from quire.models.checkpoint import fill_dummy, load_checkpoint
 from quire.models.config import ModelConfig
 from quire.models.llama import Activations, Llama
-from quire.runner.threads import num_gemm_threads, num_usable_cores
+from quire.runner.threads import ThreadPolicy, num_usable_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,12 +41,14 @@ class ModelRunner:
         self,
         config: EngineConfig,
         model: ModelConfig,
+        threads: ThreadPolicy,
         *,
         dtype: torch.dtype,
         num_blocks: int,
         max_model_len: int,
     ) -> None:
         _allow_read_only_views()
+        self._threads = threads
         self.num_threads = config.num_threads or num_usable_cores()
         torch.set_num_threads(self.num_threads)
         ops.set_num_threads(self.num_threads)
@@ -83,7 +85,8 @@ class ModelRunner:
         # One token per request, all sampled: a decode step. Nothing to pick then.
         is_decode = num_sampled == num_tokens
         picked = None if is_decode else view(batch.sample_token_idx)
-        torch.set_num_threads(num_gemm_threads(num_tokens, self.model.num_largest_weights, self.num_threads))
+        num_weights = self.model.num_largest_weights
+        torch.set_num_threads(self._threads.num_gemm_threads(num_tokens, num_weights, self.num_threads))
         try:
             logits = self.model.forward(view(batch.token_ids), info, picked, self.caches, self.activations)
         finally:

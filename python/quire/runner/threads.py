@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 
 
-def sleep_while_waiting() -> None:
-    """Let torch's OpenMP threads sleep, not spin, at the end of a parallel region; to be called before torch
-    loads.
+@dataclass(frozen=True, kw_only=True)
+class ThreadPolicy:
+    """What torch's OpenMP threads do between the GEMMs of a step, and how large a GEMM must be to use all.
 
-    A core is shared with the server, its clients and our own kernels' threads. A spinning thread keeps the
-    one that it waits for from running: on two busy cores a step of 16 requests then takes ten times as long.
-    A setting of the user's stays.
+    A spinning thread is there for the next GEMM at once, but where cores are shared it keeps the one that it
+    waits for from running. With OpenMP's default a step of 16 requests takes ten times as long on two busy
+    cores.
     """
-    if "torch" not in sys.modules:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+    spin_count: int  # rounds of spinning before a thread sleeps; 20,000 are a quarter of a millisecond
+    min_gemm_work: int  # multiply-adds below which one thread computes alone
+
+    def apply(self) -> None:
+        """To be called before torch loads; later it changes nothing. Settings of the user's stay."""
+        if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+            os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+            os.environ.setdefault("GOMP_SPINCOUNT", str(self.spin_count))
+
+    def num_gemm_threads(self, num_tokens: int, num_weights: int, num_threads: int) -> int:
+        """Threads, all or one, for GEMMs of `num_tokens` rows whose largest weight has `num_weights` elements.
+        A large weight, about 4 MB, is streamed faster by all of them even for one row."""
+        is_large = num_weights >= 2_000_000 or num_tokens * num_weights >= self.min_gemm_work
+        return num_threads if is_large else 1
+
+
+# The engine process: a server and its clients want the same cores.
+SHARED_CORES = ThreadPolicy(spin_count=0, min_gemm_work=16_000_000)
+# In process: the caller waits for the answer.
+OWN_CORES = ThreadPolicy(spin_count=20_000, min_gemm_work=4_000_000)
 
 
 def num_usable_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0))
-
-
-def num_gemm_threads(num_tokens: int, num_weights: int, num_threads: int) -> int:
-    """Threads for GEMMs of `num_tokens` rows whose largest weight has `num_weights` elements: all, or one.
-
-    Waking a sleeping thread takes some 20 us and a free core. It pays for what takes one thread much longer:
-    about 4 MB of weights to stream, or 16 million multiply-adds.
-    """
-    is_large = num_weights >= 2_000_000 or num_tokens * num_weights >= 16_000_000
-    return num_threads if is_large else 1

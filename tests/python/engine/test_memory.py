@@ -13,7 +13,7 @@ from quire.errors import InvalidArgument
 from quire.models.config import load_model_config
 from quire.models.llama import Llama
 from quire.runner.memory import MemoryLedger, available_memory, num_kv_blocks
-from quire.runner.threads import num_gemm_threads
+from quire.runner.threads import OWN_CORES, SHARED_CORES
 
 
 def ledger(**values: Any) -> MemoryLedger:
@@ -64,8 +64,10 @@ def test_available_memory_is_plausible() -> None:
 
 
 def test_threads_follow_the_work() -> None:
-    """One thread for the embedded model's decode steps, all for its prompts and for large weights."""
+    """Beside a server one thread for the embedded model's decode steps; all for prompts and large weights."""
     embedded, large = 256 * 1536, 4096 * 4096
-    assert num_gemm_threads(16, embedded, 8) == 1
-    assert num_gemm_threads(512, embedded, 8) == 8
-    assert num_gemm_threads(1, large, 8) == 8
+    assert [1, 1] == [SHARED_CORES.num_gemm_threads(n, embedded, 8) for n in (1, 16)]
+    assert [1, 8] == [OWN_CORES.num_gemm_threads(n, embedded, 8) for n in (1, 16)]
+    for policy in (SHARED_CORES, OWN_CORES):
+        assert policy.num_gemm_threads(512, embedded, 8) == 8
+        assert policy.num_gemm_threads(1, large, 8) == 8
