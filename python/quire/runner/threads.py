@@ -26,7 +26,7 @@ class ThreadPolicy:
             os.environ.setdefault("GOMP_SPINCOUNT", str(self.spin_count))
 
     def num_gemm_threads(self, num_tokens: int, num_weights: int, num_threads: int) -> int:
-        """Threads, all or one, for GEMMs of `num_tokens` rows whose largest weight has `num_weights` elements.
+        """Threads, all or one, for GEMMs of `num_tokens` rows; the largest weight has `num_weights` elements.
         A large weight, about 4 MB, is streamed faster by all of them even for one row."""
         is_large = num_weights >= 2_000_000 or num_tokens * num_weights >= self.min_gemm_work
         return num_threads if is_large else 1
