@@ -276,9 +276,10 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
                           std::to_string(batch.num_sampled) + ", the batch's num_sampled");
   }
   for (int32_t id : sampled) {
-    if (id < 0 || id >= impl.config.vocab_size) {
+    if (id != kNoToken && (id < 0 || id >= impl.config.vocab_size)) {
       throw InvalidArgument("sampled", std::to_string(id),
-                            "0 to " + std::to_string(impl.config.vocab_size - 1) + " (vocab_size)");
+                            "0 to " + std::to_string(impl.config.vocab_size - 1) + " (vocab_size), or " +
+                                std::to_string(kNoToken) + " (no token)");
     }
   }
 
@@ -290,6 +291,14 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
     const int32_t id = is_sampled ? sampled[sample_idx++] : -1;
     auto* request = static_cast<LiveRequest*>(scheduler.request(i));
     if (!request) continue;  // cancelled while the step ran
+    if (is_sampled && id == kNoToken) {
+      // Not complete(): what this step computed must not be found by other requests.
+      impl.append_end(*request, FinishReason::kError, impl.outputs);
+      impl.outputs.releases.back().error = "the model's logits are not finite; no token can be sampled";
+      scheduler.finish(*request);
+      impl.finished.push_back(request);
+      continue;
+    }
     scheduler.complete(*request);
     if (request->num_counted_prompt_tokens < request->num_prompt_tokens) {
       // Tokens found in the cache were not computed.

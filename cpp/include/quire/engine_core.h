@@ -12,6 +12,9 @@
 
 namespace quire {
 
+// What a sampler gives for a row whose logits are not finite.
+constexpr int32_t kNoToken = -1;
+
 class EngineCore {
  public:
   EngineCore(EngineConfig config, TokenTable token_table);
@@ -37,9 +40,9 @@ class EngineCore {
   // The next step's work; num_tokens is 0 when nothing can run. Valid until the next schedule(). A batch that
   // update() never heard of (the model run failed) is forgotten: its tokens are scheduled again.
   const Batch& schedule();
-  // sampled: [batch.num_sampled] ids in the batch's order; once per schedule(). Returns what may leave now.
-  // Valid until the next update() or take_outputs(). Throws InvalidArgument, and changes nothing, when the
-  // ids do not fit the batch.
+  // sampled: [batch.num_sampled] ids in the batch's order; kNoToken ends that request with an error. Once per
+  // schedule(). Returns what may leave now. Valid until the next update() or take_outputs(). Throws
+  // InvalidArgument, and changes nothing, when the ids do not fit the batch.
   const StepOutputs& update(std::span<const int32_t> sampled);
   // Ends of cancelled and failed requests when no step runs. Same storage as update().
   const StepOutputs& take_outputs();

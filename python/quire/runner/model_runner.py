@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from quire import ops
+from quire import _core, ops
 from quire.config import EngineConfig
 from quire.models.checkpoint import fill_dummy, load_checkpoint
 from quire.models.config import ModelConfig
@@ -17,8 +19,6 @@ from quire.runner.threads import ThreadPolicy, num_usable_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from quire import _core
 
 # What checkpoints carry beside the weights: tables that we compute ourselves, and a tied head stored twice.
 _IGNORED = ("rotary_emb.inv_freq",)
@@ -93,6 +93,16 @@ class ModelRunner:
             torch.set_num_threads(self.num_threads)
         sampled = self._sampled[:num_sampled]
         if num_sampled:
+            self._sample(batch, logits, sampled)
+        return sampled.numpy()
+
+    @staticmethod
+    def _sample(batch: _core.Batch, logits: Tensor, out: Tensor) -> None:
+        """One id per row of `logits` into `out`. A row that is not finite gets -1, with which the core ends
+        that request alone."""
+        view = torch.from_numpy
+        out.fill_(-1)
+        with suppress(_core.InvalidArgument):
             ops.sample(
                 logits,
                 temperature=view(batch.temperature),
@@ -102,6 +112,5 @@ class ModelRunner:
                 output_idx=view(batch.output_idx),
                 mask_offsets=view(batch.mask_offsets),
                 mask_ids=view(batch.mask_ids),
-                out=sampled,
+                out=out,
             )
-        return sampled.numpy()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import quire
 from quire import _core
 
-STUB = ast.parse((Path(_core.__file__).parent / "_core.pyi").read_text())
+# Beside the Python sources: an editable install keeps the compiled module elsewhere.
+STUB = ast.parse((Path(quire.__file__).parent / "_core.pyi").read_text())
 
 
 def names(body: list[ast.stmt]) -> set[str]:

@@ -304,7 +304,7 @@ def test_update_refuses_ids_that_do_not_fit_the_batch() -> None:
     with pytest.raises(_core.InvalidArgument, match="sampled: got ids; allowed: one update"):
         core.update(np.array([], dtype=np.int32))
     core.schedule()
-    for ids in ([], [1, 2], [256], [-1]):
+    for ids in ([], [1, 2], [256], [-2]):
         with pytest.raises(_core.InvalidArgument, match="sampled: got"):
             core.update(np.array(ids, dtype=np.int32))
     for wrong in (np.array([1], dtype=np.int64), np.array([[1]], dtype=np.int32)):
@@ -367,3 +367,23 @@ def test_random_life(data: st.DataObject) -> None:
         assert (request_id in cancelled) == (sequence.finish_reason == "cancelled")
         if request_id not in cancelled:
             assert sequence.sampled == sequence.released
+
+
+def test_a_request_without_a_finite_logit_ends_alone() -> None:
+    """Id -1 ends its request with an error; its batch mate goes on and no block stays behind."""
+    core = make_core()
+    params = _core.SamplingParams(temperature=0.0, max_tokens=3)
+    for request_id in (1, 2):
+        core.add_request(request_id, [10 * request_id, 5, 6, 7, 8], params)
+    core.schedule()
+    releases = {release.request_id: release for release in core.update(np.array([-1, 65], np.int32)).releases}
+    assert releases[1].finish_reason == "error"
+    assert "not finite" in releases[1].error
+    assert releases[2].token_ids == [65]
+    core.check_integrity()
+    for _ in range(2):
+        core.schedule()
+        outputs = core.update(np.array([65], np.int32))
+    assert [release.finish_reason for release in outputs.releases] == ["length"]
+    assert core.stats().num_free_blocks == core.stats().num_blocks
+    core.check_integrity()
