@@ -24,7 +24,14 @@ struct DecodeShape {
   static constexpr int kExchangeBytes = kWarps * 8 * kExchangeStride * 4;
   static constexpr int kSharedBytes = kWarps * kRingBytes + kExchangeBytes + kWarps * kDecodeRows * 8;
   static_assert(kHeadDim % kSlice == 0 && kSlice % 16 == 0);
-  static_assert((kSharedBytes + 1024) * blocks_per_sm(kHeadDim) <= 228 * 1024);
+  static_assert((kSharedBytes + 1024 + 384) * blocks_per_sm(kHeadDim) <= 228 * 1024);
+};
+
+// A piece that is not its whole item, once its slot is written.
+struct CutPiece {
+  int32_t tile_idx;
+  int32_t kv_head;
+  int32_t chunk;
 };
 
 // A place in a worker's run of chunks.
@@ -153,11 +160,11 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) decode
 
   const Line line = *a.work.line;
   Cursor load;
+  load.tile_idx = a.work.first_tile[blockIdx.x];
+  load.tile = a.work.first_tiles[blockIdx.x];
   load.line = blockIdx.x * line.per_worker;
   load.line_end = min(load.line + line.per_worker, line.num_chunks);
   if (load.line >= load.line_end) return;
-  load.tile_idx = a.work.first_tile[blockIdx.x];
-  load.tile = a.work.tiles[load.tile_idx];
   Cursor at = load;
 
   bool has_load = load.open_piece(a, line);
@@ -186,6 +193,19 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) decode
   const uint32_t key_lane = (lane / 16 * 8 + lane % 8) * kRowBytes<kHeadDim> + lane / 8 % 2 * 16;
   const uint32_t value_lane =
       Shape::kHalfStageBytes + (lane / 8 % 2 * 8 + lane % 8) * kRowBytes<kHeadDim> + lane / 16 * 16;
+  CutPiece cut_0{}, cut_1{};
+  int num_cut = 0;
+  const auto count_cut_pieces = [&]() {
+    const Tile tiles[2] = {a.work.tiles[cut_0.tile_idx], a.work.tiles[cut_1.tile_idx]};
+    const int32_t per_worker = line.balanced ? line.per_worker : 0;
+    const Slots slots[2] = {slots_of_piece(tiles[0], cut_0.kv_head, cut_0.chunk, per_worker, blockIdx.x),
+                            slots_of_piece(tiles[1], cut_1.kv_head, cut_1.chunk, per_worker, blockIdx.x)};
+    bool is_last[2];
+    count_pieces(a.work, slots, num_cut, is_last);
+    if (is_last[0]) merge_pieces<T, kHeadDim, kDecodeRows>(a, tiles[0], cut_0.kv_head, slots[0]);
+    if (is_last[1]) merge_pieces<T, kHeadDim, kDecodeRows>(a, tiles[1], cut_1.kv_head, slots[1]);
+    num_cut = 0;
+  };
   uint32_t stage = ring;
   while (at.open_piece(a, line)) {
     uint32_t query[kSteps][4];
@@ -224,10 +244,14 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) decode
     const Slots slots =
         slots_of_piece(at.tile, at.kv_head, at.chunk, line.balanced ? line.per_worker : 0, blockIdx.x);
     finish_piece<T, kHeadDim>(a, at, slots, state, acc, exchange, states);
-    if (slots.num_pieces > 1 && is_last_piece(a.work, slots)) {
-      merge_pieces<T, kHeadDim, kDecodeRows>(a, at.tile, at.kv_head, slots);
+    if (slots.num_pieces > 1) {
+      // Balanced, at most the first and the last piece of a run are cut. The first is counted at the end too:
+      // the fence would wait for all copies on their way.
+      (num_cut == 0 ? cut_0 : cut_1) = CutPiece{at.tile_idx, at.kv_head, at.chunk};
+      if (++num_cut == 2 || !line.balanced) count_cut_pieces();
     }
   }
+  if (num_cut > 0) count_cut_pieces();
 }
 
 }  // namespace

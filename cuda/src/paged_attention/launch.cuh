@@ -17,6 +17,8 @@ inline void throw_on(cudaError_t error) {
 inline void launch(void (*kernel)(KernelArgs), const KernelArgs& args, int shared_bytes,
                    cudaStream_t stream) {
   throw_on(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  // All that the SM has: two blocks need it.
+  throw_on(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100));
   kernel<<<args.work.num_workers, kBlockThreads, shared_bytes, stream>>>(args);
   throw_on(cudaGetLastError());
 }

@@ -144,8 +144,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   const int32_t per_worker = ws.decode.line->per_worker;
   if (threadIdx.x == 0) ws.decode.line->balanced = p.config.split_keys == 0;
+  if (num_decode == 0) return;
   for (int32_t w = threadIdx.x; w < ws.decode.num_workers; w += kThreads) {
-    ws.decode.first_tile[w] = tile_of_chunk(ws.decode, num_decode, w * per_worker);
+    const int32_t tile = tile_of_chunk(ws.decode, num_decode, w * per_worker);
+    ws.decode.first_tile[w] = tile;
+    ws.decode.first_tiles[w] = ws.decode.tiles[tile];
   }
 }
 
@@ -208,6 +211,7 @@ Workspace lay_out(const PagedAttentionConfig& c, void* base) {
     take(w->line, 1);
     take(w->tiles, w->max_tiles);
     take(w->first_tile, w->num_workers);
+    take(w->first_tiles, w->num_workers);
     take(w->num_finished, w->num_counters);
     take(w->partial_state, num_rows * 2);
     take(w->partial_out, num_rows * c.head_dim);

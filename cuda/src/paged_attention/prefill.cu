@@ -21,7 +21,7 @@ struct PrefillShape {
   static constexpr int kHalfStageBytes = kUnitKeys * kRowBytes<kHeadDim>;  // keys, or values
   static constexpr int kSharedBytes = kQueryBytes + 4 * kHalfStageBytes;
   static_assert(kUnitKeys == 16 * kWarps);  // each warp copies 16 keys
-  static_assert((kSharedBytes + 1024 + 128) * blocks_per_sm(kHeadDim) <= 228 * 1024);
+  static_assert((kSharedBytes + 1024 + 1280) * blocks_per_sm(kHeadDim) <= 228 * 1024);
 };
 
 // The tile whose stretch of the line holds `chunk`: a search in 32 parts by a whole warp.
@@ -107,12 +107,9 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefil
   const int32_t num_tiles = a.work.line->num_tiles;
   const int32_t num_pieces = a.work.line->num_chunks;
   const int32_t chunk_units = a.work.line->chunk_units;
-  // The first piece is the worker's own, those after the first num_workers go to whoever asks.
+  // The first piece is the worker's own (all blocks are resident), those after go to whoever asks.
   int32_t piece = blockIdx.x;
   while (piece < num_pieces) {
-    int32_t taken = 0;
-    if (threadIdx.x == 0) taken = gridDim.x + atomicAdd(&a.work.line->next, 1);
-
     const Tile tile = a.work.tiles[find_tile(a.work, num_tiles, piece)];
     const int32_t offset = piece - tile.line_begin;
     const int32_t kv_head = offset / tile.num_chunks;
@@ -153,7 +150,12 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefil
     for (int32_t unit = unit_begin; unit < unit_end; ++unit) {
       wait_copies<0>();
       __syncthreads();  // this unit's keys and values are there; the other stage is read
-      if (unit + 1 < unit_end) load_unit(unit + 1);
+      if (unit + 1 < unit_end) {
+        load_unit(unit + 1);
+      } else if (threadIdx.x == 0) {
+        // Asked for during the last step, not before: who asks early takes work from those who end early.
+        next_piece = gridDim.x + atomicAdd(&a.work.line->next, 1);
+      }
       commit_copies();
       if (!has_rows) continue;
 
@@ -209,10 +211,12 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefil
     for (int m = 0; m < kFragments; ++m) {
       write_rows<T, kHeadDim>(a, tile, kv_head, slots, warp_row + 16 * m, state[m], acc[m]);
     }
-    if (slots.num_pieces > 1 && is_last_piece(a.work, slots)) {
-      merge_pieces<T, kHeadDim, Shape::kRows>(a, tile, kv_head, slots);
+    if (slots.num_pieces > 1) {
+      const Slots pieces[1] = {slots};
+      bool is_last[1];
+      count_pieces(a.work, pieces, 1, is_last);
+      if (is_last[0]) merge_pieces<T, kHeadDim, Shape::kRows>(a, tile, kv_head, slots);
     }
-    if (threadIdx.x == 0) next_piece = taken;
     __syncthreads();  // next_piece; and all have read the query and both stages
     piece = next_piece;
     __syncthreads();  // next_piece may be written again

@@ -129,20 +129,27 @@ __device__ inline void probabilities_as_a(uint32_t (&a)[4], const float (&left)[
   a[3] = Element<T>::pack(right[2], right[3]);
 }
 
-// Called by the whole block once its piece's slot is written. True in the block that finished the item's last
-// missing piece; that block then sees every piece's slot.
-__device__ inline bool is_last_piece(const Work& work, const Slots& slots) {
-  __shared__ bool is_last;
+// Called by the whole block once the slots of its pieces (num_pieces of them) are written. True for a piece
+// whose item has no more missing pieces; the block then sees every piece's slot.
+template <int kMaxPieces>
+__device__ inline void count_pieces(const Work& work, const Slots (&slots)[kMaxPieces], int num_pieces,
+                                    bool (&is_last)[kMaxPieces]) {
+  __shared__ bool shared_is_last[kMaxPieces];
   __threadfence();
-  __syncthreads();  // every thread's part of the slot is visible before the count
-  if (threadIdx.x == 0) {
-    int32_t* const counter = work.num_finished + slots.counter;
-    is_last = atomicAdd(counter, 1) == slots.num_pieces - 1;
-    if (is_last) *counter = 0;  // for the next layer
+  __syncthreads();  // every thread's part of the slots is visible before the count
+  if (threadIdx.x < num_pieces) {
+    const bool is_first = threadIdx.x == 0;
+    int32_t* const counter =
+        work.num_finished + (is_first ? slots[0].counter : slots[kMaxPieces - 1].counter);
+    const int32_t missing = is_first ? slots[0].num_pieces : slots[kMaxPieces - 1].num_pieces;
+    const bool last = atomicAdd(counter, 1) == missing - 1;
+    if (last) *counter = 0;  // for the next layer
+    shared_is_last[threadIdx.x] = last;
   }
   __syncthreads();
   __threadfence();
-  return is_last;
+#pragma unroll
+  for (int i = 0; i < kMaxPieces; ++i) is_last[i] = i < num_pieces && shared_is_last[i];
 }
 
 template <class T>
@@ -154,38 +161,82 @@ __device__ inline T* out_row(const KernelArgs& a, const Tile& tile, int32_t kv_h
 }
 
 // out = sum over pieces, in key order, of 2^(max_j - max) O_j / sum over pieces of 2^(max_j - max) sum_j
+// Called by the whole block.
 template <class T, int kHeadDim, int kRows>
 __device__ inline void merge_pieces(const KernelArgs& a, const Tile& tile, int32_t kv_head,
                                     const Slots& slots) {
+  __shared__ float2 merged[kRows];  // maximum, 1 / sum
   constexpr int kColumns = kHeadDim / 4;
-  for (int i = threadIdx.x; i < tile.num_rows * kColumns; i += kBlockThreads) {
-    const int row = i / kColumns;
-    const int column = i % kColumns * 4;
-    float largest = kMinusInf;
-    for (int j = 0; j < slots.num_pieces; ++j) {
-      const int64_t from = static_cast<int64_t>(slots.slot(j)) * kRows + row;
-      largest = fmaxf(largest, __ldcg(a.work.partial_state + 2 * from));
-    }
-    float sum = 0;
-    float4 out = make_float4(0, 0, 0, 0);
+  // Values on their way at a time: pieces of a decode item are many, rows of a prefill item are.
+  constexpr bool kManyRows = kRows > kDecodeRows;
+  constexpr int kAtOnce = kManyRows ? 4 : 1;
+  constexpr int kPiecesAtOnce = kManyRows ? 2 : 16;
+  const auto slot_row = [&](int piece, int row) {
+    return static_cast<int64_t>(slots.slot(piece)) * kRows + row;
+  };
+  const auto state_of = [&](int piece, int row) {
+    return __ldcg(reinterpret_cast<const float2*>(a.work.partial_state) + slot_row(piece, row));
+  };
+  if constexpr (kManyRows) {
+    const int row = threadIdx.x;
+    static_assert(kRows <= kBlockThreads);
+    if (row < tile.num_rows) {
+      float2 all = make_float2(kMinusInf, 0);
 #pragma unroll 4
-    for (int j = 0; j < slots.num_pieces; ++j) {
-      const int64_t from = static_cast<int64_t>(slots.slot(j)) * kRows + row;
-      const float2 state = __ldcg(reinterpret_cast<const float2*>(a.work.partial_state) + from);
-      const float4 x = __ldcg(reinterpret_cast<const float4*>(a.work.partial_out + from * kHeadDim + column));
-      const float weight = exp2_fast(state.x - largest);
-      sum += weight * state.y;
-      out.x += weight * x.x;
-      out.y += weight * x.y;
-      out.z += weight * x.z;
-      out.w += weight * x.w;
+      for (int j = 0; j < slots.num_pieces; ++j) all.x = fmaxf(all.x, state_of(j, row).x);
+#pragma unroll 4
+      for (int j = 0; j < slots.num_pieces; ++j) {
+        const float2 one = state_of(j, row);
+        all.y += exp2_fast(one.x - all.x) * one.y;
+      }
+      merged[row] = make_float2(all.x, 1.0f / all.y);
     }
-    const float inverse = 1.0f / sum;
-    uint2 packed;
-    packed.x = Element<T>::pack(out.x * inverse, out.y * inverse);
-    packed.y = Element<T>::pack(out.z * inverse, out.w * inverse);
-    *reinterpret_cast<uint2*>(out_row<T>(a, tile, kv_head, row, kHeadDim) + column) = packed;
+  } else {
+    for (int row = threadIdx.x / 32; row < tile.num_rows; row += kWarps) {
+      float2 all = make_float2(kMinusInf, 0);
+      for (int j = threadIdx.x % 32; j < slots.num_pieces; j += 32) all.x = fmaxf(all.x, state_of(j, row).x);
+      for (int d = 16; d > 0; d /= 2) all.x = fmaxf(all.x, __shfl_xor_sync(~0u, all.x, d));
+      for (int j = threadIdx.x % 32; j < slots.num_pieces; j += 32) {
+        const float2 one = state_of(j, row);
+        all.y += exp2_fast(one.x - all.x) * one.y;
+      }
+      for (int d = 16; d > 0; d /= 2) all.y += __shfl_xor_sync(~0u, all.y, d);
+      merged[row] = make_float2(all.x, 1.0f / all.y);  // the same from every lane
+    }
   }
+  __syncthreads();  // merged
+  const int num_values = tile.num_rows * kColumns;
+  for (int begin = threadIdx.x; begin < num_values; begin += kAtOnce * kBlockThreads) {
+    float4 out[kAtOnce] = {};
+#pragma unroll kPiecesAtOnce
+    for (int j = 0; j < slots.num_pieces; ++j) {
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        const int i = begin + u * kBlockThreads;
+        if (i >= num_values) break;
+        const int row = i / kColumns;
+        const float weight = exp2_fast(state_of(j, row).x - merged[row].x);
+        const float4 x = __ldcg(reinterpret_cast<const float4*>(
+            a.work.partial_out + slot_row(j, row) * kHeadDim + i % kColumns * 4));
+        out[u].x += weight * x.x;
+        out[u].y += weight * x.y;
+        out[u].z += weight * x.z;
+        out[u].w += weight * x.w;
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) {
+      const int i = begin + u * kBlockThreads;
+      if (i >= num_values) break;
+      const int row = i / kColumns;
+      const float inverse = merged[row].y;
+      uint2 packed;
+      packed.x = Element<T>::pack(out[u].x * inverse, out[u].y * inverse);
+      packed.y = Element<T>::pack(out[u].z * inverse, out[u].w * inverse);
+      *reinterpret_cast<uint2*>(out_row<T>(a, tile, kv_head, row, kHeadDim) + i % kColumns * 4) = packed;
+    }
+  }
+  __syncthreads();  // merged may be written again
 }
 
 }  // namespace quire::cuda::attention

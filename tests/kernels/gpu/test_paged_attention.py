@@ -213,6 +213,21 @@ def test_however_the_batch_is_cut(lens: list[tuple[int, int]]) -> None:
     case.check()
 
 
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+@pytest.mark.parametrize(("num_q_heads", "num_kv_heads"), [(16, 8), (12, 6), (5, 5), (64, 4)])
+def test_few_workers_with_many_pieces_each(num_q_heads: int, num_kv_heads: int, head_dim: int) -> None:
+    """A worker's run goes over the ends of KV heads and requests."""
+    case = make_case(
+        RAGGED + [(1, 90 * i) for i in range(1, 20)],
+        num_q_heads=num_q_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        num_sms=3,
+    )
+    case.plan()
+    case.check()
+
+
 @pytest.mark.parametrize("split_keys", [64, 256, 1024])
 def test_a_fixed_split_equals_the_reference(split_keys: int) -> None:
     case = make_case([*RAGGED, (1, 3000)], split_keys=split_keys)
