@@ -1,0 +1,247 @@
+// Attention of requests with many query tokens: tiles of 64 or 128 packed rows, bound by arithmetic.
+//
+// Grid: plan's workers, two blocks per SM (one for head_dim 256). Block: 4 warps of 16 or 32 rows. A worker
+// takes pieces from the line's counter; of a piece it walks the keys 64 at a time, with the next 64 keys and
+// values on their way into the other of two stages.
+//
+// Shared memory: query [rows][kRowBytes], then two stages [keys, values][64][kRowBytes].
+#include "kernels.h"
+#include "launch.cuh"
+#include "tile_math.cuh"
+
+namespace quire::cuda::attention {
+namespace {
+
+template <int kHeadDim>
+struct PrefillShape {
+  static constexpr int kRows = prefill_rows(kHeadDim);
+  static constexpr int kWarpRows = kRows / kWarps;
+  static constexpr int kFragments = kWarpRows / 16;  // of 16 rows, per warp
+  static constexpr int kQueryBytes = kRows * kRowBytes<kHeadDim>;
+  static constexpr int kHalfStageBytes = kUnitKeys * kRowBytes<kHeadDim>;  // keys, or values
+  static constexpr int kSharedBytes = kQueryBytes + 4 * kHalfStageBytes;
+  static_assert(kUnitKeys == 16 * kWarps);  // each warp copies 16 keys
+  static_assert((kSharedBytes + 1024 + 1280) * blocks_per_sm(kHeadDim) <= 228 * 1024);
+};
+
+// The tile whose stretch of the line holds `chunk`: a search in 32 parts by a whole warp.
+__device__ int32_t find_tile(const Work& work, int32_t num_tiles, int32_t chunk) {
+  const int lane = threadIdx.x % 32;
+  int32_t low = 0;
+  for (int32_t left = num_tiles; left > 1;) {
+    const int32_t step = (left + 31) / 32;
+    const bool is_before = lane * step < left && work.tiles[low + lane * step].line_begin <= chunk;
+    const int32_t skipped = (__popc(__ballot_sync(~0u, is_before)) - 1) * step;
+    low += skipped;
+    left = min(step, left - skipped);
+  }
+  return low;
+}
+
+template <class T, int kHeadDim>
+__device__ void copy_query(const KernelArgs& a, const Tile& tile, int32_t kv_head, uint32_t to) {
+  constexpr int kColumns = kHeadDim / 8;
+  for (int i = threadIdx.x; i < PrefillShape<kHeadDim>::kRows * kColumns; i += kBlockThreads) {
+    const int row = i / kColumns, column = i % kColumns;
+    const int valid_row = min(row, tile.num_rows - 1);
+    const int64_t token = tile.first_token + valid_row / a.group;
+    const int64_t head = kv_head * a.group + valid_row % a.group;
+    copy_async(
+        to + row * kRowBytes<kHeadDim> + column * 16,
+        static_cast<const T*>(a.p.query) + token * a.p.stride_query_token + head * kHeadDim + column * 8,
+        row < tile.num_rows);
+  }
+}
+
+// Accumulators of 16 rows, first_row + g and first_row + g + 8, to the output or to the piece's slot.
+template <class T, int kHeadDim>
+__device__ void write_rows(const KernelArgs& a, const Tile& tile, int32_t kv_head, const Slots& slots,
+                           int32_t first_row, const SoftmaxState& state,
+                           const float (&acc)[kHeadDim / 8][4]) {
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int32_t row = first_row + g + 8 * h;
+    const float sum = sum_of_row(state.sum[h]);
+    if (row >= tile.num_rows) continue;
+    if (slots.num_pieces == 1) {
+      const float inverse = 1.0f / sum;
+      T* const to = out_row<T>(a, tile, kv_head, row, kHeadDim) + 2 * t;
+#pragma unroll
+      for (int n = 0; n < kHeadDim / 8; ++n) {
+        *reinterpret_cast<uint32_t*>(to + n * 8) =
+            Element<T>::pack(acc[n][2 * h] * inverse, acc[n][2 * h + 1] * inverse);
+      }
+    } else {
+      const int64_t slot_row = static_cast<int64_t>(slots.mine) * PrefillShape<kHeadDim>::kRows + row;
+      float* const to = a.work.partial_out + slot_row * kHeadDim + 2 * t;
+#pragma unroll
+      for (int n = 0; n < kHeadDim / 8; ++n) {
+        *reinterpret_cast<float2*>(to + n * 8) = make_float2(acc[n][2 * h], acc[n][2 * h + 1]);
+      }
+      if (t == 0) {
+        reinterpret_cast<float2*>(a.work.partial_state)[slot_row] = make_float2(state.max[h], sum);
+      }
+    }
+  }
+}
+
+template <class T, int kHeadDim>
+__global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefill_kernel(const KernelArgs a) {
+  using Shape = PrefillShape<kHeadDim>;
+  constexpr int kSteps = kHeadDim / 16;
+  constexpr int kFragments = Shape::kFragments;
+  extern __shared__ __align__(128) unsigned char shared[];
+  __shared__ int32_t next_piece;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const uint32_t query = shared_address(shared);
+  const uint32_t stages = query + Shape::kQueryBytes;
+
+  const int32_t warp_row = warp * Shape::kWarpRows;
+  // ldmatrix: lane's row and 16-byte column within 16 rows and 16 elements.
+  const uint32_t query_lane = (warp_row + lane % 16) * kRowBytes<kHeadDim> + lane / 16 * 16;
+  const uint32_t key_lane = (lane / 16 * 8 + lane % 8) * kRowBytes<kHeadDim> + lane / 8 % 2 * 16;
+  const uint32_t value_lane =
+      Shape::kHalfStageBytes + (lane / 8 % 2 * 8 + lane % 8) * kRowBytes<kHeadDim> + lane / 16 * 16;
+
+  const int32_t num_tiles = a.work.line->num_tiles;
+  const int32_t num_pieces = a.work.line->num_chunks;
+  const int32_t chunk_units = a.work.line->chunk_units;
+  // The first piece is the worker's own (all blocks are resident), those after go to whoever asks.
+  int32_t piece = blockIdx.x;
+  while (piece < num_pieces) {
+    const Tile tile = a.work.tiles[find_tile(a.work, num_tiles, piece)];
+    const int32_t offset = piece - tile.line_begin;
+    const int32_t kv_head = offset / tile.num_chunks;
+    const int32_t chunk = offset - kv_head * tile.num_chunks;
+    const int32_t num_units = (tile.num_keys + kUnitKeys - 1) / kUnitKeys;
+    const int32_t unit_begin = tile.num_chunks == 1 ? 0 : chunk * chunk_units;
+    const int32_t unit_end = tile.num_chunks == 1 ? num_units : min(unit_begin + chunk_units, num_units);
+
+    copy_query<T, kHeadDim>(a, tile, kv_head, query);
+    int32_t load_key = unit_begin * kUnitKeys + 16 * warp;
+    int32_t load_block = block_of_key(a, tile, load_key);
+    const auto load_unit = [&](int32_t unit) {
+      const uint32_t to = stages + unit % 2 * 2 * Shape::kHalfStageBytes + 16 * warp * kRowBytes<kHeadDim>;
+      copy_16_keys<T, kHeadDim>(a, load_block, kv_head, load_key, tile.num_keys, to,
+                                to + Shape::kHalfStageBytes);
+      load_key += kUnitKeys;
+      load_block = block_of_key(a, tile, load_key);
+    };
+    load_unit(unit_begin);
+    commit_copies();
+
+    const bool has_rows = warp_row < tile.num_rows;
+    const int32_t first_masked = tile.first_position + warp_row / a.group + 1;  // of the warp's first row
+    int32_t last_key[kFragments][2];
+    SoftmaxState state[kFragments];
+    float acc[kFragments][kHeadDim / 8][4] = {};
+#pragma unroll
+    for (int m = 0; m < kFragments; ++m) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const int32_t row = warp_row + 16 * m + 8 * h + lane / 4;
+        last_key[m][h] = min(tile.first_position + row / a.group, tile.num_keys - 1);
+        state[m].max[h] = kMinusInf;
+        state[m].sum[h] = 0;
+      }
+    }
+
+    for (int32_t unit = unit_begin; unit < unit_end; ++unit) {
+      wait_copies<0>();
+      __syncthreads();  // this unit's keys and values are there; the other stage is read
+      if (unit + 1 < unit_end) {
+        load_unit(unit + 1);
+      } else if (threadIdx.x == 0) {
+        // Asked for during the last step, not before: who asks early takes work from those who end early.
+        next_piece = gridDim.x + atomicAdd(&a.work.line->next, 1);
+      }
+      commit_copies();
+      if (!has_rows) continue;
+
+      const uint32_t stage = stages + unit % 2 * 2 * Shape::kHalfStageBytes;
+      const int32_t first_key = unit * kUnitKeys;
+      float scores[kFragments][kUnitKeys / 8][4] = {};
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k) {
+        uint32_t q[kFragments][4];
+#pragma unroll
+        for (int m = 0; m < kFragments; ++m) {
+          load_matrices(q[m], query + query_lane + 16 * m * kRowBytes<kHeadDim> + k * 32);
+        }
+#pragma unroll
+        for (int n = 0; n < kUnitKeys / 16; ++n) {
+          uint32_t b[4];
+          load_matrices(b, stage + key_lane + 16 * n * kRowBytes<kHeadDim> + k * 32);
+#pragma unroll
+          for (int m = 0; m < kFragments; ++m) {
+            Element<T>::mma(scores[m][2 * n], q[m], b[0], b[1]);
+            Element<T>::mma(scores[m][2 * n + 1], q[m], b[2], b[3]);
+          }
+        }
+      }
+      const bool is_masked = first_key + kUnitKeys > first_masked;
+#pragma unroll
+      for (int m = 0; m < kFragments; ++m) {
+        softmax_step<kUnitKeys / 8>(scores[m], acc[m], state[m], a.scale_log2, is_masked, first_key,
+                                    last_key[m]);
+      }
+#pragma unroll
+      for (int j = 0; j < kUnitKeys / 16; ++j) {
+        uint32_t probabilities[kFragments][4];
+#pragma unroll
+        for (int m = 0; m < kFragments; ++m) {
+          probabilities_as_a<T>(probabilities[m], scores[m][2 * j], scores[m][2 * j + 1]);
+        }
+#pragma unroll
+        for (int n = 0; n < kHeadDim / 16; ++n) {
+          uint32_t b[4];
+          load_matrices_transposed(b, stage + value_lane + 16 * j * kRowBytes<kHeadDim> + n * 32);
+#pragma unroll
+          for (int m = 0; m < kFragments; ++m) {
+            Element<T>::mma(acc[m][2 * n], probabilities[m], b[0], b[1]);
+            Element<T>::mma(acc[m][2 * n + 1], probabilities[m], b[2], b[3]);
+          }
+        }
+      }
+    }
+
+    const Slots slots = slots_of_piece(tile, kv_head, chunk, 0, 0);
+#pragma unroll
+    for (int m = 0; m < kFragments; ++m) {
+      write_rows<T, kHeadDim>(a, tile, kv_head, slots, warp_row + 16 * m, state[m], acc[m]);
+    }
+    if (slots.num_pieces > 1) {
+      const Slots pieces[1] = {slots};
+      bool is_last[1];
+      count_pieces(a.work, pieces, 1, is_last);
+      if (is_last[0]) merge_pieces<T, kHeadDim, Shape::kRows>(a, tile, kv_head, slots);
+    }
+    __syncthreads();  // next_piece; and all have read the query and both stages
+    piece = next_piece;
+    __syncthreads();  // next_piece may be written again
+  }
+  // The last worker to leave winds the counter back for the next layer.
+  if (threadIdx.x == 0 && atomicAdd(&a.work.line->num_done, 1) == static_cast<int32_t>(gridDim.x) - 1) {
+    a.work.line->next = 0;
+    a.work.line->num_done = 0;
+  }
+}
+
+}  // namespace
+
+template <class T, int kHeadDim>
+void launch_prefill(const KernelArgs& args, cudaStream_t stream) {
+  launch(prefill_kernel<T, kHeadDim>, args, PrefillShape<kHeadDim>::kSharedBytes, stream);
+}
+
+template void launch_prefill<__nv_bfloat16, 64>(const KernelArgs&, cudaStream_t);
+template void launch_prefill<__nv_bfloat16, 96>(const KernelArgs&, cudaStream_t);
+template void launch_prefill<__nv_bfloat16, 128>(const KernelArgs&, cudaStream_t);
+template void launch_prefill<__nv_bfloat16, 256>(const KernelArgs&, cudaStream_t);
+template void launch_prefill<__half, 64>(const KernelArgs&, cudaStream_t);
+template void launch_prefill<__half, 96>(const KernelArgs&, cudaStream_t);
+template void launch_prefill<__half, 128>(const KernelArgs&, cudaStream_t);
+template void launch_prefill<__half, 256>(const KernelArgs&, cudaStream_t);
+
+}  // namespace quire::cuda::attention

@@ -1,0 +1,329 @@
+"""Paged attention on the GPU beside a plain float32 reference, over poisoned caches."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import pytest
+import torch
+from attention_library import PagedAttention
+from torch import Tensor
+
+pytestmark = pytest.mark.gpu
+
+ABSURD_BLOCK_ID = 2**31 - 1
+# Probabilities are rounded to the cache's type before they meet the values, and so is the output.
+TOLERANCE = {torch.bfloat16: 6e-3, torch.float16: 1e-3}
+# (query_len, seq_len): decode and prompts at and around blocks and tiles, behind a prefix, and empty.
+RAGGED = [(1, 1), (1, 15), (0, 0), (1, 16), (1, 17), (1, 63), (1, 64), (1, 65), (1, 1000), (5, 5), (2, 40)]
+RAGGED += [(33, 33), (0, 50), (7, 130), (128, 128), (1, 333), (200, 777), (301, 301), (64, 2000), (1, 3)]
+
+
+# The fixtures of the CPU kernels' tests have nothing to do here.
+@pytest.fixture
+def isa() -> None:
+    pass
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    pass
+
+
+@dataclass
+class Case:
+    attention: PagedAttention
+    lens: list[tuple[int, int]]
+    query: Tensor  # [num_tokens, num_q_heads * head_dim], a slice of a wider activation
+    key_cache: Tensor
+    value_cache: Tensor
+    keys: list[Tensor]  # per request [seq_len, num_kv_heads, head_dim]
+    values: list[Tensor]
+    block_tables: Tensor
+    geometry: tuple[Tensor, Tensor, Tensor, Tensor]  # num_reqs, query_start_loc, seq_lens, block_table_rows
+
+    @property
+    def max_query_len(self) -> int:
+        return max(q for q, _ in self.lens)
+
+    def plan(self) -> None:
+        self.attention.plan(*self.geometry)
+
+    def run(self) -> Tensor:
+        """The output [num_tokens, num_q_heads * head_dim]; checks that it was written and nothing beside."""
+        n, width = self.query.shape
+        out = torch.full((n + 3, width + 8), torch.nan, dtype=self.query.dtype, device="cuda")
+        self.attention.run(
+            self.query,
+            self.key_cache,
+            self.value_cache,
+            out[:n, :width],
+            self.block_tables,
+            max_query_len=self.max_query_len,
+        )
+        assert out[n:].isnan().all()
+        assert out[:, width:].isnan().all()
+        return out[:n, :width]
+
+    def reference(self) -> Tensor:
+        c = self.attention.config
+        rows, first = [], 0
+        for (query_len, seq_len), keys, values in zip(self.lens, self.keys, self.values, strict=True):
+            q = self.query[first : first + query_len].float().view(query_len, c.num_q_heads, c.head_dim)
+            first += query_len
+            group = c.num_q_heads // c.num_kv_heads
+            k = keys.float().repeat_interleave(group, dim=1)
+            v = values.float().repeat_interleave(group, dim=1)
+            scores = torch.einsum("qhd,khd->hqk", q, k) * c.head_dim**-0.5
+            positions = torch.arange(seq_len - query_len, seq_len, device="cuda")
+            hidden = torch.arange(seq_len, device="cuda")[None, :] > positions[:, None]
+            probabilities = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
+            rows.append(torch.einsum("hqk,khd->qhd", probabilities, v).flatten(1))
+        return torch.cat(rows)
+
+    def check(self) -> None:
+        assert_close(self.run(), self.reference(), TOLERANCE[self.query.dtype])
+
+
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    a, e = actual.double(), expected.double()
+    assert not a.isnan().any(), f"{int(a.isnan().any(dim=1).sum())} of {len(a)} rows have NaN"
+    error = ((a - e).norm() / e.norm().clamp_min(1e-30)).item()
+    by_row = (a - e).norm(dim=1) / e.norm(dim=1).clamp_min(1e-30)
+    assert error <= tolerance, (
+        f"relative error {error:.3g}; worst row {int(by_row.argmax())}: {by_row.max():.3g}"
+    )
+    assert by_row.max().item() <= 5 * tolerance, f"row {int(by_row.argmax())}: {by_row.max():.3g}"
+
+
+def make_case(
+    lens: list[tuple[int, int]],
+    *,
+    num_q_heads: int = 8,
+    num_kv_heads: int = 2,
+    head_dim: int = 128,
+    block_size: int = 16,
+    dtype: torch.dtype = torch.bfloat16,
+    split_keys: int = 0,
+    num_blocks: int = 0,
+    num_sms: int = 0,
+    padded_reqs: int = 2,
+    seed: int = 0,
+) -> Case:
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    needed = [-(-seq_len // block_size) for _, seq_len in lens]
+    num_blocks = num_blocks or sum(needed) + 8
+    shape = (num_blocks, block_size, num_kv_heads, head_dim)
+    caches = [torch.full(shape, torch.nan, dtype=dtype, device="cuda") for _ in range(2)]
+    free = rng.sample(range(num_blocks), sum(needed))
+    if num_blocks > sum(needed) + 8:
+        free[0] = num_blocks - 1  # far out: offsets pass 2^31
+    rows = rng.sample(range(len(lens) + 3), len(lens))
+    tables = torch.full((len(lens) + 3, max(needed) + 5), ABSURD_BLOCK_ID, dtype=torch.int32)
+    stored: list[list[Tensor]] = [[], []]
+    for (_, seq_len), count, row in zip(lens, needed, rows, strict=True):
+        ids = [free.pop() for _ in range(count)]
+        tables[row, :count] = torch.tensor(ids, dtype=torch.int32)
+        positions = torch.arange(seq_len)
+        blocks = torch.tensor(ids, dtype=torch.long)[positions // block_size].cuda()
+        for cache, kept in zip(caches, stored, strict=True):
+            x = torch.randn(seq_len, num_kv_heads, head_dim, device="cuda").to(dtype)
+            cache[blocks, (positions % block_size).cuda()] = x
+            kept.append(x)
+    starts = [0]
+    for query_len, _ in lens:
+        starts.append(starts[-1] + query_len)
+    width = num_q_heads * head_dim
+    activation = torch.full(
+        (starts[-1], width + 2 * num_kv_heads * head_dim), torch.nan, dtype=dtype, device="cuda"
+    )
+    activation[:, :width] = 2 * torch.randn(starts[-1], width, device="cuda").to(dtype)
+
+    def to_gpu(x: list[int]) -> Tensor:
+        return torch.tensor(x, dtype=torch.int32, device="cuda")
+
+    garbage = [-12345] * padded_reqs  # past num_reqs nothing is read
+    geometry = (
+        to_gpu([len(lens)]),
+        to_gpu(starts + garbage),
+        to_gpu([s for _, s in lens] + garbage),
+        to_gpu(rows + garbage),
+    )
+    attention = PagedAttention(
+        num_q_heads=num_q_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        max_num_reqs=len(lens) + padded_reqs,
+        max_num_tokens=starts[-1] + 5,
+        max_seq_len=max(s for _, s in lens),
+        split_keys=split_keys,
+        num_sms=num_sms,
+    )
+    return Case(
+        attention,
+        lens,
+        activation[:, :width],
+        *caches,
+        *stored,
+        block_tables=tables.cuda(),
+        geometry=geometry,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("block_size", [16, 32])
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+def test_a_mixed_batch_equals_the_reference(head_dim: int, block_size: int, dtype: torch.dtype) -> None:
+    case = make_case(RAGGED, head_dim=head_dim, block_size=block_size, dtype=dtype)
+    case.plan()
+    case.check()
+
+
+@pytest.mark.parametrize(
+    ("num_q_heads", "num_kv_heads"),
+    [(1, 1), (8, 8), (3, 1), (14, 2), (10, 2), (16, 1), (24, 1), (64, 1), (6, 3)],
+)
+def test_any_number_of_heads_may_share_a_kv_head(num_q_heads: int, num_kv_heads: int) -> None:
+    case = make_case(RAGGED, num_q_heads=num_q_heads, num_kv_heads=num_kv_heads, head_dim=64)
+    case.plan()
+    case.check()
+
+
+@pytest.mark.parametrize(
+    "lens",
+    [
+        [(1, 1)],
+        [(1, 20000)],
+        [(1, 9000), *[(1, 100)] * 40],
+        [(1, 500 + 7 * i) for i in range(300)],
+        [(4, 4000), (3, 17), (1, 4000)],
+        [(1024, 1024)],
+        [(17, 6000)],
+        [(2500, 2500), (1, 700)],
+        [(100, 100 + 50 * i) for i in range(30)],
+        [(1, 40)] * 1300 + [(9, 30)] * 3,
+    ],
+    ids=["one", "long", "skewed", "many", "few_rows", "prompt", "chunk", "mixed", "chunks", "over_1024_reqs"],
+)
+def test_however_the_batch_is_cut(lens: list[tuple[int, int]]) -> None:
+    case = make_case(lens)
+    case.plan()
+    case.check()
+
+
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+@pytest.mark.parametrize(("num_q_heads", "num_kv_heads"), [(16, 8), (12, 6), (5, 5), (64, 4)])
+def test_few_workers_with_many_pieces_each(num_q_heads: int, num_kv_heads: int, head_dim: int) -> None:
+    """A worker's run goes over the ends of KV heads and requests."""
+    case = make_case(
+        RAGGED + [(1, 90 * i) for i in range(1, 20)],
+        num_q_heads=num_q_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        num_sms=3,
+    )
+    case.plan()
+    case.check()
+
+
+@pytest.mark.parametrize("split_keys", [64, 256, 1024])
+def test_a_fixed_split_equals_the_reference(split_keys: int) -> None:
+    case = make_case([*RAGGED, (1, 3000)], split_keys=split_keys)
+    case.plan()
+    case.check()
+
+
+def test_with_a_fixed_split_a_result_does_not_depend_on_the_batch() -> None:
+    lens = [(1, 3000), (1, 70), (40, 900), (1, 1500)]
+    alone = make_case(lens, split_keys=512)
+    together = make_case(lens + [(1, 100 + 37 * i) for i in range(200)], split_keys=512)
+    together.query[:43] = alone.query
+    for i in range(4):
+        ids = together.block_tables[together.geometry[3][i]]
+        for position in range(0, lens[i][1], 16):
+            block = ids[position // 16]
+            size = min(16, lens[i][1] - position)
+            together.key_cache[block, :size] = alone.keys[i][position : position + size]
+            together.value_cache[block, :size] = alone.values[i][position : position + size]
+    alone.plan()
+    together.plan()
+    assert torch.equal(alone.run(), together.run()[:43])
+
+
+def test_repeats_are_equal_bit_for_bit() -> None:
+    """Also over the layers that share a plan."""
+    case = make_case([*RAGGED, (1, 5000), (1024, 1024)])
+    case.plan()
+    first = case.run()
+    for _ in range(20):
+        assert torch.equal(first, case.run())
+    case.plan()
+    assert torch.equal(first, case.run())
+
+
+def test_a_captured_graph_serves_other_batches() -> None:
+    case = make_case(RAGGED, padded_reqs=0)
+    other = make_case(RAGGED[::-1], padded_reqs=0, seed=1)
+    other.attention = case.attention
+    query, tables = case.query.clone(), case.block_tables.clone()
+    caches = case.key_cache.clone(), case.value_cache.clone()
+    geometry = tuple(x.clone() for x in case.geometry)
+    out = torch.empty_like(query)
+    case.plan()
+    case.run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        case.attention.plan(*geometry)
+        case.attention.run(query, *caches, out, tables, max_query_len=case.max_query_len)
+    for c in (case, other, case):
+        pairs = [(query, c.query), (tables, c.block_tables), *zip(geometry, c.geometry, strict=True)]
+        pairs += [(caches[0], c.key_cache), (caches[1], c.value_cache)]
+        for to, source in pairs:
+            to.copy_(source)
+        out.fill_(torch.nan)
+        graph.replay()
+        assert_close(out, c.reference(), TOLERANCE[torch.bfloat16])
+
+
+def test_an_empty_batch_writes_nothing() -> None:
+    case = make_case(RAGGED)
+    case.geometry[0].zero_()
+    case.plan()
+    assert case.run().isnan().all()
+
+
+def test_offsets_into_the_cache_may_pass_2_31() -> None:
+    case = make_case([(1, 16), (20, 20)], num_kv_heads=8, num_blocks=2**31 // (16 * 8 * 128) + 64)
+    case.plan()
+    case.check()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head_dim": 80}, "head_dim"),
+        ({"num_q_heads": 7}, "num_q_heads"),
+        ({"split_keys": 100}, "split_keys"),
+    ],
+)
+def test_unsupported_sizes_are_refused(change: dict[str, int], message: str) -> None:
+    sizes = {"num_q_heads": 8, "num_kv_heads": 2, "head_dim": 64, "max_num_reqs": 1, "max_num_tokens": 1}
+    with pytest.raises(RuntimeError, match=message):
+        PagedAttention(**{**sizes, "max_seq_len": 16, **change})
+
+
+def test_an_unsupported_block_size_is_refused() -> None:
+    case = make_case([(1, 16)])
+    with pytest.raises(RuntimeError, match="block_size"):
+        case.attention.run(
+            case.query,
+            case.key_cache,
+            case.value_cache,
+            case.query,
+            case.block_tables,
+            max_query_len=1,
+            block_size=8,
+        )
