@@ -38,27 +38,20 @@ __device__ void build_histogram(Row<T>& row, bool with_mass) {
   }
   cluster.sync();
 
-  for (int i = threadIdx.x; i < kBinsPerBlock; i += kThreads) {
-    const int bin = cluster.block_rank() * kBinsPerBlock + i;
-    uint32_t count = 0;
-    uint64_t mass = 0;
-    for (int rank = 0; rank < kClusterSize; ++rank) {
-      const Shared& remote = *cluster.map_shared_rank(&shared, rank);
-      count += remote.histogram.count[bin];
-      mass += (static_cast<uint64_t>(remote.histogram.mass_high[bin]) << 32) + remote.histogram.mass_low[bin];
-    }
-    shared.bin_count[i] = count;
-    shared.bin_mass[i] = mass;
+  static_assert(kBinsPerBlock == kThreads, "each thread adds up one bin");
+  const int bin = cluster.block_rank() * kBinsPerBlock + threadIdx.x;
+  uint32_t count = 0;
+  uint64_t mass = 0;
+  for (int rank = 0; rank < kClusterSize; ++rank) {
+    const Shared& remote = *cluster.map_shared_rank(&shared, rank);
+    count += remote.histogram.count[bin];
+    mass += (static_cast<uint64_t>(remote.histogram.mass_high[bin]) << 32) + remote.histogram.mass_low[bin];
   }
   cluster.sync();  // nobody reads a histogram any more: the leader's becomes the totals
-
-  if (cluster.block_rank() != 0) return;
-  for (int bin = threadIdx.x; bin < kNumBins; bin += kThreads) {
-    const Shared& remote = *cluster.map_shared_rank(&shared, bin / kBinsPerBlock);
-    shared.totals.count[bin] = remote.bin_count[bin % kBinsPerBlock];
-    shared.totals.mass[bin] = remote.bin_mass[bin % kBinsPerBlock];
-  }
-  __syncthreads();
+  Shared& leader = *cluster.map_shared_rank(&shared, 0);
+  leader.totals.count[bin] = count;
+  leader.totals.mass[bin] = mass;
+  cluster.sync();
 }
 
 // Leader. From shared.totals, for all blocks: where the set ends, and what to gather.

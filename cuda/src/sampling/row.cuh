@@ -19,12 +19,13 @@ namespace quire::cuda::sampling {
 namespace cg = cooperative_groups;
 
 constexpr int kClusterSize = 8;
-constexpr int kThreads = 512;
+constexpr int kThreads = 256;
 constexpr int kNumWarps = kThreads / kWarpSize;
 constexpr int kNumBins = 2048;  // as in cpp/cpu/sample.cc: the bins decide the order of a wide nucleus
 constexpr int kBinsPerBlock = kNumBins / kClusterSize;
 constexpr int kMaxCandidates = 2048;
 constexpr float kUnit = 17592186044416.0f;  // 2^44: 2^20 tokens as likely as the likeliest fit into 64 bits
+constexpr float kLargestFloat = 3.402823466e38f;
 constexpr uint32_t kMinusInfKey = 0x007fffffu;
 
 // What the leader tells the other blocks, once the histogram is known.
@@ -47,8 +48,6 @@ struct Shared {
     } totals;                             // the leader's: of the row
     uint64_t candidates[kMaxCandidates];  // the leader's: key << 32 | ~id, so that larger ranks before
   };
-  uint64_t bin_mass[kBinsPerBlock];  // of the row, for this block's share of the bins
-  uint32_t bin_count[kBinsPerBlock];
   uint64_t exchange[2][2];
   uint64_t warp_sums[kNumWarps];
   uint64_t scratch[kNumWarps];
@@ -56,6 +55,8 @@ struct Shared {
   int32_t found;
   uint32_t num_candidates;
   Plan plan;
+  float cutoff;        // of the shortcut: tokens from this logit on are gathered
+  bool is_undecided;   // by the shortcut
   // Set by the leader: the ids of the bins before plan.last_bin are to be walked up to this mass, if there is
   // one.
   bool walk_ids;
@@ -102,9 +103,21 @@ struct Row {
   }
 
   __device__ void set_temperature(float temperature) {
-    // As on the CPU: finite even for a denormal temperature, and the same bins.
-    inverse_temperature = fminf(1.0f / temperature, 3.402823466e38f);
+    // As on the CPU: finite even for a denormal temperature, and the same bins. Never 0: -inf * 0 is NaN.
+    inverse_temperature = fmaxf(fminf(1.0f / temperature, kLargestFloat), 1e-30f);
     bin_width = 104.0f / inverse_temperature / kNumBins;
+  }
+
+  // The ids that this thread looks at when it reads the slice 16 bytes at a time: whole(vec, i) for the vectors
+  // from logits[i] on, single(logit, i) for what is left at the end.
+  template <class Whole, class Single>
+  __device__ void for_each_seen(Whole whole, Single single) const {
+    constexpr int kSize = kVecSize<T>;
+    const int end = size / kSize * kSize;
+#pragma unroll 4
+    for (int i = threadIdx.x * kSize; i < end; i += kThreads * kSize) whole(load_vec<T, kSize>(logits + i), i);
+    const int rest = end + static_cast<int>(threadIdx.x);
+    if (rest < size) single(logit(rest), rest);
   }
 
   // Cluster. Sums of a and b over the blocks.
@@ -176,16 +189,26 @@ struct Row {
   }
 
   // Ids that one warp sums up: consecutive ones, so that a sum per warp finds the place of a target.
-  __device__ int ids_per_warp() const { return (size + kNumWarps - 1) / kNumWarps; }
+  __device__ int ids_per_warp() const {
+    const int ids = (size + kNumWarps - 1) / kNumWarps;
+    return (ids + kVecSize<T> - 1) / kVecSize<T> * kVecSize<T>;
+  }
 
   // Cluster. Sums of weight(logit) over the row, in total[0], and over the ids before this slice.
   template <class Weight>
   __device__ ClusterSum sum_ids(Weight weight) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-    const int first = warp * ids_per_warp(), end = min(size, first + ids_per_warp());
+    constexpr int kSize = kVecSize<T>;
+    const int first = min(size, warp * ids_per_warp()), end = min(size, first + ids_per_warp());
+    const int whole = first + (end - first) / kSize * kSize;
     uint64_t sum = 0;
-#pragma unroll 4
-    for (int i = first + lane; i < end; i += kWarpSize) sum += weight(logit(i));
+#pragma unroll 2
+    for (int i = first + lane * kSize; i < whole; i += kWarpSize * kSize) {
+      const Vec<T, kSize> vec = load_vec<T, kSize>(logits + i);
+#pragma unroll
+      for (int j = 0; j < kSize; ++j) sum += weight(to_float(vec[j]));
+    }
+    if (whole + lane < end) sum += weight(logit(whole + lane));
     sum = warp_reduce(sum, Sum());
     __syncthreads();
     if (lane == 0) shared.warp_sums[warp] = sum;
@@ -204,7 +227,7 @@ struct Row {
     int warp = 0;
     while (warp < kNumWarps && rest >= shared.warp_sums[warp]) rest -= shared.warp_sums[warp++];
     if (warp == kNumWarps) return;
-    const int first = warp * ids_per_warp(), end = min(size, first + ids_per_warp());
+    const int first = min(size, warp * ids_per_warp()), end = min(size, first + ids_per_warp());
     const int found = find_crossing(end - first, rest, [&](int i) { return weight(logit(first + i)); });
     if (threadIdx.x == 0) *out = begin + first + found;
   }

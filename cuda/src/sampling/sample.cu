@@ -5,6 +5,7 @@
 #include "philox.cuh"
 #include "quire/cuda/sample.h"
 #include "row.cuh"
+#include "shortcut.cuh"
 
 namespace quire::cuda {
 namespace sampling {
@@ -42,32 +43,46 @@ __device__ void load_row(const SampleParams& p, int row_idx, Row<T>& row) {
   __syncthreads();
 }
 
-// Cluster. The row's best token as key << 32 | ~id; 0 when there is a NaN.
+// Cluster. The row's best token as key << 32 | ~id; 0 when there is a NaN. thread_max becomes the largest logit
+// that this thread saw, -inf if it saw none.
 template <class T>
-__device__ uint64_t find_best(Row<T>& row) {
+__device__ uint64_t find_best(Row<T>& row, float& thread_max) {
   constexpr int kSize = kVecSize<T>;
   const cg::cluster_group cluster = cg::this_cluster();
-  uint64_t best = 0;
+  const float minus_inf = -__int_as_float(0x7f800000);
+  float largest = minus_inf;
+  int place = 0;  // of the vector or the element that has it first
   bool has_nan = false;
-  const auto consider = [&](float logit, int i) {
-    has_nan |= logit != logit;
-    const uint64_t candidate =
-        (static_cast<uint64_t>(key_of(logit)) << 32) | ~static_cast<uint32_t>(row.begin + i);
-    best = candidate > best ? candidate : best;
-  };
-  const int whole = row.size / kSize * kSize;
-#pragma unroll 2
-  for (int i = threadIdx.x * kSize; i < whole; i += kThreads * kSize) {
-    const Vec<T, kSize> vec = load_vec<T, kSize>(row.logits + i);
+  row.for_each_seen(
+      [&](const Vec<T, kSize>& vec, int i) {
+        float vec_max = minus_inf;
 #pragma unroll
-    for (int j = 0; j < kSize; ++j) consider(to_float(vec[j]), i + j);
+        for (int j = 0; j < kSize; ++j) {
+          const float logit = to_float(vec[j]);
+          has_nan |= logit != logit;
+          vec_max = fmaxf(vec_max, logit);
+        }
+        if (vec_max > largest) {
+          largest = vec_max;
+          place = i;
+        }
+      },
+      [&](float logit, int i) {
+        has_nan |= logit != logit;
+        if (logit > largest) {
+          largest = logit;
+          place = i;
+        }
+      });
+  uint64_t best = 0;
+  if (largest > minus_inf) {
+    while (row.logit(place) != largest) ++place;
+    best = (static_cast<uint64_t>(key_of(largest)) << 32) | ~static_cast<uint32_t>(row.begin + place);
   }
-  if (whole + static_cast<int>(threadIdx.x) < row.size) {
-    consider(row.logit(whole + threadIdx.x), whole + threadIdx.x);
-  }
+  thread_max = largest;
   best = block_reduce(best, Max(), row.shared.scratch);
   has_nan = __syncthreads_or(has_nan) != 0;
-  uint64_t (&slot)[2] = row.shared.exchange[row.exchange_idx];
+  uint64_t(&slot)[2] = row.shared.exchange[row.exchange_idx];
   row.exchange_idx ^= 1;
   if (threadIdx.x == 0) {
     slot[0] = best;
@@ -84,7 +99,7 @@ __device__ uint64_t find_best(Row<T>& row) {
 
 // Cluster. Draws from the row, all of it or with top_k and top_p, to out.
 template <class T>
-__device__ void draw(Row<T>& row, int top_k, float top_p, double u, int32_t* out) {
+__device__ void draw(Row<T>& row, float thread_max, int top_k, float top_p, double u, int32_t* out) {
   const cg::cluster_group cluster = cg::this_cluster();
   if (top_k == 0 && top_p >= 1) {
     const auto mass = [&](float logit) { return row.mass_of(logit); };
@@ -92,6 +107,8 @@ __device__ void draw(Row<T>& row, int top_k, float top_p, double u, int32_t* out
     row.write_crossing_id(sums, draw_target(u, sums.total[0]), mass, out);
     return;
   }
+
+  if (top_k <= kMaxShortcut && try_shortcut(row, thread_max, top_k, top_p, u, out)) return;
 
   Shared& shared = row.shared;
   build_histogram(row, top_k == 0);
@@ -120,7 +137,7 @@ __device__ void draw(Row<T>& row, int top_k, float top_p, double u, int32_t* out
 
 // Grid [rows * kClusterSize], a cluster per row, block kThreads. Shared memory: Shared, then the slice.
 template <class T>
-__global__ void __launch_bounds__(kThreads, 2) sample_kernel(SampleParams p) {
+__global__ void __launch_bounds__(kThreads, 4) sample_kernel(SampleParams p) {
   extern __shared__ __align__(16) unsigned char memory[];
   static_assert(sizeof(Shared) % 16 == 0 || alignof(Shared) <= 16,
                 "the slice behind it is padded to 16 bytes");
@@ -131,9 +148,11 @@ __global__ void __launch_bounds__(kThreads, 2) sample_kernel(SampleParams p) {
              reinterpret_cast<T*>(memory + (sizeof(Shared) + 15) / 16 * 16), begin,
              max(0, min(slice, p.vocab_size - begin))};
   int32_t* out = p.out + row_idx;
+  if (cluster.block_rank() == 0) prepare_shortcut(row.shared);
   load_row(p, row_idx, row);
 
-  const uint64_t best = find_best(row);
+  float thread_max;
+  const uint64_t best = find_best(row, thread_max);
   row.max = logit_of(best >> 32);
   const float temperature = p.temperature[row_idx];
   const bool is_valid = best >> 32 > kMinusInfKey && row.max < __int_as_float(0x7f800000) && temperature >= 0;
@@ -145,7 +164,7 @@ __global__ void __launch_bounds__(kThreads, 2) sample_kernel(SampleParams p) {
     row.set_temperature(temperature);
     const int top_k = p.top_k[row_idx];
     const float top_p = p.top_p[row_idx];
-    draw(row, top_k <= 0 || top_k >= p.vocab_size ? 0 : top_k, top_p < 1 ? top_p : 1.0f,
+    draw(row, thread_max, top_k <= 0 || top_k >= p.vocab_size ? 0 : top_k, top_p < 1 ? top_p : 1.0f,
          uniform(p.seed[row_idx], p.output_idx[row_idx]), out);
   }
   cluster.sync();  // other blocks may still read this one's shared memory
