@@ -29,9 +29,7 @@ VOCAB_SIZE = 128256
 TOKENS = (1, 64, 256, 4096)
 
 Call = Callable[[], object]
-Case = tuple[
-    str, str, int, int, Callable[[], Call]
-]  # kernel, shape, rows, bytes, maker of calls
+Case = tuple[str, str, int, int, Callable[[], Call]]  # kernel, shape, rows, bytes, maker of calls
 
 
 def microseconds(make: Callable[[], Call], num_bytes: int) -> float:

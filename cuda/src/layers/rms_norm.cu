@@ -22,22 +22,28 @@ __global__ void __launch_bounds__(kMaxThreads) rms_norm_kernel(RmsNormParams p) 
   T* residual = p.residual == nullptr ? nullptr : static_cast<T*>(p.residual) + row * p.hidden_size;
   const T* weight = static_cast<const T*>(p.weight);
 
-  Vec<T, kSize> values[kNumVecs], weights[kNumVecs];
-  float squares = 0;
+  // All loads are issued before the first store, which the compiler must assume to overlap them.
+  Vec<T, kSize> values[kNumVecs], before[kNumVecs], weights[kNumVecs];
 #pragma unroll
   for (int v = 0; v < kNumVecs; ++v) {
     const int d = (v * blockDim.x + threadIdx.x) * kSize;
     if (d >= p.hidden_size) continue;
     values[v] = load_vec<T, kSize>(x + d);
+    if (residual != nullptr) before[v] = load_vec<T, kSize>(residual + d);
+    if (kNumVecs <= 2) weights[v] = load_vec<T, kSize>(weight + d);
+  }
+  float squares = 0;
+#pragma unroll
+  for (int v = 0; v < kNumVecs; ++v) {
+    const int d = (v * blockDim.x + threadIdx.x) * kSize;
+    if (d >= p.hidden_size) continue;
     if (residual != nullptr) {
-      const Vec<T, kSize> before = load_vec<T, kSize>(residual + d);
 #pragma unroll
       for (int i = 0; i < kSize; ++i) {
-        values[v][i] = from_float<T>(to_float(before[i]) + to_float(values[v][i]));
+        values[v][i] = from_float<T>(to_float(before[v][i]) + to_float(values[v][i]));
       }
       store_vec(residual + d, values[v]);
     }
-    weights[v] = load_vec<T, kSize>(weight + d);
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {
       const float value = to_float(values[v][i]);
@@ -52,6 +58,7 @@ __global__ void __launch_bounds__(kMaxThreads) rms_norm_kernel(RmsNormParams p) 
   for (int v = 0; v < kNumVecs; ++v) {
     const int d = (v * blockDim.x + threadIdx.x) * kSize;
     if (d >= p.hidden_size) continue;
+    if (kNumVecs > 2) weights[v] = load_vec<T, kSize>(weight + d);  // too many to hold all along
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {
       const float normed = rounded<T>(to_float(values[v][i]) * scale);

@@ -48,15 +48,15 @@ struct Shared {
     } totals;                             // the leader's: of the row
     uint64_t candidates[kMaxCandidates];  // the leader's: key << 32 | ~id, so that larger ranks before
   };
-  uint64_t exchange[2][2];
+  uint64_t exchange[2][kClusterSize][2];  // what each block of the cluster has told this one
   uint64_t warp_sums[kNumWarps];
   uint64_t scratch[kNumWarps];
   uint64_t found_before;
   int32_t found;
   uint32_t num_candidates;
   Plan plan;
-  float cutoff;        // of the shortcut: tokens from this logit on are gathered
-  bool is_undecided;   // by the shortcut
+  float cutoff;       // of the shortcut: tokens from this logit on are gathered
+  bool is_undecided;  // by the shortcut
   // Set by the leader: the ids of the bins before plan.last_bin are to be walked up to this mass, if there is
   // one.
   bool walk_ids;
@@ -108,37 +108,46 @@ struct Row {
     bin_width = 104.0f / inverse_temperature / kNumBins;
   }
 
-  // The ids that this thread looks at when it reads the slice 16 bytes at a time: whole(vec, i) for the vectors
-  // from logits[i] on, single(logit, i) for what is left at the end.
+  // The ids that this thread looks at when it reads the slice 16 bytes at a time: whole(vec, i) for the
+  // vectors from logits[i] on, single(logit, i) for what is left at the end.
   template <class Whole, class Single>
   __device__ void for_each_seen(Whole whole, Single single) const {
     constexpr int kSize = kVecSize<T>;
     const int end = size / kSize * kSize;
 #pragma unroll 4
-    for (int i = threadIdx.x * kSize; i < end; i += kThreads * kSize) whole(load_vec<T, kSize>(logits + i), i);
+    for (int i = threadIdx.x * kSize; i < end; i += kThreads * kSize)
+      whole(load_vec<T, kSize>(logits + i), i);
     const int rest = end + static_cast<int>(threadIdx.x);
     if (rest < size) single(logit(rest), rest);
   }
 
-  // Cluster. Sums of a and b over the blocks.
-  __device__ ClusterSum sum_over_cluster(uint64_t a, uint64_t b) {
+  // Cluster. Tells a and b to every block; returns what every block told, which lasts until the next call but
+  // one: by then every block has passed a barrier behind its reading.
+  __device__ const uint64_t (*tell_cluster(uint64_t a, uint64_t b))[2] {
     const cg::cluster_group cluster = cg::this_cluster();
-    uint64_t (&slot)[2] = shared.exchange[exchange_idx];
-    exchange_idx ^= 1;  // a fast block writes the other slot while a slow one still reads this
-    if (threadIdx.x == 0) {
-      slot[0] = a;
-      slot[1] = b;
+    uint64_t (&told)[kClusterSize][2] = shared.exchange[exchange_idx];
+    exchange_idx ^= 1;
+    if (threadIdx.x < kClusterSize) {
+      uint64_t* remote = cluster.map_shared_rank(&told[cluster.block_rank()][0], threadIdx.x);
+      remote[0] = a;
+      remote[1] = b;
     }
     cluster.sync();
+    return told;
+  }
+
+  // Cluster. Sums of a and b over the blocks.
+  __device__ ClusterSum sum_over_cluster(uint64_t a, uint64_t b) {
+    const uint64_t (*told)[2] = tell_cluster(a, b);
+    const unsigned own_rank = cg::this_cluster().block_rank();
     ClusterSum sum{};
     for (unsigned rank = 0; rank < kClusterSize; ++rank) {
-      if (rank == cluster.block_rank()) {
+      if (rank == own_rank) {
         sum.before[0] = sum.total[0];
         sum.before[1] = sum.total[1];
       }
-      const uint64_t* remote = cluster.map_shared_rank(&slot[0], rank);
-      sum.total[0] += remote[0];
-      sum.total[1] += remote[1];
+      sum.total[0] += told[rank][0];
+      sum.total[1] += told[rank][1];
     }
     return sum;
   }

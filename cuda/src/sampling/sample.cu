@@ -1,3 +1,7 @@
+#include <cuda_pipeline.h>
+
+#include <utility>
+
 #include "bins.cuh"
 #include "bisect.cuh"
 #include "common/dispatch.h"
@@ -26,12 +30,14 @@ __device__ void load_row(const SampleParams& p, int row_idx, Row<T>& row) {
   int done = 0;
   if (reinterpret_cast<uintptr_t>(from) % 16 == 0) {
     done = row.size / kSize * kSize;
-#pragma unroll 8
+    // Asynchronous copies: all of the slice is in flight at once, and takes no registers.
     for (int i = threadIdx.x * kSize; i < done; i += kThreads * kSize) {
-      store_vec(row.logits + i, load_vec<T, kSize>(from + i));
+      __pipeline_memcpy_async(row.logits + i, from + i, 16);
     }
+    __pipeline_commit();
   }
   for (int i = done + threadIdx.x; i < row.size; i += kThreads) row.logits[i] = from[i];
+  __pipeline_wait_prior(0);
   __syncthreads();
   if (p.mask_offsets == nullptr) return;
   const int mask_begin = p.mask_offsets[row_idx], mask_end = p.mask_offsets[row_idx + 1];
@@ -43,12 +49,11 @@ __device__ void load_row(const SampleParams& p, int row_idx, Row<T>& row) {
   __syncthreads();
 }
 
-// Cluster. The row's best token as key << 32 | ~id; 0 when there is a NaN. thread_max becomes the largest logit
-// that this thread saw, -inf if it saw none.
+// Cluster. The row's best token as key << 32 | ~id; 0 when there is a NaN. thread_max becomes the largest
+// logit that this thread saw, -inf if it saw none.
 template <class T>
 __device__ uint64_t find_best(Row<T>& row, float& thread_max) {
   constexpr int kSize = kVecSize<T>;
-  const cg::cluster_group cluster = cg::this_cluster();
   const float minus_inf = -__int_as_float(0x7f800000);
   float largest = minus_inf;
   int place = 0;  // of the vector or the element that has it first
@@ -82,17 +87,10 @@ __device__ uint64_t find_best(Row<T>& row, float& thread_max) {
   thread_max = largest;
   best = block_reduce(best, Max(), row.shared.scratch);
   has_nan = __syncthreads_or(has_nan) != 0;
-  uint64_t(&slot)[2] = row.shared.exchange[row.exchange_idx];
-  row.exchange_idx ^= 1;
-  if (threadIdx.x == 0) {
-    slot[0] = best;
-    slot[1] = has_nan;
-  }
-  cluster.sync();
+  const uint64_t (*told)[2] = row.tell_cluster(best, has_nan);
   for (int rank = 0; rank < kClusterSize; ++rank) {
-    const uint64_t* remote = cluster.map_shared_rank(&slot[0], rank);
-    best = remote[0] > best ? remote[0] : best;
-    has_nan |= remote[1] != 0;
+    best = told[rank][0] > best ? told[rank][0] : best;
+    has_nan |= told[rank][1] != 0;
   }
   return has_nan ? 0 : best;
 }
@@ -125,7 +123,6 @@ __device__ void draw(Row<T>& row, float thread_max, int top_k, float top_p, doub
   }
   gather_candidates(row, plan.first_bin, plan.last_bin);
   if (cluster.block_rank() == 0) draw_from_candidates(row, plan, top_k, top_p, u, out);
-  if (top_k > 0) return;
   cluster.sync();
   if (!shared.walk_ids) return;
   const auto mass = [&](float logit) {
@@ -136,11 +133,12 @@ __device__ void draw(Row<T>& row, float thread_max, int top_k, float top_p, doub
 }
 
 // Grid [rows * kClusterSize], a cluster per row, block kThreads. Shared memory: Shared, then the slice.
+//
+// A block may leave once no other block reads or writes its shared memory: every access to another block's is
+// followed by a barrier of the cluster.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 4) sample_kernel(SampleParams p) {
   extern __shared__ __align__(16) unsigned char memory[];
-  static_assert(sizeof(Shared) % 16 == 0 || alignof(Shared) <= 16,
-                "the slice behind it is padded to 16 bytes");
   const cg::cluster_group cluster = cg::this_cluster();
   const int row_idx = blockIdx.x / kClusterSize;
   const int slice = slice_size(p.vocab_size), begin = cluster.block_rank() * slice;
@@ -148,8 +146,11 @@ __global__ void __launch_bounds__(kThreads, 4) sample_kernel(SampleParams p) {
              reinterpret_cast<T*>(memory + (sizeof(Shared) + 15) / 16 * 16), begin,
              max(0, min(slice, p.vocab_size - begin))};
   int32_t* out = p.out + row_idx;
+  auto all_have_started = cluster.barrier_arrive();
   if (cluster.block_rank() == 0) prepare_shortcut(row.shared);
   load_row(p, row_idx, row);
+  // Before the first write to another block's memory, which must exist.
+  cluster.barrier_wait(std::move(all_have_started));
 
   float thread_max;
   const uint64_t best = find_best(row, thread_max);
@@ -167,7 +168,6 @@ __global__ void __launch_bounds__(kThreads, 4) sample_kernel(SampleParams p) {
     draw(row, thread_max, top_k <= 0 || top_k >= p.vocab_size ? 0 : top_k, top_p < 1 ? top_p : 1.0f,
          uniform(p.seed[row_idx], p.output_idx[row_idx]), out);
   }
-  cluster.sync();  // other blocks may still read this one's shared memory
 }
 
 }  // namespace

@@ -1,8 +1,9 @@
 // top_k, and top_p where the first kFirstGuess tokens hold that much: the usual case of both.
 //
-// Every thread of the cluster knows the largest logit among the ids that it looked at. The k-th largest of these
-// bounds the k-th largest logit of the row from below, so only the tokens above such a bound are gathered by the
-// leader and sorted. The bound is rounded to bins of a histogram, which holds one entry per thread.
+// Every thread of the cluster knows the largest logit among the ids that it looked at. The k-th largest of
+// these bounds the k-th largest logit of the row from below, so only the tokens above such a bound are
+// gathered by the leader and sorted. The bound is rounded to bins of a histogram, which holds one entry per
+// thread.
 #pragma once
 
 #include "bins.cuh"
@@ -19,7 +20,8 @@ __device__ inline void prepare_shortcut(Shared& shared) {
 
 // Leader. Draws from the gathered candidates, to out; false when they do not decide.
 template <class T>
-__device__ bool draw_shortcut(Row<T>& row, uint64_t total_mass, int top_k, float top_p, double u, int32_t* out) {
+__device__ bool draw_shortcut(Row<T>& row, uint64_t total_mass, int top_k, float top_p, double u,
+                              int32_t* out) {
   Shared& shared = row.shared;
   const int num_candidates = shared.num_candidates;
   if (num_candidates > kMaxCandidates) return false;
@@ -60,8 +62,8 @@ __device__ bool try_shortcut(Row<T>& row, float thread_max, int top_k, float top
   if (cluster.block_rank() == 0) {
     const auto count = [&](int bin) { return static_cast<uint64_t>(shared.histogram.count[bin]); };
     const int last_bin = row.find_crossing(kNumBins, (top_k > 0 ? top_k : kFirstGuess) - 1, count);
-    // A little below the bin's lower edge: any cutoff at which enough tokens are gathered will do. In the last
-    // bin, and with too few threads that saw a token, that is all of them.
+    // A little below the bin's lower edge: any cutoff at which enough tokens are gathered will do. In the
+    // last bin, and with too few threads that saw a token, that is all of them.
     const float edge = row.max - (last_bin + 1.01f) * row.bin_width;
     const float cutoff = last_bin < kNumBins - 1 ? fmaxf(edge, -kLargestFloat) : -kLargestFloat;
     if (threadIdx.x < kClusterSize) cluster.map_shared_rank(&shared, threadIdx.x)->cutoff = cutoff;
@@ -79,16 +81,19 @@ __device__ bool try_shortcut(Row<T>& row, float thread_max, int top_k, float top
   };
   // A thread whose largest logit is below the cutoff saw no candidate.
   if (thread_max >= cutoff) {
-    row.for_each_seen([&](const Vec<T, kSize>& vec, int i) {
+    row.for_each_seen(
+        [&](const Vec<T, kSize>& vec, int i) {
 #pragma unroll
-      for (int j = 0; j < kSize; ++j) consider(to_float(vec[j]), i + j);
-    }, consider);
+          for (int j = 0; j < kSize; ++j) consider(to_float(vec[j]), i + j);
+        },
+        consider);
   }
   cluster.sync();
 
   if (cluster.block_rank() == 0) {
     const bool is_undecided = !draw_shortcut(row, total_mass, top_k, top_p, u, out);
-    if (threadIdx.x < kClusterSize) cluster.map_shared_rank(&shared, threadIdx.x)->is_undecided = is_undecided;
+    if (threadIdx.x < kClusterSize)
+      cluster.map_shared_rank(&shared, threadIdx.x)->is_undecided = is_undecided;
   }
   cluster.sync();
   return !shared.is_undecided;

@@ -18,7 +18,7 @@ namespace quire::cuda {
 struct SampleParams {
   DType dtype = DType::kBFloat16;  // of logits
   int32_t num_rows = 0;
-  int32_t vocab_size = 0;        // about 400,000 at most (16-bit logits: 800,000): a row lies in shared memory
+  int32_t vocab_size = 0;  // about 400,000 at most (16-bit logits: 800,000): a row lies in shared memory
   const void* logits = nullptr;  // [num_rows, vocab_size], rows stride_logits apart; not modified
   int64_t stride_logits = 0;
 
