@@ -10,13 +10,15 @@ PYTEST_ARGS ?=
 
 NATIVE := CMakeLists.txt $(shell find cmake cpp cuda -type f 2>/dev/null)
 
-.PHONY: help setup demo serve test lint format bench clean
+.PHONY: help setup demo serve test lint cuda-check format bench clean
 
 help:
 	@echo "make demo    build everything, serve the embedded model on a real tritonserver, show it working, stop"
 	@echo "make serve   the same, but stay up and print curl lines to try"
 	@echo "make test    every test that needs no GPU"
 	@echo "make lint    formatting, lint and types"
+	@echo "make cuda-check  compile every CUDA kernel for Hopper, warnings as errors; needs no GPU. Uses nvcc from PATH,"
+	@echo "             else installs the PyPI wheels of the CUDA toolkit into build/cuda-check"
 	@echo "make bench   scheduler, kernels, engine and response path on this machine"
 
 $(VENV)/.tools: constraints.txt
@@ -47,6 +49,25 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+CUDA_CHECK := build/cuda-check
+# The toolkit that the kernels are tested with.
+CUDA_WHEELS := cuda-toolkit[nvcc,cudart,cccl]==13.0.*
+CUDA_FLAGS := -gencode=arch=compute_90a,code=sm_90a -std=c++17 -O3 -Icuda/include -Icuda/src \
+	-Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror -Xptxas --warning-as-error
+NVCC ?= $(or $(shell command -v nvcc),$(CUDA_CHECK)/nvcc)
+
+cuda-check: $(patsubst cuda/src/%.cu,$(CUDA_CHECK)/%.o,$(shell find cuda -name '*.cu'))
+
+$(CUDA_CHECK)/%.o: cuda/src/%.cu $(shell find cuda -name '*.h' -o -name '*.cuh') | $(NVCC)
+	@mkdir -p $(@D)
+	$(NVCC) $(CUDA_FLAGS) -c $< -o $@
+
+$(CUDA_CHECK)/nvcc:
+	$(PYTHON) -m venv $(CUDA_CHECK)/venv
+	$(CUDA_CHECK)/venv/bin/python -m pip --disable-pip-version-check -q install $(PIP_ARGS) '$(CUDA_WHEELS)'
+	printf '#!/bin/sh\nexec %s "$$@"\n' $(CURDIR)/$(CUDA_CHECK)/venv/lib/python3*/site-packages/nvidia/cu13/bin/nvcc > $@
+	chmod +x $@
 
 format: setup
 	$(BIN)/ruff check --fix .

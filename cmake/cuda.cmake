@@ -1,4 +1,5 @@
-# quire_cuda: our CUDA kernels for Hopper. AUTO builds them where nvcc and a GPU are found.
+# quire_cuda: our CUDA kernels for Hopper, and _cuda, their Python module. AUTO builds them where nvcc and a GPU are
+# found. Included behind the target _core.
 set(quire_build_cuda OFF)
 if(QUIRE_CUDA STREQUAL "ON")
   set(quire_build_cuda ON)
@@ -16,8 +17,19 @@ if(quire_build_cuda AND cuda_sources)
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
     set(CMAKE_CUDA_ARCHITECTURES 90a)
   endif()
+  if(NOT DEFINED CMAKE_CUDA_STANDARD)
+    set(CMAKE_CUDA_STANDARD 17)
+  endif()
   enable_language(CUDA)
+  find_package(CUDAToolkit REQUIRED)
   add_library(quire_cuda STATIC ${cuda_sources})
-  target_include_directories(quire_cuda PUBLIC cuda/include)
+  target_include_directories(quire_cuda PUBLIC cuda/include PRIVATE cuda/src)
+  target_link_libraries(quire_cuda PUBLIC CUDA::cudart_static)
+
+  file(GLOB cuda_binding_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cpp/bindings_cuda/*.cc)
+  pybind11_add_module(_cuda ${cuda_binding_sources})
+  target_link_libraries(_cuda PRIVATE quire_cuda)
+  install(TARGETS _cuda LIBRARY DESTINATION quire)
+  add_dependencies(_core _cuda)  # pyproject.toml asks for _core by name; _cuda comes along where it can be built
 endif()
 message(STATUS "Quire: CUDA kernels ${quire_build_cuda} (QUIRE_CUDA=${QUIRE_CUDA})")

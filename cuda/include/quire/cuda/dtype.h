@@ -1,0 +1,13 @@
+// Element types of activations, weights and logits on the GPU.
+#pragma once
+
+#include <cstdint>
+
+namespace quire::cuda {
+
+// The first two as in quire::cpu::DType.
+enum class DType : int32_t { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+
+constexpr int64_t size_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+}  // namespace quire::cuda

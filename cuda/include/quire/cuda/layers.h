@@ -1,0 +1,58 @@
+// The small row-wise layers between the GEMMs of a Llama block, on the GPU.
+//
+// Every launch function throws std::invalid_argument for sizes it does not support and std::runtime_error
+// when the launch fails, and can be captured in a CUDA graph. Results do not depend on the other rows. Rows
+// whose pointers and strides are multiples of 16 bytes are read 16 bytes at a time, others element by
+// element.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "quire/cuda/dtype.h"
+
+namespace quire::cuda {
+
+// residual given: residual += x, out = norm(residual) * weight; else out = norm(x) * weight.
+// norm(x) = x / sqrt(mean(x^2) + eps) in float32. With a 16-bit type each of the sum, the norm and the
+// product is rounded, in that order, as Hugging Face's Llama does.
+struct RmsNormParams {
+  DType dtype = DType::kBFloat16;
+  int32_t num_rows = 0;
+  int32_t hidden_size = 0;  // at most 32768 (16-bit types), 16384 (float32), 8192 (element by element)
+  float eps = 0;
+  const void* x = nullptr;  // [num_rows, hidden_size], rows stride_x apart
+  int64_t stride_x = 0;
+  void* residual = nullptr;      // [num_rows, hidden_size], contiguous, updated in place; may be null
+  const void* weight = nullptr;  // [hidden_size]
+  void* out = nullptr;           // [num_rows, hidden_size], contiguous; may be x when stride_x = hidden_size
+};
+void launch_rms_norm(const RmsNormParams& params, cudaStream_t stream);
+
+// out = silu(gate) * up, where silu(g) = g / (1 + exp(-g)); with a 16-bit type silu is rounded before the
+// product.
+struct SiluMulParams {
+  DType dtype = DType::kBFloat16;
+  int32_t num_rows = 0;
+  int32_t intermediate_size = 0;
+  const void* gate_up = nullptr;  // [num_rows, 2 * intermediate_size]: gate, then up
+  int64_t stride_gate_up = 0;
+  void* out = nullptr;  // [num_rows, intermediate_size], contiguous
+};
+void launch_silu_mul(const SiluMulParams& params, cudaStream_t stream);
+
+// out[i] = table[token_ids[i]]. An id outside [0, vocab_size) gives a row of NaN, so that it ends as id -1 of
+// the sampler instead of a read out of range.
+struct EmbeddingParams {
+  DType dtype = DType::kBFloat16;
+  int32_t num_tokens = 0;
+  int32_t vocab_size = 0;
+  int32_t hidden_size = 0;
+  const int32_t* token_ids = nullptr;  // [num_tokens]
+  const void* table = nullptr;         // [vocab_size, hidden_size], contiguous
+  void* out = nullptr;                 // [num_tokens, hidden_size], contiguous
+};
+void launch_embedding(const EmbeddingParams& params, cudaStream_t stream);
+
+}  // namespace quire::cuda

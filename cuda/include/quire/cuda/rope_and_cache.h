@@ -1,0 +1,41 @@
+// Rotary position embedding of queries and keys, and the store of keys and values into the paged cache, in
+// one launch.
+//
+// Pairs are (d, d + head_dim / 2), as in Hugging Face's Llama. Computed in float32 and rounded once.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "quire/cuda/dtype.h"
+
+namespace quire::cuda {
+
+struct RopeAndCacheParams {
+  DType dtype = DType::kBFloat16;  // of query, key, value and the caches
+  int32_t num_tokens = 0;
+  int32_t num_q_heads = 0;
+  int32_t num_kv_heads = 0;
+  int32_t head_dim = 0;  // a multiple of 8 in [32, 256]
+  int32_t max_position = 0;
+
+  void* query = nullptr;        // [num_tokens, num_q_heads, head_dim], rotated in place
+  const void* key = nullptr;    // [num_tokens, num_kv_heads, head_dim], unchanged: rotated into the cache
+  const void* value = nullptr;  // [num_tokens, num_kv_heads, head_dim]
+  int64_t stride_token = 0;  // between the rows of query, key and value: all three lie in one qkv activation
+
+  const float* cos = nullptr;             // [max_position, head_dim / 2]
+  const float* sin = nullptr;             // [max_position, head_dim / 2]
+  const int32_t* positions = nullptr;     // [num_tokens]; one outside [0, max_position) rotates to NaN
+  const int64_t* slot_mapping = nullptr;  // [num_tokens]; outside [0, num_slots), as -1: not stored
+  void* key_cache = nullptr;              // [num_slots, num_kv_heads, head_dim]
+  void* value_cache = nullptr;            // [num_slots, num_kv_heads, head_dim]
+  int64_t num_slots = 0;                  // num_blocks * block_size
+};
+
+// Pointers and stride_token must be multiples of 16 bytes. Throws std::invalid_argument for unsupported sizes
+// and std::runtime_error when the launch fails.
+void launch_rope_and_cache(const RopeAndCacheParams& params, cudaStream_t stream);
+
+}  // namespace quire::cuda

@@ -1,0 +1,102 @@
+#include "common/dispatch.h"
+#include "common/launch.h"
+#include "common/reduce.cuh"
+#include "common/vec.cuh"
+#include "quire/cuda/layers.h"
+
+namespace quire::cuda {
+namespace {
+
+constexpr int kMaxThreads = 1024;
+// Vectors that one thread holds at most.
+template <int kSize>
+constexpr int kMaxVecs = kSize == 1 ? 8 : 4;
+
+// Grid [rows]. One block normalises one row, which it holds in registers: one read, one write. Thread t holds
+// the vectors t, t + blockDim.x, ... of kSize elements, kNumVecs of them at most.
+template <class T, int kSize, int kNumVecs>
+__global__ void __launch_bounds__(kMaxThreads) rms_norm_kernel(RmsNormParams p) {
+  __shared__ float scratch[kMaxThreads / kWarpSize];
+  const int64_t row = blockIdx.x;
+  const T* x = static_cast<const T*>(p.x) + row * p.stride_x;
+  T* residual = p.residual == nullptr ? nullptr : static_cast<T*>(p.residual) + row * p.hidden_size;
+  const T* weight = static_cast<const T*>(p.weight);
+
+  // All loads are issued before the first store, which the compiler must assume to overlap them.
+  Vec<T, kSize> values[kNumVecs], before[kNumVecs], weights[kNumVecs];
+#pragma unroll
+  for (int v = 0; v < kNumVecs; ++v) {
+    const int d = (v * blockDim.x + threadIdx.x) * kSize;
+    if (d >= p.hidden_size) continue;
+    values[v] = load_vec<T, kSize>(x + d);
+    if (residual != nullptr) before[v] = load_vec<T, kSize>(residual + d);
+    if (kNumVecs <= 2) weights[v] = load_vec<T, kSize>(weight + d);
+  }
+  float squares = 0;
+#pragma unroll
+  for (int v = 0; v < kNumVecs; ++v) {
+    const int d = (v * blockDim.x + threadIdx.x) * kSize;
+    if (d >= p.hidden_size) continue;
+    if (residual != nullptr) {
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) {
+        values[v][i] = from_float<T>(to_float(before[v][i]) + to_float(values[v][i]));
+      }
+      store_vec(residual + d, values[v]);
+    }
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) {
+      const float value = to_float(values[v][i]);
+      squares = fmaf(value, value, squares);
+    }
+  }
+  const float mean = block_reduce(squares, Sum(), scratch) / static_cast<float>(p.hidden_size);
+  const float scale = 1.0f / sqrtf(mean + p.eps);
+
+  T* out = static_cast<T*>(p.out) + row * p.hidden_size;
+#pragma unroll
+  for (int v = 0; v < kNumVecs; ++v) {
+    const int d = (v * blockDim.x + threadIdx.x) * kSize;
+    if (d >= p.hidden_size) continue;
+    if (kNumVecs > 2) weights[v] = load_vec<T, kSize>(weight + d);  // too many to hold all along
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) {
+      const float normed = rounded<T>(to_float(values[v][i]) * scale);
+      values[v][i] = from_float<T>(normed * to_float(weights[v][i]));
+    }
+    store_vec(out + d, values[v]);
+  }
+}
+
+// The block's size follows from the row's size alone, so that a row's result never depends on the batch.
+template <class T, int kSize>
+void launch_rows(const RmsNormParams& p, cudaStream_t stream) {
+  check_range("hidden_size", p.hidden_size, 1, kMaxThreads * kMaxVecs<kSize> * kSize);
+  const int num_vecs = (p.hidden_size + kSize - 1) / kSize;
+  // Few threads with two vectors each have the reduction done sooner than many with one.
+  const int wanted = (num_vecs + 1) / 2;
+  const int threads = wanted >= kMaxThreads ? kMaxThreads : (wanted + kWarpSize - 1) / kWarpSize * kWarpSize;
+  const int per_thread = (num_vecs + threads - 1) / threads;
+  LaunchConfig config;
+  config.grid = p.num_rows;
+  config.block = threads;
+  config.stream = stream;
+  launch("rms_norm",
+         per_thread <= 2 ? rms_norm_kernel<T, kSize, 2> : rms_norm_kernel<T, kSize, kMaxVecs<kSize>>, config,
+         p);
+}
+
+}  // namespace
+
+void launch_rms_norm(const RmsNormParams& p, cudaStream_t stream) {
+  check_range("num_rows", p.num_rows, 0, INT32_MAX);
+  dispatch_dtype(p.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    constexpr int kSize = kVecSize<T>;
+    const bool wide = p.hidden_size % kSize == 0 && p.stride_x % kSize == 0 && is_aligned(p.x, 16) &&
+                      is_aligned(p.residual, 16) && is_aligned(p.weight, 16) && is_aligned(p.out, 16);
+    wide ? launch_rows<T, kSize>(p, stream) : launch_rows<T, 1>(p, stream);
+  });
+}
+
+}  // namespace quire::cuda

@@ -1,0 +1,141 @@
+"""The CUDA kernels on torch tensors, as the tests call them: on the current stream, nothing checked."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPE_IDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # quire::cuda::DType
+
+
+class _Module:
+    """quire._cuda, imported by the first call: tests are collected on machines that do not build it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module("quire._cuda"), name)
+
+
+_cuda = _Module()
+
+
+def _stream() -> int:
+    return torch.cuda.current_stream().cuda_stream
+
+
+def rms_norm(
+    x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None, out: Tensor | None = None
+) -> Tensor:
+    if out is None:
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    _cuda.rms_norm(
+        DTYPE_IDS[x.dtype],
+        x.size(0),
+        x.size(1),
+        eps,
+        x.data_ptr(),
+        x.stride(0),
+        0 if residual is None else residual.data_ptr(),
+        weight.data_ptr(),
+        out.data_ptr(),
+        _stream(),
+    )
+    return out
+
+
+def silu_mul(gate_up: Tensor, out: Tensor | None = None) -> Tensor:
+    size = gate_up.size(1) // 2
+    if out is None:
+        out = torch.empty((gate_up.size(0), size), dtype=gate_up.dtype, device=gate_up.device)
+    _cuda.silu_mul(
+        DTYPE_IDS[gate_up.dtype],
+        gate_up.size(0),
+        size,
+        gate_up.data_ptr(),
+        gate_up.stride(0),
+        out.data_ptr(),
+        _stream(),
+    )
+    return out
+
+
+def embedding(token_ids: Tensor, table: Tensor, out: Tensor | None = None) -> Tensor:
+    if out is None:
+        out = torch.empty((token_ids.numel(), table.size(1)), dtype=table.dtype, device=table.device)
+    _cuda.embedding(
+        DTYPE_IDS[table.dtype],
+        token_ids.numel(),
+        table.size(0),
+        table.size(1),
+        token_ids.data_ptr(),
+        table.data_ptr(),
+        out.data_ptr(),
+        _stream(),
+    )
+    return out
+
+
+def rope_and_cache(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    positions: Tensor,
+    slot_mapping: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    num_q_heads: int,
+) -> None:
+    num_blocks, block_size, num_kv_heads, head_dim = key_cache.shape
+    _cuda.rope_and_cache(
+        DTYPE_IDS[qkv.dtype],
+        qkv.size(0),
+        num_q_heads,
+        num_kv_heads,
+        head_dim,
+        qkv.data_ptr(),
+        qkv.stride(0),
+        cos.data_ptr(),
+        sin.data_ptr(),
+        cos.size(0),
+        positions.data_ptr(),
+        slot_mapping.data_ptr(),
+        key_cache.data_ptr(),
+        value_cache.data_ptr(),
+        num_blocks * block_size,
+        _stream(),
+    )
+
+
+def sample(
+    logits: Tensor,
+    *,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    seed: Tensor,
+    output_idx: Tensor,
+    mask_offsets: Tensor | None = None,
+    mask_ids: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    if out is None:
+        out = torch.full((logits.size(0),), -7, dtype=torch.int32, device=logits.device)
+    _cuda.sample(
+        DTYPE_IDS[logits.dtype],
+        logits.size(0),
+        logits.size(1),
+        logits.data_ptr(),
+        logits.stride(0),
+        temperature.data_ptr(),
+        top_k.data_ptr(),
+        top_p.data_ptr(),
+        seed.data_ptr(),
+        output_idx.data_ptr(),
+        0 if mask_offsets is None else mask_offsets.data_ptr(),
+        0 if mask_ids is None else mask_ids.data_ptr(),
+        out.data_ptr(),
+        _stream(),
+    )
+    return out

@@ -1,0 +1,288 @@
+"""Sampling on the GPU: against the CPU kernel, exact sets, and chi-square over fixed seeds."""
+
+from __future__ import annotations
+
+import math
+
+import gpu_ops
+import pytest
+import torch
+from quire import ops
+from test_sample import SETTINGS, chi_square_in_sigmas, random_logits, reference_probs
+from torch import Tensor
+
+pytestmark = pytest.mark.gpu
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def arguments(
+    n: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    first_seed: int = 0,
+    output_idx: int = 0,
+    masks: list[list[int]] | None = None,
+) -> dict[str, Tensor]:
+    """Of ops.sample and gpu_ops.sample; row j is sampled with seed first_seed + j."""
+    given = {
+        "temperature": torch.full((n,), float(temperature)),
+        "top_k": torch.full((n,), top_k, dtype=torch.int32),
+        "top_p": torch.full((n,), top_p),
+        "seed": torch.arange(first_seed, first_seed + n),
+        "output_idx": torch.full((n,), output_idx, dtype=torch.int32),
+    }
+    if masks is not None:
+        given["mask_offsets"] = torch.tensor([0, *[len(m) for m in masks]]).cumsum(0).to(torch.int32)
+        given["mask_ids"] = torch.tensor([i for m in masks for i in m], dtype=torch.int32)
+    return given
+
+
+def run(logits: Tensor, **settings: object) -> Tensor:
+    """Ids on the CPU; logits on either device."""
+    on_gpu = {name: tensor.cuda() for name, tensor in arguments(logits.size(0), **settings).items()}
+    return gpu_ops.sample(logits.cuda(), **on_gpu).cpu()
+
+
+def expanded(logits: Tensor, n: int) -> Tensor:
+    """n times the same row, stored once."""
+    return logits.cuda().expand(n, -1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("vocab_size", [1000, 32000, 128256])
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [*SETTINGS, (1.0, 3000, 1.0), (1.0, 5000, 0.9), (1.0, 0, 0.999), (2.0, 0, 0.95), (0.0, 0, 1.0)],
+)
+def test_agrees_with_the_cpu(
+    temperature: float, top_k: int, top_p: float, vocab_size: int, dtype: torch.dtype
+) -> None:
+    """The same ids as the CPU kernel, but for a draw that rounding decides."""
+    logits = random_logits(64, vocab_size, scale=2.5).to(dtype)
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "first_seed": 77}
+    expected = ops.sample(logits, **arguments(64, **settings))
+    differ = int((run(logits, **settings) != expected).sum())
+    assert differ <= 1, f"{differ} of 64 rows differ"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), SETTINGS)
+def test_distribution(temperature: float, top_k: int, top_p: float, dtype: torch.dtype) -> None:
+    """30,000 draws with seeds 0, 1, 2, ... follow the exact distribution, and never leave its set."""
+    logits = random_logits(400, scale=2).to(dtype)
+    ids = run(expanded(logits, 30000), temperature=temperature, top_k=top_k, top_p=top_p)
+    probs = reference_probs(logits, temperature, top_k, top_p)
+    assert (probs[ids.long()] > 0).all(), "a token outside the set"
+    assert abs(chi_square_in_sigmas(ids, probs)) < 4
+
+
+@pytest.mark.parametrize("row", range(6))
+def test_top_k_and_top_p_sets_are_exact(row: int) -> None:
+    """The tokens drawn over many seeds are exactly the set that sorting the whole row gives."""
+    logits = random_logits(3000, scale=0.3, seed=row)
+    for top_k, top_p in [(1, 1.0), (17, 1.0), (100, 1.0), (50, 0.5), (0, 0.01), (0, 0.03), (80, 0.999)]:
+        expected = reference_probs(logits, 1.0, top_k, top_p).nonzero().flatten()
+        ids = run(expanded(logits, 4000), top_k=top_k, top_p=top_p)
+        assert torch.equal(ids.unique().long(), expected), f"top_k {top_k} top_p {top_p}"
+
+
+@pytest.mark.parametrize(("top_k", "top_p"), [(0, 0.2), (0, 0.3), (700, 1.0), (900, 0.7)])
+def test_wide_set_is_exact(top_k: int, top_p: float) -> None:
+    """The same where hundreds of tokens are left."""
+    logits = random_logits(3000, scale=0.5)
+    probs = reference_probs(logits, 1.0, top_k, top_p)
+    assert (probs > 0).sum() > 200
+    ids = run(expanded(logits, 40000), top_k=top_k, top_p=top_p)
+    assert torch.equal(ids.unique().long(), probs.nonzero().flatten())
+    assert abs(chi_square_in_sigmas(ids, probs)) < 4
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("scale", "top_k", "top_p"),
+    [
+        (0.0, 5000, 1.0),
+        (0.01, 5000, 1.0),
+        (0.01, 0, 0.1),
+        (0.01, 7000, 0.5),
+        (2.0, 5000, 1.0),
+        (0.01, 9999, 1.0),
+    ],
+)
+def test_flat_rows_and_large_top_k(scale: float, top_k: int, top_p: float, dtype: torch.dtype) -> None:
+    """More tokens than are ever sorted: the boundary is exact, ties at it go to the lowest ids."""
+    logits = (random_logits(10000) * scale).to(dtype)
+    probs = reference_probs(logits, 1.0, top_k, top_p)
+    ids = run(expanded(logits, 3000), top_k=top_k, top_p=top_p).long()
+    inside = probs > 0
+    # The mass at which top_p ends is a matter of rounding among thousands of equal tokens: 2 ranks are given.
+    order = torch.sort(logits.float(), descending=True, stable=True).indices
+    inside[order[: int(inside.sum()) + (2 if top_p < 1 else 0)]] = True
+    assert inside[ids].all(), "a token outside the set"
+    # Drawn over all of the set: its last tenth in rank order is met about as often as its probability says.
+    tail = order[: int((probs > 0).sum())][-int((probs > 0).sum()) // 10 :]
+    expected = probs[tail].sum().item() * 3000
+    actual = torch.isin(ids, tail).sum().item()
+    assert abs(actual - expected) < 5 * math.sqrt(expected) + 3
+
+
+def test_equal_logits_rank_by_id() -> None:
+    """Ties at the edge of a set go to the lowest ids, with top_k, with top_p and in the greedy choice."""
+    logits = torch.zeros(1000)
+    assert sorted(run(expanded(logits, 500), top_k=7).unique().tolist()) == list(range(7))
+    assert sorted(run(expanded(logits, 500), top_p=0.0095).unique().tolist()) == list(range(10))
+    assert run(expanded(logits, 3000), top_p=0.3005).unique().tolist() == list(range(301))
+    logits[[30, 200, 999]] = 1
+    assert run(logits[None], temperature=0).tolist() == [30]
+    assert run(logits[None], top_k=1).tolist() == [30]
+    assert sorted(run(expanded(logits, 100), top_k=2).unique().tolist()) == [30, 200]
+    zeros = torch.tensor([[-1.0, -0.0, 0.0, -0.0]])
+    assert run(zeros, temperature=0).tolist() == [1]
+    assert run(zeros, top_k=1).tolist() == [1]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("vocab_size", [1, 2, 15, 16, 17, 63, 64, 65, 4096, 50257, 128256, 262144])
+def test_greedy(vocab_size: int, dtype: torch.dtype) -> None:
+    """Temperature 0 is the largest logit, the lowest id among equals, whatever top_k, top_p and seed say."""
+    for apart in (0, 3, 8):  # 3: rows that are not aligned
+        logits = random_logits(9, vocab_size + apart).to(dtype).cuda()[:, :vocab_size]
+        expected = [row.index(max(row)) for row in logits.float().tolist()]
+        assert run(logits, temperature=0).tolist() == expected
+        assert run(logits, temperature=0, top_k=3, top_p=0.5, first_seed=99).tolist() == expected
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-45])
+def test_tiny_temperature_is_greedy(temperature: float) -> None:
+    """A temperature near zero neither overflows nor yields anything but the largest logit."""
+    logits = random_logits(20, 500, scale=3)
+    for settings in ({}, {"top_p": 0.9}, {"top_k": 400}, {"top_k": 400, "top_p": 0.5}):
+        assert torch.equal(run(logits, temperature=temperature, **settings).long(), logits.argmax(-1))
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [*SETTINGS, (1.0, 3000, 0.9), (30.0, 0, 0.9), (1.0, 0, 0.97)]
+)
+def test_batch_mates_change_nothing(temperature: float, top_k: int, top_p: float) -> None:
+    """A row's token depends on its logits, seed and output_idx only, and repeats."""
+    logits = random_logits(64, 30000, scale=2).bfloat16().cuda()
+    settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    together = run(logits, first_seed=10, **settings)
+    for _ in range(3):
+        assert torch.equal(run(logits, first_seed=10, **settings), together)
+    alone = torch.cat([run(logits[j : j + 1], first_seed=10 + j, **settings) for j in range(64)])
+    assert torch.equal(alone, together)
+    assert not torch.equal(run(logits, first_seed=1000, **settings), together)
+    assert not torch.equal(run(logits, first_seed=10, output_idx=1, **settings), together)
+
+
+def test_mixed_settings_in_one_batch() -> None:
+    """Greedy rows, free rows and rows with top_k and top_p side by side equal the same rows alone."""
+    logits = random_logits(len(SETTINGS) + 1, 5000, scale=2).cuda()
+    rows = [(0.0, 0, 1.0), *SETTINGS]
+    given = {name: tensor.cuda() for name, tensor in arguments(len(rows)).items()}
+    given["temperature"] = torch.tensor([r[0] for r in rows], device="cuda")
+    given["top_k"] = torch.tensor([r[1] for r in rows], dtype=torch.int32, device="cuda")
+    given["top_p"] = torch.tensor([r[2] for r in rows], device="cuda")
+    together = gpu_ops.sample(logits, **given).tolist()
+    alone = [
+        int(run(logits[j : j + 1], temperature=t, top_k=k, top_p=p, first_seed=j)[0])
+        for j, (t, k, p) in enumerate(rows)
+    ]
+    assert together == alone
+
+
+def test_large_seeds() -> None:
+    """All 64 bits of a seed count, as on the CPU."""
+    logits = random_logits(1000)[None]
+    for seed in (0, -1, 2**32, 2**63 - 1, -(2**63), 1 << 40):
+        given = arguments(1)
+        given["seed"] = torch.tensor([seed])
+        on_gpu = {name: tensor.cuda() for name, tensor in given.items()}
+        assert gpu_ops.sample(logits.cuda(), **on_gpu).tolist() == ops.sample(logits, **given).tolist()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_masks(dtype: torch.dtype) -> None:
+    """Masked ids are never drawn, the logits stay as they are, ids outside the vocabulary are ignored."""
+    logits = random_logits(4, 300, scale=3).to(dtype).cuda()
+    before = logits.clone()
+    order = logits.float().sort(descending=True, stable=True).indices
+    masks = [order[0, :2].tolist(), [], order[2, :1].tolist(), [5, 5, 299, 300, -1, 2**31 - 1]]
+    greedy = run(logits, temperature=0, masks=masks)
+    assert greedy.tolist()[:3] == [int(order[0, 2]), int(order[1, 0]), int(order[2, 1])]
+    for top_k, top_p in [(0, 1.0), (3, 1.0), (0, 0.8), (10, 0.8)]:
+        masked = logits[0].float().cpu()
+        masked[masks[0]] = -math.inf
+        probs = reference_probs(masked, 1.0, top_k, top_p)
+        ids = run(logits[:1].expand(2000, -1), top_k=top_k, top_p=top_p, masks=[masks[0]] * 2000)
+        assert (probs[ids.long()] > 0).all()
+    assert torch.equal(run(logits[1:2], masks=[[]]), run(logits[1:2]))
+    assert torch.equal(logits, before)
+
+
+def test_minus_inf_is_never_drawn() -> None:
+    """Logits of -inf have no probability, even where top_k asks for more tokens than there are."""
+    logits = torch.full((5000,), -math.inf)
+    logits[[7, 100, 4999]] = torch.tensor([1.0, 2.0, 3.0])
+    for top_k, top_p in [(0, 1.0), (2, 1.0), (50, 1.0), (0, 0.99999), (4000, 0.99999)]:
+        drawn = set(run(expanded(logits, 500), top_k=top_k, top_p=top_p).tolist())
+        assert drawn == ({100, 4999} if top_k == 2 else {7, 100, 4999})
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(0.0, 0, 1.0), (1.0, 0, 1.0), (1.0, 5, 1.0), (1.0, 0, 0.9)]
+)
+def test_bad_row_gets_minus_one(temperature: float, top_k: int, top_p: float, dtype: torch.dtype) -> None:
+    """NaN, inf, nothing left, a bad temperature: -1 in that row, the other rows are sampled all the same."""
+    settings = {"top_k": top_k, "top_p": top_p}
+    good = run(random_logits(3, 100).to(dtype), temperature=temperature, **settings).tolist()
+    for column in (0, 13, 99):
+        for value in (math.nan, math.inf, -math.inf):
+            logits = random_logits(3, 100).to(dtype)
+            logits[1, column] = value
+            if value == -math.inf:
+                logits[1] = value
+            out = run(logits, temperature=temperature, **settings).tolist()
+            assert out == [good[0], -1, good[2]]
+    all_nan = torch.full((3, 128256), math.nan, dtype=dtype, device="cuda")
+    assert run(all_nan, temperature=temperature, **settings).tolist() == [-1, -1, -1]
+    for bad in (-1.0, math.nan):
+        assert run(random_logits(1, 100).to(dtype), temperature=bad, **settings).tolist() == [-1]
+
+
+def test_absurd_settings_stay_in_range() -> None:
+    """top_p of 0, below 0 or NaN, infinite temperature, the largest top_k: an id of the vocabulary."""
+    logits = random_logits(1, 5000)
+    for top_p in (0.0, -1.0, math.nan, 1e-30):
+        assert 0 <= int(run(logits, top_p=top_p)[0]) < 5000
+    assert 0 <= int(run(logits, temperature=math.inf, top_p=0.5)[0]) < 5000
+    assert 0 <= int(run(logits, top_k=2**31 - 1, top_p=0.5)[0]) < 5000
+    assert run(logits, top_p=0.0).tolist() == logits.argmax(-1).tolist()
+
+
+def test_graph_capture() -> None:
+    """Captured once, replayed on other logits and settings."""
+    first, second = random_logits(8, 20000, seed=1).cuda(), random_logits(8, 20000, seed=2).cuda()
+    given = {name: tensor.cuda() for name, tensor in arguments(8, temperature=0.0).items()}
+    logits, out = first.clone(), torch.empty(8, dtype=torch.int32, device="cuda")
+    gpu_ops.sample(logits, **given, out=out)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        gpu_ops.sample(logits, **given, out=out)
+    logits.copy_(second)
+    given["temperature"].fill_(0.8)
+    given["top_p"].fill_(0.9)
+    graph.replay()
+    assert torch.equal(out.cpu(), run(second, temperature=0.8, top_p=0.9))
+
+
+def test_no_rows_and_refused_sizes() -> None:
+    """Nothing to sample is fine; a vocabulary that does not fit is named."""
+    assert run(torch.zeros((0, 10))).shape == (0,)
+    with pytest.raises(ValueError, match=r"vocab_size: got 900000; allowed: 1 to "):
+        run(torch.zeros((1, 900000)))
