@@ -187,7 +187,9 @@ def test_percentiles() -> None:
 @contextlib.contextmanager
 def serving() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A `quire serve` on free ports, and what it printed until it was ready."""
-    program = "from quire.cli import app; app()"
+    # As from a terminal: what runs in the background of a script inherits that SIGINT is ignored.
+    handler = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program = f"{handler}; from quire.cli import app; app()"
     ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0", "--host", "127.0.0.1"]
     process = subprocess.Popen(
         [sys.executable, "-c", program, "serve", *ports], stdout=subprocess.PIPE, text=True, cwd=ROOT
