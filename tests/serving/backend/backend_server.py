@@ -17,8 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from quire.triton.installation import find_backend_library
+
 ROOT = Path(__file__).resolve().parents[3]
-LIBRARY = ROOT / "python" / "quire" / "lib" / "libtriton_quire.so"
 SCALARS = {
     "max_tokens": "TYPE_INT32",
     "stream": "TYPE_BOOL",
@@ -131,7 +132,8 @@ class Server:
         home = tritonserver_home()
         backends = work / "backends"
         (backends / "quire").mkdir(parents=True)
-        (backends / "quire" / LIBRARY.name).symlink_to(LIBRARY)
+        library = find_backend_library()
+        (backends / "quire" / library.name).symlink_to(library)
         self.http_port, self.grpc_port, self.metrics_port = free_port(), free_port(), free_port()
         self.log_path = work / "server.log"
         command = [
