@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from quire import LLM, SamplingParams
 from quire.model_path import resolve_model
+from quire.outputs import RequestOutput
 from quire.tokenizer import Tokenizer
 from reference import assert_same, greedy
 
@@ -17,15 +20,43 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"max_num_batched_tokens": 40, "max_num_seqs": 3}], ids=["whole", "chunked"]
-)
-def test_greedy_ids_equal_transformers(settings: dict[str, int]) -> None:
-    """All prompts at once, in float32."""
-    folder = resolve_model("quire-8m")
-    llm = LLM("quire-8m", dtype="float32", max_model_len=512, num_threads=1, **settings)
-    outputs = llm.generate(TEXTS, SamplingParams(temperature=0, max_tokens=48, ignore_eos=True))
-    for text, output in zip(TEXTS, outputs, strict=True):
-        prompt = tuple(Tokenizer(folder).encode(text))
+FOLDER = resolve_model("quire-8m")
+GREEDY = SamplingParams(temperature=0, max_tokens=48, ignore_eos=True)
+
+
+def embedded(**settings: Any) -> LLM:
+    return LLM("quire-8m", dtype="float32", num_threads=1, **{"max_model_len": 512} | settings)
+
+
+def check(texts: list[str], outputs: list[RequestOutput]) -> None:
+    for text, output in zip(texts, outputs, strict=True):
+        prompt = tuple(Tokenizer(FOLDER).encode(text))
         assert prompt == output.prompt_token_ids
-        assert_same(greedy(folder, prompt, 48), list(output.outputs[0].token_ids), repr(text[:20]))
+        assert_same(greedy(FOLDER, prompt, 48), list(output.outputs[0].token_ids), repr(text[:20]))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"max_num_batched_tokens": 40, "max_num_seqs": 3}, {"enable_prefix_caching": False}],
+    ids=["whole", "chunked", "no-prefix-caching"],
+)
+def test_greedy_ids_equal_transformers(settings: dict[str, Any]) -> None:
+    """All prompts at once, in float32."""
+    check(TEXTS, embedded(**settings).generate(TEXTS, GREEDY))
+
+
+def test_alone_and_again_from_the_prefix_cache() -> None:
+    """One request at a time; the second time its blocks are found."""
+    llm = embedded()
+    check(TEXTS, [llm.generate(text, GREEDY)[0] for text in TEXTS])
+    again = [llm.generate(text, GREEDY)[0] for text in TEXTS]
+    assert again[-1].num_cached_tokens >= 16
+    check(TEXTS, again)
+
+
+def test_preemption() -> None:
+    """A pool too small for all: requests are thrown out, computed again, and say the same."""
+    texts = [f"# {number}\n{text}" for number in range(4) for text in TEXTS[:4]]
+    llm = embedded(max_model_len=128, num_gpu_blocks_override=20, watermark=0.0)
+    check(texts, llm.generate(texts, GREEDY))
+    assert llm.stats().num_preemptions > 0
