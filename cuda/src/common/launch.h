@@ -21,6 +21,7 @@ struct LaunchConfig {
   dim3 block;
   size_t shared_bytes = 0;  // dynamic
   unsigned cluster = 1;     // blocks along x that share a cluster
+  bool overlaps = false;    // may start before the kernel in front has ended: see dependency.cuh
   cudaStream_t stream = nullptr;
 };
 
@@ -35,18 +36,27 @@ void launch(const char* name, void (*kernel)(Parameters...), const LaunchConfig&
                                static_cast<int>(config.shared_bytes)),
           name);
   }
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = config.cluster;
-  attribute.val.clusterDim.y = 1;
-  attribute.val.clusterDim.z = 1;
+  cudaLaunchAttribute attributes[2];
+  unsigned num_attributes = 0;
+  if (config.cluster > 1) {
+    cudaLaunchAttribute& attribute = attributes[num_attributes++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = config.cluster;
+    attribute.val.clusterDim.y = 1;
+    attribute.val.clusterDim.z = 1;
+  }
+  if (config.overlaps) {
+    cudaLaunchAttribute& attribute = attributes[num_attributes++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
   cudaLaunchConfig_t launch_config{};
   launch_config.gridDim = config.grid;
   launch_config.blockDim = config.block;
   launch_config.dynamicSmemBytes = config.shared_bytes;
   launch_config.stream = config.stream;
-  launch_config.attrs = &attribute;
-  launch_config.numAttrs = config.cluster > 1 ? 1 : 0;
+  launch_config.attrs = attributes;
+  launch_config.numAttrs = num_attributes;
   check(cudaLaunchKernelEx(&launch_config, kernel, std::forward<Arguments>(arguments)...), name);
 }
 
