@@ -12,16 +12,13 @@ from torch import Tensor
 
 from quire import _core, ops
 from quire.config import EngineConfig
-from quire.models.checkpoint import fill_dummy, load_checkpoint
+from quire.models.checkpoint import load_model_weights
 from quire.models.config import ModelConfig
 from quire.models.llama import Activations, Llama
 from quire.runner.threads import ThreadPolicy, num_usable_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-# What checkpoints carry beside the weights: tables that we compute ourselves, and a tied head stored twice.
-_IGNORED = ("rotary_emb.inv_freq",)
 
 
 def _allow_read_only_views() -> None:
@@ -53,11 +50,7 @@ class ModelRunner:
         torch.set_num_threads(self.num_threads)
         ops.set_num_threads(self.num_threads)
         self.model = Llama(model, dtype, max_model_len)
-        if config.load_format == "dummy":
-            fill_dummy(self.model.destinations(), config.seed)
-        else:
-            ignored = (*_IGNORED, "lm_head.weight") if model.tie_word_embeddings else _IGNORED
-            load_checkpoint(model.folder, self.model.destinations(), ignored)
+        load_model_weights(config, model, self.model.destinations())
         self.model.pack()
         self.activations = Activations(model, dtype, config.max_num_batched_tokens, config.max_num_seqs)
         cache_shape = (num_blocks, config.block_size, model.num_kv_heads, model.head_dim)
