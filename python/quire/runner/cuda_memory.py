@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from quire import ops_cuda
 from quire.config import EngineConfig
 from quire.errors import InvalidArgument
 from quire.models.config import ModelConfig
-from quire.models.llama_cuda import CudaActivations, CudaLlama
+from quire.models.activations_cuda import CudaActivations
+from quire.models.weights import LlamaWeights
 from quire.runner.memory import MemoryLedger, kv_block_bytes, num_kv_blocks
 from quire.runner.step_shapes import StepShapes
 
@@ -50,7 +50,7 @@ def plan(
     workspace: bytes of the attention's workspace.
     """
     available = max(0, int(config.gpu_memory_utilization * memory.total) - (memory.total - memory.free))
-    weights = CudaLlama.num_bytes(model, dtype.itemsize, shares_tied_head=True)
+    weights = LlamaWeights.num_bytes(model, dtype.itemsize, shares_tied_head=True)
     weights += 2 * 4 * max_model_len * (model.head_dim // 2)  # the table of angles
     activations = CudaActivations.num_bytes(
         model, dtype.itemsize, config.max_num_batched_tokens, config.max_num_seqs
@@ -75,7 +75,8 @@ def plan(
                 str(max_model_len),
                 f"at most {num_blocks * config.block_size}: weights and activations leave"
                 f" {left / (1 << 20):.0f} MiB for the KV cache ({block_bytes} bytes per block of"
-                f" {config.block_size} tokens); or more gpu_memory_utilization, or fewer max_num_batched_tokens",
+                f" {config.block_size} tokens); or more gpu_memory_utilization, or fewer"
+                " max_num_batched_tokens",
             )
     return MemoryLedger(
         weights=weights,
@@ -90,22 +91,3 @@ def plan(
         limit=f"allowed by gpu_memory_utilization {config.gpu_memory_utilization} of"
         f" {memory.total / (1 << 20):.0f} MiB, {memory.free / (1 << 20):.0f} MiB of them free",
     )
-
-
-def attention(
-    config: EngineConfig, model: ModelConfig, max_model_len: int, device: torch.device
-) -> ops_cuda.PagedAttention:
-    """The attention of all layers, with its workspace."""
-    return ops_cuda.PagedAttention(
-        num_q_heads=model.num_q_heads,
-        num_kv_heads=model.num_kv_heads,
-        head_dim=model.head_dim,
-        max_num_reqs=config.max_num_seqs,
-        max_num_tokens=config.max_num_batched_tokens,
-        max_seq_len=max_model_len,
-        device=device,
-        split_keys=_INVARIANT_SPLIT_KEYS if config.batch_invariant else 0,
-    )
-
-
-_INVARIANT_SPLIT_KEYS = 1024

@@ -24,7 +24,6 @@ from quire.config import EngineConfig
 from quire.models.checkpoint import load_model_weights
 from quire.models.config import ModelConfig
 from quire.models.llama_cuda import CudaActivations, CudaLlama
-from quire.runner import cuda_memory
 from quire.runner.step_buffers import StepBuffers
 from quire.runner.step_shapes import StepShape, StepShapes
 
@@ -33,6 +32,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
+
+
+# Keys per piece of a request's context when results may not depend on the batch.
+_INVARIANT_SPLIT_KEYS = 1024
+
+
+def make_attention(
+    config: EngineConfig, model: ModelConfig, max_model_len: int, device: torch.device
+) -> ops.PagedAttention:
+    """The attention of all layers, with its workspace. Raises ValueError for sizes that it does not have."""
+    return ops.PagedAttention(
+        num_q_heads=model.num_q_heads,
+        num_kv_heads=model.num_kv_heads,
+        head_dim=model.head_dim,
+        max_num_reqs=config.max_num_seqs,
+        max_num_tokens=config.max_num_batched_tokens,
+        max_seq_len=max_model_len,
+        device=device,
+        split_keys=_INVARIANT_SPLIT_KEYS if config.batch_invariant else 0,
+    )
 
 
 class CudaRunner:

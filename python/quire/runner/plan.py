@@ -61,7 +61,7 @@ def _plan_cuda(
 ) -> RunnerPlan:
     # Not at the top: the CUDA kernels may not be built.
     from quire.runner import cuda_memory
-    from quire.runner.cuda_runner import CudaRunner
+    from quire.runner.cuda_runner import CudaRunner, make_attention
     from quire.runner.step_shapes import StepShapes
 
     if config.block_size < 16 or config.block_size & (config.block_size - 1):
@@ -70,7 +70,7 @@ def _plan_cuda(
     kv_dtype = torch.float8_e4m3fn if config.kv_cache_dtype == "fp8" else dtype
     memory = cuda_memory.CudaMemory.of(device)  # before this engine takes anything
     try:
-        attention = cuda_memory.attention(config, model, max_model_len, device)
+        attention = make_attention(config, model, max_model_len, device)
     except ValueError as error:
         raise UnsupportedModel(f"{model.folder}: {error}") from None
     ledger = cuda_memory.plan(

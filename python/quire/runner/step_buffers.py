@@ -1,4 +1,4 @@
-"""A batch on its way to the GPU: packed into pinned memory by the core, copied in one piece, read in place."""
+"""A batch on its way to the GPU: packed into pinned memory by the core, copied in one piece."""
 
 from __future__ import annotations
 
