@@ -8,8 +8,8 @@ import torch
 
 from quire.config import EngineConfig
 from quire.errors import InvalidArgument
-from quire.models.config import ModelConfig
 from quire.models.activations_cuda import CudaActivations
+from quire.models.config import ModelConfig
 from quire.models.weights import LlamaWeights
 from quire.runner.memory import MemoryLedger, kv_block_bytes, num_kv_blocks
 from quire.runner.step_shapes import StepShapes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def test_every_step_fits_a_captured_shape(max_num_seqs: int, max_num_tokens: int
                 continue
             shape = shapes.fit(num_tokens, num_sampled)
             assert shape in captured
-            assert shape.num_tokens >= num_tokens and shape.num_sampled >= num_sampled
+            assert shape.num_tokens >= num_tokens
+            assert shape.num_sampled >= num_sampled
             assert shape.is_decode == (num_tokens == num_sampled)
             assert shape.num_reqs == (shape.num_tokens if shape.is_decode else max_num_seqs)
             assert num_tokens <= 16 or shape.num_tokens < 2 * num_tokens
@@ -81,9 +83,9 @@ def test_cache_takes_what_is_left(llama_folder: Callable[..., Path]) -> None:
 
 def test_what_does_not_fit_names_the_setting(llama_folder: Callable[..., Path]) -> None:
     """A context too long for the memory, a pool too large for it, a model too large for it."""
-    folder = llama_folder(max_position_embeddings=1 << 24)
-    with pytest.raises(InvalidArgument, match=r"max_model_len: got 16777216; allowed: at most \d+: weights"):
-        ledger(folder, max_model_len=1 << 24, gpu_memory_utilization=0.52)
+    folder = llama_folder(max_position_embeddings=1 << 22)
+    with pytest.raises(InvalidArgument, match=r"max_model_len: got 4194304; allowed: at most \d+: weights"):
+        ledger(folder, max_model_len=1 << 22, gpu_memory_utilization=0.52)
     with pytest.raises(
         InvalidArgument, match=r"num_gpu_blocks_override: got 9000000 .*gpu_memory_utilization 0.9"
     ):
@@ -122,7 +124,7 @@ def test_device_that_is_not_there() -> None:
 
 def test_types_on_a_gpu(llama_folder: Callable[..., Path]) -> None:
     """16 bits, the checkpoint's where it has such."""
-    model = load_model_config(llama_folder(dtype="float16"))
+    model = replace(load_model_config(llama_folder()), checkpoint_dtype="float16")
     assert resolve_cuda_dtype(EngineConfig(model="x"), model) is torch.float16
     assert resolve_cuda_dtype(EngineConfig(model="x", dtype="bfloat16"), model) is torch.bfloat16
     with pytest.raises(InvalidArgument, match="dtype: got float32; allowed: auto, bfloat16 or float16"):
