@@ -32,9 +32,10 @@ class LLM:
         OWN_CORES.apply()
         # Not at the top: this is what imports torch.
         from quire.engine.build import build
-        from quire.engine.loop import step
+        from quire.engine.loop import discard_batches, step
 
         self._step = step
+        self._discard_batches = discard_batches
 
         self.config = EngineConfig(model=model, **settings)
         self._engine = build(self.config, OWN_CORES)
@@ -76,11 +77,13 @@ class LLM:
                         finished[output.request_id] = output
                         advance()
             finally:
-                # Interrupted: the next call must find an empty engine.
+                # The next call must find an empty engine. Interrupted or not, a batch may be out: one that
+                # was launched before it was known that its requests had ended.
                 for request_id in range(first_id, first_id + len(requests)):
                     if request_id not in finished:
                         self._core.cancel(request_id)
                 self._core.take_outputs()
+                self._discard_batches(self._core, self._engine.runner)
         return [finished[first_id + index] for index in range(len(requests))]
 
     def _parse(
