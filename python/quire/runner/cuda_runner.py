@@ -21,9 +21,10 @@ from torch import Tensor
 from quire import _core
 from quire import ops_cuda as ops
 from quire.config import EngineConfig
+from quire.models.activations_cuda import CudaActivations
 from quire.models.checkpoint import load_model_weights
 from quire.models.config import ModelConfig
-from quire.models.llama_cuda import CudaActivations, CudaLlama
+from quire.models.llama_cuda import CudaLlama
 from quire.runner.step_buffers import StepBuffers
 from quire.runner.step_shapes import StepShape, StepShapes
 
@@ -92,7 +93,9 @@ class CudaRunner:
         self._caches = [ops.KVCache(layer[0], layer[1]) for layer in self._kv_memory]
         self._buffers = StepBuffers(core_config, device, num_copies=self.max_batches_out)
         self._block_tables = torch.zeros(
-            (max_num_seqs, core_config.max_blocks_per_request), dtype=torch.int32, device=device
+            (max_num_seqs, -(-core_config.max_model_len // config.block_size)),
+            dtype=torch.int32,
+            device=device,
         )
         # One more: where padding rows of a graph leave their ids.
         self._last_token_ids = torch.zeros(max_num_seqs + 1, dtype=torch.int32, device=device)
@@ -100,10 +103,10 @@ class CudaRunner:
         self._sampled_host = [
             torch.zeros(max_num_seqs, dtype=torch.int32, pin_memory=True) for _ in range(self.max_batches_out)
         ]
-        self._done = [torch.cuda.Event() for _ in range(self.max_batches_out)]
+        self._done = [torch.cuda.Event() for _ in range(self.max_batches_out)]  # type: ignore[no-untyped-call]
         self._out: deque[tuple[int, int]] = deque()  # (copy of the buffers, num_sampled) of batches out
         self._next_copy = 0
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._shapes = StepShapes(max_num_seqs, config.max_num_batched_tokens)
         self._graphs: dict[StepShape, torch.cuda.CUDAGraph] = {}
         torch.cuda.synchronize(device)  # what was filled on the default stream is there
@@ -137,9 +140,10 @@ class CudaRunner:
         ids: NDArray[np.int32] = self._sampled_host[copy].numpy()[:num_sampled]
         return ids
 
-    def forget_batches(self) -> None:
-        """After a failed step: no batch is out."""
+    def discard(self) -> None:
+        """Nobody will collect what is launched. Returns when none of it runs any more."""
         self._out.clear()
+        self._stream.synchronize()
 
     def logits(self, num_rows: int) -> Tensor:
         """The logits of the last computed step, ``[num_rows, vocab_size]``, for tests."""

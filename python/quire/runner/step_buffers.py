@@ -23,9 +23,10 @@ class StepBuffers:
     def __init__(self, core_config: _core.EngineConfig, device: torch.device, num_copies: int) -> None:
         self._layout = _core.BatchLayout(core_config)
         num_bytes = self._layout.num_bytes
+        self._dump_row = core_config.max_num_seqs
         self._host = [torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=True) for _ in range(num_copies)]
         self._device = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
-        self._fields = {name: self._view(*field) for name, field in self._layout.fields.items()}
+        self._fields = {name: self._view(*field) for name, field in self._layout.arrays.items()}
         self._arrays: dict[StepShape, StepArrays] = {}
 
     @property
@@ -43,7 +44,7 @@ class StepBuffers:
         """A step of `shape` without requests."""
         self._device.zero_()
         self._fields["slot_mapping"].fill_(-1)
-        self._fields["sample_rows"].fill_(self._fields["sample_rows"].size(0))
+        self._fields["sample_rows"].fill_(self._dump_row)
 
     def arrays(self, shape: StepShape) -> StepArrays:
         """The device's arrays, cut to `shape`."""
