@@ -132,6 +132,37 @@ class PagedAttention:
         )
 
 
+MAX_SKINNY_ROWS: int = _cuda.SKINNY_GEMM_MAX_ROWS
+
+
+class SkinnyWeight:
+    """A weight `[out_size, in_size]` as the GEMM for few rows wants it described; the tensor stays as it is.
+
+    silu_mul: the result is SiLU(gate) * up, `[num_rows, out_size / 2]`; gate is the weight's first half.
+    """
+
+    def __init__(self, weight: Tensor, *, silu_mul: bool = False) -> None:
+        self._weight = weight
+        self._handle = _cuda.SkinnyGemmWeight(
+            weight.data_ptr(), weight.size(0), weight.size(1), DTYPES[weight.dtype], silu_mul
+        )
+
+    def __call__(self, x: Tensor, bias: Tensor | None, out: Tensor) -> None:
+        """x: `[num_rows, in_size]`, at most MAX_SKINNY_ROWS rows, which may be apart."""
+        _cuda.skinny_gemm(
+            self._handle,
+            x.size(0),
+            x.data_ptr(),
+            x.stride(0),
+            0 if bias is None else bias.data_ptr(),
+            0,
+            0,
+            out.data_ptr(),
+            out.stride(0),
+            _stream(),
+        )
+
+
 def update_block_tables(block_tables: Tensor, step: StepArrays) -> None:
     """Bring the device's copy of the block tables, ``[max_num_seqs, max_blocks_per_request]``, up to date."""
     _cuda.update_block_tables(

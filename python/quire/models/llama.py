@@ -66,14 +66,14 @@ class Activations:
         return (max_num_tokens * (buffers + outputs) + max_num_sampled * config.vocab_size) * itemsize
 
 
-class Llama(LlamaWeights[Linear]):
+class Llama(LlamaWeights[Linear, Linear]):
     """Weights of one model on a CPU, and the forward pass."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, max_model_len: int) -> None:
         def linear(in_size: int, out_size: int, bias: bool) -> Linear:
             return Linear(in_size, out_size, dtype, bias=bias)
 
-        super().__init__(config, dtype, torch.device("cpu"), linear)
+        super().__init__(config, dtype, torch.device("cpu"), linear, linear)
         self.softmax_scale = config.head_dim**-0.5
         self.rope = ops.RopeTable(*cos_sin(config.rope, config.head_dim, max_model_len))
         hidden, qkv = config.hidden_size, config.q_size + 2 * config.kv_size

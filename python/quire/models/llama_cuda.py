@@ -12,21 +12,30 @@ from torch import Tensor
 from quire import ops_cuda as ops
 from quire.models.activations_cuda import CudaActivations
 from quire.models.config import ModelConfig
-from quire.models.linear_cuda import CudaLinear
+from quire.models.linear_cuda import CudaGateUp, CudaLinear
 from quire.models.rope import cos_sin
 from quire.models.weights import LlamaWeights
 
 
-class CudaLlama(LlamaWeights[CudaLinear]):
+class CudaLlama(LlamaWeights[CudaLinear, CudaGateUp]):
     """Weights of one model on one GPU, and the forward pass."""
 
     def __init__(
-        self, config: ModelConfig, dtype: torch.dtype, device: torch.device, max_model_len: int
+        self,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_model_len: int,
+        *,
+        batch_invariant: bool = False,
     ) -> None:
         def linear(in_size: int, out_size: int, bias: bool) -> CudaLinear:
-            return CudaLinear(in_size, out_size, dtype, device, bias=bias)
+            return CudaLinear(in_size, out_size, dtype, device, bias=bias, is_invariant=batch_invariant)
 
-        super().__init__(config, dtype, device, linear)
+        def gate_up(in_size: int, out_size: int, bias: bool) -> CudaGateUp:
+            return CudaGateUp(in_size, out_size, dtype, device, bias=bias, is_invariant=batch_invariant)
+
+        super().__init__(config, dtype, device, linear, gate_up)
         self._cos, self._sin = (
             table.to(device) for table in cos_sin(config.rope, config.head_dim, max_model_len)
         )
@@ -81,8 +90,7 @@ class CudaLlama(LlamaWeights[CudaLinear]):
                 gate_up, mlp = gate_up[:num_sampled], mlp[:num_sampled]
             layer.o(attended, out=added)
             ops.rms_norm(added, layer.mlp_norm, eps, residual=residual, out=hidden)
-            layer.gate_up(hidden, out=gate_up)
-            ops.silu_mul(gate_up, out=mlp)
+            layer.gate_up.silu_mul(hidden, gate_up, out=mlp)
             layer.down(mlp, out=added)
             next_norm = self.norm if i == last else self.layers[i + 1].input_norm
             ops.rms_norm(added, next_norm, eps, residual=residual, out=hidden)

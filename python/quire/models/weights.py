@@ -24,24 +24,25 @@ class Projection(Protocol):
 
 
 LinearT = TypeVar("LinearT", bound=Projection)
+GateUpT = TypeVar("GateUpT", bound=Projection)
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerWeights(Generic[LinearT]):
+class LayerWeights(Generic[LinearT, GateUpT]):
     """One layer."""
 
     input_norm: Tensor  # [hidden_size]
     qkv: LinearT  # hidden_size -> q_size + 2 * kv_size
     o: LinearT  # q_size -> hidden_size
     mlp_norm: Tensor  # [hidden_size]
-    gate_up: LinearT  # hidden_size -> 2 * intermediate_size
+    gate_up: GateUpT  # hidden_size -> 2 * intermediate_size
     down: LinearT  # intermediate_size -> hidden_size
 
 
-class LlamaWeights(Generic[LinearT]):
+class LlamaWeights(Generic[LinearT, GateUpT]):
     """Weights of one model.
 
-    make_linear: (in_size, out_size, has_bias) -> an empty projection.
+    make_linear, make_gate_up: (in_size, out_size, has_bias) -> an empty projection.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class LlamaWeights(Generic[LinearT]):
         dtype: torch.dtype,
         device: torch.device,
         make_linear: Callable[[int, int, bool], LinearT],
+        make_gate_up: Callable[[int, int, bool], GateUpT],
     ) -> None:
         def empty(*shape: int) -> Tensor:
             return torch.empty(*shape, dtype=dtype, device=device)
@@ -65,7 +67,7 @@ class LlamaWeights(Generic[LinearT]):
                 qkv=make_linear(hidden, qkv, attention_bias),
                 o=make_linear(config.q_size, hidden, attention_bias),
                 mlp_norm=empty(hidden),
-                gate_up=make_linear(hidden, 2 * intermediate, mlp_bias),
+                gate_up=make_gate_up(hidden, 2 * intermediate, mlp_bias),
                 down=make_linear(intermediate, hidden, mlp_bias),
             )
             for _ in range(config.num_layers)

@@ -72,7 +72,9 @@ class CudaRunner:
         device: torch.device,
     ) -> None:
         self._attention = attention
-        self._model = CudaLlama(model, dtype, device, core_config.max_model_len)
+        self._model = CudaLlama(
+            model, dtype, device, core_config.max_model_len, batch_invariant=config.batch_invariant
+        )
         load_model_weights(config, model, self._model.destinations())
         self._model.prepare()
         max_num_seqs = config.max_num_seqs

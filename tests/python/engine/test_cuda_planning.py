@@ -106,7 +106,7 @@ def test_activations_are_counted_to_the_byte(llama_folder: Callable[..., Path]) 
             self.weight = torch.empty(out_size, in_size, dtype=torch.bfloat16)
             self.bias = torch.empty(out_size, dtype=torch.bfloat16) if bias else None
 
-    weights = LlamaWeights(model, torch.bfloat16, cpu, Linear).destinations().values()
+    weights = LlamaWeights(model, torch.bfloat16, cpu, Linear, Linear).destinations().values()
     assert sum(t.nbytes for t in weights) == LlamaWeights.num_bytes(model, 2, shares_tied_head=True)
 
 
