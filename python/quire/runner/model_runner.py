@@ -33,8 +33,8 @@ def _allow_read_only_views() -> None:
 
 
 class ModelRunner:
-    """One model on one CPU. `launch` and `collect` are the calls of a step (`engine.loop.Runner`); all is done
-    in `launch`, so more than one batch out is no faster."""
+    """One model on one CPU. `launch` and `collect` are the calls of a step (`engine.loop.Runner`). All is
+    done in `launch`: more than one batch out is no faster."""
 
     max_batches_out = 1
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import quire
 import tokenizers
+from conftest import with_batches_out
 from quire import LLM, InvalidArgument, SamplingParams
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
@@ -115,25 +116,33 @@ def test_errors_come_before_anything_runs(llm: LLM, name: str) -> None:
     assert len(llm.generate([1], GREEDY)) == 1
 
 
-def test_an_interrupted_call_leaves_nothing(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["launch", "collect"])
+@pytest.mark.parametrize("max_batches_out", [1, 2])
+def test_an_interrupted_call_leaves_nothing(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, max_batches_out: int, call: str
+) -> None:
     """Control-C in the middle: the requests are gone, their blocks free, and the next call works."""
     expected = llm.generate([5, 6], GREEDY)[0].outputs
+    monkeypatch.setattr(llm, "_core", with_batches_out(llm, max_batches_out))
     runner = llm._engine.runner
-    execute = type(runner).execute
+    monkeypatch.setattr(runner, "max_batches_out", max_batches_out)
+    work = getattr(runner, call)
     calls = []
 
-    def interrupt(self: object, batch: object) -> object:
-        calls.append(batch)
+    def interrupt(*args: object) -> object:
+        calls.append(args)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return execute(self, batch)  # type: ignore[arg-type]
+        return work(*args)
 
-    monkeypatch.setattr(type(runner), "execute", interrupt)
+    monkeypatch.setattr(runner, call, interrupt)
     with pytest.raises(KeyboardInterrupt):
         llm.generate([[i] for i in range(9)], GREEDY)
     stats = llm.stats()
     assert (stats.num_running, stats.num_waiting, stats.num_free_blocks) == (0, 0, stats.num_blocks)
+    assert not llm._core.has_unfinished_requests()
     assert llm.generate([5, 6], GREEDY)[0].outputs == expected
+    assert llm._core.num_batches_out() == 0
 
 
 def test_unknown_setting() -> None:
