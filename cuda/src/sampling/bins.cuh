@@ -135,7 +135,7 @@ __device__ inline void sort_candidates(uint64_t* candidates, int count) {
 // Leader. Draws from the sorted candidates, to out; or asks the cluster to walk the ids (shared.walk_ids).
 template <class T>
 __device__ void draw_from_candidates(Row<T>& row, const Plan& plan, int top_k, float top_p, double u,
-                                     int32_t* out) {
+                                     const Result& out) {
   Shared& shared = row.shared;
   const auto mass = [&](int i) { return row.mass_of(logit_of(shared.candidates[i] >> 32)); };
   int num_kept = static_cast<int>(min(shared.num_candidates, static_cast<uint32_t>(kMaxCandidates)));
@@ -154,7 +154,7 @@ __device__ void draw_from_candidates(Row<T>& row, const Plan& plan, int top_k, f
   const bool walk_ids = is_wide && target < plan.mass_before;
   if (!walk_ids) {
     const int found = row.find_crossing(num_kept, target - mass_before, mass);
-    if (threadIdx.x == 0) *out = static_cast<int32_t>(~static_cast<uint32_t>(shared.candidates[found]));
+    if (threadIdx.x == 0) out.write(static_cast<int32_t>(~static_cast<uint32_t>(shared.candidates[found])));
   }
   if (threadIdx.x < kClusterSize) {
     Shared& remote = *cg::this_cluster().map_shared_rank(&shared, threadIdx.x);

@@ -64,7 +64,7 @@ __device__ Cut cut(Row<T>& row, int by, uint64_t limit) {
 // Cluster. Draws with top_k or top_p, to out.
 template <class T>
 __device__ void draw_by_bisection(Row<T>& row, const Plan& plan, int top_k, float top_p, double u,
-                                  int32_t* out) {
+                                  const Result& out) {
   const ClusterSum all = measure(row, 0);
   Cut kept{0, 0, all.total[0], all.total[1]};
   if (top_k > 0 && static_cast<uint64_t>(top_k) < kept.count) kept = cut(row, 0, top_k - 1);

@@ -73,6 +73,17 @@ __device__ inline float logit_of(uint32_t key) {
   return __uint_as_float((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
 }
 
+// Where a row's id goes. Written by one thread of the cluster.
+struct Result {
+  int32_t* id;
+  int32_t* last_token_id;  // may be null
+
+  __device__ void write(int32_t value) const {
+    *id = value;
+    if (last_token_id != nullptr) *last_token_id = max(value, 0);
+  }
+};
+
 struct ClusterSum {
   uint64_t total[2];
   uint64_t before[2];  // of the blocks with smaller ids
@@ -230,7 +241,8 @@ struct Row {
   // Cluster. The id at which the running sum of weight over the ids exceeds target, to out, by the block that
   // has it. sums is what sum_ids returned, just before; target < sums.total[0].
   template <class Weight>
-  __device__ void write_crossing_id(const ClusterSum& sums, uint64_t target, Weight weight, int32_t* out) {
+  __device__ void write_crossing_id(const ClusterSum& sums, uint64_t target, Weight weight,
+                                    const Result& out) {
     uint64_t rest = target - sums.before[0];  // wraps when the target lies before this slice
     if (target < sums.before[0]) return;
     int warp = 0;
@@ -238,7 +250,7 @@ struct Row {
     if (warp == kNumWarps) return;
     const int first = min(size, warp * ids_per_warp()), end = min(size, first + ids_per_warp());
     const int found = find_crossing(end - first, rest, [&](int i) { return weight(logit(first + i)); });
-    if (threadIdx.x == 0) *out = begin + first + found;
+    if (threadIdx.x == 0) out.write(begin + first + found);
   }
 };
 

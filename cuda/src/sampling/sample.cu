@@ -4,6 +4,7 @@
 
 #include "bins.cuh"
 #include "bisect.cuh"
+#include "common/dependency.cuh"
 #include "common/dispatch.h"
 #include "common/launch.h"
 #include "philox.cuh"
@@ -97,7 +98,7 @@ __device__ uint64_t find_best(Row<T>& row, float& thread_max) {
 
 // Cluster. Draws from the row, all of it or with top_k and top_p, to out.
 template <class T>
-__device__ void draw(Row<T>& row, float thread_max, int top_k, float top_p, double u, int32_t* out) {
+__device__ void draw(Row<T>& row, float thread_max, int top_k, float top_p, double u, const Result& out) {
   const cg::cluster_group cluster = cg::this_cluster();
   if (top_k == 0 && top_p >= 1) {
     const auto mass = [&](float logit) { return row.mass_of(logit); };
@@ -145,13 +146,16 @@ __global__ void __launch_bounds__(kThreads, 4) sample_kernel(SampleParams p) {
   Row<T> row{*reinterpret_cast<Shared*>(memory),
              reinterpret_cast<T*>(memory + (sizeof(Shared) + 15) / 16 * 16), begin,
              max(0, min(slice, p.vocab_size - begin))};
-  int32_t* out = p.out + row_idx;
+  launch_dependents();
   auto all_have_started = cluster.barrier_arrive();
   if (cluster.block_rank() == 0) prepare_shortcut(row.shared);
+  wait_for_dependencies();
   load_row(p, row_idx, row);
   // Before the first write to another block's memory, which must exist.
   cluster.barrier_wait(std::move(all_have_started));
 
+  const Result out{p.out + row_idx,
+                   p.sample_rows != nullptr ? p.last_token_ids + p.sample_rows[row_idx] : nullptr};
   float thread_max;
   const uint64_t best = find_best(row, thread_max);
   row.max = logit_of(best >> 32);
@@ -159,7 +163,7 @@ __global__ void __launch_bounds__(kThreads, 4) sample_kernel(SampleParams p) {
   const bool is_valid = best >> 32 > kMinusInfKey && row.max < __int_as_float(0x7f800000) && temperature >= 0;
   if (!is_valid || temperature == 0) {
     if (cluster.block_rank() == 0 && threadIdx.x == 0) {
-      *out = is_valid ? static_cast<int32_t>(~static_cast<uint32_t>(best)) : -1;
+      out.write(is_valid ? static_cast<int32_t>(~static_cast<uint32_t>(best)) : -1);
     }
   } else {
     row.set_temperature(temperature);
@@ -186,6 +190,7 @@ void launch_sample(const SampleParams& p, cudaStream_t stream) {
     config.block = kThreads;
     config.shared_bytes = shared_struct + slice_size(p.vocab_size) * sizeof(T);
     config.cluster = kClusterSize;
+    config.overlaps = true;
     config.stream = stream;
     launch("sample", sample_kernel<T>, config, p);
   });

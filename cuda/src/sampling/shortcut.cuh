@@ -21,7 +21,7 @@ __device__ inline void prepare_shortcut(Shared& shared) {
 // Leader. Draws from the gathered candidates, to out; false when they do not decide.
 template <class T>
 __device__ bool draw_shortcut(Row<T>& row, uint64_t total_mass, int top_k, float top_p, double u,
-                              int32_t* out) {
+                              const Result& out) {
   Shared& shared = row.shared;
   const int num_candidates = shared.num_candidates;
   if (num_candidates > kMaxCandidates) return false;
@@ -35,13 +35,14 @@ __device__ bool draw_shortcut(Row<T>& row, uint64_t total_mass, int top_k, float
     num_kept = last + 1;
   }
   const int found = row.find_crossing(num_kept, draw_target(u, row.sum_first(num_kept, mass)), mass);
-  if (threadIdx.x == 0) *out = static_cast<int32_t>(~static_cast<uint32_t>(shared.candidates[found]));
+  if (threadIdx.x == 0) out.write(static_cast<int32_t>(~static_cast<uint32_t>(shared.candidates[found])));
   return true;
 }
 
 // Cluster. Draws to out, or returns false. thread_max: the largest logit that this thread saw, -inf if none.
 template <class T>
-__device__ bool try_shortcut(Row<T>& row, float thread_max, int top_k, float top_p, double u, int32_t* out) {
+__device__ bool try_shortcut(Row<T>& row, float thread_max, int top_k, float top_p, double u,
+                             const Result& out) {
   constexpr int kSize = kVecSize<T>;
   const cg::cluster_group cluster = cg::this_cluster();
   Shared& shared = row.shared;

@@ -25,6 +25,10 @@ def _stream() -> int:
     return torch.cuda.current_stream().cuda_stream
 
 
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
 def rms_norm(
     x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None, out: Tensor | None = None
 ) -> Tensor:
@@ -118,6 +122,8 @@ def sample(
     output_idx: Tensor,
     mask_offsets: Tensor | None = None,
     mask_ids: Tensor | None = None,
+    sample_rows: Tensor | None = None,
+    last_token_ids: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     if out is None:
@@ -133,9 +139,11 @@ def sample(
         top_p.data_ptr(),
         seed.data_ptr(),
         output_idx.data_ptr(),
-        0 if mask_offsets is None else mask_offsets.data_ptr(),
-        0 if mask_ids is None else mask_ids.data_ptr(),
+        _address(mask_offsets),
+        _address(mask_ids),
         out.data_ptr(),
         _stream(),
+        sample_rows=_address(sample_rows),
+        last_token_ids=_address(last_token_ids),
     )
     return out

@@ -31,6 +31,12 @@ struct SampleParams {
                                           // + 1]); may be null
   const int32_t* mask_ids = nullptr;      // ids outside the vocabulary are ignored; may be null as above
   int32_t* out = nullptr;                 // [num_rows]
+
+  // Both or none. Each id is also written to last_token_ids[sample_rows[j]], 0 in place of -1, where the next
+  // step's embedding finds it before the host has seen it. Rows of one call differ, but for those that point
+  // to an entry that nobody reads: the last one, for padding.
+  const int32_t* sample_rows = nullptr;  // [num_rows]
+  int32_t* last_token_ids = nullptr;     // [max_num_seqs + 1]
 };
 
 // A row with a NaN or +inf logit, with no token left, or with a negative or NaN temperature gets -1; the
