@@ -22,6 +22,7 @@ _COMMON = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
     "torch_dtype": "bfloat16",
+    "dtype": "bfloat16",
     "bos_token_id": 0,
     "eos_token_id": 1,
     "hidden_act": "silu",
