@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -82,7 +83,9 @@ def versions() -> dict[str, str]:
 
 
 def write_rows(name: str, rows: Iterable[dict[str, Any]], file: Path | None) -> None:
-    """Print each row when it comes, and keep the file up to date. An error of ours ends the program."""
+    """Print each row when it comes, and keep the file up to date. An error of ours ends the program, and so
+    does SIGTERM, in order: a server that was started is stopped."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     written: list[dict[str, Any]] = []
     try:
         for row in rows:
