@@ -145,6 +145,63 @@ def test_an_interrupted_call_leaves_nothing(
     assert llm._core.num_batches_out() == 0
 
 
+def stream_to_the_end(llm: LLM) -> dict[int, list[quire.StreamOutput]]:
+    """What step() gives to each request until none is open."""
+    outputs: dict[int, list[quire.StreamOutput]] = {}
+    while llm.has_unfinished_requests:
+        for output in llm.step():
+            outputs.setdefault(output.request_id, []).append(output)
+    return outputs
+
+
+def test_streamed_requests_get_what_generate_gives(llm: LLM) -> None:
+    """add_request() and step(): joined, each request's text, ids and end are those of generate(), also of a
+    request that joins later; only its last output has a finish reason."""
+    prompts = ["Grüße", [1, 2, 3], [7] * 90]
+    expected = [output.outputs[0] for output in llm.generate(prompts, GREEDY)]
+    ids = [llm.add_request(prompt, GREEDY) for prompt in prompts[:2]]
+    early = llm.step()
+    ids.append(llm.add_request(prompts[2], GREEDY))
+    outputs = stream_to_the_end(llm)
+    for output in reversed(early):
+        outputs.setdefault(output.request_id, []).insert(0, output)
+    assert sorted(ids) == sorted(outputs)
+    for request_id, completion in zip(ids, expected, strict=True):
+        parts = outputs[request_id]
+        assert completion.text == "".join(part.text for part in parts)
+        assert completion.token_ids == tuple(token for part in parts for token in part.token_ids)
+        assert [""] * (len(parts) - 1) + ["length"] == [part.finish_reason for part in parts]
+
+
+def test_a_cancelled_request_ends(llm: LLM) -> None:
+    """cancel() ends one stream with its reason and leaves the others alone; ended and unknown ids mean
+    nothing to it."""
+    alone = llm.generate([1, 2, 3], GREEDY)[0].outputs[0].token_ids
+    kept, gone = llm.add_request([1, 2, 3], GREEDY), llm.add_request([4], GREEDY)
+    llm.cancel(gone)
+    llm.cancel(123456789)
+    outputs = stream_to_the_end(llm)
+    llm.cancel(kept)
+    assert "cancelled" == outputs[gone][-1].finish_reason
+    assert alone == tuple(token for part in outputs[kept] for token in part.token_ids)
+    stats = llm.stats()
+    assert (0, 0, stats.num_blocks) == (stats.num_running, stats.num_waiting, stats.num_free_blocks)
+
+
+def test_the_two_ways_do_not_mix(llm: LLM) -> None:
+    """generate() would lose what open streams get, and a step without a request has nothing to do."""
+    with pytest.raises(quire.EngineError, match=r"no request is open; call add_request"):
+        llm.step()
+    with pytest.raises(InvalidArgument, match=r"^prompt: .*"):
+        llm.add_request([], GREEDY)
+    with pytest.raises(InvalidArgument, match=r"a string or a list of token ids"):
+        llm.add_request([1.5], GREEDY)  # type: ignore[list-item]
+    llm.add_request([1], GREEDY)
+    with pytest.raises(quire.EngineError, match=r"requests of add_request\(\) are open"):
+        llm.generate([1], GREEDY)
+    stream_to_the_end(llm)
+
+
 def test_unknown_setting() -> None:
     """Settings are those of model.json; a wrong one is named with its neighbour."""
     with pytest.raises(quire.ConfigError, match=r"max_num_seq: unknown key.*max_num_seqs"):
