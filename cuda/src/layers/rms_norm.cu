@@ -1,7 +1,8 @@
+#include "common/dependency.cuh"
 #include "common/dispatch.h"
 #include "common/launch.h"
-#include "common/reduce.cuh"
 #include "common/vec.cuh"
+#include "layers/row_reduce.cuh"
 #include "quire/cuda/layers.h"
 
 namespace quire::cuda {
@@ -16,21 +17,32 @@ constexpr int kMaxVecs = kSize == 1 ? 8 : 4;
 // the vectors t, t + blockDim.x, ... of kSize elements, kNumVecs of them at most.
 template <class T, int kSize, int kNumVecs>
 __global__ void __launch_bounds__(kMaxThreads) rms_norm_kernel(RmsNormParams p) {
-  __shared__ float scratch[kMaxThreads / kWarpSize];
+  __shared__ RowReduce reduce;
   const int64_t row = blockIdx.x;
   const T* x = static_cast<const T*>(p.x) + row * p.stride_x;
   T* residual = p.residual == nullptr ? nullptr : static_cast<T*>(p.residual) + row * p.hidden_size;
   const T* weight = static_cast<const T*>(p.weight);
 
-  // All loads are issued before the first store, which the compiler must assume to overlap them.
   Vec<T, kSize> values[kNumVecs], before[kNumVecs], weights[kNumVecs];
+  launch_dependents();
+  if (kNumVecs <= 2) {  // more are too many to hold all along
+#pragma unroll
+    for (int v = 0; v < kNumVecs; ++v) {
+      const int d = (v * blockDim.x + threadIdx.x) * kSize;
+      if (d < p.hidden_size) weights[v] = load_vec<T, kSize>(weight + d);
+    }
+  }
+  const float one_over_size = 1.0f / static_cast<float>(p.hidden_size);
+  reduce.init();
+  wait_for_dependencies();
+
+  // All loads are issued before the first store, which the compiler must assume to overlap them.
 #pragma unroll
   for (int v = 0; v < kNumVecs; ++v) {
     const int d = (v * blockDim.x + threadIdx.x) * kSize;
     if (d >= p.hidden_size) continue;
     values[v] = load_vec<T, kSize>(x + d);
     if (residual != nullptr) before[v] = load_vec<T, kSize>(residual + d);
-    if (kNumVecs <= 2) weights[v] = load_vec<T, kSize>(weight + d);
   }
   float squares = 0;
 #pragma unroll
@@ -50,15 +62,14 @@ __global__ void __launch_bounds__(kMaxThreads) rms_norm_kernel(RmsNormParams p) 
       squares = fmaf(value, value, squares);
     }
   }
-  const float mean = block_reduce(squares, Sum(), scratch) / static_cast<float>(p.hidden_size);
-  const float scale = 1.0f / sqrtf(mean + p.eps);
+  const float scale = rsqrtf(fmaf(reduce(squares, Sum()), one_over_size, p.eps));
 
   T* out = static_cast<T*>(p.out) + row * p.hidden_size;
 #pragma unroll
   for (int v = 0; v < kNumVecs; ++v) {
     const int d = (v * blockDim.x + threadIdx.x) * kSize;
     if (d >= p.hidden_size) continue;
-    if (kNumVecs > 2) weights[v] = load_vec<T, kSize>(weight + d);  // too many to hold all along
+    if (kNumVecs > 2) weights[v] = load_vec<T, kSize>(weight + d);
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {
       const float normed = rounded<T>(to_float(values[v][i]) * scale);
@@ -80,6 +91,7 @@ void launch_rows(const RmsNormParams& p, cudaStream_t stream) {
   LaunchConfig config;
   config.grid = p.num_rows;
   config.block = threads;
+  config.overlaps = true;
   config.stream = stream;
   launch("rms_norm",
          per_thread <= 2 ? rms_norm_kernel<T, kSize, 2> : rms_norm_kernel<T, kSize, kMaxVecs<kSize>>, config,

@@ -1,3 +1,4 @@
+#include "common/dependency.cuh"
 #include "common/dispatch.h"
 #include "common/launch.h"
 #include "common/vec.cuh"
@@ -11,6 +12,8 @@ constexpr int kThreads = 256;
 // Grid [rows, parts of a row], block kThreads: each thread computes one vector of kSize elements.
 template <class T, int kSize>
 __global__ void __launch_bounds__(kThreads) silu_mul_kernel(SiluMulParams p) {
+  launch_dependents();
+  wait_for_dependencies();
   const int d = (blockIdx.y * kThreads + threadIdx.x) * kSize;
   if (d >= p.intermediate_size) return;
   const T* row = static_cast<const T*>(p.gate_up) + blockIdx.x * p.stride_gate_up;
@@ -39,6 +42,7 @@ void launch_silu_mul(const SiluMulParams& p, cudaStream_t stream) {
     LaunchConfig config;
     config.grid = dim3(p.num_rows, (p.intermediate_size + per_block - 1) / per_block);
     config.block = kThreads;
+    config.overlaps = true;
     config.stream = stream;
     launch("silu_mul", wide ? silu_mul_kernel<T, kSize> : silu_mul_kernel<T, 1>, config, p);
   });

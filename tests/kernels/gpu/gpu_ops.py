@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 DTYPE_IDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # quire::cuda::DType
+KV_DTYPE_IDS = {torch.float8_e4m3fn: 1}  # quire::cuda::KVDType; others are the activations' type
 
 
 class _Module:
@@ -65,7 +66,9 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None) -> Tensor:
     return out
 
 
-def embedding(token_ids: Tensor, table: Tensor, out: Tensor | None = None) -> Tensor:
+def embedding(
+    token_ids: Tensor, table: Tensor, out: Tensor | None = None, last_token_ids: Tensor | None = None
+) -> Tensor:
     if out is None:
         out = torch.empty((token_ids.numel(), table.size(1)), dtype=table.dtype, device=table.device)
     _cuda.embedding(
@@ -77,8 +80,41 @@ def embedding(token_ids: Tensor, table: Tensor, out: Tensor | None = None) -> Te
         table.data_ptr(),
         out.data_ptr(),
         _stream(),
+        0 if last_token_ids is None else last_token_ids.data_ptr(),
+        0 if last_token_ids is None else last_token_ids.numel(),
     )
     return out
+
+
+def gather_rows(indices: Tensor, *tensors: Tensor, outs: list[Tensor] | None = None) -> list[Tensor]:
+    """Rows of one or two tensors."""
+    if outs is None:
+        outs = [torch.empty((indices.numel(), x.size(1)), dtype=x.dtype, device=x.device) for x in tensors]
+    rows: list[int] = []
+    for x, out in zip(tensors, outs, strict=True):
+        rows += [x.data_ptr(), x.stride(0), x.size(1), out.data_ptr()]
+    x = tensors[0]
+    _cuda.gather_rows(
+        DTYPE_IDS[x.dtype],
+        indices.numel(),
+        x.size(0),
+        indices.data_ptr(),
+        *rows[:4],
+        _stream(),
+        *rows[4:],
+    )
+    return outs
+
+
+def update_block_tables(updates: Tensor, num_updates: Tensor, block_tables: Tensor) -> None:
+    _cuda.update_block_tables(
+        updates.data_ptr(),
+        num_updates.data_ptr(),
+        updates.size(0),
+        block_tables.data_ptr(),
+        block_tables.numel(),
+        _stream(),
+    )
 
 
 def rope_and_cache(
@@ -90,6 +126,13 @@ def rope_and_cache(
     key_cache: Tensor,
     value_cache: Tensor,
     num_q_heads: int,
+    *,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    q_norm: Tensor | None = None,
+    k_norm: Tensor | None = None,
+    norm_eps: float = 0.0,
+    places_are_settled: bool = False,
 ) -> None:
     num_blocks, block_size, num_kv_heads, head_dim = key_cache.shape
     _cuda.rope_and_cache(
@@ -109,6 +152,13 @@ def rope_and_cache(
         value_cache.data_ptr(),
         num_blocks * block_size,
         _stream(),
+        kv_dtype=KV_DTYPE_IDS.get(key_cache.dtype, 0),
+        k_scale=k_scale,
+        v_scale=v_scale,
+        q_norm=0 if q_norm is None else q_norm.data_ptr(),
+        k_norm=0 if k_norm is None else k_norm.data_ptr(),
+        norm_eps=norm_eps,
+        places_are_settled=places_are_settled,
     )
 
 

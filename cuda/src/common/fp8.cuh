@@ -1,0 +1,32 @@
+// Stores of floats as float8 e4m3: 4 significant bits, at most 448 in magnitude.
+#pragma once
+
+#include <cuda_fp8.h>
+
+#include <cstdint>
+
+#include "common/vec.cuh"
+
+namespace quire::cuda {
+
+inline constexpr float kMaxE4M3 = 448.0f;
+
+// Rounded to the nearest, saturated; NaN stays NaN.
+template <int kSize>
+__device__ inline Vec<uint8_t, kSize> to_e4m3(const float (&x)[kSize]) {
+  Vec<uint8_t, kSize> out;
+  if constexpr (kSize == 1) {
+    out[0] = __nv_cvt_float_to_fp8(x[0], __NV_SATFINITE, __NV_E4M3);
+  } else {
+    static_assert(kSize % 2 == 0, "two at a time");
+#pragma unroll
+    for (int i = 0; i < kSize; i += 2) {
+      const uint16_t two = __nv_cvt_float2_to_fp8x2(make_float2(x[i], x[i + 1]), __NV_SATFINITE, __NV_E4M3);
+      out[i] = two & 0xff;
+      out[i + 1] = two >> 8;
+    }
+  }
+  return out;
+}
+
+}  // namespace quire::cuda
