@@ -46,7 +46,7 @@ class StepArrays:
     output_idx: Tensor  # [num_sampled] int32
     mask_offsets: Tensor  # [num_sampled + 1] int32
     mask_ids: Tensor  # [capacity] int32
-    block_table_updates: Tensor  # [capacity, 2] int32: flat index, block id
+    block_table_updates: Tensor  # [2 * capacity] int32: pairs of flat index, block id
 
     @property
     def num_tokens(self) -> int:
@@ -166,10 +166,11 @@ class SkinnyWeight:
 def update_block_tables(block_tables: Tensor, step: StepArrays) -> None:
     """Bring the device's copy of the block tables, ``[max_num_seqs, max_blocks_per_request]``, up to date."""
     _cuda.update_block_tables(
-        block_tables.numel(),
-        block_tables.data_ptr(),
         step.block_table_updates.data_ptr(),
         step.header[3:].data_ptr(),
+        step.block_table_updates.size(0) // 2,
+        block_tables.data_ptr(),
+        block_tables.numel(),
         _stream(),
     )
 
@@ -215,6 +216,26 @@ def embedding(token_ids: Tensor, table: Tensor, last_token_ids: Tensor, out: Ten
         out.data_ptr(),
         _stream(),
         last_token_ids.data_ptr(),
+        last_token_ids.size(0),
+    )
+
+
+def gather_rows(indices: Tensor, x: Tensor, out: Tensor, x2: Tensor, out2: Tensor) -> None:
+    """out[i] = x[indices[i]], and the same of a second pair."""
+    _cuda.gather_rows(
+        DTYPES[x.dtype],
+        indices.size(0),
+        x.size(0),
+        indices.data_ptr(),
+        x.data_ptr(),
+        x.stride(0),
+        x.size(1),
+        out.data_ptr(),
+        _stream(),
+        x2.data_ptr(),
+        x2.stride(0),
+        x2.size(1),
+        out2.data_ptr(),
     )
 
 

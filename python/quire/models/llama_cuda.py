@@ -83,8 +83,7 @@ class CudaLlama(LlamaWeights[CudaLinear, CudaGateUp]):
                 index = step.sample_token_idx
                 sampled_attention = buffers.sampled_attention[:num_sampled]
                 sampled_residual = buffers.sampled_residual[:num_sampled]
-                torch.index_select(attended, 0, index, out=sampled_attention)
-                torch.index_select(residual, 0, index, out=sampled_residual)
+                ops.gather_rows(index, attended, sampled_attention, residual, sampled_residual)
                 attended, residual = sampled_attention, sampled_residual
                 hidden, added = hidden[:num_sampled], added[:num_sampled]
                 gate_up, mlp = gate_up[:num_sampled], mlp[:num_sampled]
