@@ -259,6 +259,7 @@ def rope_and_cache(qkv: Tensor, cos: Tensor, sin: Tensor, cache: KVCache, step: 
         cache.value_cache.data_ptr(),
         cache.num_slots,
         _stream(),
+        places_are_settled=True,  # a copy in front of the step wrote them
     )
 
 
