@@ -189,8 +189,13 @@ class FakeModel:
                 assert (arrays[name][begin:] == value).all(), name
 
     def discard(self) -> None:
-        """The device has failed, and knows nothing any more."""
-        self.launched.clear()
+        """The device fails when it has run what was launched: nobody learns the ids, and it knows nothing any
+        more but its cache."""
+        lengths = {request_id: len(sequence.sampled) for request_id, sequence in self.sequences.items()}
+        while self.launched:
+            self.collect()
+        for request_id, sequence in self.sequences.items():
+            del sequence.sampled[lengths[request_id] :]
         self.block_tables.fill(POISON)
         self.last_token_ids.fill(POISON)
 
@@ -218,10 +223,9 @@ class Driver:
     def step(self, cancel: Iterable[int] = ()) -> _core.Batch:
         """Launches what may be out and ends the oldest batch; `cancel` happens before it ends. Returns the
         batch that was scheduled last."""
-        while self.core.num_batches_out() < self.core.config.max_batches_out:
+        batch = self.launch()
+        while batch.num_tokens and self.core.num_batches_out() < self.core.config.max_batches_out:
             batch = self.launch()
-            if not batch.num_tokens:
-                break
         for request_id in cancel:
             self.core.cancel(request_id)
         self.collect()
@@ -267,6 +271,8 @@ class Driver:
 
     def run(self, max_steps: int = 10_000) -> dict[int, Sequence]:
         """Steps until nothing is left; every block is free then."""
+        while self.core.num_batches_out():
+            self.collect()
         for _ in range(max_steps):
             if not self.core.has_unfinished_requests():
                 break
