@@ -76,6 +76,7 @@ void Scheduler::fill_batch(const Batch& batch) {
   const uint64_t num_preemptions_before = num_preemptions_;
   for (size_t i = 0; i < running_.size() && batch.num_tokens < config_.max_num_batched_tokens; ++i) {
     RequestState& request = *running_[i];
+    if (i + kPrefetchDistance < running_.size()) prefetch(running_[i + kPrefetchDistance], kNumHotBytes);
     // Its last id is on its way: it needs no KV.
     if (request.num_tokens_ahead() >= request.max_total_tokens) continue;
     const int32_t budget = config_.max_num_batched_tokens - batch.num_tokens;
