@@ -29,4 +29,31 @@ __device__ inline Vec<uint8_t, kSize> to_e4m3(const float (&x)[kSize]) {
   return out;
 }
 
+template <class T, int kSize>
+__device__ inline float largest_magnitude(const Vec<T, kSize>& vec) {
+  float largest = 0;
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) largest = fmaxf(largest, fabsf(to_float(vec[i])));
+  return largest;
+}
+
+// The scale with which a row just fits: x is about e4m3 * scale. Positive even for a row of zeros.
+struct Float8Scale {
+  float scale, inverse;
+
+  __device__ explicit Float8Scale(float largest) {
+    largest = fmaxf(largest, 1e-12f);
+    scale = largest / kMaxE4M3;
+    inverse = kMaxE4M3 / largest;
+  }
+
+  template <class T, int kSize>
+  __device__ Vec<uint8_t, kSize> quantized(const Vec<T, kSize>& vec) const {
+    float x[kSize];
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) x[i] = to_float(vec[i]) * inverse;
+    return to_e4m3(x);
+  }
+};
+
 }  // namespace quire::cuda

@@ -62,6 +62,46 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None) -> Tensor:
     return out
 
 
+def rms_norm_float8(
+    x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """e4m3 values and the scale of each row."""
+    out = torch.full(x.shape, torch.nan, device=x.device).to(torch.float8_e4m3fn)
+    scale = torch.full((x.size(0),), torch.nan, device=x.device)
+    _cuda.rms_norm(
+        DTYPE_IDS[x.dtype],
+        x.size(0),
+        x.size(1),
+        eps,
+        x.data_ptr(),
+        x.stride(0),
+        0 if residual is None else residual.data_ptr(),
+        weight.data_ptr(),
+        out.data_ptr(),
+        _stream(),
+        out_scale=scale.data_ptr(),
+    )
+    return out, scale
+
+
+def silu_mul_float8(gate_up: Tensor) -> tuple[Tensor, Tensor]:
+    """e4m3 values and the scale of each row."""
+    size = gate_up.size(1) // 2
+    out = torch.full((gate_up.size(0), size), torch.nan, device=gate_up.device).to(torch.float8_e4m3fn)
+    scale = torch.full((gate_up.size(0),), torch.nan, device=gate_up.device)
+    _cuda.silu_mul(
+        DTYPE_IDS[gate_up.dtype],
+        gate_up.size(0),
+        size,
+        gate_up.data_ptr(),
+        gate_up.stride(0),
+        out.data_ptr(),
+        _stream(),
+        out_scale=scale.data_ptr(),
+    )
+    return out, scale
+
+
 def embedding(
     token_ids: Tensor, table: Tensor, out: Tensor | None = None, last_token_ids: Tensor | None = None
 ) -> Tensor:
