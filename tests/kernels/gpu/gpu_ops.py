@@ -124,6 +124,11 @@ def sample(
     mask_ids: Tensor | None = None,
     sample_rows: Tensor | None = None,
     last_token_ids: Tensor | None = None,
+    min_p: Tensor | None = None,
+    repetition_penalty: Tensor | None = None,
+    presence_penalty: Tensor | None = None,
+    frequency_penalty: Tensor | None = None,
+    token_counts: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     if out is None:
@@ -145,5 +150,46 @@ def sample(
         _stream(),
         sample_rows=_address(sample_rows),
         last_token_ids=_address(last_token_ids),
+        min_p=_address(min_p),
+        repetition_penalty=_address(repetition_penalty),
+        presence_penalty=_address(presence_penalty),
+        frequency_penalty=_address(frequency_penalty),
+        token_counts=_address(token_counts),
+    )
+    return out
+
+
+def token_counts(
+    counts: Tensor, *, rows: Tensor, token_offsets: Tensor, prompt_lens: Tensor, token_ids: Tensor
+) -> None:
+    _cuda.token_counts(
+        rows.size(0),
+        counts.size(1),
+        rows.data_ptr(),
+        token_offsets.data_ptr(),
+        prompt_lens.data_ptr(),
+        token_ids.data_ptr(),
+        counts.data_ptr(),
+        _stream(),
+    )
+
+
+def logprobs(
+    logits: Tensor,
+    *,
+    token_ids: Tensor,
+    num_logprobs: Tensor,
+    out: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _cuda.logprobs(
+        DTYPE_IDS[logits.dtype],
+        logits.size(0),
+        logits.size(1),
+        logits.data_ptr(),
+        logits.stride(0),
+        token_ids.data_ptr(),
+        num_logprobs.data_ptr(),
+        *(tensor.data_ptr() for tensor in out),
+        _stream(),
     )
     return out
