@@ -19,7 +19,7 @@ help:
 	@echo "make lint    formatting, lint and types"
 	@echo "make cuda-check  compile every CUDA kernel for Hopper, warnings as errors; needs no GPU. Uses nvcc from PATH,"
 	@echo "             else installs the PyPI wheels of the CUDA toolkit into build/cuda-check"
-	@echo "make bench   scheduler, kernels, engine and response path on this machine"
+	@echo "make bench   scheduler, kernels, engine and serving on this machine; \`quire bench\` lists them"
 
 $(VENV)/.tools: constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -13,12 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("svg")
-mpl.rcParams["svg.hashsalt"] = "quire"
-
-from matplotlib.figure import Figure  # noqa: E402
-from report import RESULTS, Pair, load_runs, newest_pairs  # noqa: E402
+from matplotlib.figure import Figure
+from report import RESULTS, Pair, load_runs, newest_pairs
 
 PROMPT, OUT = 512, 256
 COLOURS = {"vLLM": "#8a8a8a", "Quire": "#0b6e4f"}
@@ -33,6 +29,11 @@ def series(pairs: list[Pair], side: str, figure: str) -> tuple[list[int], list[f
 
 
 def plot(shape: str, pairs: list[Pair], file: Path) -> None:
+    with mpl.rc_context({"svg.hashsalt": "quire", "svg.fonttype": "none"}):
+        draw(shape, pairs).savefig(file, metadata={"Date": None})
+
+
+def draw(shape: str, pairs: list[Pair]) -> Figure:
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     for axes, (name, label) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
         for side, colour in COLOURS.items():
@@ -48,7 +49,7 @@ def plot(shape: str, pairs: list[Pair], file: Path) -> None:
     axes.legend(frameon=False)
     card, date = pairs[-1].card, pairs[-1].run["date"][:10]
     figure.suptitle(f"Llama {shape.upper()}, {PROMPT} prompt and {OUT} output tokens, {card}, {date}")
-    figure.savefig(file, metadata={"Date": None})
+    return figure
 
 
 def main() -> None:

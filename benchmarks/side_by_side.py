@@ -85,6 +85,7 @@ def measure(
     finally:
         ended.cancel()
         stop(process)
+        process.stdout.close()
     if process.returncode:
         reason = "time limit" if time.monotonic() >= deadline else f"status {process.returncode}"
         print(f"{side}: ended by {reason}; the end of {log}:", flush=True)
@@ -214,6 +215,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--time-limit", type=float, default=1e9, help="seconds; what is not done then is left"
     )
+    parser.add_argument("--commit", default=commit(), help="of Quire's sources; default: what git says")
     parser.add_argument(
         "--logs", type=Path, help="folder for what the sides write; default: beside the results"
     )

@@ -42,7 +42,7 @@ void rope_and_cache(int dtype, int32_t num_tokens, int32_t num_q_heads, int32_t 
 }
 
 void rms_norm(int dtype, int32_t num_rows, int32_t hidden_size, float eps, Address x, int64_t stride_x,
-              Address residual, Address weight, Address out, Address stream) {
+              Address residual, Address weight, Address out, Address stream, Address out_scale) {
   cuda::RmsNormParams p;
   p.dtype = static_cast<cuda::DType>(dtype);
   p.num_rows = num_rows;
@@ -53,11 +53,12 @@ void rms_norm(int dtype, int32_t num_rows, int32_t hidden_size, float eps, Addre
   p.residual = at<void>(residual);
   p.weight = at<void>(weight);
   p.out = at<void>(out);
+  p.out_scale = at<float>(out_scale);
   cuda::launch_rms_norm(p, stream_at(stream));
 }
 
 void silu_mul(int dtype, int32_t num_rows, int32_t intermediate_size, Address gate_up, int64_t stride_gate_up,
-              Address out, Address stream) {
+              Address out, Address stream, Address out_scale) {
   cuda::SiluMulParams p;
   p.dtype = static_cast<cuda::DType>(dtype);
   p.num_rows = num_rows;
@@ -65,6 +66,7 @@ void silu_mul(int dtype, int32_t num_rows, int32_t intermediate_size, Address ga
   p.gate_up = at<void>(gate_up);
   p.stride_gate_up = stride_gate_up;
   p.out = at<void>(out);
+  p.out_scale = at<float>(out_scale);
   cuda::launch_silu_mul(p, stream_at(stream));
 }
 
@@ -118,8 +120,12 @@ void bind_layers(py::module_& m) {
         py::arg("num_slots"), py::arg("stream"), py::arg("kv_dtype") = 0, py::arg("k_scale") = 1.0f,
         py::arg("v_scale") = 1.0f, py::arg("q_norm") = 0, py::arg("k_norm") = 0, py::arg("norm_eps") = 0.0f,
         py::arg("places_are_settled") = false);
-  m.def("rms_norm", &rms_norm, Release());
-  m.def("silu_mul", &silu_mul, Release());
+  m.def("rms_norm", &rms_norm, Release(), py::arg("dtype"), py::arg("num_rows"), py::arg("hidden_size"),
+        py::arg("eps"), py::arg("x"), py::arg("stride_x"), py::arg("residual"), py::arg("weight"),
+        py::arg("out"), py::arg("stream"), py::arg("out_scale") = 0);
+  m.def("silu_mul", &silu_mul, Release(), py::arg("dtype"), py::arg("num_rows"), py::arg("intermediate_size"),
+        py::arg("gate_up"), py::arg("stride_gate_up"), py::arg("out"), py::arg("stream"),
+        py::arg("out_scale") = 0);
   m.def("embedding", &embedding, Release(), py::arg("dtype"), py::arg("num_tokens"), py::arg("vocab_size"),
         py::arg("hidden_size"), py::arg("token_ids"), py::arg("table"), py::arg("out"), py::arg("stream"),
         py::arg("last_token_ids") = 0, py::arg("num_last_token_ids") = 0);

@@ -298,6 +298,9 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
     const bool is_sampled = sample_idx < batch.num_sampled && batch.sample_req_idx[sample_idx] == i;
     const int32_t id = is_sampled ? sampled[sample_idx++] : -1;
     auto* request = static_cast<LiveRequest*>(scheduler.request(i));
+    if (i + kPrefetchDistance < batch.num_reqs) {
+      prefetch(scheduler.request(i + kPrefetchDistance), sizeof(LiveRequest));
+    }
     if (!request) continue;  // ended, or cancelled, after it was scheduled
     if (is_sampled && id == kNoToken) {
       // Not complete(): what this step computed must not be found by other requests.

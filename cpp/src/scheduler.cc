@@ -76,6 +76,7 @@ void Scheduler::fill_batch(const Batch& batch) {
   const uint64_t num_preemptions_before = num_preemptions_;
   for (size_t i = 0; i < running_.size() && batch.num_tokens < config_.max_num_batched_tokens; ++i) {
     RequestState& request = *running_[i];
+    if (i + kPrefetchDistance < running_.size()) prefetch(running_[i + kPrefetchDistance], kNumHotBytes);
     // Its last id is on its way: it needs no KV.
     if (request.num_tokens_ahead() >= request.max_total_tokens) continue;
     const int32_t budget = config_.max_num_batched_tokens - batch.num_tokens;
@@ -308,7 +309,7 @@ void Scheduler::check_integrity() const {
                 where() << ": " << request->num_computed_ahead() << " computed, " << num_blocks << " blocks");
     QUIRE_CHECK(request->num_computed_ahead() < request->num_tokens_ahead(),
                 where() << ": " << request->num_computed_ahead() << " of " << request->num_tokens_ahead());
-    // A batch more than one that is out, or was until it was forgotten, may have taken one block more.
+    // Room is taken for ids that are not known yet, or were on their way before forget_batches().
     const int32_t num_tokens = request->num_tokens() + config_.max_batches_out - 1;
     QUIRE_CHECK((num_blocks - 1) * config_.block_size < num_tokens,
                 where() << ": " << num_tokens << " tokens, " << num_blocks << " blocks");

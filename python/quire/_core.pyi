@@ -414,6 +414,36 @@ def cpu_sample(
     mask_offsets: int,
     mask_ids: int,
     out: int,
+    min_p: int,
+    repetition_penalty: int,
+    presence_penalty: int,
+    frequency_penalty: int,
+    token_counts: int,
+    sample_rows: int,
+    /,
+) -> None: ...
+def cpu_token_counts(
+    num_reqs: int,
+    vocab_size: int,
+    rows: int,
+    token_offsets: int,
+    prompt_lens: int,
+    token_ids: int,
+    token_counts: int,
+    /,
+) -> None: ...
+def cpu_logprobs(
+    dtype: int,
+    num_rows: int,
+    vocab_size: int,
+    logits: int,
+    stride_logits: int,
+    token_ids: int,
+    num_logprobs: int,
+    token_logprobs: int,
+    token_ranks: int,
+    top_ids: int,
+    top_logprobs: int,
     /,
 ) -> None: ...
 def cpu_isa() -> str: ...

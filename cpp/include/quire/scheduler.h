@@ -69,7 +69,7 @@ class Scheduler {
   void check_integrity() const;
 
  private:
-  void fill_batch(const Batch& batch);
+  void fill_batch(const Batch& batch);  // batch: the newest
   bool admit(RequestState& request);
   void preempt(RequestState& request);
   void release_row(RequestState& request);

@@ -13,45 +13,41 @@ namespace {
 
 constexpr int kThreads = 128;
 
+// Divided once, on the host.
+struct Reciprocals {
+  float head_dim, k_scale, v_scale;
+};
+
 // to[0, kSize) = x, as the cache's type C: uint8_t holds e4m3 of x * inverse_scale.
 template <class C, int kSize>
-__device__ void store(C* to, float (&x)[kSize], float inverse_scale) {
+__device__ void store(C* to, Vec<float, kSize> x, float inverse_scale) {
   if constexpr (std::is_same_v<C, uint8_t>) {
 #pragma unroll
     for (int i = 0; i < kSize; ++i) x[i] *= inverse_scale;
     store_vec(to, to_e4m3(x));
   } else {
-    Vec<C, kSize> vec;
-#pragma unroll
-    for (int i = 0; i < kSize; ++i) vec[i] = from_float<C>(x[i]);
-    store_vec(to, vec);
+    store_vec(to, packed<C>(x));
   }
 }
 
-// x = x / rms(head) * weight, where a head's elements lie in num_lanes neighbouring lanes as x and y. Rounded
-// as launch_rms_norm does.
+// x = x * scale * weight, rounded as launch_rms_norm does.
 template <class T, int kSize>
-__device__ void normalise(float (&x)[kSize], float (&y)[kSize], const Vec<T, kSize>& x_weight,
-                          const Vec<T, kSize>& y_weight, const RopeAndCacheParams& p, int num_lanes) {
-  float squares = 0;
+__device__ void normalise(Vec<float, kSize>& x, float scale, const Vec<T, kSize>& weight) {
 #pragma unroll
-  for (int i = 0; i < kSize; ++i) squares = fmaf(x[i], x[i], fmaf(y[i], y[i], squares));
-  for (int lanes = num_lanes / 2; lanes > 0; lanes /= 2) {
-    squares += __shfl_xor_sync(kAllLanes, squares, lanes);
-  }
-  const float scale = rsqrtf(squares / static_cast<float>(p.head_dim) + p.norm_eps);
+  for (int i = 0; i < kSize; ++i) x[i] *= scale;
+  x = rounded<T>(x);
+  const Vec<float, kSize> factors = unpacked(weight);
 #pragma unroll
-  for (int i = 0; i < kSize; ++i) {
-    x[i] = rounded<T>(rounded<T>(x[i] * scale) * to_float(x_weight[i]));
-    y[i] = rounded<T>(rounded<T>(y[i] * scale) * to_float(y_weight[i]));
-  }
+  for (int i = 0; i < kSize; ++i) x[i] *= factors[i];
+  x = rounded<T>(x);
 }
 
 // Grid [tokens, parts of a token], block kThreads. A head takes num_lanes = 1 << log2_lanes threads, a power
 // of two, of which those below half / kSize hold kSize elements of each half of it: a thread's elements are
 // pairs. Heads are those of the query, then of the keys, then of the values.
 template <class T, class C, int kSize, bool kHasNorm>
-__global__ void __launch_bounds__(kThreads) rope_and_cache_kernel(RopeAndCacheParams p, int log2_lanes) {
+__global__ void __launch_bounds__(kThreads)
+    rope_and_cache_kernel(RopeAndCacheParams p, Reciprocals one_over, int log2_lanes) {
   launch_dependents();
   const int item = blockIdx.y * kThreads + threadIdx.x;
   const int half = p.head_dim / 2, d = (item & ((1 << log2_lanes) - 1)) * kSize;
@@ -96,28 +92,23 @@ __global__ void __launch_bounds__(kThreads) rope_and_cache_kernel(RopeAndCachePa
   }
   const int64_t offset = token * p.stride_token + head * p.head_dim + d;
   const bool is_stored = is_item && (is_query || (slot >= 0 && slot < p.num_slots));
-  float x[kSize] = {}, y[kSize] = {};
+  Vec<float, kSize> x = {}, y = {};
   if (is_stored) {
     const Vec<T, kSize> a = load_vec<T, kSize>(from + offset), b = load_vec<T, kSize>(from + offset + half);
-#pragma unroll
-    for (int i = 0; i < kSize; ++i) {
-      x[i] = to_float(a[i]);
-      y[i] = to_float(b[i]);
-    }
+    x = unpacked(a);
+    y = unpacked(b);
   }
   if (kHasNorm) {
-    float normed_x[kSize], normed_y[kSize];
+    float squares = 0;
 #pragma unroll
-    for (int i = 0; i < kSize; ++i) {
-      normed_x[i] = x[i];
-      normed_y[i] = y[i];
+    for (int i = 0; i < kSize; ++i) squares = fmaf(x[i], x[i], fmaf(y[i], y[i], squares));
+    for (int lanes = (1 << log2_lanes) / 2; lanes > 0; lanes /= 2) {  // those of a head; all take part
+      squares += __shfl_xor_sync(kAllLanes, squares, lanes);
     }
-    // By every lane: those of a head add their squares.
-    normalise<T, kSize>(normed_x, normed_y, a_weight, b_weight, p, 1 << log2_lanes);
-#pragma unroll
-    for (int i = 0; i < kSize; ++i) {
-      x[i] = is_rotated ? normed_x[i] : x[i];
-      y[i] = is_rotated ? normed_y[i] : y[i];
+    if (is_rotated) {
+      const float scale = rsqrtf(fmaf(squares, one_over.head_dim, p.norm_eps));
+      normalise(x, scale, a_weight);
+      normalise(y, scale, b_weight);
     }
   }
   if (!is_stored) return;
@@ -137,7 +128,7 @@ __global__ void __launch_bounds__(kThreads) rope_and_cache_kernel(RopeAndCachePa
   }
   C* cache = static_cast<C*>(is_rotated ? p.key_cache : p.value_cache) +
              (slot * p.num_kv_heads + head) * p.head_dim + d;
-  const float inverse_scale = 1.0f / (is_rotated ? p.k_scale : p.v_scale);
+  const float inverse_scale = is_rotated ? one_over.k_scale : one_over.v_scale;
   store(cache, x, inverse_scale);
   store(cache + half, y, inverse_scale);
 }
@@ -147,6 +138,7 @@ void launch_heads(const RopeAndCacheParams& p, cudaStream_t stream) {
   int log2_lanes = 0;
   while ((kSize << log2_lanes) < p.head_dim / 2) ++log2_lanes;
   const int num_items = (p.num_q_heads + 2 * p.num_kv_heads) << log2_lanes;
+  const Reciprocals one_over{1.0f / static_cast<float>(p.head_dim), 1.0f / p.k_scale, 1.0f / p.v_scale};
   LaunchConfig config;
   config.grid = dim3(p.num_tokens, (num_items + kThreads - 1) / kThreads);
   config.block = kThreads;
@@ -155,7 +147,7 @@ void launch_heads(const RopeAndCacheParams& p, cudaStream_t stream) {
   launch("rope_and_cache",
          p.q_norm != nullptr ? rope_and_cache_kernel<T, C, kSize, true>
                              : rope_and_cache_kernel<T, C, kSize, false>,
-         config, p, log2_lanes);
+         config, p, one_over, log2_lanes);
 }
 
 void check(const RopeAndCacheParams& p, int vec_size) {

@@ -1,26 +1,40 @@
-// The sum or maximum of a row that one block holds, with a single barrier per reduction.
+// Rows that one block holds: how many threads, and sums and maxima with a single barrier each.
 #pragma once
 
 #include "common/reduce.cuh"
 
 namespace quire::cuda {
 
-// In shared memory. Every thread of the block calls init() once, and then the reductions. The order of the
-// additions depends on the block's size alone, so results repeat bitwise.
+inline constexpr int kMaxRowThreads = 1024;
+
+// From the row's size alone, so that a row's result never depends on the batch. Few threads with two vectors
+// each have a reduction done sooner than many with one.
+inline int num_row_threads(int num_vecs) {
+  const int wanted = (num_vecs + 1) / 2;
+  return wanted >= kMaxRowThreads ? kMaxRowThreads : (wanted + kWarpSize - 1) / kWarpSize * kWarpSize;
+}
+
+// In shared memory. Every thread of the block calls init() once, and then sum() and max() once at most. The
+// order of the additions depends on the block's size alone, so results repeat bitwise.
 class RowReduce {
  public:
   // The partial results of warps that the block does not have stay 0.
   __device__ void init() {
-    if (threadIdx.x < kMaxWarps) partial_[0][threadIdx.x] = partial_[1][threadIdx.x] = 0.0f;
+    if (threadIdx.x < kMaxWarps) sums_[threadIdx.x] = maxima_[threadIdx.x] = 0.0f;
     __syncthreads();
   }
 
-  // Of every thread's value; 0 or more for a maximum. Calls take turns with two buffers, since a thread may
-  // still read those of the call before: at most two calls.
+  __device__ float sum(float value) { return reduce(value, Sum(), sums_); }
+
+  // Of values of at least 0.
+  __device__ float max(float value) { return reduce(value, Max(), maxima_); }
+
+ private:
+  static constexpr int kMaxWarps = kMaxRowThreads / kWarpSize;
+
   template <class Op>
-  __device__ float operator()(float value, Op op, int call = 0) {
+  __device__ static float reduce(float value, Op op, float* partial) {
     value = warp_reduce(value, op);
-    float* partial = partial_[call];
     if (threadIdx.x % kWarpSize == 0) partial[threadIdx.x / kWarpSize] = value;
     __syncthreads();
     value = 0.0f;
@@ -31,10 +45,8 @@ class RowReduce {
     return value;
   }
 
- private:
-  static constexpr int kMaxWarps = 32;
-
-  alignas(16) float partial_[2][kMaxWarps];
+  alignas(16) float sums_[kMaxWarps];
+  alignas(16) float maxima_[kMaxWarps];
 };
 
 }  // namespace quire::cuda

@@ -30,6 +30,7 @@ constexpr int kUnitKeys = 64;  // keys of one step of a block of threads
 constexpr int kDecodeRows = 16;
 // Of either kernel: what shared memory and registers allow.
 __host__ __device__ constexpr int blocks_per_sm(int head_dim) { return head_dim <= 128 ? 2 : 1; }
+__host__ __device__ constexpr int decode_blocks_per_sm(int head_dim) { return head_dim <= 128 ? 2 : 1; }
 
 __host__ __device__ constexpr int prefill_rows(int head_dim) { return head_dim <= 128 ? 128 : 64; }
 
@@ -45,7 +46,13 @@ struct alignas(16) Tile {
 };
 static_assert(sizeof(Tile) == 32);
 
-struct Line {
+// The first unit with a key that the token at first_position sees: a tile's chunks begin there.
+__host__ __device__ inline int32_t first_unit(int32_t first_position, int32_t window) {
+  const int32_t first_key = first_position - window + 1;
+  return window > 0 && first_key > 0 ? first_key / kUnitKeys : 0;
+}
+
+struct alignas(16) Line {
   int32_t num_tiles;
   int32_t num_chunks;   // length of the line
   int32_t chunk_units;  // units of kUnitKeys keys per chunk
@@ -53,7 +60,9 @@ struct Line {
   int32_t balanced;     // decode: pieces are runs of chunks
   int32_t next;         // prefill: first piece that no worker has taken
   int32_t num_done;     // prefill: workers that found no more pieces
+  int32_t unused;
 };
+static_assert(sizeof(Line) == 32);
 
 // Pointers into the workspace.
 struct Work {

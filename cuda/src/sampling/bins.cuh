@@ -103,8 +103,7 @@ __device__ void gather_candidates(Row<T>& row, int first_bin, int last_bin) {
     if (lane == 0) place = atomicAdd(&leader.num_candidates, static_cast<uint32_t>(__popc(votes)));
     place = __shfl_sync(kAllLanes, place, 0) + __popc(votes & ((1u << lane) - 1));
     if (is_candidate && place < kMaxCandidates) {
-      leader.candidates[place] =
-          (static_cast<uint64_t>(key_of(logit)) << 32) | ~static_cast<uint32_t>(row.begin + i);
+      leader.candidates[place] = rank_key(logit, row.begin + i);
     }
   }
   cluster.sync();
@@ -154,7 +153,7 @@ __device__ void draw_from_candidates(Row<T>& row, const Plan& plan, int top_k, f
   const bool walk_ids = is_wide && target < plan.mass_before;
   if (!walk_ids) {
     const int found = row.find_crossing(num_kept, target - mass_before, mass);
-    if (threadIdx.x == 0) out.write(static_cast<int32_t>(~static_cast<uint32_t>(shared.candidates[found])));
+    if (threadIdx.x == 0) out.write(id_of(shared.candidates[found]));
   }
   if (threadIdx.x < kClusterSize) {
     Shared& remote = *cg::this_cluster().map_shared_rank(&shared, threadIdx.x);

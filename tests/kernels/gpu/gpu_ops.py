@@ -66,6 +66,46 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None) -> Tensor:
     return out
 
 
+def rms_norm_float8(
+    x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """e4m3 values and the scale of each row."""
+    out = torch.full(x.shape, torch.nan, device=x.device).to(torch.float8_e4m3fn)
+    scale = torch.full((x.size(0),), torch.nan, device=x.device)
+    _cuda.rms_norm(
+        DTYPE_IDS[x.dtype],
+        x.size(0),
+        x.size(1),
+        eps,
+        x.data_ptr(),
+        x.stride(0),
+        0 if residual is None else residual.data_ptr(),
+        weight.data_ptr(),
+        out.data_ptr(),
+        _stream(),
+        out_scale=scale.data_ptr(),
+    )
+    return out, scale
+
+
+def silu_mul_float8(gate_up: Tensor) -> tuple[Tensor, Tensor]:
+    """e4m3 values and the scale of each row."""
+    size = gate_up.size(1) // 2
+    out = torch.full((gate_up.size(0), size), torch.nan, device=gate_up.device).to(torch.float8_e4m3fn)
+    scale = torch.full((gate_up.size(0),), torch.nan, device=gate_up.device)
+    _cuda.silu_mul(
+        DTYPE_IDS[gate_up.dtype],
+        gate_up.size(0),
+        size,
+        gate_up.data_ptr(),
+        gate_up.stride(0),
+        out.data_ptr(),
+        _stream(),
+        out_scale=scale.data_ptr(),
+    )
+    return out, scale
+
+
 def embedding(
     token_ids: Tensor, table: Tensor, out: Tensor | None = None, last_token_ids: Tensor | None = None
 ) -> Tensor:
@@ -174,6 +214,11 @@ def sample(
     mask_ids: Tensor | None = None,
     sample_rows: Tensor | None = None,
     last_token_ids: Tensor | None = None,
+    min_p: Tensor | None = None,
+    repetition_penalty: Tensor | None = None,
+    presence_penalty: Tensor | None = None,
+    frequency_penalty: Tensor | None = None,
+    token_counts: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     if out is None:
@@ -195,5 +240,46 @@ def sample(
         _stream(),
         sample_rows=_address(sample_rows),
         last_token_ids=_address(last_token_ids),
+        min_p=_address(min_p),
+        repetition_penalty=_address(repetition_penalty),
+        presence_penalty=_address(presence_penalty),
+        frequency_penalty=_address(frequency_penalty),
+        token_counts=_address(token_counts),
+    )
+    return out
+
+
+def token_counts(
+    counts: Tensor, *, rows: Tensor, token_offsets: Tensor, prompt_lens: Tensor, token_ids: Tensor
+) -> None:
+    _cuda.token_counts(
+        rows.size(0),
+        counts.size(1),
+        rows.data_ptr(),
+        token_offsets.data_ptr(),
+        prompt_lens.data_ptr(),
+        token_ids.data_ptr(),
+        counts.data_ptr(),
+        _stream(),
+    )
+
+
+def logprobs(
+    logits: Tensor,
+    *,
+    token_ids: Tensor,
+    num_logprobs: Tensor,
+    out: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _cuda.logprobs(
+        DTYPE_IDS[logits.dtype],
+        logits.size(0),
+        logits.size(1),
+        logits.data_ptr(),
+        logits.stride(0),
+        token_ids.data_ptr(),
+        num_logprobs.data_ptr(),
+        *(tensor.data_ptr() for tensor in out),
+        _stream(),
     )
     return out

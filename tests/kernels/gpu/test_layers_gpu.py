@@ -85,6 +85,41 @@ def test_silu_mul_at_the_ends_of_float() -> None:
     assert out[0, 5].isnan()
 
 
+def assert_quantized(out: Tensor, scale: Tensor, expected: Tensor, what: str) -> None:
+    """out and scale are what the row's result in its own type gives, bit for bit."""
+    largest = expected.float().abs().amax(1).clamp_min(1e-12)
+    # One rounding each, of which torch's division by a constant may differ in the last bit.
+    torch.testing.assert_close(scale, largest / 448, rtol=3e-7, atol=0)
+    inverse = torch.full_like(largest, 448) / largest
+    assert torch.equal(out.float(), (expected.float() * inverse[:, None]).to(torch.float8_e4m3fn).float()), (
+        what
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [*SIZES, 14336])
+def test_float8_outputs(size: int, dtype: torch.dtype) -> None:
+    """What the kernels store in their own type, quantised with one scale per row; zeros, NaN."""
+    weight = normal(size, dtype=dtype, seed=size) + 1
+    row_scale = torch.tensor([1e-3, 1, 0, 30, 1, 1], dtype=dtype, device="cuda")[:, None]
+    x, residual = (normal(6, size, dtype=dtype, seed=seed) * row_scale for seed in (0, 1))
+    updated = residual.clone()
+    expected = gpu_ops.rms_norm(x, weight, 1e-5, updated)
+    out, scale = gpu_ops.rms_norm_float8(x, weight, 1e-5, residual)
+    assert torch.equal(residual, updated)
+    assert_quantized(out, scale, expected, f"rms_norm of {size}")
+    assert not out[2].float().any()
+    for apart in (0, 9):
+        if apart and size > 8192:
+            continue
+        gate_up = (normal(6, 2 * size + apart, dtype=dtype) * row_scale)[:, : 2 * size]
+        assert_quantized(*gpu_ops.silu_mul_float8(gate_up), gpu_ops.silu_mul(gate_up), f"silu_mul of {size}")
+    gate_up[4, size - 1] = math.nan
+    out, scale = gpu_ops.silu_mul_float8(gate_up)
+    assert out[4, size - 1].float().isnan()
+    assert out.float().isnan().sum() == 1, "one NaN spreads"
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", [1, 37, 256, 4096])
 def test_embedding(size: int, dtype: torch.dtype) -> None:
@@ -183,7 +218,7 @@ def test_rope_and_cache(
     stored_as = torch.float8_e4m3fn if is_float8 else dtype
     key_cache = torch.full(shape, math.nan, device="cuda").to(stored_as)
     value_cache = key_cache.clone()
-    k_scale, v_scale = (0.013, 0.25) if is_float8 else (1.0, 1.0)  # the larger keys saturate
+    k_scale, v_scale = (0.005, 0.25) if is_float8 else (1.0, 1.0)  # the larger keys saturate
     norms = [normal(head_dim, dtype=dtype, seed=seed) + 1 for seed in (8, 9)] if has_norm else [None, None]
     width = (num_q_heads + 2 * num_kv_heads) * head_dim
     activation = normal(num_tokens, width + 24, dtype=dtype, seed=1)  # rows lie apart
@@ -261,6 +296,8 @@ def test_batch_mates_change_nothing(dtype: torch.dtype) -> None:
             gpu_ops.rms_norm(x[rows], weight, 1e-5, updated),
             updated,
             gpu_ops.silu_mul(gate_up[rows]),
+            *(x.float() for x in gpu_ops.rms_norm_float8(x[rows], weight, 1e-5)),
+            *(x.float() for x in gpu_ops.silu_mul_float8(gate_up[rows])),
         ]
 
     together = run(slice(None))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from attention_library import PagedAttention
+from attention_library import PagedAttention, late_copy
 from torch import Tensor
 
 pytestmark = pytest.mark.gpu
@@ -42,6 +42,9 @@ class Case:
     values: list[Tensor]
     block_tables: Tensor
     geometry: tuple[Tensor, Tensor, Tensor, Tensor]  # num_reqs, query_start_loc, seq_lens, block_table_rows
+    k_scale: float = 1.0  # what the caches hold times this is the key, the value
+    v_scale: float = 1.0
+    soft_cap: float = 0.0
 
     @property
     def max_query_len(self) -> int:
@@ -50,7 +53,7 @@ class Case:
     def plan(self) -> None:
         self.attention.plan(*self.geometry)
 
-    def run(self) -> Tensor:
+    def run(self, *, follows_layer: bool = False) -> Tensor:
         """The output [num_tokens, num_q_heads * head_dim]; checks that it was written and nothing beside."""
         n, width = self.query.shape
         out = torch.full((n + 3, width + 8), torch.nan, dtype=self.query.dtype, device="cuda")
@@ -61,6 +64,10 @@ class Case:
             out[:n, :width],
             self.block_tables,
             max_query_len=self.max_query_len,
+            k_scale=self.k_scale,
+            v_scale=self.v_scale,
+            soft_cap=self.soft_cap,
+            follows_layer=follows_layer,
         )
         assert out[n:].isnan().all()
         assert out[:, width:].isnan().all()
@@ -75,11 +82,17 @@ class Case:
             group = c.num_q_heads // c.num_kv_heads
             k = keys.float().repeat_interleave(group, dim=1)
             v = values.float().repeat_interleave(group, dim=1)
-            scores = torch.einsum("qhd,khd->hqk", q, k) * c.head_dim**-0.5
-            positions = torch.arange(seq_len - query_len, seq_len, device="cuda")
-            hidden = torch.arange(seq_len, device="cuda")[None, :] > positions[:, None]
+            scores = torch.einsum("qhd,khd->hqk", q, k) * (c.head_dim**-0.5 * self.k_scale)
+            if self.soft_cap > 0:
+                scores = self.soft_cap * (scores / self.soft_cap).tanh()
+            positions = torch.arange(seq_len - query_len, seq_len, device="cuda")[:, None]
+            at = torch.arange(seq_len, device="cuda")[None, :]
+            hidden = at > positions
+            if c.window > 0:
+                hidden |= at <= positions - c.window
             probabilities = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
-            rows.append(torch.einsum("hqk,khd->qhd", probabilities, v).flatten(1))
+            out = torch.einsum("hqk,khd->qhd", probabilities, v) * self.v_scale
+            rows.append(out.flatten(1))
         return torch.cat(rows)
 
     def check(self) -> None:
@@ -110,13 +123,17 @@ def make_case(
     num_sms: int = 0,
     padded_reqs: int = 2,
     seed: int = 0,
+    window: int = 0,
+    soft_cap: float = 0.0,
+    float8: bool = False,
 ) -> Case:
     torch.manual_seed(seed)
     rng = random.Random(seed)
     needed = [-(-seq_len // block_size) for _, seq_len in lens]
     num_blocks = num_blocks or sum(needed) + 8
     shape = (num_blocks, block_size, num_kv_heads, head_dim)
-    caches = [torch.full(shape, torch.nan, dtype=dtype, device="cuda") for _ in range(2)]
+    kv_dtype = torch.float8_e4m3fn if float8 else dtype
+    caches = [torch.full(shape, torch.nan, dtype=dtype, device="cuda").to(kv_dtype) for _ in range(2)]
     free = rng.sample(range(num_blocks), sum(needed))
     if num_blocks > sum(needed) + 8:
         free[0] = num_blocks - 1  # far out: offsets pass 2^31
@@ -129,8 +146,9 @@ def make_case(
         positions = torch.arange(seq_len)
         blocks = torch.tensor(ids, dtype=torch.long)[positions // block_size].cuda()
         for cache, kept in zip(caches, stored, strict=True):
-            x = torch.randn(seq_len, num_kv_heads, head_dim, device="cuda").to(dtype)
-            cache[blocks, (positions % block_size).cuda()] = x
+            x = torch.randn(seq_len, num_kv_heads, head_dim, device="cuda").to(kv_dtype)
+            places = cache.view(torch.uint8) if float8 else cache
+            places[blocks, (positions % block_size).cuda()] = x.view(torch.uint8) if float8 else x
             kept.append(x)
     starts = [0]
     for query_len, _ in lens:
@@ -160,6 +178,7 @@ def make_case(
         max_seq_len=max(s for _, s in lens),
         split_keys=split_keys,
         num_sms=num_sms,
+        window=window,
     )
     return Case(
         attention,
@@ -169,6 +188,9 @@ def make_case(
         *stored,
         block_tables=tables.cuda(),
         geometry=geometry,
+        k_scale=0.7 if float8 else 1.0,
+        v_scale=1.9 if float8 else 1.0,
+        soft_cap=soft_cap,
     )
 
 
@@ -252,13 +274,105 @@ def test_with_a_fixed_split_a_result_does_not_depend_on_the_batch() -> None:
     assert torch.equal(alone.run(), together.run()[:43])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("block_size", [16, 32])
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+def test_a_cache_of_8_bit_floats(head_dim: int, block_size: int, dtype: torch.dtype) -> None:
+    case = make_case(RAGGED, head_dim=head_dim, block_size=block_size, dtype=dtype, float8=True)
+    case.plan()
+    case.check()
+
+
+@pytest.mark.parametrize("float8", [False, True])
+@pytest.mark.parametrize("window", [1, 16, 63, 64, 200, 100000])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_a_window_hides_older_keys(head_dim: int, window: int, float8: bool) -> None:
+    lens = [*RAGGED, (3, 900), (1, 5000), (900, 1500)]
+    case = make_case(lens, head_dim=head_dim, window=window, float8=float8)
+    # What lies wholly before the windows is not even loaded.
+    for (query_len, seq_len), row in zip(lens, case.geometry[3].tolist(), strict=False):
+        first_key = max(0, seq_len - query_len - window + 1) // 64 * 64
+        case.block_tables[row, : first_key // 16] = ABSURD_BLOCK_ID
+    case.plan()
+    case.check()
+
+
+def test_a_window_with_a_fixed_split() -> None:
+    case = make_case([*RAGGED, (2, 3000), (700, 900)], window=300, split_keys=128)
+    case.plan()
+    case.check()
+
+
+@pytest.mark.parametrize("float8", [False, True])
+@pytest.mark.parametrize("soft_cap", [0.5, 5.0, 50.0])
+def test_scores_are_capped(soft_cap: float, float8: bool) -> None:
+    case = make_case(RAGGED, soft_cap=soft_cap, float8=float8)
+    case.plan()
+    case.check()
+
+
+def test_scores_far_apart() -> None:
+    """The maximum that the probabilities are relative to rises late and by much, and in small steps."""
+    case = make_case([(1, 700), (2, 3000), (130, 600)])
+    for (_, seq_len), keys, row in zip(case.lens, case.keys, case.geometry[3].tolist(), strict=False):
+        for position in range(seq_len):
+            keys[position] *= 0.02 * position if position < 300 else 3.0
+        for first in range(0, seq_len, 16):
+            part = keys[first : first + 16]
+            case.key_cache[case.block_tables[row, first // 16], : len(part)] = part
+    case.plan()
+    case.check()
+
+
+@pytest.mark.parametrize("lens", [RAGGED, [(1, 600 + i) for i in range(40)], [(1, 1), (2, 3000), (1, 64)]])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_a_later_layer_begins_early(head_dim: int, lens: list[tuple[int, int]]) -> None:
+    """The keys of this step's tokens, and the queries, are written between the two layers' launches."""
+    case = make_case(lens, head_dim=head_dim)
+    case.plan()
+    expected = case.run()
+    new: list[tuple[Tensor, Tensor]] = []
+    for (query_len, seq_len), row in zip(lens, case.geometry[3].tolist(), strict=False):
+        at = torch.arange(seq_len - query_len, seq_len, device="cuda")
+        new.append((case.block_tables[row][at // 16].long(), at % 16))
+    blocks, slots = (torch.cat(x) for x in zip(*new, strict=True))
+    full = case.key_cache.clone(), case.value_cache.clone()
+    query = case.query.clone()
+    case.query = torch.empty_like(query)  # contiguous
+    out = torch.empty_like(query)
+
+    def launch(follows_layer: bool) -> None:
+        case.attention.run(
+            case.query,
+            case.key_cache,
+            case.value_cache,
+            out,
+            case.block_tables,
+            max_query_len=case.max_query_len,
+            follows_layer=follows_layer,
+        )
+
+    for _ in range(3):
+        case.query.fill_(torch.nan)
+        out.fill_(torch.nan)
+        for cache in (case.key_cache, case.value_cache):
+            cache[blocks, slots] = torch.nan
+        case.plan()
+        launch(False)
+        late_copy(case.query, query, 20000)
+        late_copy(case.key_cache, full[0], 20000)
+        late_copy(case.value_cache, full[1], 20000)
+        launch(True)
+        assert torch.equal(out, expected)
+
+
 def test_repeats_are_equal_bit_for_bit() -> None:
     """Also over the layers that share a plan."""
     case = make_case([*RAGGED, (1, 5000), (1024, 1024)])
     case.plan()
     first = case.run()
-    for _ in range(20):
-        assert torch.equal(first, case.run())
+    for i in range(20):
+        assert torch.equal(first, case.run(follows_layer=i % 2 == 1))
     case.plan()
     assert torch.equal(first, case.run())
 

@@ -188,9 +188,11 @@ class FakeModel:
             for name, value in values.items():
                 assert (arrays[name][begin:] == value).all(), name
 
-    def discard(self) -> None:
-        """The device fails when it has run what was launched: nobody learns the ids, and it knows nothing any
-        more but its cache."""
+    def discard(self, has_run: bool) -> None:
+        """The device fails before or after it has run what was launched: nobody learns the ids, and it knows
+        nothing any more but its cache."""
+        if not has_run:
+            self.launched.clear()
         lengths = {request_id: len(sequence.sampled) for request_id, sequence in self.sequences.items()}
         while self.launched:
             self.collect()
@@ -248,10 +250,10 @@ class Driver:
         else:
             self.take(self.core.take_outputs())
 
-    def forget(self) -> None:
+    def forget(self, has_run: bool) -> None:
         """The model run fails."""
         self.core.forget_batches()
-        self.model.discard()
+        self.model.discard(has_run)
         self.core.check_integrity()
 
     def take(self, outputs: _core.StepOutputs) -> None:

@@ -151,7 +151,7 @@ def test_random_life(data: st.DataObject) -> None:
             core.cancel(request_id)
             core.check_integrity()
         elif event == "fail":
-            driver.forget()
+            driver.forget(data.draw(st.booleans(), "has_run"))
     driver.run()
     for request_id, sequence in driver.sequences.items():
         assert (request_id in cancelled) == (sequence.finish_reason == "cancelled")
@@ -251,6 +251,39 @@ def test_the_id_of_a_preempted_request_is_not_lost(token: int) -> None:
     else:
         assert releases[2].finish_reason == ("stop" if token == 9 else "error")
         assert core.stats().num_waiting == 0
+
+
+def test_a_preempted_request_waits_for_its_id() -> None:
+    """It is not admitted before, even with room for it: nobody knows the token to go on from."""
+    core = make_core(num_blocks=4, block_size=4, max_model_len=17, max_batches_out=2)
+    core.add_request(1, [1] * 7, _core.SamplingParams(max_tokens=1))
+    core.add_request(2, [2] * 8, _core.SamplingParams(max_tokens=9))
+    core.schedule()  # two blocks each: the pool is full, and request 1 has all it asked for
+    for _ in range(2):
+        assert core.schedule().num_tokens == 0
+        core.check_integrity()
+    assert core.stats().num_preemptions == 1
+    assert core.stats().num_free_blocks == 2
+    first, second = core.update(np.array([3, 4], dtype=np.int32)).releases
+    assert (first.token_ids, first.finish_reason) == ([3], "length")
+    assert (second.token_ids, second.finish_reason) == ([4], "")
+    assert core.schedule().token_ids.tolist() == [2] * 8 + [4]
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+def test_what_a_forgotten_batch_computed_is_not_found(has_run: bool) -> None:
+    """A prompt's second chunk fails: only the first one's blocks are shared."""
+    driver = Driver(make_core(max_num_batched_tokens=8, max_batches_out=2))
+    driver.add(1, list(range(20)), max_tokens=5)
+    driver.launch()
+    driver.launch()
+    driver.collect()
+    driver.forget(has_run)
+    driver.core.cancel(1)
+    driver.add(2, list(range(20)), max_tokens=5)
+    sequences = driver.run()
+    assert sequences[2].num_cached_tokens == 8
+    assert sequences[2].released == sequences[2].sampled[:5]
 
 
 def test_forgotten_batches_come_again() -> None:

@@ -299,7 +299,7 @@ def test_batch_that_is_forgotten_comes_again() -> None:
         driver.core.forget_batches()
         again = driver.core.schedule()
         assert before == (again.request_ids.tolist(), again.positions.tolist(), again.slot_mapping.tolist())
-        driver.forget()
+        driver.forget(has_run=True)
         driver.step()
     driver.run()
 

@@ -1,5 +1,9 @@
 // The small row-wise layers between the GEMMs of a Llama block, on the GPU.
 //
+// Two of them can store float8 instead: with out_scale given, out is e4m3 and row i of the result is about
+// out[i] * out_scale[i]. The scale is the row's largest magnitude / 448, at least 1e-12 / 448, and out is the
+// result, rounded to dtype as ever, times 448 / that magnitude, rounded to the nearest.
+//
 // Launches overlap the kernels in front of them (cuda/src/common/dependency.cuh). Only weights are read
 // before those have ended.
 //
@@ -30,6 +34,7 @@ struct RmsNormParams {
   void* residual = nullptr;      // [num_rows, hidden_size], contiguous, updated in place; may be null
   const void* weight = nullptr;  // [hidden_size]
   void* out = nullptr;           // [num_rows, hidden_size], contiguous; may be x when stride_x = hidden_size
+  float* out_scale = nullptr;    // [num_rows]; given: out is e4m3 and not x. null: out is of dtype
 };
 void launch_rms_norm(const RmsNormParams& params, cudaStream_t stream);
 
@@ -38,10 +43,11 @@ void launch_rms_norm(const RmsNormParams& params, cudaStream_t stream);
 struct SiluMulParams {
   DType dtype = DType::kBFloat16;
   int32_t num_rows = 0;
-  int32_t intermediate_size = 0;
+  int32_t intermediate_size = 0;  // with out_scale at most 65536 (16-bit types), 32768, 8192, as in rms_norm
   const void* gate_up = nullptr;  // [num_rows, 2 * intermediate_size]: gate, then up
   int64_t stride_gate_up = 0;
-  void* out = nullptr;  // [num_rows, intermediate_size], contiguous
+  void* out = nullptr;         // [num_rows, intermediate_size], contiguous
+  float* out_scale = nullptr;  // [num_rows]; given: out is e4m3. null: out is of dtype
 };
 void launch_silu_mul(const SiluMulParams& params, cudaStream_t stream);
 

@@ -1,0 +1,10 @@
+#include "decode.cuh"
+
+namespace quire::cuda::attention {
+
+template void launch_decode<__nv_bfloat16, __nv_bfloat16, 64>(const KernelArgs&, cudaStream_t);
+template void launch_decode<__nv_bfloat16, __nv_bfloat16, 96>(const KernelArgs&, cudaStream_t);
+template void launch_decode<__nv_bfloat16, __nv_bfloat16, 128>(const KernelArgs&, cudaStream_t);
+template void launch_decode<__nv_bfloat16, __nv_bfloat16, 256>(const KernelArgs&, cudaStream_t);
+
+}  // namespace quire::cuda::attention
