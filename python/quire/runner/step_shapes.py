@@ -40,7 +40,9 @@ class StepShapes:
     def all(self) -> list[StepShape]:
         """The largest first: what is captured later finds its memory in what came before."""
         decode = [StepShape(n, n, n, True) for n in self._decode]
-        mixed = [StepShape(n, self.max_num_seqs, s, False) for n in self._tokens for s in self._samples]
+        mixed = {
+            StepShape(n, self.max_num_seqs, min(s, n), False) for n in self._tokens for s in self._samples
+        }
         return sorted(decode, reverse=True) + sorted(mixed, reverse=True)
 
     def fit(self, num_tokens: int, num_sampled: int) -> StepShape:
@@ -48,12 +50,9 @@ class StepShapes:
         if num_tokens == num_sampled:
             size = _at_least(self._decode, num_tokens)
             return StepShape(size, size, size, True)
-        return StepShape(
-            _at_least(self._tokens, num_tokens),
-            self.max_num_seqs,
-            _at_least(self._samples, num_sampled),
-            False,
-        )
+        tokens = _at_least(self._tokens, num_tokens)
+        samples = min(_at_least(self._samples, num_sampled), tokens)
+        return StepShape(tokens, self.max_num_seqs, samples, False)
 
 
 def _at_least(sizes: list[int], size: int) -> int:
