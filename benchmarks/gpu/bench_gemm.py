@@ -32,7 +32,7 @@ MODELS = {
 }
 ROWS = (1, 8, 16, 32, 64)
 
-Gemm = Callable[[Tensor, Weight, Tensor], object]
+Gemm = Callable[[str, Tensor, Weight, Tensor], object]  # name of the shape, x, W, out
 
 
 def shapes(model: str) -> dict[str, tuple[int, int, bool]]:
@@ -71,11 +71,13 @@ def microseconds(record: Callable[[], object], replays: int = 10) -> float:
     return statistics.median(times)
 
 
-def ours(cut: Any = None) -> Gemm:
-    return lambda x, weight, out: skinny_gemm(x, weight, out=out, tuning=cut)
+def ours(cuts: dict[str, Any] | None = None) -> Gemm:
+    """cuts: tuning by the shape's name."""
+    cuts = cuts or {}
+    return lambda name, x, weight, out: skinny_gemm(x, weight, out=out, tuning=cuts.get(name))
 
 
-def cublas(x: Tensor, weight: Weight, out: Tensor) -> None:
+def cublas(name: str, x: Tensor, weight: Weight, out: Tensor) -> None:
     torch.mm(x, weight.tensor.t(), out=out)
 
 
@@ -93,7 +95,7 @@ class Shape:
 
         def record() -> None:
             for i in range(self.calls):
-                gemm(x, self.weights[i % len(self.weights)], out)
+                gemm("", x, self.weights[i % len(self.weights)], out)
 
         return microseconds(record) / self.calls
 
@@ -125,12 +127,12 @@ class Step:
         def record() -> None:
             hidden = x
             for qkv, o, gate_up, down in self.layers:
-                gemm(hidden, qkv, outs[0])
-                gemm(outs[0][:, : self.hidden], o, outs[1])
-                gemm(outs[1], gate_up, outs[2])
-                gemm(outs[2][:, : self.inter], down, outs[3])
+                gemm("qkv", hidden, qkv, outs[0])
+                gemm("o", outs[0][:, : self.hidden], o, outs[1])
+                gemm("gate_up", outs[1], gate_up, outs[2])
+                gemm("down", outs[2][:, : self.inter], down, outs[3])
                 hidden = outs[3]
-            gemm(hidden, self.head, logits)
+            gemm("lm_head", hidden, self.head, logits)
 
         return microseconds(record)
 
@@ -179,32 +181,31 @@ def time_chains(models: Iterable[str]) -> list[dict[str, object]]:
     return results
 
 
-def sweep(models: Iterable[str], rows_to_time: Iterable[int] = (1, 16, 64)) -> list[dict[str, object]]:
+def sweep(models: Iterable[str], rows_to_time: Iterable[int]) -> list[dict[str, object]]:
+    """When the next kernel may come, how far to prefetch; with the best of these, the cut of each shape."""
     results: list[dict[str, object]] = []
-    for model in models:
-        for name, (n, k, silu_mul) in shapes(model).items():
-            shape = Shape(n, k, silu_mul)
-            for rows in rows_to_time:
-                torch_us = shape.time(cublas, rows, n)
-                line = [f"{model} {name:8} rows {rows:2} torch {torch_us:6.1f} |"]
-                for tile_rows, cluster in itertools.product((128,) if silu_mul else (128, 64), (1, 2, 4, 8)):
-                    cut = tuning(cluster=cluster, tile_rows=tile_rows)
-                    us = shape.time(ours(cut), rows, n // 2 if silu_mul else n)
-                    line.append(
-                        f"{tile_rows}/{cluster}: {us:6.1f} {shape.num_bytes / us * 1e6 / READ_LIMIT:4.0%}"
-                    )
-                    results.append(
-                        {"shape": f"{model} {name}", "rows": rows, "cut": f"{tile_rows}/{cluster}", "us": us}
-                    )
-                print("  ".join(line))
+
+    def time(model: str, step: Step, rows: int, label: str, cuts: dict[str, dict[str, int]]) -> float:
+        us = step.time(ours({name: tuning(**cut) for name, cut in cuts.items()}), rows, True)
+        print(f"{model} rows {rows:2} {label:40} {rate(step.num_bytes, us)}")
+        results.append({"model": model, "rows": rows, "cut": label, "us": us})
+        return us
+
     for model in models:
         step = Step(model)
         for rows in rows_to_time:
-            for trigger, prefetch in itertools.product((0, 2, 6, 1 << 20), (0, 4, 8)):
-                us = step.time(ours(tuning(trigger=trigger, prefetch=prefetch)), rows, True)
-                cut = f"trigger {trigger} prefetch {prefetch}"
-                print(f"{model} step, rows {rows:2}, {cut}: {rate(step.num_bytes, us)}")
-                results.append({"shape": f"{model} step", "rows": rows, "cut": cut, "us": us})
+            times = {}
+            for trigger, prefetch in itertools.product((0, 2, 4, 6, 10), (0, 6, 12)):
+                cuts = {name: {"trigger": trigger, "prefetch": prefetch} for name in shapes(model)}
+                label = f"trigger {trigger} prefetch {prefetch}"
+                times[trigger, prefetch] = time(model, step, rows, label, cuts)
+            trigger, prefetch = min(times, key=lambda key: times[key])
+            base = {name: {"trigger": trigger, "prefetch": prefetch} for name in shapes(model)}
+            for name, (n, _, silu_mul) in shapes(model).items():
+                for tile_rows in (128,) if silu_mul or n > 10000 else (128, 64):
+                    for cluster in (1, 2, 4, 8) if n > 10000 else (2, 4, 8):
+                        cut = base[name] | {"cluster": cluster, "tile_rows": tile_rows}
+                        time(model, step, rows, f"{name} {tile_rows}/{cluster}", base | {name: cut})
     return results
 
 
@@ -214,11 +215,12 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 16, 64], help="of --sweep")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     args = parser.parse_args()
     results: dict[str, object] = {"device": torch.cuda.get_device_name()}
     if args.sweep:
-        results["sweep"] = sweep(args.models)
+        results["sweep"] = sweep(args.models, args.rows)
     else:
         results["chains"] = time_chains(args.models)
         results["shapes"] = time_shapes(args.models)
