@@ -31,7 +31,7 @@ MODES: dict[str, dict[str, Any]] = {
     "whole": {},
     "eager": {"enforce_eager": True},
     "chunked": {"max_num_batched_tokens": 40, "max_num_seqs": 8},
-    "unchunked": {"enable_chunked_prefill": False},
+    "unchunked": {"enable_chunked_prefill": False, "max_num_batched_tokens": 1024},
     "no-prefix-caching": {"enable_prefix_caching": False},
     "large-blocks": {"block_size": 64},
     "batch-invariant": {"batch_invariant": True},
@@ -52,12 +52,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def make_llm(folder: Path, **settings: Any) -> LLM:
-    """A small pool, so that many engines fit side by side."""
+    """A small pool and few graphs, so that many engines start fast and fit side by side."""
     values: dict[str, Any] = {
         "device": "cuda",
         "dtype": "bfloat16",
         "max_model_len": 1024,
         "max_num_seqs": 32,
+        "max_num_batched_tokens": 512,
         "num_gpu_blocks_override": 400,
     }
     return LLM(str(folder), **values | settings)
@@ -201,6 +202,28 @@ def test_batch_mates_change_nothing(
     mates = prompts(model, 10, 15)
     answers = ids(llm.generate(mates + given[::-1], [GREEDY] * len(mates) + SAMPLED[::-1]))
     assert expected == answers[len(mates) :][::-1]
+
+
+@pytest.mark.parametrize("num_tokens", [1, 20], ids=["prompts", "decode"])
+def test_logits_bit_by_bit(folder: Callable[[str], Path], num_tokens: int) -> None:
+    """batch_invariant: the last step's logits of each request are the same bits alone and beside others."""
+    model = "gqa8-128-llama3-rope"
+    params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
+    llm = make_llm(folder(model), batch_invariant=True, enable_prefix_caching=False)
+    runner: Any = llm._engine.runner
+    runner.max_batches_out = 1  # no step behind the last one
+    given = prompts(model, 13, 9, lengths=(1, 16, 17, 40, 64, 65, 100, 3, 2))
+
+    def last_logits(some: list[list[int]]) -> torch.Tensor:
+        llm.generate(some, params)
+        return runner.logits(len(some)).cpu()
+
+    together = last_logits(given)
+    for index, prompt in enumerate(given):
+        alone = last_logits([prompt])[0]
+        assert alone.isfinite().all()
+        assert torch.equal(together[index], alone), f"prompt {index} of {len(prompt)} tokens"
+    assert torch.equal(last_logits(given[::-1]).flip(0), together)
 
 
 def test_runs_repeat(folder: Callable[[str], Path]) -> None:
