@@ -27,6 +27,10 @@ __device__ inline void store_in_cluster(uint32_t to, float value, uint32_t barri
                : "memory");
 }
 
+__device__ inline void store_in_block(uint32_t to, float value) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(value) : "memory");
+}
+
 __device__ inline void init_barrier(uint32_t barrier, uint32_t count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
 }

@@ -206,12 +206,19 @@ __device__ void send(const float (&acc)[kRows / 64][kTokens / 2], const Parts<kT
     for (int h = 0; h < 2; ++h) {
       const int2 at = parts.locate(i * 64 + warp * 16 + lane / 4 + 8 * h);
       const uint32_t mine = shared.partial + parts.offset(rank, lane % 4 * 2, at.y) * 4;
-      const uint32_t to = address_in_block(mine, at.x), ready = address_in_block(shared.ready(), at.x);
+      const auto send_all = [&](auto&& store) {
 #pragma unroll
-      for (int c = 0; c < Shape<kTokens, kRows>::kExchange / 8; ++c) {
-        const float* const from = acc[i] + (first / 8 + c) * 4 + 2 * h;
-        store_in_cluster(to + c * 8 * parts.stride * 4, from[0], ready);
-        store_in_cluster(to + (c * 8 + 1) * parts.stride * 4, from[1], ready);
+        for (int c = 0; c < Shape<kTokens, kRows>::kExchange / 8; ++c) {
+          const float* const from = acc[i] + (first / 8 + c) * 4 + 2 * h;
+          store(c * 8 * parts.stride * 4, from[0]);
+          store((c * 8 + 1) * parts.stride * 4, from[1]);
+        }
+      };
+      if (parts.cluster == 1) {
+        send_all([&](int offset, float value) { store_in_block(mine + offset, value); });
+      } else {
+        const uint32_t to = address_in_block(mine, at.x), ready = address_in_block(shared.ready(), at.x);
+        send_all([&](int offset, float value) { store_in_cluster(to + offset, value, ready); });
       }
     }
   }
@@ -334,23 +341,32 @@ __device__ void multiply(const KernelArgs& a, const Work& work, const Shared<kTo
     if (until_trigger == 0 && t == work.num_tiles - 1) launch_dependents();
 #pragma unroll
     for (int first = 0; first < kTokens; first += S::kExchange) {
-      if (!is_first_exchange) {
-        wait_barrier(shared.read(), exchange_phase ^ 1);
-      } else if (cluster > 1) {
-        wait_for_cluster();  // every block's barriers are there
+      if (cluster > 1) {
+        if (is_first_exchange) {
+          wait_for_cluster();  // every block's barriers are there
+        } else {
+          wait_barrier(shared.read(), exchange_phase ^ 1);
+        }
+        is_first_exchange = false;
+        if (threadIdx.x == 0) arrive_expecting(shared.ready(), kRows * S::kExchange * 4);
       }
-      is_first_exchange = false;
-      if (threadIdx.x == 0) arrive_expecting(shared.ready(), kRows * S::kExchange * 4);
       send<kTokens, kRows>(acc, parts, shared, rank, first);
-      wait_barrier(shared.ready(), exchange_phase);
+      if (cluster > 1) {
+        wait_barrier(shared.ready(), exchange_phase);
+      } else {
+        sync_math_warps();  // the block's sums
+      }
       const int32_t tile = work.first_tile + t * work.tile_stride;
       write_out<T>(a, shared.partial_sums, parts, rank, tile, first);
       sync_math_warps();  // what came is read
-      if (threadIdx.x < cluster) arrive_in_cluster(address_in_block(shared.read(), threadIdx.x));
+      if (cluster > 1 && threadIdx.x < cluster) {
+        arrive_in_cluster(address_in_block(shared.read(), threadIdx.x));
+      }
       exchange_phase ^= 1;
     }
   }
-  wait_barrier(shared.read(), exchange_phase ^ 1);  // so that no block writes into one that has ended
+  // No block writes into one that has ended.
+  if (cluster > 1) wait_barrier(shared.read(), exchange_phase ^ 1);
 }
 
 template <class T, int kTokens, int kRows>

@@ -153,6 +153,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   launch_dependents();
   wait_for_dependencies();
   const PagedAttentionConfig& c = p.config;
+  const int32_t fold = folded_heads(c);
+  const int32_t decode_group = group * fold, num_decode_heads = c.num_kv_heads / fold;
   const int32_t num_reqs = min(*p.num_reqs, c.max_num_reqs);
   for (int32_t i = threadIdx.x; i < ws.decode.num_counters; i += kThreads) ws.decode.num_finished[i] = 0;
   for (int32_t i = threadIdx.x; i < ws.prefill.num_counters; i += kThreads) ws.prefill.num_finished[i] = 0;
@@ -173,18 +175,18 @@ __global__ void __launch_bounds__(kThreads, 1)
         r.seq_len = p.seq_lens[i];
         r.row = p.block_table_rows[i];
       }
-      const bool is_decode = r.query_len > 0 && r.query_len * group <= kDecodeRows;
+      const bool is_decode = r.query_len > 0 && r.query_len * decode_group <= kDecodeRows;
       const int32_t first_position = r.seq_len - r.query_len;
       const int32_t units = is_decode ? num_units(r.seq_len, first_position, c.window) : 0;
       const int32_t num_chunks = ceil_div(units, chunk_units);
       Sums total;
-      const Sums mine{is_decode ? 1 : 0, num_chunks * c.num_kv_heads,
-                      num_chunks > 1 ? num_chunks * c.num_kv_heads : 0,
+      const Sums mine{is_decode ? 1 : 0, num_chunks * num_decode_heads,
+                      num_chunks > 1 ? num_chunks * num_decode_heads : 0,
                       is_decode ? 0 : ceil_div(r.query_len, queries_per_tile)};
       const Sums at = sums + scan(mine, &total);
       if (is_decode) {
         const Tile tile{at.decode_chunks, at.decode_slots,     num_chunks,     r.seq_len,
-                        r.first_token,    r.query_len * group, first_position, r.row};
+                        r.first_token,    r.query_len * decode_group, first_position, r.row};
         ws.decode.tiles[at.decode_tiles] = tile;
         if (at.decode_tiles < kThreads) tiles[at.decode_tiles] = tile;
       }
@@ -245,6 +247,8 @@ void check(const PagedAttentionConfig& c) {
   require(c.split_keys >= 0 && c.split_keys % kUnitKeys == 0, "split_keys must be a multiple of 64",
           c.split_keys);
   require(c.window >= 0, "window must not be negative", c.window);
+  require(c.kv_dtype == KVDType::kSame || c.kv_dtype == KVDType::kFloat8E4M3, "no such kv_dtype",
+          static_cast<int64_t>(c.kv_dtype));
 }
 
 Workspace lay_out(const PagedAttentionConfig& c, void* base) {

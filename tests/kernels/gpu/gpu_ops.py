@@ -66,12 +66,20 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None) -> Tensor:
     return out
 
 
+def float8_rows(rows: int, size: int) -> tuple[Tensor, Tensor]:
+    """e4m3 values and the scale of each row, poisoned."""
+    values = torch.full((rows, size), torch.nan, device="cuda").to(torch.float8_e4m3fn)
+    return values, torch.full((rows,), torch.nan, device="cuda")
+
+
 def rms_norm_float8(
-    x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    residual: Tensor | None = None,
+    outs: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """e4m3 values and the scale of each row."""
-    out = torch.full(x.shape, torch.nan, device=x.device).to(torch.float8_e4m3fn)
-    scale = torch.full((x.size(0),), torch.nan, device=x.device)
+    out, scale = outs or float8_rows(x.size(0), x.size(1))
     _cuda.rms_norm(
         DTYPE_IDS[x.dtype],
         x.size(0),
@@ -88,11 +96,9 @@ def rms_norm_float8(
     return out, scale
 
 
-def silu_mul_float8(gate_up: Tensor) -> tuple[Tensor, Tensor]:
-    """e4m3 values and the scale of each row."""
+def silu_mul_float8(gate_up: Tensor, outs: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
     size = gate_up.size(1) // 2
-    out = torch.full((gate_up.size(0), size), torch.nan, device=gate_up.device).to(torch.float8_e4m3fn)
-    scale = torch.full((gate_up.size(0),), torch.nan, device=gate_up.device)
+    out, scale = outs or float8_rows(gate_up.size(0), size)
     _cuda.silu_mul(
         DTYPE_IDS[gate_up.dtype],
         gate_up.size(0),
