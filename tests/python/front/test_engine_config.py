@@ -78,7 +78,10 @@ def test_reads_every_setting(tmp_path: Path) -> None:
         ),
         ('{"model": "m", "watermark": 1}', "watermark: got 1; allowed: a number in [0, 1)"),
         ('{"model": "m", "watermark": NaN}', "watermark: got nan; allowed: a number in [0, 1)"),
-        ('{"model": "m", "dtype": "fp8"}', 'dtype: got "fp8"; allowed: "auto", "float32", "bfloat16", "float16"'),
+        (
+            '{"model": "m", "dtype": "fp8"}',
+            'dtype: got "fp8"; allowed: "auto", "float32", "bfloat16", "float16"',
+        ),
         (
             '{"model": "m", "enable_prefix_caching": "no"}',
             'enable_prefix_caching: got "no"; allowed: true or false',
