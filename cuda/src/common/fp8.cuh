@@ -21,9 +21,8 @@ __device__ inline Vec<uint8_t, kSize> to_e4m3(const Vec<float, kSize>& x) {
     static_assert(kSize % 2 == 0, "two at a time");
 #pragma unroll
     for (int i = 0; i < kSize; i += 2) {
-      const uint16_t two = __nv_cvt_float2_to_fp8x2(make_float2(x[i], x[i + 1]), __NV_SATFINITE, __NV_E4M3);
-      out[i] = two & 0xff;
-      out[i + 1] = two >> 8;
+      *reinterpret_cast<__nv_fp8x2_storage_t*>(&out.values[i]) =
+          __nv_cvt_float2_to_fp8x2(make_float2(x[i], x[i + 1]), __NV_SATFINITE, __NV_E4M3);
     }
   }
   return out;
