@@ -20,9 +20,10 @@
 
 namespace quire::cuda::attention {
 
-template <class T, class KV, int kHeadDim>
-struct DecodeShape : DecodeTypes<T, KV, kHeadDim> {
-  using Types = DecodeTypes<T, KV, kHeadDim>;
+template <class T, class KV, int kHeadDim, int kFold>
+struct DecodeShape : DecodeTypes<T, KV, kHeadDim * kFold> {
+  using Types = DecodeTypes<T, KV, kHeadDim * kFold>;
+  static constexpr int kWidth = kHeadDim * kFold;
   static constexpr int kTileCache = 24;                        // tiles of a worker that lie in shared memory
   static constexpr int kOther = 1024 + kTileCache * 32 + 128;  // the system's, and static shared memory
   static constexpr int kRoom =
@@ -155,10 +156,11 @@ __device__ inline void finish_scores(const KernelArgs& a, const Tile& tile, int3
   }
 }
 
-template <class T, class KV, int kHeadDim, int kTiles>
+template <class T, class KV, int kHeadDim, int kFold, int kTiles>
 __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
     decode_kernel(const KernelArgs a) {
-  using Shape = DecodeShape<T, KV, kHeadDim>;
+  using Shape = DecodeShape<T, KV, kHeadDim, kFold>;
+  constexpr int kWidth = Shape::kWidth;
   using Types = typename Shape::Types;
   extern __shared__ __align__(128) unsigned char shared[];
   __shared__ Tile tiles[Shape::kTileCache];  // from the worker's first one on
@@ -190,7 +192,7 @@ __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
   Tile cached;
   if (is_copier) cached = tile_in_memory(first_tile + threadIdx.x);
   bool has_waited = !a.p.follows_layer;
-#pragma unroll
+#pragma unroll 1  // a short way to the first key through cold instruction caches
   for (int i = 0; i < Shape::kStages - 1; ++i) {
     if (!has_waited && !loader.is_old()) {
       wait_for_dependencies();
@@ -209,16 +211,16 @@ __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
   int num_cut = 0;
   uint32_t stage = loader.ring;
   while (at.open_piece(a, line, tile_at_hand)) {
-    uint32_t query[kTiles][kHeadDim / 16][2];
-    load_query<Types, T, kHeadDim, kTiles>(a, at.tile, at.kv_head, query);
-    float acc[kHeadDim / 16][kTiles][4] = {};
+    uint32_t query[kTiles][kWidth / 16][2];
+    load_query<Types, T, kHeadDim, kFold, kTiles>(a, at.tile, at.kv_head, query);
+    float acc[kWidth / 16][kTiles][4] = {};
     DecodeSoftmax<kTiles> softmax;
     for (; at.unit < at.unit_end; ++at.unit) {
       wait_copies<Shape::kStages - 2>();
       __syncwarp();  // all lanes' copies of this stage are there, and all have read the stage before it
       loader.step(a, line, tile_at_hand);
       float scores[kTiles][4] = {};
-      multiply_keys<Types, kHeadDim, kTiles>(stage, query, scores);
+      multiply_keys<Types, kWidth, kTiles>(stage, query, scores);
       finish_scores<kTiles>(a, at.tile, at.unit * kUnitKeys + 16 * warp, scores);
       softmax.step(scores, acc);
       uint32_t probabilities[kTiles][2];
@@ -230,12 +232,12 @@ __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
               transposed(Element<typename Types::Product>::pack(scores[m][2 * h], scores[m][2 * h + 1]));
         }
       }
-      multiply_values<Types, kHeadDim, kTiles>(stage, probabilities, acc);
+      multiply_values<Types, kWidth, kTiles>(stage, probabilities, acc);
       loader.advance(stage);
     }
     const Slots slots =
         slots_of_piece(at.tile, at.kv_head, at.chunk, line.balanced ? line.per_worker : 0, blockIdx.x);
-    finish_piece<Types, T, kHeadDim, kTiles>(a, at.tile, at.kv_head, slots, softmax, acc, exchange);
+    finish_piece<Types, T, kHeadDim, kFold, kTiles>(a, at.tile, at.kv_head, slots, softmax, acc, exchange);
     if (slots.num_pieces > 1) {
       // Balanced, at most the first and the last piece of a run are cut. The first is counted at the end too:
       // the fence would wait for all copies on their way.
@@ -252,11 +254,11 @@ __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
   if (num_cut > 0) count_and_merge<T, kHeadDim>(a, cut, num_cut, line.balanced);
 }
 
-template <class T, class KV, int kHeadDim>
+template <class T, class KV, int kHeadDim, int kFold>
 void launch_decode(const KernelArgs& args, cudaStream_t stream) {
   const bool has_8_rows = args.group <= 8 && args.p.max_query_len * args.group <= 8;
-  launch(has_8_rows ? decode_kernel<T, KV, kHeadDim, 1> : decode_kernel<T, KV, kHeadDim, 2>, args,
-         DecodeShape<T, KV, kHeadDim>::kSharedBytes, stream);
+  launch(has_8_rows ? decode_kernel<T, KV, kHeadDim, kFold, 1> : decode_kernel<T, KV, kHeadDim, kFold, 2>,
+         args, DecodeShape<T, KV, kHeadDim, kFold>::kSharedBytes, stream);
 }
 
 }  // namespace quire::cuda::attention

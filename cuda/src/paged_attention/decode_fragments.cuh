@@ -18,16 +18,17 @@
 
 namespace quire::cuda::attention {
 
-template <class T, class KV, int kHeadDim>
+// kWidth: dimensions of the folded heads together.
+template <class T, class KV, int kWidth>
 struct DecodeTypes {
   static constexpr bool kIsFloat8 = std::is_same_v<KV, Float8>;
   using Product = std::conditional_t<kIsFloat8, __half, T>;  // that the tensor cores multiply
-  static constexpr int kKeyBytes = kHeadDim * static_cast<int>(sizeof(KV));
+  static constexpr int kKeyBytes = kWidth * static_cast<int>(sizeof(KV));
   // Rows of shared memory: 8 rows of ldmatrix in distinct banks, and 4 rows of 32 bytes for 8-bit keys.
   static constexpr int kValuePitch = kKeyBytes + 16;
-  static constexpr int kKeyPitch = !kIsFloat8           ? kKeyBytes + 16
-                                   : kHeadDim % 64 == 0 ? kKeyBytes + 32
-                                                        : kKeyBytes;
+  static constexpr int kKeyPitch = !kIsFloat8         ? kKeyBytes + 16
+                                   : kWidth % 64 == 0 ? kKeyBytes + 32
+                                                      : kKeyBytes;
   static constexpr int kValuesAt = 16 * kKeyPitch;  // within a stage
   static constexpr int kStageBytes = 16 * (kKeyPitch + kValuePitch);
   static_assert(kValuePitch / 16 % 2 == 1 && kKeyPitch % 16 == 0);
@@ -63,9 +64,9 @@ __device__ inline uint32_t transposed(uint32_t matrix) {
 }
 
 // The query's rows as the right operand.
-template <class Types, class T, int kHeadDim, int kTiles>
+template <class Types, class T, int kHeadDim, int kFold, int kTiles>
 __device__ inline void load_query(const KernelArgs& a, const Tile& tile, int32_t kv_head,
-                                  uint32_t (&query)[kTiles][kHeadDim / 16][2]) {
+                                  uint32_t (&query)[kTiles][kHeadDim * kFold / 16][2]) {
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
   for (int m = 0; m < kTiles; ++m) {
@@ -73,13 +74,15 @@ __device__ inline void load_query(const KernelArgs& a, const Tile& tile, int32_t
     const bool is_valid = row < tile.num_rows;
     const int64_t token = tile.first_token + row / a.group;
     const int64_t head = kv_head * a.group + row % a.group;
+    const int folded = row % a.group / (a.group / kFold);  // which of the folded heads
     const T* const from = static_cast<const T*>(a.p.query) + token * a.p.stride_query_token + head * kHeadDim;
 #pragma unroll
-    for (int k = 0; k < kHeadDim / 16; ++k) {
+    for (int k = 0; k < kHeadDim * kFold / 16; ++k) {
+      const bool is_own = is_valid && folded == k * 16 / kHeadDim;
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int d = Types::kIsFloat8 ? k / 2 * 32 + 8 * t + k % 2 * 4 + 2 * h : k * 16 + 2 * t + 8 * h;
-        uint32_t pair = is_valid ? *reinterpret_cast<const uint32_t*>(from + d) : 0;
+        uint32_t pair = is_own ? *reinterpret_cast<const uint32_t*>(from + d % kHeadDim) : 0;
         if constexpr (Types::kIsFloat8 && !std::is_same_v<T, __half>) {
           const float2 x = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair));
           constexpr float kLargest = 65504;
@@ -93,15 +96,15 @@ __device__ inline void load_query(const KernelArgs& a, const Tile& tile, int32_t
 }
 
 // scores[m] = raw products of the stage's keys with rows [8 m, 8 m + 8).
-template <class Types, int kHeadDim, int kTiles>
-__device__ inline void multiply_keys(uint32_t stage, const uint32_t (&query)[kTiles][kHeadDim / 16][2],
+template <class Types, int kWidth, int kTiles>
+__device__ inline void multiply_keys(uint32_t stage, const uint32_t (&query)[kTiles][kWidth / 16][2],
                                      float (&scores)[kTiles][4]) {
   using Product = typename Types::Product;
   const int lane = threadIdx.x % 32;
   if constexpr (Types::kIsFloat8) {
     const uint32_t from = stage + lane / 4 * Types::kKeyPitch + lane % 4 * 8;
 #pragma unroll
-    for (int k = 0; k < kHeadDim / 16; k += 2) {
+    for (int k = 0; k < kWidth / 16; k += 2) {
       uint32_t low[2], high[2];  // of keys g and g + 8
       load_shared(low, from + k * 16);
       load_shared(high, from + 8 * Types::kKeyPitch + k * 16);
@@ -118,7 +121,7 @@ __device__ inline void multiply_keys(uint32_t stage, const uint32_t (&query)[kTi
   } else {
     const uint32_t from = stage + lane % 16 * Types::kKeyPitch + lane / 16 * 16;
 #pragma unroll
-    for (int k = 0; k < kHeadDim / 16; ++k) {
+    for (int k = 0; k < kWidth / 16; ++k) {
       uint32_t keys[4];
       load_matrices(keys, from + k * 32);
 #pragma unroll
@@ -130,15 +133,15 @@ __device__ inline void multiply_keys(uint32_t stage, const uint32_t (&query)[kTi
 }
 
 // acc[n][m] += values * probabilities, with the latter as right operands.
-template <class Types, int kHeadDim, int kTiles>
+template <class Types, int kWidth, int kTiles>
 __device__ inline void multiply_values(uint32_t stage, const uint32_t (&probabilities)[kTiles][2],
-                                       float (&acc)[kHeadDim / 16][kTiles][4]) {
+                                       float (&acc)[kWidth / 16][kTiles][4]) {
   using Product = typename Types::Product;
   const int lane = threadIdx.x % 32;
   if constexpr (Types::kIsFloat8) {
     const uint32_t from = stage + Types::kValuesAt + lane % 16 * Types::kValuePitch + lane / 16 * 16;
 #pragma unroll
-    for (int n = 0; n < kHeadDim / 16; n += 2) {
+    for (int n = 0; n < kWidth / 16; n += 2) {
       uint32_t pairs[4];  // [16 dimensions][keys 0-7, keys 8-15], bytes: key 2t, of 2 dimensions, key 2t + 1
       load_matrices_transposed(pairs, from + n * 16);
 #pragma unroll
@@ -157,7 +160,7 @@ __device__ inline void multiply_values(uint32_t stage, const uint32_t (&probabil
     const uint32_t from =
         stage + Types::kValuesAt + (lane / 16 * 8 + lane % 8) * Types::kValuePitch + lane / 8 % 2 * 16;
 #pragma unroll
-    for (int n = 0; n < kHeadDim / 16; ++n) {
+    for (int n = 0; n < kWidth / 16; ++n) {
       uint32_t values[4];
       load_matrices_transposed(values, from + n * 32);
 #pragma unroll

@@ -9,7 +9,9 @@ struct KernelArgs;
 
 // T: of query and output. KV: of the caches, T or Float8. Both run over what the plan found, so a launch
 // without work returns at once.
-template <class T, class KV, int kHeadDim>
+
+// kFold: folded_heads(); the args' group and num_kv_heads count folded heads.
+template <class T, class KV, int kHeadDim, int kFold>
 void launch_decode(const KernelArgs& args, cudaStream_t stream);
 template <class T, class KV, int kHeadDim>
 void launch_prefill(const KernelArgs& args, cudaStream_t stream);

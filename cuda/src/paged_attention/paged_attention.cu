@@ -15,7 +15,15 @@ using namespace attention;
 
 template <class T, class KV, int kHeadDim>
 void launch_both(const KernelArgs& decode, const KernelArgs& prefill, bool has_prefill, cudaStream_t stream) {
-  launch_decode<T, KV, kHeadDim>(decode, stream);
+  if constexpr (kHeadDim == 64) {
+    if (folded_heads(prefill.p.config) == 2) {
+      launch_decode<T, KV, kHeadDim, 2>(decode, stream);
+    } else {
+      launch_decode<T, KV, kHeadDim, 1>(decode, stream);
+    }
+  } else {
+    launch_decode<T, KV, kHeadDim, 1>(decode, stream);
+  }
   if (has_prefill) launch_prefill<T, KV, kHeadDim>(prefill, stream);
 }
 
@@ -102,8 +110,11 @@ void launch_paged_attention(const PagedAttentionParams& params, cudaStream_t str
   args.value_scale = params.v_scale;
   KernelArgs decode = args, prefill = args;
   decode.work = workspace.decode;
+  const int32_t fold = folded_heads(c);
+  decode.group *= fold;
+  decode.p.config.num_kv_heads /= fold;
   prefill.work = workspace.prefill;
-  const bool has_prefill = params.max_query_len * args.group > kDecodeRows;
+  const bool has_prefill = params.max_query_len * decode.group > kDecodeRows;
   launch_for(params.dtype, params.kv_dtype, c.head_dim)(decode, prefill, has_prefill, stream);
 }
 
