@@ -257,8 +257,8 @@ __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
 template <class T, class KV, int kHeadDim, int kFold>
 void launch_decode(const KernelArgs& args, cudaStream_t stream) {
   const bool has_8_rows = args.group <= 8 && args.p.max_query_len * args.group <= 8;
-  launch(has_8_rows ? decode_kernel<T, KV, kHeadDim, kFold, 1> : decode_kernel<T, KV, kHeadDim, kFold, 2>, args,
-         DecodeShape<T, KV, kHeadDim, kFold>::kSharedBytes, stream);
+  launch(has_8_rows ? decode_kernel<T, KV, kHeadDim, kFold, 1> : decode_kernel<T, KV, kHeadDim, kFold, 2>,
+         args, DecodeShape<T, KV, kHeadDim, kFold>::kSharedBytes, stream);
 }
 
 }  // namespace quire::cuda::attention

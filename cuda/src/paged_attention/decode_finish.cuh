@@ -46,13 +46,12 @@ struct Exchange {
   static_assert(kHeadDim % kSlice == 0 && kStride % 32 * 2 % 32 == 8);
 };
 
-// Adds up the warps' shares of a piece and writes the rows to the output, or to the piece's slot. Of the folded
-// heads' columns, a row has those of its own head. Called by the whole block.
+// Adds up the warps' shares of a piece and writes the rows to the output, or to the piece's slot. Of the
+// folded heads' columns, a row has those of its own head. Called by the whole block.
 template <class Types, class T, int kHeadDim, int kFold, int kTiles>
 __device__ void finish_piece(const KernelArgs& a, const Tile& tile, int32_t kv_head, const Slots& slots,
                              DecodeSoftmax<kTiles>& softmax,
-                             const float (&acc)[kHeadDim * kFold / 16][kTiles][4],
-                             float* exchange) {
+                             const float (&acc)[kHeadDim * kFold / 16][kTiles][4], float* exchange) {
   using E = Exchange<kHeadDim>;
   float2* const states = reinterpret_cast<float2*>(exchange + kWarps * 8 * E::kStride);  // [warp][row]
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, t = lane % 4;
@@ -176,13 +175,16 @@ __device__ void count_and_merge(const KernelArgs& a, const CutPiece (&pieces)[2]
   __shared__ bool is_last[2];
   __syncthreads();  // the block's slots are written
   if (threadIdx.x < num_pieces) {
-    // Fences are cumulative: they order what the barrier has brought to this thread.
-    __threadfence();
+    // Orders also what the barrier has brought to this thread, and behind the next one what others read.
     int32_t* const counter = a.work.num_finished + pieces[threadIdx.x].base;
-    const bool last = atomicAdd(counter, 1) == pieces[threadIdx.x].num_pieces - 1;
+    int32_t num_before;
+    asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], 1;\n"
+                 : "=r"(num_before)
+                 : "l"(__cvta_generic_to_global(counter))
+                 : "memory");
+    const bool last = num_before == pieces[threadIdx.x].num_pieces - 1;
     if (last) *counter = 0;  // for the next layer
     is_last[threadIdx.x] = last;
-    __threadfence();
   }
   __syncthreads();
   for (int i = 0; i < num_pieces; ++i) {

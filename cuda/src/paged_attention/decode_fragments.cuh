@@ -26,9 +26,9 @@ struct DecodeTypes {
   static constexpr int kKeyBytes = kWidth * static_cast<int>(sizeof(KV));
   // Rows of shared memory: 8 rows of ldmatrix in distinct banks, and 4 rows of 32 bytes for 8-bit keys.
   static constexpr int kValuePitch = kKeyBytes + 16;
-  static constexpr int kKeyPitch = !kIsFloat8           ? kKeyBytes + 16
+  static constexpr int kKeyPitch = !kIsFloat8         ? kKeyBytes + 16
                                    : kWidth % 64 == 0 ? kKeyBytes + 32
-                                                        : kKeyBytes;
+                                                      : kKeyBytes;
   static constexpr int kValuesAt = 16 * kKeyPitch;  // within a stage
   static constexpr int kStageBytes = 16 * (kKeyPitch + kValuePitch);
   static_assert(kValuePitch / 16 % 2 == 1 && kKeyPitch % 16 == 0);

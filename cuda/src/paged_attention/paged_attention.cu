@@ -15,7 +15,7 @@ using namespace attention;
 
 template <class T, class KV, int kHeadDim>
 void launch_both(const KernelArgs& decode, const KernelArgs& prefill, bool has_prefill, cudaStream_t stream) {
-  if constexpr (kHeadDim == 64 || (kHeadDim == 128 && sizeof(KV) == 1)) {
+  if constexpr (kHeadDim == 64) {
     if (folded_heads(prefill.p.config) == 2) {
       launch_decode<T, KV, kHeadDim, 2>(decode, stream);
     } else {
@@ -115,7 +115,7 @@ void launch_paged_attention(const PagedAttentionParams& params, cudaStream_t str
   decode.p.config.num_kv_heads /= fold;
   prefill.work = workspace.prefill;
   const bool has_prefill = params.max_query_len * decode.group > kDecodeRows;
-  launch_for(params.dtype, c.kv_dtype, c.head_dim)(decode, prefill, has_prefill, stream);
+  launch_for(params.dtype, params.kv_dtype, c.head_dim)(decode, prefill, has_prefill, stream);
 }
 
 }  // namespace quire::cuda

@@ -11,7 +11,8 @@
 namespace quire::cuda::attention {
 namespace {
 
-constexpr int kThreads = 1024;
+constexpr int kMaxThreads = 1024;
+constexpr int kFewThreads = 320;  // for as many requests: fewer warps to add up over
 constexpr int kMinPrefillChunkUnits = 4;
 constexpr int kUncut = 1 << 30;  // units per chunk: every item is one piece
 
@@ -48,12 +49,14 @@ __device__ Sums of_lane(const Sums& x, int lane) {
           of_lane(x.prefill_tiles, lane)};
 }
 
+__device__ int32_t num_threads() { return static_cast<int32_t>(blockDim.x); }
+
 // Sum over the threads in front of this one; *total gets that over all. Every thread of the block must call
 // it.
 template <class T>
 __device__ T scan(const T& value, T* total) {
-  __shared__ T warp_sums[kThreads / 32];
-  static_assert(kThreads == 32 * 32);
+  __shared__ T warp_sums[kMaxThreads / 32];
+  static_assert(kMaxThreads == 32 * 32);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   T inclusive = value;
 #pragma unroll
@@ -61,7 +64,7 @@ __device__ T scan(const T& value, T* total) {
   __syncthreads();  // the last scan's readers are done with warp_sums
   if (lane == 31) warp_sums[warp] = inclusive;
   __syncthreads();
-  T sums = warp_sums[lane];
+  T sums = lane < num_threads() / 32 ? warp_sums[lane] : T{};
 #pragma unroll
   for (int d = 1; d < 32; d *= 2) sums = sums + from_below(sums, d);
   *total = of_lane(sums, 31);
@@ -78,7 +81,7 @@ __device__ int32_t num_units(int32_t num_keys, int32_t first_position, int32_t w
 __device__ int32_t place_tiles(const Work& work, int32_t num_tiles, const PagedAttentionConfig& c,
                                int32_t chunk_units) {
   int32_t line = 0, slots = 0;
-  for (int32_t begin = 0; begin < num_tiles; begin += kThreads) {
+  for (int32_t begin = 0; begin < num_tiles; begin += num_threads()) {
     const int32_t i = begin + static_cast<int32_t>(threadIdx.x);
     const bool is_tile = i < num_tiles;
     int32_t num_chunks = 0;
@@ -146,18 +149,20 @@ __device__ int32_t write_prompt_tiles(const Work& work, const PagedAttentionConf
   return units;
 }
 
-// Grid: 1. Block: kThreads. One thread takes one request, then one prompt's tile, then one decode worker.
-__global__ void __launch_bounds__(kThreads, 1)
+// Grid: 1. Block: kFewThreads or kMaxThreads. One thread takes one request, then one prompt's tile, then one
+// decode worker.
+__global__ void __launch_bounds__(kMaxThreads, 1)
     plan_kernel(PagedAttentionPlanParams p, Workspace ws, int32_t group, int32_t queries_per_tile) {
-  __shared__ Tile tiles[kThreads];  // the first ones of decode
+  __shared__ Tile tiles[kMaxThreads];  // the first ones of decode
   launch_dependents();
   wait_for_dependencies();
   const PagedAttentionConfig& c = p.config;
   const int32_t fold = folded_heads(c);
   const int32_t decode_group = group * fold, num_decode_heads = c.num_kv_heads / fold;
   const int32_t num_reqs = min(*p.num_reqs, c.max_num_reqs);
-  for (int32_t i = threadIdx.x; i < ws.decode.num_counters; i += kThreads) ws.decode.num_finished[i] = 0;
-  for (int32_t i = threadIdx.x; i < ws.prefill.num_counters; i += kThreads) ws.prefill.num_finished[i] = 0;
+  for (int32_t i = threadIdx.x; i < ws.decode.num_counters; i += num_threads()) ws.decode.num_finished[i] = 0;
+  for (int32_t i = threadIdx.x; i < ws.prefill.num_counters; i += num_threads())
+    ws.prefill.num_finished[i] = 0;
 
   const bool balanced = c.split_keys == 0;
   int32_t chunk_units = balanced ? 1 : c.split_keys / kUnitKeys;
@@ -166,7 +171,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (bool fits = false; !fits;) {
     sums = {};
     my_prefill_units = 0;
-    for (int32_t begin = 0; begin < num_reqs; begin += kThreads) {
+    for (int32_t begin = 0; begin < num_reqs; begin += num_threads()) {
       const int32_t i = begin + static_cast<int32_t>(threadIdx.x);
       Request r{};
       if (i < num_reqs) {
@@ -185,10 +190,10 @@ __global__ void __launch_bounds__(kThreads, 1)
                       is_decode ? 0 : ceil_div(r.query_len, queries_per_tile)};
       const Sums at = sums + scan(mine, &total);
       if (is_decode) {
-        const Tile tile{at.decode_chunks, at.decode_slots,     num_chunks,     r.seq_len,
-                        r.first_token,    r.query_len * decode_group, first_position, r.row};
+        const Tile tile{at.decode_chunks,           at.decode_slots, num_chunks, r.seq_len, r.first_token,
+                        r.query_len * decode_group, first_position,  r.row};
         ws.decode.tiles[at.decode_tiles] = tile;
-        if (at.decode_tiles < kThreads) tiles[at.decode_tiles] = tile;
+        if (at.decode_tiles < kMaxThreads) tiles[at.decode_tiles] = tile;
       }
       my_prefill_units +=
           write_prompt_tiles(ws.prefill, c, r, mine.prefill_tiles, at.prefill_tiles, group, queries_per_tile);
@@ -205,8 +210,8 @@ __global__ void __launch_bounds__(kThreads, 1)
         Line{num_decode, sums.decode_chunks, chunk_units, per_worker, balanced ? 1 : 0, 0, 0, 0};
   }
   __syncthreads();  // the tiles are read by other threads
-  const Tile* const all = num_decode <= kThreads ? tiles : ws.decode.tiles;
-  for (int32_t w = threadIdx.x; w < ws.decode.num_workers && num_decode > 0; w += kThreads) {
+  const Tile* const all = num_decode <= kMaxThreads ? tiles : ws.decode.tiles;
+  for (int32_t w = threadIdx.x; w < ws.decode.num_workers && num_decode > 0; w += num_threads()) {
     const int32_t tile = tile_of_chunk(all, num_decode, w * per_worker);
     ws.decode.first_tile[w] = tile;
     ws.decode.first_tiles[w] = all[tile];
@@ -247,8 +252,6 @@ void check(const PagedAttentionConfig& c) {
   require(c.split_keys >= 0 && c.split_keys % kUnitKeys == 0, "split_keys must be a multiple of 64",
           c.split_keys);
   require(c.window >= 0, "window must not be negative", c.window);
-  require(c.kv_dtype == KVDType::kSame || c.kv_dtype == KVDType::kFloat8E4M3, "no such kv_dtype",
-          static_cast<int64_t>(c.kv_dtype));
 }
 
 Workspace lay_out(const PagedAttentionConfig& c, void* base) {
@@ -311,7 +314,7 @@ void launch_paged_attention_plan(const PagedAttentionPlanParams& params, cudaStr
   const int32_t group = c.num_q_heads / c.num_kv_heads;
   LaunchConfig config;
   config.grid = 1;
-  config.block = kThreads;
+  config.block = c.max_num_reqs <= kFewThreads ? kFewThreads : kMaxThreads;
   config.overlaps = true;
   config.stream = stream;
   launch("paged attention plan", plan_kernel, config, params, lay_out(c, params.workspace), group,

@@ -35,13 +35,11 @@ __host__ __device__ constexpr int decode_blocks_per_sm(int head_dim) { return he
 __host__ __device__ constexpr int prefill_rows(int head_dim) { return head_dim <= 128 ? 128 : 64; }
 
 // Decode reads this many adjacent KV heads as one of as many times the dimensions, so that what it reads at a
-// time is at least 256 bytes long: memory gives less for shorter runs. The packed rows are those of all of the
-// heads, with zeros where a query has the dimensions of another head.
-__host__ __device__ inline int32_t folded_heads(const PagedAttentionConfig& c) {
-  const bool is_float8 = c.kv_dtype == KVDType::kFloat8E4M3;
-  const bool is_short = c.head_dim == 64 || (c.head_dim == 128 && is_float8);
+// time is not shorter than the memory likes. The packed rows are those of all of the heads, with zeros where
+// a query has the dimensions of another head.
+__host__ __device__ constexpr int32_t folded_heads(const PagedAttentionConfig& c) {
   const bool fits = c.num_kv_heads % 2 == 0 && c.num_q_heads / c.num_kv_heads * 2 <= kDecodeRows / 2;
-  return is_short && fits ? 2 : 1;
+  return c.head_dim == 64 && fits ? 2 : 1;
 }
 
 struct alignas(16) Tile {

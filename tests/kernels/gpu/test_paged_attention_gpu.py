@@ -236,6 +236,20 @@ def test_however_the_batch_is_cut(lens: list[tuple[int, int]]) -> None:
     case.check()
 
 
+@pytest.mark.parametrize("num_sms", [1, 2, 7])
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize(
+    "lens",
+    [[(1, 20000)], [(1, 1024)] * 33, [(1, 64 * i) for i in range(60, 0, -1)], [(1, 64)] * 500 + [(1, 9000)]],
+    ids=["one", "equal", "falling", "short"],
+)
+def test_long_runs_of_few_workers(lens: list[tuple[int, int]], head_dim: int, num_sms: int) -> None:
+    case = make_case(lens, head_dim=head_dim, num_sms=num_sms, num_kv_heads=4)
+    case.plan()
+    case.check()
+    assert torch.equal(case.run(), case.run())
+
+
 @pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
 @pytest.mark.parametrize(("num_q_heads", "num_kv_heads"), [(16, 8), (12, 6), (5, 5), (64, 4)])
 def test_few_workers_with_many_pieces_each(num_q_heads: int, num_kv_heads: int, head_dim: int) -> None:
@@ -367,9 +381,12 @@ def test_a_later_layer_begins_early(head_dim: int, lens: list[tuple[int, int]]) 
         assert torch.equal(out, expected)
 
 
-def test_repeats_are_equal_bit_for_bit() -> None:
+@pytest.mark.parametrize("num_sms", [0, 2])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_repeats_are_equal_bit_for_bit(head_dim: int, num_sms: int) -> None:
     """Also over the layers that share a plan."""
-    case = make_case([*RAGGED, (1, 5000), (1024, 1024)])
+    lens = [*RAGGED, (1, 5000), (1024, 1024), *[(1, 300 + i) for i in range(30)]]
+    case = make_case(lens, head_dim=head_dim, num_sms=num_sms)
     case.plan()
     first = case.run()
     for i in range(20):
