@@ -31,7 +31,6 @@ class Config(Structure):
             "num_sms",
             "split_keys",
             "window",
-            "kv_dtype",
         )
     ]
 
@@ -60,6 +59,7 @@ class Params(Structure):
         ("block_tables", c_void_p),
         ("stride_block_table", c_int64),
         ("workspace", c_void_p),
+        ("kv_dtype", c_int32),
         *((name, c_float) for name in ("k_scale", "v_scale", "soft_cap")),
         ("follows_layer", c_bool),
     ]
@@ -122,7 +122,6 @@ class PagedAttention:
         split_keys: int = 0,
         num_sms: int = 0,
         window: int = 0,
-        kv_dtype: torch.dtype = torch.bfloat16,  # any of 16 bits: as the query
     ) -> None:
         sms = num_sms or torch.cuda.get_device_properties(0).multi_processor_count
         self.config = Config(
@@ -135,7 +134,6 @@ class PagedAttention:
             sms,
             split_keys,
             window,
-            KV_DTYPES[kv_dtype],
         )
         num_bytes = c_size_t()
         _checked(library().quire_attention_workspace_bytes(byref(self.config), byref(num_bytes)))
@@ -185,6 +183,7 @@ class PagedAttention:
             block_tables.data_ptr(),
             block_tables.stride(0),
             self.workspace.data_ptr(),
+            KV_DTYPES[key_cache.dtype],
             k_scale,
             v_scale,
             soft_cap,

@@ -179,7 +179,6 @@ def make_case(
         split_keys=split_keys,
         num_sms=num_sms,
         window=window,
-        kv_dtype=kv_dtype,
     )
     return Case(
         attention,

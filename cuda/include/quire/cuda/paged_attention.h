@@ -36,7 +36,6 @@ struct PagedAttentionConfig {
   // 0: all keys up to its own position are seen. Otherwise the token at position p sees (p - window, p]; keys
   // before are neither planned nor loaded.
   int32_t window = 0;
-  KVDType kv_dtype = KVDType::kSame;  // of the caches
 };
 
 struct PagedAttentionPlanParams {
@@ -59,7 +58,7 @@ struct PagedAttentionParams {
 
   const void* query = nullptr;  // [num_tokens, num_q_heads, head_dim], rows stride_query_token apart
   int64_t stride_query_token = 0;
-  const void* key_cache = nullptr;    // [num_blocks, block_size, num_kv_heads, head_dim] of config.kv_dtype
+  const void* key_cache = nullptr;    // [num_blocks, block_size, num_kv_heads, head_dim]
   const void* value_cache = nullptr;  // [num_blocks, block_size, num_kv_heads, head_dim]
   void* out = nullptr;                // [num_tokens, num_q_heads, head_dim], rows stride_out_token apart
   int64_t stride_out_token = 0;
@@ -68,8 +67,9 @@ struct PagedAttentionParams {
   int64_t stride_block_table = 0;
   void* workspace = nullptr;  // as left by launch_paged_attention_plan
 
-  float k_scale = 1, v_scale = 1;  // what the caches hold times this is the key, the value
-  float soft_cap = 0;              // scores become soft_cap * tanh(score / soft_cap); 0: they stay
+  KVDType kv_dtype = KVDType::kSame;  // of key_cache and value_cache
+  float k_scale = 1, v_scale = 1;     // what the caches hold times this is the key, the value
+  float soft_cap = 0;                 // scores become soft_cap * tanh(score / soft_cap); 0: they stay
   // May be set where an earlier launch_paged_attention of the same step, over the same plan and block tables,
   // is in front of this one in the stream, and where keys in front of a request's query tokens were written
   // by earlier steps. Then what lies in front of the query tokens is read while the kernels in front still
