@@ -60,32 +60,30 @@ int num_sms() {
 // Clusters of this size that find an SM for each block: clusters of 4 and 8 leave SMs of some GPCs over.
 int num_clusters(int cluster) { return (cluster <= 2 ? num_sms() : num_sms() / 8 * 8) / cluster; }
 
-// The tile and the parts of k that fill the SMs best. The parts follow from n and k alone, so that a row's
-// result does not depend on the number of rows.
+// The tile, and the parts of k that give most SMs a block. From n and k alone, so that a row's result does
+// not depend on the number of rows.
 struct Cut {
   int cluster = 1;
   int tile_rows = 128;
 };
 
 int num_tiles(const SkinnyGemmWeight& w, int tile_rows) {
+  if (w.silu_mul) return static_cast<int>((w.n / 2 + kBoxRows - 1) / kBoxRows);
   return static_cast<int>((w.n + tile_rows - 1) / tile_rows);
 }
 
+// Two thirds of the SMs read as fast as all of them, and a part more costs an exchange more. Where tiles of
+// 128 rows would have to be cut in 4 for that, smaller tiles cut in 2 are faster (measured).
 Cut choose_cut(const SkinnyGemmWeight& w) {
-  Cut best;
-  double best_share = 0;
-  for (const int cluster : {1, 2, 4, 8}) {
-    constexpr int kMinSteps = 8;  // of a block: fewer do not pay for the exchange
-    if (cluster > 1 && w.k < cluster * kMinSteps * kBoxColumns / 2) break;
-    const int tiles = num_tiles(w, 128), clusters = num_clusters(cluster);
-    const int rounds = (tiles + clusters - 1) / clusters;
-    const double share = static_cast<double>(tiles) / rounds * cluster / num_sms();
-    if (share > best_share * 1.02) {
-      best_share = share;
-      best.cluster = cluster;
-    }
+  constexpr int64_t kMinPart = 256;  // elements of k: a shorter part does not pay for the exchange
+  const int enough_blocks = num_sms() * 2 / 3;
+  Cut cut;
+  if (!w.silu_mul && num_tiles(w, 128) * 3 < enough_blocks) cut.tile_rows = 64;
+  const int tiles = num_tiles(w, cut.tile_rows);
+  while (cut.cluster < 8 && tiles * cut.cluster < enough_blocks && w.k >= 2 * cut.cluster * kMinPart) {
+    cut.cluster *= 2;
   }
-  return best;
+  return cut;
 }
 
 void check_x(const SkinnyGemmWeight& w, const SkinnyGemmParams& p) {
@@ -130,7 +128,7 @@ void launch_skinny_gemm(const SkinnyGemmWeight& w, const SkinnyGemmParams& p, cu
   if (tuning.cluster > 0) cut.cluster = tuning.cluster;
   if (tuning.tile_rows > 0) cut.tile_rows = tuning.tile_rows;
   if (w.silu_mul) cut.tile_rows = 128;
-  if (cut.cluster > 8 || (cut.cluster & (cut.cluster - 1)) != 0) {
+  if (cut.cluster < 1 || cut.cluster > 8 || (cut.cluster & (cut.cluster - 1)) != 0) {
     refuse("tuning.cluster", std::to_string(cut.cluster), "1, 2, 4, 8");
   }
   if (cut.tile_rows != 64 && cut.tile_rows != 128) {
@@ -146,11 +144,11 @@ void launch_skinny_gemm(const SkinnyGemmWeight& w, const SkinnyGemmParams& p, cu
   args.num_rows = p.num_rows;
   args.n_out = static_cast<int32_t>(n_out);
   args.num_tiles = num_tiles(w, cut.tile_rows);
-  if (w.silu_mul) args.num_tiles = static_cast<int32_t>((n_out + kBoxRows - 1) / kBoxRows);
   const int64_t step = cut.tile_rows == 64 ? 2 * kBoxColumns : kBoxColumns;
   args.num_steps = static_cast<int32_t>((w.k + step - 1) / step);
-  args.trigger = tuning.trigger >= 0 ? tuning.trigger : 0;
-  args.prefetch = tuning.prefetch >= 0 ? tuning.prefetch : 0;
+  constexpr int32_t kTrigger = 6;  // the next kernel's blocks need about as long to come as these loads
+  args.trigger = tuning.trigger >= 0 ? tuning.trigger : kTrigger;
+  args.prefetch = tuning.prefetch >= 0 ? tuning.prefetch : 0;  // measured: more than the ring costs time
   args.silu_mul = w.silu_mul;
   args.is_wide = n_out % 4 == 0 && p.stride_out % 4 == 0 && is_aligned(p.out, 8);
   args.rows = p.rows;
