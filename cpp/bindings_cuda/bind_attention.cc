@@ -18,7 +18,6 @@ cuda::PagedAttentionConfig make_config(int32_t num_q_heads, int32_t num_kv_heads
   config.num_sms = num_sms;
   config.split_keys = split_keys;
   config.window = window;
-
   return config;
 }
 
