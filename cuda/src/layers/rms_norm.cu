@@ -110,9 +110,11 @@ void launch_rows(const RmsNormParams& p, cudaStream_t stream) {
   config.block = num_row_threads(num_vecs);
   config.overlaps = true;
   config.stream = stream;
-  const bool is_short = num_vecs <= 2 * kMaxRowThreads;
-  launch("rms_norm", is_short ? kernel_for<T, kSize, 2>(p) : kernel_for<T, kSize, kMaxVecs<kSize>>(p), config,
-         p, 1.0f / static_cast<float>(p.hidden_size));
+  launch("rms_norm",
+         num_vecs <= kMaxRowThreads       ? kernel_for<T, kSize, 1>(p)
+         : num_vecs <= 2 * kMaxRowThreads ? kernel_for<T, kSize, 2>(p)
+                                          : kernel_for<T, kSize, kMaxVecs<kSize>>(p),
+         config, p, 1.0f / static_cast<float>(p.hidden_size));
 }
 
 }  // namespace

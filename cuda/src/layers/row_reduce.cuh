@@ -7,11 +7,10 @@ namespace quire::cuda {
 
 inline constexpr int kMaxRowThreads = 1024;
 
-// From the row's size alone, so that a row's result never depends on the batch. Few threads with two vectors
-// each have a reduction done sooner than many with one.
+// A thread per vector, as far as a block goes. From the row's size alone, so that a row's result never
+// depends on the batch.
 inline int num_row_threads(int num_vecs) {
-  const int wanted = (num_vecs + 1) / 2;
-  return wanted >= kMaxRowThreads ? kMaxRowThreads : (wanted + kWarpSize - 1) / kWarpSize * kWarpSize;
+  return num_vecs >= kMaxRowThreads ? kMaxRowThreads : (num_vecs + kWarpSize - 1) / kWarpSize * kWarpSize;
 }
 
 // In shared memory. Every thread of the block calls init() once, and then sum() and max() once at most. The

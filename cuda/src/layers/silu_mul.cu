@@ -62,9 +62,8 @@ __global__ void __launch_bounds__(kMaxRowThreads) silu_mul_float8_kernel(SiluMul
   float largest = 0;
 #pragma unroll
   for (int v = 0; v < kNumVecs; ++v) {
-    // Threads behind the row's end compute its last vector: loads without a condition are issued all at once.
-    const int d = min((v * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * kSize,
-                      p.intermediate_size - kSize);
+    const int d = (v * blockDim.x + threadIdx.x) * kSize;
+    if (d >= p.intermediate_size) continue;
     values[v] = silu_mul(load_vec<T, kSize>(gate + d), load_vec<T, kSize>(up + d));
     largest = fmaxf(largest, largest_magnitude(unpacked(values[v])));
   }
