@@ -84,6 +84,16 @@ struct ClusterSum {
   uint64_t before[2];  // of the blocks with smaller ids
 };
 
+// As on the CPU: finite even for a denormal temperature, and the same bins. Never 0: -inf * 0 is NaN.
+__device__ inline float inverse_of(float temperature) {
+  return fmaxf(fminf(1.0f / temperature, kLargestFloat), 1e-30f);
+}
+
+// Of exponents of 2.
+__device__ inline float scale_of(float temperature) {
+  return fminf(inverse_of(temperature) * 1.44269504f, kLargestFloat);
+}
+
 // All methods are called by all threads of the block, those marked "cluster" by all blocks of the cluster.
 template <class T>
 struct Row : RowView<T> {
@@ -92,12 +102,12 @@ struct Row : RowView<T> {
   Shared& shared;
   float max = 0;  // of the row
   float inverse_temperature = 0;
-  float scale = 0;  // of exponents of 2
+  float scale = 0;
   float bin_width = 0;
   int exchange_idx = 0;
 
   __device__ Row(Shared& shared, const T* row, int vocab_size)
-      : RowView<T>(row, vocab_size), shared(shared) {}
+      : RowView<T>(row, vocab_size, cg::this_cluster().block_rank()), shared(shared) {}
 
   __device__ uint64_t mass_of(float logit) const {
     return __float2ull_rn(expf((logit - max) * inverse_temperature) * kUnit);
@@ -109,10 +119,9 @@ struct Row : RowView<T> {
   }
 
   __device__ void set_temperature(float temperature) {
-    // As on the CPU: finite even for a denormal temperature, and the same bins. Never 0: -inf * 0 is NaN.
-    inverse_temperature = fmaxf(fminf(1.0f / temperature, kLargestFloat), 1e-30f);
+    inverse_temperature = inverse_of(temperature);
     bin_width = 104.0f / inverse_temperature / kNumBins;
-    scale = fminf(inverse_temperature * 1.44269504f, kLargestFloat);
+    scale = scale_of(temperature);
   }
 
   // Cluster. Tells a and b to every block; returns what every block told, which lasts until the next call but
@@ -195,10 +204,11 @@ struct Row : RowView<T> {
   template <class Weight>
   __device__ ClusterSum sum_ids(Weight weight) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-    const Segment segment = this->segment();
     uint64_t sum = 0;
-#pragma unroll 4
-    for (int i = segment.first + lane; i < segment.end; i += kWarpSize) sum += weight(this->logit(i));
+    this->for_each_vector([&](const auto& values, int) {
+#pragma unroll
+      for (const float value : values) sum += weight(value);
+    });
     sum = warp_reduce(sum, Sum());
     __syncthreads();
     if (lane == 0) shared.warp_sums[warp] = sum;

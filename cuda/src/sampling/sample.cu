@@ -14,9 +14,11 @@ namespace quire::cuda {
 namespace sampling {
 namespace {
 
+constexpr int kFewRows = 32;
+
 // Bits of this block's ids that may not be sampled, in memory; null when there are none.
 template <class T>
-__device__ const uint32_t* build_mask(const SampleParams& p, int row_idx, const Row<T>& row,
+__device__ const uint32_t* build_mask(const SampleParams& p, int row_idx, const RowView<T>& row,
                                       uint32_t* memory) {
   if (p.mask_offsets == nullptr) return nullptr;
   const int mask_begin = p.mask_offsets[row_idx], mask_end = p.mask_offsets[row_idx + 1];
@@ -31,28 +33,37 @@ __device__ const uint32_t* build_mask(const SampleParams& p, int row_idx, const 
   return memory;
 }
 
-// Cluster. Draws from all tokens, in proportion to the weights that the findings sum up.
+// The row with everything that it asks for.
 template <class T>
-__device__ void draw_from_all(Row<T>& row, const Finding (&findings)[kNumSegments], double u,
-                              const Result& out) {
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  const double up_to = scan_weights(findings, row.max, row.scale);
+__device__ Row<T> make_row(const SampleParams& p, int row_idx, Shared& shared, const uint32_t* mask) {
+  Row<T> row(shared, static_cast<const T*>(p.logits) + row_idx * p.stride_logits, p.vocab_size);
+  row.set_temperature(p.temperature[row_idx]);
+  row.edits.mask = mask;
+  if (has_penalties(p, row_idx)) {
+    row.edits.counts = counts_of(p, row_idx) + row.begin;
+    row.edits.repetition = p.repetition_penalty[row_idx];
+    row.edits.presence = p.presence_penalty[row_idx];
+    row.edits.frequency = p.frequency_penalty[row_idx];
+  }
+  return row;
+}
+
+// Warp. The segment that the draw falls into, in proportion to the weights that the findings sum up. rest:
+// the draw less the segments before.
+__device__ inline int choose_segment(const Finding (&findings)[kNumSegments], double u, float max,
+                                     float scale, double& rest) {
+  const int lane = threadIdx.x % kWarpSize;
+  const double up_to = scan_weights(findings, max, scale);
   const double target = u * __shfl_sync(kAllLanes, up_to, kWarpSize - 1);
   double before = __shfl_up_sync(kAllLanes, up_to, 1);
   if (lane == 0) before = 0;
   const unsigned weighing = __ballot_sync(kAllLanes, up_to > before);
   const unsigned past = __ballot_sync(kAllLanes, up_to > before && up_to > target);
   const int chosen = past != 0 ? __ffs(static_cast<int>(past)) - 1 : 31 - __clz(static_cast<int>(weighing));
-  const double first = weight_of(findings[2 * lane], row.max, row.scale);
-  const double second = weight_of(findings[2 * lane + 1], row.max, row.scale);
-  const bool is_second = target - before >= first && second > 0;
-  const int segment = __shfl_sync(kAllLanes, 2 * lane + is_second, chosen);
-  if (segment != static_cast<int>(cg::this_cluster().block_rank()) * kNumWarps + warp) return;
-  double rest = target - before - (is_second ? first : 0);
-  rest *= findings[segment].sum / (is_second ? second : first);  // relative to the segment's largest logit
-  rest = __shfl_sync(kAllLanes, rest, chosen);
-  const int id = pick_in_segment(row, rest, findings[segment].reference, row.scale);
-  if (lane == 0) out.write(id);
+  const double first = weight_of(findings[2 * lane], max, scale);
+  const bool is_second = target - before >= first && weight_of(findings[2 * lane + 1], max, scale) > 0;
+  rest = __shfl_sync(kAllLanes, target - before - (is_second ? first : 0), chosen);
+  return __shfl_sync(kAllLanes, 2 * lane + is_second, chosen);
 }
 
 // Cluster. Draws with top_k or top_p where the shortcut does not decide.
@@ -83,12 +94,70 @@ __device__ void draw_from_bins(Row<T>& row, int top_k, float top_p, double u, co
   row.write_crossing_id(sums, shared.walk_target, mass, out);
 }
 
+// The two functions below are calls, so that what they need costs the usual row no registers. Each kernel has
+// its own, which may have as many registers as the kernel.
+
+// scan_edited of any row.
+template <class T, int kBlocksPerSm>
+__device__ __noinline__ Scan scan_unusual(const SampleParams& p, int row_idx, Shared& shared,
+                                          const uint32_t* mask) {
+  const Row<T> row = make_row<T>(p, row_idx, shared, mask);
+  return scan_edited(row, row.scale);
+}
+
+// Cluster. Draws from any row whose findings and maxima all blocks know. max: of the row; thread_max: the
+// largest logit that this thread saw.
+template <class T, int kBlocksPerSm>
+__device__ __noinline__ void draw_unusual(const SampleParams& p, int row_idx, Shared& shared,
+                                          const uint32_t* mask, float max, float thread_max) {
+  const cg::cluster_group cluster = cg::this_cluster();
+  Row<T> row = make_row<T>(p, row_idx, shared, mask);
+  row.max = max;
+  int top_k = p.top_k[row_idx];
+  if (top_k < 0 || top_k >= p.vocab_size) top_k = 0;
+  const float top_p = p.top_p[row_idx] < 1 ? p.top_p[row_idx] : 1.0f;
+  const float min_p = p.min_p == nullptr ? 0.0f : p.min_p[row_idx];
+  const double u = uniform(p.seed[row_idx], p.output_idx[row_idx]);
+  const Result out{p, row_idx};
+  int pass = 0;
+  if (min_p > 0) {
+    row.edits.floor =
+        min_p < 1 ? static_cast<float>(max + p.temperature[row_idx] * log(static_cast<double>(min_p))) : max;
+    if (top_k == 0) {  // the sums again, without what min_p puts out
+      pass = 1;
+      tell(shared.findings[1], join(scan_edited(row, row.scale), row.scale));
+      cluster.sync();
+    }
+  }
+  const auto& findings = shared.findings[pass];
+  if (top_k == 0 && top_p >= 1) {
+    double rest;
+    const int warp = threadIdx.x / kWarpSize;
+    const int segment = choose_segment(findings, u, max, row.scale, rest);
+    if (segment != static_cast<int>(cluster.block_rank()) * kNumWarps + warp) return;
+    const int id = pick_in_segment(row, row.segment(), rest, max, row.scale);
+    if (threadIdx.x % kWarpSize == 0) out.write(id);
+    return;
+  }
+  if (top_k <= kMaxShortcut) {
+    const float cutoff = fmaxf(bound_of(shared, top_k > 0 ? top_k : kFirstGuess), row.edits.floor);
+    uint64_t total_mass = 0;
+    if (top_k == 0) {
+      const double sum = __shfl_sync(kAllLanes, scan_weights(findings, max, row.scale), kWarpSize - 1);
+      total_mass = static_cast<uint64_t>(sum * kUnit);
+    }
+    if (try_shortcut(row, thread_max, cutoff, total_mass, top_k, top_p, u, out)) return;
+  }
+  draw_from_bins(row, top_k, top_p, u, out);
+}
+
 // Grid [rows * kClusterSize], a cluster per row, block kThreads. Shared memory: Shared, then the mask's bits.
 //
 // A block may leave once no other block reads or writes its shared memory: every access to another block's is
 // followed by a barrier of the cluster.
-template <class T>
-__global__ void __launch_bounds__(kThreads, 4) sample_kernel(const __grid_constant__ SampleParams p) {
+template <class T, int kBlocksPerSm>
+__global__ void __launch_bounds__(kThreads, kBlocksPerSm)
+    sample_kernel(const __grid_constant__ SampleParams p) {
   extern __shared__ __align__(16) unsigned char memory[];
   const cg::cluster_group cluster = cg::this_cluster();
   Shared& shared = *reinterpret_cast<Shared*>(memory);
@@ -97,69 +166,79 @@ __global__ void __launch_bounds__(kThreads, 4) sample_kernel(const __grid_consta
   auto all_have_started = cluster.barrier_arrive();
   wait_for_dependencies();
 
-  const int row_idx = blockIdx.x / kClusterSize;
-  Row<T> row(shared, static_cast<const T*>(p.logits) + row_idx * p.stride_logits, p.vocab_size);
+  const int row_idx = blockIdx.x / kClusterSize, lane = threadIdx.x % kWarpSize;
+  const T* logits = static_cast<const T*>(p.logits) + row_idx * p.stride_logits;
+  RowView<T> row(logits, p.vocab_size, static_cast<int>(cluster.block_rank()));
+  const Segment segment = row.segment();
+  typename RowView<T>::Vector vecs[kBatch];
+  const bool is_whole = row.is_whole(segment);
+  if (is_whole) row.load_batch(segment.first + lane * RowView<T>::kSize, segment.end, vecs);
+
+  // While the logits are on their way.
   const float temperature = p.temperature[row_idx];
   const bool is_greedy = temperature == 0;
-  int top_k = p.top_k[row_idx];
-  if (top_k < 0 || top_k >= p.vocab_size) top_k = 0;
-  row.set_temperature(temperature);
+  const int top_k = p.top_k[row_idx];
+  const bool has_top_k = top_k > 0 && top_k < p.vocab_size;
+  const bool has_set = !is_greedy && (has_top_k || p.top_p[row_idx] < 1);
+  const bool has_counts = has_penalties(p, row_idx);
+  const float scale = scale_of(temperature);
   row.edits.mask = build_mask(p, row_idx, row, reinterpret_cast<uint32_t*>(memory + sizeof(Shared)));
-  if (has_penalties(p, row_idx)) {
-    row.edits.counts = counts_of(p, row_idx) + row.begin;
-    row.edits.repetition = p.repetition_penalty[row_idx];
-    row.edits.presence = p.presence_penalty[row_idx];
-    row.edits.frequency = p.frequency_penalty[row_idx];
-  }
-  const Scan scan = scan_segment(row, !is_greedy && top_k == 0, row.scale);
+  // The leader's first warp finishes a usual row alone: the others make room for the next row's.
+  const bool is_usual = is_greedy || !(has_set || has_counts || row.edits.mask != nullptr ||
+                                       (p.min_p != nullptr && p.min_p[row_idx] > 0));
 
-  const float top_p = p.top_p[row_idx] < 1 ? p.top_p[row_idx] : 1.0f;
-  const float min_p = p.min_p == nullptr ? 0.0f : p.min_p[row_idx];
-  const bool has_set = !is_greedy && (top_k > 0 || top_p < 1);
-  const Result out{p, row_idx};
-  const Finding finding = join(row, scan, is_greedy, row.scale);
+  Scan scan;
+  if (!is_whole || has_counts) {
+    scan = scan_unusual<T, kBlocksPerSm>(p, row_idx, shared, row.edits.mask);
+  } else if (!is_greedy && !has_top_k) {
+    scan = scan_plain<true>(row, segment, vecs, scale);
+  } else {
+    scan = scan_plain<false>(row, segment, vecs, scale);
+  }
+  Finding finding = join(scan, scale);
+  if (is_greedy && finding.key > kMinusInfKey && finding.key < kInfKey) {
+    int id = INT32_MAX;
+    if (key_of(scan.largest) == finding.key) {
+      id = row.begin + (!is_whole || has_counts ? scan.place : find_in_vector(row, scan));
+    }
+    finding.id = __reduce_min_sync(kAllLanes, id);
+  }
   // Before the first write to another block's memory, which must exist.
   cluster.barrier_wait(std::move(all_have_started));
-  tell(shared.findings[0], finding);
-  if (has_set) tell_maxima(shared, scan.largest);
-  cluster.sync();
-
-  const uint32_t key = largest_key(shared.findings[0]);
-  row.max = logit_of(key);
-  const bool is_valid = key > kMinusInfKey && key < kInfKey && temperature >= 0;
-  if (!is_valid || is_greedy) {
+  if (is_usual) {
+    if (lane == 0) tell(shared.findings[0], finding, 0);
+    __syncwarp();
+    auto all_have_told = cluster.barrier_arrive();
     if (cluster.block_rank() > 0 || threadIdx.x >= kWarpSize) return;
-    const int32_t id = is_valid ? first_id(shared.findings[0], key) : -1;
-    if (threadIdx.x == 0) out.write(id);
-    return;
+    cluster.barrier_wait(std::move(all_have_told));
+  } else {
+    tell(shared.findings[0], finding);
+    if (has_set) tell_maxima(shared, scan.largest);
+    cluster.sync();
   }
 
-  const double u = uniform(p.seed[row_idx], p.output_idx[row_idx]);
-  int pass = 0;
-  if (min_p > 0) {
-    row.edits.floor =
-        min_p < 1 ? static_cast<float>(row.max + temperature * log(static_cast<double>(min_p))) : row.max;
-    if (top_k == 0) {  // the sums again, without what min_p puts out
-      pass = 1;
-      tell(shared.findings[1], join(row, scan_segment(row, true, row.scale), false, row.scale));
-      cluster.sync();
-    }
-  }
-  const auto& findings = shared.findings[pass];
-  if (!has_set) {
-    draw_from_all(row, findings, u, out);
+  const Finding(&findings)[kNumSegments] = shared.findings[0];
+  const uint32_t key = largest_key(findings);
+  if (key <= kMinusInfKey || key >= kInfKey || !(temperature >= 0)) {
+    if (cluster.block_rank() == 0 && threadIdx.x == 0) Result{p, row_idx}.write(-1);
     return;
   }
-  if (top_k <= kMaxShortcut) {
-    const float cutoff = fmaxf(bound_of(shared, top_k > 0 ? top_k : kFirstGuess), row.edits.floor);
-    uint64_t total_mass = 0;
-    if (top_k == 0) {
-      const double sum = __shfl_sync(kAllLanes, scan_weights(findings, row.max, row.scale), kWarpSize - 1);
-      total_mass = static_cast<uint64_t>(sum * kUnit);
-    }
-    if (try_shortcut(row, scan.largest, cutoff, total_mass, top_k, top_p, u, out)) return;
+  const float max = logit_of(key);
+  if (!is_usual) {
+    draw_unusual<T, kBlocksPerSm>(p, row_idx, shared, row.edits.mask, max, scan.largest);
+    return;
   }
-  draw_from_bins(row, top_k, top_p, u, out);
+  int id;
+  if (is_greedy) {
+    id = first_id(findings, key);
+  } else {
+    double rest;
+    const double u = uniform(p.seed[row_idx], p.output_idx[row_idx]);
+    const int chosen = choose_segment(findings, u, max, scale, rest);
+    const RowView<T> view(logits, p.vocab_size, chosen / kNumWarps);
+    id = pick_in_segment(view, view.segment(chosen % kNumWarps), rest, max, scale);
+  }
+  if (lane == 0) Result{p, row_idx}.write(id);
 }
 
 }  // namespace
@@ -186,7 +265,9 @@ void launch_sample(const SampleParams& p, cudaStream_t stream) {
     config.cluster = kClusterSize;
     config.overlaps = true;
     config.stream = stream;
-    launch("sample", sample_kernel<T>, config, p);
+    // Few rows leave room on every SM, and blocks may have 64 registers; for many rows a fifth block per SM,
+    // with 48 registers, is worth more, if not to rows with top_k or top_p.
+    launch("sample", p.num_rows <= kFewRows ? sample_kernel<T, 4> : sample_kernel<T, 5>, config, p);
   });
 }
 

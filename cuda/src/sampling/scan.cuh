@@ -1,7 +1,8 @@
 // The one pass that every row takes: the largest logit, and the sum of the weights 2^((logit - max) * scale).
 //
 // Each warp scans its segment, with the maximum so far as reference, and tells every block of the cluster
-// what it found. Sums are float32 in an order that the vocabulary alone decides.
+// what it found. Sums are float32 in an order that the vocabulary alone decides, and roundings that could be
+// fused are written out, so that no two ways through the code differ.
 #pragma once
 
 #include "view.cuh"
@@ -11,7 +12,7 @@ namespace quire::cuda::sampling {
 // What a thread knows of the ids it looked at.
 struct Scan {
   float largest = minus_inf();  // NaN when there was one
-  int place = 0;                // in the slice: the vector that has it first
+  int place = 0;                // in the slice: where the vector begins that has it first
   float sum = 0;                // of 2^((logit - reference) * scale)
   float reference = -kLargestFloat;
 };
@@ -36,61 +37,82 @@ __device__ inline void scan_values(const float (&values)[kSize], int i, float sc
     float sum = 0;
 #pragma unroll
     for (int k = 0; k < kSize; ++k) sum += exp2_fast((values[k] - reference) * scale);
-    scan.sum = scan.sum * exp2_fast((scan.reference - reference) * scale) + sum;
+    scan.sum = __fmaf_rn(scan.sum, exp2_fast((scan.reference - reference) * scale), sum);
     scan.reference = reference;
   }
 }
 
-// This thread's part of its warp's segment.
-template <bool kPlain, bool kWithSum, class T>
-__device__ Scan scan_segment(const RowView<T>& row, const Segment& segment, float scale) {
+// This thread's part of its warp's segment, whatever is to be edited. place is that of the logit itself.
+template <class T>
+__device__ Scan scan_edited(const RowView<T>& row, float scale) {
   Scan scan;
-  row.template for_each_vector<kPlain>(
-      segment, [&](const auto& values, int i) { scan_values<kWithSum>(values, i, scale, scan); });
+  row.template for_each_vector<false>(
+      row.segment(), [&](const auto& values, int i) { scan_values<true>(values, i, scale, scan); });
+  if (scan.largest > minus_inf()) {
+    while (row.logit(scan.place) != scan.largest) ++scan.place;
+  }
   return scan;
 }
 
-template <class T>
-__device__ Scan scan_segment(const RowView<T>& row, bool with_sum, float scale) {
-  const Segment segment = row.segment();
-  if (!row.is_plain(segment)) return scan_segment<false, true>(row, segment, scale);
-  return with_sum ? scan_segment<true, true>(row, segment, scale)
-                  : scan_segment<true, false>(row, segment, scale);
+// Of a plain segment, whose first vectors are in vecs, or on their way.
+template <bool kWithSum, class T>
+__device__ Scan scan_plain(const RowView<T>& row, const Segment& segment,
+                           typename RowView<T>::Vector (&vecs)[kBatch], float scale) {
+  constexpr int kSize = RowView<T>::kSize, kStep = RowView<T>::kStep;
+  const int lane = threadIdx.x % kWarpSize;
+  Scan scan;
+  int i = segment.first + lane * kSize;
+#pragma unroll 1
+  while (true) {
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      float values[kSize];
+      row.unpack(vecs[j], i + j * kStep, segment.end, values);
+      scan_values<kWithSum>(values, i + j * kStep, scale, scan);
+    }
+    i += kBatch * kStep;
+    if (i - lane * kSize >= segment.end) return scan;
+    row.load_batch(i, segment.end, vecs);
+  }
 }
 
-// What the threads of a warp found. With the id only if it is wanted.
+// The place of the logit itself, after scan_plain.
 template <class T>
-__device__ Finding join(const RowView<T>& row, const Scan& scan, bool with_id, float scale) {
-  Finding finding{};
-  const uint32_t key = key_of(scan.largest);
-  finding.key = __reduce_max_sync(kAllLanes, key);
-  if (with_id) {
-    int id = INT32_MAX;
-    if (key == finding.key && key > kMinusInfKey && key < kInfKey) {
-      int place = scan.place;
-      const auto vec = row.load(place, row.size);
+__device__ int find_in_vector(const RowView<T>& row, const Scan& scan) {
+  constexpr int kSize = RowView<T>::kSize;
+  float values[kSize];
+  row.unpack(load_vec<T, kSize>(row.logits + scan.place), scan.place, row.size, values);
+  int first = kSize - 1;
 #pragma unroll
-      for (int k = RowView<T>::kSize - 1; k >= 0; --k) {
-        if (place + k >= row.size) continue;
-        float logit = to_float(vec[k]);
-        if (row.edits.any()) logit = row.edits.apply(logit, place + k);
-        if (logit == scan.largest) id = row.begin + place + k;
-      }
-    }
-    finding.id = __reduce_min_sync(kAllLanes, id);
+  for (int k = kSize - 1; k >= 0; --k) {
+    if (values[k] == scan.largest) first = k;
   }
+  return scan.place + first;
+}
+
+// What the threads of a warp found. Without the id.
+__device__ inline Finding join(const Scan& scan, float scale) {
+  Finding finding;
+  finding.key = __reduce_max_sync(kAllLanes, key_of(scan.largest));
+  finding.id = 0;
   finding.reference = fmaxf(logit_of(finding.key), -kLargestFloat);
-  finding.sum = warp_reduce(scan.sum * exp2_fast((scan.reference - finding.reference) * scale), Sum());
+  finding.sum =
+      warp_reduce(__fmul_rn(scan.sum, exp2_fast((scan.reference - finding.reference) * scale)), Sum());
   return finding;
 }
 
-// To findings[] of every block of the cluster. A barrier of the cluster follows before they are read.
-__device__ inline void tell(Finding (&findings)[kNumSegments], const Finding& finding) {
+// To findings[] of one block of the cluster. A barrier of the cluster follows before they are read.
+__device__ inline void tell(Finding (&findings)[kNumSegments], const Finding& finding, int rank) {
   const cg::cluster_group cluster = cg::this_cluster();
-  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  if (lane < kClusterSize) {
-    *cluster.map_shared_rank(&findings[cluster.block_rank() * kNumWarps + warp], lane) = finding;
-  }
+  const int warp = threadIdx.x / kWarpSize;
+  *cluster.map_shared_rank(&findings[cluster.block_rank() * kNumWarps + warp], rank) = finding;
+}
+
+// The same to all blocks.
+__device__ inline void tell(Finding (&findings)[kNumSegments], const Finding& finding) {
+  const int lane = threadIdx.x % kWarpSize;
+  if (lane < kClusterSize) tell(findings, finding, lane);
+  __syncwarp();
 }
 
 // The largest of the row's keys, in all threads of the warp.
@@ -111,7 +133,7 @@ __device__ inline int32_t first_id(const Finding (&findings)[kNumSegments], uint
 
 // A segment's sum relative to the row's largest logit.
 __device__ inline double weight_of(const Finding& finding, float max, float scale) {
-  return static_cast<double>(finding.sum) * exp2_fast((finding.reference - max) * scale);
+  return __dmul_rn(finding.sum, exp2_fast((finding.reference - max) * scale));
 }
 
 // Sums over the segments up to those of this lane, 2 * lane and 2 * lane + 1; the last lane's is the row's.
@@ -133,9 +155,11 @@ __device__ int pick_in_vectors(const RowView<T>& row, int i, int end, double res
                                float scale) {
   constexpr int kSize = RowView<T>::kSize;
   const int lane = threadIdx.x % kWarpSize;
-  const auto vec = row.load(i, end);
+  typename RowView<T>::Vector vec;
+  typename RowView<T>::Counts counts;
+  row.load(i, end, vec, counts);
   float values[kSize];
-  row.template unpack<true>(vec, i, end, values);
+  row.edit(vec, counts, i, end, values);
   double mine = 0;
 #pragma unroll
   for (int k = 0; k < kSize; ++k) {
@@ -165,49 +189,49 @@ __device__ int pick_in_vectors(const RowView<T>& row, int i, int end, double res
   return __shfl_sync(kAllLanes, found, chosen) + row.begin;
 }
 
-// Warp. The id of this warp's segment at which the running sum of the weights relative to reference, the
-// segment's largest logit, exceeds rest.
+// Warp. The id of a segment at which the running sum of the weights relative to reference exceeds rest. One
+// of its weights is above 0.
 template <class T>
-__device__ int pick_in_segment(const RowView<T>& row, double rest, float reference, float scale) {
+__device__ int pick_in_segment(const RowView<T>& row, const Segment& segment, double rest, float reference,
+                               float scale) {
   constexpr int kSize = RowView<T>::kSize, kStep = RowView<T>::kStep;
-  const int lane = threadIdx.x % kWarpSize;
-  const Segment segment = row.segment();
+  const int begin = threadIdx.x % kWarpSize * kSize;
   int last = segment.first;  // of the last vectors that weigh anything: rounding may leave a little over
   bool is_found = false;
-  const auto consider = [&](int first, float sum) {
-    if (is_found || sum == 0) return;
-    last = first;
-    is_found = rest < sum;
-    if (!is_found) rest -= sum;
-  };
   const auto sum_of = [&](const float (&values)[kSize]) {
     float sum = 0;
 #pragma unroll
     for (int k = 0; k < kSize; ++k) sum += exp2_fast((values[k] - reference) * scale);
     return sum;
   };
-  const int begin = lane * kSize;
-  if (!row.is_plain(segment)) {
-    row.template for_each_vector<false>(
-        segment, [&](const auto& values, int i) { consider(i - begin, warp_reduce(sum_of(values), Sum())); });
-  } else {
-    for (int first = segment.first; first < segment.end && !is_found; first += kBatch * kStep) {
-      typename RowView<T>::Vector vecs[kBatch];
+  const auto consider = [&](int first, float sum) {
+    if (is_found || sum == 0) return;
+    last = first;
+    is_found = rest < sum;
+    if (!is_found) rest -= sum;
+  };
+  if (row.is_plain(segment)) {
+#pragma unroll 1
+    for (int first = segment.first; first < segment.end && !is_found; first += 2 * kBatch * kStep) {
+      typename RowView<T>::Vector vecs[2 * kBatch];
       row.load_batch(first + begin, segment.end, vecs);
-      float sums[kBatch];
+      float sums[2 * kBatch];
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) {
+      for (int j = 0; j < 2 * kBatch; ++j) {
         float values[kSize];
-        row.template unpack<false>(vecs[j], 0, 0, values);
+        row.unpack(vecs[j], first + begin + j * kStep, segment.end, values);
         sums[j] = sum_of(values);
       }
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) sums[j] = warp_reduce(sums[j], Sum());
+      for (int j = 0; j < 2 * kBatch; ++j) sums[j] = warp_reduce(sums[j], Sum());
 #pragma unroll
-      for (int j = 0; j < kBatch; ++j) consider(first + j * kStep, sums[j]);
+      for (int j = 0; j < 2 * kBatch; ++j) consider(first + j * kStep, sums[j]);
     }
+  } else {
+    row.template for_each_vector<false>(
+        segment, [&](const auto& values, int i) { consider(i - begin, warp_reduce(sum_of(values), Sum())); });
   }
-  return pick_in_vectors(row, last + lane * kSize, segment.end, is_found ? rest : 1e300, reference, scale);
+  return pick_in_vectors(row, last + begin, segment.end, is_found ? rest : 1e300, reference, scale);
 }
 
 }  // namespace quire::cuda::sampling

@@ -55,7 +55,7 @@ __device__ void gather_from(Row<T>& row, const Segment& segment, float thread_ma
   Shared& leader = *cg::this_cluster().map_shared_rank(&row.shared, 0);
   const int lane = threadIdx.x % kWarpSize;
   const auto for_each_candidate = [&](auto use) {
-    row.template for_each_vector<kPlain, 4>(segment, [&](const auto& values, int i) {
+    row.template for_each_vector<kPlain>(segment, [&](const auto& values, int i) {
       if (thread_max < cutoff) return;
 #pragma unroll
       for (int k = 0; k < kSize; ++k) {
@@ -82,6 +82,16 @@ __device__ void gather_from(Row<T>& row, const Segment& segment, float thread_ma
   });
 }
 
+template <class T>
+__device__ void gather_from(Row<T>& row, float thread_max, float cutoff) {
+  const Segment segment = row.segment();
+  if (row.is_plain(segment)) {
+    gather_from<true>(row, segment, thread_max, cutoff);
+  } else {
+    gather_from<false>(row, segment, thread_max, cutoff);
+  }
+}
+
 // Warp. First i in [0, kFew) at which the running sum exceeds target; the sum up to and with it. masses: of
 // this lane's 8 consecutive ones; before: their running sum. kFew when there is none.
 struct Crossing {
@@ -106,6 +116,30 @@ __device__ inline Crossing find_among_few(const uint64_t (&masses)[kFew / kWarpS
   return {__shfl_sync(kAllLanes, mine.place, lane), __shfl_sync(kAllLanes, mine.up_to, lane)};
 }
 
+// This thread's candidate and its rank; key 0 behind the last candidate.
+struct Ranked {
+  uint64_t key;
+  int rank;
+};
+
+// Leader. By counting, for up to kFew candidates.
+__device__ inline Ranked rank_few(Shared& shared, int num_candidates) {
+  const int tid = threadIdx.x;
+  Ranked result{0, 0};  // candidates differ, and none is 0
+  if (tid < num_candidates) {
+    result.key = shared.candidates[tid];
+  } else {
+    shared.candidates[tid] = 0;
+  }
+  __syncthreads();
+  for (int i = 0; i < num_candidates; i += 4) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) result.rank += shared.candidates[i + j] > result.key;
+  }
+  if (tid >= num_candidates) result.rank = tid;
+  return result;
+}
+
 // Leader. draw_shortcut for up to kFew candidates: two barriers, then one warp alone. The result is in that
 // warp.
 template <class T>
@@ -116,21 +150,9 @@ __device__ bool draw_from_few(Row<T>& row, int num_candidates, uint64_t total_ma
   uint64_t* sorted = shared.candidates + kFew;
   uint64_t* masses = shared.candidates + 2 * kFew;
   const int tid = threadIdx.x;
-  uint64_t key = 0;  // candidates differ, and none is 0
-  if (tid < num_candidates) {
-    key = shared.candidates[tid];
-  } else {
-    shared.candidates[tid] = 0;
-  }
-  __syncthreads();
-  int rank = 0;
-  for (int i = 0; i < num_candidates; i += 4) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) rank += shared.candidates[i + j] > key;
-  }
-  if (tid >= num_candidates) rank = tid;
-  sorted[rank] = key;
-  masses[rank] = key != 0 ? row.mass_of(logit_of(key >> 32)) : 0;
+  const Ranked ranked = rank_few(shared, num_candidates);
+  sorted[ranked.rank] = ranked.key;
+  masses[ranked.rank] = ranked.key != 0 ? row.mass_of(logit_of(ranked.key >> 32)) : 0;
   __syncthreads();
   if (tid >= kWarpSize) return true;
 
@@ -189,12 +211,7 @@ __device__ bool try_shortcut(Row<T>& row, float thread_max, float cutoff, uint64
                              float top_p, double u, const Result& out) {
   const cg::cluster_group cluster = cg::this_cluster();
   Shared& shared = row.shared;
-  const Segment segment = row.segment();
-  if (row.is_plain(segment)) {
-    gather_from<true>(row, segment, thread_max, cutoff);
-  } else {
-    gather_from<false>(row, segment, thread_max, cutoff);
-  }
+  gather_from(row, thread_max, cutoff);
   cluster.sync();
   if (cluster.block_rank() == 0) {
     const bool is_undecided = !draw_shortcut(row, total_mass, top_k, top_p, u, out);

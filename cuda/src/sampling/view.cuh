@@ -21,7 +21,7 @@ constexpr int kClusterSize = 8;
 constexpr int kThreads = 256;
 constexpr int kNumWarps = kThreads / kWarpSize;
 constexpr int kNumSegments = kClusterSize * kNumWarps;
-constexpr int kBatch = 8;  // vectors that a thread has in flight
+constexpr int kBatch = 4;  // vectors that a thread has in flight
 constexpr int kMaxVocabSize = 1 << 19;
 constexpr float kLargestFloat = 3.402823466e38f;
 constexpr uint32_t kMinusInfKey = 0x007fffffu;
@@ -71,18 +71,15 @@ struct Edits {
   float repetition = 1, presence = 0, frequency = 0;
   float floor = minus_inf();  // logits below are out: min_p
 
-  __device__ bool any() const { return mask != nullptr || counts != nullptr || floor > minus_inf(); }
+  __device__ bool is_masked(int i) const { return mask != nullptr && ((mask[i / 32] >> (i % 32)) & 1) != 0; }
 
-  __device__ float apply(float logit, int i) const {
-    if (mask != nullptr && ((mask[i / 32] >> (i % 32)) & 1) != 0) return minus_inf();
-    if (counts != nullptr) {
-      const int entry = counts[i];
-      if (entry != 0) {
-        const int count = entry & kMaxCount;
-        logit = logit > 0 ? __fdiv_rn(logit, repetition) : __fmul_rn(logit, repetition);
-        logit = __fmaf_rn(-frequency, static_cast<float>(count), logit);
-        if (count > 0) logit = __fsub_rn(logit, presence);
-      }
+  // entry: of token_counts.
+  __device__ float apply(float logit, int entry) const {
+    if (entry != 0) {
+      const int count = entry & kMaxCount;
+      logit = logit > 0 ? __fdiv_rn(logit, repetition) : __fmul_rn(logit, repetition);
+      logit = __fmaf_rn(-frequency, static_cast<float>(count), logit);
+      if (count > 0) logit = __fsub_rn(logit, presence);
     }
     return logit < floor ? minus_inf() : logit;
   }
@@ -104,46 +101,45 @@ struct RowView {
   static constexpr int kSize = kVecSize<T>;
   static constexpr int kStep = kWarpSize * kSize;  // ids from one vector of a thread to its next
   using Vector = Vec<T, kSize>;
+  using Counts = Vec<uint16_t, kSize>;
 
   const T* logits;  // [size], global memory
   int32_t begin;    // id of logits[0]
   int32_t size;     // 0 for blocks past a short row's end
   int32_t segment_size;
-  bool is_aligned;
   Edits edits;
 
-  __device__ RowView(const T* row, int vocab_size)
-      : begin(static_cast<int>(cg::this_cluster().block_rank()) * slice_size(vocab_size)),
+  // The slice of the block with this rank in the cluster.
+  __device__ RowView(const T* row, int vocab_size, int rank)
+      : begin(rank * slice_size(vocab_size)),
         size(max(0, min(slice_size(vocab_size), vocab_size - begin))),
         segment_size(sampling::segment_size(vocab_size)) {
     logits = row + begin;
-    is_aligned = reinterpret_cast<uintptr_t>(logits) % 16 == 0;
   }
 
-  __device__ float logit(int i) const { return edits.apply(to_float(logits[i]), i); }
-
-  // Of this warp.
-  __device__ Segment segment() const {
-    const int first = min(size, static_cast<int>(threadIdx.x) / kWarpSize * segment_size);
+  __device__ Segment segment(int warp) const {
+    const int first = min(size, warp * segment_size);
     return {first, min(size, first + segment_size)};
   }
 
-  // The vector from logits[i] on; -inf from logits[end] on.
-  __device__ Vector load(int i, int end) const {
-    if (is_aligned && i + kSize <= end) return load_vec<T, kSize>(logits + i);
-    Vector vec;
-#pragma unroll
-    for (int j = 0; j < kSize; ++j) vec[j] = i + j < end ? logits[i + j] : from_float<T>(minus_inf());
-    return vec;
+  __device__ Segment segment() const { return segment(threadIdx.x / kWarpSize); }
+
+  __device__ float logit(int i) const {
+    if (edits.is_masked(i)) return minus_inf();
+    return edits.apply(to_float(logits[i]), edits.counts != nullptr ? edits.counts[i] : 0);
   }
 
-  // Whether a segment takes the fast way: whole vectors, and nothing to edit. Both ways give the same
-  // numbers.
+  // Whether a segment consists of whole vectors.
+  __device__ bool is_whole(const Segment& segment) const {
+    return reinterpret_cast<uintptr_t>(logits) % 16 == 0 && segment.end % kSize == 0;
+  }
+
+  // Whether a segment takes the fast way. Both ways give the same numbers.
   __device__ bool is_plain(const Segment& segment) const {
-    return is_aligned && segment.end % kSize == 0 && !edits.any();
+    return is_whole(segment) && edits.counts == nullptr && edits.floor == minus_inf();
   }
 
-  // vecs[j] from logits[i + j * kStep] on, of a plain segment: all in flight at once.
+  // vecs[j] from logits[i + j * kStep] on, of a whole segment: all in flight at once. -inf past the end.
   template <int kVecs>
   __device__ void load_batch(int i, int end, Vector (&vecs)[kVecs]) const {
 #pragma unroll
@@ -157,39 +153,86 @@ struct RowView {
     }
   }
 
-  // The floats of a vector from logits[i] on, edited if kEdited.
-  template <bool kEdited>
+  // The floats of a vector of a plain segment, from logits[i] on.
   __device__ void unpack(const Vector& vec, int i, int end, float (&values)[kSize]) const {
 #pragma unroll
-    for (int j = 0; j < kSize; ++j) {
-      values[j] = to_float(vec[j]);
-      if (kEdited) values[j] = i + j < end ? edits.apply(values[j], i + j) : minus_inf();
+    for (int k = 0; k < kSize; ++k) values[k] = to_float(vec[k]);
+    if (edits.mask == nullptr || i >= end) return;
+    const uint32_t bits = edits.mask[i / 32] >> (i % 32);  // kSize divides 32
+    if ((bits & ((1u << kSize) - 1)) == 0) return;
+#pragma unroll
+    for (int k = 0; k < kSize; ++k) {
+      if (((bits >> k) & 1) != 0) values[k] = minus_inf();
     }
   }
 
-  // use(values, i) for the vectors of this thread in its warp's segment: values from logits[i] on, -inf past
-  // the end. All threads of the warp call it equally often.
+  // Of any segment: the vector from logits[i] on, and its entries of token_counts.
+  __device__ void load(int i, int end, Vector& vec, Counts& counts) const {
+    if (i + kSize <= end && reinterpret_cast<uintptr_t>(logits) % 16 == 0) {
+      vec = load_vec<T, kSize>(logits + i);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kSize; ++k) vec[k] = i + k < end ? logits[i + k] : from_float<T>(minus_inf());
+    }
+    const bool has_counts = edits.counts != nullptr;
+    if (has_counts && i + kSize <= end && reinterpret_cast<uintptr_t>(edits.counts) % 16 == 0) {
+      counts = load_vec<uint16_t, kSize>(edits.counts + i);
+    } else {
+#pragma unroll
+      for (int k = 0; k < kSize; ++k) {
+        counts[k] = has_counts && i + k < end ? edits.counts[i + k] : uint16_t{0};
+      }
+    }
+  }
+
+  __device__ void edit(const Vector& vec, const Counts& counts, int i, int end,
+                       float (&values)[kSize]) const {
+#pragma unroll
+    for (int k = 0; k < kSize; ++k) {
+      const bool is_out = i + k >= end || edits.is_masked(i + k);
+      values[k] = is_out ? minus_inf() : edits.apply(to_float(vec[k]), counts[k]);
+    }
+  }
+
+  // use(values, i) for the vectors of this thread in a segment that its warp looks at: values from logits[i]
+  // on, -inf past the end. All threads of the warp call it equally often.
   template <bool kPlain, int kVecs = kBatch, class Use>
   __device__ void for_each_vector(const Segment& segment, Use use) const {
     const int lane = threadIdx.x % kWarpSize;
+    constexpr int kInFlight = kPlain ? kVecs : 2;  // two kinds of vectors, and much more to do for each
     float values[kSize];
-    if constexpr (!kPlain) {
 #pragma unroll 1
-      for (int first = segment.first; first < segment.end; first += kStep) {
-        const int i = first + lane * kSize;
-        unpack<true>(load(i, segment.end), i, segment.end, values);
-        use(values, i);
-      }
-    } else {
-      for (int first = segment.first; first < segment.end; first += kVecs * kStep) {
-        Vector vecs[kVecs];
-        load_batch(first + lane * kSize, segment.end, vecs);
+    for (int first = segment.first + lane * kSize; first - lane * kSize < segment.end;
+         first += kInFlight * kStep) {
+      Vector vecs[kInFlight];
+      if constexpr (kPlain) {
+        load_batch(first, segment.end, vecs);
 #pragma unroll
-        for (int j = 0; j < kVecs; ++j) {
-          unpack<false>(vecs[j], 0, 0, values);
-          use(values, first + lane * kSize + j * kStep);
+        for (int j = 0; j < kInFlight; ++j) {
+          unpack(vecs[j], first + j * kStep, segment.end, values);
+          use(values, first + j * kStep);
+        }
+      } else {
+        Counts counts[kInFlight];
+#pragma unroll
+        for (int j = 0; j < kInFlight; ++j) load(first + j * kStep, segment.end, vecs[j], counts[j]);
+#pragma unroll
+        for (int j = 0; j < kInFlight; ++j) {
+          edit(vecs[j], counts[j], first + j * kStep, segment.end, values);
+          use(values, first + j * kStep);
         }
       }
+    }
+  }
+
+  // The same for this warp's own segment, whichever way it takes.
+  template <class Use>
+  __device__ void for_each_vector(Use use) const {
+    const Segment segment = this->segment();
+    if (is_plain(segment)) {
+      for_each_vector<true>(segment, use);
+    } else {
+      for_each_vector<false>(segment, use);
     }
   }
 };
