@@ -15,7 +15,14 @@ using namespace attention;
 template <class T, int kHeadDim>
 void launch_both(const KernelArgs& decode, const KernelArgs& prefill, bool has_prefill, cudaStream_t stream) {
   launch_decode<T, kHeadDim>(decode, stream);
-  if (has_prefill) launch_prefill<T, kHeadDim>(prefill, stream);
+  if (!has_prefill) return;
+  if constexpr (has_wgmma(kHeadDim)) {
+    launch_prefill_wgmma<T, kHeadDim>(prefill, stream);
+  } else {
+    KernelArgs args = prefill;
+    args.work.num_workers *= blocks_per_sm(kHeadDim);  // blocks take pieces from a counter, however many
+    launch_prefill<T, kHeadDim>(args, stream);
+  }
 }
 
 using Launch = void (*)(const KernelArgs&, const KernelArgs&, bool, cudaStream_t);

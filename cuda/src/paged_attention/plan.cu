@@ -11,7 +11,8 @@ namespace {
 
 constexpr int kThreads = 1024;
 constexpr int kMinPrefillChunkUnits = 4;
-constexpr int kUncut = 1 << 30;  // units per chunk: every item is one piece
+constexpr int kPrefillTileUnits = 2;  // that prefill_wgmma_kernel takes at a time
+constexpr int kUncut = 1 << 30;       // units per chunk: every item is one piece
 
 template <class T>
 __host__ __device__ constexpr T ceil_div(T a, T b) {
@@ -139,7 +140,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     place_tiles(ws.prefill, num_prefill, num_kv_heads, kUncut);
   } else {
     place_tiles(ws.decode, num_decode, num_kv_heads, 1);
-    const int32_t fair = ceil_div(prefill_units, ws.prefill.num_workers);
+    const int32_t fair =
+        ceil_div(prefill_units, ws.prefill.num_workers * kPrefillTileUnits) * kPrefillTileUnits;
     place_tiles_in_slots(ws.prefill, num_prefill, num_kv_heads, max(fair, kMinPrefillChunkUnits));
   }
   const int32_t per_worker = ws.decode.line->per_worker;
@@ -184,7 +186,7 @@ Workspace lay_out(const PagedAttentionConfig& c, void* base) {
   Work& d = ws.decode;
   Work& p = ws.prefill;
   d.num_workers = c.num_sms * blocks_per_sm(c.head_dim);
-  p.num_workers = d.num_workers;
+  p.num_workers = c.num_sms;
   d.max_tiles = c.max_num_reqs;
   p.max_tiles = c.max_num_tokens / queries_per_tile + std::min(c.max_num_reqs, c.max_num_tokens);
   // Balanced prefill: items are cut when they are longer than a worker's fair share f, into at most 2 u / f

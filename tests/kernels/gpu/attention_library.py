@@ -76,7 +76,7 @@ def library() -> ctypes.CDLL:
     if not path.exists():
         building = path.with_suffix(".building")
         flags = ["-gencode=arch=compute_90a,code=sm_90a", "-std=c++17", "-O3", "-lineinfo", "-t0"]
-        flags += ["-shared", "-Xcompiler", "-fPIC", f"-I{ROOT / 'cuda/include'}"]
+        flags += ["-shared", "-Xcompiler", "-fPIC", f"-I{ROOT / 'cuda/include'}", f"-I{ROOT / 'cuda/src'}"]
         subprocess.run(["nvcc", *flags, *map(str, sources), "-o", str(building)], check=True)
         building.rename(path)
     lib = ctypes.CDLL(str(path))
