@@ -249,6 +249,41 @@ def test_long_runs_of_few_workers(lens: list[tuple[int, int]], head_dim: int, nu
     assert torch.equal(case.run(), case.run())
 
 
+# Prompts at and around tiles of 128 packed rows and of 128 keys, and behind prefixes of any length.
+TILE_EDGES = [(q, q) for q in (17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)]
+TILE_EDGES += [(q, q + p) for q in (32, 33, 128) for p in (1, 63, 64, 95, 96, 97, 127, 128, 129, 500)]
+
+
+@pytest.mark.parametrize("num_sms", [0, 1])
+@pytest.mark.parametrize(("num_q_heads", "num_kv_heads"), [(8, 2), (2, 2), (7, 1), (64, 1)])
+@pytest.mark.parametrize(("head_dim", "block_size"), [(64, 16), (64, 64), (96, 32), (128, 16), (128, 128)])
+def test_prompts_may_end_anywhere_in_a_tile(
+    head_dim: int, block_size: int, num_q_heads: int, num_kv_heads: int, num_sms: int
+) -> None:
+    """Unused slots hold NaN, in the last block and in what tiles before left in shared memory."""
+    case = make_case(
+        TILE_EDGES,
+        num_q_heads=num_q_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        block_size=block_size,
+        num_sms=num_sms,
+    )
+    case.plan()
+    case.check()
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("lens", [[(20, 9000)], [(300, 9000), (5, 8000)], [(2000, 5000)]])
+def test_a_chunk_behind_a_long_prefix_is_cut(lens: list[tuple[int, int]], head_dim: int) -> None:
+    case = make_case(lens, head_dim=head_dim, num_q_heads=32, num_kv_heads=8)
+    case.plan()
+    case.check()
+    first = case.run()
+    for _ in range(5):
+        assert torch.equal(first, case.run())
+
+
 @pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
 @pytest.mark.parametrize(("num_q_heads", "num_kv_heads"), [(16, 8), (12, 6), (5, 5), (64, 4)])
 def test_few_workers_with_many_pieces_each(num_q_heads: int, num_kv_heads: int, head_dim: int) -> None:
