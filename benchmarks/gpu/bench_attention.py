@@ -155,13 +155,14 @@ def bench_decode(report: list[dict[str, object]]) -> None:
 
 
 def bench_prefill(report: list[dict[str, object]]) -> None:
-    print("prefill, causal, bf16, block 16, 32 q / 8 kv heads x 128; sdpa: torch, contiguous", flush=True)
-    for tokens in (1024, 4096, 16384):
-        b = Batch([(tokens, tokens)])
+    print("prefill, causal, bf16, block 16, 32 q / 8 kv heads; sdpa: torch, contiguous", flush=True)
+    for head_dim, tokens in [(d, n) for d in (128, 64) for n in (1024, 2048, 4096, 8192, 16384)]:
+        b = Batch([(tokens, tokens)], head_dim=head_dim)
         us = b.time()
         tflops = b.flops / us / 1e6
-        q = b.query.view(1, tokens, 32, 128).transpose(1, 2)
-        k = torch.randn(1, 8, tokens, 128, dtype=torch.bfloat16, device="cuda").repeat_interleave(4, dim=1)
+        q = b.query.view(1, tokens, 32, head_dim).transpose(1, 2)
+        k = torch.randn(1, 8, tokens, head_dim, dtype=torch.bfloat16, device="cuda")
+        k = k.repeat_interleave(4, dim=1)
         v = torch.randn_like(k)
 
         def sdpa(_: int, q: Tensor = q, k: Tensor = k, v: Tensor = v) -> None:
@@ -169,11 +170,11 @@ def bench_prefill(report: list[dict[str, object]]) -> None:
 
         other = microseconds(sdpa, 4, replays=7)
         print(
-            f"  {tokens:5}: {us:8.1f} us  {tflops:5.0f} TFLOP/s  {tflops / MATRIX_TFLOPS:4.0%}"
+            f"  hd {head_dim:3} {tokens:5}: {us:7.1f} us {tflops:4.0f} TFLOP/s {tflops / MATRIX_TFLOPS:4.0%}"
             f"   sdpa {other:8.1f} us {b.flops / other / 1e6:5.0f}",
             flush=True,
         )
-        report.append({"prefill": tokens, "us": us, "tflops": tflops, "sdpa_us": other})
+        report.append({"prefill": [tokens, head_dim], "us": us, "tflops": tflops, "sdpa_us": other})
 
 
 def bench_batch(report: list[dict[str, object]]) -> None:

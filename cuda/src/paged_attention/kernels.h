@@ -1,4 +1,4 @@
-// The two kernels of launch_paged_attention, each in its own file.
+// The kernels of launch_paged_attention, each in its own file.
 #pragma once
 
 #include "plan.cuh"
@@ -15,5 +15,8 @@ template <class T, class KV, int kHeadDim, int kFold>
 void launch_decode(const KernelArgs& args, cudaStream_t stream);
 template <class T, class KV, int kHeadDim>
 void launch_prefill(const KernelArgs& args, cudaStream_t stream);
+// The same on wgmma, for head_dim 64, 96 and 128.
+template <class T, int kHeadDim>
+void launch_prefill_wgmma(const KernelArgs& args, cudaStream_t stream);
 
 }  // namespace quire::cuda::attention

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "float8.cuh"
 #include "kernels.h"
@@ -24,7 +25,18 @@ void launch_both(const KernelArgs& decode, const KernelArgs& prefill, bool has_p
   } else {
     launch_decode<T, KV, kHeadDim, 1>(decode, stream);
   }
-  if (has_prefill) launch_prefill<T, KV, kHeadDim>(prefill, stream);
+  if (!has_prefill) return;
+  if constexpr (has_wgmma(kHeadDim) && std::is_same_v<T, KV>) {
+    const PagedAttentionParams& p = prefill.p;
+    if (p.config.window == 0 && p.soft_cap == 0 && p.v_scale == 1) {
+      launch_prefill_wgmma<T, kHeadDim>(prefill, stream);
+      return;
+    }
+  }
+  KernelArgs args = prefill;
+  // Blocks take pieces from a counter, however many there are.
+  if constexpr (has_wgmma(kHeadDim)) args.work.num_workers *= blocks_per_sm(kHeadDim);
+  launch_prefill<T, KV, kHeadDim>(args, stream);
 }
 
 using Launch = void (*)(const KernelArgs&, const KernelArgs&, bool, cudaStream_t);

@@ -14,7 +14,8 @@ namespace {
 constexpr int kMaxThreads = 1024;
 constexpr int kFewThreads = 320;  // for as many requests: fewer warps to add up over
 constexpr int kMinPrefillChunkUnits = 4;
-constexpr int kUncut = 1 << 30;  // units per chunk: every item is one piece
+constexpr int kPrefillTileUnits = 2;  // that prefill_wgmma_kernel takes at a time
+constexpr int kUncut = 1 << 30;       // units per chunk: every item is one piece
 
 template <class T>
 __host__ __device__ constexpr T ceil_div(T a, T b) {
@@ -223,7 +224,9 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   }
   int32_t prefill_units;
   scan(my_prefill_units, &prefill_units);
-  int32_t prefill_chunk = max(ceil_div(prefill_units, ws.prefill.num_workers), kMinPrefillChunkUnits);
+  const int32_t fair =
+      ceil_div(prefill_units, ws.prefill.num_workers * kPrefillTileUnits) * kPrefillTileUnits;
+  int32_t prefill_chunk = max(fair, kMinPrefillChunkUnits);
   while (place_tiles(ws.prefill, sums.prefill_tiles, c, prefill_chunk) > ws.prefill.num_slots) {
     prefill_chunk *= 2;
   }
@@ -262,7 +265,7 @@ Workspace lay_out(const PagedAttentionConfig& c, void* base) {
   Work& d = ws.decode;
   Work& p = ws.prefill;
   d.num_workers = c.num_sms * decode_blocks_per_sm(c.head_dim);
-  p.num_workers = c.num_sms * blocks_per_sm(c.head_dim);
+  p.num_workers = c.num_sms;
   d.max_tiles = c.max_num_reqs;
   p.max_tiles = c.max_num_tokens / queries_per_tile + std::min(c.max_num_reqs, c.max_num_tokens);
   // Balanced prefill: items are cut when they are longer than a worker's fair share f, into at most 2 u / f

@@ -5,7 +5,8 @@
 // with one KV head: one attention problem of up to kRows rows against the keys that its last row sees.
 //
 //   requests of up to 16 packed rows (decode):  one tile of up to 16 rows   -> decode_kernel
-//   longer ones (prompts):                      tiles of 64 or 128 rows     -> prefill_kernel
+//   longer ones (prompts):                      tiles of 64 or 128 rows     -> prefill_wgmma_kernel,
+//   prefill_kernel
 //
 // Each class lays its items end to end on a line, in units of `chunk_keys` keys. Item by item, request by
 // request: tile.line_begin + kv_head * tile.num_chunks + chunk. A piece is a run of chunks of one item.
@@ -33,6 +34,8 @@ __host__ __device__ constexpr int blocks_per_sm(int head_dim) { return head_dim 
 __host__ __device__ constexpr int decode_blocks_per_sm(int head_dim) { return head_dim <= 128 ? 2 : 1; }
 
 __host__ __device__ constexpr int prefill_rows(int head_dim) { return head_dim <= 128 ? 128 : 64; }
+// Whether prefill_wgmma_kernel takes the prompts: one block per SM.
+__host__ __device__ constexpr bool has_wgmma(int head_dim) { return head_dim <= 128; }
 
 // Decode reads this many adjacent KV heads as one of as many times the dimensions, so that what it reads at a
 // time is not shorter than the memory likes. The packed rows are those of all of the heads, with zeros where
@@ -129,6 +132,20 @@ __device__ inline Slots slots_of_piece(const Tile& tile, int32_t kv_head, int32_
     s.mine = s.base + chunk;
   }
   return s;
+}
+
+// The tile whose stretch of the line holds `chunk`: a search in 32 parts by a whole warp.
+__device__ inline int32_t find_tile(const Work& work, int32_t num_tiles, int32_t chunk) {
+  const int lane = threadIdx.x % 32;
+  int32_t low = 0;
+  for (int32_t left = num_tiles; left > 1;) {
+    const int32_t step = (left + 31) / 32;
+    const bool is_before = lane * step < left && work.tiles[low + lane * step].line_begin <= chunk;
+    const int32_t skipped = (__popc(__ballot_sync(~0u, is_before)) - 1) * step;
+    low += skipped;
+    left = min(step, left - skipped);
+  }
+  return low;
 }
 
 }  // namespace quire::cuda::attention

@@ -30,20 +30,6 @@ struct PrefillShape {
   static_assert((kSharedBytes + 1024 + 1280) * blocks_per_sm(kHeadDim) <= 228 * 1024);
 };
 
-// The tile whose stretch of the line holds `chunk`: a search in 32 parts by a whole warp.
-__device__ int32_t find_tile(const Work& work, int32_t num_tiles, int32_t chunk) {
-  const int lane = threadIdx.x % 32;
-  int32_t low = 0;
-  for (int32_t left = num_tiles; left > 1;) {
-    const int32_t step = (left + 31) / 32;
-    const bool is_before = lane * step < left && work.tiles[low + lane * step].line_begin <= chunk;
-    const int32_t skipped = (__popc(__ballot_sync(~0u, is_before)) - 1) * step;
-    low += skipped;
-    left = min(step, left - skipped);
-  }
-  return low;
-}
-
 template <class T, int kHeadDim>
 __device__ void copy_query(const KernelArgs& a, const Tile& tile, int32_t kv_head, uint32_t to) {
   constexpr int kColumns = kHeadDim / 8;
