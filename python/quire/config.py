@@ -35,9 +35,9 @@ class EngineConfig(BaseModel):
     """Prompt + output tokens of one request. null: the model's own limit."""
     max_num_seqs: PositiveInt32 = 256
     """Requests running at once."""
-    max_num_batched_tokens: PositiveInt32 = 1024
-    """Tokens of one step. More delay the tokens of running requests when prompts come, and gain nothing on a
-    GPU, whose GEMMs are at their limit from a thousand rows on."""
+    max_num_batched_tokens: PositiveInt32 = 2048
+    """Tokens of one step. More delay the tokens of running requests when prompts come; fewer delay the first
+    token of many prompts that come at once."""
     block_size: Annotated[int, Field(ge=1, le=1024)] = 16
     """Tokens of one KV block."""
     num_gpu_blocks_override: PositiveInt32 | None = None

@@ -58,9 +58,11 @@ class StepArrays:
 
 
 class KVCache:
-    """Keys and values of one layer, `[num_blocks, block_size, num_kv_heads, head_dim]` each."""
+    """Keys and values of one layer, `[num_blocks, block_size, num_kv_heads, head_dim]` each: of the
+    activations' type, or float8 e4m3."""
 
     def __init__(self, key_cache: Tensor, value_cache: Tensor) -> None:
+        self.kv_dtype = int(key_cache.dtype is torch.float8_e4m3fn)  # quire::cuda::KVDType
         self.key_cache = key_cache
         self.value_cache = value_cache
         self.num_blocks, self.block_size, self.num_kv_heads, self.head_dim = key_cache.shape
@@ -109,10 +111,18 @@ class PagedAttention:
         )
 
     def __call__(
-        self, query: Tensor, cache: KVCache, block_tables: Tensor, max_query_len: int, out: Tensor
+        self,
+        query: Tensor,
+        cache: KVCache,
+        block_tables: Tensor,
+        max_query_len: int,
+        out: Tensor,
+        *,
+        follows_layer: bool,
     ) -> None:
         """query, out: `[num_tokens, num_q_heads * head_dim]`, rows may be apart. max_query_len: of no request
-        of this step, nor of a replay of its graph, there are more query tokens."""
+        of this step, nor of a replay of its graph, there are more query tokens. follows_layer: not the
+        step's first layer, so that plan, block tables and the keys of earlier steps are there already."""
         _cuda.paged_attention(
             self._config,
             _ATTENTION_DTYPES[query.dtype],
@@ -129,6 +139,8 @@ class PagedAttention:
             block_tables.stride(0),
             self.workspace.data_ptr(),
             _stream(),
+            kv_dtype=cache.kv_dtype,
+            follows_layer=follows_layer,
         )
 
 
@@ -259,6 +271,7 @@ def rope_and_cache(qkv: Tensor, cos: Tensor, sin: Tensor, cache: KVCache, step: 
         cache.value_cache.data_ptr(),
         cache.num_slots,
         _stream(),
+        kv_dtype=cache.kv_dtype,
         places_are_settled=True,  # a copy in front of the step wrote them
     )
 

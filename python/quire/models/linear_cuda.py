@@ -7,8 +7,8 @@ from torch import Tensor
 
 from quire import ops_cuda as ops
 
-# Up to so many rows our GEMM is faster than cuBLAS, on an H100 and for the shapes of 1B and 8B models; the fused
-# one also saves the launch of SiLU * mul (docs/kernels/skinny_gemm.md).
+# Up to so many rows our GEMM is faster than cuBLAS, on an H100 and for the shapes of 1B and 8B models; the
+# fused one also saves the launch of SiLU * mul (docs/kernels/skinny_gemm.md).
 _FASTER_ROWS = 16
 _FASTER_GATE_UP_ROWS = 32
 

@@ -77,7 +77,7 @@ class CudaLlama(LlamaWeights[CudaLinear, CudaGateUp]):
         for i, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
             layer.qkv(hidden, out=qkv)
             ops.rope_and_cache(qkv, self._cos, self._sin, cache, step)
-            attention(query, cache, block_tables, max_query_len, out=attended)
+            attention(query, cache, block_tables, max_query_len, out=attended, follows_layer=i > 0)
             if i == last and not is_all_sampled:
                 # Nothing reads the other tokens from here on.
                 index = step.sample_token_idx
