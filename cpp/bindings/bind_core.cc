@@ -166,6 +166,7 @@ void bind_token_table(py::module_& m) {
       .value("BYTE_LEVEL", DecoderKind::kByteLevel)
       .value("BYTE_FALLBACK", DecoderKind::kByteFallback)
       .value("JOINED", DecoderKind::kJoined)
+      .value("WORD_PIECE", DecoderKind::kWordPiece)
       .finalize();
   m.attr("TOKEN_SPECIAL") = static_cast<int>(kTokenSpecial);
   m.attr("TOKEN_BYTE") = static_cast<int>(kTokenByte);
@@ -195,9 +196,17 @@ void bind_token_table(py::module_& m) {
       .def(
           "decode",
           [](const TokenTable& self, const std::vector<int32_t>& ids, bool is_first, int32_t trim,
-             bool skip_special_tokens) { return self.decode(ids, is_first, trim, skip_special_tokens); },
+             bool skip_special_tokens, uint32_t open_text) {
+            return self.decode(ids, is_first, trim, skip_special_tokens, OpenText(open_text));
+          },
           py::arg("ids"), py::arg("is_first") = true, py::arg("trim") = 0,
-          py::arg("skip_special_tokens") = true)
+          py::arg("skip_special_tokens") = true, py::arg("open_text") = 0)
+      .def(
+          "open_text",
+          [](const TokenTable& self, const std::vector<int32_t>& ids, bool skip_special_tokens) {
+            return self.open_text(ids, skip_special_tokens).bits();
+          },
+          py::arg("ids"), py::arg("skip_special_tokens") = true)
       .def("serialize",
            [](const TokenTable& self) {
              std::string bytes;
@@ -243,6 +252,8 @@ void bind_outputs(py::module_& m) {
                              [](const ReleaseCopy& self) { return self.release.num_text_ids; })
       .def_property_readonly("trim", [](const ReleaseCopy& self) { return self.release.trim; })
       .def_property_readonly("is_first", [](const ReleaseCopy& self) { return self.release.is_first; })
+      .def_property_readonly("open_text",
+                             [](const ReleaseCopy& self) { return self.release.open_text.bits(); })
       .def_property_readonly("finish_reason",
                              [](const ReleaseCopy& self) { return to_string(self.release.finish_reason); })
       .def_property_readonly("num_prompt_tokens",

@@ -140,6 +140,7 @@ Release& EngineCore::Impl::append_run(const LiveRequest& request, const OutputGa
   release.num_text_ids = run.num_text_ids;
   release.trim = run.trim;
   release.is_first = run.is_first;
+  release.open_text = run.open_text;
   release.num_prompt_tokens = static_cast<uint32_t>(request.num_prompt_tokens);
   release.num_cached_tokens = static_cast<uint32_t>(std::max(request.num_cached_tokens, 0));
   // The gate's held ids are the last ones; the run is the first of them.
@@ -219,7 +220,9 @@ void EngineCore::add_request(NewRequest request) {
     throw InvalidArgument("request_id", std::to_string(request.request_id), "an id that no live request has");
   }
 
-  auto live = std::make_unique<LiveRequest>(OutputGate(impl_->table, params, impl_->is_first(request)));
+  auto live = std::make_unique<LiveRequest>(
+      OutputGate(impl_->table, params, impl_->is_first(request),
+                 impl_->table.open_text(request.prompt_ids, params.skip_special_tokens)));
   live->request_id = request.request_id;
   live->num_prompt_tokens = static_cast<int32_t>(request.prompt_ids.size());
   live->max_total_tokens = max_total_tokens;

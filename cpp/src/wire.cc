@@ -7,8 +7,8 @@
 //                max_num_batched_tokens, string token_table
 //   kStartError  the message, to the end of the payload
 //   kStep        EngineStats in the order of its fields, i32[] token_ids, u32 releases, each: u64 request_id,
-//                u32 ids_begin, num_ids, num_text_ids, i32 trim, u8 is_first, u8 finish_reason,
-//                u32 num_prompt_tokens, num_cached_tokens, string error
+//                u32 ids_begin, num_ids, num_text_ids, i32 trim, u8 is_first,
+//                u32 open_text, u8 finish_reason, u32 num_prompt_tokens, num_cached_tokens, string error
 // A string and an array are a u32 count and that many elements.
 #include "quire/wire.h"
 
@@ -173,6 +173,7 @@ void get_release(Reader& reader, size_t num_token_ids, Release& release) {
   release.num_text_ids = reader.get<uint32_t>();
   release.trim = reader.get<int32_t>();
   release.is_first = reader.get<uint8_t>() != 0;
+  release.open_text = OpenText(reader.get<uint32_t>());
   const auto reason = reader.get<uint8_t>();
   release.num_prompt_tokens = reader.get<uint32_t>();
   release.num_cached_tokens = reader.get<uint32_t>();
@@ -193,7 +194,7 @@ void get_release(Reader& reader, size_t num_token_ids, Release& release) {
 
 // Bytes of the smallest encoded addition and release: what a count must be backed by.
 constexpr size_t kMinRequestSize = 8 + 4 + 5 * 4 + 8 + 1 + 4 + 4;
-constexpr size_t kMinReleaseSize = 8 + 3 * 4 + 4 + 2 + 2 * 4 + 4;
+constexpr size_t kMinReleaseSize = 8 + 3 * 4 + 4 + 2 + 3 * 4 + 4;
 
 }  // namespace
 
@@ -265,6 +266,7 @@ void encode(const StepOutputs& frame, std::string& out) {
     put(out, release.num_text_ids);
     put(out, release.trim);
     put(out, static_cast<uint8_t>(release.is_first));
+    put(out, release.open_text.bits());
     put(out, static_cast<uint8_t>(release.finish_reason));
     put(out, release.num_prompt_tokens);
     put(out, release.num_cached_tokens);

@@ -38,10 +38,12 @@ struct ChunkHeader {
   uint32_t finish_reason = 0;  // FinishReason
   uint32_t num_input_tokens = 0;
   uint32_t prompt_text_size = 0;
+  uint32_t open_text = 0;  // OpenText
+  uint32_t unused = 0;
 
-  static constexpr uint32_t kVersion = 0x51430001;  // "QC", 1
+  static constexpr uint32_t kVersion = 0x51430002;  // "QC", 2
 };
-static_assert(sizeof(ChunkHeader) == 48, "no padding: the record is copied as bytes");
+static_assert(sizeof(ChunkHeader) == 56, "no padding: the record is copied as bytes");
 
 struct Chunk {
   ChunkHeader header;

@@ -99,7 +99,8 @@ void Detokenizer::send_text(TRITONBACKEND_Request* request, const Chunk& chunk,
   const ChunkHeader& header = chunk.header;
   text_.clear();
   token_table.decode_to(chunk.ids.first(header.num_text_ids), (header.flags & kChunkIsFirst) != 0,
-                        header.trim, (header.flags & kChunkSkipSpecialTokens) != 0, text_);
+                        header.trim, (header.flags & kChunkSkipSpecialTokens) != 0, text_,
+                        OpenText(header.open_text));
   ResponseBuilder response(request);
   response.add_string("text_output", chunk.prompt_text, text_);
   if ((header.flags & kChunkReturnFinishReason) != 0) {

@@ -32,7 +32,10 @@ void Sequence::take(const Release& release, std::span<const int32_t> ids) {
               "request " << id() << ", trim " << release.trim << ", " << release.num_text_ids << " of "
                          << release.num_ids << " ids with text");
   if (first_output_ns_ == 0) first_output_ns_ = now_ns();
-  if (num_sent_ == output_ids_.size()) is_first_ = release.is_first;
+  if (num_sent_ == output_ids_.size()) {
+    is_first_ = release.is_first;
+    open_text_ = release.open_text;
+  }
   output_ids_.insert(output_ids_.end(), ids.begin(), ids.end());
   num_textless_ids_ = release.num_ids - release.num_text_ids;
   trim_ = release.trim;
@@ -55,6 +58,7 @@ Chunk Sequence::make_chunk(uint32_t flags) const {
   chunk.ids = std::span(output_ids_).subspan(num_sent_);
   chunk.header.num_text_ids = static_cast<uint32_t>(chunk.ids.size()) - num_textless_ids_;
   chunk.header.trim = trim_;
+  chunk.header.open_text = open_text_.bits();
   chunk.header.finish_reason = static_cast<uint32_t>(finish_reason_);
   chunk.header.num_input_tokens = static_cast<uint32_t>(generation_.request.prompt_ids.size());
   if (!is_anything_sent_) chunk.prompt_text = generation_.prompt_text;

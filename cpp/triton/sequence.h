@@ -78,6 +78,7 @@ class Sequence {
   size_t num_sent_ = 0;
   // Of the pending ids [num_sent_, output_ids_.size()):
   bool is_first_ = true;
+  OpenText open_text_;
   uint32_t num_textless_ids_ = 0;  // at the end, without text
   int32_t trim_ = 0;
   FinishReason finish_reason_ = FinishReason::kNone;

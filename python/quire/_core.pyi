@@ -114,6 +114,7 @@ class DecoderKind(enum.IntEnum):
     BYTE_LEVEL = 0
     BYTE_FALLBACK = 1
     JOINED = 2
+    WORD_PIECE = 3
 
 TOKEN_SPECIAL: Final = 1
 TOKEN_BYTE: Final = 2
@@ -144,8 +145,14 @@ class TokenTable:
     def flags(self, id: int) -> int: ...
     def contributes(self, id: int, skip_special_tokens: bool) -> bool: ...
     def decode(
-        self, ids: Sequence[int], is_first: bool = True, trim: int = 0, skip_special_tokens: bool = True
+        self,
+        ids: Sequence[int],
+        is_first: bool = True,
+        trim: int = 0,
+        skip_special_tokens: bool = True,
+        open_text: int = 0,
     ) -> str: ...
+    def open_text(self, ids: Sequence[int], skip_special_tokens: bool = True) -> int: ...
     def serialize(self) -> bytes: ...
     @staticmethod
     def deserialize(bytes: bytes) -> TokenTable: ...
@@ -239,7 +246,8 @@ class EngineStats:
     def num_generation_tokens(self) -> int: ...
 
 class Release:
-    """A run of ids whose text decodes on its own: decode(token_ids[:num_text_ids], is_first, trim)."""
+    """A run of ids whose text decodes on its own: TokenTable.decode(token_ids[:num_text_ids], is_first, trim,
+    skip_special_tokens, open_text)."""
 
     @property
     def request_id(self) -> int: ...
@@ -251,6 +259,8 @@ class Release:
     def trim(self) -> int: ...
     @property
     def is_first(self) -> bool: ...
+    @property
+    def open_text(self) -> int: ...
     @property
     def finish_reason(self) -> str: ...
     @property

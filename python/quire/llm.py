@@ -122,7 +122,8 @@ class LLM:
         for release in self._step(self._core, self._engine.runner).releases:
             request_id, ids, end = release.request_id, release.token_ids, release.finish_reason
             skip = self._open.pop(request_id) if end else self._open[request_id]
-            text = decode(ids[: release.num_text_ids], release.is_first, release.trim, skip)
+            text_ids = ids[: release.num_text_ids]
+            text = decode(text_ids, release.is_first, release.trim, skip, release.open_text)
             outputs.append(StreamOutput(request_id, text, ids, end, release.error))
         return outputs
 
@@ -177,7 +178,9 @@ class LLM:
             request.token_ids += release.token_ids
             text_ids = release.token_ids[: release.num_text_ids]
             skip = request.params.skip_special_tokens
-            request.texts.append(table.decode(text_ids, release.is_first, release.trim, skip))
+            request.texts.append(
+                table.decode(text_ids, release.is_first, release.trim, skip, release.open_text)
+            )
             if release.finish_reason == "error":
                 raise EngineError(f"prompts[{index}]: {release.error}")
             if release.finish_reason:

@@ -228,7 +228,7 @@ BAD_FRAMES = {
     "magic": (wire.frame(wire.REQUESTS, b"", magic=b"HTTP"), "not a Quire frame"),
     "version": (
         wire.frame(wire.REQUESTS, b"", version=9),
-        "the other side speaks version 9, this side version 1",
+        "the other side speaks version 9, this side version 2",
     ),
     "unknown type": (wire.frame(77, b""), "unknown frame type 77"),
     "type of the other direction": (

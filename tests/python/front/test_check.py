@@ -206,9 +206,9 @@ def test_settings_and_model_files(tmp_path: Path, model: Path) -> None:
     assert problem == f"{model}: has no *.safetensors; allowed: a model folder with weights"
     assert settings_problems(tmp_path, model=str(model), load_format="dummy") == []
 
-    write_model(model, with_decoder(train_word_level(), decoders.WordPiece()), **LLAMA)
+    write_model(model, with_decoder(train_word_level(), decoders.BPEDecoder()), **LLAMA)
     (problem,) = settings_problems(tmp_path, model=str(model), load_format="dummy")
-    assert problem.startswith(f"{model / 'tokenizer.json'}: decoder: got WordPiece; allowed: ByteLevel, ")
+    assert problem.startswith(f"{model / 'tokenizer.json'}: decoder: got BPEDecoder; allowed: ByteLevel, ")
 
 
 def test_models_on_the_hub_are_not_downloaded(tmp_path: Path) -> None:
