@@ -113,7 +113,8 @@ class Field:
             raise self.error(value, note=note)
         if self.type == "int":
             if isinstance(value, float):
-                note = f" (a float; write {int(value)})" if value.is_integer() else " (a float)"
+                is_whole = value.is_integer() and abs(value) < 2**53
+                note = f" (a float; write {int(value)})" if is_whole else " (a float)"
                 raise self.error(value, note=note)
         else:
             try:
