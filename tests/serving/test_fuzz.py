@@ -15,16 +15,18 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from client import generate, metrics, wait_until
-from conftest import MODEL
 from fuzz_cases import MAX_TOKENS, PROMPTS, Case, CaseMaker
 from fuzz_tensors import TensorFuzzer
 from quire.tokenizer import Tokenizer
 from quire.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
+
+MODEL = Path(__file__).parents[2] / "models" / "quire-8m"
 
 SEED = os.environ.get("QUIRE_FUZZ_SEED", "1")
 NUM_REQUESTS = int(os.environ.get("QUIRE_FUZZ_REQUESTS", "10000"))
