@@ -72,7 +72,7 @@ class StepBuffers:
             arrays = StepArrays(
                 **{name: field[: lengths.get(name, field.size(0))] for name, field in self._fields.items()}
             )
-            if shape.num_tokens <= 1024:  # decode steps come again, and so do captured shapes
+            if shape.is_decode:  # such steps come again
                 self._arrays[shape] = arrays
         return arrays
 
