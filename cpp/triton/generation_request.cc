@@ -127,8 +127,9 @@ uint8_t requested_outputs(TRITONBACKEND_Request* request) {
 
 }  // namespace
 
-GenerationRequest read_generation_request(TRITONBACKEND_Request* request) {
+GenerationRequest read_generation_request(TRITONBACKEND_Request* request, const SamplingParams& defaults) {
   GenerationRequest result;
+  result.request.params = defaults;
   uint32_t num_inputs = 0;
   check(TRITONBACKEND_RequestInputCount(request, &num_inputs));
   bool has_ids = false;

@@ -29,8 +29,9 @@ struct GenerationRequest {
   uint8_t outputs = 0;  // GenerationOutput
 };
 
-// Throws InvalidArgument that names the tensor. Checks what one tensor must be; check_limits() does the rest.
-GenerationRequest read_generation_request(TRITONBACKEND_Request* request);
+// `defaults`: of what the request leaves out. Throws InvalidArgument that names the tensor. Checks what one
+// tensor must be; check_limits() does the rest.
+GenerationRequest read_generation_request(TRITONBACKEND_Request* request, const SamplingParams& defaults);
 
 // Throws InvalidArgument: sampling settings out of range, prompt empty, too long, or with ids outside the
 // vocabulary.

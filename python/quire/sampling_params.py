@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from quire.errors import InvalidArgument, describe
 from quire.schema import INT32_MAX, INT64_MAX, INT64_MIN, Names, fields_of, spec
@@ -46,17 +46,33 @@ T = TypeVar("T", bound="_Table")
 class _Table:
     """Checks every attribute against its field, and names the nearest one for an unknown keyword."""
 
+    _named: frozenset[str]  # fields that were given
+
     # Only looks at the names, before the generated __init__ would raise a bare TypeError.
     def __new__(cls, **values: object) -> _Table:
         for name in values:
             if name not in fields_of(cls):
                 raise _names(cls).unknown(name)
-        return super().__new__(cls)
+        table = super().__new__(cls)
+        object.__setattr__(table, "_named", frozenset(values))
+        return table
 
     def __post_init__(self) -> None:
         for name, field in fields_of(type(self)).items():
             value = field.check(getattr(self, name))
-            object.__setattr__(self, name, field.default if value is None else value)
+            if value is None:
+                object.__setattr__(self, "_named", self._named - {name})
+                value = field.default
+            object.__setattr__(self, name, value)
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """The fields that were given, also those given as the table's default."""
+        return {name: getattr(self, name) for name in fields_of(type(self)) if name in self._named}
+
+    def with_defaults(self: T, defaults: Mapping[str, Any]) -> T:
+        """The same with `defaults` for the fields that were not given."""
+        return type(self)(**{**defaults, **self.given}) if defaults else self
 
     @classmethod
     def from_dict(cls: type[T], values: Mapping[str, object]) -> T:
@@ -76,7 +92,7 @@ class SamplingParams(_Table):
     max_tokens: int | None = spec(
         "int",
         None,
-        "Output tokens at most. Not given: as many as fit into the context.",
+        "Output tokens at most. Not given: as many as the server's max_output_tokens and the context allow.",
         minimum=1,
         maximum=INT32_MAX,
         aliases=("max_new_tokens",),
@@ -203,6 +219,11 @@ def docs_page() -> str:
         'exactly a number, such as "0.1", is that number, since clients of Triton\'s vLLM backend send them.',
         'null means "not given". Triton request parameters (top-level keys of `generate`) hold strings,',
         "numbers and booleans: give lists inside `sampling_parameters`, or as JSON strings.",
+        "",
+        "`temperature`, `top_p` and `top_k` that a request leaves out are those of the checkpoint's",
+        "`generation_config.json` where it has them, unless model.json says otherwise (`generation_config`,",
+        "`override_generation_config`); `do_sample: false` there means temperature 0. This holds for the",
+        "ensemble, for `generation` called directly and for `quire.LLM`; the engine's log names the values.",
     ]
     for table in (SamplingParams, RequestOptions):
         assert table.__doc__
