@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from quire.errors import InvalidArgument, describe
-from quire.schema import INT32_MAX, INT64_MAX, INT64_MIN, Names, fields_of, spec
+from quire.schema import INT32_MAX, INT64_MAX, INT64_MIN, Names, fields_of, merge, spec
 
 if TYPE_CHECKING:
     from quire import _core
@@ -35,7 +35,6 @@ NOT_YET = (
     "cache_salt",
     "truncate_prompt_tokens",
     "stream_interval",
-    "echo",
     "structured_outputs",
     "lora_name",
 )
@@ -77,12 +76,12 @@ class _Table:
     @classmethod
     def from_dict(cls: type[T], values: Mapping[str, object]) -> T:
         """From a JSON object: aliases are known, null means "not given"."""
-        return cls(**_names(cls).parse(values))
+        return merge(_names(cls).read(values)).make(cls)
 
     @classmethod
     def from_parameters(cls: type[T], values: Mapping[str, object]) -> T:
         """From Triton request parameters: strings, numbers and booleans; lists as JSON strings."""
-        return cls(**_names(cls).parse(values, parameters=True))
+        return merge(_names(cls).read(values, parameters=True)).make(cls)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +94,12 @@ class SamplingParams(_Table):
         "Output tokens at most. Not given: as many as the server's max_output_tokens and the context allow.",
         minimum=1,
         maximum=INT32_MAX,
-        aliases=("max_new_tokens",),
+        aliases=(
+            "max_new_tokens",
+            "max_completion_tokens",
+            "request_output_len",
+            "sampling_param_max_tokens",
+        ),
     )
     min_tokens: int = spec(
         "int",
@@ -111,6 +115,7 @@ class SamplingParams(_Table):
         "Divides the logits before sampling. 0: always the likeliest token (greedy).",
         minimum=0,
         maximum=2,
+        aliases=("sampling_param_temperature",),
     )
     top_p: float = spec(
         "float",
@@ -119,9 +124,15 @@ class SamplingParams(_Table):
         minimum=0,
         maximum=1,
         exclusive_minimum=True,
+        aliases=("runtime_top_p", "sampling_param_top_p"),
     )
     top_k: int = spec(
-        "int", 0, "Sample among so many of the likeliest tokens. 0 or -1: all.", minimum=-1, maximum=INT32_MAX
+        "int",
+        0,
+        "Sample among so many of the likeliest tokens. 0 or -1: all.",
+        minimum=-1,
+        maximum=INT32_MAX,
+        aliases=("runtime_top_k", "sampling_param_top_k"),
     )
     seed: int | None = spec(
         "int",
@@ -129,14 +140,14 @@ class SamplingParams(_Table):
         "Same seed, prompt and engine settings: same tokens. Not given, null or -1: drawn for each request.",
         minimum=INT64_MIN,
         maximum=INT64_MAX,
-        aliases=("random_seed", "sampling_seed"),
+        aliases=("random_seed", "sampling_seed", "sampling_param_seed"),
         unset=(-1,),
     )
     stop: Sequence[str] = spec(
         "strings",
         (),
         "Generation ends where the text contains one of these strings.",
-        aliases=("stop_words",),
+        aliases=("stop_words", "stop_sequences", "stop_strings", "sampling_param_stop"),
     )
     stop_token_ids: Sequence[int] = spec(
         "ints",
@@ -148,7 +159,10 @@ class SamplingParams(_Table):
     )
     ignore_eos: bool = spec("bool", False, "Go on past end-of-sequence tokens.")
     include_stop_str_in_output: bool = spec(
-        "bool", False, "The stop string, or the stop token's text, stays at the end of the text."
+        "bool",
+        False,
+        "The stop string, or the stop token's text, stays at the end of the text.",
+        aliases=("no_stop_trim",),
     )
     skip_special_tokens: bool = spec("bool", True, "Special tokens are left out of the text.")
 
@@ -171,11 +185,13 @@ class SamplingParams(_Table):
 class RequestOptions(_Table):
     """How the answer is sent and what comes with it. In the ensemble these are also input tensors."""
 
-    stream: bool = spec("bool", False, "Send text as it is generated.")
+    stream: bool = spec("bool", False, "Send text as it is generated.", aliases=("streaming",))
     exclude_input_in_output: bool | None = spec(
         "bool",
         None,
         "Leave the prompt out of text_output. Default: true when streaming (false is an error), else false.",
+        aliases=("exclude_input_from_output", "sampling_param_exclude_input_from_output"),
+        opposites=("echo", "return_full_text"),
     )
     return_finish_reason: bool = spec("bool", False, "Also answer finish_reason.")
     return_cumulative_logprob: bool = spec("bool", False, "Not supported yet: true is an error.")
@@ -220,6 +236,10 @@ def docs_page() -> str:
         'null means "not given". Triton request parameters (top-level keys of `generate`) hold strings,',
         "numbers and booleans: give lists inside `sampling_parameters`, or as JSON strings.",
         "",
+        "Names of other systems stand for ours in request parameters, in `sampling_parameters` and in",
+        "`SamplingParams.from_dict`; names of tensors and Python keywords are ours alone. Two names of one",
+        "field must say the same.",
+        "",
         "`temperature`, `top_p` and `top_k` that a request leaves out are those of the checkpoint's",
         "`generation_config.json` where it has them, unless model.json says otherwise (`generation_config`,",
         "`override_generation_config`); `do_sample: false` there means temperature 0. This holds for the",
@@ -233,7 +253,10 @@ def docs_page() -> str:
             kind = {"strings": "string or list of strings", "ints": "list of integers"}.get(
                 field.type, field.type
             )
-            aliases = ", ".join(f"`{alias}`" for alias in field.aliases)
+            aliases = ", ".join(
+                [f"`{alias}`" for alias in field.aliases]
+                + [f"`{alias}`, the opposite" for alias in field.opposites]
+            )
             default = describe(field.default)
             cells = [f"`{field.name}`", kind, default, field.range, aliases, field.doc]
             lines.append("| " + " | ".join(cells) + " |")

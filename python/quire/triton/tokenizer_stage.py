@@ -66,21 +66,18 @@ def parse_request(
             raise InvalidArgument("sampling_parameters", describe(value), "a JSON object in a string")
         nested.append(value)
 
-    sources = [("input tensor", _options(tensors))]
-    sources += [
-        ("sampling_parameters", NAMES.parse(parse_json_object(text, "sampling_parameters")))
-        for text in nested
-    ]
-    sources.append(("request parameter", NAMES.parse(parameters, parameters=True)))
-    fields = merge(sources)
+    entries = NAMES.read(_options(tensors), "input tensor")
+    for text in nested:
+        entries += NAMES.read(parse_json_object(text, "sampling_parameters"), "sampling_parameters")
+    entries += NAMES.read(parameters, "request parameter", parameters=True)
+    given = merge(entries)
 
     text = _string(tensors["text_input"], "text_input")
     if text == "":
         raise InvalidArgument("text_input", "an empty string", "a non-empty string")
-    given = {name: fields[name] for name in SAMPLING_FIELDS if name in fields}
-    SamplingParams(**given)  # fields that must fit together
-    options = RequestOptions(**{name: fields[name] for name in OPTION_FIELDS if name in fields})
-    return ParsedRequest(text=text, given=given, options=options)
+    given.make(SamplingParams)  # fields that must fit together
+    fields = {name: value for name, value in given.values.items() if name in SAMPLING_FIELDS}
+    return ParsedRequest(text=text, given=fields, options=given.make(RequestOptions))
 
 
 class TokenizerStage:

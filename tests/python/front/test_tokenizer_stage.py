@@ -132,6 +132,14 @@ def test_three_ways_to_give_a_field(pb_utils: SimpleNamespace) -> None:
     ):
         parse({"top_k": 5}, sampling_parameters=b'{"top_k": 6}')
     assert parse({"top_k": 5}, sampling_parameters=b'{"top_k": 5}').given == {"top_k": 5}
+    assert parse({"max_new_tokens": 5}, sampling_parameters=b'{"max_tokens": 5}').given == {"max_tokens": 5}
+    with pytest.raises(
+        InvalidArgument,
+        match=r"^max_tokens: got 6 \(max_tokens, sampling_parameters\) "
+        r"and 5 \(max_new_tokens, request parameter\); allowed: one value",
+    ):
+        parse({"max_new_tokens": 5}, sampling_parameters=b'{"max_tokens": 6}')
+    assert not parse({"echo": False}).options.includes_prompt
 
 
 @pytest.mark.parametrize(
