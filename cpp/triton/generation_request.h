@@ -23,6 +23,7 @@ struct GenerationRequest {
   bool stream = false;
   bool acknowledge = false;  // a detokenizer of this server follows and acknowledges each chunk
   std::string prompt_text;   // stands before the first text
+  std::string warnings;      // of the tokenizer, as a STRING tensor's bytes: go with the first text
   bool return_finish_reason = false;
   bool return_num_input_tokens = false;
   bool return_num_output_tokens = false;

@@ -198,6 +198,11 @@ class RequestOptions(_Table):
     return_logprobs: bool = spec("bool", False, "Not supported yet: true is an error.")
     return_num_input_tokens: bool = spec("bool", False, "Also answer num_input_tokens.")
     return_num_output_tokens: bool = spec("bool", False, "Also answer num_output_tokens, of this chunk.")
+    strict: bool = spec(
+        "bool",
+        True,
+        "false: names that are unknown or not supported yet are ignored, and listed in the output warnings.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

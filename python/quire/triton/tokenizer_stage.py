@@ -41,6 +41,7 @@ class ParsedRequest:
     text: str
     given: Mapping[str, Any]  # sampling fields the request gave, canonical names
     options: RequestOptions
+    warnings: tuple[str, ...] = ()  # for the client: one for each name that was ignored
 
 
 def parse_request(
@@ -66,18 +67,27 @@ def parse_request(
             raise InvalidArgument("sampling_parameters", describe(value), "a JSON object in a string")
         nested.append(value)
 
+    unknown: list[InvalidArgument] = []
     entries = NAMES.read(_options(tensors), "input tensor")
     for text in nested:
-        entries += NAMES.read(parse_json_object(text, "sampling_parameters"), "sampling_parameters")
-    entries += NAMES.read(parameters, "request parameter", parameters=True)
+        values = parse_json_object(text, "sampling_parameters")
+        entries += NAMES.read(values, "sampling_parameters", unknown=unknown)
+    entries += NAMES.read(parameters, "request parameter", parameters=True, unknown=unknown)
     given = merge(entries)
+    if unknown and given.values.get("strict", True):
+        raise unknown[0]
 
     text = _string(tensors["text_input"], "text_input")
     if text == "":
         raise InvalidArgument("text_input", "an empty string", "a non-empty string")
     given.make(SamplingParams)  # fields that must fit together
     fields = {name: value for name, value in given.values.items() if name in SAMPLING_FIELDS}
-    return ParsedRequest(text=text, given=fields, options=given.make(RequestOptions))
+    return ParsedRequest(
+        text=text,
+        given=fields,
+        options=given.make(RequestOptions),
+        warnings=tuple(dict.fromkeys(f"{error.field}: ignored, {error.given}" for error in unknown)),
+    )
 
 
 class TokenizerStage:
@@ -162,6 +172,8 @@ def outputs(request: ParsedRequest, ids: Sequence[int]) -> dict[str, np.ndarray[
     }
     if options.includes_prompt:
         tensors["prompt_text"] = np.asarray([request.text.encode()], np.object_)
+    if request.warnings:
+        tensors["warnings"] = np.asarray([warning.encode() for warning in request.warnings], np.object_)
     for name in ("return_finish_reason", "return_num_input_tokens", "return_num_output_tokens"):
         if getattr(options, name):
             tensors[name] = np.asarray([True])

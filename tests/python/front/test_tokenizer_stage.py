@@ -88,6 +88,8 @@ def test_outputs_have_the_configured_types(stage: TokenizerStage, pb_utils: Simp
         "return_finish_reason": True,
         "return_num_input_tokens": True,
         "return_num_output_tokens": True,
+        "strict": False,
+        "xyzzy": 1,  # a warning
     }
     response = run(stage, pb_utils, {"text_input": "a", "sampling_parameters": json.dumps(given)})
     dtypes = {"TYPE_INT32": "int32", "TYPE_INT64": "int64", "TYPE_FP32": "float32", "TYPE_BOOL": "bool"}
@@ -140,6 +142,36 @@ def test_three_ways_to_give_a_field(pb_utils: SimpleNamespace) -> None:
     ):
         parse({"max_new_tokens": 5}, sampling_parameters=b'{"max_tokens": 6}')
     assert not parse({"echo": False}).options.includes_prompt
+
+
+def test_names_that_are_ignored_on_request(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+    """With strict: false, by whichever way it comes, unknown names are listed; values are still checked."""
+    parameters = {"temprature": 0.5, "max_tokens": 3}
+    nested = {"text_input": "a", "sampling_parameters": '{"temprature": 0.6, "lora_name": "x", "\\ud800": 1}'}
+    warnings = [
+        b'temprature: ignored, an unknown field (did you mean "temperature"?)',
+        b"lora_name: ignored, a field that is not supported yet",
+        b"\\ud800: ignored, an unknown field",
+    ]
+    for response in (
+        run(stage, pb_utils, nested | {"strict": False}, parameters),
+        run(stage, pb_utils, nested, parameters | {"strict": False}),
+        run(
+            stage,
+            pb_utils,
+            nested
+            | {"sampling_parameters": nested["sampling_parameters"].replace("{", '{"strict": false, ')},
+            parameters,
+        ),
+    ):
+        assert response.outputs["warnings"].tolist() == warnings
+        assert response.outputs["max_tokens"].tolist() == [3]
+    for strict in ({}, {"strict": True}, {"strict": None}):
+        response = run(stage, pb_utils, nested, parameters | strict)
+        assert response.error.message.startswith("temprature: got an unknown field")
+    response = run(stage, pb_utils, nested, {"max_tokens": 0, "strict": False})
+    assert response.error.message.startswith("max_tokens: got 0;")
+    assert "warnings" not in run(stage, pb_utils, {"text_input": "a", "strict": False}).outputs
 
 
 @pytest.mark.parametrize(
