@@ -161,12 +161,20 @@ class LLM:
         params = [item.with_defaults(self._engine.defaults) for item in params]
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         encoded = iter(self._engine.tokenizer.encode_batch(texts))
-        return [
-            _Request(prompt, next(encoded), params[index])
-            if isinstance(prompt, str)
-            else _Request(None, list(prompt), params[index])
-            for index, prompt in enumerate(prompts)
-        ]
+        requests = []
+        for index, prompt in enumerate(prompts):
+            ids = next(encoded) if isinstance(prompt, str) else list(prompt)
+            limit = params[index].truncate_prompt_tokens
+            if limit is not None:
+                limit = limit if limit > 0 else self._core.config.max_model_len - 1
+                try:
+                    ids = self._engine.tokenizer.truncate(prompt, ids, limit)
+                except InvalidArgument as error:
+                    field = f"prompts[{index}]: {error.field}"
+                    raise InvalidArgument(field, error.given, error.allowed) from None
+            text = prompt if isinstance(prompt, str) else None
+            requests.append(_Request(text, ids, params[index]))
+        return requests
 
     def _collect(
         self, outputs: _core.StepOutputs, requests: list[_Request], first_id: int

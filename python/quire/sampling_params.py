@@ -33,7 +33,6 @@ NOT_YET = (
     "allowed_token_ids",
     "detokenize",
     "cache_salt",
-    "truncate_prompt_tokens",
     "stream_interval",
     "structured_outputs",
     "lora_name",
@@ -165,9 +164,21 @@ class SamplingParams(_Table):
         aliases=("no_stop_trim",),
     )
     skip_special_tokens: bool = spec("bool", True, "Special tokens are left out of the text.")
+    truncate_prompt_tokens: int | None = spec(
+        "int",
+        None,
+        "Only so many tokens of the prompt are kept: the end of its text, behind the special tokens that the "
+        "tokenizer puts in front. -1: as many as fit; 0 is an error. The model generation does not know it.",
+        minimum=-1,
+        maximum=INT32_MAX,
+        aliases=("truncate",),
+        is_prompts=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.truncate_prompt_tokens == 0:
+            raise InvalidArgument("truncate_prompt_tokens", "0", "at least 1, or -1 (as many as fit)")
         if self.max_tokens and self.min_tokens > self.max_tokens:
             raise InvalidArgument(
                 "min_tokens", describe(self.min_tokens), f"an integer in [0, {self.max_tokens}] (max_tokens)"
@@ -177,7 +188,7 @@ class SamplingParams(_Table):
         """The same in C++."""
         from quire import _core
 
-        values = {name: getattr(self, name) for name in SAMPLING_FIELDS}
+        values = {name: getattr(self, name) for name in ENGINE_FIELDS}
         return _core.SamplingParams(**values | {"max_tokens": self.max_tokens or 0})
 
 
@@ -226,6 +237,7 @@ def _names(table: type) -> Names:
 
 NAMES = Names({**fields_of(SamplingParams), **fields_of(RequestOptions)}, NOT_YET)
 SAMPLING_FIELDS = tuple(fields_of(SamplingParams))
+ENGINE_FIELDS = tuple(name for name, field in fields_of(SamplingParams).items() if not field.is_prompts)
 OPTION_FIELDS = tuple(fields_of(RequestOptions))
 
 

@@ -54,6 +54,7 @@ class Field:
     aliases: tuple[str, ...] = ()
     opposites: tuple[str, ...] = ()  # names under which true means false
     max_items: int | None = None  # of a list
+    is_prompts: bool = False  # it shapes the prompt, and ends before the engine
     unset: tuple[object, ...] = ()  # values that mean "not given", beside null
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from client import HttpError, generate, stream_error
 from quire.triton.server import TritonServer
+from tokenizers import Tokenizer
 
 pytestmark = pytest.mark.serving
 
@@ -76,3 +77,25 @@ def test_errors_have_the_name_that_was_used(server: TritonServer, name: str) -> 
         generate(server.http_url, {"text_input": "x", **given})
     assert message in error.value.message
     assert message in stream_error(server.http_url, {"text_input": "x", "stream": True, **given})
+
+
+def test_a_truncated_prompt_answers_like_its_end(server: TritonServer, tokenizer: Tokenizer) -> None:
+    """By both names, as a key and in sampling_parameters; -1 keeps what fits."""
+    text = "x = 1\n" * 3 + PROMPT
+    ids = tokenizer.encode(text).ids
+    kept = [ids[0], *ids[-5:]]  # the tokenizer's special token stays
+    body = {
+        "exclude_input_in_output": True,
+        "temperature": 0,
+        "max_tokens": 12,
+        "return_num_input_tokens": True,
+    }
+    direct = generate(server.http_url, {"input_ids": kept, "temperature": 0, "max_tokens": 12}, "generation")
+    for given in ({"truncate_prompt_tokens": 6}, {"sampling_parameters": '{"truncate": 6}'}):
+        answer = generate(server.http_url, {"text_input": text, **body, **given})
+        assert (tokenizer.decode(direct["output_ids"]), 6) == (
+            answer["text_output"],
+            answer["num_input_tokens"],
+        )
+    long = {"text_input": "x = 1\n" * 2000, **body, "max_tokens": 1, "truncate_prompt_tokens": -1}
+    assert 2047 == generate(server.http_url, long)["num_input_tokens"]

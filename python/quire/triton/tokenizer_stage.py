@@ -123,7 +123,11 @@ class TokenizerStage:
         good = [item for item in parsed if isinstance(item, ParsedRequest)]
         encoded = iter(self._encode([item.text for item in good]))
         return [
-            self._response(item, next(encoded) if isinstance(item, ParsedRequest) else item, pb_utils)
+            self._response(
+                item,
+                self._truncate(item, next(encoded)) if isinstance(item, ParsedRequest) else item,
+                pb_utils,
+            )
             for item in parsed
         ]
 
@@ -142,6 +146,17 @@ class TokenizerStage:
                 allowed = f"text that the tokenizer knows ({error})"
                 return [InvalidArgument("text_input", describe(texts[0]), allowed)]
             return [result for text in texts for result in self._encode([text])]
+
+    def _truncate(self, item: ParsedRequest, ids: list[int] | Exception) -> list[int] | Exception:
+        limit = item.given.get("truncate_prompt_tokens")
+        if limit == -1:
+            limit = self._max_model_len and self._max_model_len - 1
+        if limit is None or isinstance(ids, Exception):
+            return ids
+        try:
+            return self._tokenizer.truncate(item.text, ids, limit)
+        except InvalidArgument as error:
+            return error
 
     def _response(self, item: ParsedRequest | Exception, ids: list[int] | Exception, pb_utils: Any) -> Any:
         error = ids if isinstance(ids, Exception) else self._length_error(ids)
@@ -179,6 +194,8 @@ def outputs(request: ParsedRequest, ids: Sequence[int]) -> dict[str, np.ndarray[
             tensors[name] = np.asarray([True])
     for name, value in request.given.items():
         field = NAMES.fields[name]
+        if field.is_prompts:
+            continue
         items = value if isinstance(value, tuple) else (value,)
         if field.type == "strings":
             tensors[name] = np.asarray([item.encode() for item in items], np.object_)

@@ -269,3 +269,13 @@ def test_a_default_that_is_not_supported_is_a_warning(
     LLM(str(folder), dtype="float32", max_model_len=64, num_threads=1)
     [record] = [record for record in caplog.records if record.levelname == "WARNING"]
     assert "generation_config.json: no_repeat_ngram_size: got 3" in record.getMessage()
+
+
+def test_prompts_are_truncated_on_request(llm: LLM) -> None:
+    """Texts and ids keep their end; the prompt given back is the one that was given."""
+    params = SamplingParams(temperature=0, max_tokens=2, truncate_prompt_tokens=3)
+    text, ids = llm.generate(["abcdef", [1, 2, 3, 4, 5]], params)
+    assert (text.prompt, text.prompt_token_ids) == ("abcdef", llm.generate("def", GREEDY)[0].prompt_token_ids)
+    assert ids.prompt_token_ids == (3, 4, 5)
+    longest = SamplingParams(max_tokens=1, truncate_prompt_tokens=-1)
+    assert len(llm.generate([[7] * 400], longest)[0].prompt_token_ids) == 255
