@@ -1,10 +1,12 @@
 #include "quire/engine_core.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <memory>
 #include <random>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "quire/error.h"
 #include "quire/output_gate.h"
@@ -108,7 +110,17 @@ int32_t EngineCore::Impl::check_lengths(const NewRequest& request) const {
                             "0 to " + std::to_string(config.vocab_size - 1) + " (vocab_size)");
     }
   }
-  if (request.params.max_tokens == 0) return max_total_tokens;
+  const int32_t limit = config.max_output_tokens > 0 ? config.max_output_tokens : INT32_MAX;
+  for (const auto& [field, value] : {std::pair("max_tokens", request.params.max_tokens),
+                                     std::pair("min_tokens", request.params.min_tokens)}) {
+    if (value > limit) {
+      throw InvalidArgument(field, std::to_string(value),
+                            "at most " + std::to_string(limit) + " (max_output_tokens of the server)");
+    }
+  }
+  if (request.params.max_tokens == 0) {
+    return static_cast<int32_t>(std::min<int64_t>(max_total_tokens, num_prompt + limit));
+  }
   const int64_t wanted = std::min<int64_t>(num_prompt + request.params.max_tokens, config.max_model_len);
   if (wanted > max_total_tokens) {
     throw InvalidArgument(

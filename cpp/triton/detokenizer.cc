@@ -103,6 +103,11 @@ void Detokenizer::send_text(TRITONBACKEND_Request* request, const Chunk& chunk,
                         OpenText(header.open_text));
   ResponseBuilder response(request);
   response.add_string("text_output", chunk.prompt_text, text_);
+  if (!chunk.warnings.empty()) {
+    char* buffer = response.add("warnings", TRITONSERVER_TYPE_BYTES, count_strings(chunk.warnings),
+                                chunk.warnings.size());
+    std::memcpy(buffer, chunk.warnings.data(), chunk.warnings.size());
+  }
   if ((header.flags & kChunkReturnFinishReason) != 0) {
     response.add_string("finish_reason", to_string(static_cast<FinishReason>(header.finish_reason)));
   }

@@ -52,7 +52,7 @@ void Generation::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Re
   for (uint32_t i = 0; i < count; ++i) {
     const uint64_t start_ns = now_ns();
     try {
-      GenerationRequest generation = read_generation_request(requests[i]);
+      GenerationRequest generation = read_generation_request(requests[i], info->defaults);
       check_limits(generation.request, info->vocab_size, info->max_model_len);
       generation.request.request_id = next_request_id++;
       mailbox_.post(std::make_unique<Sequence>(instance, requests[i], std::move(generation), id_));
@@ -172,6 +172,7 @@ void Generation::on_ready(wire::ReadyFrame& ready) {
   info->token_table = TokenTable::deserialize(ready.token_table);
   info->vocab_size = ready.vocab_size;
   info->max_model_len = ready.max_model_len;
+  info->defaults = std::move(ready.defaults);
   {
     const std::lock_guard lock(info_mutex_);
     info_ = std::move(info);

@@ -44,6 +44,7 @@ struct ModelInfo {
   TokenTable token_table;
   int32_t vocab_size = 0;
   int32_t max_model_len = 0;
+  SamplingParams defaults;  // of what a request leaves out
 };
 
 class Generation : private EngineClient::Events {

@@ -97,6 +97,9 @@ void set_field(GenerationRequest& request, const InputTensor& tensor) {
   } else if (name == "prompt_text") {
     expect_scalar(tensor);
     request.prompt_text = std::move(get_strings(tensor).front());
+  } else if (name == "warnings") {
+    get_strings(tensor);  // for its checks
+    request.warnings = tensor.bytes;
   } else if (name == "acknowledge") {
     request.acknowledge = get_scalar<bool>(tensor);
   } else if (name == "return_finish_reason") {
@@ -127,8 +130,9 @@ uint8_t requested_outputs(TRITONBACKEND_Request* request) {
 
 }  // namespace
 
-GenerationRequest read_generation_request(TRITONBACKEND_Request* request) {
+GenerationRequest read_generation_request(TRITONBACKEND_Request* request, const SamplingParams& defaults) {
   GenerationRequest result;
+  result.request.params = defaults;
   uint32_t num_inputs = 0;
   check(TRITONBACKEND_RequestInputCount(request, &num_inputs));
   bool has_ids = false;

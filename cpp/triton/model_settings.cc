@@ -26,6 +26,7 @@ constexpr TensorSpec kGenerationInputs[] = {
     {"stop_token_ids", TRITONSERVER_TYPE_INT32},
     {"stream", TRITONSERVER_TYPE_BOOL},
     {"prompt_text", TRITONSERVER_TYPE_BYTES},
+    {"warnings", TRITONSERVER_TYPE_BYTES},
     {"acknowledge", TRITONSERVER_TYPE_BOOL},
     {"return_finish_reason", TRITONSERVER_TYPE_BOOL},
     {"return_num_input_tokens", TRITONSERVER_TYPE_BOOL},
@@ -46,9 +47,8 @@ constexpr TensorSpec kDetokenizerInputs[] = {
 };
 
 constexpr TensorSpec kDetokenizerOutputs[] = {
-    {"text_output", TRITONSERVER_TYPE_BYTES},
-    {"finish_reason", TRITONSERVER_TYPE_BYTES},
-    {"num_input_tokens", TRITONSERVER_TYPE_UINT32},
+    {"text_output", TRITONSERVER_TYPE_BYTES},        {"warnings", TRITONSERVER_TYPE_BYTES},
+    {"finish_reason", TRITONSERVER_TYPE_BYTES},      {"num_input_tokens", TRITONSERVER_TYPE_UINT32},
     {"num_output_tokens", TRITONSERVER_TYPE_UINT32},
 };
 

@@ -61,7 +61,10 @@ Chunk Sequence::make_chunk(uint32_t flags) const {
   chunk.header.open_text = open_text_.bits();
   chunk.header.finish_reason = static_cast<uint32_t>(finish_reason_);
   chunk.header.num_input_tokens = static_cast<uint32_t>(generation_.request.prompt_ids.size());
-  if (!is_anything_sent_) chunk.prompt_text = generation_.prompt_text;
+  if (!is_anything_sent_) {
+    chunk.prompt_text = generation_.prompt_text;
+    chunk.warnings = generation_.warnings;
+  }
   return chunk;
 }
 

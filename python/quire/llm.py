@@ -53,7 +53,8 @@ class LLM:
         """Continue every prompt; the outputs are in the prompts' order.
 
         prompts: a text, a list of texts, a list of token ids, or a list of lists of token ids.
-        sampling_params: one for all, or one per prompt; default: SamplingParams().
+        sampling_params: one for all, or one per prompt; default: SamplingParams(). Fields that they leave out
+            are those of get_default_sampling_params().
         use_tqdm: show a progress bar (the name is vLLM's).
         Raises InvalidArgument that names the prompt before anything runs.
         """
@@ -158,14 +159,23 @@ class LLM:
                 raise InvalidArgument(
                     f"prompts[{index}]", describe(prompt), "a string or a list of token ids"
                 )
+        params = [item.with_defaults(self._engine.defaults) for item in params]
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         encoded = iter(self._engine.tokenizer.encode_batch(texts))
-        return [
-            _Request(prompt, next(encoded), params[index])
-            if isinstance(prompt, str)
-            else _Request(None, list(prompt), params[index])
-            for index, prompt in enumerate(prompts)
-        ]
+        requests = []
+        for index, prompt in enumerate(prompts):
+            ids = next(encoded) if isinstance(prompt, str) else list(prompt)
+            limit = params[index].truncate_prompt_tokens
+            if limit is not None:
+                limit = limit if limit > 0 else self._core.config.max_model_len - 1
+                try:
+                    ids = self._engine.tokenizer.truncate(prompt, ids, limit)
+                except InvalidArgument as error:
+                    field = f"prompts[{index}]: {error.field}"
+                    raise InvalidArgument(field, error.given, error.allowed) from None
+            text = prompt if isinstance(prompt, str) else None
+            requests.append(_Request(text, ids, params[index]))
+        return requests
 
     def _collect(
         self, outputs: _core.StepOutputs, requests: list[_Request], first_id: int
@@ -197,6 +207,11 @@ class LLM:
                     num_cached_tokens=release.num_cached_tokens,
                     outputs=(completion,),
                 )
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What requests get that do not say otherwise: those of the checkpoint, see the settings
+        generation_config and override_generation_config (the name is vLLM's)."""
+        return SamplingParams(**self._engine.defaults)
 
     def stats(self) -> _core.EngineStats:
         """Counters since the start, and what is in use now."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
-from quire.errors import ModelNotFound, UnsupportedModel
+from quire.errors import InvalidArgument, ModelNotFound, UnsupportedModel
 
 if TYPE_CHECKING:
     from quire import _core
@@ -56,6 +56,21 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         # The fast form leaves out offsets, which nothing here reads.
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+
+    def truncate(self, prompt: str | Sequence[int], ids: list[int], limit: int) -> list[int]:
+        """The last of a prompt's ids, `limit` at most; a text keeps the special tokens that encode() adds.
+        Raises InvalidArgument where these alone are more."""
+        if len(ids) <= limit:
+            return ids
+        if not isinstance(prompt, str):
+            return ids[-limit:]
+        num_special = self._tokenizer.num_special_tokens_to_add(False)
+        if limit <= num_special:
+            allowed = f"at least {num_special + 1} (the tokenizer adds special tokens)"
+            raise InvalidArgument("truncate_prompt_tokens", str(limit), allowed)
+        encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
+        encoding.truncate(limit - num_special, direction="left")
+        return list(self._tokenizer.post_process(encoding).ids)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)

@@ -61,7 +61,10 @@ def token_table(texts: list[bytes], special: set[int], separator: bytes = b" ") 
 
 def ready_frame(config: dict[str, Any], table: bytes) -> bytes:
     limits = (config.get("max_model_len", 4096), VOCAB_SIZE, 16, 512, 256, 2048)
-    return frame(READY, string(b"fake") + struct.pack("<6i", *limits) + string(table))
+    # Of what a request leaves out: max_tokens, min_tokens, temperature, top_p, top_k, seed, the bit for
+    # skip_special_tokens, neither stop strings nor stop tokens.
+    defaults = struct.pack("<iiffiqBII", 0, 0, 1.0, 1.0, 0, 0, 4, 0, 0)
+    return frame(READY, string(b"fake") + struct.pack("<6i", *limits) + defaults + string(table))
 
 
 @dataclass

@@ -49,6 +49,7 @@ struct ReadyFrame {
   int32_t num_blocks = 0;
   int32_t max_num_seqs = 0;
   int32_t max_num_batched_tokens = 0;
+  SamplingParams defaults;  // what a request that does not say otherwise gets
   std::string token_table;  // TokenTable::serialize()
 };
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from quire.config import EngineConfig
 from quire.errors import InvalidArgument, ModelNotFound, QuireError, ServerNotFound, describe, did_you_mean
+from quire.generation_defaults import generation_defaults
 from quire.model_path import is_hub_id
 from quire.tokenizer import Tokenizer, plan_of
 from quire.triton.installation import find_backend_library
@@ -235,6 +236,7 @@ def check_settings(path: Path) -> Iterator[Problem]:
     checks: list[tuple[str, Callable[[], object]]] = [
         ("tokenizer.json", lambda: plan_of(Tokenizer(model).raw)),
         ("config.json", lambda: _check_model(model, config)),
+        ("generation_config.json", lambda: generation_defaults(config, model)),
     ]
     for name, check in checks:
         try:

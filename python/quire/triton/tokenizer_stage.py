@@ -41,6 +41,7 @@ class ParsedRequest:
     text: str
     given: Mapping[str, Any]  # sampling fields the request gave, canonical names
     options: RequestOptions
+    warnings: tuple[str, ...] = ()  # for the client: one for each name that was ignored
 
 
 def parse_request(
@@ -66,21 +67,27 @@ def parse_request(
             raise InvalidArgument("sampling_parameters", describe(value), "a JSON object in a string")
         nested.append(value)
 
-    sources = [("input tensor", _options(tensors))]
-    sources += [
-        ("sampling_parameters", NAMES.parse(parse_json_object(text, "sampling_parameters")))
-        for text in nested
-    ]
-    sources.append(("request parameter", NAMES.parse(parameters, parameters=True)))
-    fields = merge(sources)
+    unknown: list[InvalidArgument] = []
+    entries = NAMES.read(_options(tensors), "input tensor")
+    for text in nested:
+        values = parse_json_object(text, "sampling_parameters")
+        entries += NAMES.read(values, "sampling_parameters", unknown=unknown)
+    entries += NAMES.read(parameters, "request parameter", parameters=True, unknown=unknown)
+    given = merge(entries)
+    if unknown and given.values.get("strict", True):
+        raise unknown[0]
 
     text = _string(tensors["text_input"], "text_input")
     if text == "":
         raise InvalidArgument("text_input", "an empty string", "a non-empty string")
-    given = {name: fields[name] for name in SAMPLING_FIELDS if name in fields}
-    SamplingParams(**given)  # fields that must fit together
-    options = RequestOptions(**{name: fields[name] for name in OPTION_FIELDS if name in fields})
-    return ParsedRequest(text=text, given=given, options=options)
+    given.make(SamplingParams)  # fields that must fit together
+    fields = {name: value for name, value in given.values.items() if name in SAMPLING_FIELDS}
+    return ParsedRequest(
+        text=text,
+        given=fields,
+        options=given.make(RequestOptions),
+        warnings=tuple(dict.fromkeys(f"{error.field}: ignored, {error.given}" for error in unknown)),
+    )
 
 
 class TokenizerStage:
@@ -116,7 +123,11 @@ class TokenizerStage:
         good = [item for item in parsed if isinstance(item, ParsedRequest)]
         encoded = iter(self._encode([item.text for item in good]))
         return [
-            self._response(item, next(encoded) if isinstance(item, ParsedRequest) else item, pb_utils)
+            self._response(
+                item,
+                self._truncate(item, next(encoded)) if isinstance(item, ParsedRequest) else item,
+                pb_utils,
+            )
             for item in parsed
         ]
 
@@ -135,6 +146,17 @@ class TokenizerStage:
                 allowed = f"text that the tokenizer knows ({error})"
                 return [InvalidArgument("text_input", describe(texts[0]), allowed)]
             return [result for text in texts for result in self._encode([text])]
+
+    def _truncate(self, item: ParsedRequest, ids: list[int] | Exception) -> list[int] | Exception:
+        limit = item.given.get("truncate_prompt_tokens")
+        if limit == -1:
+            limit = self._max_model_len and self._max_model_len - 1
+        if limit is None or isinstance(ids, Exception):
+            return ids
+        try:
+            return self._tokenizer.truncate(item.text, ids, limit)
+        except InvalidArgument as error:
+            return error
 
     def _response(self, item: ParsedRequest | Exception, ids: list[int] | Exception, pb_utils: Any) -> Any:
         error = ids if isinstance(ids, Exception) else self._length_error(ids)
@@ -165,11 +187,15 @@ def outputs(request: ParsedRequest, ids: Sequence[int]) -> dict[str, np.ndarray[
     }
     if options.includes_prompt:
         tensors["prompt_text"] = np.asarray([request.text.encode()], np.object_)
+    if request.warnings:
+        tensors["warnings"] = np.asarray([warning.encode() for warning in request.warnings], np.object_)
     for name in ("return_finish_reason", "return_num_input_tokens", "return_num_output_tokens"):
         if getattr(options, name):
             tensors[name] = np.asarray([True])
     for name, value in request.given.items():
         field = NAMES.fields[name]
+        if field.is_prompts:
+            continue
         items = value if isinstance(value, tuple) else (value,)
         if field.type == "strings":
             tensors[name] = np.asarray([item.encode() for item in items], np.object_)

@@ -187,8 +187,11 @@ def decode_ready(payload: bytes) -> dict[str, object]:
         "max_num_batched_tokens",
     )
     limits = dict(zip(names, reader.unpack("6i"), strict=True))
+    names = ("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "seed", "bits")
+    defaults = dict(zip(names, reader.unpack("iiffiqB"), strict=True))
+    assert reader.unpack("II") == (0, 0)  # neither stop strings nor stop tokens
     (size,) = reader.unpack("I")
-    return {"model": model, **limits, "token_table": reader.take(size)}
+    return {"model": model, **limits, "defaults": defaults, "token_table": reader.take(size)}
 
 
 class _Reader:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 from quire.errors import ConfigError, InvalidArgument
-from quire.sampling_params import NAMES, RequestOptions, SamplingParams
+from quire.sampling_params import ENGINE_FIELDS, NAMES, RequestOptions
 from quire.schema import fields_of
 from quire.tokenizer import Tokenizer
 from quire.triton.tokenizer_stage import TokenizerStage, newest_settings, parse_request
@@ -88,6 +88,9 @@ def test_outputs_have_the_configured_types(stage: TokenizerStage, pb_utils: Simp
         "return_finish_reason": True,
         "return_num_input_tokens": True,
         "return_num_output_tokens": True,
+        "strict": False,
+        "xyzzy": 1,  # a warning
+        "truncate_prompt_tokens": 5,  # is for this stage
     }
     response = run(stage, pb_utils, {"text_input": "a", "sampling_parameters": json.dumps(given)})
     dtypes = {"TYPE_INT32": "int32", "TYPE_INT64": "int64", "TYPE_FP32": "float32", "TYPE_BOOL": "bool"}
@@ -95,7 +98,7 @@ def test_outputs_have_the_configured_types(stage: TokenizerStage, pb_utils: Simp
     assert {name: dtypes.get(kind, "object") for name, kind in types.items()} == {
         name: str(value.dtype) for name, value in response.outputs.items()
     }
-    assert all(types[name] == field.tensor_type for name, field in fields_of(SamplingParams).items())
+    assert all(types[name] == NAMES.fields[name].tensor_type for name in ENGINE_FIELDS)
 
 
 def text_format_name(data_type: int) -> str:
@@ -132,6 +135,67 @@ def test_three_ways_to_give_a_field(pb_utils: SimpleNamespace) -> None:
     ):
         parse({"top_k": 5}, sampling_parameters=b'{"top_k": 6}')
     assert parse({"top_k": 5}, sampling_parameters=b'{"top_k": 5}').given == {"top_k": 5}
+    assert parse({"max_new_tokens": 5}, sampling_parameters=b'{"max_tokens": 5}').given == {"max_tokens": 5}
+    with pytest.raises(
+        InvalidArgument,
+        match=r"^max_tokens: got 6 \(max_tokens, sampling_parameters\) "
+        r"and 5 \(max_new_tokens, request parameter\); allowed: one value",
+    ):
+        parse({"max_new_tokens": 5}, sampling_parameters=b'{"max_tokens": 6}')
+    assert not parse({"echo": False}).options.includes_prompt
+
+
+def test_prompts_are_truncated_on_request(
+    stage: TokenizerStage, pb_utils: SimpleNamespace, byte_level_model: Path
+) -> None:
+    """The end of the prompt is kept; -1 keeps what fits into the model; the text is given back whole."""
+    text = "x y z " * 40
+    ids = Tokenizer(byte_level_model).encode(text)
+    assert len(ids) > 64
+    for name, limit, kept in (
+        ("truncate_prompt_tokens", 10, 10),
+        ("truncate", "10", 10),
+        ("truncate_prompt_tokens", -1, 63),
+    ):
+        outputs = run(stage, pb_utils, {"text_input": text}, {name: limit}).outputs
+        assert outputs["input_ids"].tolist() == ids[-kept:]
+        assert outputs["prompt_text"].tolist() == [text.encode()]
+    whole = run(stage, pb_utils, {"text_input": "x y"}, {"truncate": 50}).outputs["input_ids"].tolist()
+    assert whole == Tokenizer(byte_level_model).encode("x y")
+    for limit in (0, -2, 2**31, 1.5):
+        assert run(stage, pb_utils, {"text_input": text}, {"truncate": limit}).error.message.startswith(
+            "truncate: got "
+        )
+
+
+def test_names_that_are_ignored_on_request(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+    """With strict: false, by whichever way it comes, unknown names are listed; values are still checked."""
+    parameters = {"temprature": 0.5, "max_tokens": 3}
+    nested = {"text_input": "a", "sampling_parameters": '{"temprature": 0.6, "lora_name": "x", "\\ud800": 1}'}
+    warnings = [
+        b'temprature: ignored, an unknown field (did you mean "temperature"?)',
+        b"lora_name: ignored, a field that is not supported yet",
+        b"\\ud800: ignored, an unknown field",
+    ]
+    for response in (
+        run(stage, pb_utils, nested | {"strict": False}, parameters),
+        run(stage, pb_utils, nested, parameters | {"strict": False}),
+        run(
+            stage,
+            pb_utils,
+            nested
+            | {"sampling_parameters": nested["sampling_parameters"].replace("{", '{"strict": false, ')},
+            parameters,
+        ),
+    ):
+        assert response.outputs["warnings"].tolist() == warnings
+        assert response.outputs["max_tokens"].tolist() == [3]
+    for strict in ({}, {"strict": True}, {"strict": None}):
+        response = run(stage, pb_utils, nested, parameters | strict)
+        assert response.error.message.startswith("temprature: got an unknown field")
+    response = run(stage, pb_utils, nested, {"max_tokens": 0, "strict": False})
+    assert response.error.message.startswith("max_tokens: got 0;")
+    assert "warnings" not in run(stage, pb_utils, {"text_input": "a", "strict": False}).outputs
 
 
 @pytest.mark.parametrize(
