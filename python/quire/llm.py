@@ -149,7 +149,9 @@ class LLM:
         if params is None:
             params = SamplingParams()
         if isinstance(params, SamplingParams):
-            params = [params] * len(prompts)
+            params = [params.with_defaults(self._engine.defaults)] * len(prompts)
+        else:
+            params = [item.with_defaults(self._engine.defaults) for item in params]
         if len(params) != len(prompts):
             allowed = f"one for all, or {len(prompts)}, one per prompt"
             raise InvalidArgument("sampling_params", f"{len(params)} of them", allowed)
@@ -159,7 +161,6 @@ class LLM:
                 raise InvalidArgument(
                     f"prompts[{index}]", describe(prompt), "a string or a list of token ids"
                 )
-        params = [item.with_defaults(self._engine.defaults) for item in params]
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         encoded = iter(self._engine.tokenizer.encode_batch(texts))
         requests = []
