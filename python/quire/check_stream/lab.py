@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from quire.check_stream.protocol import Adapter, CheckStreamError, Recording, Reply, Request, RequestError
+from quire.check_stream.protocol import (
+    Adapter,
+    CheckStreamError,
+    Recording,
+    Reply,
+    Request,
+    RequestError,
+    Unsupported,
+)
 
 # A model that only repeats what it has read, even a tiny one, goes on in the same script.
 PROMPTS = (
@@ -36,6 +44,7 @@ class Sample:
     stream: Recording | None = None
     problem: str = ""  # why whole and stream cannot be compared
     stream_error: str = ""  # the stream failed though the answer in one piece did not
+    lost: bool = False  # nothing came back at all
 
     @property
     def is_comparable(self) -> bool:
@@ -56,7 +65,16 @@ class Lab:
         requests = [Request(prompt=prompt) for prompt in self.prompts]
         hot = zip(_SEEDS, self.prompts, strict=False)
         requests += [Request(prompt=prompt, temperature=1.9, seed=seed) for seed, prompt in hot]
-        samples = [self.sample(request) for request in requests]
+        samples: list[Sample] = []
+        for request in requests:
+            try:
+                samples.append(self.sample(request))
+            except Unsupported as error:
+                if request.seed is None:
+                    raise CheckStreamError(f"--model: {error}") from None
+                continue  # no seeds, no hot prompts
+            if samples[0].lost:  # the others would each wait as long
+                raise CheckStreamError(f"the first prompt was not answered: {samples[0].problem}")
         if all(sample.whole is None for sample in samples):
             raise CheckStreamError(f"no prompt was answered; the first: {samples[0].problem}")
         return samples
@@ -72,7 +90,7 @@ class Lab:
 
     @cached_property
     def longest(self) -> Sample | None:
-        """A greedy sample to cut stop strings out of: correct as a stream, and with the most text."""
+        """A greedy sample to cut stop strings out of: with the most different characters."""
         good = [
             sample
             for sample in self.comparable
@@ -86,6 +104,7 @@ class Lab:
             sample.whole = self.adapter.answer(request)
         except RequestError as error:
             sample.problem = f"refused in one piece: {error}"
+            sample.lost = error.lost
             return sample
         try:
             sample.stream = self.adapter.record(request)

@@ -48,8 +48,12 @@ class OpenAI(Adapter):
             usage, choice = _usage(event), _choice(event)
             recording.usage = usage or recording.usage
             purpose = "usage" if usage and choice is None else ""
-            if choice is not None and self._chat and "role" in (choice.get("delta") or {}):
-                purpose = "role"
+            if choice is not None and self._chat:
+                delta = choice.get("delta") or {}
+                if delta.get("reasoning_content") or delta.get("reasoning"):
+                    purpose = "reasoning"
+                elif "role" in delta and not recording.chunks:
+                    purpose = "role"
             yield Chunk(
                 time=time.monotonic(),
                 text=self._text(choice, "delta") if choice else "",

@@ -80,7 +80,7 @@ class Chunk:
     finish_reason: str | None = None  # "": offered, not yet
     num_output_tokens: int | None = None  # of this chunk
     num_input_tokens: int | None = None
-    purpose: str = ""  # why it may be without text: "role", "usage"
+    purpose: str = ""  # why it may be without text: "role", "reasoning", "usage"
 
 
 @dataclass(kw_only=True)

@@ -78,7 +78,7 @@ class _Triton(Adapter):
             # A whole replacement, to send text that is no JSON.
             raw = sampling.pop("sampling_parameters", None)
             return values | {"sampling_parameters": raw or json.dumps(sampling, ensure_ascii=False)}
-        if request.temperature == 0:
+        if request.temperature == 0 and "top_k" in self._inputs:  # TensorRT-LLM's spelling of greedy
             sampling |= {"top_k": 1, "temperature": sampling["temperature"] or 1.0}
         for name, value in sampling.items():
             spellings = _SPELLINGS.get(name, (name, f"sampling_param_{name}"))
