@@ -48,6 +48,8 @@ class Stub(ThreadingHTTPServer):
         self.defect = defect
         self.triton = triton
         self.completions = completions
+        self.num_refused = 0
+        self.num_streams = 0  # open now
         self.typed = typed  # a tensor for each field, no finish reason, as in TensorRT-LLM's ensemble
 
     @property
@@ -81,9 +83,13 @@ def chunks_of(prompt: str, fields: dict[str, Any], defect: str) -> tuple[list[st
         else:
             text, found, _ = "".join(chunks).partition(stop)
         if found:
-            text += stop if fields.get("include_stop_str_in_output") else ""
+            included = bool(fields.get("include_stop_str_in_output"))
+            included = {"keeps the stop string": True, "never keeps it": False}.get(defect, included)
+            text += stop if included else ""
             return _cut(chunks, len(text)), "stop"
-    return chunks, "length"
+        if defect == "loses held text":
+            del chunks[-1]
+    return chunks, "stop" if defect == "always says stop" else "length"
 
 
 def _cut(chunks: list[str], length: int) -> list[str]:
@@ -161,6 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, message: str) -> None:
         defect = self.server.defect
+        self.server.num_refused += 1
         if defect == "500 for a bad parameter":
             return self._json(500, {"error": "'<' not supported between instances of 'str' and 'int'"})
         if defect == "does not name the parameter":
@@ -173,7 +180,9 @@ class _Handler(BaseHTTPRequestHandler):
             fields = body if self.server.typed else json.loads(body["sampling_parameters"])
         except ValueError:
             raise BadRequestError("sampling_parameters: not JSON") from None
-        chunks, reason = chunks_of(body["text_input"], fields, self.server.defect)
+        is_other = self.server.defect == "changes its answers" and self.server.num_refused > 0
+        prompt = body["text_input"] + ("!" if is_other else "")
+        chunks, reason = chunks_of(prompt, fields, self.server.defect)
         if self.server.typed:
             if self.path.endswith("/generate"):  # the prompt belongs to it there
                 return self._json(200, {"text_output": body["text_input"] + "".join(chunks)})
@@ -216,18 +225,28 @@ class _Handler(BaseHTTPRequestHandler):
         choices = first + [{"delta": {"content": text}} if is_chat else {"text": text} for text in texts]
         choices[-1]["finish_reason"] = reason
         events = [json.dumps({"choices": [choice]}) for choice in choices]
-        return self._events([*events, json.dumps({"choices": [], "usage": usage}), "[DONE]"])
+        done = [] if self.server.defect == "no [DONE]" else ["[DONE]"]
+        return self._events([*events, json.dumps({"choices": [], "usage": usage}), *done])
 
     def _events(self, events: list[str]) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
-        wait = 0.0 if self.server.defect == "all at the end" else _SECONDS
-        if not wait:
+        if self.server.defect == "all at the end":
             time.sleep(_SECONDS * len(events))
-        for event in events:
-            time.sleep(wait)
-            self.wfile.write(f"data: {event}\n\n".encode())
+            self.wfile.write("".join(f"data: {event}\n\n" for event in events).encode())
+            return
+        refused = self.server.num_refused
+        self.server.num_streams += 1
+        try:
+            for event in events:
+                time.sleep(_SECONDS)
+                if self.server.defect == "ends with a bad neighbour" and self.server.num_refused > refused:
+                    return
+                if self.server.defect != "mixes streams up" or self.server.num_streams == 1:
+                    self.wfile.write(f"data: {event}\n\n".encode())
+        finally:
+            self.server.num_streams -= 1
 
     def _json(self, status: int, value: Any) -> None:
         data = json.dumps(value).encode()

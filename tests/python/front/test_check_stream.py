@@ -28,6 +28,13 @@ DEFECTS = {
     "stop inside chunks only": "stop-across-chunks",
     "ignores max_tokens": "max-tokens",
     "all at the end": "chunks-in-time",
+    "keeps the stop string": "stop-cut",
+    "never keeps it": "stop-included",
+    "loses held text": "stop-partial",
+    "always says stop": "finish-value",
+    "ends with a bad neighbour": "bad-parameter-beside",
+    "mixes streams up": "concurrent",
+    "changes its answers": "unchanged-after",
 }
 # What may fail besides.
 _TEXT = {
@@ -46,6 +53,7 @@ _ALSO = {
     "ignores max_tokens": {"finish-value"},
     "cumulative counts": {"max-tokens"},
     "finish twice": {"finish-value"},
+    "keeps the stop string": {"stop-across-chunks"},
 }
 
 
@@ -114,11 +122,19 @@ def test_a_good_openai_server_passes(api: str | None) -> None:
     assert "n/a" == results["stop-included"].outcome.status
 
 
-def test_a_defect_is_found_on_an_openai_server_too() -> None:
+@pytest.mark.parametrize(
+    ("defect", "name"),
+    [
+        ("splits characters", "characters"),
+        ("500 for a bad parameter", "bad-parameter"),
+        ("no [DONE]", "done-marker"),
+    ],
+)
+def test_a_defect_is_found_on_an_openai_server_too(defect: str, name: str) -> None:
     """The same checks judge every protocol."""
-    with running(Stub("splits characters", triton=False)) as stub:
+    with running(Stub(defect, triton=False)) as stub:
         results = check(stub)
-    assert "fail" == results["characters"].outcome.status
+    assert "fail" == results[name].outcome.status
 
 
 @pytest.mark.parametrize(
