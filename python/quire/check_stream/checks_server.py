@@ -59,16 +59,9 @@ def bad_parameter_beside(lab: Lab) -> Outcome:
 
     began: list[float] = []
     sender = threading.Thread(target=_send_bad, args=(lab, began), daemon=True)
-    recording = Recording()
-    try:
-        for chunk in lab.adapter.events(request, recording):
-            recording.chunks.append(chunk)
-            if len(recording.chunks) == 1:
-                sender.start()
-    except RequestError as error:
-        recording.error = str(error)
+    recording = lab.adapter.record(request, on_first=sender.start)
     if not recording.chunks:
-        raise RequestError(recording.error or "the stream ended without a chunk")
+        raise RequestError("the stream ended without a chunk")
     ended = recording.chunks[-1].time
     sender.join(lab.adapter.timeout)
     beside = sum(start < ended for start in began)

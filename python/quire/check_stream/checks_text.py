@@ -130,6 +130,7 @@ def _stops(lab: Lab) -> Iterator[_Stop]:
             chosen.append((body[max(0, border - 2) : border + 2], True))
             middle = borders[len(borders) // 2]
             chosen.append((body[max(1, middle - 12) : middle + 12], True))
+            chosen.append((body[third : third + len(body) // 2], True))
         for stop, crosses in dict(chosen).items():
             if stop and "\ufffd" not in stop:
                 yield _Stop(request=replace(sample.request, stop=stop), text=text, stop=stop, crosses=crosses)

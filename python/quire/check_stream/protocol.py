@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,13 +142,18 @@ class Adapter(abc.ABC):
     def show(self, request: Request, *, stream: bool) -> str:
         """What `request` looks like on the wire, for the report."""
 
-    def record(self, request: Request, leave_after: int | None = None) -> Recording:
-        """The whole stream, or its first `leave_after` chunks. RequestError only where no chunk came."""
+    def record(
+        self, request: Request, leave_after: int | None = None, on_first: Callable[[], None] = lambda: None
+    ) -> Recording:
+        """The whole stream, or its first `leave_after` chunks. RequestError only where no chunk came.
+        `on_first` is called at the first one."""
         recording = Recording()
         events = self.events(request, recording)
         try:
             for chunk in events:
                 recording.chunks.append(chunk)
+                if len(recording.chunks) == 1:
+                    on_first()
                 if leave_after is not None and len(recording.chunks) >= leave_after:
                     recording.early = True
                     break

@@ -50,6 +50,7 @@ class Stub(ThreadingHTTPServer):
         self.completions = completions
         self.num_refused = 0
         self.num_streams = 0  # open now
+        self.lock = threading.Lock()
         self.typed = typed  # a tensor for each field, no finish reason, as in TensorRT-LLM's ensemble
 
     @property
@@ -237,7 +238,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write("".join(f"data: {event}\n\n" for event in events).encode())
             return
         refused = self.server.num_refused
-        self.server.num_streams += 1
+        with self.server.lock:
+            self.server.num_streams += 1
         try:
             for event in events:
                 time.sleep(_SECONDS)
@@ -246,7 +248,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if self.server.defect != "mixes streams up" or self.server.num_streams == 1:
                     self.wfile.write(f"data: {event}\n\n".encode())
         finally:
-            self.server.num_streams -= 1
+            with self.server.lock:
+                self.server.num_streams -= 1
 
     def _json(self, status: int, value: Any) -> None:
         data = json.dumps(value).encode()
