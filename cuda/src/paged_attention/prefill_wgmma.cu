@@ -28,7 +28,8 @@ template <class T, int kHeadDim>
 __device__ void consume(const KernelArgs& a, const Shared& shared) {
   using S = Shape<kHeadDim>;
   constexpr int kScores = S::kKeys / 2;  // of a lane
-  const int consumer = threadIdx.x / kGroupThreads - 1;
+  // From one lane, so that the compiler knows it to be uniform in the warp.
+  const int consumer = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads - 1, 0);
   const int thread = threadIdx.x % kGroupThreads, lane = threadIdx.x % 32;
   const int32_t group_row = consumer * kGroupRows;
   const int my_turn = 1 + consumer, other_turn = 2 - consumer;
@@ -129,7 +130,6 @@ __device__ void consume(const KernelArgs& a, const Shared& shared) {
     while (first_key > piece.first_key) {
       first_key -= S::kKeys;
       wait_barrier(QUIRE_BARRIER(keys_full, keys_at.stage), keys_at.parity);
-      wait_barrier(QUIRE_BARRIER(values_full, values_at.stage), values_at.parity);
       sync_threads(my_turn, 2 * kGroupThreads);
       begin_products();
       multiply_keys(scores, keys_at.stage);
@@ -142,16 +142,20 @@ __device__ void consume(const KernelArgs& a, const Shared& shared) {
       if (first_key == piece.first_key) release(QUIRE_BARRIER(query_empty, 0));
       if (first_key + S::kKeys > first_masked) mask(scores, first_key, last_key);
       softmax_of(scores, state, a.scale_log2, correction);
+      hold(scores);
+      const RingPosition<S::kStages> values_before = values_at;
+      values_at.advance();
+      // Values of this tile, needed next. The loop of this wait also keeps the assembler from moving the wait
+      // for the product to before the softmax, which is to run under it.
+      wait_barrier(QUIRE_BARRIER(values_full, values_at.stage), values_at.parity);
       wait_products<0>();
       hold(acc);
       hold(scores);
-      release(QUIRE_BARRIER(values_empty, values_at.stage));
-      values_at.advance();
+      release(QUIRE_BARRIER(values_empty, values_before.stage));
 #pragma unroll
       for (int i = 0; i < kHeadDim / 2; ++i) acc[i] *= correction[i / 2 % 2];
       to_probabilities();
     }
-    wait_barrier(QUIRE_BARRIER(values_full, values_at.stage), values_at.parity);
     begin_products();
     multiply_values(acc, probabilities, values_at.stage);
     wait_products<0>();
