@@ -201,8 +201,9 @@ def docs_page() -> str:
         "",
         "Wrong types are errors: true and 1.0 are no integers (1 is fine for a float). A string that is",
         'exactly a number, such as "0.1", is that number, since clients of Triton\'s vLLM backend send them.',
-        'null means "not given". Triton request parameters (top-level keys of `generate`) hold strings,',
-        "numbers and booleans: give lists inside `sampling_parameters`, or as JSON strings.",
+        'null means "not given". Fields that are lists are also input tensors of the ensemble, so that',
+        "`generate` takes lists as top-level keys. Other request parameters (gRPC) hold no lists: give them",
+        "inside `sampling_parameters`, or as JSON strings.",
     ]
     for table in (SamplingParams, RequestOptions):
         assert table.__doc__

@@ -202,15 +202,19 @@ class Names:
 
     def parse(self, values: Mapping[str, object], *, parameters: bool = False) -> dict[str, Any]:
         """Canonical name -> checked value of each field that is given. `parameters`: values are Triton
-        request parameters. Two spellings of one field must agree."""
+        request parameters. Two spellings of one field must agree; errors use the spelling that was given."""
         check = Field.from_parameter if parameters else Field.check
         given = []
         for name, value in values.items():
             field = self.find(name)
-            checked = check(field, value)
+            checked = check(dataclasses.replace(field, name=name), value)
             if checked is not None:
                 given.append((name, {field.name: checked}))
         return merge(given)
+
+    def spelling(self, names: Iterable[str]) -> dict[str, str]:
+        """Canonical name -> the name that was used. Every name must be known."""
+        return {self.find(name).name: name for name in names}
 
 
 def merge(sources: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,15 @@ from quire.errors import ConfigError, InvalidArgument, describe
 from quire.sampling_params import NAMES, OPTION_FIELDS, SAMPLING_FIELDS, RequestOptions, SamplingParams
 from quire.schema import merge, parse_json_object
 from quire.tokenizer import Tokenizer
+from quire.triton import trtllm
+from quire.triton.tensors import Dialect, VllmBackend, read_string
 
 # Request parameters that Triton or its clients set for themselves.
 _TRITON_PARAMETERS = frozenset(
     {"id", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end", "binary_data_output"}
 )
+
+_PROMPT_TENSORS = ("text_input", "input_ids", "sampling_parameters")
 
 _NUMPY_TYPES = {
     "TYPE_INT32": np.int32,
@@ -38,7 +42,7 @@ _NUMPY_TYPES = {
 class ParsedRequest:
     """One request, checked."""
 
-    text: str
+    prompt: str | tuple[int, ...]  # text, or token ids
     given: Mapping[str, Any]  # sampling fields the request gave, canonical names
     options: RequestOptions
 
@@ -47,9 +51,11 @@ def parse_request(
     tensors: Mapping[str, np.ndarray[Any, Any]],
     parameters: Mapping[str, object],
     forwarded: re.Pattern[str] | None = None,
+    dialect: Dialect | None = None,
 ) -> ParsedRequest:
-    """From the request's input tensors and its request parameters. Raises InvalidArgument naming the field.
-    `forwarded`: names of parameters that are HTTP headers or gRPC metadata, which mean nothing here."""
+    """From the request's input tensors and its request parameters. Raises InvalidArgument naming the field
+    as the client did. `forwarded`: names of parameters that are HTTP headers or gRPC metadata, which mean
+    nothing here. `dialect`: how to read the tensors; default: those of Triton's vLLM backend."""
     parameters = {
         name: value
         for name, value in parameters.items()
@@ -59,71 +65,115 @@ def parse_request(
     }
     nested = []
     if "sampling_parameters" in tensors:
-        nested.append(_string(tensors["sampling_parameters"], "sampling_parameters"))
+        nested.append(read_string(tensors["sampling_parameters"], "sampling_parameters"))
     if "sampling_parameters" in parameters:
         value = parameters.pop("sampling_parameters")
         if not isinstance(value, str):
             raise InvalidArgument("sampling_parameters", describe(value), "a JSON object in a string")
         nested.append(value)
 
-    sources = [("input tensor", _options(tensors))]
-    sources += [
-        ("sampling_parameters", NAMES.parse(parse_json_object(text, "sampling_parameters")))
-        for text in nested
-    ]
+    inputs = {name: tensor for name, tensor in tensors.items() if name not in _PROMPT_TENSORS}
+    dialect = dialect or VllmBackend()
+    given, spelling = dialect.read(inputs)
+    sources = [("input tensor", given)]
+    for text in nested:
+        values = parse_json_object(text, "sampling_parameters")
+        sources.append(("sampling_parameters", NAMES.parse(values)))
+        spelling |= NAMES.spelling(values)
     sources.append(("request parameter", NAMES.parse(parameters, parameters=True)))
+    spelling |= NAMES.spelling(parameters)
     fields = merge(sources)
+    dialect.complete(fields)
 
-    text = _string(tensors["text_input"], "text_input")
+    prompt = _prompt(tensors)
+    given = {name: fields[name] for name in SAMPLING_FIELDS if name in fields}
+    chosen = {name: fields[name] for name in OPTION_FIELDS if name in fields}
+    if isinstance(prompt, tuple) and chosen.setdefault("exclude_input_in_output", True) is False:
+        allowed = "true (the prompt came as ids, not as text)"
+        raise InvalidArgument("exclude_input_in_output", "false with input_ids", allowed)
+    try:
+        SamplingParams(**given)  # fields that must fit together
+        options = RequestOptions(**chosen)
+    except InvalidArgument as error:
+        raise InvalidArgument(spelling.get(error.field, error.field), error.given, error.allowed) from None
+    return ParsedRequest(prompt=prompt, given=given, options=options)
+
+
+def _prompt(tensors: Mapping[str, np.ndarray[Any, Any]]) -> str | tuple[int, ...]:
+    if "input_ids" in tensors:
+        if "text_input" in tensors:
+            raise InvalidArgument("text_input, input_ids", "both", "one of them")
+        return tuple(tensors["input_ids"].reshape(-1).tolist())
+    if "text_input" not in tensors:
+        raise InvalidArgument("text_input", "nothing", "a non-empty string, or input_ids instead")
+    text = read_string(tensors["text_input"], "text_input")
     if text == "":
         raise InvalidArgument("text_input", "an empty string", "a non-empty string")
-    given = {name: fields[name] for name in SAMPLING_FIELDS if name in fields}
-    SamplingParams(**given)  # fields that must fit together
-    options = RequestOptions(**{name: fields[name] for name in OPTION_FIELDS if name in fields})
-    return ParsedRequest(text=text, given=given, options=options)
+    return text
+
+
+# How to read the tensors of a model folder's clients.
+DIALECTS: dict[str, Callable[[Path], Dialect]] = {
+    "vllm": lambda _: VllmBackend(),
+    "trtllm": lambda folder: trtllm.TrtLlm(_model_number(folder, "vocab_size")),
+}
+STAGE_PARAMETERS = ("generation_model", "forwarded_headers", "dialect")
 
 
 class TokenizerStage:
     """Tokenizes for one generation model. `max_model_len` None: the length is checked by generation only."""
 
     def __init__(
-        self, tokenizer: Tokenizer, max_model_len: int | None, forwarded: re.Pattern[str] | None = None
+        self,
+        tokenizer: Tokenizer,
+        max_model_len: int | None,
+        forwarded: re.Pattern[str] | None = None,
+        dialect: Dialect | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._forwarded = forwarded
+        self._dialect = dialect
 
     @classmethod
     def from_args(cls, args: Mapping[str, str]) -> TokenizerStage:
         """From what Triton hands to initialize(). The config's parameter `generation_model` (default
         "generation") names the model of the same repository whose settings say which tokenizer this is;
-        `forwarded_headers` is a regular expression, that of tritonserver's --http-header-forward-pattern."""
+        `forwarded_headers` is a regular expression, that of tritonserver's --http-header-forward-pattern;
+        `dialect` says whose inputs the config has: "vllm" (default; Triton's vLLM backend) or "trtllm"."""
         parameters = json.loads(args["model_config"]).get("parameters", {})
         values = {name: value["string_value"] for name, value in parameters.items()}
         for name in values:
-            if name not in ("generation_model", "forwarded_headers"):
-                raise InvalidArgument(name, "an unknown parameter", "generation_model, forwarded_headers")
+            if name not in STAGE_PARAMETERS:
+                raise InvalidArgument(name, "an unknown parameter", ", ".join(STAGE_PARAMETERS))
+        dialect = values.get("dialect", "vllm")
+        if dialect not in DIALECTS:
+            raise InvalidArgument("dialect", describe(dialect), ", ".join(DIALECTS))
         pattern = values.get("forwarded_headers")
         folder = Path(args["model_repository"]).parent / values.get("generation_model", "generation")
         config = EngineConfig.from_file(newest_settings(folder))
         model = config.model_folder()
         limit = config.max_model_len or model_limit(model)
-        return cls(Tokenizer(model), limit, re.compile(pattern, re.IGNORECASE) if pattern else None)
+        forwarded = re.compile(pattern, re.IGNORECASE) if pattern else None
+        return cls(Tokenizer(model), limit, forwarded, DIALECTS[dialect](model))
 
     def execute(self, requests: Sequence[Any], pb_utils: Any) -> list[Any]:
         """One response for each request, in order."""
         parsed: list[ParsedRequest | Exception] = [self._parse(request) for request in requests]
         good = [item for item in parsed if isinstance(item, ParsedRequest)]
-        encoded = iter(self._encode([item.text for item in good]))
-        return [
-            self._response(item, next(encoded) if isinstance(item, ParsedRequest) else item, pb_utils)
-            for item in parsed
-        ]
+        encoded = iter(self._encode([item.prompt for item in good if isinstance(item.prompt, str)]))
+
+        def ids_of(item: ParsedRequest | Exception) -> Sequence[int] | Exception:
+            if isinstance(item, Exception):
+                return item
+            return next(encoded) if isinstance(item.prompt, str) else item.prompt
+
+        return [self._response(item, ids_of(item), pb_utils) for item in parsed]
 
     def _parse(self, request: Any) -> ParsedRequest | Exception:
         try:
             tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-            return parse_request(tensors, json.loads(request.parameters()), self._forwarded)
+            return parse_request(tensors, json.loads(request.parameters()), self._forwarded, self._dialect)
         except Exception as error:  # one request's trouble must not reach its neighbours
             return error
 
@@ -136,8 +186,12 @@ class TokenizerStage:
                 return [InvalidArgument("text_input", describe(texts[0]), allowed)]
             return [result for text in texts for result in self._encode([text])]
 
-    def _response(self, item: ParsedRequest | Exception, ids: list[int] | Exception, pb_utils: Any) -> Any:
-        error = ids if isinstance(ids, Exception) else self._length_error(ids)
+    def _response(
+        self, item: ParsedRequest | Exception, ids: Sequence[int] | Exception, pb_utils: Any
+    ) -> Any:
+        is_text = isinstance(item, ParsedRequest) and isinstance(item.prompt, str)
+        name = "text_input" if is_text else "input_ids"
+        error = ids if isinstance(ids, Exception) else self._length_error(name, len(ids))
         if isinstance(item, ParsedRequest) and not isinstance(ids, Exception) and error is None:
             tensors = [pb_utils.Tensor(name, value) for name, value in outputs(item, ids).items()]
             return pb_utils.InferenceResponse(output_tensors=tensors)
@@ -146,12 +200,14 @@ class TokenizerStage:
         message = str(error) if is_ours else f"tokenizer: {type(error).__name__}: {error}"
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
 
-    def _length_error(self, ids: list[int]) -> InvalidArgument | None:
-        if not ids:
-            return InvalidArgument("text_input", "text of 0 tokens", "text of at least one token")
-        if self._max_model_len is not None and len(ids) >= self._max_model_len:
+    def _length_error(self, name: str, length: int) -> InvalidArgument | None:
+        what = "text of " if name == "text_input" else ""
+        if length == 0:
+            allowed = f"{what}at least one token"
+            return InvalidArgument(name, f"{what}0 tokens", allowed)
+        if self._max_model_len is not None and length >= self._max_model_len:
             allowed = f"at most {self._max_model_len - 1} tokens (max_model_len - 1)"
-            return InvalidArgument("text_input", f"{len(ids)} tokens", allowed)
+            return InvalidArgument(name, f"{length} tokens", allowed)
         return None
 
 
@@ -163,8 +219,8 @@ def outputs(request: ParsedRequest, ids: Sequence[int]) -> dict[str, np.ndarray[
         "stream": np.asarray([options.stream]),
         "acknowledge": np.asarray([True]),
     }
-    if options.includes_prompt:
-        tensors["prompt_text"] = np.asarray([request.text.encode()], np.object_)
+    if options.includes_prompt and isinstance(request.prompt, str):
+        tensors["prompt_text"] = np.asarray([request.prompt.encode()], np.object_)
     for name in ("return_finish_reason", "return_num_input_tokens", "return_num_output_tokens"):
         if getattr(options, name):
             tensors[name] = np.asarray([True])
@@ -192,26 +248,9 @@ def newest_settings(folder: Path) -> Path:
 
 def model_limit(folder: Path) -> int | None:
     """max_position_embeddings of a model's config.json."""
-    limit = json.loads((folder / "config.json").read_text("utf-8")).get("max_position_embeddings")
-    return limit if isinstance(limit, int) else None
+    return _model_number(folder, "max_position_embeddings")
 
 
-def _options(tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, bool]:
-    return {name: bool(_single(tensors[name], name)) for name in OPTION_FIELDS if name in tensors}
-
-
-def _string(tensor: np.ndarray[Any, Any], name: str) -> str:
-    value = _single(tensor, name)
-    if not isinstance(value, bytes):
-        return str(value)
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError as error:
-        given = f"invalid UTF-8 at byte {error.start} (0x{value[error.start]:02x})"
-        raise InvalidArgument(name, given, "a UTF-8 string") from None
-
-
-def _single(tensor: np.ndarray[Any, Any], name: str) -> Any:
-    if tensor.size != 1:
-        raise InvalidArgument(name, f"{tensor.size} values", "one value (batches are not supported yet)")
-    return tensor.reshape(-1)[0]
+def _model_number(folder: Path, key: str) -> int | None:
+    value = json.loads((folder / "config.json").read_text("utf-8")).get(key)
+    return value if isinstance(value, int) else None

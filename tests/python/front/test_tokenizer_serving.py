@@ -84,7 +84,7 @@ def test_typed_settings_come_out(server: TritonServer) -> None:
         ({"text_input": "x", "max_tokens": 1.5}, "max_tokens"),
         ({"text_input": "x", "max_tokens": True}, "max_tokens"),
         ({"text_input": "x", "seed": 2**64}, "seed"),
-        ({"text_input": "x", "stop_token_ids": "[1,"}, "stop_token_ids"),
+        ({"text_input": "x", "stop_token_ids": [-1]}, "stop_token_ids"),
         ({"text_input": "x", "sampling_parameters": '{"top_p": }'}, "sampling_parameters"),
         ({"text_input": "x", "sampling_parameters": '{"top_p": 0}'}, "top_p"),
         ({"text_input": "x", "top_k": 5, "sampling_parameters": '{"top_k": 6}'}, "top_k"),
