@@ -17,7 +17,7 @@ from quire.triton.installation import find_backend_library
 from quire.triton.tokenizer_stage import DIALECTS, STAGE_PARAMETERS
 
 # Config parameters of our own models, by backend.
-_ROLES = ("generation", "detokenizer")
+_ROLES = ("generation", "detokenizer", "unary")
 _QUIRE_PARAMETERS = ("role", "generation_model", "python", "engine_module")
 
 
@@ -198,7 +198,7 @@ def _check_quire(folder: Path, config: Any, configs: dict[str, Any]) -> Iterator
     if role == "generation":
         for version in sorted(path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()):
             yield from check_settings(version / "model.json")
-    elif role == "detokenizer":
+    elif role in ("detokenizer", "unary"):
         yield from _check_generation_model(folder, config, configs)
 
 

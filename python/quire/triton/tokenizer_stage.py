@@ -21,7 +21,7 @@ from quire.sampling_params import NAMES, OPTION_FIELDS, SAMPLING_FIELDS, Request
 from quire.schema import merge, parse_json_object
 from quire.tokenizer import Tokenizer
 from quire.triton import trtllm
-from quire.triton.tensors import Dialect, VllmBackend, read_string
+from quire.triton.tensors import Dialect, VllmBackend, read_list, read_string
 
 # Request parameters that Triton or its clients set for themselves.
 _TRITON_PARAMETERS = frozenset(
@@ -42,7 +42,7 @@ _NUMPY_TYPES = {
 class ParsedRequest:
     """One request, checked."""
 
-    prompt: str | tuple[int, ...]  # text, or token ids
+    prompts: tuple[str | tuple[int, ...], ...]  # one for each row: text, or token ids
     given: Mapping[str, Any]  # sampling fields the request gave, canonical names
     options: RequestOptions
 
@@ -52,10 +52,13 @@ def parse_request(
     parameters: Mapping[str, object],
     forwarded: re.Pattern[str] | None = None,
     dialect: Dialect | None = None,
+    *,
+    allows_rows: bool = False,
 ) -> ParsedRequest:
     """From the request's input tensors and its request parameters. Raises InvalidArgument naming the field
     as the client did. `forwarded`: names of parameters that are HTTP headers or gRPC metadata, which mean
-    nothing here. `dialect`: how to read the tensors; default: those of Triton's vLLM backend."""
+    nothing here. `dialect`: how to read the tensors; default: those of Triton's vLLM backend.
+    `allows_rows`: text_input may hold several prompts."""
     parameters = {
         name: value
         for name, value in parameters.items()
@@ -85,10 +88,10 @@ def parse_request(
     fields = merge(sources)
     dialect.complete(fields)
 
-    prompt = _prompt(tensors)
+    prompts = _prompts(tensors, allows_rows)
     given = {name: fields[name] for name in SAMPLING_FIELDS if name in fields}
     chosen = {name: fields[name] for name in OPTION_FIELDS if name in fields}
-    if isinstance(prompt, tuple) and chosen.setdefault("exclude_input_in_output", True) is False:
+    if isinstance(prompts[0], tuple) and chosen.setdefault("exclude_input_in_output", True) is False:
         allowed = "true (the prompt came as ids, not as text)"
         raise InvalidArgument("exclude_input_in_output", "false with input_ids", allowed)
     try:
@@ -96,20 +99,26 @@ def parse_request(
         options = RequestOptions(**chosen)
     except InvalidArgument as error:
         raise InvalidArgument(spelling.get(error.field, error.field), error.given, error.allowed) from None
-    return ParsedRequest(prompt=prompt, given=given, options=options)
+    return ParsedRequest(prompts=prompts, given=given, options=options)
 
 
-def _prompt(tensors: Mapping[str, np.ndarray[Any, Any]]) -> str | tuple[int, ...]:
+def _prompts(
+    tensors: Mapping[str, np.ndarray[Any, Any]], allows_rows: bool
+) -> tuple[str | tuple[int, ...], ...]:
     if "input_ids" in tensors:
         if "text_input" in tensors:
             raise InvalidArgument("text_input, input_ids", "both", "one of them")
-        return tuple(tensors["input_ids"].reshape(-1).tolist())
+        return (tuple(tensors["input_ids"].reshape(-1).tolist()),)
     if "text_input" not in tensors:
         raise InvalidArgument("text_input", "nothing", "a non-empty string, or input_ids instead")
-    text = read_string(tensors["text_input"], "text_input")
-    if text == "":
-        raise InvalidArgument("text_input", "an empty string", "a non-empty string")
-    return text
+    texts = read_list(tensors["text_input"], "text_input")
+    if not texts or (len(texts) > 1 and not allows_rows):
+        allowed = "at least one value" if allows_rows else "one value (several: ensemble_unary)"
+        raise InvalidArgument("text_input", f"{len(texts)} values", allowed)
+    if "" in texts:
+        at = f" at {texts.index('')}" if len(texts) > 1 else ""
+        raise InvalidArgument("text_input", f"an empty string{at}", "a non-empty string")
+    return tuple(texts)
 
 
 # How to read the tensors of a model folder's clients.
@@ -161,19 +170,27 @@ class TokenizerStage:
         """One response for each request, in order."""
         parsed: list[ParsedRequest | Exception] = [self._parse(request) for request in requests]
         good = [item for item in parsed if isinstance(item, ParsedRequest)]
-        encoded = iter(self._encode([item.prompt for item in good if isinstance(item.prompt, str)]))
+        texts = [prompt for item in good for prompt in item.prompts if isinstance(prompt, str)]
+        encoded = iter(self._encode(texts))
 
-        def ids_of(item: ParsedRequest | Exception) -> Sequence[int] | Exception:
-            if isinstance(item, Exception):
-                return item
-            return next(encoded) if isinstance(item.prompt, str) else item.prompt
+        def rows_of(item: ParsedRequest) -> list[Sequence[int] | Exception]:
+            return [next(encoded) if isinstance(prompt, str) else prompt for prompt in item.prompts]
 
-        return [self._response(item, ids_of(item), pb_utils) for item in parsed]
+        return [
+            self._response(item, rows_of(item) if isinstance(item, ParsedRequest) else [], pb_utils)
+            for item in parsed
+        ]
 
     def _parse(self, request: Any) -> ParsedRequest | Exception:
         try:
             tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-            return parse_request(tensors, json.loads(request.parameters()), self._forwarded, self._dialect)
+            return parse_request(
+                tensors,
+                json.loads(request.parameters()),
+                self._forwarded,
+                self._dialect,
+                allows_rows="row_lengths" in request.requested_output_names(),
+            )
         except Exception as error:  # one request's trouble must not reach its neighbours
             return error
 
@@ -187,18 +204,28 @@ class TokenizerStage:
             return [result for text in texts for result in self._encode([text])]
 
     def _response(
-        self, item: ParsedRequest | Exception, ids: Sequence[int] | Exception, pb_utils: Any
+        self, item: ParsedRequest | Exception, rows: Sequence[Sequence[int] | Exception], pb_utils: Any
     ) -> Any:
-        is_text = isinstance(item, ParsedRequest) and isinstance(item.prompt, str)
-        name = "text_input" if is_text else "input_ids"
-        error = ids if isinstance(ids, Exception) else self._length_error(name, len(ids))
-        if isinstance(item, ParsedRequest) and not isinstance(ids, Exception) and error is None:
+        error = item if isinstance(item, Exception) else self._row_error(item, rows)
+        if isinstance(item, ParsedRequest) and error is None:
+            ids = [row for row in rows if not isinstance(row, Exception)]
             tensors = [pb_utils.Tensor(name, value) for name, value in outputs(item, ids).items()]
             return pb_utils.InferenceResponse(output_tensors=tensors)
         is_ours = isinstance(error, InvalidArgument)
         code = pb_utils.TritonError.INVALID_ARG if is_ours else pb_utils.TritonError.INTERNAL
         message = str(error) if is_ours else f"tokenizer: {type(error).__name__}: {error}"
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+    def _row_error(self, item: ParsedRequest, rows: Sequence[Sequence[int] | Exception]) -> Exception | None:
+        """The first error of a row."""
+        name = "text_input" if isinstance(item.prompts[0], str) else "input_ids"
+        for index, row in enumerate(rows):
+            error = row if isinstance(row, Exception) else self._length_error(name, len(row))
+            if isinstance(error, InvalidArgument) and len(rows) > 1:
+                return InvalidArgument(error.field, f"{error.given} at {index}", error.allowed)
+            if error is not None:
+                return error
+        return None
 
     def _length_error(self, name: str, length: int) -> InvalidArgument | None:
         what = "text of " if name == "text_input" else ""
@@ -211,16 +238,19 @@ class TokenizerStage:
         return None
 
 
-def outputs(request: ParsedRequest, ids: Sequence[int]) -> dict[str, np.ndarray[Any, Any]]:
-    """The inputs of `generation`: ids, the settings that the request gave, and how to answer."""
+def outputs(request: ParsedRequest, rows: Sequence[Sequence[int]]) -> dict[str, np.ndarray[Any, Any]]:
+    """The inputs of `generation`: ids, the settings that the request gave, and how to answer. `rows`: the
+    ids of each prompt."""
     options = request.options
     tensors: dict[str, np.ndarray[Any, Any]] = {
-        "input_ids": np.asarray(ids, np.int32),  # [num_prompt_tokens]
+        "input_ids": np.concatenate([np.asarray(row, np.int32) for row in rows]),  # [num_prompt_tokens]
+        "row_lengths": np.asarray([len(row) for row in rows], np.int32),  # [num_rows]; for generation_unary
         "stream": np.asarray([options.stream]),
         "acknowledge": np.asarray([True]),
     }
-    if options.includes_prompt and isinstance(request.prompt, str):
-        tensors["prompt_text"] = np.asarray([request.prompt.encode()], np.object_)
+    texts = [prompt.encode() for prompt in request.prompts if isinstance(prompt, str)]
+    if options.includes_prompt and texts:
+        tensors["prompt_text"] = np.asarray(texts, np.object_)
     for name in ("return_finish_reason", "return_num_input_tokens", "return_num_output_tokens"):
         if getattr(options, name):
             tensors[name] = np.asarray([True])

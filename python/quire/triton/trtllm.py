@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from quire.errors import InvalidArgument, describe
 from quire.sampling_params import NAMES
 from quire.schema import INT32_MAX, merge
@@ -71,7 +73,8 @@ class TrtLlm:
             known = INPUTS.get(name)
             if known is None:
                 raise NAMES.unknown(name)
-            value: Any = _list(tensor, name) if known.is_list else read_single(tensor, name)
+            row = _row(tensor, name)
+            value: Any = _list(row, name) if known.is_list else read_single(row, name)
             if name == "pad_id":
                 continue  # nothing is padded
             if name == "end_id":
@@ -98,6 +101,15 @@ class TrtLlm:
             allowed = f"an id in [0, {self._max_id}], or -1 to ignore the model's own"
             raise InvalidArgument("end_id", describe(value), allowed)
         return {"stop_token_ids": (value,)}
+
+
+def _row(tensor: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+    """What holds for every prompt of the batch: the first dimension is the batch."""
+    rows = tensor.reshape(max(1, tensor.shape[0]), -1)
+    first: np.ndarray[Any, Any] = rows[0]
+    if any(row != first.tolist() for row in rows[1:].tolist()):
+        raise InvalidArgument(name, "different values for the rows", "the same for every row")
+    return first
 
 
 def _list(tensor: Any, name: str) -> tuple[Any, ...]:

@@ -65,7 +65,7 @@ def test_the_repository_that_we_ship_is_in_order(repository: Path) -> None:
             'model_name: "detokenizer"',
             'model_name: "detokeniser"',
             'ensemble_scheduling.step[2].model_name: got "detokeniser" (did you mean "detokenizer"?); '
-            "allowed: detokenizer, ensemble, ensemble_trtllm, generation, tokenizer, tokenizer_trtllm",
+            "allowed: detokenizer, ensemble, ensemble_trtllm, ensemble_trtllm_unary, ",
         ),
         (
             "ensemble",
@@ -142,7 +142,13 @@ def test_the_repository_that_we_ship_is_in_order(repository: Path) -> None:
             "generation",
             'string_value: "generation"',
             'string_value: "generator"',
-            'parameters.role: got "generator"; allowed: generation, detokenizer',
+            'parameters.role: got "generator"; allowed: generation, detokenizer, unary',
+        ),
+        (
+            "generation_unary",
+            'string_value: "generation"',
+            'string_value: "generator"',
+            'parameters.generation_model: got "generator" (did you mean "generation"?); allowed: generation',
         ),
         (
             "detokenizer",

@@ -55,7 +55,7 @@ def test_a_batch_keeps_order_and_neighbours(
 def test_only_what_applies_is_sent(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
     """Outputs that the request did not ask for are left out, also empty lists."""
     response = run(stage, pb_utils, {"text_input": "a", "stream": True}, {"stop": "[]"})
-    assert set(response.outputs) == {"input_ids", "stream", "acknowledge"}
+    assert set(response.outputs) == {"input_ids", "row_lengths", "stream", "acknowledge"}
     response = run(
         stage,
         pb_utils,
@@ -63,6 +63,7 @@ def test_only_what_applies_is_sent(stage: TokenizerStage, pb_utils: SimpleNamesp
     )
     assert set(response.outputs) == {
         "input_ids",
+        "row_lengths",
         "stream",
         "acknowledge",
         "prompt_text",
@@ -143,6 +144,29 @@ def test_the_prompt_as_ids(stage: TokenizerStage, pb_utils: SimpleNamespace) -> 
     assert by_ids.outputs["input_ids"].tolist() == [3, 1, 2]
     assert "prompt_text" not in by_ids.outputs
     assert "prompt_text" in by_text.outputs
+
+
+def test_several_prompts(stage: TokenizerStage, pb_utils: SimpleNamespace, byte_level_model: Path) -> None:
+    """Where row_lengths is asked for: ids one after the other, lengths, and every prompt; else refused."""
+    texts = ["one", "zwei Straßen", "三"]
+    asked = ("input_ids", "row_lengths")
+    bad, good, empty, long = stage.execute(
+        [
+            pb_utils.Request({"text_input": texts}),
+            pb_utils.Request({"text_input": texts}, None, asked),
+            pb_utils.Request({"text_input": ["a", ""]}, None, asked),
+            pb_utils.Request({"text_input": ["a", "x" * 500, "b"]}, None, asked),
+        ],
+        pb_utils,
+    )
+    tokenizer = Tokenizer(byte_level_model)
+    rows = [tokenizer.encode(text) for text in texts]
+    assert good.outputs["input_ids"].tolist() == [token for row in rows for token in row]
+    assert good.outputs["row_lengths"].tolist() == list(map(len, rows))
+    assert good.outputs["prompt_text"].tolist() == [text.encode() for text in texts]
+    assert bad.error.message == "text_input: got 3 values; allowed: one value (several: ensemble_unary)"
+    assert empty.error.message == "text_input: got an empty string at 1; allowed: a non-empty string"
+    assert re.match(r"text_input: got \d+ tokens at 1; ", long.error.message)
 
 
 def test_lists_as_tensors(pb_utils: SimpleNamespace) -> None:

@@ -69,6 +69,19 @@ def test_what_an_input_means(name: str, value: object, given: dict[str, object])
     assert parse(temperature=1.0, **{name: value}).given == SAMPLED | given
 
 
+def test_a_batch_has_one_value_for_all() -> None:
+    """Clients repeat a value for every row; rows that differ are refused by name."""
+    text = np.asarray([[b"a"], [b"b"]], object)
+    words = np.asarray([[b"x", b"y"], [b"x", b"y"]], object)
+    tensors = {"text_input": text, "max_tokens": np.asarray([[5], [5]], np.int32), "stop_words": words}
+    parsed = parse_request(tensors, {}, dialect=TrtLlm(), allows_rows=True)
+    assert parsed.prompts == ("a", "b")
+    assert parsed.given == {"max_tokens": 5, "stop": ("x", "y"), "temperature": 0.0}
+    tensors["max_tokens"] = np.asarray([[5], [6]], np.int32)
+    with pytest.raises(InvalidArgument, match=r"^max_tokens: got different values for the rows; "):
+        parse_request(tensors, {}, dialect=TrtLlm(), allows_rows=True)
+
+
 def test_options() -> None:
     """Streaming and counts are the options of the other ensemble."""
     options = parse(
@@ -158,11 +171,20 @@ def test_the_configurations_name_the_same_inputs() -> None:
     assert list(tokenizer.output) == list(config_of("tokenizer").output)
 
 
-@pytest.mark.parametrize("name", ["ensemble", "ensemble_trtllm"])
-def test_the_ensembles_lose_nothing(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "unused"),
+    [
+        ("ensemble", "row_lengths"),
+        ("ensemble_trtllm", "row_lengths"),
+        ("ensemble_unary", "acknowledge"),
+        ("ensemble_trtllm_unary", "acknowledge"),
+    ],
+)
+def test_the_ensembles_lose_nothing(name: str, unused: str) -> None:
     """Every output of the tokenizer reaches generation, and every input the tokenizer."""
     ensemble = config_of(name)
-    tokenize, generate, _ = ensemble.ensemble_scheduling.step
-    assert {tensor.name for tensor in config_of(tokenize.model_name).output} == set(tokenize.output_map)
+    tokenize, generate, *_ = ensemble.ensemble_scheduling.step
+    made = {tensor.name for tensor in config_of(tokenize.model_name).output}
+    assert made - {unused} == set(tokenize.output_map)
     assert {tensor.name for tensor in ensemble.input} == set(tokenize.input_map.values())
     assert {key: generate.input_map[key] for key in tokenize.output_map} == dict(tokenize.output_map)
