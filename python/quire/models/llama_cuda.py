@@ -15,6 +15,7 @@ from quire.models.config import ModelConfig
 from quire.models.linear_cuda import CudaGateUp, CudaLinear
 from quire.models.rope import cos_sin
 from quire.models.weights import LlamaWeights
+from quire.step_arrays import StepArrays
 
 
 class CudaLlama(LlamaWeights[CudaLinear, CudaGateUp]):
@@ -49,7 +50,7 @@ class CudaLlama(LlamaWeights[CudaLinear, CudaGateUp]):
 
     def forward(
         self,
-        step: ops.StepArrays,
+        step: StepArrays,
         attention: ops.PagedAttention,
         caches: list[ops.KVCache],
         block_tables: Tensor,

@@ -118,11 +118,13 @@ class CudaRunner:
     @torch.inference_mode()
     def launch(self, batch: _core.Batch) -> None:
         """Start computing a batch. At most `max_batches_out` may be out."""
-        shape = StepShape(
-            batch.num_tokens, batch.num_reqs, batch.num_sampled, batch.num_tokens == batch.num_sampled
-        )
         if self._graphs:
             shape = self._shapes.fit(batch.num_tokens, batch.num_sampled)
+        else:
+            # A part of a prompt samples nothing: then a padding row, whose id nobody reads.
+            num_sampled = max(1, batch.num_sampled)
+            is_decode = batch.num_tokens == batch.num_sampled
+            shape = StepShape(batch.num_tokens, batch.num_reqs, num_sampled, is_decode)
         copy = self._next_copy
         with torch.cuda.stream(self._stream):
             self._buffers.upload(copy, batch, shape)
@@ -157,8 +159,6 @@ class CudaRunner:
         step = self._buffers.arrays(shape)
         ops.update_block_tables(self._block_tables, step)
         self._attention.plan(step)
-        if step.num_sampled == 0:  # a part of a prompt; only without graphs, which have padding rows
-            step = self._buffers.arrays(StepShape(shape.num_tokens, shape.num_reqs, 1, is_decode=False))
         logits = self._model.forward(
             step,
             self._attention,

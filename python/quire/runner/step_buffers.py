@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from quire import _core
-from quire.ops_cuda import StepArrays
 from quire.runner.step_shapes import StepShape
+from quire.step_arrays import StepArrays
 
 _DTYPES = {
     "int32": torch.int32,
@@ -24,7 +24,10 @@ class StepBuffers:
         self._layout = _core.BatchLayout(core_config)
         num_bytes = self._layout.num_bytes
         self._dump_row = core_config.max_num_seqs
-        self._host = [torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=True) for _ in range(num_copies)]
+        is_pinned = device.type == "cuda"
+        self._host = [
+            torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=is_pinned) for _ in range(num_copies)
+        ]
         self._device = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
         self._fields = {name: self._view(*field) for name, field in self._layout.arrays.items()}
         self._arrays: dict[StepShape, StepArrays] = {}
@@ -72,7 +75,7 @@ class StepBuffers:
             arrays = StepArrays(
                 **{name: field[: lengths.get(name, field.size(0))] for name, field in self._fields.items()}
             )
-            if shape.num_tokens <= 1024:  # decode steps come again, and so do captured shapes
+            if shape.is_decode:  # such steps come again
                 self._arrays[shape] = arrays
         return arrays
 
