@@ -64,6 +64,8 @@ class Generation : private EngineClient::Events {
 
   // Takes over every request of the batch and answers it, now (errors) or later.
   void execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count);
+  // The same for requests to a model of role unary, in `instance`, that uses this engine.
+  void execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count);
   void post(Feedback feedback) { mailbox_.post(std::move(feedback)); }
 
  private:

@@ -14,11 +14,23 @@ Sequence::Sequence(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request*
   last_sent_ = Clock::now();
 }
 
+Sequence::Sequence(std::shared_ptr<Rows> rows, size_t row, GenerationRequest generation, uint64_t owner)
+    : instance_(nullptr),
+      request_(nullptr),
+      rows_(std::move(rows)),
+      row_(row),
+      generation_(std::move(generation)),
+      owner_(owner) {
+  start_ns_ = now_ns();
+  last_sent_ = Clock::now();
+}
+
 Sequence::~Sequence() {
   if (is_open()) fail(TRITONSERVER_ERROR_INTERNAL, "the request was dropped; this is an error in Quire");
 }
 
 bool Sequence::is_cancelled() const {
+  if (rows_) return rows_->is_over();
   bool is_cancelled = false;
   log_if_failed(TRITONBACKEND_ResponseFactoryIsCancelled(factory_, &is_cancelled), "asking for cancellation");
   return is_cancelled;
@@ -95,6 +107,15 @@ void Sequence::send() {
   // once.
   is_outstanding_ = generation_.acknowledge && !is_last;
   last_sent_ = Clock::now();
+  if (rows_) {
+    try {
+      rows_->answer(row_, make_chunk(0));
+    } catch (const std::exception& error) {
+      rows_->fail(TRITONSERVER_ERROR_INTERNAL, error.what());
+    }
+    rows_.reset();
+    return;
+  }
   try {
     ResponseBuilder response(factory_);
     write_outputs(response, make_chunk(0));
@@ -146,6 +167,11 @@ void Sequence::end_with_error(TRITONSERVER_Error_Code code, const std::string& m
 
 void Sequence::fail(TRITONSERVER_Error_Code code, const std::string& message) {
   if (!is_open()) return;
+  if (rows_) {
+    rows_->fail(code, message);
+    rows_.reset();
+    return;
+  }
   TRITONSERVER_Error* error = TRITONSERVER_ErrorNew(code, message.c_str());
   try {
     ResponseBuilder(factory_).send(true, error);

@@ -39,6 +39,14 @@ def test_generate_answers_with_warnings(server: TritonServer, expected: str, nes
         generate(server.http_url, {"text_input": PROMPT, **given})
 
 
+@pytest.mark.parametrize("model", ["ensemble_unary", "ensemble_trtllm", "ensemble_trtllm_unary"])
+def test_every_ensemble_answers_with_warnings(server: TritonServer, expected: str, model: str) -> None:
+    """In sampling_parameters, which all of them know."""
+    given = json.dumps(UNKNOWN | GREEDY | {"strict": False, "exclude_input_in_output": True})
+    answer = generate(server.http_url, {"text_input": PROMPT, "sampling_parameters": given}, model)
+    assert (expected, WARNINGS) == (answer["text_output"], answer["warnings"])
+
+
 def test_one_warning_and_none(server: TritonServer) -> None:
     """Where nothing was ignored there is no such output."""
     body = {"text_input": PROMPT, "strict": False, **GREEDY}

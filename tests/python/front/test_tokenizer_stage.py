@@ -55,7 +55,7 @@ def test_a_batch_keeps_order_and_neighbours(
 def test_only_what_applies_is_sent(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
     """Outputs that the request did not ask for are left out, also empty lists."""
     response = run(stage, pb_utils, {"text_input": "a", "stream": True}, {"stop": "[]"})
-    assert set(response.outputs) == {"input_ids", "stream", "acknowledge"}
+    assert set(response.outputs) == {"input_ids", "row_lengths", "stream", "acknowledge"}
     response = run(
         stage,
         pb_utils,
@@ -63,6 +63,7 @@ def test_only_what_applies_is_sent(stage: TokenizerStage, pb_utils: SimpleNamesp
     )
     assert set(response.outputs) == {
         "input_ids",
+        "row_lengths",
         "stream",
         "acknowledge",
         "prompt_text",
@@ -106,11 +107,12 @@ def text_format_name(data_type: int) -> str:
 
 
 def test_inputs_are_the_options(stage: TokenizerStage) -> None:
-    """The config's inputs are the text, the JSON, and each option of the schema."""
+    """The config's inputs are the prompt, the JSON, each option of the schema, and the lists."""
     config = text_format.Parse((REPOSITORY / "tokenizer" / "config.pbtxt").read_text(), ModelConfig())
     names = {tensor.name for tensor in config.input}
-    assert {"text_input", "sampling_parameters", *fields_of(RequestOptions)} == names
-    assert {tensor.name for tensor in config.input if not tensor.optional} == {"text_input"}
+    lists = {name for name, field in NAMES.fields.items() if field.type in ("strings", "ints")}
+    assert {"text_input", "input_ids", "sampling_parameters", *fields_of(RequestOptions), *lists} == names
+    assert all(tensor.optional for tensor in config.input)
 
 
 def test_three_ways_to_give_a_field(pb_utils: SimpleNamespace) -> None:
@@ -198,6 +200,63 @@ def test_names_that_are_ignored_on_request(stage: TokenizerStage, pb_utils: Simp
     assert "warnings" not in run(stage, pb_utils, {"text_input": "a", "strict": False}).outputs
 
 
+def test_the_prompt_as_ids(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+    """Ids pass as they are, beside texts of the same call; the prompt is not in the answer."""
+    ids = np.asarray([3, 1, 2], np.int32)
+    requests = [pb_utils.Request({"input_ids": ids}), pb_utils.Request({"text_input": "a"})]
+    by_ids, by_text = stage.execute(requests, pb_utils)
+    assert by_ids.outputs["input_ids"].tolist() == [3, 1, 2]
+    assert "prompt_text" not in by_ids.outputs
+    assert "prompt_text" in by_text.outputs
+
+
+def test_several_prompts(stage: TokenizerStage, pb_utils: SimpleNamespace, byte_level_model: Path) -> None:
+    """Where row_lengths is asked for: ids one after the other, lengths, and every prompt; else refused."""
+    texts = ["one", "zwei Straßen", "三"]
+    asked = ("input_ids", "row_lengths")
+    bad, good, empty, long = stage.execute(
+        [
+            pb_utils.Request({"text_input": texts}),
+            pb_utils.Request({"text_input": texts}, None, asked),
+            pb_utils.Request({"text_input": ["a", ""]}, None, asked),
+            pb_utils.Request({"text_input": ["a", "x" * 500, "b"]}, None, asked),
+        ],
+        pb_utils,
+    )
+    tokenizer = Tokenizer(byte_level_model)
+    rows = [tokenizer.encode(text) for text in texts]
+    assert good.outputs["input_ids"].tolist() == [token for row in rows for token in row]
+    assert good.outputs["row_lengths"].tolist() == list(map(len, rows))
+    assert good.outputs["prompt_text"].tolist() == [text.encode() for text in texts]
+    assert bad.error.message == "text_input: got 3 values; allowed: one value (several: ensemble_unary)"
+    assert empty.error.message == "text_input: got an empty string at 1; allowed: a non-empty string"
+    assert re.match(r"text_input: got \d+ tokens at 1; ", long.error.message)
+
+
+def test_lists_as_tensors(pb_utils: SimpleNamespace) -> None:
+    """A list is a tensor of rank 1; one string is itself, or the JSON list that it spells."""
+    text = np.asarray([b"a"], object)
+
+    def given(**tensors: np.ndarray) -> object:
+        return parse_request({"text_input": text, **tensors}, {}).given
+
+    assert given(stop=np.asarray([b"x", b"[y]"], object)) == {"stop": ("x", "[y]")}
+    assert given(stop=np.asarray([b"[INST]"], object)) == {"stop": ("[INST]",)}
+    assert given(stop=np.asarray([b'["x", "y"]'], object)) == {"stop": ("x", "y")}
+    assert given(stop_token_ids=np.asarray([4, 5], np.int32)) == {"stop_token_ids": (4, 5)}
+    with pytest.raises(InvalidArgument, match=r"^stop_token_ids: got \[-4\]; allowed: "):
+        given(stop_token_ids=np.asarray([-4], np.int32))
+
+
+def test_errors_use_the_spelling_that_was_given() -> None:
+    """An alias is called by its name, also where two fields must fit together."""
+    text = {"text_input": np.asarray([b"a"], object)}
+    with pytest.raises(InvalidArgument, match=r"^max_new_tokens: got 0; "):
+        parse_request(text, {"max_new_tokens": 0})
+    with pytest.raises(InvalidArgument, match=r"^min_new_tokens: got 5; "):
+        parse_request(text, {"sampling_parameters": '{"min_new_tokens": 5, "max_tokens": 4}'})
+
+
 @pytest.mark.parametrize(
     ("inputs", "parameters", "field"),
     [
@@ -210,6 +269,15 @@ def test_names_that_are_ignored_on_request(stage: TokenizerStage, pb_utils: Simp
         ({"text_input": "a", "sampling_parameters": '{"x-y": 1}'}, {}, "x-y"),
         ({"text_input": "a"}, {"Temperature": 1.0}, "Temperature"),
         ({"text_input": "a"}, {"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
+        ({}, {}, "text_input"),
+        ({"text_input": "a", "input_ids": np.asarray([1], np.int32)}, {}, "text_input, input_ids"),
+        ({"input_ids": np.asarray([], np.int32)}, {}, "input_ids"),
+        ({"input_ids": np.asarray([1] * 64, np.int32)}, {}, "input_ids"),
+        (
+            {"input_ids": np.asarray([1], np.int32), "exclude_input_in_output": False},
+            {},
+            "exclude_input_in_output",
+        ),
     ],
 )
 def test_bad_requests(
