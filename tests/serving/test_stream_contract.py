@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from quire.check_stream import Lab, connect, run_checks
+from quire.check_stream import CheckStreamError, Lab, connect, run_checks
 from quire.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
@@ -23,6 +23,8 @@ def test_our_own_server_keeps_the_stream_contract(server: TritonServer, protocol
 
 
 def test_a_bare_address_that_speaks_grpc_is_found_out(server: TritonServer) -> None:
-    """HOST:PORT without a scheme."""
+    """HOST:PORT without a scheme; with http:// the error says what to write."""
+    with pytest.raises(CheckStreamError, match="grpc://HOST:PORT"):
+        connect(f"http://{server.grpc_url}", timeout=20)
     assert "triton-grpc" == connect(server.grpc_url, timeout=20).api
     assert "triton-http" == connect(server.http_url.removeprefix("http://"), timeout=20).api

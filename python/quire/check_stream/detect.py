@@ -66,7 +66,9 @@ def _detect(http: HttpClient, url: str) -> str:
             tried.append(f"GET {path}: {error}")
             if error.lost and "://" not in url:
                 return _detect_grpc(http, url, tried)
-    raise CheckStreamError(f"{url}: neither Triton nor an OpenAI-style server ({'; '.join(tried)})")
+    hint = "; a gRPC port? then grpc://HOST:PORT" if any("BadStatusLine" in item for item in tried) else ""
+    problem = f"neither Triton nor an OpenAI-style server ({'; '.join(tried)}){hint}"
+    raise CheckStreamError(f"{url}: {problem.encode('unicode_escape').decode()}")
 
 
 def _detect_grpc(http: HttpClient, url: str, tried: list[str]) -> str:

@@ -40,7 +40,6 @@ DEFECTS = {
 _TEXT = {
     "joined-text",
     "concurrent",
-    "bad-parameter-beside",
     "stop-cut",
     "stop-across-chunks",
     "stop-included",

@@ -34,19 +34,23 @@ def text_of(name: str, prompt: list[int], output: list[int], skip: bool) -> str:
     tokenizer = TOKENIZERS[name]
     before = tokenizer.decode(prompt, skip_special_tokens=skip)
     whole = tokenizer.decode(prompt + output, skip_special_tokens=skip)
-    if whole.startswith(before):
-        return whole[len(before) :]
     run = byte_run(name, prompt, skip)
+    # All text of the prompt may be the one space that the decoder strips, and the output break its run.
+    is_broken_space = before == "" and run == b" " and whole.startswith("\ufffd\ufffd")
+    if whole.startswith(before) and not is_broken_space:
+        return whole[len(before) :]
     if not run:  # a byte level tokenizer
         assert before.endswith("\ufffd")
         assert whole.startswith(before[:-1])
         return whole[len(before) - 1 :]
     try:
         size = len(run.decode())
-        held = before[: len(before) - size] + "\ufffd" * len(run)  # broken by the output
+        held = before[: max(len(before) - size, 0)] + "\ufffd" * len(run)  # broken by the output
     except UnicodeDecodeError:
         complete = codecs.getincrementaldecoder("utf-8")().decode(run)
-        held = before[: len(before) - len(run)] + complete
+        held = before[: max(len(before) - len(run), 0)] + complete
+    if not whole.startswith(held):
+        held = held.removeprefix(" ")  # the decoder strips it
     assert whole.startswith(held)
     return whole[len(held) :]
 
