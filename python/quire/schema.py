@@ -277,10 +277,6 @@ class Names:
         agree."""
         return merge(self.read(values, parameters=parameters)).values
 
-    def spelling(self, names: Iterable[str]) -> dict[str, str]:
-        """Canonical name -> the name that was used. Every name must be known."""
-        return {self.find(name).name: name for name in names}
-
 
 def merge(entries: Iterable[Entry]) -> Given:
     """A field that two entries give differently is an error which names both."""

@@ -90,10 +90,12 @@ class TrtLlm:
         return given
 
     def defaults(self, fields: Mapping[str, Any]) -> list[Entry]:
-        """TensorRT-LLM takes the likeliest token unless it is told how to sample."""
+        """TensorRT-LLM takes the likeliest token unless it is told how to sample, and samples from all tokens
+        then; it does not read the checkpoint's own settings."""
         if not (fields.get("top_k") or fields.get("top_p") or "temperature" in fields):
             return [Entry("temperature", 0.0, "temperature", "default")]
-        return []
+        neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        return [Entry(n, value, n, "default") for n, value in neutral.items() if n not in fields]
 
     def _end(self, value: int) -> Entry:
         if value == -1:

@@ -42,7 +42,7 @@ def parse(parameters: dict[str, object] | None = None, **values: Any) -> Any:
     return parse_request(tensors, parameters or {}, dialect=TrtLlm(vocab_size=100))
 
 
-SAMPLED = {"temperature": 1.0}
+ALL_TOKENS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}  # sampling from all of them
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ SAMPLED = {"temperature": 1.0}
 )
 def test_what_an_input_means(name: str, value: object, given: dict[str, object]) -> None:
     """Each input arrives as the field of ours."""
-    assert parse(temperature=1.0, **{name: value}).given == SAMPLED | given
+    assert parse(temperature=1.0, **{name: value}).given == ALL_TOKENS | given
 
 
 def test_a_batch_has_one_value_for_all() -> None:
@@ -98,9 +98,10 @@ def test_greedy_unless_told_how_to_sample() -> None:
     """As TensorRT-LLM: without top_k, top_p and temperature the likeliest token; 0 is "off"."""
     assert parse().given == {"temperature": 0.0}
     assert parse(top_k=0, top_p=0.0).given == {"top_k": 0, "temperature": 0.0}
-    assert parse(top_k=1).given == {"top_k": 1}
-    assert parse(temperature=0.5).given == {"temperature": 0.5}
-    assert parse({"sampling_parameters": '{"temperature": 0.5}'}).given == {"temperature": 0.5}
+    for given in ({"top_k": 1}, {"top_p": 0.5}, {"temperature": 0.5}, {"temperature": 0.5, "top_p": 0.0}):
+        expected = {name: value for name, value in given.items() if value}
+        assert parse(**given).given == ALL_TOKENS | expected  # and nothing of the checkpoint's settings
+    assert parse({"sampling_parameters": '{"temperature": 0.5}'}).given == ALL_TOKENS | {"temperature": 0.5}
 
 
 @pytest.mark.parametrize("name", [name for name, known in INPUTS.items() if known.neutral])
