@@ -209,9 +209,10 @@ class Given:
         try:
             return table(**{name: value for name, value in self.values.items() if name in names})
         except InvalidArgument as error:
-            raise self._as_spelled(error, names) from None
+            raise self.as_spelled(error, names) from None
 
-    def _as_spelled(self, error: InvalidArgument, fields: Mapping[str, Field]) -> InvalidArgument:
+    def as_spelled(self, error: InvalidArgument, fields: Mapping[str, Field]) -> InvalidArgument:
+        """An error of one of `fields`, in the words of the request."""
         entry = self.entries.get(error.field)
         if entry is None or entry.name == error.field:
             return error

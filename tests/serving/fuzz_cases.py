@@ -124,6 +124,9 @@ RAW += [
 ]
 
 
+LIST_TENSORS = {"stop": str, "stop_token_ids": int}  # inputs of the ensemble: top-level keys may be lists
+
+
 @dataclass
 class Case:
     """A body for generate. `error`: what the answer must contain; "" for a good request. `status_only`: the
@@ -176,10 +179,22 @@ class CaseMaker:
         if name in OPTION_FIELDS or _has_surrogate(value):
             return None
         base = self.base()
+        if name in LIST_TENSORS:
+            return self.list_tensor(base, name, value)
         if isinstance(value, (list, dict)) or value is None:
             # Triton itself takes no such values, and names the parameter.
             return Case(_json(base | {name: value}), error=f"parameter '{name}' has invalid type")
         return self.judge(base | {name: value})
+
+    def list_tensor(self, base: dict[str, Any], name: str, value: object) -> Case | None:
+        """A list that is an input of the ensemble: Triton's JSON reader refuses elements of another type."""
+        if not isinstance(value, list) or not value or any(isinstance(item, list) for item in value):
+            return None  # it may be taken for a list, as Triton does with numbers in lists of lists
+        kind = LIST_TENSORS[name]
+        if all(type(item) is kind for item in value):
+            fits = kind is str or all(-(2**31) <= item < 2**31 for item in value)
+            return self.judge(base | {name: value}) if fits else None
+        return Case(_json(base | {name: value}), status_only=True)
 
     def nested(self) -> Case | None:
         """Up to three wild fields in sampling_parameters."""
@@ -228,6 +243,10 @@ class CaseMaker:
         for name, value in body.items():
             if name in ("text_input", "sampling_parameters"):
                 tensors[name] = np.array([value.encode("utf-8", "surrogatepass")], dtype=object)
+            elif name in LIST_TENSORS:
+                is_text = LIST_TENSORS[name] is str
+                items = [item.encode() if is_text else item for item in value]
+                tensors[name] = np.array(items, dtype=object if is_text else np.int32)
             elif name in OPTION_FIELDS:
                 tensors[name] = np.array([value])
             else:
@@ -244,13 +263,22 @@ class CaseMaker:
         if not 1 <= given.get("max_tokens", 2**31) <= MAX_TOKENS:
             return None
         case = Case(_json(body), stream=parsed.options.stream)
-        is_plain = not {"stop", "stop_token_ids", "min_tokens"} & set(given) and given.get("temperature") == 0
-        if is_plain and not parsed.options.includes_prompt and parsed.text in PROMPTS:
-            case.expects = (parsed.text, given["max_tokens"])
+        is_plain = (
+            not {"stop", "stop_token_ids", "min_tokens", "truncate_prompt_tokens"} & set(given)
+            and given.get("temperature") == 0
+        )
+        if is_plain and not parsed.options.includes_prompt and parsed.prompts[0] in PROMPTS:
+            case.expects = (parsed.prompts[0], given["max_tokens"])
         return case
 
     def check_model_limits(self, parsed: ParsedRequest) -> None:
-        num_tokens = len(self.tokenizer.encode(parsed.text))
+        prompt = parsed.prompts[0]
+        assert isinstance(prompt, str)
+        ids = self.tokenizer.encode(prompt)
+        limit = parsed.given.get("truncate_prompt_tokens")
+        if limit is not None:
+            ids = self.tokenizer.truncate(prompt, ids, self.max_model_len - 1 if limit == -1 else limit)
+        num_tokens = len(ids)
         if not 0 < num_tokens < self.max_model_len:
             raise InvalidArgument("text_input", f"{num_tokens} tokens", "fewer")
         for token in parsed.given.get("stop_token_ids", ()):

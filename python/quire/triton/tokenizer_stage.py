@@ -19,7 +19,7 @@ import numpy as np
 from quire.config import EngineConfig
 from quire.errors import ConfigError, InvalidArgument, describe
 from quire.sampling_params import NAMES, SAMPLING_FIELDS, RequestOptions, SamplingParams
-from quire.schema import merge, parse_json_object
+from quire.schema import fields_of, merge, parse_json_object
 from quire.tokenizer import Tokenizer
 from quire.triton import trtllm
 from quire.triton.tensors import Dialect, VllmBackend, read_list, read_string
@@ -94,7 +94,8 @@ def parse_request(
     if isinstance(prompts[0], tuple):
         if options.exclude_input_in_output is False:
             allowed = "true (the prompt came as ids, not as text)"
-            raise InvalidArgument("exclude_input_in_output", "false with input_ids", allowed)
+            error = InvalidArgument("exclude_input_in_output", "false with input_ids", allowed)
+            raise given.as_spelled(error, fields_of(RequestOptions))
         options = dataclasses.replace(options, exclude_input_in_output=True)
     return ParsedRequest(
         prompts=prompts,

@@ -208,6 +208,14 @@ def test_the_prompt_as_ids(stage: TokenizerStage, pb_utils: SimpleNamespace) -> 
     assert by_ids.outputs["input_ids"].tolist() == [3, 1, 2]
     assert "prompt_text" not in by_ids.outputs
     assert "prompt_text" in by_text.outputs
+    for parameters, message in (
+        ({"exclude_input_in_output": False}, "exclude_input_in_output: got false with input_ids; allowed: "),
+        (
+            {"echo": True},
+            "echo: got true, which means exclude_input_in_output false with input_ids; allowed: ",
+        ),
+    ):
+        assert run(stage, pb_utils, {"input_ids": ids}, parameters).error.message.startswith(message)
 
 
 def test_several_prompts(stage: TokenizerStage, pb_utils: SimpleNamespace, byte_level_model: Path) -> None:
