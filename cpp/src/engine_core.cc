@@ -245,6 +245,8 @@ void EngineCore::add_request(NewRequest request) {
   live->top_k = std::max(params.top_k, 0);
   live->min_tokens = params.min_tokens;
   live->seed = params.has_seed ? static_cast<uint64_t>(params.seed) : impl_->seeds.next();
+  live->edits = make_logit_edits(params);
+  live->waits_for_ids = live->edits && !live->edits->bad_words.empty();
   live->include_stop = params.include_stop_str_in_output;
 
   const auto sort_unique = [](std::vector<int32_t>& ids) {
@@ -320,7 +322,7 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
     if (is_sampled && id == kNoToken) {
       // Not complete(): what this step computed must not be found by other requests.
       impl.append_end(*request, FinishReason::kError, impl.outputs);
-      impl.outputs.releases.back().error = "the model's logits are not finite; no token can be sampled";
+      impl.outputs.releases.back().error = no_token_error(request->edits.get());
       scheduler.finish(*request);
       impl.finished.push_back(request);
       continue;

@@ -66,6 +66,7 @@ const Batch& Scheduler::schedule() {
   batch.num_reqs = batch.num_tokens = batch.num_sampled = 0;
   batch.max_query_len = batch.max_seq_len = 0;
   batch.query_start_loc[0] = batch.mask_offsets[0] = 0;
+  batch.edits.is_empty = true;
   fill_batch(batch);
   blocks_.take_updates(batch.block_table_updates);
   if (batch.num_tokens > 0) ++num_out_;
@@ -79,6 +80,7 @@ void Scheduler::fill_batch(const Batch& batch) {
     if (i + kPrefetchDistance < running_.size()) prefetch(running_[i + kPrefetchDistance], kNumHotBytes);
     // Its last id is on its way: it needs no KV.
     if (request.num_tokens_ahead() >= request.max_total_tokens) continue;
+    if (request.waits_for_ids && request.num_pending_ids > 0) continue;
     const int32_t budget = config_.max_num_batched_tokens - batch.num_tokens;
     const int32_t num_left = request.num_tokens_ahead() - request.num_computed_ahead();
     if (num_left > budget && !config_.enable_chunked_prefill) break;
@@ -108,6 +110,7 @@ void Scheduler::forget_batches() {
       out.requests[i]->num_scheduled_tokens = out.requests[i]->num_pending_ids = 0;
     }
   }
+  for (RequestState* request : running_) request->has_written_edits = false;
   blocks_.repeat_updates();
 }
 
@@ -171,6 +174,7 @@ void Scheduler::preempt(RequestState& request) {
 void Scheduler::release_row(RequestState& request) {
   blocks_.close(request.row);
   request.row = -1;
+  request.has_written_edits = false;
 }
 
 void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
@@ -218,6 +222,7 @@ void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
     mask_end += static_cast<int32_t>(request.mask_ids.size());
   }
   batch.mask_offsets[sample_idx + 1] = mask_end;
+  if (request.edits || !batch.edits.is_empty) append_edits(batch, request, config_.vocab_size);
 }
 
 void Scheduler::complete(int32_t batch_idx, bool is_sampled) {

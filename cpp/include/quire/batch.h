@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "quire/logit_edits.h"
+
 namespace quire {
 
 // Largest number of mask_ids of one request.
@@ -57,6 +59,7 @@ struct Batch {
   // ids that may not be sampled (min_tokens): row j masks [mask_offsets[j], mask_offsets[j + 1])
   std::vector<int32_t> mask_offsets;  // [num_sampled + 1]
   std::vector<int32_t> mask_ids;
+  BatchEdits edits;  // of requests with penalties, biases and the like
 
   int32_t num_block_table_updates() const { return static_cast<int32_t>(block_table_updates.size() / 2); }
 };

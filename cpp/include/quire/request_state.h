@@ -4,10 +4,12 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "quire/block_hash.h"
 #include "quire/config.h"
+#include "quire/logit_edits.h"
 
 namespace quire {
 
@@ -23,6 +25,8 @@ struct alignas(64) RequestState {
   int32_t num_published_blocks = 0;  // leading blocks that are findable, or whose hash another block has
   int32_t row = -1;                  // of the block tables, while running
   Status status = Status::kNew;
+  bool waits_for_ids = false;      // scheduled only when no id is pending: bad words of several ids
+  bool has_written_edits = false;  // a batch since it got its row has written its rows of BatchEdits' tables
   float temperature = 1.0f;
   float top_p = 1.0f;
   int32_t top_k = 0;
@@ -32,6 +36,7 @@ struct alignas(64) RequestState {
   int32_t max_total_tokens = 0;    // prompt + output; the request ends there
   int32_t num_cached_tokens = -1;  // prompt tokens found in the cache at the first admission; -1 before
   std::array<int32_t, kMaxBatchesOut> batch_idx = {-1, -1};  // in each batch out; -1: not in it
+  std::shared_ptr<const LogitEdits> edits;                   // null: none
 
   std::vector<BlockHash> block_hashes;  // of the first full blocks; extended when a block is full
   std::vector<int32_t> mask_ids;        // may not be sampled before min_tokens

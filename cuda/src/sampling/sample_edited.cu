@@ -1,0 +1,13 @@
+// The build for calls with penalties or biases. A file of its own, for it takes a minute to compile.
+#include "sample_kernel.cuh"
+
+namespace quire::cuda::sampling {
+
+void launch_edited(const SampleParams& p, cudaStream_t stream) {
+  dispatch_dtype(p.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    launch("sample", sample_kernel<T, 4, true>, launch_config(p, stream), p);
+  });
+}
+
+}  // namespace quire::cuda::sampling
