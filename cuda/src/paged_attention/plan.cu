@@ -91,7 +91,7 @@ __device__ int32_t tile_of_chunk(const Work& work, int32_t num_tiles, int32_t ch
   return low;
 }
 
-// Grid: 1. Block: kThreads. One thread takes one request, then one tile, then one decode worker.
+// Grid: 1. Block: kThreads. One thread takes one request, then one tile, then one worker.
 __global__ void __launch_bounds__(kThreads, 1)
     plan_kernel(PagedAttentionPlanParams p, Workspace ws, int32_t group, int32_t queries_per_tile) {
   const int32_t num_reqs = min(*p.num_reqs, p.config.max_num_reqs);
@@ -143,6 +143,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int32_t fair =
         ceil_div(prefill_units, ws.prefill.num_workers * kPrefillTileUnits) * kPrefillTileUnits;
     place_tiles_in_slots(ws.prefill, num_prefill, num_kv_heads, max(fair, kMinPrefillChunkUnits));
+  }
+  for (int32_t w = threadIdx.x; w < min(ws.prefill.num_workers, ws.prefill.line->num_chunks); w += kThreads) {
+    ws.prefill.first_tiles[w] = ws.prefill.tiles[tile_of_chunk(ws.prefill, num_prefill, w)];
   }
   const int32_t per_worker = ws.decode.line->per_worker;
   if (threadIdx.x == 0) ws.decode.line->balanced = p.config.split_keys == 0;

@@ -63,7 +63,7 @@ struct Work {
   Line* line;
   Tile* tiles;            // [max_tiles]
   int32_t* first_tile;    // [num_workers], decode only: index of the tile of the worker's first chunk,
-  Tile* first_tiles;      // [num_workers] and that tile
+  Tile* first_tiles;      // [num_workers] and that tile (prefill: of its first piece)
   int32_t* num_finished;  // [num_counters] pieces of a cut item that are done; zero between launches
   float* partial_out;     // [num_slots, rows, head_dim] not divided by the sum
   float* partial_state;   // [num_slots, rows, 2] maximum (times softmax_scale, base 2) and sum
