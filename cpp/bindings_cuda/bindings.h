@@ -25,6 +25,7 @@ T* at(Address address) {
 inline cudaStream_t stream_at(Address stream) { return reinterpret_cast<cudaStream_t>(stream); }
 
 void bind_attention(py::module_& m);
+void bind_gemm(py::module_& m);
 void bind_layers(py::module_& m);
 void bind_sample(py::module_& m);
 

@@ -4,6 +4,7 @@
 PYBIND11_MODULE(_cuda, m) {
   m.doc() = "Quire's CUDA kernels on raw device pointers.";
   quire::bindings::bind_attention(m);
+  quire::bindings::bind_gemm(m);
   quire::bindings::bind_layers(m);
   quire::bindings::bind_sample(m);
 }

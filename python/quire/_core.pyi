@@ -30,6 +30,7 @@ class EngineConfig:
         block_size: int = 16,
         max_num_seqs: int = 256,
         max_num_batched_tokens: int = 2048,
+        max_batches_out: int = 1,
         watermark: float = 0.01,
         enable_prefix_caching: bool = True,
         enable_chunked_prefill: bool = True,
@@ -48,6 +49,8 @@ class EngineConfig:
     def max_num_seqs(self) -> int: ...
     @property
     def max_num_batched_tokens(self) -> int: ...
+    @property
+    def max_batches_out(self) -> int: ...
     @property
     def watermark(self) -> float: ...
     @property
@@ -147,8 +150,17 @@ class TokenTable:
     @staticmethod
     def deserialize(bytes: bytes) -> TokenTable: ...
 
+class BatchLayout:
+    """Where each array of a batch lies in one buffer, for the largest batch of a config."""
+
+    def __init__(self, config: EngineConfig) -> None: ...
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def arrays(self) -> dict[str, tuple[int, int, str]]: ...  # name -> offset in bytes, count, dtype
+
 class Batch:
-    """One step's work. Arrays are read-only views of the core's memory, until the next schedule()."""
+    """One step's work. Arrays are read-only views of the core's memory, until the batch's update()."""
 
     @property
     def num_reqs(self) -> int: ...
@@ -161,7 +173,7 @@ class Batch:
     @property
     def max_seq_len(self) -> int: ...
     @property
-    def token_ids(self) -> npt.NDArray[np.int32]: ...  # [num_tokens]
+    def token_ids(self) -> npt.NDArray[np.int32]: ...  # [num_tokens]; ~row: not known yet
     @property
     def positions(self) -> npt.NDArray[np.int32]: ...  # [num_tokens]
     @property
@@ -177,9 +189,13 @@ class Batch:
     @property
     def block_tables(self) -> npt.NDArray[np.int32]: ...  # [max_num_seqs, max_blocks_per_request]
     @property
+    def block_table_updates(self) -> npt.NDArray[np.int32]: ...  # [num_updates, 2]: flat index, block id
+    @property
     def sample_token_idx(self) -> npt.NDArray[np.int32]: ...  # [num_sampled]
     @property
     def sample_req_idx(self) -> npt.NDArray[np.int32]: ...  # [num_sampled]
+    @property
+    def sample_rows(self) -> npt.NDArray[np.int32]: ...  # [num_sampled]
     @property
     def temperature(self) -> npt.NDArray[np.float32]: ...  # [num_sampled]
     @property
@@ -194,6 +210,9 @@ class Batch:
     def mask_offsets(self) -> npt.NDArray[np.int32]: ...  # [num_sampled + 1]
     @property
     def mask_ids(self) -> npt.NDArray[np.int32]: ...  # [mask_offsets[-1]]
+    def pack(
+        self, layout: BatchLayout, address: int, num_tokens: int, num_reqs: int, num_sampled: int
+    ) -> int: ...  # bytes used
 
 class EngineStats:
     """Gauges of now, and totals since the start."""
@@ -263,6 +282,8 @@ class EngineCore:
     def fail(self, request_id: int, message: str) -> None: ...
     def has_unfinished_requests(self) -> bool: ...
     def schedule(self) -> Batch: ...
+    def num_batches_out(self) -> int: ...
+    def forget_batches(self) -> None: ...
     def update(self, sampled: npt.NDArray[np.int32] | Buffer) -> StepOutputs: ...  # [num_sampled]
     def take_outputs(self) -> StepOutputs: ...
     def outputs(self) -> StepOutputs: ...
@@ -393,6 +414,36 @@ def cpu_sample(
     mask_offsets: int,
     mask_ids: int,
     out: int,
+    min_p: int,
+    repetition_penalty: int,
+    presence_penalty: int,
+    frequency_penalty: int,
+    token_counts: int,
+    sample_rows: int,
+    /,
+) -> None: ...
+def cpu_token_counts(
+    num_reqs: int,
+    vocab_size: int,
+    rows: int,
+    token_offsets: int,
+    prompt_lens: int,
+    token_ids: int,
+    token_counts: int,
+    /,
+) -> None: ...
+def cpu_logprobs(
+    dtype: int,
+    num_rows: int,
+    vocab_size: int,
+    logits: int,
+    stride_logits: int,
+    token_ids: int,
+    num_logprobs: int,
+    token_logprobs: int,
+    token_ranks: int,
+    top_ids: int,
+    top_logprobs: int,
     /,
 ) -> None: ...
 def cpu_isa() -> str: ...

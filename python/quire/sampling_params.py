@@ -125,9 +125,10 @@ class SamplingParams(_Table):
     stop_token_ids: Sequence[int] = spec(
         "ints",
         (),
-        "Generation ends at one of these token ids, which must be in the model's vocabulary.",
+        "Generation ends at one of these token ids, which must be in the model's vocabulary. At most 240.",
         minimum=0,
         maximum=INT32_MAX,
+        max_items=240,
     )
     ignore_eos: bool = spec("bool", False, "Go on past end-of-sequence tokens.")
     include_stop_str_in_output: bool = spec(

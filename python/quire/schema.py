@@ -50,6 +50,7 @@ class Field:
     maximum: float | None = None
     exclusive_minimum: bool = False
     aliases: tuple[str, ...] = ()
+    max_items: int | None = None  # of a list
     unset: tuple[object, ...] = ()  # values that mean "not given", beside null
 
     @property
@@ -61,7 +62,8 @@ class Field:
 
     @property
     def allowed(self) -> str:
-        return f"{_TYPE_NAMES[self.type]} in {self.range}" if self.range else _TYPE_NAMES[self.type]
+        allowed = f"{_TYPE_NAMES[self.type]} in {self.range}" if self.range else _TYPE_NAMES[self.type]
+        return allowed if self.max_items is None else f"{allowed}, at most {self.max_items} of them"
 
     @property
     def tensor_type(self) -> str:
@@ -136,6 +138,8 @@ class Field:
             value = (value,)
         if not isinstance(value, (list, tuple)):
             raise self.error(value)
+        if self.max_items is not None and len(value) > self.max_items:
+            raise InvalidArgument(self.name, f"{len(value)} of them", self.allowed)
         for item in value:
             if self.type == "strings":
                 if not isinstance(item, str) or item == "":

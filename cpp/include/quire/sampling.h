@@ -8,6 +8,8 @@
 
 namespace quire {
 
+constexpr int32_t kMaxStopTokenIds = 240;
+
 struct SamplingParams {
   int32_t max_tokens = 0;    // 0: fill the context up to max_model_len
   int32_t min_tokens = 0;    // end-of-sequence and stop tokens are masked before this many
@@ -20,7 +22,7 @@ struct SamplingParams {
   bool skip_special_tokens = true;
   bool include_stop_str_in_output = false;
   std::vector<std::string> stop;        // non-empty strings, UTF-8
-  std::vector<int32_t> stop_token_ids;  // in [0, vocab_size)
+  std::vector<int32_t> stop_token_ids;  // in [0, vocab_size); at most kMaxStopTokenIds
 };
 
 // Throws InvalidArgument that names the field. Does not modify.

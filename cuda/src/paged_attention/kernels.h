@@ -7,10 +7,13 @@ namespace quire::cuda::attention {
 
 struct KernelArgs;
 
-// Both run over what the plan found, so a launch without work returns at once.
-template <class T, int kHeadDim>
+// T: of query and output. KV: of the caches, T or Float8. Both run over what the plan found, so a launch
+// without work returns at once.
+
+// kFold: folded_heads(); the args' group and num_kv_heads count folded heads.
+template <class T, class KV, int kHeadDim, int kFold>
 void launch_decode(const KernelArgs& args, cudaStream_t stream);
-template <class T, int kHeadDim>
+template <class T, class KV, int kHeadDim>
 void launch_prefill(const KernelArgs& args, cudaStream_t stream);
 // The same on wgmma, for head_dim 64, 96 and 128.
 template <class T, int kHeadDim>

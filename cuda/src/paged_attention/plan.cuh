@@ -31,10 +31,19 @@ constexpr int kUnitKeys = 64;  // keys of one step of a block of threads
 constexpr int kDecodeRows = 16;
 // Of either kernel: what shared memory and registers allow.
 __host__ __device__ constexpr int blocks_per_sm(int head_dim) { return head_dim <= 128 ? 2 : 1; }
+__host__ __device__ constexpr int decode_blocks_per_sm(int head_dim) { return head_dim <= 128 ? 2 : 1; }
 
 __host__ __device__ constexpr int prefill_rows(int head_dim) { return head_dim <= 128 ? 128 : 64; }
 // Whether prefill_wgmma_kernel takes the prompts: one block per SM.
 __host__ __device__ constexpr bool has_wgmma(int head_dim) { return head_dim <= 128; }
+
+// Decode reads this many adjacent KV heads as one of as many times the dimensions, so that what it reads at a
+// time is not shorter than the memory likes. The packed rows are those of all of the heads, with zeros where
+// a query has the dimensions of another head.
+__host__ __device__ constexpr int32_t folded_heads(const PagedAttentionConfig& c) {
+  const bool fits = c.num_kv_heads % 2 == 0 && c.num_q_heads / c.num_kv_heads * 2 <= kDecodeRows / 2;
+  return c.head_dim == 64 && fits ? 2 : 1;
+}
 
 struct alignas(16) Tile {
   int32_t line_begin;
@@ -48,7 +57,13 @@ struct alignas(16) Tile {
 };
 static_assert(sizeof(Tile) == 32);
 
-struct Line {
+// The first unit with a key that the token at first_position sees: a tile's chunks begin there.
+__host__ __device__ inline int32_t first_unit(int32_t first_position, int32_t window) {
+  const int32_t first_key = first_position - window + 1;
+  return window > 0 && first_key > 0 ? first_key / kUnitKeys : 0;
+}
+
+struct alignas(16) Line {
   int32_t num_tiles;
   int32_t num_chunks;   // length of the line
   int32_t chunk_units;  // units of kUnitKeys keys per chunk
@@ -56,14 +71,16 @@ struct Line {
   int32_t balanced;     // decode: pieces are runs of chunks
   int32_t next;         // prefill: first piece that no worker has taken
   int32_t num_done;     // prefill: workers that found no more pieces
+  int32_t unused;
 };
+static_assert(sizeof(Line) == 32);
 
 // Pointers into the workspace.
 struct Work {
   Line* line;
   Tile* tiles;            // [max_tiles]
   int32_t* first_tile;    // [num_workers], decode only: index of the tile of the worker's first chunk,
-  Tile* first_tiles;      // [num_workers] and that tile (prefill: of its first piece)
+  Tile* first_tiles;      // [num_workers] and that tile
   int32_t* num_finished;  // [num_counters] pieces of a cut item that are done; zero between launches
   float* partial_out;     // [num_slots, rows, head_dim] not divided by the sum
   float* partial_state;   // [num_slots, rows, 2] maximum (times softmax_scale, base 2) and sum

@@ -90,8 +90,7 @@ __device__ inline void produce_keys(const KernelArgs& a, const CUtensorMap* map,
   RingPosition<S::kStages> at;
   // The first piece is the worker's own, those after go to whoever asks.
   int32_t index = blockIdx.x;
-  const Tile first_tile = a.work.first_tiles[index];  // loaded beside the line: it may not be there
-  Piece piece = index < line.num_chunks ? piece_of(line, first_tile, index) : Piece{};
+  Piece piece = find_piece(a, line, index);
   while (true) {
     wait_barrier(QUIRE_BARRIER(piece_empty, ring.stage), ring.parity ^ 1);
     if (lane == 0) {

@@ -3,21 +3,17 @@ each other."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
 from quire import _core
 from quire.config import EngineConfig
 from quire.engine.core_errors import invalid_argument
+from quire.engine.loop import Runner
 from quire.errors import InvalidArgument
 from quire.models.config import ModelConfig, load_model_config
-from quire.runner.dtype import resolve_dtype
-from quire.runner.memory import MemoryLedger, num_kv_blocks
-from quire.runner.model_runner import ModelRunner
+from quire.runner.plan import plan_runner
 from quire.runner.threads import ThreadPolicy
 from quire.tokenizer import Tokenizer, build_table
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +21,7 @@ class Engine:
     """The parts of a running engine. `core` belongs to the thread that steps it."""
 
     core: _core.EngineCore
-    runner: ModelRunner
+    runner: Runner
     tokenizer: Tokenizer
     model: ModelConfig
 
@@ -38,14 +34,11 @@ def build(config: EngineConfig, threads: ThreadPolicy) -> Engine:
     tokenizer = Tokenizer(folder)
     table = build_table(tokenizer.raw)
     max_model_len = _max_model_len(config, model)
-    dtype = resolve_dtype(config, model)
-    num_blocks = num_kv_blocks(config, model, max_model_len, dtype.itemsize)
-    ledger = MemoryLedger.plan(config, model, num_blocks, dtype.itemsize)
-    log.info("%s", ledger)
-    ledger.check()
+    plan = plan_runner(config, model, max_model_len, threads)
     core_config = _core.EngineConfig(
-        num_blocks=num_blocks,
+        num_blocks=plan.num_blocks,
         max_model_len=max_model_len,
+        max_batches_out=plan.max_batches_out,
         vocab_size=model.vocab_size,
         block_size=config.block_size,
         max_num_seqs=config.max_num_seqs,
@@ -60,10 +53,7 @@ def build(config: EngineConfig, threads: ThreadPolicy) -> Engine:
         core = _core.EngineCore(core_config, table)  # before the weights: it checks the settings
     except _core.InvalidArgument as error:
         raise invalid_argument(error) from None
-    runner = ModelRunner(
-        config, model, threads, dtype=dtype, num_blocks=num_blocks, max_model_len=max_model_len
-    )
-    return Engine(core=core, runner=runner, tokenizer=tokenizer, model=model)
+    return Engine(core=core, runner=plan.start(core_config), tokenizer=tokenizer, model=model)
 
 
 def _max_model_len(config: EngineConfig, model: ModelConfig) -> int:

@@ -108,6 +108,7 @@ def test_running_request_shares_its_blocks() -> None:
         ("stop", [1], {"stop": ["a", ""]}),
         ("stop", [1], {"stop": [b"\xff"]}),
         ("stop_token_ids", [1], {"stop_token_ids": [256]}),
+        ("stop_token_ids", [1], {"stop_token_ids": [1] * 241}),
         ("request_id", [1], {}),
     ],
 )
@@ -153,6 +154,10 @@ def test_request_that_never_fits_is_refused_and_the_largest_that_fits_runs() -> 
         ("watermark", {"watermark": 1.0}),
         ("watermark", {"watermark": float("nan")}),
         ("eos_token_ids", {"eos_token_ids": [256]}),
+        ("eos_token_ids", {"eos_token_ids": list(range(17))}),
+        ("max_batches_out", {"max_batches_out": 0}),
+        ("max_batches_out", {"max_batches_out": 3}),
+        ("max_num_seqs", {"max_num_seqs": 2**27, "block_size": 4}),
     ],
 )
 def test_bad_setting_is_refused_by_name(field: str, values: dict[str, object]) -> None:
@@ -283,7 +288,7 @@ def test_fail_ends_a_request_with_its_message() -> None:
     assert not core.has_unfinished_requests()
 
 
-def test_batch_that_is_not_updated_comes_again() -> None:
+def test_batch_that_is_forgotten_comes_again() -> None:
     """After a failed model run the same tokens are scheduled again, and nothing is lost."""
     driver = Driver(make_core(max_num_batched_tokens=10))
     for request_id in range(3):
@@ -291,8 +296,10 @@ def test_batch_that_is_not_updated_comes_again() -> None:
     while driver.core.has_unfinished_requests():
         first = driver.core.schedule()
         before = (first.request_ids.tolist(), first.positions.tolist(), first.slot_mapping.tolist())
+        driver.core.forget_batches()
         again = driver.core.schedule()
         assert before == (again.request_ids.tolist(), again.positions.tolist(), again.slot_mapping.tolist())
+        driver.forget(has_run=True)
         driver.step()
     driver.run()
 

@@ -79,13 +79,21 @@ def test_values_are_frozen_hashable_and_copyable() -> None:
         ({"stop": ["\ud800"]}, None),
         (
             {"stop_token_ids": [True]},
-            "stop_token_ids: got [true]; allowed: a list of integers in [0, 2147483647]",
+            "stop_token_ids: got [true]; allowed: a list of integers in [0, 2147483647], at most 240 of them",
         ),
         (
             {"stop_token_ids": [-1]},
-            "stop_token_ids: got [-1]; allowed: a list of integers in [0, 2147483647]",
+            "stop_token_ids: got [-1]; allowed: a list of integers in [0, 2147483647], at most 240 of them",
         ),
-        ({"stop_token_ids": 5}, "stop_token_ids: got 5; allowed: a list of integers in [0, 2147483647]"),
+        (
+            {"stop_token_ids": [1] * 241},
+            "stop_token_ids: got 241 of them; "
+            "allowed: a list of integers in [0, 2147483647], at most 240 of them",
+        ),
+        (
+            {"stop_token_ids": 5},
+            "stop_token_ids: got 5; allowed: a list of integers in [0, 2147483647], at most 240 of them",
+        ),
         (
             {"max_tokens": 3, "min_tokens": 4},
             "min_tokens: got 4; allowed: an integer in [0, 3] (max_tokens)",

@@ -1,0 +1,235 @@
+"""Time of the GEMM for few rows beside torch's (cuBLAS), and its share of the card's memory bandwidth.
+
+    PYTHONPATH=python:tests/kernels/gpu python benchmarks/gpu/bench_gemm.py [--json FILE] [--sweep]
+
+Each figure is the median of CUDA graph replays. Shapes: a graph holds calls of one shape that rotate over
+weights of 256 MB or more, so that they come from device memory; bytes are the weight's. Steps: all GEMMs of a
+decode step, each reading what the one in front wrote, every layer with weights of its own, then the LM head;
+torch gets no SiLU kernel there. --sweep times the ways to cut the work that SkinnyGemmTuning offers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from gemm_ops import Weight, skinny_gemm, tuning
+from torch import Tensor
+
+READ_LIMIT = 3.08e12  # bytes/s that one H100 SXM reads at most, measured
+ROTATE_BYTES = 256 << 20
+DTYPE = torch.bfloat16
+VOCAB_SIZE = 128256
+MODELS = {
+    "8B": {"hidden": 4096, "inter": 14336, "qkv": 6144, "layers": 32},
+    "1B": {"hidden": 2048, "inter": 8192, "qkv": 3072, "layers": 16},
+}
+ROWS = (1, 8, 16, 32, 64)
+
+Gemm = Callable[[str, Tensor, Weight, Tensor], object]  # name of the shape, x, W, out
+
+
+def shapes(model: str) -> dict[str, tuple[int, int, bool]]:
+    """Name: n, k, silu_mul."""
+    m = MODELS[model]
+    hidden, inter = m["hidden"], m["inter"]
+    return {
+        "qkv": (m["qkv"], hidden, False),
+        "o": (hidden, hidden, False),
+        "gate_up": (2 * inter, hidden, True),
+        "down": (hidden, inter, False),
+        "lm_head": (VOCAB_SIZE, hidden, False),
+    }
+
+
+def random_weight(n: int, k: int, silu_mul: bool) -> Weight:
+    return Weight(torch.empty((n, k), dtype=DTYPE, device="cuda").normal_(std=k**-0.5), silu_mul)
+
+
+def microseconds(record: Callable[[], object], replays: int = 9) -> float:
+    """Median time of a replay of what `record` launches."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        record()
+        torch.cuda.synchronize()
+        graph.capture_begin()
+        record()
+        graph.capture_end()
+    torch.cuda.synchronize()
+    times = []
+    for i in range(replays + 2):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        if i >= 2:
+            times.append(start.elapsed_time(end) * 1000)
+    return statistics.median(times)
+
+
+def ours(cuts: dict[str, Any] | None = None) -> Gemm:
+    """cuts: tuning by the shape's name."""
+    cuts = cuts or {}
+    return lambda name, x, weight, out: skinny_gemm(x, weight, out=out, tuning=cuts.get(name))
+
+
+def cublas(name: str, x: Tensor, weight: Weight, out: Tensor) -> None:
+    torch.mm(x, weight.tensor.t(), out=out)
+
+
+class Shape:
+    def __init__(self, n: int, k: int, silu_mul: bool) -> None:
+        self.num_bytes = n * k * 2
+        self.k, self.n = k, n
+        copies = max(2, -(-ROTATE_BYTES // self.num_bytes))
+        self.weights = [random_weight(n, k, silu_mul) for _ in range(copies)]
+        self.calls = -(-max(copies, 24) // copies) * copies if n < VOCAB_SIZE else copies
+
+    def time(self, gemm: Gemm, rows: int, columns: int) -> float:
+        x = torch.randn((rows, self.k), device="cuda").to(DTYPE)
+        out = torch.empty((rows, columns), dtype=DTYPE, device="cuda")
+
+        def record() -> None:
+            for i in range(self.calls):
+                gemm("", x, self.weights[i % len(self.weights)], out)
+
+        return microseconds(record) / self.calls
+
+
+class Step:
+    """All GEMMs of a model's decode step."""
+
+    def __init__(self, model: str) -> None:
+        self.hidden, self.inter = MODELS[model]["hidden"], MODELS[model]["inter"]
+        kinds = shapes(model)
+        head = kinds.pop("lm_head")
+        self.layers = [
+            [random_weight(*kind) for kind in kinds.values()] for _ in range(MODELS[model]["layers"])
+        ]
+        self.head = random_weight(*head)
+        weights = [*itertools.chain(*self.layers), self.head]
+        self.num_bytes = sum(weight.tensor.numel() * 2 for weight in weights)
+
+    def time(self, gemm: Gemm, rows: int, fused: bool) -> float:
+        def empty(n: int) -> Tensor:
+            return torch.zeros((rows, n), dtype=DTYPE, device="cuda")
+
+        x = torch.randn((rows, self.hidden), device="cuda").to(DTYPE)
+        outs = [empty(weight.tensor.size(0)) for weight in self.layers[0]]
+        if fused:
+            outs[2] = empty(self.inter)
+        logits = empty(VOCAB_SIZE)
+
+        def record() -> None:
+            hidden = x
+            for qkv, o, gate_up, down in self.layers:
+                gemm("qkv", hidden, qkv, outs[0])
+                gemm("o", outs[0][:, : self.hidden], o, outs[1])
+                gemm("gate_up", outs[1], gate_up, outs[2])
+                gemm("down", outs[2][:, : self.inter], down, outs[3])
+                hidden = outs[3]
+            gemm("lm_head", hidden, self.head, logits)
+
+        return microseconds(record)
+
+
+def rate(num_bytes: int, us: float) -> str:
+    return f"{us:8.2f} us {num_bytes / us / 1e6:5.2f} TB/s {num_bytes / us * 1e6 / READ_LIMIT:4.0%}"
+
+
+def time_shapes(models: Iterable[str]) -> list[dict[str, object]]:
+    results: list[dict[str, object]] = []
+    for model in models:
+        for name, (n, k, silu_mul) in shapes(model).items():
+            shape = Shape(n, k, silu_mul)
+            for rows in ROWS:
+                us = shape.time(ours(), rows, n // 2 if silu_mul else n)
+                torch_us = shape.time(cublas, rows, n)
+                print(
+                    f"{model} {name:8} {n:6} x {k:5} rows {rows:2}: {rate(shape.num_bytes, us)}   "
+                    f"torch {rate(shape.num_bytes, torch_us)}   x{torch_us / us:.2f}"
+                )
+                results.append(
+                    {
+                        "model": model,
+                        "shape": name,
+                        "n": n,
+                        "k": k,
+                        "rows": rows,
+                        "us": us,
+                        "torch_us": torch_us,
+                    }
+                )
+    return results
+
+
+def time_chains(models: Iterable[str]) -> list[dict[str, object]]:
+    results: list[dict[str, object]] = []
+    for model in models:
+        step = Step(model)
+        for rows in ROWS:
+            us, torch_us = step.time(ours(), rows, True), step.time(cublas, rows, False)
+            print(
+                f"{model} step, rows {rows:2}: {rate(step.num_bytes, us)}   "
+                f"torch {rate(step.num_bytes, torch_us)}   x{torch_us / us:.2f}"
+            )
+            results.append({"model": model, "rows": rows, "us": us, "torch_us": torch_us})
+    return results
+
+
+def sweep(models: Iterable[str], rows_to_time: Iterable[int]) -> list[dict[str, object]]:
+    """When the next kernel may come, how far to prefetch; with the best of these, the cut of each shape."""
+    results: list[dict[str, object]] = []
+
+    def time(model: str, step: Step, rows: int, label: str, cuts: dict[str, dict[str, int]]) -> float:
+        us = step.time(ours({name: tuning(**cut) for name, cut in cuts.items()}), rows, True)
+        print(f"{model} rows {rows:2} {label:40} {rate(step.num_bytes, us)}")
+        results.append({"model": model, "rows": rows, "cut": label, "us": us})
+        return us
+
+    for model in models:
+        step = Step(model)
+        for rows in rows_to_time:
+            times = {}
+            for trigger, prefetch in itertools.product((0, 2, 4, 6, 10), (0, 6, 12)):
+                cuts = {name: {"trigger": trigger, "prefetch": prefetch} for name in shapes(model)}
+                label = f"trigger {trigger} prefetch {prefetch}"
+                times[trigger, prefetch] = time(model, step, rows, label, cuts)
+            trigger, prefetch = min(times, key=lambda key: times[key])
+            base = {name: {"trigger": trigger, "prefetch": prefetch} for name in shapes(model)}
+            for name, (n, _, silu_mul) in shapes(model).items():
+                for tile_rows in (128,) if silu_mul or n > 10000 else (128, 64):
+                    for cluster in (1, 2, 4, 8) if n > 10000 else (2, 4, 8):
+                        cut = base[name] | {"cluster": cluster, "tile_rows": tile_rows}
+                        time(model, step, rows, f"{name} {tile_rows}/{cluster}", base | {name: cut})
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--sweep", action="store_true")
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 16, 64], help="of --sweep")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    args = parser.parse_args()
+    results: dict[str, object] = {"device": torch.cuda.get_device_name()}
+    if args.sweep:
+        results["sweep"] = sweep(args.models, args.rows)
+    else:
+        results["chains"] = time_chains(args.models)
+        results["shapes"] = time_shapes(args.models)
+    if args.json is not None:
+        args.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

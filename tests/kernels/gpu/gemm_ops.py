@@ -1,0 +1,54 @@
+"""The GEMM for few rows on torch tensors, as the tests and the benchmark call it: on the current stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gpu_ops import DTYPE_IDS, _cuda, _stream
+from torch import Tensor
+
+
+class Weight:
+    """W [n, k] with its description for the kernel; silu_mul: gate rows, then up rows."""
+
+    def __init__(self, w: Tensor, silu_mul: bool = False) -> None:
+        assert w.is_contiguous()
+        self.tensor, self.silu_mul = w, silu_mul
+        self.num_out = w.size(0) // 2 if silu_mul else w.size(0)
+        self.handle = _cuda.SkinnyGemmWeight(w.data_ptr(), w.size(0), w.size(1), DTYPE_IDS[w.dtype], silu_mul)
+
+
+def tuning(**settings: int) -> Any:
+    return _cuda.SkinnyGemmTuning(**settings)
+
+
+def skinny_gemm(
+    x: Tensor,
+    weight: Weight,
+    *,
+    bias: Tensor | None = None,
+    rows: Tensor | None = None,
+    out: Tensor | None = None,
+    overlaps: bool = True,
+    tuning: Any = None,
+) -> Tensor:
+    num_rows = x.size(0) if rows is None else rows.numel()
+    if out is None:
+        out = torch.empty((num_rows, weight.num_out), dtype=x.dtype, device=x.device)
+    more = {} if tuning is None else {"tuning": tuning}
+    _cuda.skinny_gemm(
+        weight.handle,
+        num_rows,
+        x.data_ptr(),
+        x.stride(0),
+        0 if bias is None else bias.data_ptr(),
+        0 if rows is None else rows.data_ptr(),
+        x.size(0),
+        out.data_ptr(),
+        out.stride(0),
+        _stream(),
+        overlaps=overlaps,
+        **more,
+    )
+    return out
