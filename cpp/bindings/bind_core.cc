@@ -70,7 +70,7 @@ void bind_config(py::module_& m) {
       .def(py::init([](int32_t num_blocks, int32_t max_model_len, int32_t vocab_size, int32_t block_size,
                        int32_t max_num_seqs, int32_t max_num_batched_tokens, int32_t max_batches_out,
                        float watermark, bool enable_prefix_caching, bool enable_chunked_prefill,
-                       uint64_t seed, std::vector<int32_t> eos_token_ids) {
+                       uint64_t seed, std::vector<int32_t> eos_token_ids, int32_t max_output_tokens) {
              EngineConfig config;
              config.num_blocks = num_blocks;
              config.max_model_len = max_model_len;
@@ -84,6 +84,7 @@ void bind_config(py::module_& m) {
              config.enable_chunked_prefill = enable_chunked_prefill;
              config.seed = seed;
              config.eos_token_ids = std::move(eos_token_ids);
+             config.max_output_tokens = max_output_tokens;
              return config;
            }),
            py::kw_only(), py::arg("num_blocks"), py::arg("max_model_len"), py::arg("vocab_size"),
@@ -92,7 +93,8 @@ void bind_config(py::module_& m) {
            py::arg("max_batches_out") = defaults.max_batches_out, py::arg("watermark") = defaults.watermark,
            py::arg("enable_prefix_caching") = defaults.enable_prefix_caching,
            py::arg("enable_chunked_prefill") = defaults.enable_chunked_prefill,
-           py::arg("seed") = defaults.seed, py::arg("eos_token_ids") = defaults.eos_token_ids)
+           py::arg("seed") = defaults.seed, py::arg("eos_token_ids") = defaults.eos_token_ids,
+           py::arg("max_output_tokens") = defaults.max_output_tokens)
       .def_readonly("num_blocks", &EngineConfig::num_blocks)
       .def_readonly("max_model_len", &EngineConfig::max_model_len)
       .def_readonly("vocab_size", &EngineConfig::vocab_size)
@@ -104,7 +106,8 @@ void bind_config(py::module_& m) {
       .def_readonly("enable_prefix_caching", &EngineConfig::enable_prefix_caching)
       .def_readonly("enable_chunked_prefill", &EngineConfig::enable_chunked_prefill)
       .def_readonly("seed", &EngineConfig::seed)
-      .def_readonly("eos_token_ids", &EngineConfig::eos_token_ids);
+      .def_readonly("eos_token_ids", &EngineConfig::eos_token_ids)
+      .def_readonly("max_output_tokens", &EngineConfig::max_output_tokens);
 }
 
 void bind_sampling(py::module_& m) {
@@ -166,6 +169,7 @@ void bind_token_table(py::module_& m) {
       .value("BYTE_LEVEL", DecoderKind::kByteLevel)
       .value("BYTE_FALLBACK", DecoderKind::kByteFallback)
       .value("JOINED", DecoderKind::kJoined)
+      .value("WORD_PIECE", DecoderKind::kWordPiece)
       .finalize();
   m.attr("TOKEN_SPECIAL") = static_cast<int>(kTokenSpecial);
   m.attr("TOKEN_BYTE") = static_cast<int>(kTokenByte);
@@ -195,9 +199,17 @@ void bind_token_table(py::module_& m) {
       .def(
           "decode",
           [](const TokenTable& self, const std::vector<int32_t>& ids, bool is_first, int32_t trim,
-             bool skip_special_tokens) { return self.decode(ids, is_first, trim, skip_special_tokens); },
+             bool skip_special_tokens, uint32_t open_text) {
+            return self.decode(ids, is_first, trim, skip_special_tokens, OpenText(open_text));
+          },
           py::arg("ids"), py::arg("is_first") = true, py::arg("trim") = 0,
-          py::arg("skip_special_tokens") = true)
+          py::arg("skip_special_tokens") = true, py::arg("open_text") = 0)
+      .def(
+          "open_text",
+          [](const TokenTable& self, const std::vector<int32_t>& ids, bool skip_special_tokens) {
+            return self.open_text(ids, skip_special_tokens).bits();
+          },
+          py::arg("ids"), py::arg("skip_special_tokens") = true)
       .def("serialize",
            [](const TokenTable& self) {
              std::string bytes;
@@ -243,6 +255,8 @@ void bind_outputs(py::module_& m) {
                              [](const ReleaseCopy& self) { return self.release.num_text_ids; })
       .def_property_readonly("trim", [](const ReleaseCopy& self) { return self.release.trim; })
       .def_property_readonly("is_first", [](const ReleaseCopy& self) { return self.release.is_first; })
+      .def_property_readonly("open_text",
+                             [](const ReleaseCopy& self) { return self.release.open_text.bits(); })
       .def_property_readonly("finish_reason",
                              [](const ReleaseCopy& self) { return to_string(self.release.finish_reason); })
       .def_property_readonly("num_prompt_tokens",

@@ -1,10 +1,12 @@
 #include "quire/engine_core.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <memory>
 #include <random>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "quire/error.h"
 #include "quire/output_gate.h"
@@ -108,7 +110,17 @@ int32_t EngineCore::Impl::check_lengths(const NewRequest& request) const {
                             "0 to " + std::to_string(config.vocab_size - 1) + " (vocab_size)");
     }
   }
-  if (request.params.max_tokens == 0) return max_total_tokens;
+  const int32_t limit = config.max_output_tokens > 0 ? config.max_output_tokens : INT32_MAX;
+  for (const auto& [field, value] : {std::pair("max_tokens", request.params.max_tokens),
+                                     std::pair("min_tokens", request.params.min_tokens)}) {
+    if (value > limit) {
+      throw InvalidArgument(field, std::to_string(value),
+                            "at most " + std::to_string(limit) + " (max_output_tokens of the server)");
+    }
+  }
+  if (request.params.max_tokens == 0) {
+    return static_cast<int32_t>(std::min<int64_t>(max_total_tokens, num_prompt + limit));
+  }
   const int64_t wanted = std::min<int64_t>(num_prompt + request.params.max_tokens, config.max_model_len);
   if (wanted > max_total_tokens) {
     throw InvalidArgument(
@@ -140,6 +152,7 @@ Release& EngineCore::Impl::append_run(const LiveRequest& request, const OutputGa
   release.num_text_ids = run.num_text_ids;
   release.trim = run.trim;
   release.is_first = run.is_first;
+  release.open_text = run.open_text;
   release.num_prompt_tokens = static_cast<uint32_t>(request.num_prompt_tokens);
   release.num_cached_tokens = static_cast<uint32_t>(std::max(request.num_cached_tokens, 0));
   // The gate's held ids are the last ones; the run is the first of them.
@@ -219,7 +232,9 @@ void EngineCore::add_request(NewRequest request) {
     throw InvalidArgument("request_id", std::to_string(request.request_id), "an id that no live request has");
   }
 
-  auto live = std::make_unique<LiveRequest>(OutputGate(impl_->table, params, impl_->is_first(request)));
+  auto live = std::make_unique<LiveRequest>(
+      OutputGate(impl_->table, params, impl_->is_first(request),
+                 impl_->table.open_text(request.prompt_ids, params.skip_special_tokens)));
   live->request_id = request.request_id;
   live->num_prompt_tokens = static_cast<int32_t>(request.prompt_ids.size());
   live->max_total_tokens = max_total_tokens;

@@ -60,6 +60,14 @@ class EngineConfig(BaseModel):
     """Where seeds of requests without one come from."""
     num_threads: PositiveInt32 | None = None
     """CPU threads. null: all cores."""
+    generation_config: Literal["auto", "none", "vllm"] = "auto"
+    """What a request leaves out. auto: as the checkpoint's generation_config.json says. none, or vLLM's name
+    for it, vllm: as the table of request fields says."""
+    override_generation_config: dict[str, Any] = {}
+    """Values in place of the checkpoint's: {"temperature": 0.6}. null: that of the table."""
+    max_output_tokens: PositiveInt32 | None = None
+    """The largest max_tokens of a request, and what one without max_tokens gets. null: what fits into the
+    context."""
     load_format: Literal["auto", "dummy"] = "auto"
     """dummy: random weights, for measuring."""
     disable_log_stats: bool = False
@@ -94,6 +102,11 @@ class EngineConfig(BaseModel):
             raise ConfigError(path, error.problem, key=error.key) from None
         config._file = path.resolve()
         return config
+
+    @property
+    def file(self) -> Path | None:
+        """The model.json that this was read from."""
+        return self._file
 
     def model_folder(self, *, download: bool = True) -> Path:
         """The model's folder, downloaded when it is a Hugging Face id. Raises ModelNotFound."""
@@ -149,6 +162,7 @@ def _option(option: dict[str, Any]) -> str:
         "boolean": "true or false",
         "string": "a non-empty string",
         "null": "null",
+        "object": "a JSON object",
     }[option["type"]]
     if "exclusiveMinimum" in option:
         return f"{name} in ({option['exclusiveMinimum']}, {option['maximum']}]"

@@ -53,7 +53,8 @@ class LLM:
         """Continue every prompt; the outputs are in the prompts' order.
 
         prompts: a text, a list of texts, a list of token ids, or a list of lists of token ids.
-        sampling_params: one for all, or one per prompt; default: SamplingParams().
+        sampling_params: one for all, or one per prompt; default: SamplingParams(). Fields that they leave out
+            are those of get_default_sampling_params().
         use_tqdm: show a progress bar (the name is vLLM's).
         Raises InvalidArgument that names the prompt before anything runs.
         """
@@ -122,7 +123,8 @@ class LLM:
         for release in self._step(self._core, self._engine.runner).releases:
             request_id, ids, end = release.request_id, release.token_ids, release.finish_reason
             skip = self._open.pop(request_id) if end else self._open[request_id]
-            text = decode(ids[: release.num_text_ids], release.is_first, release.trim, skip)
+            text_ids = ids[: release.num_text_ids]
+            text = decode(text_ids, release.is_first, release.trim, skip, release.open_text)
             outputs.append(StreamOutput(request_id, text, ids, end, release.error))
         return outputs
 
@@ -147,7 +149,9 @@ class LLM:
         if params is None:
             params = SamplingParams()
         if isinstance(params, SamplingParams):
-            params = [params] * len(prompts)
+            params = [params.with_defaults(self._engine.defaults)] * len(prompts)
+        else:
+            params = [item.with_defaults(self._engine.defaults) for item in params]
         if len(params) != len(prompts):
             allowed = f"one for all, or {len(prompts)}, one per prompt"
             raise InvalidArgument("sampling_params", f"{len(params)} of them", allowed)
@@ -159,12 +163,20 @@ class LLM:
                 )
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         encoded = iter(self._engine.tokenizer.encode_batch(texts))
-        return [
-            _Request(prompt, next(encoded), params[index])
-            if isinstance(prompt, str)
-            else _Request(None, list(prompt), params[index])
-            for index, prompt in enumerate(prompts)
-        ]
+        requests = []
+        for index, prompt in enumerate(prompts):
+            ids = next(encoded) if isinstance(prompt, str) else list(prompt)
+            limit = params[index].truncate_prompt_tokens
+            if limit is not None:
+                limit = limit if limit > 0 else self._core.config.max_model_len - 1
+                try:
+                    ids = self._engine.tokenizer.truncate(prompt, ids, limit)
+                except InvalidArgument as error:
+                    field = f"prompts[{index}]: {error.field}"
+                    raise InvalidArgument(field, error.given, error.allowed) from None
+            text = prompt if isinstance(prompt, str) else None
+            requests.append(_Request(text, ids, params[index]))
+        return requests
 
     def _collect(
         self, outputs: _core.StepOutputs, requests: list[_Request], first_id: int
@@ -177,7 +189,9 @@ class LLM:
             request.token_ids += release.token_ids
             text_ids = release.token_ids[: release.num_text_ids]
             skip = request.params.skip_special_tokens
-            request.texts.append(table.decode(text_ids, release.is_first, release.trim, skip))
+            request.texts.append(
+                table.decode(text_ids, release.is_first, release.trim, skip, release.open_text)
+            )
             if release.finish_reason == "error":
                 raise EngineError(f"prompts[{index}]: {release.error}")
             if release.finish_reason:
@@ -194,6 +208,11 @@ class LLM:
                     num_cached_tokens=release.num_cached_tokens,
                     outputs=(completion,),
                 )
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What requests get that do not say otherwise: those of the checkpoint, see the settings
+        generation_config and override_generation_config (the name is vLLM's)."""
+        return SamplingParams(**self._engine.defaults)
 
     def stats(self) -> _core.EngineStats:
         """Counters since the start, and what is in use now."""

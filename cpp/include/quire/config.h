@@ -17,6 +17,7 @@ struct EngineConfig {
   int32_t max_num_seqs = 256;             // running requests; also the rows of the block table
   int32_t max_num_batched_tokens = 2048;  // token budget of one step
   int32_t max_model_len = 0;              // prompt + output tokens of one request
+  int32_t max_output_tokens = 0;          // largest max_tokens of a request; 0: what fits into the context
   int32_t max_batches_out = 1;            // 2: a step may be scheduled before the ids of the last are known
   float watermark = 0.01f;                // share of blocks kept free when a request is admitted
   bool enable_prefix_caching = true;

@@ -32,10 +32,6 @@ class StepBuffers:
         self._fields = {name: self._view(*field) for name, field in self._layout.arrays.items()}
         self._arrays: dict[StepShape, StepArrays] = {}
 
-    @property
-    def num_bytes(self) -> int:
-        return self._layout.num_bytes
-
     def upload(self, copy: int, batch: _core.Batch, shape: StepShape) -> None:
         """Pad the batch to `shape` and copy it to the device, on the current stream. What was uploaded from
         the same pinned copy before must have been computed."""

@@ -266,6 +266,7 @@ class Driver:
                 release.is_first,
                 release.trim,
                 self.params[release.request_id].skip_special_tokens,
+                release.open_text,
             ).encode()
             sequence.finish_reason = release.finish_reason
             sequence.num_cached_tokens = release.num_cached_tokens

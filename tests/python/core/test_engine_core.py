@@ -141,9 +141,25 @@ def test_request_that_never_fits_is_refused_and_the_largest_that_fits_runs() -> 
     assert {"length"} == {sequences[i].finish_reason for i in range(3)}
 
 
+def test_a_limit_of_output_tokens_holds_for_all() -> None:
+    """A request without max_tokens gets the limit where it fits into the context; more is refused."""
+    driver = Driver(make_core(max_model_len=32, max_output_tokens=10))
+    for field in ("max_tokens", "min_tokens"):
+        with pytest.raises(
+            _core.InvalidArgument, match=rf"{field}: got 11; allowed: at most 10 \(max_output_tokens"
+        ):
+            driver.add(0, [1], **{field: 11})
+    driver.add(0, [1] * 5)
+    driver.add(1, [2] * 30)
+    driver.add(2, [3], max_tokens=10)
+    sequences = driver.run()
+    assert [len(sequences[i].released) for i in range(3)] == [10, 2, 10]
+
+
 @pytest.mark.parametrize(
     ("field", "values"),
     [
+        ("max_output_tokens", {"max_output_tokens": -1}),
         ("block_size", {"block_size": 0}),
         ("num_blocks", {"num_blocks": 0}),
         ("max_num_seqs", {"max_num_seqs": 0}),

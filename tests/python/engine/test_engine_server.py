@@ -92,8 +92,9 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 
 def test_ready(engine: Engine) -> None:
-    """The first frame says the model, the limits and the token table."""
-    engine.server.send_ready("a model")
+    """The first frame says the model, the limits, the defaults and the token table."""
+    defaults = _core.SamplingParams(temperature=0.5, top_p=0.25, top_k=7)
+    engine.server.send_ready("a model", defaults)
     kind, payload = engine.client.read_frame()
     assert kind == wire.READY
     ready = wire.decode_ready(payload)
@@ -106,6 +107,15 @@ def test_ready(engine: Engine) -> None:
         "num_blocks": 64,
         "max_num_seqs": 16,
         "max_num_batched_tokens": 2048,
+        "defaults": {
+            "max_tokens": 0,
+            "min_tokens": 0,
+            "temperature": 0.5,
+            "top_p": 0.25,
+            "top_k": 7,
+            "seed": 0,
+            "bits": 4,  # skip_special_tokens
+        },
     }
     assert _core.TokenTable.deserialize(table).decode([0, 1, 2]) == "ABC"
 
@@ -228,7 +238,7 @@ BAD_FRAMES = {
     "magic": (wire.frame(wire.REQUESTS, b"", magic=b"HTTP"), "not a Quire frame"),
     "version": (
         wire.frame(wire.REQUESTS, b"", version=9),
-        "the other side speaks version 9, this side version 1",
+        "the other side speaks version 9, this side version 2",
     ),
     "unknown type": (wire.frame(77, b""), "unknown frame type 77"),
     "type of the other direction": (

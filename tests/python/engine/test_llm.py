@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -232,3 +233,49 @@ def test_import_is_cheap() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_defaults_of_the_checkpoint(llama_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """generation_config.json says what a request leaves out; a request that gives the same has the last
+    word."""
+    folder = tmp_path / "model"
+    shutil.copytree(llama_folder(), folder)
+    (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.5, "top_k": 1}')
+    llm = LLM(str(folder), dtype="float32", max_model_len=64, num_threads=1, max_output_tokens=9)
+    assert llm.get_default_sampling_params() == SamplingParams(temperature=0.5, top_k=1)
+    greedy = SamplingParams(temperature=0, max_tokens=9, ignore_eos=True)
+    [expected] = llm.generate([5, 6], greedy)
+    # top_k 1 is greedy whatever the temperature; without max_tokens the limit of the server holds
+    [output] = llm.generate([5, 6], SamplingParams(ignore_eos=True, seed=3))
+    assert output.outputs == expected.outputs
+    assert len(output.outputs[0].token_ids) == 9
+    # what the table's default says is said, too
+    hot = SamplingParams(temperature=2, top_k=0, ignore_eos=True, seed=3)
+    assert llm.generate([5, 6], hot)[0].outputs != expected.outputs
+    with pytest.raises(InvalidArgument) as caught:
+        llm.generate([5, 6], SamplingParams(max_tokens=10))
+    assert str(caught.value) == (
+        "prompts[0]: max_tokens: got 10; allowed: at most 9 (max_output_tokens of the server)"
+    )
+
+
+def test_a_default_that_is_not_supported_is_a_warning(
+    llama_folder: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the start, with file, name and value."""
+    folder = tmp_path / "model"
+    shutil.copytree(llama_folder(), folder)
+    (folder / "generation_config.json").write_text('{"no_repeat_ngram_size": 3}')
+    LLM(str(folder), dtype="float32", max_model_len=64, num_threads=1)
+    [record] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "generation_config.json: no_repeat_ngram_size: got 3" in record.getMessage()
+
+
+def test_prompts_are_truncated_on_request(llm: LLM) -> None:
+    """Texts and ids keep their end; the prompt given back is the one that was given."""
+    params = SamplingParams(temperature=0, max_tokens=2, truncate_prompt_tokens=3)
+    text, ids = llm.generate(["abcdef", [1, 2, 3, 4, 5]], params)
+    assert (text.prompt, text.prompt_token_ids) == ("abcdef", llm.generate("def", GREEDY)[0].prompt_token_ids)
+    assert ids.prompt_token_ids == (3, 4, 5)
+    longest = SamplingParams(max_tokens=1, truncate_prompt_tokens=-1)
+    assert len(llm.generate([[7] * 400], longest)[0].prompt_token_ids) == 255
