@@ -3,6 +3,8 @@
 namespace quire::cuda {
 namespace sampling {
 
+namespace {
+
 constexpr int kFewRows = 32;
 
 void launch_plain(const SampleParams& p, cudaStream_t stream) {
@@ -15,6 +17,7 @@ void launch_plain(const SampleParams& p, cudaStream_t stream) {
   });
 }
 
+}  // namespace
 }  // namespace sampling
 
 void launch_sample(const SampleParams& p, cudaStream_t stream) {
@@ -34,7 +37,7 @@ void launch_sample(const SampleParams& p, cudaStream_t stream) {
   if (p.bias_offsets != nullptr && (p.bias_ids == nullptr || p.biases == nullptr)) {
     refuse("bias_offsets", "an array", "null without bias_ids and biases");
   }
-  if (p.token_counts != nullptr || p.bias_offsets != nullptr) {
+  if (p.token_counts != nullptr || p.allowed_rows != nullptr || p.bias_offsets != nullptr) {
     launch_edited(p, stream);
   } else {
     launch_plain(p, stream);

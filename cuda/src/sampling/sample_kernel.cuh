@@ -15,8 +15,7 @@
 
 namespace quire::cuda::sampling {
 
-// Launches of its builds: sample_kernel.cuh says which there are.
-void launch_plain(const SampleParams& params, cudaStream_t stream);
+// The build for calls with penalties, biases or allowed ids: sample_edited.cu.
 void launch_edited(const SampleParams& params, cudaStream_t stream);
 
 namespace {
@@ -43,7 +42,7 @@ __device__ const uint32_t* build_mask(const SampleParams& p, int row_idx, const 
     mask_begin = p.mask_offsets[row_idx];
     mask_end = p.mask_offsets[row_idx + 1];
   }
-  const int allowed_row = p.allowed_rows != nullptr ? p.allowed_rows[row_idx] : -1;
+  const int allowed_row = kEdited && p.allowed_rows != nullptr ? p.allowed_rows[row_idx] : -1;
   if (mask_begin == mask_end && allowed_row < 0) return nullptr;
   const uint32_t* allowed = nullptr;
   if (allowed_row >= 0) {

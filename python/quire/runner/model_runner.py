@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from quire.config import EngineConfig
 from quire.models.checkpoint import load_model_weights
 from quire.models.config import ModelConfig
 from quire.models.llama import Activations, Llama
+from quire.runner.logit_edits import LogitEdits
 from quire.runner.threads import ThreadPolicy, num_usable_cores
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ class ModelRunner:
             for _ in range(model.num_layers)
         ]
         self._last_token_ids = np.zeros(config.max_num_seqs, dtype=np.int32)  # by row of the block tables
+        self._make_edits = partial(LogitEdits, config.max_num_seqs, model.vocab_size)
+        self._edits: LogitEdits | None = None  # made when a request asks for some
         self._launched: deque[NDArray[np.int32]] = deque()
 
     def launch(self, batch: _core.Batch) -> None:
@@ -116,12 +120,21 @@ class ModelRunner:
         self._last_token_ids[batch.sample_rows] = sampled.numpy()
         return sampled.numpy()
 
-    @staticmethod
-    def _sample(batch: _core.Batch, logits: Tensor, out: Tensor) -> None:
+    def _edit_arguments(self, batch: _core.Batch) -> dict[str, Tensor]:
+        """Of `ops.sample`, for requests with penalties, biases and the like."""
+        edits = batch.edits
+        if edits is None:
+            return {}
+        if self._edits is None:
+            self._edits = self._make_edits()
+        return self._edits.arguments(batch, edits)
+
+    def _sample(self, batch: _core.Batch, logits: Tensor, out: Tensor) -> None:
         """One id per row of `logits` into `out`. A row that is not finite gets -1, with which the core ends
         that request alone."""
         view = torch.from_numpy
         out.fill_(-1)
+        edit_arguments = self._edit_arguments(batch)
         with suppress(_core.InvalidArgument):
             ops.sample(
                 logits,
@@ -133,4 +146,5 @@ class ModelRunner:
                 mask_offsets=view(batch.mask_offsets),
                 mask_ids=view(batch.mask_ids),
                 out=out,
+                **edit_arguments,
             )
