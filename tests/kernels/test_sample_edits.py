@@ -46,7 +46,9 @@ class EditsCase:
         for j in range(num_rows):
             prompt = rng.choices(range(vocab_size), k=vocab_size // 3)
             output = rng.choices(range(vocab_size), k=vocab_size // 4)
-            ids = sorted(rng.sample(range(vocab_size), min(vocab_size, rng.choice([1, 40, 1 + vocab_size // 2]))))
+            ids = sorted(
+                rng.sample(range(vocab_size), min(vocab_size, rng.choice([1, 40, 1 + vocab_size // 2])))
+            )
             biased = sorted(rng.sample(range(vocab_size), min(vocab_size, rng.choice([1, 3, 300]))))
             survivor = ids[0]
             values = {i: rng.choice([rng.uniform(-5, 5), -math.inf]) if j % 8 else -3.0 for i in biased}

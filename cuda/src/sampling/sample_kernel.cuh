@@ -37,11 +37,10 @@ __device__ void set_bits(const RowView<T, kEdited>& row, const int32_t* ids, int
 template <class T, bool kEdited>
 __device__ const uint32_t* build_mask(const SampleParams& p, int row_idx, const RowView<T, kEdited>& row,
                                       uint32_t* memory) {
-  int mask_begin = 0, mask_end = 0;
-  if (p.mask_offsets != nullptr) {
-    mask_begin = p.mask_offsets[row_idx];
-    mask_end = p.mask_offsets[row_idx + 1];
-  }
+  const bool has_mask = p.mask_offsets != nullptr;
+  if (!kEdited && !has_mask) return nullptr;
+  const int mask_begin = has_mask ? p.mask_offsets[row_idx] : 0;
+  const int mask_end = has_mask ? p.mask_offsets[row_idx + 1] : 0;
   const int allowed_row = kEdited && p.allowed_rows != nullptr ? p.allowed_rows[row_idx] : -1;
   if (mask_begin == mask_end && allowed_row < 0) return nullptr;
   const uint32_t* allowed = nullptr;
