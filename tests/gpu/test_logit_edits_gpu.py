@@ -1,11 +1,12 @@
-"""Penalties, min_p, biases, bad words and allowed ids through `quire.LLM` on the GPU: every id is the one that
-vLLM's semantics, in plain numpy, give for the logits that the GPU computed."""
+"""Penalties, min_p, biases, bad words and allowed ids through `quire.LLM` on the GPU: every id is the one
+that vLLM's semantics, in plain numpy, give for the logits that the GPU computed."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,7 @@ class Launched:
         return cls(
             batch.request_ids[batch.sample_req_idx].tolist(),
             {name: torch.from_numpy(getattr(batch, name).copy()) for name in names},
-            [
-                batch.mask_ids[begin:end].tolist()
-                for begin, end in zip(offsets[:-1], offsets[1:], strict=True)
-            ],
+            [batch.mask_ids[begin:end].tolist() for begin, end in pairwise(offsets)],
             batch.edits is not None,
         )
 

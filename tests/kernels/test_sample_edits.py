@@ -149,7 +149,7 @@ def test_rows_without_edits_are_as_before() -> None:
         allowed_rows=torch.where(rows % 2 == 1, rows, -1).to(torch.int32),
         allowed_masks=mask_words({j: [7, 11] for j in range(1, 64, 2)}, 64, 3000),
         bias_offsets=ragged(biased),
-        bias_ids=torch.tensor(sum(biased, []), dtype=torch.int32),
+        bias_ids=torch.tensor([i for own in biased for i in own], dtype=torch.int32),
         biases=torch.full((64,), 5.0),
     )
     assert torch.equal(ids[::2], ops.sample(logits, **given)[::2])
@@ -183,10 +183,10 @@ def test_wrong_arguments_are_named() -> None:
         ops.sample(logits, **given, allowed_rows=rows)
     with pytest.raises(ValueError, match=r"allowed_rows: got \[0, 3\]; allowed: -1 to 2"):
         ops.sample(logits, **given, allowed_rows=rows, allowed_masks=masks)
-    with pytest.raises(ValueError, match="allowed_masks: got .*num_mask_words"):
+    with pytest.raises(ValueError, match=r"allowed_masks: got .*num_mask_words"):
         ops.sample(logits, **given, allowed_rows=rows, allowed_masks=mask_words({}, 3, 65))
     offsets = torch.tensor([0, 1, 1], dtype=torch.int32)
     with pytest.raises(ValueError, match="bias_ids: got None"):
         ops.sample(logits, **given, bias_offsets=offsets)
-    with pytest.raises(ValueError, match="biases: got .*float32"):
+    with pytest.raises(ValueError, match=r"biases: got .*float32"):
         ops.sample(logits, **given, bias_offsets=offsets, bias_ids=rows[:1], biases=rows[:1])

@@ -1,4 +1,4 @@
-// The build for calls with penalties, biases or allowed ids. A file of its own, for it takes a minute to compile.
+// The build for calls with penalties, biases or allowed ids. A file of its own: it takes a minute to compile.
 #include "sample_kernel.cuh"
 
 namespace quire::cuda::sampling {

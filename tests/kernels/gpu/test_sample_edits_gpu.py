@@ -82,7 +82,7 @@ def test_neutral_rows_are_as_before(temperature: float, top_k: int, top_p: float
         "allowed_rows": torch.where(rows % 2 == 1, rows, -1).to(torch.int32),
         "allowed_masks": mask_words({j: [7, 11] for j in range(1, n, 2)}, n, vocab_size),
         "bias_offsets": ragged(biased),
-        "bias_ids": torch.tensor(sum(biased, []), dtype=torch.int32),
+        "bias_ids": torch.tensor([i for own in biased for i in own], dtype=torch.int32),
         "biases": torch.full((n,), 5.0),
     }
     ids = gpu_ops.sample(logits, **plain, **on_gpu(fields))

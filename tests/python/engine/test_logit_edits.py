@@ -1,5 +1,5 @@
-"""Penalties, min_p, biases, bad words and allowed ids through `quire.LLM` on the CPU: every id is the one that
-vLLM's semantics, in plain numpy, give for the model's logits."""
+"""Penalties, min_p, biases, bad words and allowed ids through `quire.LLM` on the CPU: every id is the one
+that vLLM's semantics, in plain numpy, give for the model's logits."""
 
 from __future__ import annotations
 
@@ -156,8 +156,8 @@ def test_every_id_is_that_of_the_reference(
 def test_bad_words(
     llama_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, batches_out: int, mode: str
 ) -> None:
-    """Sequences that the free answer contains do not come, at whatever place: words of one byte, of two, and of
-    three, with other requests beside that have none."""
+    """Sequences that the free answer contains do not come, at whatever place: words of one byte, of two, and
+    of three, with other requests beside that have none."""
     llm = LLM(str(llama_folder()), **{"dtype": "float32", "max_model_len": 256} | MODES[mode])
     greedy = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
     prompts = make_prompts(12)
@@ -202,8 +202,8 @@ def test_bad_words_as_text() -> None:
     assert " fibonacci" not in without.outputs[0].text
 
 
-def test_no_edits_no_tables(llama_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request that asks for nothing of the kind, or for its neutral values, allocates and computes nothing."""
+def test_no_edits_no_tables(llama_folder: Callable[..., Path]) -> None:
+    """A request that asks for nothing of the kind, or for its neutral values, allocates nothing."""
     llm = LLM(str(llama_folder()), dtype="float32", max_model_len=256)
     runner: Any = llm._engine.runner
     neutral = SamplingParams(
