@@ -37,7 +37,8 @@ void launch_sample(const SampleParams& p, cudaStream_t stream) {
   if (p.bias_offsets != nullptr && (p.bias_ids == nullptr || p.biases == nullptr)) {
     refuse("bias_offsets", "an array", "null without bias_ids and biases");
   }
-  if (p.token_counts != nullptr || p.allowed_rows != nullptr || p.bias_offsets != nullptr) {
+  if (p.min_p != nullptr || p.token_counts != nullptr || p.allowed_rows != nullptr ||
+      p.bias_offsets != nullptr) {
     launch_edited(p, stream);
   } else {
     launch_plain(p, stream);

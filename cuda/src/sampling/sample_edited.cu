@@ -1,4 +1,5 @@
-// The build for calls with penalties, biases or allowed ids. A file of its own: it takes a minute to compile.
+// The build for calls with penalties, min_p, biases or allowed ids. A file of its own: it compiles for a
+// minute.
 #include "sample_kernel.cuh"
 
 namespace quire::cuda::sampling {

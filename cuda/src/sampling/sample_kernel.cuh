@@ -15,7 +15,7 @@
 
 namespace quire::cuda::sampling {
 
-// The build for calls with penalties, biases or allowed ids: sample_edited.cu.
+// The build for calls with penalties, min_p, biases or allowed ids: sample_edited.cu.
 void launch_edited(const SampleParams& params, cudaStream_t stream);
 
 namespace {
@@ -165,7 +165,7 @@ __device__ __noinline__ void draw_unusual(const SampleParams& p, int row_idx, Sh
   int top_k = p.top_k[row_idx];
   if (top_k < 0 || top_k >= p.vocab_size) top_k = 0;
   const float top_p = p.top_p[row_idx] < 1 ? p.top_p[row_idx] : 1.0f;
-  const float min_p = p.min_p == nullptr ? 0.0f : p.min_p[row_idx];
+  const float min_p = !kEdited || p.min_p == nullptr ? 0.0f : p.min_p[row_idx];
   const double u = uniform(p.seed[row_idx], p.output_idx[row_idx]);
   const Result out{p, row_idx};
   int pass = 0;
@@ -234,7 +234,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   row.edits.mask = build_mask(p, row_idx, row, bits_of(shared));
   // The leader's first warp finishes a usual row alone: the others make room for the next row's.
   const bool is_usual = is_greedy || !(has_set || is_edited || row.edits.mask != nullptr ||
-                                       (p.min_p != nullptr && p.min_p[row_idx] > 0));
+                                       (kEdited && p.min_p != nullptr && p.min_p[row_idx] > 0));
 
   Scan scan;
   if (!is_whole || is_edited) {

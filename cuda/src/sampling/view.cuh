@@ -119,7 +119,8 @@ __host__ __device__ constexpr int slice_size(int vocab_size) { return segment_si
 
 // One block's view of a row: a slice of kNumWarps segments.
 //
-// kEdited: it may have penalties, biases and allowed ids. Most calls have none, and these cost registers.
+// kEdited: it may have penalties, min_p, biases and allowed ids. Most calls have none, and these cost
+// registers.
 template <class T, bool kEdited = false>
 struct RowView {
   static constexpr int kSize = kVecSize<T>;

@@ -1,5 +1,5 @@
 """What a batch says of penalties, biases, bad words and allowed ids, and that a device that knows no more
-than that samples from what plain numpy makes of the logits: with one batch out and with two, resumed or not."""
+than that samples from what plain numpy makes of the logits, with one batch out or two, resumed or not."""
 
 from __future__ import annotations
 
