@@ -163,7 +163,13 @@ void bind_sampling(py::module_& m) {
       .def_readonly("skip_special_tokens", &SamplingParams::skip_special_tokens)
       .def_readonly("include_stop_str_in_output", &SamplingParams::include_stop_str_in_output)
       .def_readonly("stop", &SamplingParams::stop)
-      .def_readonly("stop_token_ids", &SamplingParams::stop_token_ids);
+      .def_readonly("stop_token_ids", &SamplingParams::stop_token_ids)
+      .def_property_readonly(
+          "logprobs",
+          [](const SamplingParams& p) { return p.logprobs < 0 ? std::nullopt : std::optional(p.logprobs); })
+      .def_property_readonly("prompt_logprobs", [](const SamplingParams& p) {
+        return p.prompt_logprobs < 0 ? std::nullopt : std::optional(p.prompt_logprobs);
+      });
 
   py::native_enum<FinishReason>(m, "FinishReason", "enum.IntEnum",
                                 "Why a request ended; str() of a Release's is its name.")
@@ -320,8 +326,7 @@ void bind_outputs(py::module_& m) {
       .def_property_readonly(
           "prompt_logprobs",
           [](const ReleaseCopy& self) {
-            const bool is_there = self.logprobs_run.num_prompt_places > 0;
-            return to_places(self.prompt_logprobs, is_there ? self.logprobs_run.num_per_prompt_place : 0);
+            return to_places(self.prompt_logprobs, self.logprobs_run.num_per_prompt_place);
           },
           "As logprobs, of the prompt from its second token on, with the first ids; None: not here.")
       .def_property_readonly(

@@ -8,23 +8,12 @@
 #include <unordered_map>
 #include <utility>
 
+#include "live_request.h"
 #include "quire/error.h"
-#include "quire/output_gate.h"
 #include "quire/scheduler.h"
 
 namespace quire {
 namespace {
-
-struct LiveRequest : RequestState {
-  explicit LiveRequest(OutputGate output_gate) : gate(std::move(output_gate)) {}
-
-  OutputGate gate;
-  std::vector<int32_t> end_ids;               // sorted: the request ends at any of them
-  std::vector<int32_t> stop_token_ids;        // of them, sorted: those that are a stop_reason
-  std::unique_ptr<RequestLogprobs> logprobs;  // null: none asked for
-  bool include_stop = false;
-  int32_t num_counted_prompt_tokens = 0;  // in the statistics; recomputed ones count once
-};
 
 // SplitMix64: a full-period sequence, so requests without a seed get different ones.
 class SeedSequence {
@@ -84,9 +73,6 @@ struct EngineCore::Impl {
   int32_t check_lengths(const NewRequest& request) const;
   bool is_first(const NewRequest& request) const;
   void begin_outputs();
-  Release& append_run(LiveRequest& request, const OutputGate::Run& run, StepOutputs& out) const;
-  void append_logprobs(const LiveRequest& request, Release& release, StepOutputs& out) const;
-  void append_end(LiveRequest& request, FinishReason reason, StepOutputs& out) const;
   FinishReason accept(LiveRequest& request, int32_t id);
   void take_prompt_logprobs(const Batch& batch, const LogprobRows& rows);
   void end_early(uint64_t request_id, FinishReason reason, const std::string& error);
@@ -143,54 +129,6 @@ bool EngineCore::Impl::is_first(const NewRequest& request) const {
 void EngineCore::Impl::begin_outputs() {
   outputs.clear();
   std::swap(outputs, ends);
-}
-
-Release& EngineCore::Impl::append_run(LiveRequest& request, const OutputGate::Run& run,
-                                      StepOutputs& out) const {
-  Release& release = out.releases.emplace_back();
-  release.request_id = request.request_id;
-  release.ids_begin = static_cast<uint32_t>(out.token_ids.size());
-  release.num_ids = run.num_ids;
-  release.num_text_ids = run.num_text_ids;
-  release.trim = run.trim;
-  release.is_first = run.is_first;
-  release.open_text = run.open_text;
-  release.num_prompt_tokens = static_cast<uint32_t>(request.num_prompt_tokens);
-  release.num_cached_tokens = static_cast<uint32_t>(std::max(request.num_cached_tokens, 0));
-  // The gate's held ids are the last ones; the run is the first of them.
-  const auto begin = request.token_ids.end() - request.gate.num_held() - run.num_ids;
-  out.token_ids.insert(out.token_ids.end(), begin, begin + run.num_ids);
-  if (request.logprobs) append_logprobs(request, release, out);
-  return release;
-}
-
-// The release is the last one of `out`.
-void EngineCore::Impl::append_logprobs(const LiveRequest& request, Release& release, StepOutputs& out) const {
-  RequestLogprobs& logprobs = *request.logprobs;
-  release.logprobs_idx = static_cast<int32_t>(out.logprobs.size());
-  ReleaseLogprobs& of_release = out.logprobs.emplace_back();
-  of_release.release_idx = static_cast<uint32_t>(out.releases.size() - 1);
-  of_release.begin = static_cast<uint32_t>(out.logprob_entries.size());
-  of_release.num_per_id = logprobs.num_per_id();
-  logprobs.release(release.num_ids, out.logprob_entries);
-  of_release.num_per_prompt_place = logprobs.num_per_prompt_place();
-  // A request that ends early may not have all of them.
-  const bool is_prompt_known = !request.needs_prompt_logprobs();
-  of_release.num_prompt_places = is_prompt_known ? logprobs.release_prompt(out.logprob_entries) : 0;
-  of_release.cumulative_logprob = logprobs.cumulative_logprob();
-}
-
-void EngineCore::Impl::append_end(LiveRequest& request, FinishReason reason, StepOutputs& out) const {
-  const std::span<const int32_t> ids(request.token_ids);
-  OutputGate::Run run = request.gate.finish(ids.last(request.gate.num_held()));
-  Release& release = append_run(request, run, out);
-  release.finish_reason = reason;
-  if (reason != FinishReason::kStop) return;
-  release.stop_string = std::move(run.stop_string);
-  const std::vector<int32_t>& stops = request.stop_token_ids;
-  if (release.stop_string.empty() && std::binary_search(stops.begin(), stops.end(), ids.back())) {
-    release.stop_token_id = ids.back();
-  }
 }
 
 // The request's next id. Returns why the request ends with it, or kNone.
@@ -373,7 +311,7 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const St
     if (!request) continue;  // ended, or cancelled, after it was scheduled
     if (is_sampled && id == kNoToken) {
       // Not complete(): what this step computed must not be found by other requests.
-      impl.append_end(*request, FinishReason::kError, impl.outputs);
+      append_end(*request, FinishReason::kError, impl.outputs);
       impl.outputs.releases.back().error = "the model's logits are not finite; no token can be sampled";
       scheduler.finish(*request);
       impl.finished.push_back(request);
@@ -391,11 +329,11 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const St
     if (request->logprobs) request->logprobs->push(id, logprobs.sampled, sample_idx - 1);
     const FinishReason reason = impl.accept(*request, id);
     if (reason != FinishReason::kNone) {
-      impl.append_end(*request, reason, impl.outputs);
+      append_end(*request, reason, impl.outputs);
       scheduler.finish(*request);
       impl.finished.push_back(request);
     } else if (request->gate.has_ready()) {
-      impl.append_run(*request, request->gate.take_ready(), impl.outputs);
+      append_run(*request, request->gate.take_ready(), impl.outputs);
     }
   }
   scheduler.end_step();

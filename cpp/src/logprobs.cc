@@ -57,10 +57,11 @@ void RequestLogprobs::release(uint32_t num_ids, std::vector<Logprob>& out) {
 }
 
 uint32_t RequestLogprobs::release_prompt(std::vector<Logprob>& out) {
-  if (prompt_.empty()) return 0;
+  if (num_per_prompt_place_ == 0) return 0;
   const auto num_places = static_cast<uint32_t>(prompt_.size() / num_per_prompt_place_);
   out.insert(out.end(), prompt_.begin(), prompt_.end());
   prompt_ = {};
+  num_per_prompt_place_ = 0;
   return num_places;
 }
 

@@ -42,9 +42,9 @@ class RequestLogprobs {
   // num_logprobs, num_prompt_logprobs: as in SamplingParams; -1: none.
   RequestLogprobs(int32_t num_logprobs, int32_t num_prompt_logprobs, int32_t num_prompt_tokens);
 
-  // Logprobs of each place: 0 when not asked for.
+  // Logprobs of each place; 0: not asked for.
   uint32_t num_per_id() const { return num_per_id_; }
-  uint32_t num_per_prompt_place() const { return num_per_prompt_place_; }
+  uint32_t num_per_prompt_place() const { return num_per_prompt_place_; }  // 0 once they have left
 
   // Of the next output id.
   void push(int32_t token_id, const LogprobRows& rows, int32_t row);
@@ -53,7 +53,7 @@ class RequestLogprobs {
 
   // The first num_ids that are kept leave: appended to `out`.
   void release(uint32_t num_ids, std::vector<Logprob>& out);
-  // The prompt's leave, the first time; [num_prompt_tokens - 1] places. Returns how many places.
+  // The prompt's leave: appended to `out`. Returns how many places: num_prompt_tokens - 1, then 0.
   uint32_t release_prompt(std::vector<Logprob>& out);
   // The sum over all ids released.
   double cumulative_logprob() const { return cumulative_logprob_; }

@@ -39,13 +39,13 @@ struct Release {
 };
 
 // Of one release: [begin, ...) of StepOutputs::logprob_entries. First num_per_id for each id of the release,
-// then num_per_prompt_place for each token of the prompt but its first, with the first ids of a request.
+// then num_per_prompt_place for each token of the prompt but its first, in the first release of a request.
 struct ReleaseLogprobs {
   uint32_t release_idx = 0;
   uint32_t begin = 0;
   uint32_t num_per_id = 0;  // 0: not asked for
   uint32_t num_prompt_places = 0;
-  uint32_t num_per_prompt_place = 0;
+  uint32_t num_per_prompt_place = 0;  // 0: not asked for, or not here
   double cumulative_logprob = 0;  // of the request's ids up to here
 };
 
