@@ -22,11 +22,6 @@ _NUM_INPUTS = 3
 _NUM_TOP = 20
 
 
-def num_bytes(max_num_seqs: int, max_num_tokens: int) -> int:
-    """What the buffers take on the device."""
-    return 4 * (_NUM_INPUTS + 2 + 2 * _NUM_TOP) * (max_num_seqs + max_num_tokens)
-
-
 class CudaLogprobs:
     """Buffers on the device, and pinned ones for each batch that may be out. Made at first use."""
 

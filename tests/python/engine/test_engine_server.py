@@ -17,10 +17,19 @@ from quire import _core
 from quire.engine.loop import serve
 from quire.errors import EngineError
 from quire.sampling_params import SamplingParams
+from quire.runner.sampled import Logprobs, Sampled
 from wire_client import Client
 
 VOCAB_SIZE = 256
 EOS = 0
+
+
+def logprob_rows(ids: np.ndarray) -> Logprobs:
+    """Of each token its id in 256ths, at rank 2 behind token 99."""
+    own = (-ids / 256).astype(np.float32)
+    top_ids, top = np.full((len(ids), 20), -1, np.int32), np.full((len(ids), 20), -np.inf, np.float32)
+    top_ids[:, 0], top[:, 0] = 99, -0.5
+    return own, np.full(len(ids), 2, np.int32), top_ids, top
 
 
 @dataclass
@@ -30,14 +39,18 @@ class CountingRunner:
     max_batches_out: int = 1
     may_run: threading.Event = field(default_factory=threading.Event)
     num_steps: int = 0
-    launched: deque[np.ndarray] = field(default_factory=deque)
+    launched: deque[Sampled] = field(default_factory=deque)
 
     def launch(self, batch: _core.Batch) -> None:
         assert self.may_run.wait(60)
         self.num_steps += 1
-        self.launched.append((batch.output_idx + 1).astype(np.int32))
+        ids = (batch.output_idx + 1).astype(np.int32)
+        prompt_logprobs = logprob_rows(batch.prompt_next_ids) if batch.num_prompt_rows else None
+        self.launched.append(
+            Sampled(ids, logprob_rows(ids) if batch.has_logprobs else None, prompt_logprobs)
+        )
 
-    def collect(self) -> np.ndarray:
+    def collect(self) -> Sampled:
         return self.launched.popleft()
 
     def discard(self) -> None:
