@@ -16,8 +16,8 @@ import wire_client as wire
 from quire import _core
 from quire.engine.loop import serve
 from quire.errors import EngineError
-from quire.sampling_params import SamplingParams
 from quire.runner.sampled import Logprobs, Sampled
+from quire.sampling_params import SamplingParams
 from wire_client import Client
 
 VOCAB_SIZE = 256
@@ -46,9 +46,7 @@ class CountingRunner:
         self.num_steps += 1
         ids = (batch.output_idx + 1).astype(np.int32)
         prompt_logprobs = logprob_rows(batch.prompt_next_ids) if batch.num_prompt_rows else None
-        self.launched.append(
-            Sampled(ids, logprob_rows(ids) if batch.has_logprobs else None, prompt_logprobs)
-        )
+        self.launched.append(Sampled(ids, logprob_rows(ids) if batch.has_logprobs else None, prompt_logprobs))
 
     def collect(self) -> Sampled:
         return self.launched.popleft()

@@ -192,8 +192,7 @@ def decode_step(payload: bytes) -> Step:
 
 
 def _places(entries: list[tuple[int, ...]], size: int) -> list[list[tuple[int, float, int]]] | None:
-    places = [entries[i : i + size] for i in range(0, len(entries), size)] if size else None
-    return places  # type: ignore[return-value]
+    return [entries[i : i + size] for i in range(0, len(entries), size)] if size else None
 
 
 def decode_ready(payload: bytes) -> dict[str, object]:
