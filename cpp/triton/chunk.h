@@ -53,7 +53,7 @@ struct ChunkHeader {
   uint32_t num_per_prompt_place = 0;  // 0: not asked for, or not in this chunk
   double cumulative_logprob = 0;      // of all ids up to here
 
-  static constexpr uint32_t kVersion = 0x51430002;  // "QC", 2
+  static constexpr uint32_t kVersion = 0x51430003;  // "QC", 3
 };
 static_assert(sizeof(ChunkHeader) == 80, "no padding: the record is copied as bytes");
 
