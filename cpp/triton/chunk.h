@@ -93,8 +93,9 @@ inline void write_chunk(Chunk chunk, char* out) {
   }
 }
 
-// The logprob of each id alone, as [num_ids] floats.
+// The logprob of each id alone, as [num_ids] floats; 0 where the chunk has none.
 inline void write_token_logprobs(const Chunk& chunk, char* out) {
+  std::memset(out, 0, chunk.ids.size() * sizeof(float));
   for (size_t i = 0; i < chunk.logprobs.size(); i += chunk.header.num_per_id, out += sizeof(float)) {
     std::memcpy(out, &chunk.logprobs[i].logprob, sizeof(float));
   }
