@@ -51,7 +51,7 @@ struct ReleaseLogprobs {
   uint32_t num_per_id = 0;  // 0: not asked for
   uint32_t num_prompt_places = 0;
   uint32_t num_per_prompt_place = 0;  // 0: not asked for, or not here
-  double cumulative_logprob = 0;  // of the request's ids up to here
+  double cumulative_logprob = 0;      // of the request's ids up to here
 };
 
 struct EngineStats {
