@@ -95,13 +95,30 @@ ResponseBuilder::ResponseBuilder(TRITONBACKEND_ResponseFactory* factory) {
   check(TRITONBACKEND_ResponseNewFromFactory(&response_, factory));
 }
 
+bool is_requested(TRITONBACKEND_Request* request, std::string_view output) {
+  uint32_t count = 0;
+  check(TRITONBACKEND_RequestOutputCount(request, &count));
+  for (uint32_t i = 0; i < count; ++i) {
+    const char* name = nullptr;
+    check(TRITONBACKEND_RequestOutputName(request, i, &name));
+    if (name == output) return true;
+  }
+  return false;
+}
+
 ResponseBuilder::~ResponseBuilder() {
   if (response_ != nullptr) log_if_failed(TRITONBACKEND_ResponseDelete(response_), "deleting a response");
 }
 
 char* ResponseBuilder::add(const char* name, TRITONSERVER_DataType type, int64_t count, size_t byte_size) {
+  return add(name, type, std::span(&count, 1), byte_size);
+}
+
+char* ResponseBuilder::add(const char* name, TRITONSERVER_DataType type, std::span<const int64_t> shape,
+                           size_t byte_size) {
   TRITONBACKEND_Output* output = nullptr;
-  check(TRITONBACKEND_ResponseOutput(response_, &output, name, type, &count, 1));
+  check(TRITONBACKEND_ResponseOutput(response_, &output, name, type, shape.data(),
+                                     static_cast<uint32_t>(shape.size())));
   void* buffer = nullptr;
   auto memory = TRITONSERVER_MEMORY_CPU;
   int64_t memory_id = 0;
@@ -122,6 +139,15 @@ void ResponseBuilder::add_string(const char* name, std::string_view first, std::
 
 void ResponseBuilder::add_uint32(const char* name, uint32_t value) {
   std::memcpy(add(name, TRITONSERVER_TYPE_UINT32, 1, sizeof(value)), &value, sizeof(value));
+}
+
+void ResponseBuilder::add_float(const char* name, float value) {
+  std::memcpy(add(name, TRITONSERVER_TYPE_FP32, 1, sizeof(value)), &value, sizeof(value));
+}
+
+void ResponseBuilder::add_ids(const char* name, std::span<const int32_t> ids) {
+  char* buffer = add(name, TRITONSERVER_TYPE_INT32, static_cast<int64_t>(ids.size()), ids.size_bytes());
+  if (!ids.empty()) std::memcpy(buffer, ids.data(), ids.size_bytes());
 }
 
 void ResponseBuilder::send(bool is_final, TRITONSERVER_Error* error) {

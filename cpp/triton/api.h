@@ -53,6 +53,9 @@ struct InputTensor {
 // `joined` holds the bytes of a tensor that comes in several buffers.
 InputTensor read_input(TRITONBACKEND_Request* request, uint32_t index, std::string& joined);
 
+// Whether the client, or the ensemble, wants this output.
+bool is_requested(TRITONBACKEND_Request* request, std::string_view output);
+
 // A response under construction: add outputs, then send; dropped without sending when an exception passes.
 class ResponseBuilder {
  public:
@@ -64,8 +67,11 @@ class ResponseBuilder {
 
   // Memory of a new output of shape [count], to be filled before send().
   char* add(const char* name, TRITONSERVER_DataType type, int64_t count, size_t byte_size);
+  char* add(const char* name, TRITONSERVER_DataType type, std::span<const int64_t> shape, size_t byte_size);
   void add_string(const char* name, std::string_view first, std::string_view second = {});  // STRING [1]
   void add_uint32(const char* name, uint32_t value);                                        // UINT32 [1]
+  void add_float(const char* name, float value);                                            // FP32 [1]
+  void add_ids(const char* name, std::span<const int32_t> ids);                             // INT32 [-1]
   void send(bool is_final, TRITONSERVER_Error* error = nullptr);
 
  private:

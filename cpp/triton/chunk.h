@@ -2,7 +2,9 @@
 // decoding is a pure function of it. It lives for one hop inside one process; the version guards mixed
 // configurations.
 //
-//   ChunkHeader | int32 ids [num_ids] | prompt text [prompt_text_size] | warnings [warnings_size]
+//   ChunkHeader | int32 ids [num_ids] | Logprob [num_ids, num_per_id] | Logprob [num_prompt_places,
+//   num_per_prompt_place] | prompt text [prompt_text_size] | warnings [warnings_size] | stop reason
+//   [stop_reason_size]
 #pragma once
 
 #include <cstdint>
@@ -13,6 +15,7 @@
 #include <vector>
 
 #include "quire/error.h"
+#include "quire/logprobs.h"
 #include "quire/sampling.h"
 
 namespace quire::triton {
@@ -25,6 +28,10 @@ enum ChunkFlags : uint32_t {
   kChunkReturnFinishReason = 16,
   kChunkReturnNumInputTokens = 32,
   kChunkReturnNumOutputTokens = 64,
+  kChunkReturnLogprobs = 128,
+  kChunkReturnCumulativeLogprob = 256,
+  kChunkReturnStopReason = 512,
+  kChunkReturnTokenIds = 1024,
 };
 
 struct ChunkHeader {
@@ -40,34 +47,57 @@ struct ChunkHeader {
   uint32_t prompt_text_size = 0;
   uint32_t open_text = 0;  // OpenText
   uint32_t warnings_size = 0;
+  uint32_t stop_reason_size = 0;
+  uint32_t num_per_id = 0;  // logprobs; 0: not asked for
+  uint32_t num_prompt_places = 0;
+  uint32_t num_per_prompt_place = 0;  // 0: not asked for, or not in this chunk
+  double cumulative_logprob = 0;      // of all ids up to here
 
   static constexpr uint32_t kVersion = 0x51430003;  // "QC", 3
 };
-static_assert(sizeof(ChunkHeader) == 56, "no padding: the record is copied as bytes");
+static_assert(sizeof(ChunkHeader) == 80, "no padding: the record is copied as bytes");
 
 struct Chunk {
   ChunkHeader header;
   std::span<const int32_t> ids;
   std::string_view prompt_text;
   std::string_view warnings;  // a STRING tensor's bytes
+  std::string_view stop_reason;
+  std::span<const Logprob> logprobs;         // [num_ids, num_per_id]
+  std::span<const Logprob> prompt_logprobs;  // [num_prompt_places, num_per_prompt_place]
 };
 
 inline size_t chunk_size(const Chunk& chunk) {
-  return sizeof(ChunkHeader) + chunk.ids.size_bytes() + chunk.prompt_text.size() + chunk.warnings.size();
+  return sizeof(ChunkHeader) + chunk.ids.size_bytes() + chunk.logprobs.size_bytes() +
+         chunk.prompt_logprobs.size_bytes() + chunk.prompt_text.size() + chunk.warnings.size() +
+         chunk.stop_reason.size();
 }
 
-// Writes chunk_size() bytes; the header's sizes are taken from the spans.
+// Writes chunk_size() bytes; the header's sizes are taken from the spans, but for the shapes of logprobs.
 inline void write_chunk(Chunk chunk, char* out) {
   chunk.header.num_ids = static_cast<uint32_t>(chunk.ids.size());
   chunk.header.prompt_text_size = static_cast<uint32_t>(chunk.prompt_text.size());
   chunk.header.warnings_size = static_cast<uint32_t>(chunk.warnings.size());
-  std::memcpy(out, &chunk.header, sizeof(ChunkHeader));
-  out += sizeof(ChunkHeader);
-  if (!chunk.ids.empty()) std::memcpy(out, chunk.ids.data(), chunk.ids.size_bytes());
-  out += chunk.ids.size_bytes();
-  for (const std::string_view text : {chunk.prompt_text, chunk.warnings}) {
-    if (!text.empty()) std::memcpy(out, text.data(), text.size());
-    out += text.size();
+  chunk.header.stop_reason_size = static_cast<uint32_t>(chunk.stop_reason.size());
+  const auto write = [&](const void* bytes, size_t size) {
+    if (size > 0) std::memcpy(out, bytes, size);
+    out += size;
+  };
+  write(&chunk.header, sizeof(ChunkHeader));
+  write(chunk.ids.data(), chunk.ids.size_bytes());
+  for (const auto& logprobs : {chunk.logprobs, chunk.prompt_logprobs}) {
+    write(logprobs.data(), logprobs.size_bytes());
+  }
+  for (const std::string_view text : {chunk.prompt_text, chunk.warnings, chunk.stop_reason}) {
+    write(text.data(), text.size());
+  }
+}
+
+// The logprob of each id alone, as [num_ids] floats; 0 where the chunk has none.
+inline void write_token_logprobs(const Chunk& chunk, char* out) {
+  std::memset(out, 0, chunk.ids.size() * sizeof(float));
+  for (size_t i = 0; i < chunk.logprobs.size(); i += chunk.header.num_per_id, out += sizeof(float)) {
+    std::memcpy(out, &chunk.logprobs[i].logprob, sizeof(float));
   }
 }
 
@@ -85,9 +115,9 @@ inline int64_t count_strings(std::string_view bytes) {
   return count;
 }
 
-// Throws InvalidArgument for bytes that write_chunk() cannot have made. `ids` keeps the ids (the bytes may be
-// unaligned).
-inline Chunk read_chunk(std::string_view bytes, std::vector<int32_t>& ids) {
+// Throws InvalidArgument for bytes that write_chunk() cannot have made. `ids` and `logprobs` keep what the
+// chunk views (the bytes may be unaligned).
+inline Chunk read_chunk(std::string_view bytes, std::vector<int32_t>& ids, std::vector<Logprob>& logprobs) {
   const auto refuse = [&](const std::string& what) {
     throw InvalidArgument("chunk", what,
                           "the output 'chunk' of a generation model of this server, unchanged");
@@ -97,9 +127,16 @@ inline Chunk read_chunk(std::string_view bytes, std::vector<int32_t>& ids) {
   std::memcpy(&chunk.header, bytes.data(), sizeof(ChunkHeader));
   const ChunkHeader& header = chunk.header;
   if (header.version != ChunkHeader::kVersion) refuse("version " + std::to_string(header.version));
+  if (header.num_per_id > kMaxLogprobs + 1 || header.num_per_prompt_place > kMaxLogprobs + 1) {
+    refuse("values out of range");
+  }
   const uint64_t ids_size = uint64_t{header.num_ids} * sizeof(int32_t);
-  const uint64_t texts_size = uint64_t{header.prompt_text_size} + header.warnings_size;
-  if (bytes.size() != sizeof(ChunkHeader) + ids_size + texts_size) {
+  const uint64_t num_logprobs = uint64_t{header.num_ids} * header.num_per_id;
+  const uint64_t num_prompt_logprobs = uint64_t{header.num_prompt_places} * header.num_per_prompt_place;
+  const uint64_t logprobs_size = (num_logprobs + num_prompt_logprobs) * sizeof(Logprob);
+  const uint64_t texts_size =
+      uint64_t{header.prompt_text_size} + header.warnings_size + header.stop_reason_size;
+  if (bytes.size() != sizeof(ChunkHeader) + ids_size + logprobs_size + texts_size) {
     refuse(std::to_string(bytes.size()) + " bytes for " + std::to_string(header.num_ids) + " ids");
   }
   if (header.num_text_ids > header.num_ids || header.trim < 0 ||
@@ -109,8 +146,21 @@ inline Chunk read_chunk(std::string_view bytes, std::vector<int32_t>& ids) {
   ids.resize(header.num_ids);
   if (!ids.empty()) std::memcpy(ids.data(), bytes.data() + sizeof(ChunkHeader), ids_size);
   chunk.ids = ids;
-  chunk.prompt_text = bytes.substr(sizeof(ChunkHeader) + ids_size, header.prompt_text_size);
-  chunk.warnings = bytes.substr(sizeof(ChunkHeader) + ids_size + header.prompt_text_size);
+  logprobs.resize(num_logprobs + num_prompt_logprobs);
+  if (!logprobs.empty()) {
+    std::memcpy(logprobs.data(), bytes.data() + sizeof(ChunkHeader) + ids_size, logprobs_size);
+    chunk.logprobs = std::span(logprobs).first(num_logprobs);
+    chunk.prompt_logprobs = std::span(logprobs).subspan(num_logprobs);
+  }
+  std::string_view texts = bytes.substr(sizeof(ChunkHeader) + ids_size + logprobs_size);
+  const auto take = [&](size_t size) {
+    const std::string_view text = texts.substr(0, size);
+    texts.remove_prefix(size);
+    return text;
+  };
+  chunk.prompt_text = take(header.prompt_text_size);
+  chunk.warnings = take(header.warnings_size);
+  chunk.stop_reason = take(header.stop_reason_size);
   if (count_strings(chunk.warnings) < 0) refuse("damaged warnings");
   return chunk;
 }

@@ -6,6 +6,7 @@
 #include "api.h"
 #include "chunk.h"
 #include "generation.h"
+#include "logprobs_json.h"
 #include "registry.h"
 
 namespace quire::triton {
@@ -71,7 +72,7 @@ void Detokenizer::answer(TRITONBACKEND_Request* request) {
 }
 
 void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view bytes) {
-  const Chunk chunk = read_chunk(bytes, ids_);
+  const Chunk chunk = read_chunk(bytes, ids_, logprobs_);
   const ChunkHeader& header = chunk.header;
   const auto generation = registry::find(header.owner);
   if (!generation) {
@@ -116,6 +117,26 @@ void Detokenizer::send_text(TRITONBACKEND_Request* request, const Chunk& chunk,
   }
   if ((header.flags & kChunkReturnNumOutputTokens) != 0)
     response.add_uint32("num_output_tokens", header.num_ids);
+  if ((header.flags & kChunkReturnStopReason) != 0) response.add_string("stop_reason", chunk.stop_reason);
+  if ((header.flags & kChunkReturnTokenIds) != 0) response.add_ids("output_ids", chunk.ids);
+  if ((header.flags & kChunkReturnCumulativeLogprob) != 0) {
+    response.add_float("cumulative_logprob", static_cast<float>(header.cumulative_logprob));
+  }
+  if ((header.flags & kChunkReturnLogprobs) != 0) {
+    // Two forms of the same: each ensemble has one.
+    if (is_requested(request, "logprobs")) {
+      response.add_string("logprobs", logprobs_json(chunk.logprobs, header.num_per_id, false, token_table));
+    }
+    if (is_requested(request, "output_log_probs")) {
+      const int64_t shape[] = {1, header.num_ids};
+      char* out = response.add("output_log_probs", TRITONSERVER_TYPE_FP32, shape, chunk.ids.size_bytes());
+      write_token_logprobs(chunk, out);
+    }
+  }
+  if (header.num_per_prompt_place > 0) {
+    response.add_string("prompt_logprobs",
+                        logprobs_json(chunk.prompt_logprobs, header.num_per_prompt_place, true, token_table));
+  }
   response.send(true);
 }
 

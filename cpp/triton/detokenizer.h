@@ -36,6 +36,7 @@ class Detokenizer {
   // Scratch, reused
   std::string joined_;
   std::vector<int32_t> ids_;
+  std::vector<Logprob> logprobs_;
   std::string text_;
 };
 

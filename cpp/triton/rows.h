@@ -41,9 +41,16 @@ class Rows {
     FinishReason finish_reason = FinishReason::kNone;
     uint32_t num_input_tokens = 0;
     uint32_t num_output_tokens = 0;
+    std::vector<int32_t> ids;  // this and what follows where it is asked for
+    std::string stop_reason;
+    std::string logprobs;  // JSON
+    std::string prompt_logprobs;
+    std::vector<float> token_logprobs;
+    float cumulative_logprob = 0;
   };
 
   void send();
+  void add_logprobs(class ResponseBuilder& response) const;
   void complete(bool is_success);
 
   TRITONBACKEND_ModelInstance* instance_;
@@ -54,6 +61,12 @@ class Rows {
   const bool return_finish_reason_;
   const bool return_num_input_tokens_;
   const bool return_num_output_tokens_;
+  const bool return_stop_reason_;
+  const bool return_token_ids_;
+  const bool return_cumulative_logprob_;
+  const bool return_prompt_logprobs_;
+  const bool return_logprobs_;          // as JSON
+  const bool return_output_log_probs_;  // the same as numbers, of the sampled tokens alone
   std::vector<Row> rows_;
   size_t num_answered_ = 0;
   uint64_t start_ns_ = 0;

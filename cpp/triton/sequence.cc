@@ -1,10 +1,31 @@
 #include "sequence.h"
 
+#include <array>
 #include <cstring>
 
 #include "api.h"
 
 namespace quire::triton {
+
+namespace {
+
+// Those of three tensors that were asked for, one bit each. shape: [num_places, num_per_place].
+void add_logprobs(ResponseBuilder& response, const std::array<const char*, 3>& names, uint32_t outputs,
+                  std::span<const Logprob> logprobs, const std::array<int64_t, 2>& shape) {
+  const auto add = [&]<class T>(size_t i, TRITONSERVER_DataType type, T Logprob::* member) {
+    if ((outputs & (1U << i)) == 0) return;
+    char* out = response.add(names[i], type, shape, logprobs.size() * sizeof(T));
+    for (const Logprob& logprob : logprobs) {
+      std::memcpy(out, &(logprob.*member), sizeof(T));
+      out += sizeof(T);
+    }
+  };
+  add(0, TRITONSERVER_TYPE_INT32, &Logprob::token_id);
+  add(1, TRITONSERVER_TYPE_FP32, &Logprob::logprob);
+  add(2, TRITONSERVER_TYPE_INT32, &Logprob::rank);
+}
+
+}  // namespace
 
 Sequence::Sequence(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
                    GenerationRequest generation, uint64_t owner)
@@ -36,11 +57,12 @@ bool Sequence::is_cancelled() const {
   return is_cancelled;
 }
 
-void Sequence::take(const Release& release, std::span<const int32_t> ids) {
+void Sequence::take(const Release& release, const StepOutputs& outputs) {
   QUIRE_CHECK(!is_finished(), "request " << id() << " was finished before");
   const bool is_last = release.finish_reason != FinishReason::kNone;
   // Only the end of the text may be cut: runs are merged by joining them.
-  QUIRE_CHECK(is_last || (release.trim == 0 && release.num_text_ids == release.num_ids),
+  const uint32_t num_text_ids = generation_.request.params.detokenize ? release.num_ids : 0;
+  QUIRE_CHECK(is_last || (release.trim == 0 && release.num_text_ids == num_text_ids),
               "request " << id() << ", trim " << release.trim << ", " << release.num_text_ids << " of "
                          << release.num_ids << " ids with text");
   if (first_output_ns_ == 0) first_output_ns_ = now_ns();
@@ -48,10 +70,39 @@ void Sequence::take(const Release& release, std::span<const int32_t> ids) {
     is_first_ = release.is_first;
     open_text_ = release.open_text;
   }
+  const auto ids = std::span(outputs.token_ids).subspan(release.ids_begin, release.num_ids);
   output_ids_.insert(output_ids_.end(), ids.begin(), ids.end());
   num_textless_ids_ = release.num_ids - release.num_text_ids;
   trim_ = release.trim;
   finish_reason_ = release.finish_reason;
+  if (release.logprobs_idx >= 0) {
+    take_logprobs(outputs.logprobs[static_cast<size_t>(release.logprobs_idx)], outputs);
+  }
+  if (!release.stop_string.empty()) {
+    stop_reason_ = release.stop_string;
+  } else if (release.stop_token_id >= 0) {
+    stop_reason_ = std::to_string(release.stop_token_id);
+  }
+}
+
+void Sequence::take_logprobs(const ReleaseLogprobs& run, const StepOutputs& outputs) {
+  const auto of_ids = outputs.of_ids(run);
+  logprobs_.num_per_id = run.num_per_id;
+  logprobs_.of_ids.insert(logprobs_.of_ids.end(), of_ids.begin(), of_ids.end());
+  logprobs_.cumulative = run.cumulative_logprob;
+  if (run.num_per_prompt_place == 0) return;
+  const auto of_prompt = outputs.of_prompt(run);
+  logprobs_.num_prompt_places = run.num_prompt_places;
+  logprobs_.num_per_prompt_place = run.num_per_prompt_place;
+  logprobs_.of_prompt.assign(of_prompt.begin(), of_prompt.end());
+}
+
+void Sequence::drop_sent() {
+  num_sent_ = output_ids_.size();
+  is_anything_sent_ = true;
+  logprobs_.of_ids.clear();
+  logprobs_.of_prompt.clear();
+  logprobs_.num_prompt_places = logprobs_.num_per_prompt_place = 0;
 }
 
 Chunk Sequence::make_chunk(uint32_t flags) const {
@@ -66,9 +117,21 @@ Chunk Sequence::make_chunk(uint32_t flags) const {
   chunk.header.flags |= flag(is_first_, kChunkIsFirst) |
                         flag(generation_.return_finish_reason, kChunkReturnFinishReason) |
                         flag(generation_.return_num_input_tokens, kChunkReturnNumInputTokens) |
-                        flag(generation_.return_num_output_tokens, kChunkReturnNumOutputTokens);
+                        flag(generation_.return_num_output_tokens, kChunkReturnNumOutputTokens) |
+                        flag(generation_.return_logprobs, kChunkReturnLogprobs) |
+                        flag(generation_.return_cumulative_logprob, kChunkReturnCumulativeLogprob) |
+                        flag(generation_.return_stop_reason, kChunkReturnStopReason) |
+                        flag(generation_.return_token_ids, kChunkReturnTokenIds);
   chunk.ids = std::span(output_ids_).subspan(num_sent_);
-  chunk.header.num_text_ids = static_cast<uint32_t>(chunk.ids.size()) - num_textless_ids_;
+  const bool has_text = generation_.request.params.detokenize;
+  chunk.header.num_text_ids = has_text ? static_cast<uint32_t>(chunk.ids.size()) - num_textless_ids_ : 0;
+  chunk.logprobs = logprobs_.of_ids;
+  chunk.prompt_logprobs = logprobs_.of_prompt;
+  chunk.header.num_per_id = logprobs_.num_per_id;
+  chunk.header.num_prompt_places = logprobs_.num_prompt_places;
+  chunk.header.num_per_prompt_place = logprobs_.num_per_prompt_place;
+  chunk.header.cumulative_logprob = logprobs_.cumulative;
+  chunk.stop_reason = stop_reason_;
   chunk.header.trim = trim_;
   chunk.header.open_text = open_text_.bits();
   chunk.header.finish_reason = static_cast<uint32_t>(finish_reason_);
@@ -81,23 +144,32 @@ Chunk Sequence::make_chunk(uint32_t flags) const {
 }
 
 void Sequence::write_outputs(ResponseBuilder& response, const Chunk& chunk) const {
-  const uint8_t outputs = generation_.outputs;
+  const uint32_t outputs = generation_.outputs;
   if ((outputs & kOutputChunk) != 0) {
     const size_t size = chunk_size(chunk);
     write_chunk(chunk, response.add("chunk", TRITONSERVER_TYPE_UINT8, static_cast<int64_t>(size), size));
   }
   if ((chunk.header.flags & kChunkProbe) != 0) return;
-  if ((outputs & kOutputIds) != 0) {
-    const size_t size = chunk.ids.size_bytes();
-    char* buffer =
-        response.add("output_ids", TRITONSERVER_TYPE_INT32, static_cast<int64_t>(chunk.ids.size()), size);
-    if (size > 0) std::memcpy(buffer, chunk.ids.data(), size);
-  }
+  if ((outputs & kOutputIds) != 0) response.add_ids("output_ids", chunk.ids);
   if ((outputs & kOutputFinishReason) != 0) response.add_string("finish_reason", to_string(finish_reason_));
   if ((outputs & kOutputNumInputTokens) != 0)
     response.add_uint32("num_input_tokens", chunk.header.num_input_tokens);
   if ((outputs & kOutputNumOutputTokens) != 0) {
     response.add_uint32("num_output_tokens", static_cast<uint32_t>(chunk.ids.size()));
+  }
+  if ((outputs & kOutputStopReason) != 0) response.add_string("stop_reason", chunk.stop_reason);
+  const ChunkHeader& header = chunk.header;
+  if ((outputs & kOutputCumulativeLogprob) != 0 && header.num_per_id > 0) {
+    response.add_float("cumulative_logprob", static_cast<float>(header.cumulative_logprob));
+  }
+  if (header.num_per_id > 0) {
+    add_logprobs(response, {"logprob_ids", "logprobs", "logprob_ranks"}, outputs / kOutputLogprobs,
+                 chunk.logprobs, {static_cast<int64_t>(chunk.ids.size()), header.num_per_id});
+  }
+  if (header.num_per_prompt_place > 0) {
+    add_logprobs(response, {"prompt_logprob_ids", "prompt_logprobs", "prompt_logprob_ranks"},
+                 outputs / kOutputPromptLogprobs, chunk.prompt_logprobs,
+                 {header.num_prompt_places, header.num_per_prompt_place});
   }
 }
 
@@ -119,8 +191,7 @@ void Sequence::send() {
   try {
     ResponseBuilder response(factory_);
     write_outputs(response, make_chunk(0));
-    num_sent_ = output_ids_.size();
-    is_anything_sent_ = true;
+    drop_sent();
     response.send(is_last);
   } catch (const std::exception& error) {
     fail(TRITONSERVER_ERROR_INTERNAL, std::string("a response could not be sent: ") + error.what());

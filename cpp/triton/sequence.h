@@ -42,7 +42,8 @@ class Sequence {
   void mark_submitted() { is_submitted_ = true; }
 
   // Takes what the engine released. Throws InternalError when the engine breaks the rules of Release.
-  void take(const Release& release, std::span<const int32_t> ids);
+  // outputs: whose release it is.
+  void take(const Release& release, const StepOutputs& outputs);
   // The outstanding chunk has been dealt with; now an error may leave, see end_with_error().
   void acknowledge();
 
@@ -66,6 +67,8 @@ class Sequence {
   void fail(TRITONSERVER_Error_Code code, const std::string& message);
 
  private:
+  void take_logprobs(const ReleaseLogprobs& run, const StepOutputs& outputs);
+  void drop_sent();
   void write_outputs(class ResponseBuilder& response, const Chunk& chunk) const;
   Chunk make_chunk(uint32_t flags) const;
   void complete(bool is_success);
@@ -87,6 +90,15 @@ class Sequence {
   OpenText open_text_;
   uint32_t num_textless_ids_ = 0;  // at the end, without text
   int32_t trim_ = 0;
+  struct {
+    uint32_t num_per_id = 0;
+    std::vector<Logprob> of_ids;
+    uint32_t num_prompt_places = 0;
+    uint32_t num_per_prompt_place = 0;
+    std::vector<Logprob> of_prompt;
+    double cumulative = 0;  // of all ids
+  } logprobs_;
+  std::string stop_reason_;
   FinishReason finish_reason_ = FinishReason::kNone;
   // Of kError:
   TRITONSERVER_Error_Code error_code_ = TRITONSERVER_ERROR_UNKNOWN;

@@ -12,7 +12,7 @@ from quire import _core
 from quire.config import EngineConfig
 from quire.engine.core_errors import invalid_argument
 from quire.errors import EngineError, InvalidArgument, describe
-from quire.outputs import CompletionOutput, RequestOutput, StreamOutput
+from quire.outputs import CompletionOutput, RequestOutput, StreamOutput, TokenLogprobs, token_logprobs
 from quire.runner.threads import OWN_CORES
 from quire.sampling_params import SamplingParams
 
@@ -137,7 +137,17 @@ class LLM:
             skip = self._open.pop(request_id) if end else self._open[request_id]
             text_ids = ids[: release.num_text_ids]
             text = decode(text_ids, release.is_first, release.trim, skip, release.open_text)
-            outputs.append(StreamOutput(request_id, text, ids, end, release.error))
+            outputs.append(
+                StreamOutput(
+                    request_id,
+                    text,
+                    ids,
+                    end,
+                    release.error,
+                    release.stop_reason,
+                    *self._logprobs(release),
+                )
+            )
         return outputs
 
     def cancel(self, request_id: int) -> None:
@@ -191,6 +201,18 @@ class LLM:
             requests.append(_Request(text, ids, params[index], bad_word_ids))
         return requests
 
+    def _logprobs(
+        self, release: _core.Release
+    ) -> tuple[list[TokenLogprobs] | None, float | None, list[TokenLogprobs | None] | None]:
+        """logprobs, cumulative_logprob and prompt_logprobs of a StreamOutput."""
+        table = self._core.token_table
+        prompt = token_logprobs(release.prompt_logprobs, table)
+        return (
+            token_logprobs(release.logprobs, table),
+            release.cumulative_logprob,
+            None if prompt is None else [None, *prompt],
+        )
+
     def _collect(
         self, outputs: _core.StepOutputs, requests: list[_Request], first_id: int
     ) -> Iterator[RequestOutput]:
@@ -205,6 +227,9 @@ class LLM:
             request.texts.append(
                 table.decode(text_ids, release.is_first, release.trim, skip, release.open_text)
             )
+            logprobs, cumulative_logprob, prompt_logprobs = self._logprobs(release)
+            request.logprobs += logprobs or []
+            request.prompt_logprobs = prompt_logprobs or request.prompt_logprobs
             if release.finish_reason == "error":
                 raise EngineError(f"prompts[{index}]: {release.error}")
             if release.finish_reason:
@@ -213,13 +238,18 @@ class LLM:
                     text="".join(request.texts),
                     token_ids=tuple(request.token_ids),
                     finish_reason=release.finish_reason,
+                    stop_reason=release.stop_reason,
+                    logprobs=None if logprobs is None else tuple(request.logprobs),
+                    cumulative_logprob=cumulative_logprob,
                 )
+                prompt_logprobs = request.prompt_logprobs
                 yield RequestOutput(
                     request_id=release.request_id,
                     prompt=request.prompt,
                     prompt_token_ids=tuple(request.prompt_ids),
                     num_cached_tokens=release.num_cached_tokens,
                     outputs=(completion,),
+                    prompt_logprobs=None if prompt_logprobs is None else tuple(prompt_logprobs),
                 )
 
     def get_default_sampling_params(self) -> SamplingParams:
@@ -242,6 +272,8 @@ class _Request:
     bad_word_ids: Sequence[Sequence[int]] = ()
     token_ids: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
 
 
 @contextmanager
