@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <span>
+#include <string>
+#include <utility>
 
 namespace quire {
 namespace {
@@ -44,13 +46,17 @@ Release& append_run(LiveRequest& request, const OutputGate::Run& run, StepOutput
 
 void append_end(LiveRequest& request, FinishReason reason, StepOutputs& out) {
   const std::span<const int32_t> ids(request.token_ids);
-  OutputGate::Run run = request.gate.finish(ids.last(request.gate.num_held()));
-  Release& release = append_run(request, run, out);
+  const auto held_ids = ids.last(request.gate.num_held());
+  std::string stop_string;
+  if (reason == FinishReason::kStop) stop_string = request.gate.stop_string(held_ids);
+  Release& release = append_run(request, request.gate.finish(held_ids), out);
   release.finish_reason = reason;
   if (reason != FinishReason::kStop) return;
-  release.stop_string = std::move(run.stop_string);
   const std::vector<int32_t>& stops = request.stop_token_ids;
-  if (release.stop_string.empty() && std::binary_search(stops.begin(), stops.end(), ids.back())) {
+  if (!stop_string.empty()) {
+    release.stop_string_idx = static_cast<int32_t>(out.stop_strings.size());
+    out.stop_strings.push_back(std::move(stop_string));
+  } else if (std::binary_search(stops.begin(), stops.end(), ids.back())) {
     release.stop_token_id = ids.back();
   }
 }

@@ -78,8 +78,8 @@ void Sequence::take(const Release& release, const StepOutputs& outputs) {
   if (release.logprobs_idx >= 0) {
     take_logprobs(outputs.logprobs[static_cast<size_t>(release.logprobs_idx)], outputs);
   }
-  if (!release.stop_string.empty()) {
-    stop_reason_ = release.stop_string;
+  if (release.stop_string_idx >= 0) {
+    stop_reason_ = outputs.stop_string(release);
   } else if (release.stop_token_id >= 0) {
     stop_reason_ = std::to_string(release.stop_token_id);
   }
