@@ -1,0 +1,9 @@
+// A file per type, so that they compile in parallel.
+#include "wide_gemm.cuh"
+
+namespace quire::cuda::gemm::wide {
+
+template void launch_kernel<__nv_bfloat16, false>(LaunchConfig config, const KernelArgs& args);
+template void launch_kernel<__nv_bfloat16, true>(LaunchConfig config, const KernelArgs& args);
+
+}  // namespace quire::cuda::gemm::wide
