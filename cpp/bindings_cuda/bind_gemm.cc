@@ -42,10 +42,11 @@ cuda::WideGemmWeight make_wide_weight(Address data, int64_t n, int64_t k, int dt
   return cuda::make_wide_gemm_weight(at<void>(data), n, k, static_cast<cuda::DType>(dtype), silu_mul);
 }
 
-cuda::WideGemmTuning make_wide_tuning(int32_t pair, int32_t group, int32_t halves) {
+cuda::WideGemmTuning make_wide_tuning(int32_t pair, int32_t group, int32_t columns, int32_t halves) {
   cuda::WideGemmTuning tuning;
   tuning.pair = pair;
   tuning.group = group;
+  tuning.columns = columns;
   tuning.halves = halves;
   return tuning;
 }
@@ -85,7 +86,7 @@ void bind_gemm(py::module_& m) {
            py::arg("silu_mul") = false);
   py::class_<cuda::WideGemmTuning>(m, "WideGemmTuning")
       .def(py::init(&make_wide_tuning), py::kw_only(), py::arg("pair") = -1, py::arg("group") = 0,
-           py::arg("halves") = -1);
+           py::arg("columns") = 0, py::arg("halves") = -1);
   m.def("wide_gemm", &wide_gemm, py::arg("weight"), py::arg("num_rows"), py::arg("x"), py::arg("stride_x"),
         py::arg("bias"), py::arg("out"), py::arg("stride_out"), py::arg("stream"), py::arg("overlaps") = true,
         py::arg("tuning") = cuda::WideGemmTuning(), Release());

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cstring>
 
 #include "common/dispatch.h"
 #include "common/launch.h"
@@ -12,8 +11,9 @@ namespace {
 
 using gemm::make_tensor_map;
 using gemm::wide::KernelArgs;
-using gemm::wide::kTileColumns;
+using gemm::wide::kSmallWeightBox;
 using gemm::wide::kTileRows;
+using gemm::wide::kWeightBox;
 using gemm::wide::Schedule;
 
 int num_clusters() {
@@ -46,6 +46,12 @@ Schedule make_schedule(int32_t row_tiles, int32_t column_tiles, const WideGemmTu
   return s;
 }
 
+// The time of the slowest cluster, in half units.
+int32_t num_rounds(const Schedule& s) {
+  const int32_t clusters = num_clusters();
+  return 2 * ceil_div(s.num_whole, clusters) + ceil_div(s.num_items - s.num_whole, clusters);
+}
+
 }  // namespace
 
 WideGemmWeight make_wide_gemm_weight(const void* data, int64_t n, int64_t k, DType dtype, bool silu_mul) {
@@ -59,13 +65,11 @@ WideGemmWeight make_wide_gemm_weight(const void* data, int64_t n, int64_t k, DTy
   if (n % 8 != 0) refuse("n", std::to_string(n), "multiples of 8");
   if (!is_aligned(data, 16)) throw std::invalid_argument("w: must be 16-byte aligned");
   WideGemmWeight weight;
+  weight.data = data;
   weight.n = n;
   weight.k = k;
   weight.dtype = dtype;
   weight.silu_mul = silu_mul;
-  const CUtensorMap map = make_tensor_map(dtype, data, n, k, k, gemm::wide::kWeightBox);
-  static_assert(sizeof(map) == sizeof(weight.tensor_map));
-  std::memcpy(weight.tensor_map, &map, sizeof(map));
   return weight;
 }
 
@@ -81,30 +85,46 @@ void launch_wide_gemm(const WideGemmWeight& w, const WideGemmParams& p, cudaStre
   check_range("stride_x", p.stride_x, p.num_rows == 1 ? 0 : w.k, INT32_MAX);
   check_range("stride_out", p.stride_out, p.num_rows == 1 ? 0 : n_out, INT32_MAX);
 
+  // Of tiles: columns of out with silu_mul, otherwise half as many.
+  const int32_t row_tiles = ceil_div(p.num_rows, kTileRows);
+  int box = kWeightBox;
+  Schedule schedule = make_schedule(row_tiles, ceil_div(n_out, w.silu_mul ? box : 2 * box), p.tuning);
+  if (w.silu_mul) {
+    const Schedule small = make_schedule(row_tiles, ceil_div(n_out, kSmallWeightBox), p.tuning);
+    const bool is_faster = num_rounds(small) * kSmallWeightBox < num_rounds(schedule) * kWeightBox;
+    if (p.tuning.columns > 0 ? p.tuning.columns == kSmallWeightBox : is_faster) {
+      box = kSmallWeightBox;
+      schedule = small;
+    }
+  }
+
   KernelArgs args;
-  std::memcpy(&args.weight, w.tensor_map, sizeof(args.weight));
+  args.weight = make_tensor_map(w.dtype, w.data, w.n, w.k, w.k, box);
   args.x = make_tensor_map(w.dtype, p.x, p.num_rows, w.k, std::max(p.stride_x, w.k), gemm::wide::kRowBox);
   args.out =
       make_tensor_map(w.dtype, p.out, p.num_rows, n_out, std::max(p.stride_out, n_out), gemm::wide::kRowBox);
-  const int tile_out = w.silu_mul ? kTileColumns / 2 : kTileColumns;
-  args.schedule = make_schedule(ceil_div(p.num_rows, kTileRows), ceil_div(n_out, tile_out), p.tuning);
+  args.schedule = schedule;
   args.num_rows = p.num_rows;
   args.n_out = static_cast<int32_t>(n_out);
   args.num_steps = ceil_div(w.k, gemm::kBoxColumns);
-  args.second_box = w.silu_mul ? args.n_out : gemm::wide::kWeightBox;
+  args.second_box = w.silu_mul ? args.n_out : box;
   args.bias = p.bias;
 
   LaunchConfig config;
   config.grid = 2 * std::min(num_clusters(), args.schedule.num_items);
   config.overlaps = p.overlaps;
   config.stream = stream;
-  const bool is_bf16 = w.dtype == DType::kBFloat16;
-  if (w.silu_mul) {
-    is_bf16 ? gemm::wide::launch_kernel<__nv_bfloat16, true>(config, args)
-            : gemm::wide::launch_kernel<__half, true>(config, args);
+  const auto launch_type = [&](auto type) {
+    using T = typename decltype(type)::type;
+    const auto launch_kernel = !w.silu_mul         ? gemm::wide::launch_kernel<T, false, kWeightBox>
+                               : box == kWeightBox ? gemm::wide::launch_kernel<T, true, kWeightBox>
+                                                   : gemm::wide::launch_kernel<T, true, kSmallWeightBox>;
+    launch_kernel(config, args);
+  };
+  if (w.dtype == DType::kBFloat16) {
+    launch_type(Type<__nv_bfloat16>{});
   } else {
-    is_bf16 ? gemm::wide::launch_kernel<__nv_bfloat16, false>(config, args)
-            : gemm::wide::launch_kernel<__half, false>(config, args);
+    launch_type(Type<__half>{});
   }
 }
 

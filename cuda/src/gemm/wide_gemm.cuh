@@ -1,4 +1,5 @@
-// GEMM of many rows of x: 128 rows of x times 256 rows of W per block, both by wgmma from shared memory.
+// GEMM of many rows of x: 128 rows of x times 256 or 224 rows of W per block, both by wgmma from shared
+// memory.
 //
 // Grid: clusters of two blocks, one block per SM, that walk the items of a schedule (wide_kernel.h). Block: a
 // warpgroup that loads and two that multiply, 64 rows of x each. Of what both blocks of a cluster need, each
@@ -8,7 +9,8 @@
 // them, so a thread holds gate and up of the same columns. Results go through shared memory to the copy
 // engine, which writes them while the next tile is multiplied.
 //
-// Shared memory: ring [stage][x: 128 rows][64], [W: 256 rows][64], results [group][2][64 rows][64], barriers.
+// Shared memory: ring [stage]([128 rows of x][64], [2 kBox rows of W][64]), results [group][2][64 rows][64],
+// barriers.
 #pragma once
 
 #include "common/dependency.cuh"
@@ -26,22 +28,29 @@ inline constexpr int kThreads = (1 + kMultiplyGroups) * kGroupThreads;
 inline constexpr int kCluster = 2;
 inline constexpr int kStages = 4;
 inline constexpr int kRowBoxBytes = kRowBox * kBoxColumns * 2;
-inline constexpr int kWeightBoxBytes = kWeightBox * kBoxColumns * 2;
 inline constexpr int kXBytes = kTileRows * kBoxColumns * 2;
-inline constexpr int kStageBytes = kXBytes + 2 * kWeightBoxBytes;
-inline constexpr int kResultColumns = 128;  // of a warpgroup at a time
-inline constexpr int kResultBytes = kResultColumns / kBoxColumns * kRowBoxBytes;
-inline constexpr int kResultsAt = kStages * kStageBytes;
-inline constexpr int kBarriersAt = kResultsAt + kMultiplyGroups * kResultBytes;
-inline constexpr int kSharedBytes = 1024 + kBarriersAt + 2 * kStages * 8;
 
+template <bool kSiluMul, int kBox>
+struct Shape {
+  static constexpr int kOut = kSiluMul ? kBox : 2 * kBox;     // columns of out, of a tile
+  static constexpr int kPassColumns = kSiluMul ? kBox : 128;  // of these, written at a time, as two boxes
+  static constexpr int kBoxBytes = kBox * kBoxColumns * 2;
+  static constexpr int kStageBytes = kXBytes + 2 * kBoxBytes;
+  static constexpr int kResultBytes = 2 * kRowBoxBytes;
+  static constexpr int kResultsAt = kStages * kStageBytes;
+  static constexpr int kBarriersAt = kResultsAt + kMultiplyGroups * kResultBytes;
+  static constexpr int kSharedBytes = 1024 + kBarriersAt + 2 * kStages * 8;
+  static_assert(kBoxBytes % 1024 == 0 && kOut % kPassColumns == 0);
+};
+
+template <class S>
 struct Shared {
   uint32_t base;  // aligned to 1024 bytes; at the same place in every block
 
-  __device__ uint32_t x(int stage) const { return base + stage * kStageBytes; }
+  __device__ uint32_t x(int stage) const { return base + stage * S::kStageBytes; }
   __device__ uint32_t weights(int stage) const { return x(stage) + kXBytes; }
-  __device__ uint32_t results(int group) const { return base + kResultsAt + group * kResultBytes; }
-  __device__ uint32_t full(int stage) const { return base + kBarriersAt + 8 * stage; }
+  __device__ uint32_t results(int group) const { return base + S::kResultsAt + group * S::kResultBytes; }
+  __device__ uint32_t full(int stage) const { return base + S::kBarriersAt + 8 * stage; }
   __device__ uint32_t empty(int stage) const { return full(kStages + stage); }
 };
 
@@ -81,25 +90,22 @@ struct Tile {
   }
 };
 
-template <bool kSiluMul>
-inline constexpr int kTileOut = kSiluMul ? kTileColumns / 2 : kTileColumns;  // columns of out
-
 // One thread.
-template <bool kSiluMul>
-__device__ void load(const KernelArgs& a, const Shared& shared, int32_t rank) {
+template <class S>
+__device__ void load(const KernelArgs& a, const Shared<S>& shared, int32_t rank) {
   constexpr uint16_t kBoth = (1 << kCluster) - 1;
   const auto load_weights = [&](const Tile& tile, int32_t step, int stage) {
     const uint32_t barrier = shared.full(stage);
-    arrive_expecting(barrier, tile.num_rows * kBoxColumns * 2 + 2 * kWeightBoxBytes);
-    const int32_t row = tile.column_tile * kTileOut<kSiluMul>;
+    arrive_expecting(barrier, tile.num_rows * kBoxColumns * 2 + 2 * S::kBoxBytes);
+    const int32_t row = tile.column_tile * S::kOut;
     if (tile.shares_x) {
 #pragma unroll
       for (int box = 0; box < 2; ++box) {
-        copy_box_here(shared.weights(stage) + box * kWeightBoxBytes, &a.weight, step * kBoxColumns,
+        copy_box_here(shared.weights(stage) + box * S::kBoxBytes, &a.weight, step * kBoxColumns,
                       row + box * a.second_box, barrier);
       }
     } else {
-      copy_box_to_blocks(shared.weights(stage) + rank * kWeightBoxBytes, &a.weight, step * kBoxColumns,
+      copy_box_to_blocks(shared.weights(stage) + rank * S::kBoxBytes, &a.weight, step * kBoxColumns,
                          row + rank * a.second_box, barrier, kBoth);
     }
   };
@@ -171,65 +177,69 @@ __device__ inline uint32_t silu_mul(float gate0, float gate1, float up0, float u
   return bits(__hmul2(silu, P::from(up0, up1)));
 }
 
-// Two elements of the bias from column n on; n_end is even.
+// Two elements of the bias from an even n on.
 template <class T>
-__device__ inline float2 bias_at(const void* bias, int32_t n, int32_t n_end) {
-  if (n >= n_end) return make_float2(0, 0);
-  return Pair<T>::floats(reinterpret_cast<const typename Pair<T>::type*>(bias)[n / 2]);
+__device__ inline float2 bias_at(const void* bias, int32_t n) {
+  return Pair<T>::floats(static_cast<const typename Pair<T>::type*>(bias)[n / 2]);
 }
 
 // A warpgroup's 64 rows, from `row` on.
-template <class T, bool kSiluMul>
-__device__ void write_out(const KernelArgs& a, uint32_t results, float (&acc)[128], int32_t row,
+template <class T, bool kSiluMul, int kBox>
+__device__ void write_out(const KernelArgs& a, uint32_t results, float (&acc)[kBox], int32_t row,
                           int32_t column, int group) {
+  using S = Shape<kSiluMul, kBox>;
   const int thread = threadIdx.x % kGroupThreads, warp = thread / 32, lane = threadIdx.x % 32;
-  // Row and 16-byte column that this lane stores to, of the first four matrices: 16 rows x 2 columns.
-  const int to_row = warp * 16 + lane % 16, to_column = lane / 16;
-  const int32_t n_rows = kSiluMul ? 2 * a.n_out : a.n_out;  // of W
   if (a.bias != nullptr) {
 #pragma unroll
-    for (int c = 0; c < 32; ++c) {
-      const int32_t first = kSiluMul && c >= 16 ? a.n_out - 128 : 0;
-      const int32_t n_end = kSiluMul && c < 16 ? a.n_out : n_rows;
-      const float2 bias = bias_at<T>(a.bias, first + column + c * 8 + lane % 4 * 2, n_end);
+    for (int c = 0; c < kBox / 4; ++c) {
+      const bool is_up = kSiluMul && c >= kBox / 8;
+      const int32_t n = column + c * 8 + lane % 4 * 2 - (is_up ? kBox : 0);
+      const float2 bias = n < a.n_out ? bias_at<T>(a.bias, is_up ? a.n_out + n : n) : make_float2(0, 0);
 #pragma unroll
       for (int i = 0; i < 4; ++i) acc[4 * c + i] += i % 2 == 0 ? bias.x : bias.y;
     }
   }
+  // Row and 16-byte column that this lane stores to, of four matrices: 16 rows x 2 columns.
+  const int to_row = warp * 16 + lane % 16, to_column = lane / 16;
+  constexpr int kColumns = S::kPassColumns / 8, kRowColumns = kBoxColumns / 8;  // of 16 bytes
+  constexpr int kSecondBox = kColumns - kRowColumns;  // where the second box begins; they may overlap
 #pragma unroll
-  for (int first = 0; first < kTileOut<kSiluMul>; first += kResultColumns) {
+  for (int first = 0; first < S::kOut; first += S::kPassColumns) {
     if (thread == 0) wait_stores_read();
     sync_threads(1 + group, kGroupThreads);
 #pragma unroll
-    for (int c = 0; c < kResultColumns / 8; c += 2) {
+    for (int c = 0; c < kColumns; c += 2) {
       uint32_t values[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int at = (first / 8 + c) * 4 + 2 * i;  // rows 0 to 7 and 8 to 15 of column c, then of c + 1
         if constexpr (kSiluMul) {
-          values[i] = silu_mul<T>(acc[at], acc[at + 1], acc[at + 64], acc[at + 65]);
+          values[i] = silu_mul<T>(acc[at], acc[at + 1], acc[at + kBox / 2], acc[at + kBox / 2 + 1]);
         } else {
           values[i] = bits(Pair<T>::from(acc[at], acc[at + 1]));
         }
       }
-      const int chunk = (c + to_column) % 8;
-      store_matrices(results + c / 8 * kRowBoxBytes + to_row * 128 + ((chunk ^ to_row % 8) * 16), values);
+      const auto store_to = [&](uint32_t box, int in_box) {
+        store_matrices(box + to_row * 128 + (in_box + to_column ^ to_row % 8) * 16, values);
+      };
+      if (c < kRowColumns) store_to(results, c);
+      if (c >= kSecondBox) store_to(results + kRowBoxBytes, c - kSecondBox);
     }
     fence_shared_for_async();
     sync_threads(1 + group, kGroupThreads);
     if (thread == 0) {
-#pragma unroll
-      for (int box = 0; box < kResultColumns / kBoxColumns; ++box) {
-        const int32_t n = column + first + box * kBoxColumns;
-        if (n < a.n_out) store_box(&a.out, n, row, results + box * kRowBoxBytes);
-      }
+      const int32_t n = column + first, second = n + kSecondBox * 8;
+      if (n < a.n_out) store_box(&a.out, n, row, results);
+      if (second < a.n_out) store_box(&a.out, second, row, results + kRowBoxBytes);
       commit_stores();
     }
   }
 }
 
-template <class T, bool kSiluMul>
-__device__ void multiply(const KernelArgs& a, const Shared& shared, int32_t rank) {
+template <class T, bool kSiluMul, int kBox>
+__device__ void multiply_tiles(const KernelArgs& a, const Shared<Shape<kSiluMul, kBox>>& shared,
+                               int32_t rank) {
+  using S = Shape<kSiluMul, kBox>;
   // From one lane, so that the compiler knows it to be uniform in the warp.
   const int group = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / kGroupThreads - 1, 0);
   const int lane = threadIdx.x % 32;
@@ -239,7 +249,7 @@ __device__ void multiply(const KernelArgs& a, const Shared& shared, int32_t rank
   };
   const int32_t num_clusters = gridDim.x / kCluster;
   Ring ring;
-  float acc[128];
+  float acc[kBox];
   for (int32_t item = blockIdx.x / kCluster; item < a.schedule.num_items; item += num_clusters) {
     const Tile tile(a.schedule, item, rank);
     const int32_t in_tile = group * kRowBox;
@@ -259,7 +269,7 @@ __device__ void multiply(const KernelArgs& a, const Shared& shared, int32_t rank
       wgmma_fence();
 #pragma unroll
       for (int k = 0; k < kBoxColumns; k += 16) {
-        multiply_256<T>(acc, x + (k * 2 >> 4), w + (k * 2 >> 4), step > 0 || k > 0);
+        multiply<T>(acc, x + (k * 2 >> 4), w + (k * 2 >> 4), step > 0 || k > 0);
       }
       wgmma_commit();
       if (step > 0) {
@@ -271,16 +281,17 @@ __device__ void multiply(const KernelArgs& a, const Shared& shared, int32_t rank
     }
     wait_products<0>();
     release(stage_before);
-    write_out<T, kSiluMul>(a, shared.results(group), acc, tile.row + in_tile,
-                           tile.column_tile * kTileOut<kSiluMul>, group);
+    write_out<T, kSiluMul, kBox>(a, shared.results(group), acc, tile.row + in_tile,
+                                 tile.column_tile * S::kOut, group);
   }
   if (threadIdx.x % kGroupThreads == 0) wait_stores();
 }
 
-template <class T, bool kSiluMul>
+template <class T, bool kSiluMul, int kBox>
 __global__ void __launch_bounds__(kThreads, 1) wide_gemm_kernel(const __grid_constant__ KernelArgs a) {
   extern __shared__ unsigned char dynamic[];
-  const Shared shared = {(shared_address(dynamic) + 1023) / 1024 * 1024};
+  using S = Shape<kSiluMul, kBox>;
+  const Shared<S> shared = {(shared_address(dynamic) + 1023) / 1024 * 1024};
   const int32_t rank = rank_in_cluster();
   if (threadIdx.x == 0) {
     prefetch_tensor_map(&a.weight);
@@ -296,23 +307,23 @@ __global__ void __launch_bounds__(kThreads, 1) wide_gemm_kernel(const __grid_con
   sync_cluster();  // both blocks' barriers are there
   if (threadIdx.x < kGroupThreads) {
     shrink_registers<40>();
-    if (threadIdx.x == 0) load<kSiluMul>(a, shared, rank);
+    if (threadIdx.x == 0) load(a, shared, rank);
     __syncwarp();
   } else {
     grow_registers<232>();
     wait_for_dependencies();
-    multiply<T, kSiluMul>(a, shared, rank);
+    multiply_tiles<T, kSiluMul, kBox>(a, shared, rank);
     __syncwarp();
   }
   sync_cluster();  // shared memory must outlive the other block's copies and arrivals
 }
 
-template <class T, bool kSiluMul>
+template <class T, bool kSiluMul, int kBox>
 void launch_kernel(LaunchConfig config, const KernelArgs& args) {
   config.block = kThreads;
   config.cluster = kCluster;
-  config.shared_bytes = kSharedBytes;
-  launch("wide_gemm", wide_gemm_kernel<T, kSiluMul>, config, args);
+  config.shared_bytes = Shape<kSiluMul, kBox>::kSharedBytes;
+  launch("wide_gemm", wide_gemm_kernel<T, kSiluMul, kBox>, config, args);
 }
 
 }  // namespace quire::cuda::gemm::wide

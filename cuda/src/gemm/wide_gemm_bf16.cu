@@ -3,7 +3,9 @@
 
 namespace quire::cuda::gemm::wide {
 
-template void launch_kernel<__nv_bfloat16, false>(LaunchConfig config, const KernelArgs& args);
-template void launch_kernel<__nv_bfloat16, true>(LaunchConfig config, const KernelArgs& args);
+template void launch_kernel<__nv_bfloat16, false, kWeightBox>(LaunchConfig config, const KernelArgs& args);
+template void launch_kernel<__nv_bfloat16, true, kWeightBox>(LaunchConfig config, const KernelArgs& args);
+template void launch_kernel<__nv_bfloat16, true, kSmallWeightBox>(LaunchConfig config,
+                                                                  const KernelArgs& args);
 
 }  // namespace quire::cuda::gemm::wide

@@ -3,7 +3,8 @@
 
 namespace quire::cuda::gemm::wide {
 
-template void launch_kernel<__half, false>(LaunchConfig config, const KernelArgs& args);
-template void launch_kernel<__half, true>(LaunchConfig config, const KernelArgs& args);
+template void launch_kernel<__half, false, kWeightBox>(LaunchConfig config, const KernelArgs& args);
+template void launch_kernel<__half, true, kWeightBox>(LaunchConfig config, const KernelArgs& args);
+template void launch_kernel<__half, true, kSmallWeightBox>(LaunchConfig config, const KernelArgs& args);
 
 }  // namespace quire::cuda::gemm::wide

@@ -10,10 +10,12 @@
 
 namespace quire::cuda::gemm::wide {
 
-inline constexpr int kTileRows = 128;     // of x, of a block
-inline constexpr int kTileColumns = 256;  // rows of W, of a block: with silu_mul 128 of gate, 128 of up
-inline constexpr int kWeightBox = 128;    // rows of W in one copy
-inline constexpr int kRowBox = 64;        // rows of x and of out in one copy
+inline constexpr int kTileRows = 128;  // of x, of a block
+inline constexpr int kRowBox = 64;     // rows of x and of out in one copy
+
+// A block's tile of W is two boxes of kWeightBox rows: with silu_mul, of gate and of up. Of two sizes, since
+// one of them may divide the columns of out more evenly among the clusters.
+inline constexpr int kWeightBox = 128, kSmallWeightBox = 112;
 
 // The tiles of a launch. A unit is two tiles that lie side by side along the rows of x (shared tile of W) or
 // along the columns of out (shared tile of x): one for each block of a cluster. From unit num_whole on, the
@@ -28,7 +30,7 @@ struct Schedule {
 };
 
 struct KernelArgs {
-  CUtensorMap weight;  // boxes of kWeightBox rows
+  CUtensorMap weight;  // boxes of kBox rows
   CUtensorMap x;       // boxes of kRowBox rows
   CUtensorMap out;     // the same
   Schedule schedule;
@@ -39,8 +41,8 @@ struct KernelArgs {
   const void* bias;
 };
 
-// Fills in config's block, cluster and shared memory.
-template <class T, bool kSiluMul>
+// kBox: kWeightBox, with kSiluMul also kSmallWeightBox. Fills in config's block, cluster and shared memory.
+template <class T, bool kSiluMul, int kBox>
 void launch_kernel(LaunchConfig config, const KernelArgs& args);
 
 }  // namespace quire::cuda::gemm::wide

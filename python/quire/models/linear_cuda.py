@@ -1,4 +1,5 @@
-"""y = x @ weight.T + bias on a GPU: our weight-streaming GEMM for few rows, cuBLAS for more."""
+"""y = x @ weight.T + bias on a GPU: our weight-streaming GEMM for few rows, cuBLAS for more; with SiLU * mul
+our GEMM for many rows."""
 
 from __future__ import annotations
 
@@ -11,6 +12,9 @@ from quire import ops_cuda as ops
 # fused one also saves the launch of SiLU * mul (docs/kernels/skinny_gemm.md).
 _FASTER_ROWS = 16
 _FASTER_GATE_UP_ROWS = 32
+# With more rows, the GEMM for many that computes SiLU * mul itself is faster than cuBLAS and that kernel,
+# except for these, whose third tile of rows is nearly empty (docs/kernels/gate_up_gemm.md).
+_SLOWER_WIDE_ROWS = range(257, 352)
 
 
 class CudaLinear:
@@ -60,6 +64,8 @@ class CudaGateUp(CudaLinear):
         """As in CudaLinear."""
         super().prepare()
         self._fused = ops.SkinnyWeight(self.weight, silu_mul=True)
+        takes = ops.WideWeight.takes(self.weight, silu_mul=True)
+        self._wide = ops.WideWeight(self.weight, silu_mul=True) if takes else None
 
     def silu_mul(self, x: Tensor, gate_up: Tensor, out: Tensor) -> None:
         """x: ``[num_rows, in_size]``; gate_up: ``[num_rows, 2 * intermediate_size]``, scratch; out:
@@ -69,6 +75,8 @@ class CudaGateUp(CudaLinear):
                 self._fused(rows, self.bias, to)
         elif x.size(0) <= _FASTER_GATE_UP_ROWS:
             self._fused(x, self.bias, out)
+        elif self._wide is not None and x.size(0) not in _SLOWER_WIDE_ROWS:
+            self._wide(x, self.bias, out)
         else:
             self(x, gate_up)
             ops.silu_mul(gate_up, out)

@@ -47,7 +47,9 @@ def check(x: Tensor, weight: WideWeight, bias: Tensor | None, expected: Tensor, 
         None,
         wide_tuning(pair=0, halves=0),
         wide_tuning(pair=1, group=1),
-        wide_tuning(pair=1, halves=0),
+        wide_tuning(pair=1, halves=0, columns=112),
+        wide_tuning(pair=0, columns=112),
+        wide_tuning(columns=128),
     ):
         room = torch.full((m + 1, n + 8), math.nan, dtype=x.dtype, device="cuda")
         wide_gemm(x, weight, bias=bias, out=room[:m, :n], tuning=tuning)

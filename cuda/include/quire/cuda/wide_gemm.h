@@ -21,9 +21,9 @@
 
 namespace quire::cuda {
 
-// W, described once for the copy engine. Does not own the memory, which must stay where it is.
+// W. Does not own the memory.
 struct WideGemmWeight {
-  alignas(64) unsigned char tensor_map[128];
+  const void* data = nullptr;  // [n, k], contiguous
   int64_t n = 0;
   int64_t k = 0;
   DType dtype = DType::kBFloat16;
@@ -38,6 +38,7 @@ WideGemmWeight make_wide_gemm_weight(const void* w, int64_t n, int64_t k, DType 
 struct WideGemmTuning {
   int32_t pair = -1;    // what the two blocks of a cluster share: 0 tiles of W, 1 tiles of x
   int32_t group = 0;    // clusters' tiles along the rows of x that are walked before the next tile of W
+  int32_t columns = 0;  // of out, of a tile with silu_mul: 128, 112
   int32_t halves = -1;  // 1: the last tiles are cut in half when that evens out the clusters' work; 0: not
 };
 
