@@ -2,9 +2,9 @@
 
     PYTHONPATH=python:tests/kernels/gpu python benchmarks/gpu/bench_wide_gemm.py [--json FILE] [--seconds S]
 
-gate_up: with SiLU * mul in the GEMM, beside cuBLAS and the kernel for SiLU * mul; other projections: the GEMM
-alone. Each figure is the median of CUDA graph replays of a few calls, both sides in turns. --seconds adds runs
-of that length, in which an H100 is held back by its power limit, with the clock and the power then.
+gate_up: with SiLU * mul in the GEMM, beside cuBLAS and the kernel for SiLU * mul; other projections: the
+GEMM alone. Each figure is the median of CUDA graph replays of a few calls, both sides in turns. --seconds
+adds runs of that length, in which an H100 is held back by its power limit, with the clock and the power.
 """
 
 from __future__ import annotations

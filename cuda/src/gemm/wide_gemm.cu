@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 
 #include "common/dispatch.h"
 #include "common/launch.h"
@@ -10,11 +11,10 @@ namespace quire::cuda {
 namespace {
 
 using gemm::make_tensor_map;
+using gemm::wide::Choice;
 using gemm::wide::KernelArgs;
 using gemm::wide::kSmallWeightBox;
-using gemm::wide::kTileRows;
 using gemm::wide::kWeightBox;
-using gemm::wide::Schedule;
 
 int num_clusters() {
   static const int count = [] {
@@ -28,28 +28,19 @@ int num_clusters() {
 
 int32_t ceil_div(int64_t a, int64_t b) { return static_cast<int32_t>((a + b - 1) / b); }
 
-Schedule make_schedule(int32_t row_tiles, int32_t column_tiles, const WideGemmTuning& tuning) {
-  Schedule s;
-  // A pair along the rows of x shares the larger tile, so it is right unless it makes a tile for nothing.
-  s.shares_x = tuning.pair >= 0 ? tuning.pair == 1 : row_tiles % 2 == 1 && column_tiles % 2 == 0;
-  s.row_units = s.shares_x ? row_tiles : ceil_div(row_tiles, 2);
-  s.column_units = s.shares_x ? ceil_div(column_tiles, 2) : column_tiles;
-  // Rows that stay in L2 while W passes by once.
-  constexpr int32_t kGroupTiles = 16;
-  s.group = tuning.group > 0 ? tuning.group : s.shares_x ? kGroupTiles : kGroupTiles / 2;
-  const int32_t units = s.row_units * s.column_units, clusters = num_clusters();
-  // The units that do not give every cluster one more: in halves when these do not either.
-  int32_t rest = units % clusters;
-  if (tuning.halves == 0 || 2 * rest > clusters) rest = 0;
-  s.num_whole = units - rest;
-  s.num_items = s.num_whole + 2 * rest;
-  return s;
-}
-
-// The time of the slowest cluster, in half units.
-int32_t num_rounds(const Schedule& s) {
-  const int32_t clusters = num_clusters();
-  return 2 * ceil_div(s.num_whole, clusters) + ceil_div(s.num_items - s.num_whole, clusters);
+// Calls come layer after layer with the same sizes.
+Choice remembered_schedule(int32_t num_rows, int32_t num_columns, const int32_t (&tile_columns)[2],
+                           const WideGemmTuning& t) {
+  using Key = std::array<int32_t, 7>;
+  thread_local Key last_key;
+  thread_local Choice last = {{}, 0};
+  const Key key = {num_rows, num_columns, tile_columns[0], tile_columns[1], t.pair, t.group, t.halves};
+  if (last.tile_columns == 0 || key != last_key) {
+    last = gemm::wide::choose_schedule(num_rows, num_columns, tile_columns, num_clusters(), t.pair, t.group,
+                                       t.halves);
+    last_key = key;
+  }
+  return last;
 }
 
 }  // namespace
@@ -85,17 +76,15 @@ void launch_wide_gemm(const WideGemmWeight& w, const WideGemmParams& p, cudaStre
   check_range("stride_x", p.stride_x, p.num_rows == 1 ? 0 : w.k, INT32_MAX);
   check_range("stride_out", p.stride_out, p.num_rows == 1 ? 0 : n_out, INT32_MAX);
 
-  // Of tiles: columns of out with silu_mul, otherwise half as many.
-  const int32_t row_tiles = ceil_div(p.num_rows, kTileRows);
-  int box = kWeightBox;
-  Schedule schedule = make_schedule(row_tiles, ceil_div(n_out, w.silu_mul ? box : 2 * box), p.tuning);
-  if (w.silu_mul) {
-    const Schedule small = make_schedule(row_tiles, ceil_div(n_out, kSmallWeightBox), p.tuning);
-    const bool is_faster = num_rounds(small) * kSmallWeightBox < num_rounds(schedule) * kWeightBox;
-    if (p.tuning.columns > 0 ? p.tuning.columns == kSmallWeightBox : is_faster) {
-      box = kSmallWeightBox;
-      schedule = small;
-    }
+  const int32_t columns = p.tuning.columns;
+  const int32_t tile_columns[2] = {!w.silu_mul   ? 2 * kWeightBox
+                                   : columns > 0 ? columns
+                                                 : kWeightBox,
+                                   w.silu_mul && columns == 0 ? kSmallWeightBox : 0};
+  const Choice choice = remembered_schedule(p.num_rows, static_cast<int32_t>(n_out), tile_columns, p.tuning);
+  const int32_t box = w.silu_mul ? choice.tile_columns : kWeightBox;
+  if (box != kWeightBox && box != kSmallWeightBox) {
+    refuse("tuning.columns", std::to_string(columns), "128, 112");
   }
 
   KernelArgs args;
@@ -103,7 +92,7 @@ void launch_wide_gemm(const WideGemmWeight& w, const WideGemmParams& p, cudaStre
   args.x = make_tensor_map(w.dtype, p.x, p.num_rows, w.k, std::max(p.stride_x, w.k), gemm::wide::kRowBox);
   args.out =
       make_tensor_map(w.dtype, p.out, p.num_rows, n_out, std::max(p.stride_out, n_out), gemm::wide::kRowBox);
-  args.schedule = schedule;
+  args.schedule = choice.schedule;
   args.num_rows = p.num_rows;
   args.n_out = static_cast<int32_t>(n_out);
   args.num_steps = ceil_div(w.k, gemm::kBoxColumns);

@@ -66,30 +66,6 @@ struct Ring {
   }
 };
 
-// This block's share of an item.
-struct Tile {
-  int32_t row;          // of x, the first
-  int32_t column_tile;  // of out
-  int32_t num_rows;     // kTileRows or half of them
-  bool shares_x;        // with the cluster's other block; otherwise the tile of W is shared
-
-  __device__ Tile(const Schedule& s, int32_t item, int32_t rank) {
-    const bool is_whole = item < s.num_whole;
-    const int32_t half = is_whole ? 0 : (item - s.num_whole) % 2;
-    const int32_t unit = is_whole ? item : s.num_whole + (item - s.num_whole) / 2;
-    const int32_t group_units = s.group * s.column_units;
-    const int32_t first_row_unit = unit / group_units * s.group;
-    const int32_t in_group = unit % group_units;
-    const int32_t height = min(s.group, s.row_units - first_row_unit);
-    const int32_t row_unit = first_row_unit + in_group % height, column_unit = in_group / height;
-    const int32_t which = is_whole ? rank : half;  // of the unit's two tiles
-    row = (s.shares_x ? row_unit : 2 * row_unit + which) * kTileRows + (is_whole ? 0 : rank * kRowBox);
-    column_tile = s.shares_x ? 2 * column_unit + which : column_unit;
-    num_rows = is_whole ? kTileRows : kRowBox;
-    shares_x = s.shares_x && is_whole;
-  }
-};
-
 // One thread.
 template <class S>
 __device__ void load(const KernelArgs& a, const Shared<S>& shared, int32_t rank) {

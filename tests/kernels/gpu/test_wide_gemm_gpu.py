@@ -76,9 +76,9 @@ def test_product(n: int, k: int, fused: bool, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("m", [256, 320, 2048])
+@pytest.mark.parametrize("m", [160, 256, 320, 544, 2048])
 def test_a_models_size(m: int, dtype: torch.dtype) -> None:
-    """The shape of a 1B model, whole rounds of tiles and halves: fused equals the kernels apart bitwise."""
+    """The shape of a 1B model, every kind of schedule: fused equals the kernels apart bitwise."""
     w = normal(2 * 8192, 2048, dtype=dtype)
     x = normal(m, 2048, dtype=dtype, seed=m) * (3 / math.sqrt(2048))
     fused = wide_gemm(x, WideWeight(w, True))
