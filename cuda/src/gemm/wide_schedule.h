@@ -1,4 +1,4 @@
-// Which tile of out a block of a wide GEMM computes when. On the host and on the device.
+// Which tile of out a block of a wide GEMM computes when.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -18,7 +18,6 @@ inline constexpr int kRowBox = 64;     // rows of x of a warpgroup
 struct Schedule {
   int32_t row_units, column_units;
   int32_t group;      // row units that are walked before the next column unit
-  int32_t rotation;   // 1: each column unit begins one row unit later, so that clusters share the short rows
   int32_t num_whole;  // items that are whole units
   int32_t num_items;
   bool shares_x;
@@ -32,16 +31,16 @@ struct Tile {
   bool shares_x;        // with the cluster's other block; otherwise the tile of W is shared
 
   // rank: of the block in its cluster, 0 or 1.
-  __host__ __device__ Tile(const Schedule& s, int32_t item, int32_t rank) {
+  __device__ Tile(const Schedule& s, int32_t item, int32_t rank) {
     const bool is_whole = item < s.num_whole;
     const int32_t half = is_whole ? 0 : (item - s.num_whole) % 2;
     const int32_t unit = is_whole ? item : s.num_whole + (item - s.num_whole) / 2;
     const int32_t group_units = s.group * s.column_units;
     const int32_t first_row_unit = unit / group_units * s.group;
     const int32_t in_group = unit % group_units;
-    const int32_t left = s.row_units - first_row_unit, height = left < s.group ? left : s.group;
+    const int32_t height = min(s.group, s.row_units - first_row_unit);
     const int32_t column_unit = in_group / height;
-    const int32_t row_unit = first_row_unit + (in_group + s.rotation * column_unit) % height;
+    const int32_t row_unit = first_row_unit + in_group % height;
     const int32_t which = is_whole ? rank : half;  // of the unit's two tiles
     row = (s.shares_x ? row_unit : 2 * row_unit + which) * kTileRows + (is_whole ? 0 : rank * kRowBox);
     column_tile = s.shares_x ? 2 * column_unit + which : column_unit;
@@ -49,16 +48,5 @@ struct Tile {
     shares_x = s.shares_x && is_whole;
   }
 };
-
-// The schedule for tiles of 128 rows of x and `tile_columns` columns of out.
-struct Choice {
-  Schedule schedule;
-  int32_t tile_columns;
-};
-
-// Of all schedules, one whose slowest cluster is done first. Those with tile_columns[1], if not 0, compete.
-// pair, group, halves: of WideGemmTuning.
-Choice choose_schedule(int32_t num_rows, int32_t num_columns, const int32_t (&tile_columns)[2],
-                       int32_t num_clusters, int32_t pair, int32_t group, int32_t halves);
 
 }  // namespace quire::cuda::gemm::wide

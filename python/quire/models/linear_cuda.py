@@ -8,10 +8,9 @@ from torch import Tensor
 
 from quire import ops_cuda as ops
 
-# Up to so many rows our GEMM is faster than cuBLAS, on an H100 and for the shapes of 1B and 8B models; the
-# fused one also saves the launch of SiLU * mul (docs/kernels/skinny_gemm.md).
+# Up to so many rows our GEMM is faster than cuBLAS, on an H100 and for the shapes of 1B and 8B models
+# (docs/kernels/skinny_gemm.md).
 _FASTER_ROWS = 16
-_FASTER_GATE_UP_ROWS = 32
 # With more rows, the GEMM for many that computes SiLU * mul itself is faster than cuBLAS and that kernel,
 # except for these, whose third tile of rows is nearly empty (docs/kernels/gate_up_gemm.md).
 _SLOWER_WIDE_ROWS = range(257, 352)
@@ -73,7 +72,7 @@ class CudaGateUp(CudaLinear):
         if self._is_invariant:
             for rows, to in _parts(x, out):
                 self._fused(rows, self.bias, to)
-        elif x.size(0) <= _FASTER_GATE_UP_ROWS:
+        elif x.size(0) <= _FASTER_ROWS:
             self._fused(x, self.bias, out)
         elif self._wide is not None and x.size(0) not in _SLOWER_WIDE_ROWS:
             self._wide(x, self.bias, out)

@@ -39,7 +39,7 @@ struct WideGemmTuning {
   int32_t pair = -1;    // what the two blocks of a cluster share: 0 tiles of W, 1 tiles of x
   int32_t group = 0;    // clusters' tiles along the rows of x that are walked before the next tile of W
   int32_t columns = 0;  // of out, of a tile with silu_mul: 128, 112
-  int32_t halves = -1;  // 1: the last tiles are cut in half when that evens out the clusters' work; 0: not
+  int32_t halves = -1;  // 1: the last tiles are cut in half, 0: not
 };
 
 // Rounding of silu_mul: gate and up to the type, silu to the type, the product to the type; as
