@@ -28,9 +28,10 @@ int num_clusters() {
 
 int32_t ceil_div(int64_t a, int64_t b) { return static_cast<int32_t>((a + b - 1) / b); }
 
-Schedule make_schedule(int32_t row_tiles, int32_t column_tiles, bool shares_x, bool cuts_last,
-                       int32_t group) {
+Schedule make_schedule(int32_t num_rows, int32_t column_tiles, bool shares_x, bool cuts_last, int32_t group) {
+  const int32_t row_tiles = ceil_div(num_rows, kTileRows);
   Schedule s;
+  s.num_rows = num_rows;
   s.shares_x = shares_x;
   s.row_units = shares_x ? row_tiles : ceil_div(row_tiles, 2);
   s.column_units = shares_x ? ceil_div(column_tiles, 2) : column_tiles;
@@ -60,8 +61,8 @@ Choice choose_schedule(int32_t num_rows, int64_t num_columns, const int32_t (&ti
       if (tuning.pair >= 0 && shares_x != (tuning.pair == 1)) continue;
       for (const bool cuts_last : {false, true}) {
         if (tuning.halves >= 0 && cuts_last != (tuning.halves == 1)) continue;
-        const Schedule s = make_schedule(ceil_div(num_rows, kTileRows), ceil_div(num_columns, columns),
-                                         shares_x, cuts_last, tuning.group);
+        const Schedule s =
+            make_schedule(num_rows, ceil_div(num_columns, columns), shares_x, cuts_last, tuning.group);
         // A half unit takes a bit more than half the time. Sharing x reads more from L2 than sharing W: 5 %
         // slower. Smaller tiles: 2 % (measured).
         const int64_t whole = shares_x ? 21 : 20, half = 11;
@@ -130,7 +131,6 @@ void launch_wide_gemm(const WideGemmWeight& w, const WideGemmParams& p, cudaStre
   args.out =
       make_tensor_map(w.dtype, p.out, p.num_rows, n_out, std::max(p.stride_out, n_out), gemm::wide::kRowBox);
   args.schedule = choice.schedule;
-  args.num_rows = p.num_rows;
   args.n_out = static_cast<int32_t>(n_out);
   args.num_steps = ceil_div(w.k, gemm::kBoxColumns);
   args.second_box = w.silu_mul ? args.n_out : box;

@@ -229,7 +229,7 @@ __device__ void multiply_tiles(const KernelArgs& a, const Shared<Shape<kSiluMul,
   for (int32_t item = blockIdx.x / kCluster; item < a.schedule.num_items; item += num_clusters) {
     const Tile tile(a.schedule, item, rank);
     const int32_t in_tile = group * kRowBox;
-    if (in_tile >= tile.num_rows || tile.row + in_tile >= a.num_rows) {
+    if (tile.is_empty || in_tile >= tile.num_rows) {
       for (int32_t step = 0; step < a.num_steps; ++step) {
         wait_barrier(shared.full(ring.stage), ring.phase);
         release(ring.stage);

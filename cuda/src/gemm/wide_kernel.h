@@ -20,7 +20,6 @@ struct KernelArgs {
   CUtensorMap x;       // boxes of kRowBox rows
   CUtensorMap out;     // the same
   Schedule schedule;
-  int32_t num_rows;
   int32_t n_out;       // columns of out
   int32_t num_steps;   // of k
   int32_t second_box;  // rows of W between the two boxes of a tile

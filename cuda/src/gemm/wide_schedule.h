@@ -15,12 +15,16 @@ inline constexpr int kRowBox = 64;     // rows of x of a warpgroup
 // compute one of the two tiles at a time, 64 rows each, and then the other: items are whole units and halves
 // of units. Clusters take items in turns, row units first, so that all rows meet a tile of W while it is in
 // L2.
+//
+// The last rows' tile ends with them: it begins in the tile before, whose last rows are then computed twice,
+// with the same bits. Rows past the end would have to be filled with zeros, which is slower (measured).
 struct Schedule {
   int32_t row_units, column_units;
   int32_t group;      // row units that are walked before the next column unit
   int32_t num_whole;  // items that are whole units
   int32_t num_items;
   bool shares_x;
+  int32_t num_rows;  // of x
 };
 
 // A block's share of an item.
@@ -28,6 +32,7 @@ struct Tile {
   int32_t row;          // of x, the first
   int32_t column_tile;  // of out
   int32_t num_rows;     // kTileRows or half of them
+  bool is_empty;        // has no rows; the block then only loads for the other
   bool shares_x;        // with the cluster's other block; otherwise the tile of W is shared
 
   // rank: of the block in its cluster, 0 or 1.
@@ -45,6 +50,8 @@ struct Tile {
     row = (s.shares_x ? row_unit : 2 * row_unit + which) * kTileRows + (is_whole ? 0 : rank * kRowBox);
     column_tile = s.shares_x ? 2 * column_unit + which : column_unit;
     num_rows = is_whole ? kTileRows : kRowBox;
+    is_empty = row >= s.num_rows;
+    row = max(min(row, s.num_rows - num_rows), 0);
     shares_x = s.shares_x && is_whole;
   }
 };

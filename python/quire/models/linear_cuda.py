@@ -8,12 +8,10 @@ from torch import Tensor
 
 from quire import ops_cuda as ops
 
-# Up to so many rows our GEMM is faster than cuBLAS, on an H100 and for the shapes of 1B and 8B models
-# (docs/kernels/skinny_gemm.md).
+# Up to so many rows our GEMM for few is faster than cuBLAS, on an H100 and for the shapes of 1B and 8B
+# models (docs/kernels/skinny_gemm.md). With more, the GEMM for many is faster than cuBLAS and a kernel for
+# SiLU * mul (docs/kernels/gate_up_gemm.md).
 _FASTER_ROWS = 16
-# With more rows, the GEMM for many that computes SiLU * mul itself is faster than cuBLAS and that kernel,
-# except for these, whose third tile of rows is nearly empty (docs/kernels/gate_up_gemm.md).
-_SLOWER_WIDE_ROWS = range(257, 352)
 
 
 class CudaLinear:
@@ -74,7 +72,7 @@ class CudaGateUp(CudaLinear):
                 self._fused(rows, self.bias, to)
         elif x.size(0) <= _FASTER_ROWS:
             self._fused(x, self.bias, out)
-        elif self._wide is not None and x.size(0) not in _SLOWER_WIDE_ROWS:
+        elif self._wide is not None:
             self._wide(x, self.bias, out)
         else:
             self(x, gate_up)
