@@ -1,12 +1,12 @@
 // GEMM of many rows of x: 128 rows of x times 256 or 224 rows of W per block, both by wgmma from shared
 // memory.
 //
-// Grid: clusters of two blocks, one block per SM, that walk the items of a schedule (wide_kernel.h). Block: a
-// warpgroup that loads and two that multiply, 64 rows of x each. Of what both blocks of a cluster need, each
-// loads one half for both.
+// Grid: clusters of two blocks, one block per SM, that walk the items of a schedule (wide_schedule.h). Block:
+// a warpgroup that loads and two that multiply, 64 rows of x each. Of what both blocks of a cluster need,
+// each loads one half for both.
 //
-// With silu_mul, the two boxes of a tile of W are 128 rows of gate and the 128 rows of up that belong to
-// them, so a thread holds gate and up of the same columns. Results go through shared memory to the copy
+// With silu_mul, the two boxes of a tile of W are rows of gate and the rows of up that belong to them, so a
+// thread holds gate and up of the same columns. Results go through shared memory to the copy
 // engine, which writes them while the next tile is multiplied.
 //
 // Shared memory: ring [stage]([128 rows of x][64], [2 kBox rows of W][64]), results [group][2][64 rows][64],

@@ -18,7 +18,7 @@ class CudaLinear:
     """A projection. Fill `weight` and `bias`, then call prepare() once; only then it can be called.
 
     is_invariant: every row of the result has the same bits whatever rows are beside it. Many rows are then
-    computed by the GEMM for few, a part at a time, which is slower.
+    computed by the GEMM for few, a part at a time, which is slower (CudaGateUp: all by the GEMM for many).
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class CudaGateUp(CudaLinear):
     def silu_mul(self, x: Tensor, gate_up: Tensor, out: Tensor) -> None:
         """x: ``[num_rows, in_size]``; gate_up: ``[num_rows, 2 * intermediate_size]``, scratch; out:
         ``[num_rows, intermediate_size]``."""
-        if self._is_invariant:
+        if self._wide is not None and (self._is_invariant or x.size(0) > _FASTER_ROWS):
+            self._wide(x, self.bias, out)  # a row has the same bits in any number of rows
+        elif self._is_invariant:
             for rows, to in _parts(x, out):
                 self._fused(rows, self.bias, to)
         elif x.size(0) <= _FASTER_ROWS:
             self._fused(x, self.bias, out)
-        elif self._wide is not None:
-            self._wide(x, self.bias, out)
         else:
             self(x, gate_up)
             ops.silu_mul(gate_up, out)
