@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "common/launch.h"
+#include "tensor_map.h"
 
 namespace quire::cuda::gemm {
 
@@ -27,7 +28,6 @@ struct KernelArgs {
 };
 
 inline constexpr int kBoxRows = 64;                                // of W, in one copy
-inline constexpr int kBoxColumns = 64;                             // elements of k: 128 bytes
 inline constexpr int kLoadBytes = 2 * kBoxRows * kBoxColumns * 2;  // of W, in one stage
 
 // padded_rows: 8, 16, 32 or 64. tile_rows: 64 or 128. Fills in config's block and shared memory.

@@ -1,0 +1,19 @@
+// Descriptions of matrices for the copy engine.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "quire/cuda/dtype.h"
+
+namespace quire::cuda::gemm {
+
+inline constexpr int kBoxColumns = 64;  // elements of 16 bits: 128 bytes
+
+// [rows, columns] of 16-bit elements, rows `stride` elements apart, in boxes of box_rows x kBoxColumns with
+// the 128-byte swizzle. Throws std::runtime_error.
+CUtensorMap make_tensor_map(DType dtype, const void* data, int64_t rows, int64_t columns, int64_t stride,
+                            int box_rows);
+
+}  // namespace quire::cuda::gemm
