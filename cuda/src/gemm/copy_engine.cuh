@@ -19,13 +19,16 @@ __device__ inline uint32_t address_in_block(uint32_t address, uint32_t rank) {
   return mapped;
 }
 
-__device__ inline float4 load_in_cluster(uint32_t address) {
-  float4 x;
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
-               : "r"(address)
+// Stores in the shared memory of a block of the cluster and counts the bytes on a barrier of that block:
+// whoever waits for the barrier sees the value.
+__device__ inline void store_in_cluster(uint32_t to, float value, uint32_t barrier) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(to),
+               "f"(value), "r"(barrier)
                : "memory");
-  return x;
+}
+
+__device__ inline void store_in_block(uint32_t to, float value) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(value) : "memory");
 }
 
 __device__ inline void init_barrier(uint32_t barrier, uint32_t count) {
@@ -46,9 +49,10 @@ __device__ inline void arrive_expecting(uint32_t barrier, uint32_t bytes) {
                : "memory");
 }
 
-// barrier: of any block of the cluster, from address_in_block().
+// barrier: of any block of the cluster, from address_in_block(). Orders what this block has read, not what it
+// has written.
 __device__ inline void arrive_in_cluster(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
 // Until the phase of this parity is over.
@@ -64,23 +68,10 @@ __device__ inline void wait_barrier(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
-// The same; what other blocks of the cluster wrote before they arrived is then visible.
-__device__ inline void wait_barrier_of_cluster(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n"
-      "}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-
 // Every warp of the cluster arrives; those that need the others' initialized barriers wait. In a launch
 // without clusters, waiting would be a barrier of the whole block: do neither.
 __device__ inline void arrive_at_cluster() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 __device__ inline void wait_for_cluster() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
@@ -93,7 +84,11 @@ __device__ inline uint32_t rank_in_cluster() {
 }
 
 // What L2 shall do with the lines of a copy.
-enum class CachePolicy : uint64_t { kEvictFirst = 0x12F0000000000000, kEvictLast = 0x14F0000000000000 };
+enum class CachePolicy : uint64_t {
+  kNormal = 0x1000000000000000,
+  kEvictFirst = 0x12F0000000000000,
+  kEvictLast = 0x14F0000000000000
+};
 
 __device__ inline void prefetch_tensor_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");

@@ -40,7 +40,7 @@ struct SkinnyGemmTuning {
   int32_t cluster = 0;     // blocks that share a tile, each with a part of k: 1, 2, 4, 8. Changes rounding
   int32_t tile_rows = 0;   // of W: 64 or 128; always 128 with silu_mul
   int32_t num_blocks = 0;  // at most
-  int32_t trigger = -1;    // 16 KB loads left to issue when the next kernel's blocks may come
+  int32_t trigger = -1;    // 16 KB loads left to multiply when the next kernel's blocks may come
   int32_t prefetch = -1;   // 16 KB loads that go into L2 ahead of the ring, at the start
 };
 
