@@ -10,16 +10,18 @@ PYTEST_ARGS ?=
 
 NATIVE := CMakeLists.txt $(shell find cmake cpp cuda -type f 2>/dev/null)
 
-.PHONY: help setup demo serve test lint cuda-check format bench clean
+.PHONY: help setup demo serve test gpu-test lint cuda-check format bench clean
 
 help:
 	@echo "make demo    build everything, serve the embedded model on a real tritonserver, show it working, stop"
 	@echo "make serve   the same, but stay up and print curl lines to try"
 	@echo "make test    every test that needs no GPU"
+	@echo "make gpu-test  every test that needs a GPU, on a machine with a Hopper GPU and nvcc. OFFLINE=1: without a network,"
+	@echo "             with the Python packages, cmake and ninja that PYTHON's environment has"
 	@echo "make lint    formatting, lint and types"
 	@echo "make cuda-check  compile every CUDA kernel for Hopper, warnings as errors; needs no GPU. Uses nvcc from PATH,"
 	@echo "             else installs the PyPI wheels of the CUDA toolkit into build/cuda-check"
-	@echo "make bench   scheduler, kernels, engine and response path on this machine"
+	@echo "make bench   scheduler, kernels, engine and serving on this machine; \`quire bench\` lists them"
 
 $(VENV)/.tools: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +43,19 @@ serve: setup
 
 test: setup
 	$(BIN)/python -m pytest -m "not gpu" $(PYTEST_ARGS)
+
+GPU_TESTS := -m gpu tests/kernels/gpu tests/gpu
+
+ifdef OFFLINE
+gpu-test:
+	cmake -S . -B build/gpu -G Ninja -DQUIRE_CUDA=ON -DPython_EXECUTABLE=$(shell command -v $(PYTHON))
+	cmake --build build/gpu
+	cmake --install build/gpu --prefix python
+	PYTHONPATH=python:$$PYTHONPATH $(PYTHON) -m pytest $(GPU_TESTS) $(PYTEST_ARGS)
+else
+gpu-test: setup
+	$(BIN)/python -m pytest $(GPU_TESTS) $(PYTEST_ARGS)
+endif
 
 CXX_FILES = $(shell git ls-files 'cpp/*.h' 'cpp/*.cc' 'cuda/*.h' 'cuda/*.cu' 'cuda/*.cuh')
 

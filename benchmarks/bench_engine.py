@@ -1,132 +1,99 @@
-"""Tokens per second of the embedded model: this engine beside Hugging Face transformers' `generate`.
+"""Closed-loop load on the engine alone, through `quire.LLM`, token ids in and out: no HTTP, no text prompts.
 
-    python benchmarks/bench_engine.py [--model quire-8m] [--tokens 128] [--repeats 5] [--threads N]
+    quire bench engine [--shape 8b|1b|quire-8m] [--model DIR] [--cases FILE] [--rows N ...] [--json OUT]
+                       [--settings KEY=VALUE ...]
 
-Both decode greedily, with the same threads and number format, the same prompts and as many new tokens, at 1
-and at 16 requests (transformers: one batch). Each has its own process, and while one works the others sleep;
-they take turns, and the table shows medians. transformers runs twice: as it comes, with OpenMP threads that
-spin while they wait, and with threads that sleep, which is faster on a busy machine and what our engine
-does. The ratio is to the faster of the two.
+One JSON line per row of the table of cases (docs/benchmarks.md), the same rows, prompts and keys that
+benchmarks/vllm_engine.py prints for vLLM. --shape says which rows and, without --model, which model: 8b and
+1b are made on the spot with random weights, quire-8m is the embedded one with a table that a CPU can do.
+--settings are those of model.json, e.g. ``max_num_batched_tokens=4096``.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
-import statistics
 import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from collections.abc import Iterator
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-PROMPT = "def fibonacci(n):\n    "
-DTYPES = ("bfloat16", "float32")
-
-
-def engine_worker(model: str, dtype: str, threads: int, connection: Connection) -> None:
-    """Answers (number of requests, tokens) with the seconds it took."""
-    from quire import LLM, SamplingParams
-
-    llm = LLM(model, dtype=dtype, num_threads=threads)
-
-    def run(num_requests: int, num_tokens: int) -> None:
-        params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
-        outputs = llm.generate([PROMPT] * num_requests, params)
-        assert all(len(output.outputs[0].token_ids) == num_tokens for output in outputs)
-
-    answer(connection, run)
+from quire import LLM, SamplingParams, StreamOutput
+from quire.errors import EngineError
+from quire_options import (
+    add_options,
+    cases_of,
+    max_id_of,
+    model_folder,
+    settings_of,
+    versions,
+    write_rows,
+)
+from workload import MAX_ID, Case, Record, check_complete, figures, prompts, warm_up
 
 
-def transformers_worker(model: str, dtype: str, threads: int, connection: Connection) -> None:
-    """The same with transformers."""
-    import torch
-    from quire.model_path import resolve_model
-    from quire.tokenizer import Tokenizer
-    from transformers import AutoModelForCausalLM
+def run_case(llm: LLM, tag: str, case: Case, max_id: int = MAX_ID) -> dict[str, Any]:
+    """`case.concurrency` requests open at any time until all have ended. The clock of a request starts before
+    its prompt is handed over and is read when step() has returned its tokens."""
+    waiting = iter(prompts(case, max_id))
+    params = SamplingParams(
+        temperature=0, max_tokens=case.output_tokens, min_tokens=case.output_tokens, ignore_eos=True
+    )
+    running: dict[int, Record] = {}
+    finished: list[Record] = []
 
-    torch.set_num_threads(threads)
-    folder = resolve_model(model)
-    network = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
-    network.generation_config.eos_token_id = None
-    network.generation_config.pad_token_id = 0
-    prompt = torch.tensor([Tokenizer(folder).encode(PROMPT)])
+    def add_one() -> None:
+        prompt = next(waiting, None)
+        if prompt is not None:
+            record = Record(time.perf_counter())
+            running[llm.add_request(prompt, params)] = record
 
-    def run(num_requests: int, num_tokens: int) -> None:
-        ids = prompt.expand(num_requests, -1)
-        with torch.inference_mode():
-            output = network.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=num_tokens
-            )
-        assert output.shape == (num_requests, prompt.shape[1] + num_tokens)
-
-    answer(connection, run)
-
-
-def answer(connection: Connection, run: Callable[[int, int], None]) -> None:
-    run(1, 4)
-    connection.send(None)
-    while job := connection.recv():
-        start = time.perf_counter()
-        run(*job)
-        connection.send(time.perf_counter() - start)
+    began = time.perf_counter()
+    for _ in range(case.concurrency):
+        add_one()
+    while running:
+        outputs = llm.step()
+        now = time.perf_counter()
+        for output in outputs:
+            take(output, now, running, finished)
+            if output.finish_reason:
+                add_one()
+    seconds = time.perf_counter() - began
+    check_complete(case, finished)
+    return figures(tag, case, seconds, finished)
 
 
-def measure(options: argparse.Namespace, dtype: str) -> list[tuple[int, list[float]]]:
-    """(requests, tokens/s of the engine, of transformers, of transformers with sleeping threads)."""
-    context = multiprocessing.get_context("spawn")
-    connections = []
-    for worker, policy in (
-        (engine_worker, None),
-        (transformers_worker, None),
-        (transformers_worker, "PASSIVE"),
-    ):
-        ours, theirs = context.Pipe()
-        os.environ.pop("OMP_WAIT_POLICY", None)
-        if policy:
-            os.environ["OMP_WAIT_POLICY"] = policy
-        context.Process(
-            target=worker, args=(options.model, dtype, options.threads, theirs), daemon=True
-        ).start()
-        connections.append(ours)
-    for connection in connections:
-        connection.recv()
-    rows = []
-    for num_requests in (1, 16):
-        seconds: list[list[float]] = [[] for _ in connections]
-        for repeat in range(options.repeats + 1):
-            for times, connection in zip(seconds, connections, strict=True):
-                connection.send((num_requests, options.tokens))
-                taken = connection.recv()
-                if repeat > 0:  # the first one warms up
-                    times.append(taken)
-        rows.append((num_requests, [num_requests * options.tokens / statistics.median(t) for t in seconds]))
-    for connection in connections:
-        connection.send(None)
-    return rows
+def take(output: StreamOutput, now: float, running: dict[int, Record], finished: list[Record]) -> None:
+    """Count what a step gave to a request."""
+    if output.finish_reason == "error":
+        raise EngineError(output.error)
+    running[output.request_id].add(now, len(output.token_ids))
+    if output.finish_reason:
+        finished.append(running.pop(output.request_id))
+
+
+def run(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The rows: of the start, of the warm-up, of the cases."""
+    cases = cases_of(options)
+    tag = options.tag or f"quire-{options.shape.removeprefix('quire-')}"
+    with model_folder(options.shape, options.model) as model:
+        settings = settings_of(options.shape, options.settings, model)
+        max_id = max_id_of(model)
+        began = time.perf_counter()
+        llm = LLM(str(model), **settings)
+        seconds = round(time.perf_counter() - began, 1)
+        yield {"tag": "startup", "s": seconds, "versions": versions(), "settings": settings}
+        yield run_case(llm, "warm-up", warm_up(options.shape), max_id)
+        for case in cases:
+            yield run_case(llm, tag, case, max_id)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--model", default="quire-8m")
-    parser.add_argument("--tokens", type=int, default=128, help="new tokens of each request")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    options = parser.parse_args()
-
-    table = Table(
-        title=f"{options.model}, {options.tokens} new tokens, {options.threads} threads, "
-        f"median of {options.repeats}, tokens/s"
+    parser = argparse.ArgumentParser(
+        prog="quire bench engine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for column in ("dtype", "requests", "quire", "transformers", "sleeping threads", "ratio"):
-        table.add_column(column, justify="right")
-    for dtype in DTYPES:
-        for num_requests, (engine, *others) in measure(options, dtype):
-            figures = [f"{rate:.0f}" for rate in (engine, *others)]
-            table.add_row(dtype, str(num_requests), *figures, f"{engine / max(others):.2f}")
-    Console(width=100).print(table)
+    add_options(parser)
+    parser.add_argument("--tag", help="the rows' tag; default: quire-SHAPE")
+    options = parser.parse_args()
+    write_rows("bench engine", run(options), options.json)
 
 
 if __name__ == "__main__":

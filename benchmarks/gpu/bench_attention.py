@@ -59,15 +59,17 @@ class Batch:
     num_kv_heads: int = 8
     head_dim: int = 128
     block_size: int = 16
+    kv_dtype: torch.dtype = torch.bfloat16
 
     def __post_init__(self) -> None:
         blocks = [-(-s // self.block_size) for _, s in self.lens]
-        self.kv_bytes = sum(s for _, s in self.lens) * self.num_kv_heads * self.head_dim * 4
+        per_token = 2 * self.num_kv_heads * self.head_dim * self.kv_dtype.itemsize
+        self.kv_bytes = sum(s for _, s in self.lens) * per_token
         self.copies = max(1, min(64, -(-ROTATED_BYTES // self.kv_bytes)))
         num_blocks = sum(blocks) * self.copies
         shape = (num_blocks, self.block_size, self.num_kv_heads, self.head_dim)
-        self.keys = torch.randn(shape, dtype=torch.bfloat16, device="cuda")
-        self.values = torch.randn(shape, dtype=torch.bfloat16, device="cuda")
+        self.keys = torch.randn(shape, dtype=torch.bfloat16, device="cuda").to(self.kv_dtype)
+        self.values = torch.randn(shape, dtype=torch.bfloat16, device="cuda").to(self.kv_dtype)
         ids = torch.randperm(num_blocks, device="cuda").int()
         self.tables = torch.zeros(self.copies, len(self.lens), max(blocks), dtype=torch.int32, device="cuda")
         first = 0
@@ -112,44 +114,55 @@ class Batch:
     def bytes(self) -> int:
         return self.kv_bytes + 2 * 2 * self.query.numel()
 
-    def run(self, i: int) -> None:
-        table = self.tables[i % self.copies]
+    def run(self, i: int, *, follows_layer: bool = False) -> None:
         self.attention.run(
-            self.query, self.keys, self.values, self.out, table, max_query_len=self.max_query_len
+            self.query,
+            self.keys,
+            self.values,
+            self.out,
+            self.tables[i % self.copies],
+            max_query_len=self.max_query_len,
+            follows_layer=follows_layer,
         )
 
-    def time(self) -> float:
+    def time(self, *, follows_layer: bool = False) -> float:
         launches = max(self.copies, min(64, int(2e9 / self.kv_bytes)), 1)
         if self.flops > 1e11:
             launches = max(1, min(launches, int(2e12 / self.flops)))
-        return microseconds(self.run, launches)
+        return microseconds(lambda i: self.run(i, follows_layer=follows_layer), launches)
 
 
 def bench_decode(report: list[dict[str, object]]) -> None:
-    print("decode, bf16, block 16, 32 q / 8 kv heads", flush=True)
-    for head_dim in (128, 64):
-        for context in (1024, 4096):
-            for batch in (1, 8, 64, 256):
-                b = Batch([(1, context)] * batch, head_dim=head_dim)
-                us = b.time()
-                tbs = b.bytes / us / 1e6
+    """behind: each launch may begin while the one in front ends, as a layer's attention behind the
+    kernel that writes its keys."""
+    print("decode, block 16, 32 q / 8 kv heads; alone | behind", flush=True)
+    shapes = [(batch, 600) for batch in (1, 8, 32)] + [(batch, 640) for batch in (64, 256)]
+    shapes += [(batch, context) for context in (1024, 4096) for batch in (1, 8, 64, 256)]
+    for kv_dtype in (torch.bfloat16, torch.float8_e4m3fn):
+        for head_dim in (128, 64):
+            for batch, context in shapes:
+                b = Batch([(1, context)] * batch, head_dim=head_dim, kv_dtype=kv_dtype)
+                alone, behind = b.time(), b.time(follows_layer=True)
                 floor = b.bytes / MEMORY_TBS / 1e6
+                name = "bf16" if kv_dtype == torch.bfloat16 else "fp8"
                 print(
-                    f"  hd {head_dim:3} {batch:3} x {context}: {us:8.1f} us  {tbs:5.2f} TB/s"
-                    f"  {tbs / MEMORY_TBS:4.0%}  (floor {floor:.1f} us)",
+                    f"  {name:4} hd {head_dim:3} {batch:3} x {context:4}:{alone:8.1f} us {floor / alone:4.0%}"
+                    f" | {behind:8.1f} us {floor / behind:4.0%}  (floor {floor:.1f} us)",
                     flush=True,
                 )
-                report.append({"decode": [batch, context, head_dim], "us": us, "tbs": tbs})
+                shape = [name, batch, context, head_dim]
+                report.append({"decode": shape, "alone_us": alone, "behind_us": behind, "floor_us": floor})
 
 
 def bench_prefill(report: list[dict[str, object]]) -> None:
-    print("prefill, causal, bf16, block 16, 32 q / 8 kv heads x 128; sdpa: torch, contiguous", flush=True)
-    for tokens in (1024, 4096, 16384):
-        b = Batch([(tokens, tokens)])
+    print("prefill, causal, bf16, block 16, 32 q / 8 kv heads; sdpa: torch, contiguous", flush=True)
+    for head_dim, tokens in [(d, n) for d in (128, 64) for n in (1024, 2048, 4096, 8192, 16384)]:
+        b = Batch([(tokens, tokens)], head_dim=head_dim)
         us = b.time()
         tflops = b.flops / us / 1e6
-        q = b.query.view(1, tokens, 32, 128).transpose(1, 2)
-        k = torch.randn(1, 8, tokens, 128, dtype=torch.bfloat16, device="cuda").repeat_interleave(4, dim=1)
+        q = b.query.view(1, tokens, 32, head_dim).transpose(1, 2)
+        k = torch.randn(1, 8, tokens, head_dim, dtype=torch.bfloat16, device="cuda")
+        k = k.repeat_interleave(4, dim=1)
         v = torch.randn_like(k)
 
         def sdpa(_: int, q: Tensor = q, k: Tensor = k, v: Tensor = v) -> None:
@@ -157,11 +170,11 @@ def bench_prefill(report: list[dict[str, object]]) -> None:
 
         other = microseconds(sdpa, 4, replays=7)
         print(
-            f"  {tokens:5}: {us:8.1f} us  {tflops:5.0f} TFLOP/s  {tflops / MATRIX_TFLOPS:4.0%}"
+            f"  hd {head_dim:3} {tokens:5}: {us:7.1f} us {tflops:4.0f} TFLOP/s {tflops / MATRIX_TFLOPS:4.0%}"
             f"   sdpa {other:8.1f} us {b.flops / other / 1e6:5.0f}",
             flush=True,
         )
-        report.append({"prefill": tokens, "us": us, "tflops": tflops, "sdpa_us": other})
+        report.append({"prefill": [tokens, head_dim], "us": us, "tflops": tflops, "sdpa_us": other})
 
 
 def bench_batch(report: list[dict[str, object]]) -> None:

@@ -1,7 +1,6 @@
 // Python names of the core. Objects that belong to an EngineCore (Batch, StepOutputs) keep it alive, and
-// change with its next schedule() or update().
+// change with its later schedule() or update().
 #include <pybind11/native_enum.h>
-#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <optional>
@@ -17,27 +16,6 @@ namespace quire::bindings {
 namespace {
 
 namespace py = pybind11;
-
-// A view of the core's memory: nothing is copied, nothing can be written, `owner` is kept alive.
-template <typename T>
-py::array_t<T> view(const T* data, std::vector<py::ssize_t> shape, const py::object& owner) {
-  py::array_t<T> array(std::move(shape), data, owner);
-  py::detail::array_proxy(array.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
-  return array;
-}
-
-// Adds a property that views the first size(batch) elements of a Batch's vector.
-template <typename T, typename Size>
-void bind_view(py::class_<Batch>& batch, const char* name, std::vector<T> Batch::* field, Size size,
-               const char* doc) {
-  batch.def_property_readonly(
-      name,
-      [field, size](const py::object& self) {
-        const auto& value = self.cast<const Batch&>();
-        return view((value.*field).data(), {static_cast<py::ssize_t>(size(value))}, self);
-      },
-      doc);
-}
 
 // Borrows any contiguous one-dimensional buffer of int32: numpy array, torch CPU tensor's numpy(),
 // array.array.
@@ -90,9 +68,9 @@ void bind_config(py::module_& m) {
   const EngineConfig defaults;
   py::class_<EngineConfig>(m, "EngineConfig", "Limits and sizes of one engine; checked by EngineCore.")
       .def(py::init([](int32_t num_blocks, int32_t max_model_len, int32_t vocab_size, int32_t block_size,
-                       int32_t max_num_seqs, int32_t max_num_batched_tokens, float watermark,
-                       bool enable_prefix_caching, bool enable_chunked_prefill, uint64_t seed,
-                       std::vector<int32_t> eos_token_ids) {
+                       int32_t max_num_seqs, int32_t max_num_batched_tokens, int32_t max_batches_out,
+                       float watermark, bool enable_prefix_caching, bool enable_chunked_prefill,
+                       uint64_t seed, std::vector<int32_t> eos_token_ids, int32_t max_output_tokens) {
              EngineConfig config;
              config.num_blocks = num_blocks;
              config.max_model_len = max_model_len;
@@ -100,31 +78,36 @@ void bind_config(py::module_& m) {
              config.block_size = block_size;
              config.max_num_seqs = max_num_seqs;
              config.max_num_batched_tokens = max_num_batched_tokens;
+             config.max_batches_out = max_batches_out;
              config.watermark = watermark;
              config.enable_prefix_caching = enable_prefix_caching;
              config.enable_chunked_prefill = enable_chunked_prefill;
              config.seed = seed;
              config.eos_token_ids = std::move(eos_token_ids);
+             config.max_output_tokens = max_output_tokens;
              return config;
            }),
            py::kw_only(), py::arg("num_blocks"), py::arg("max_model_len"), py::arg("vocab_size"),
            py::arg("block_size") = defaults.block_size, py::arg("max_num_seqs") = defaults.max_num_seqs,
            py::arg("max_num_batched_tokens") = defaults.max_num_batched_tokens,
-           py::arg("watermark") = defaults.watermark,
+           py::arg("max_batches_out") = defaults.max_batches_out, py::arg("watermark") = defaults.watermark,
            py::arg("enable_prefix_caching") = defaults.enable_prefix_caching,
            py::arg("enable_chunked_prefill") = defaults.enable_chunked_prefill,
-           py::arg("seed") = defaults.seed, py::arg("eos_token_ids") = defaults.eos_token_ids)
+           py::arg("seed") = defaults.seed, py::arg("eos_token_ids") = defaults.eos_token_ids,
+           py::arg("max_output_tokens") = defaults.max_output_tokens)
       .def_readonly("num_blocks", &EngineConfig::num_blocks)
       .def_readonly("max_model_len", &EngineConfig::max_model_len)
       .def_readonly("vocab_size", &EngineConfig::vocab_size)
       .def_readonly("block_size", &EngineConfig::block_size)
       .def_readonly("max_num_seqs", &EngineConfig::max_num_seqs)
       .def_readonly("max_num_batched_tokens", &EngineConfig::max_num_batched_tokens)
+      .def_readonly("max_batches_out", &EngineConfig::max_batches_out)
       .def_readonly("watermark", &EngineConfig::watermark)
       .def_readonly("enable_prefix_caching", &EngineConfig::enable_prefix_caching)
       .def_readonly("enable_chunked_prefill", &EngineConfig::enable_chunked_prefill)
       .def_readonly("seed", &EngineConfig::seed)
-      .def_readonly("eos_token_ids", &EngineConfig::eos_token_ids);
+      .def_readonly("eos_token_ids", &EngineConfig::eos_token_ids)
+      .def_readonly("max_output_tokens", &EngineConfig::max_output_tokens);
 }
 
 void bind_sampling(py::module_& m) {
@@ -186,6 +169,7 @@ void bind_token_table(py::module_& m) {
       .value("BYTE_LEVEL", DecoderKind::kByteLevel)
       .value("BYTE_FALLBACK", DecoderKind::kByteFallback)
       .value("JOINED", DecoderKind::kJoined)
+      .value("WORD_PIECE", DecoderKind::kWordPiece)
       .finalize();
   m.attr("TOKEN_SPECIAL") = static_cast<int>(kTokenSpecial);
   m.attr("TOKEN_BYTE") = static_cast<int>(kTokenByte);
@@ -215,9 +199,17 @@ void bind_token_table(py::module_& m) {
       .def(
           "decode",
           [](const TokenTable& self, const std::vector<int32_t>& ids, bool is_first, int32_t trim,
-             bool skip_special_tokens) { return self.decode(ids, is_first, trim, skip_special_tokens); },
+             bool skip_special_tokens, uint32_t open_text) {
+            return self.decode(ids, is_first, trim, skip_special_tokens, OpenText(open_text));
+          },
           py::arg("ids"), py::arg("is_first") = true, py::arg("trim") = 0,
-          py::arg("skip_special_tokens") = true)
+          py::arg("skip_special_tokens") = true, py::arg("open_text") = 0)
+      .def(
+          "open_text",
+          [](const TokenTable& self, const std::vector<int32_t>& ids, bool skip_special_tokens) {
+            return self.open_text(ids, skip_special_tokens).bits();
+          },
+          py::arg("ids"), py::arg("skip_special_tokens") = true)
       .def("serialize",
            [](const TokenTable& self) {
              std::string bytes;
@@ -235,56 +227,6 @@ void bind_token_table(py::module_& m) {
             return TokenTable::deserialize(given);
           },
           py::arg("bytes"));
-}
-
-void bind_batch(py::module_& m) {
-  py::class_<Batch> batch(
-      m, "Batch",
-      "One step's work. Arrays are read-only views of the core's memory, without a copy: they hold "
-      "until the next schedule(), which overwrites them. They keep the core alive.");
-  batch.def_readonly("num_reqs", &Batch::num_reqs)
-      .def_readonly("num_tokens", &Batch::num_tokens)
-      .def_readonly("num_sampled", &Batch::num_sampled)
-      .def_readonly("max_query_len", &Batch::max_query_len)
-      .def_readonly("max_seq_len", &Batch::max_seq_len)
-      .def_property_readonly(
-          "block_tables",
-          [](const py::object& self) {
-            const auto& value = self.cast<const Batch&>();
-            return view(value.block_tables, {value.num_block_table_rows, value.block_table_stride}, self);
-          },
-          "[max_num_seqs, max_blocks_per_request] int32; entries past a request's blocks are stale");
-  const auto num_tokens = [](const Batch& b) { return b.num_tokens; };
-  const auto num_reqs = [](const Batch& b) { return b.num_reqs; };
-  const auto num_sampled = [](const Batch& b) { return b.num_sampled; };
-  bind_view(batch, "token_ids", &Batch::token_ids, num_tokens, "[num_tokens] int32");
-  bind_view(batch, "positions", &Batch::positions, num_tokens, "[num_tokens] int32");
-  bind_view(batch, "slot_mapping", &Batch::slot_mapping, num_tokens,
-            "[num_tokens] int64: block_id * block_size + offset");
-  bind_view(batch, "request_ids", &Batch::request_ids, num_reqs, "[num_reqs] uint64");
-  bind_view(
-      batch, "query_start_loc", &Batch::query_start_loc, [](const Batch& b) { return b.num_reqs + 1; },
-      "[num_reqs + 1] int32");
-  bind_view(batch, "seq_lens", &Batch::seq_lens, num_reqs,
-            "[num_reqs] int32: tokens with KV after this step");
-  bind_view(batch, "block_table_rows", &Batch::block_table_rows, num_reqs,
-            "[num_reqs] int32: row of block_tables");
-  bind_view(batch, "sample_token_idx", &Batch::sample_token_idx, num_sampled,
-            "[num_sampled] int32: tokens whose logits are sampled");
-  bind_view(batch, "sample_req_idx", &Batch::sample_req_idx, num_sampled,
-            "[num_sampled] int32: their requests");
-  bind_view(batch, "temperature", &Batch::temperature, num_sampled, "[num_sampled] float32; 0: greedy");
-  bind_view(batch, "top_p", &Batch::top_p, num_sampled, "[num_sampled] float32");
-  bind_view(batch, "top_k", &Batch::top_k, num_sampled, "[num_sampled] int32; 0: off");
-  bind_view(batch, "seed", &Batch::seed, num_sampled, "[num_sampled] uint64");
-  bind_view(batch, "output_idx", &Batch::output_idx, num_sampled,
-            "[num_sampled] int32: how many tokens the request has produced");
-  bind_view(
-      batch, "mask_offsets", &Batch::mask_offsets, [](const Batch& b) { return b.num_sampled + 1; },
-      "[num_sampled + 1] int32: row j masks mask_ids[mask_offsets[j]:mask_offsets[j + 1]]");
-  bind_view(
-      batch, "mask_ids", &Batch::mask_ids, [](const Batch& b) { return b.mask_offsets[b.num_sampled]; },
-      "[mask_offsets[num_sampled]] int32: ids that may not be sampled");
 }
 
 // A Release with its ids: a copy that outlives the step.
@@ -313,6 +255,8 @@ void bind_outputs(py::module_& m) {
                              [](const ReleaseCopy& self) { return self.release.num_text_ids; })
       .def_property_readonly("trim", [](const ReleaseCopy& self) { return self.release.trim; })
       .def_property_readonly("is_first", [](const ReleaseCopy& self) { return self.release.is_first; })
+      .def_property_readonly("open_text",
+                             [](const ReleaseCopy& self) { return self.release.open_text.bits(); })
       .def_property_readonly("finish_reason",
                              [](const ReleaseCopy& self) { return to_string(self.release.finish_reason); })
       .def_property_readonly("num_prompt_tokens",
@@ -364,6 +308,8 @@ void bind_engine_core(py::module_& m) {
       .def("fail", &EngineCore::fail, py::arg("request_id"), py::arg("message"))
       .def("has_unfinished_requests", &EngineCore::has_unfinished_requests)
       .def("schedule", &EngineCore::schedule, py::return_value_policy::reference_internal)
+      .def("num_batches_out", &EngineCore::num_batches_out)
+      .def("forget_batches", &EngineCore::forget_batches)
       .def(
           "update",
           [](EngineCore& self, const py::buffer& sampled) -> const StepOutputs& {

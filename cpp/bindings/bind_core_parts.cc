@@ -119,8 +119,10 @@ void bind_text(py::module_& m) {
     return py::make_tuple(run.num_ids, run.num_text_ids, run.trim, run.is_first);
   };
   py::class_<OutputGate>(m, "OutputGate")
-      .def(py::init<const TokenTable&, const SamplingParams&, bool>(), py::arg("table"), py::arg("params"),
-           py::arg("is_first"), py::keep_alive<1, 2>())
+      .def(py::init([](const TokenTable& table, const SamplingParams& params, bool is_first) {
+             return OutputGate(table, params, is_first, OpenText());
+           }),
+           py::arg("table"), py::arg("params"), py::arg("is_first"), py::keep_alive<1, 2>())
       .def("push", &OutputGate::push, py::arg("id"), py::arg("can_stop") = true)
       .def("push_silent", &OutputGate::push_silent)
       .def_property_readonly("num_held", &OutputGate::num_held)

@@ -28,7 +28,8 @@ void bind_engine(py::module_& m) {
       "Takes requests from a socket into a core, and sends the core's outputs back. "
       "Belongs to the thread that steps the core.")
       .def(py::init<EngineCore&, int>(), py::arg("core"), py::arg("fd"), py::keep_alive<1, 2>(), ReleaseGil())
-      .def("send_ready", &EngineServer::send_ready, py::arg("model"), ReleaseGil())
+      .def("send_ready", &EngineServer::send_ready, py::arg("model"), py::arg("defaults") = SamplingParams(),
+           ReleaseGil())
       .def("wait_for_work", &EngineServer::wait_for_work, ReleaseGil())
       .def("publish", &EngineServer::publish, ReleaseGil())
       .def("stop", &EngineServer::stop, ReleaseGil());

@@ -7,10 +7,12 @@
 
 #include "bindings.h"
 #include "quire/cpu/layers.h"
+#include "quire/cpu/logprobs.h"
 #include "quire/cpu/paged_attention.h"
 #include "quire/cpu/rope_and_cache.h"
 #include "quire/cpu/runtime.h"
 #include "quire/cpu/sample.h"
+#include "quire/cpu/token_counts.h"
 
 namespace py = pybind11;
 
@@ -119,7 +121,8 @@ void embedding(int dtype, int32_t num_tokens, int32_t vocab_size, int32_t hidden
 
 void sample(int dtype, int32_t num_rows, int32_t vocab_size, Address logits, int64_t stride_logits,
             Address temperature, Address top_k, Address top_p, Address seed, Address output_idx,
-            Address mask_offsets, Address mask_ids, Address out) {
+            Address mask_offsets, Address mask_ids, Address out, Address min_p, Address repetition_penalty,
+            Address presence_penalty, Address frequency_penalty, Address token_counts, Address sample_rows) {
   cpu::SampleParams p;
   p.dtype = static_cast<cpu::DType>(dtype);
   p.num_rows = num_rows;
@@ -134,7 +137,44 @@ void sample(int dtype, int32_t num_rows, int32_t vocab_size, Address logits, int
   p.mask_offsets = at<int32_t>(mask_offsets);
   p.mask_ids = at<int32_t>(mask_ids);
   p.out = at<int32_t>(out);
+  p.min_p = at<float>(min_p);
+  p.repetition_penalty = at<float>(repetition_penalty);
+  p.presence_penalty = at<float>(presence_penalty);
+  p.frequency_penalty = at<float>(frequency_penalty);
+  p.token_counts = at<uint16_t>(token_counts);
+  p.sample_rows = at<int32_t>(sample_rows);
   cpu::sample(p);
+}
+
+void token_counts(int32_t num_reqs, int32_t vocab_size, Address rows, Address token_offsets,
+                  Address prompt_lens, Address token_ids, Address token_counts) {
+  cpu::TokenCountsParams p;
+  p.num_reqs = num_reqs;
+  p.vocab_size = vocab_size;
+  p.rows = at<int32_t>(rows);
+  p.token_offsets = at<int32_t>(token_offsets);
+  p.prompt_lens = at<int32_t>(prompt_lens);
+  p.token_ids = at<int32_t>(token_ids);
+  p.token_counts = at<uint16_t>(token_counts);
+  cpu::token_counts(p);
+}
+
+void logprobs(int dtype, int32_t num_rows, int32_t vocab_size, Address logits, int64_t stride_logits,
+              Address token_ids, Address num_logprobs, Address token_logprobs, Address token_ranks,
+              Address top_ids, Address top_logprobs) {
+  cpu::LogprobsParams p;
+  p.dtype = static_cast<cpu::DType>(dtype);
+  p.num_rows = num_rows;
+  p.vocab_size = vocab_size;
+  p.logits = at<void>(logits);
+  p.stride_logits = stride_logits;
+  p.token_ids = at<int32_t>(token_ids);
+  p.num_logprobs = at<int32_t>(num_logprobs);
+  p.token_logprobs = at<float>(token_logprobs);
+  p.token_ranks = at<int32_t>(token_ranks);
+  p.top_ids = at<int32_t>(top_ids);
+  p.top_logprobs = at<float>(top_logprobs);
+  cpu::logprobs(p);
 }
 
 }  // namespace
@@ -147,6 +187,8 @@ void bind_ops(py::module_& m) {
   m.def("cpu_silu_mul", &silu_mul, Release());
   m.def("cpu_embedding", &embedding, Release());
   m.def("cpu_sample", &sample, Release());
+  m.def("cpu_token_counts", &token_counts, Release());
+  m.def("cpu_logprobs", &logprobs, Release());
 
   m.def("cpu_isa", &cpu::cpu_isa);
   m.def("supported_cpu_isas", &cpu::supported_cpu_isas);

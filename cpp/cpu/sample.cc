@@ -222,14 +222,39 @@ class RowSampler {
   float max_, inverse_temperature_;
 };
 
-int32_t sample_row(const SampleParams& p, const KernelTable& table, int64_t row) {
+constexpr int kMaxCount = 0x7fff;  // of an entry of token_counts
+constexpr float kInf = std::numeric_limits<float>::infinity();
+
+bool has_penalties(const SampleParams& p, int64_t row) {
+  return p.token_counts != nullptr &&
+         (p.repetition_penalty[row] != 1 || p.presence_penalty[row] != 0 || p.frequency_penalty[row] != 0);
+}
+
+uint16_t* counts_of(const SampleParams& p, int64_t row) {
+  return p.token_counts + static_cast<int64_t>(p.sample_rows[row]) * p.vocab_size;
+}
+
+void apply_penalties(const SampleParams& p, int64_t row, float* logits) {
+  const float repetition = p.repetition_penalty[row], presence = p.presence_penalty[row];
+  const float frequency = p.frequency_penalty[row];
+  const uint16_t* counts = counts_of(p, row);
+  for (int32_t id = 0; id < p.vocab_size; ++id) {
+    if (counts[id] == 0) continue;
+    const int count = counts[id] & kMaxCount;
+    float x = logits[id] > 0 ? logits[id] / repetition : logits[id] * repetition;
+    x = std::fma(-frequency, static_cast<float>(count), x);
+    logits[id] = count > 0 ? x - presence : x;
+  }
+}
+
+int32_t choose(const SampleParams& p, const KernelTable& table, int64_t row) {
   thread_local Scratch scratch;
-  constexpr float kInf = std::numeric_limits<float>::infinity();
   int dtype = static_cast<int>(p.dtype);
   const void* logits = static_cast<const char*>(p.logits) + row * p.stride_logits * size_of(p.dtype);
   const bool is_greedy = p.temperature[row] == 0;
   const bool has_mask = p.mask_offsets != nullptr && p.mask_offsets[row] != p.mask_offsets[row + 1];
-  if (has_mask || (!is_greedy && p.dtype != DType::kFloat32)) {
+  const float min_p = p.min_p != nullptr && !is_greedy ? p.min_p[row] : 0;
+  if (has_mask || has_penalties(p, row) || min_p > 0 || (!is_greedy && p.dtype != DType::kFloat32)) {
     scratch.logits.resize(p.vocab_size);
     table.to_float[dtype](logits, p.vocab_size, scratch.logits.data());
     if (has_mask) {
@@ -238,6 +263,7 @@ int32_t sample_row(const SampleParams& p, const KernelTable& table, int64_t row)
         if (id >= 0 && id < p.vocab_size) scratch.logits[id] = -kInf;
       }
     }
+    if (has_penalties(p, row)) apply_penalties(p, row, scratch.logits.data());
     logits = scratch.logits.data();
     dtype = static_cast<int>(DType::kFloat32);
   }
@@ -247,9 +273,24 @@ int32_t sample_row(const SampleParams& p, const KernelTable& table, int64_t row)
   if (summary.max == kInf) return kInfinite;
   if (summary.max == -kInf) return kNothingLeft;
   if (is_greedy) return static_cast<int32_t>(table.find_first[dtype](logits, p.vocab_size, summary.max));
+  if (min_p > 0) {
+    const float floor = min_p < 1 ? static_cast<float>(summary.max + static_cast<double>(p.temperature[row]) *
+                                                                         std::log(static_cast<double>(min_p)))
+                                  : summary.max;
+    for (float& logit : scratch.logits) logit = logit < floor ? -kInf : logit;
+  }
   RowSampler sampler(table, scratch, static_cast<const float*>(logits), p.vocab_size, summary.max,
                      p.temperature[row]);
   return sampler.draw(p.top_k[row], p.top_p[row], uniform(p.seed[row], p.output_idx[row]));
+}
+
+int32_t sample_row(const SampleParams& p, const KernelTable& table, int64_t row) {
+  const int32_t id = choose(p, table, row);
+  if (id >= 0 && has_penalties(p, row)) {
+    uint16_t& entry = counts_of(p, row)[id];
+    if ((entry & kMaxCount) != kMaxCount) ++entry;
+  }
+  return id;
 }
 
 }  // namespace

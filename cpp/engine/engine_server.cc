@@ -53,7 +53,7 @@ EngineServer::~EngineServer() {
   ::close(fd_);
 }
 
-void EngineServer::send_ready(const std::string& model) {
+void EngineServer::send_ready(const std::string& model, const SamplingParams& defaults) {
   const EngineConfig& config = core_.config();
   wire::ReadyFrame ready;
   ready.model = model;
@@ -63,6 +63,7 @@ void EngineServer::send_ready(const std::string& model) {
   ready.num_blocks = config.num_blocks;
   ready.max_num_seqs = config.max_num_seqs;
   ready.max_num_batched_tokens = config.max_num_batched_tokens;
+  ready.defaults = defaults;
   ready.token_table = core_.token_table().serialize();
   frame_.clear();
   wire::encode(ready, frame_);

@@ -1,6 +1,7 @@
 #include "quire/block_manager.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "quire/error.h"
 
@@ -16,6 +17,7 @@ BlockManager::BlockManager(int32_t num_blocks, int32_t block_size, int32_t num_r
   }
   block_tables_.assign(static_cast<size_t>(num_rows) * stride_, 0);
   rows_.resize(num_rows);
+  updates_.reserve(2 * (static_cast<size_t>(num_rows) + stride_));
   free_rows_.reserve(num_rows);
   for (int32_t row = num_rows - 1; row >= 0; --row) free_rows_.push_back(row);
 }
@@ -42,7 +44,10 @@ std::optional<BlockManager::Opened> BlockManager::open(std::span<const BlockHash
   if (num_wanted - num_cached + num_idle + num_spare_blocks > pool_.num_free()) return std::nullopt;
 
   free_rows_.pop_back();
-  for (int32_t i = 0; i < num_cached; ++i) pool_.acquire(table[i]);
+  for (int32_t i = 0; i < num_cached; ++i) {
+    pool_.acquire(table[i]);
+    add_update(index(row, i));
+  }
   rows_[row] = {num_cached, true};
   append_fresh_blocks(row, num_wanted - num_cached);
   return Opened{row, num_cached};
@@ -72,7 +77,9 @@ void BlockManager::append_fresh_blocks(int32_t row, int32_t num_blocks) {
   for (int32_t i = 0; i < num_blocks; ++i) {
     const std::optional<int32_t> block_id = pool_.allocate();
     QUIRE_CHECK(block_id, "free blocks were counted before");
-    block_tables_[index(row, rows_[row].num_blocks++)] = *block_id;
+    const size_t entry = index(row, rows_[row].num_blocks++);
+    block_tables_[entry] = *block_id;
+    add_update(entry);
   }
 }
 
@@ -81,6 +88,18 @@ void BlockManager::close(int32_t row) {
   for (int32_t i = rows_[row].num_blocks - 1; i >= 0; --i) pool_.release(block_tables_[index(row, i)]);
   rows_[row] = {};
   free_rows_.push_back(row);
+}
+
+void BlockManager::take_updates(std::vector<int32_t>& updates) {
+  if (is_copy_stale_) {
+    updates_.clear();
+    for (int32_t row = 0; row < num_rows(); ++row) {
+      for (int32_t i = 0; i < rows_[row].num_blocks; ++i) add_update(index(row, i));
+    }
+    is_copy_stale_ = false;
+  }
+  updates.clear();
+  std::swap(updates, updates_);
 }
 
 void BlockManager::check_integrity() const {

@@ -1,6 +1,6 @@
 #include "quire/config.h"
 
-#include <cmath>
+#include <cstdint>
 #include <sstream>
 #include <string>
 
@@ -22,6 +22,12 @@ void validate(const EngineConfig& config) {
   require_at_least("max_num_seqs", config.max_num_seqs, 1);
   require_at_least("max_num_batched_tokens", config.max_num_batched_tokens, 1);
   require_at_least("max_model_len", config.max_model_len, 2);  // one prompt token, one output token
+  require_at_least("max_output_tokens", config.max_output_tokens, 0);
+  require_at_least("max_batches_out", config.max_batches_out, 1);
+  if (config.max_batches_out > kMaxBatchesOut) {
+    throw InvalidArgument("max_batches_out", std::to_string(config.max_batches_out),
+                          "1 to " + std::to_string(kMaxBatchesOut));
+  }
   require_at_least("vocab_size", config.vocab_size, 1);
   if (!(config.watermark >= 0.0f && config.watermark < 1.0f)) {
     std::ostringstream given;
@@ -32,6 +38,18 @@ void validate(const EngineConfig& config) {
     throw InvalidArgument("max_num_batched_tokens", std::to_string(config.max_num_batched_tokens),
                           "at least max_model_len (" + std::to_string(config.max_model_len) +
                               ") without chunked prefill: a prompt is scheduled whole");
+  }
+  // Indices into the block tables are int32.
+  const int64_t num_entries = static_cast<int64_t>(config.max_num_seqs) * config.max_blocks_per_request();
+  if (num_entries > INT32_MAX) {
+    throw InvalidArgument("max_num_seqs", std::to_string(config.max_num_seqs),
+                          "at most " + std::to_string(INT32_MAX / config.max_blocks_per_request()) +
+                              " with max_model_len " + std::to_string(config.max_model_len) +
+                              " and block_size " + std::to_string(config.block_size));
+  }
+  if (config.eos_token_ids.size() > kMaxEosTokenIds) {
+    throw InvalidArgument("eos_token_ids", std::to_string(config.eos_token_ids.size()) + " ids",
+                          "at most " + std::to_string(kMaxEosTokenIds));
   }
   for (int32_t id : config.eos_token_ids) {
     if (id < 0 || id >= config.vocab_size) {

@@ -1,10 +1,12 @@
 #include "quire/engine_core.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <memory>
 #include <random>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "quire/error.h"
 #include "quire/output_gate.h"
@@ -70,7 +72,6 @@ struct EngineCore::Impl {
   SeedSequence seeds;
   int32_t max_total_tokens = 0;  // of any request
   std::unordered_map<uint64_t, std::unique_ptr<LiveRequest>> requests;
-  bool is_batch_out = false;
   StepOutputs outputs;
   StepOutputs ends;  // of cancelled and failed requests, until the next outputs
   std::vector<LiveRequest*> finished;
@@ -109,7 +110,17 @@ int32_t EngineCore::Impl::check_lengths(const NewRequest& request) const {
                             "0 to " + std::to_string(config.vocab_size - 1) + " (vocab_size)");
     }
   }
-  if (request.params.max_tokens == 0) return max_total_tokens;
+  const int32_t limit = config.max_output_tokens > 0 ? config.max_output_tokens : INT32_MAX;
+  for (const auto& [field, value] : {std::pair("max_tokens", request.params.max_tokens),
+                                     std::pair("min_tokens", request.params.min_tokens)}) {
+    if (value > limit) {
+      throw InvalidArgument(field, std::to_string(value),
+                            "at most " + std::to_string(limit) + " (max_output_tokens of the server)");
+    }
+  }
+  if (request.params.max_tokens == 0) {
+    return static_cast<int32_t>(std::min<int64_t>(max_total_tokens, num_prompt + limit));
+  }
   const int64_t wanted = std::min<int64_t>(num_prompt + request.params.max_tokens, config.max_model_len);
   if (wanted > max_total_tokens) {
     throw InvalidArgument(
@@ -141,6 +152,7 @@ Release& EngineCore::Impl::append_run(const LiveRequest& request, const OutputGa
   release.num_text_ids = run.num_text_ids;
   release.trim = run.trim;
   release.is_first = run.is_first;
+  release.open_text = run.open_text;
   release.num_prompt_tokens = static_cast<uint32_t>(request.num_prompt_tokens);
   release.num_cached_tokens = static_cast<uint32_t>(std::max(request.num_cached_tokens, 0));
   // The gate's held ids are the last ones; the run is the first of them.
@@ -220,7 +232,9 @@ void EngineCore::add_request(NewRequest request) {
     throw InvalidArgument("request_id", std::to_string(request.request_id), "an id that no live request has");
   }
 
-  auto live = std::make_unique<LiveRequest>(OutputGate(impl_->table, params, impl_->is_first(request)));
+  auto live = std::make_unique<LiveRequest>(
+      OutputGate(impl_->table, params, impl_->is_first(request),
+                 impl_->table.open_text(request.prompt_ids, params.skip_special_tokens)));
   live->request_id = request.request_id;
   live->num_prompt_tokens = static_cast<int32_t>(request.prompt_ids.size());
   live->max_total_tokens = max_total_tokens;
@@ -258,19 +272,29 @@ void EngineCore::fail(uint64_t request_id, const std::string& message) {
 }
 
 bool EngineCore::has_unfinished_requests() const {
-  return !impl_->requests.empty() || !impl_->ends.releases.empty();
+  return !impl_->requests.empty() || !impl_->ends.releases.empty() || num_batches_out() > 0;
 }
 
 const Batch& EngineCore::schedule() {
-  impl_->is_batch_out = true;
+  if (num_batches_out() >= impl_->config.max_batches_out) {
+    throw InvalidArgument("schedule", std::to_string(num_batches_out()) + " batches out",
+                          "fewer than max_batches_out (" + std::to_string(impl_->config.max_batches_out) +
+                              "): update() the oldest, or forget_batches()");
+  }
   return impl_->scheduler.schedule();
 }
+
+int32_t EngineCore::num_batches_out() const { return impl_->scheduler.num_batches_out(); }
+
+void EngineCore::forget_batches() { impl_->scheduler.forget_batches(); }
 
 const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
   Impl& impl = *impl_;
   Scheduler& scheduler = impl.scheduler;
-  const Batch& batch = scheduler.batch();
-  if (!impl.is_batch_out) throw InvalidArgument("sampled", "ids", "one update() after each schedule()");
+  if (num_batches_out() == 0) {
+    throw InvalidArgument("sampled", "ids", "one update() after each schedule() of tokens");
+  }
+  const Batch& batch = scheduler.oldest();
   if (sampled.size() != static_cast<size_t>(batch.num_sampled)) {
     throw InvalidArgument("sampled", std::to_string(sampled.size()) + " ids",
                           std::to_string(batch.num_sampled) + ", the batch's num_sampled");
@@ -283,14 +307,16 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
     }
   }
 
-  impl.is_batch_out = false;
   impl.begin_outputs();
   int32_t sample_idx = 0;
   for (int32_t i = 0; i < batch.num_reqs; ++i) {
     const bool is_sampled = sample_idx < batch.num_sampled && batch.sample_req_idx[sample_idx] == i;
     const int32_t id = is_sampled ? sampled[sample_idx++] : -1;
     auto* request = static_cast<LiveRequest*>(scheduler.request(i));
-    if (!request) continue;  // cancelled while the step ran
+    if (i + kPrefetchDistance < batch.num_reqs) {
+      prefetch(scheduler.request(i + kPrefetchDistance), sizeof(LiveRequest));
+    }
+    if (!request) continue;  // ended, or cancelled, after it was scheduled
     if (is_sampled && id == kNoToken) {
       // Not complete(): what this step computed must not be found by other requests.
       impl.append_end(*request, FinishReason::kError, impl.outputs);
@@ -299,7 +325,7 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
       impl.finished.push_back(request);
       continue;
     }
-    scheduler.complete(*request);
+    scheduler.complete(i, is_sampled);
     if (request->num_counted_prompt_tokens < request->num_prompt_tokens) {
       // Tokens found in the cache were not computed.
       const int32_t before = std::max(request->num_counted_prompt_tokens, request->num_cached_tokens);

@@ -7,12 +7,18 @@
 
 namespace quire {
 
-OutputGate::OutputGate(const TokenTable& table, const SamplingParams& params, bool is_first)
+OutputGate::OutputGate(const TokenTable& table, const SamplingParams& params, bool is_first,
+                       OpenText open_text)
     : table_(&table),
-      scanner_(params.stop.empty() ? nullptr : std::make_unique<StopScanner>(params.stop, is_first)),
+      scanner_(params.stop.empty()
+                   ? nullptr
+                   : std::make_unique<StopScanner>(params.stop, is_first, table.kind(), open_text)),
+      boundary_(table.kind(), open_text),
       skip_special_tokens_(params.skip_special_tokens),
       include_stop_(params.include_stop_str_in_output),
-      is_first_(is_first) {}
+      is_first_(is_first),
+      open_text_(open_text),
+      can_cut_(open_text.is_nothing()) {}
 
 OutputGate::~OutputGate() = default;
 OutputGate::OutputGate(OutputGate&&) noexcept = default;
@@ -36,6 +42,7 @@ OutputGate::Run OutputGate::take(uint32_t num_ids) {
   Run run;
   run.num_ids = run.num_text_ids = num_ids;
   run.is_first = is_first_ && num_released_ <= first_text_idx_;
+  if (num_released_ == 0) run.open_text = open_text_;
   num_released_ += num_ids;
   num_ready_ = 0;
   return run;
@@ -53,8 +60,8 @@ OutputGate::Run OutputGate::finish(std::span<const int32_t> held_ids) {
   run.num_text_ids -= num_silent_;
   if (scanner_ && scanner_->is_matched()) {
     const uint64_t kept = include_stop_ ? scanner_->match_end() : scanner_->match_begin();
-    const std::string text =
-        table_->decode(held_ids.first(run.num_text_ids), run.is_first, 0, skip_special_tokens_);
+    const std::string text = table_->decode(held_ids.first(run.num_text_ids), run.is_first, 0,
+                                            skip_special_tokens_, run.open_text);
     QUIRE_CHECK(kept <= text.size(), kept << " of " << text.size() << " bytes before the stop string");
     run.trim = static_cast<int32_t>(text.size() - kept);
   }

@@ -32,6 +32,9 @@ void validate(const SamplingParams& params, int32_t vocab_size) {
     require(!string.empty(), "stop", "an empty string", "non-empty strings");
     require(is_valid_utf8(string), "stop", "invalid UTF-8", "UTF-8");
   }
+  require(params.stop_token_ids.size() <= kMaxStopTokenIds, "stop_token_ids",
+          std::to_string(params.stop_token_ids.size()) + " ids",
+          "at most " + std::to_string(kMaxStopTokenIds) + " ids");
   for (int32_t id : params.stop_token_ids) {
     require(id >= 0 && id < vocab_size, "stop_token_ids", id, "0 to " + std::to_string(vocab_size - 1));
   }

@@ -12,72 +12,79 @@ Scheduler::Scheduler(const EngineConfig& config, uint64_t salt)
       root_(root_hash(salt)),
       blocks_(config.num_blocks, config.block_size, config.max_num_seqs, config.max_blocks_per_request()),
       num_watermark_blocks_(static_cast<int32_t>(config.watermark * static_cast<float>(config.num_blocks))) {
-  const auto max_tokens = static_cast<size_t>(config.max_num_batched_tokens);
-  const auto max_reqs = static_cast<size_t>(std::min(config.max_num_seqs, config.max_num_batched_tokens));
-  batch_.token_ids.resize(max_tokens);
-  batch_.positions.resize(max_tokens);
-  batch_.slot_mapping.resize(max_tokens);
-  batch_.request_ids.resize(max_reqs);
-  batch_.query_start_loc.resize(max_reqs + 1);
-  batch_.seq_lens.resize(max_reqs);
-  batch_.block_table_rows.resize(max_reqs);
-  batch_.block_tables = blocks_.block_tables();
-  batch_.block_table_stride = blocks_.stride();
-  batch_.num_block_table_rows = blocks_.num_rows();
-  batch_.sample_token_idx.resize(max_reqs);
-  batch_.sample_req_idx.resize(max_reqs);
-  batch_.temperature.resize(max_reqs);
-  batch_.top_p.resize(max_reqs);
-  batch_.top_k.resize(max_reqs);
-  batch_.seed.resize(max_reqs);
-  batch_.output_idx.resize(max_reqs);
-  batch_.mask_offsets.resize(max_reqs + 1);
-  batch_requests_.resize(max_reqs);
+  for (int32_t i = 0; i < config.max_batches_out; ++i) allocate(out_[i]);
   running_.reserve(static_cast<size_t>(config.max_num_seqs));
 }
 
+void Scheduler::allocate(BatchOut& out) const {
+  const auto max_tokens = static_cast<size_t>(config_.max_num_batched_tokens);
+  const auto max_reqs = static_cast<size_t>(std::min(config_.max_num_seqs, config_.max_num_batched_tokens));
+  Batch& batch = out.batch;
+  batch.token_ids.resize(max_tokens);
+  batch.positions.resize(max_tokens);
+  batch.slot_mapping.resize(max_tokens);
+  batch.request_ids.resize(max_reqs);
+  batch.query_start_loc.resize(max_reqs + 1);
+  batch.seq_lens.resize(max_reqs);
+  batch.block_table_rows.resize(max_reqs);
+  batch.block_tables = blocks_.block_tables();
+  batch.block_table_stride = blocks_.stride();
+  batch.num_block_table_rows = blocks_.num_rows();
+  batch.sample_token_idx.resize(max_reqs);
+  batch.sample_req_idx.resize(max_reqs);
+  batch.sample_rows.resize(max_reqs);
+  batch.temperature.resize(max_reqs);
+  batch.top_p.resize(max_reqs);
+  batch.top_k.resize(max_reqs);
+  batch.seed.resize(max_reqs);
+  batch.output_idx.resize(max_reqs);
+  batch.mask_offsets.resize(max_reqs + 1);
+  batch.mask_ids.resize(max_reqs * kMaxMaskIds);
+  out.requests.resize(max_reqs);
+  out.num_new_tokens.resize(max_reqs);
+}
+
 void Scheduler::add(RequestState& request) {
-  QUIRE_CHECK(request.status == RequestState::Status::kNew, "request " << request.request_id);
+  QUIRE_CHECK(request.status == RequestState::Status::kNew && request.mask_ids.size() <= kMaxMaskIds,
+              "request " << request.request_id << ", " << request.mask_ids.size() << " masked ids");
   if (config_.enable_prefix_caching) {
     request.block_hashes.reserve(static_cast<size_t>(request.max_total_tokens / config_.block_size));
     extend_hashes(request, request.num_tokens() / config_.block_size);
   }
-  num_mask_ids_ += request.mask_ids.size();
   link_waiting(request, nullptr);
 }
 
 void Scheduler::remove(RequestState& request) {
-  if (request.batch_idx >= 0) batch_requests_[request.batch_idx] = nullptr;
-  if (request.status == RequestState::Status::kWaiting) {
-    unlink_waiting(request);
-  } else {
-    QUIRE_CHECK(request.status == RequestState::Status::kRunning, "request " << request.request_id);
-    release_row(request);
-    running_.erase(std::find(running_.begin(), running_.end(), &request));
-  }
-  num_mask_ids_ -= request.mask_ids.size();
-  request.status = RequestState::Status::kFinished;
+  finish(request);
+  drop_finished();
 }
 
 const Batch& Scheduler::schedule() {
-  for (int32_t i = 0; is_batch_out_ && i < batch_.num_reqs; ++i) {
-    if (batch_requests_[i]) batch_requests_[i]->batch_idx = -1;
-  }
-  is_batch_out_ = true;
-  if (batch_.mask_ids.size() < num_mask_ids_) batch_.mask_ids.resize(2 * num_mask_ids_);
-  batch_.num_reqs = batch_.num_tokens = batch_.num_sampled = 0;
-  batch_.max_query_len = batch_.max_seq_len = 0;
-  batch_.query_start_loc[0] = batch_.mask_offsets[0] = 0;
+  QUIRE_CHECK(num_out_ < config_.max_batches_out, num_out_ << " batches are out");
+  newest_ = (oldest_ + num_out_) % config_.max_batches_out;
+  Batch& batch = out_[newest_].batch;
+  batch.num_reqs = batch.num_tokens = batch.num_sampled = 0;
+  batch.max_query_len = batch.max_seq_len = 0;
+  batch.query_start_loc[0] = batch.mask_offsets[0] = 0;
+  fill_batch(batch);
+  blocks_.take_updates(batch.block_table_updates);
+  if (batch.num_tokens > 0) ++num_out_;
+  return batch;
+}
 
+void Scheduler::fill_batch(const Batch& batch) {
   const uint64_t num_preemptions_before = num_preemptions_;
-  for (size_t i = 0; i < running_.size() && batch_.num_tokens < config_.max_num_batched_tokens; ++i) {
+  for (size_t i = 0; i < running_.size() && batch.num_tokens < config_.max_num_batched_tokens; ++i) {
     RequestState& request = *running_[i];
-    const int32_t budget = config_.max_num_batched_tokens - batch_.num_tokens;
-    const int32_t num_left = request.num_tokens() - request.num_computed_tokens;
+    if (i + kPrefetchDistance < running_.size()) prefetch(running_[i + kPrefetchDistance], kNumHotBytes);
+    // Its last id is on its way: it needs no KV.
+    if (request.num_tokens_ahead() >= request.max_total_tokens) continue;
+    const int32_t budget = config_.max_num_batched_tokens - batch.num_tokens;
+    const int32_t num_left = request.num_tokens_ahead() - request.num_computed_ahead();
     if (num_left > budget && !config_.enable_chunked_prefill) break;
     const int32_t num_now = std::min(num_left, budget);
-    while (!blocks_.extend(request.row, request.num_computed_tokens + num_now)) {
-      // Everyone behind `request` is admitted later and not in the batch yet.
+    while (!blocks_.extend(request.row, request.num_computed_ahead() + num_now)) {
+      // Everyone behind `request` is admitted later and not in this batch yet.
       RequestState& victim = *running_.back();
       preempt(victim);
       if (&victim == &request) break;
@@ -86,16 +93,29 @@ const Batch& Scheduler::schedule() {
   }
 
   // Blocks given back in this step are for those that run; admitting at once would only preempt again.
-  if (num_preemptions_ != num_preemptions_before) return batch_;
-  while (waiting_head_ && batch_.num_tokens < config_.max_num_batched_tokens &&
+  if (num_preemptions_ != num_preemptions_before) return;
+  while (waiting_head_ && batch.num_tokens < config_.max_num_batched_tokens &&
          num_running() < config_.max_num_seqs && admit(*waiting_head_)) {
   }
-  return batch_;
+}
+
+void Scheduler::forget_batches() {
+  for (; num_out_ > 0; --num_out_, oldest_ = (oldest_ + 1) % config_.max_batches_out) {
+    const BatchOut& out = out_[oldest_];
+    for (int32_t i = 0; i < out.batch.num_reqs; ++i) {
+      if (!out.requests[i]) continue;
+      out.requests[i]->batch_idx[oldest_] = -1;
+      out.requests[i]->num_scheduled_tokens = out.requests[i]->num_pending_ids = 0;
+    }
+  }
+  blocks_.repeat_updates();
 }
 
 bool Scheduler::admit(RequestState& request) {
+  // Preempted, and its last id is on its way, into a row that it no longer has. It may even end with it.
+  if (request.num_pending_ids > 0) return false;
   const int32_t num_tokens = request.num_tokens();
-  const int32_t budget = config_.max_num_batched_tokens - batch_.num_tokens;
+  const int32_t budget = config_.max_num_batched_tokens - out_[newest_].batch.num_tokens;
   const bool is_alone = running_.empty();
   if (&request == refused_ && blocks_.pool().num_free() <= refused_num_free_ && !is_alone) return false;
 
@@ -136,6 +156,11 @@ void Scheduler::preempt(RequestState& request) {
   QUIRE_CHECK(&request == running_.back(), "request " << request.request_id);
   running_.pop_back();
   release_row(request);
+  // Ids that batches out sample for it stay good; the KV that they compute for it is lost with the blocks.
+  for (int32_t i = 0; i < config_.max_batches_out; ++i) {
+    if (request.batch_idx[i] >= 0) out_[i].num_new_tokens[request.batch_idx[i]] = 0;
+  }
+  request.num_scheduled_tokens = 0;
   request.num_computed_tokens = 0;
   request.num_published_blocks = 0;
   if (config_.enable_prefix_caching) extend_hashes(request, request.num_tokens() / config_.block_size);
@@ -149,49 +174,59 @@ void Scheduler::release_row(RequestState& request) {
 }
 
 void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
-  const int32_t req_idx = batch_.num_reqs++;
-  const int32_t first_token = batch_.num_tokens;
-  const int32_t begin = request.num_computed_tokens;
+  BatchOut& out = out_[newest_];
+  Batch& batch = out.batch;
+  const int32_t req_idx = batch.num_reqs++;
+  const int32_t first_token = batch.num_tokens;
+  const int32_t begin = request.num_computed_ahead();
   const int32_t end = begin + num_tokens;
-  request.num_scheduled_tokens = num_tokens;
-  request.batch_idx = req_idx;
-  batch_requests_[req_idx] = &request;
+  request.num_scheduled_tokens += num_tokens;
+  request.batch_idx[newest_] = req_idx;
+  out.requests[req_idx] = &request;
+  out.num_new_tokens[req_idx] = num_tokens;
 
   const int32_t* token_ids = request.token_ids.data();
+  const int32_t num_known = request.num_tokens();
   for (int32_t position = begin, i = first_token; position < end; ++position, ++i) {
-    batch_.token_ids[i] = token_ids[position];
-    batch_.positions[i] = position;
-    batch_.slot_mapping[i] = blocks_.slot(request.row, position);
+    batch.token_ids[i] = position < num_known ? token_ids[position] : ~request.row;
+    batch.positions[i] = position;
+    batch.slot_mapping[i] = blocks_.slot(request.row, position);
   }
-  batch_.num_tokens += num_tokens;
-  batch_.request_ids[req_idx] = request.request_id;
-  batch_.query_start_loc[req_idx + 1] = batch_.num_tokens;
-  batch_.seq_lens[req_idx] = end;
-  batch_.block_table_rows[req_idx] = request.row;
-  batch_.max_query_len = std::max(batch_.max_query_len, num_tokens);
-  batch_.max_seq_len = std::max(batch_.max_seq_len, end);
+  batch.num_tokens += num_tokens;
+  batch.request_ids[req_idx] = request.request_id;
+  batch.query_start_loc[req_idx + 1] = batch.num_tokens;
+  batch.seq_lens[req_idx] = end;
+  batch.block_table_rows[req_idx] = request.row;
+  batch.max_query_len = std::max(batch.max_query_len, num_tokens);
+  batch.max_seq_len = std::max(batch.max_seq_len, end);
+  if (end < request.num_tokens_ahead()) return;
 
-  if (end < request.num_tokens()) return;
-  const int32_t sample_idx = batch_.num_sampled++;
-  const int32_t output_idx = request.num_output_tokens();
-  batch_.sample_token_idx[sample_idx] = batch_.num_tokens - 1;
-  batch_.sample_req_idx[sample_idx] = req_idx;
-  batch_.temperature[sample_idx] = request.temperature;
-  batch_.top_p[sample_idx] = request.top_p;
-  batch_.top_k[sample_idx] = request.top_k;
-  batch_.seed[sample_idx] = request.seed;
-  batch_.output_idx[sample_idx] = output_idx;
-  int32_t mask_end = batch_.mask_offsets[sample_idx];
+  const int32_t sample_idx = batch.num_sampled++;
+  const int32_t output_idx = request.num_tokens_ahead() - request.num_prompt_tokens;
+  ++request.num_pending_ids;
+  batch.sample_token_idx[sample_idx] = batch.num_tokens - 1;
+  batch.sample_req_idx[sample_idx] = req_idx;
+  batch.sample_rows[sample_idx] = request.row;
+  batch.temperature[sample_idx] = request.temperature;
+  batch.top_p[sample_idx] = request.top_p;
+  batch.top_k[sample_idx] = request.top_k;
+  batch.seed[sample_idx] = request.seed;
+  batch.output_idx[sample_idx] = output_idx;
+  int32_t mask_end = batch.mask_offsets[sample_idx];
   if (output_idx < request.min_tokens) {
-    std::copy(request.mask_ids.begin(), request.mask_ids.end(), batch_.mask_ids.begin() + mask_end);
+    std::copy(request.mask_ids.begin(), request.mask_ids.end(), batch.mask_ids.begin() + mask_end);
     mask_end += static_cast<int32_t>(request.mask_ids.size());
   }
-  batch_.mask_offsets[sample_idx + 1] = mask_end;
+  batch.mask_offsets[sample_idx + 1] = mask_end;
 }
 
-void Scheduler::complete(RequestState& request) {
-  request.num_computed_tokens += request.num_scheduled_tokens;
-  request.batch_idx = -1;
+void Scheduler::complete(int32_t batch_idx, bool is_sampled) {
+  RequestState& request = *out_[oldest_].requests[batch_idx];
+  const int32_t num_new_tokens = out_[oldest_].num_new_tokens[batch_idx];
+  request.batch_idx[oldest_] = -1;
+  request.num_pending_ids -= is_sampled;
+  request.num_scheduled_tokens -= num_new_tokens;
+  request.num_computed_tokens += num_new_tokens;
   if (!config_.enable_prefix_caching) return;
   const int32_t size = config_.block_size;
   if (request.num_computed_tokens < (request.num_published_blocks + 1) * size) return;
@@ -211,15 +246,28 @@ void Scheduler::extend_hashes(RequestState& request, int32_t num_blocks) {
 }
 
 void Scheduler::finish(RequestState& request) {
-  QUIRE_CHECK(request.status == RequestState::Status::kRunning, "request " << request.request_id);
-  release_row(request);
-  num_mask_ids_ -= request.mask_ids.size();
+  for (int32_t i = 0; i < config_.max_batches_out; ++i) {
+    if (request.batch_idx[i] >= 0) out_[i].requests[request.batch_idx[i]] = nullptr;
+    request.batch_idx[i] = -1;
+  }
+  if (request.status == RequestState::Status::kWaiting) {
+    unlink_waiting(request);
+  } else {
+    QUIRE_CHECK(request.status == RequestState::Status::kRunning, "request " << request.request_id);
+    release_row(request);
+    has_finished_ = true;
+  }
   request.status = RequestState::Status::kFinished;
-  has_finished_ = true;
 }
 
 void Scheduler::end_step() {
-  is_batch_out_ = false;
+  QUIRE_CHECK(num_out_ > 0, "no batch is out");
+  oldest_ = (oldest_ + 1) % config_.max_batches_out;
+  --num_out_;
+  drop_finished();
+}
+
+void Scheduler::drop_finished() {
   if (!has_finished_) return;
   std::erase_if(running_, [](const RequestState* r) { return r->status == RequestState::Status::kFinished; });
   has_finished_ = false;
@@ -257,22 +305,50 @@ void Scheduler::check_integrity() const {
     const auto num_blocks = static_cast<int32_t>(blocks_.blocks(request->row).size());
     QUIRE_CHECK(request->num_computed_tokens < request->num_tokens(),
                 where() << ": " << request->num_computed_tokens << " of " << request->num_tokens());
-    QUIRE_CHECK(request->num_computed_tokens <= num_blocks * config_.block_size,
-                where() << ": " << request->num_computed_tokens << " computed, " << num_blocks << " blocks");
-    QUIRE_CHECK((num_blocks - 1) * config_.block_size < request->num_tokens(),
-                where() << ": " << request->num_tokens() << " tokens, " << num_blocks << " blocks");
-    QUIRE_CHECK(request->num_tokens() <= request->max_total_tokens, where());
+    QUIRE_CHECK(request->num_computed_ahead() <= num_blocks * config_.block_size,
+                where() << ": " << request->num_computed_ahead() << " computed, " << num_blocks << " blocks");
+    QUIRE_CHECK(request->num_computed_ahead() < request->num_tokens_ahead(),
+                where() << ": " << request->num_computed_ahead() << " of " << request->num_tokens_ahead());
+    // Room is taken for ids that are not known yet, or were on their way before forget_batches().
+    const int32_t num_tokens = request->num_tokens() + config_.max_batches_out - 1;
+    QUIRE_CHECK((num_blocks - 1) * config_.block_size < num_tokens,
+                where() << ": " << num_tokens << " tokens, " << num_blocks << " blocks");
+    QUIRE_CHECK(request->num_tokens_ahead() <= request->max_total_tokens, where());
+    check_entries(*request);
   }
   int32_t num_waiting = 0;
   const RequestState* previous = nullptr;
   for (const RequestState* request = waiting_head_; request; previous = request, request = request->next) {
     QUIRE_CHECK(request->status == RequestState::Status::kWaiting && request->row < 0 &&
-                    request->previous == previous,
+                    request->previous == previous && request->num_computed_ahead() == 0,
                 "request " << request->request_id);
+    check_entries(*request);
     QUIRE_CHECK(++num_waiting <= num_waiting_, "queue of " << num_waiting_);
   }
   QUIRE_CHECK(num_waiting == num_waiting_ && previous == waiting_tail_,
               num_waiting << " of " << num_waiting_);
+  QUIRE_CHECK(num_out_ >= 0 && num_out_ <= config_.max_batches_out, num_out_ << " batches are out");
+}
+
+// What the request has in batches out is what the batches say.
+void Scheduler::check_entries(const RequestState& request) const {
+  int32_t num_scheduled = 0;
+  int32_t num_sampled = 0;
+  for (int32_t i = 0; i < kMaxBatchesOut; ++i) {
+    const int32_t idx = request.batch_idx[i];
+    if (idx < 0) continue;
+    const Batch& batch = out_[i].batch;
+    const bool is_out = (i - oldest_ + config_.max_batches_out) % config_.max_batches_out < num_out_;
+    QUIRE_CHECK(is_out && idx < batch.num_reqs && out_[i].requests[idx] == &request,
+                "request " << request.request_id << " at " << idx << " of batch " << i);
+    num_scheduled += out_[i].num_new_tokens[idx];
+    const auto samples = std::span(batch.sample_req_idx).first(static_cast<size_t>(batch.num_sampled));
+    num_sampled += std::find(samples.begin(), samples.end(), idx) != samples.end();
+  }
+  QUIRE_CHECK(num_scheduled == request.num_scheduled_tokens && num_sampled == request.num_pending_ids,
+              "request " << request.request_id << ": " << num_scheduled << " and " << num_sampled
+                         << " in batches, " << request.num_scheduled_tokens << " and "
+                         << request.num_pending_ids << " counted");
 }
 
 }  // namespace quire

@@ -6,6 +6,19 @@
 
 namespace quire {
 
+StopScanner::StopScanner(std::span<const std::string> strings, bool is_first, DecoderKind kind,
+                         OpenText open_text)
+    : matcher_(strings) {
+  place_.is_start = is_first;
+  open_text.start(utf8_);
+  if (kind == DecoderKind::kByteLevel) {
+    is_open_character_ = utf8_.is_inside_character();
+  } else if (!open_text.is_nothing()) {
+    byte_run_ = open_text.is_broken_run() ? ByteRun::kBroken : ByteRun::kValid;
+    before_byte_run_ = place_;
+  }
+}
+
 void StopScanner::push(const TokenTable& table, int32_t id, TextBoundary::Step step, bool can_stop) {
   can_stop_ = can_stop;
   strip_left_ = table.strip_left();
@@ -20,7 +33,10 @@ void StopScanner::push(const TokenTable& table, int32_t id, TextBoundary::Step s
   } else if (table.kind() == DecoderKind::kByteLevel &&
              (utf8_.is_inside_character() || !table.is_complete(id))) {
     for (char byte : text) {
-      utf8_.push(static_cast<uint8_t>(byte), [this](std::string_view character, bool) { feed(character); });
+      utf8_.push(static_cast<uint8_t>(byte), [this](std::string_view character, bool) {
+        if (!is_open_character_ || character != kReplacementChar) feed(character);
+        is_open_character_ = false;
+      });
     }
   } else if (place_.is_start && strip_left_ == kStripFirstToken) {
     for (char byte : text) {
@@ -28,7 +44,7 @@ void StopScanner::push(const TokenTable& table, int32_t id, TextBoundary::Step s
     }
   } else {
     if (!place_.is_start) feed(table.separator());
-    feed(text);
+    feed(place_.is_start ? table.first_text(id) : text);
   }
   if (table.ends_start(id) && byte_run_ == ByteRun::kNone) place_.is_start = false;
   held_.push_back({place_.text_end, step.cut_after});

@@ -17,9 +17,7 @@ namespace quire {
 // the sequence ends there, and so does the run.
 class StopScanner {
  public:
-  StopScanner(std::span<const std::string> strings, bool is_first) : matcher_(strings) {
-    place_.is_start = is_first;
-  }
+  StopScanner(std::span<const std::string> strings, bool is_first, DecoderKind kind, OpenText open_text);
 
   // Takes a contributing token; the two cuts as TextBoundary says.
   void push(const TokenTable& table, int32_t id, TextBoundary::Step step, bool can_stop);
@@ -58,8 +56,9 @@ class StopScanner {
   bool can_stop_ = false;
 
   Utf8Reader utf8_;
+  bool is_open_character_ = false;  // kByteLevel: the next character began in the prompt
   ByteRun byte_run_ = ByteRun::kNone;
-  uint32_t byte_run_size_ = 0;
+  uint32_t byte_run_size_ = 0;  // without those of the prompt
   Place before_byte_run_;
 
   bool is_matched_ = false;

@@ -9,7 +9,7 @@
 namespace quire {
 namespace {
 
-// Serialized form: header of little-endian words, separator, flags [size], lengths [size] u32, bytes.
+// Serialized form: header of little-endian words, separator, flags [size], lengths [num_texts] u32, bytes.
 constexpr uint32_t kMagic = 0x42545451;  // "QTTB"
 constexpr uint32_t kVersion = 1;
 
@@ -49,9 +49,11 @@ class Reader {
 TokenTable::TokenTable(DecoderKind kind, const std::vector<std::string>& texts, std::vector<uint8_t> flags,
                        std::string separator, int32_t strip_left)
     : kind_(kind), separator_(std::move(separator)), strip_left_(strip_left), flags_(std::move(flags)) {
-  if (texts.size() != flags_.size()) {
+  if (texts.size() != num_texts()) {
     throw InvalidArgument("flags", std::to_string(flags_.size()) + " values",
-                          std::to_string(texts.size()) + ", one per text");
+                          kind_ == DecoderKind::kWordPiece
+                              ? "half of " + std::to_string(texts.size()) + ", one per two texts"
+                              : std::to_string(texts.size()) + ", one per text");
   }
   size_t num_bytes = 0;
   for (const std::string& text : texts) num_bytes += text.size();
@@ -70,16 +72,16 @@ TokenTable::TokenTable(DecoderKind kind, const std::vector<std::string>& texts, 
 
 // Checks what the constructor and deserialize() have in common, and marks the complete tokens.
 void TokenTable::finish_building() {
-  if (kind_ > DecoderKind::kJoined) {
+  if (kind_ > DecoderKind::kWordPiece) {
     throw InvalidArgument("kind", std::to_string(static_cast<int>(kind_)),
-                          "0 (byte level), 1 (byte fallback), 2 (joined)");
+                          "0 (byte level), 1 (byte fallback), 2 (joined), 3 (word piece)");
   }
   if (strip_left_ < kStripFirstToken || strip_left_ > kStripOneSpace) {
     throw InvalidArgument("strip_left", std::to_string(strip_left_),
                           "0 (nothing), 1 (one space), -1 (the first token's spaces)");
   }
-  if (kind_ == DecoderKind::kJoined && strip_left_ != kStripNothing) {
-    throw InvalidArgument("strip_left", std::to_string(strip_left_), "0 for joined tokens");
+  if (kind_ >= DecoderKind::kJoined && strip_left_ != kStripNothing) {
+    throw InvalidArgument("strip_left", std::to_string(strip_left_), "0 for joined tokens and word pieces");
   }
   if (kind_ != DecoderKind::kJoined && !separator_.empty()) {
     throw InvalidArgument("separator", "\"" + separator_ + "\"", "\"\" unless tokens are joined");
@@ -99,7 +101,8 @@ void TokenTable::finish_building() {
     if (is_byte && text(id).size() != 1) {
       throw InvalidArgument(field(), std::to_string(text(id).size()) + " bytes", "1 byte for a byte token");
     }
-    const bool is_valid = !is_byte && is_valid_utf8(text(id));
+    const bool is_valid = !is_byte && is_valid_utf8(text(id)) &&
+                          (kind_ != DecoderKind::kWordPiece || is_valid_utf8(first_text(id)));
     if (!is_valid && !is_byte && kind_ != DecoderKind::kByteLevel) {
       throw InvalidArgument(field(), "invalid UTF-8", "UTF-8");
     }
@@ -108,27 +111,41 @@ void TokenTable::finish_building() {
 }
 
 std::string TokenTable::decode(std::span<const int32_t> ids, bool is_first, int32_t trim,
-                               bool skip_special_tokens) const {
+                               bool skip_special_tokens, OpenText open_text) const {
   std::string out;
-  decode_to(ids, is_first, trim, skip_special_tokens, out);
+  decode_to(ids, is_first, trim, skip_special_tokens, out, open_text);
   return out;
 }
 
 void TokenTable::decode_to(std::span<const int32_t> ids, bool is_first, int32_t trim,
-                           bool skip_special_tokens, std::string& out) const {
+                           bool skip_special_tokens, std::string& out, OpenText open_text) const {
   const size_t begin = out.size();
   bool is_start = is_first;
-  Utf8Reader utf8;  // kByteLevel
-  const auto append = [&out](std::string_view character, bool) { out += character; };
-  size_t byte_run_size = 0;  // kByteFallback: the last so many bytes of `out` come from byte tokens
+  Utf8Reader utf8;                 // kByteLevel
+  bool is_open_character = false;  // the next one began in the prompt
+  const auto append = [&](std::string_view character, bool) {
+    if (!is_open_character || character != kReplacementChar) out += character;
+    is_open_character = false;
+  };
+  size_t byte_run_size = 0;   // kByteFallback: the last so many bytes of `out` come from byte tokens
+  size_t num_open_bytes = 0;  // of them in the prompt
+  bool is_run_broken = open_text.is_broken_run();
   const auto end_byte_run = [&] {
     const size_t run_begin = out.size() - byte_run_size;
-    if (!is_valid_utf8(std::string_view(out).substr(run_begin))) {
+    if (is_run_broken || !is_valid_utf8(std::string_view(out).substr(run_begin))) {
       out.resize(run_begin);
-      for (size_t i = 0; i < byte_run_size; ++i) out += kReplacementChar;
+      for (size_t i = num_open_bytes; i < byte_run_size; ++i) out += kReplacementChar;
     }
-    byte_run_size = 0;
+    byte_run_size = num_open_bytes = 0;
+    is_run_broken = false;
   };
+  if (kind_ == DecoderKind::kByteLevel) {
+    open_text.start(utf8);
+    is_open_character = utf8.is_inside_character();
+  } else if (kind_ == DecoderKind::kByteFallback) {
+    for (uint32_t i = 0; i < open_text.num_bytes(); ++i) out += static_cast<char>(open_text.byte(i));
+    byte_run_size = num_open_bytes = open_text.num_bytes();
+  }
 
   for (int32_t id : ids) {
     if (!contributes(id, skip_special_tokens)) continue;
@@ -144,7 +161,7 @@ void TokenTable::decode_to(std::span<const int32_t> ids, bool is_first, int32_t 
       case DecoderKind::kByteFallback:
         if (flags_[id] & kTokenByte) {
           ++byte_run_size;
-        } else if (byte_run_size > 0) {
+        } else if (byte_run_size > 0 || is_run_broken) {
           end_byte_run();
         }
         out += piece;
@@ -152,6 +169,9 @@ void TokenTable::decode_to(std::span<const int32_t> ids, bool is_first, int32_t 
       case DecoderKind::kJoined:
         if (!is_start) out += separator_;
         out += piece;
+        break;
+      case DecoderKind::kWordPiece:
+        out += is_start ? first_text(id) : piece;
         break;
     }
     if (is_start && strip_left_ == kStripFirstToken) {
@@ -166,9 +186,32 @@ void TokenTable::decode_to(std::span<const int32_t> ids, bool is_first, int32_t 
   if (trim > 0) out.resize(out.size() - std::min(out.size() - begin, static_cast<size_t>(trim)));
 }
 
+OpenText TokenTable::open_text(std::span<const int32_t> ids, bool skip_special_tokens) const {
+  if (kind_ > DecoderKind::kByteFallback) return {};
+  // Back to a token behind which nothing is open.
+  size_t begin = ids.size();
+  for (; begin > 0; --begin) {
+    const int32_t id = ids[begin - 1];
+    if (!contributes(id, skip_special_tokens)) continue;
+    const bool is_closed = kind_ == DecoderKind::kByteLevel ? is_complete(id) && !text(id).empty()
+                                                            : (flags_[id] & kTokenByte) == 0;
+    if (is_closed) break;
+  }
+  Utf8Reader utf8;
+  bool is_broken = false;
+  for (int32_t id : ids.subspan(begin)) {
+    if (!contributes(id, skip_special_tokens)) continue;
+    for (char byte : text(id)) {
+      utf8.push(static_cast<uint8_t>(byte), [&](std::string_view, bool is_valid) { is_broken |= !is_valid; });
+    }
+  }
+  if (kind_ == DecoderKind::kByteFallback && is_broken) return OpenText::broken_run();
+  return OpenText(utf8.unfinished());
+}
+
 std::string TokenTable::serialize() const {
   std::string out;
-  out.reserve(28 + separator_.size() + 5 * flags_.size() + bytes_.size());
+  out.reserve(28 + separator_.size() + flags_.size() + 4 * num_texts() + bytes_.size());
   append_u32(kMagic, out);
   append_u32(kVersion, out);
   append_u32(static_cast<uint32_t>(kind_), out);
@@ -178,7 +221,7 @@ std::string TokenTable::serialize() const {
   append_u32(static_cast<uint32_t>(bytes_.size()), out);
   out += separator_;
   for (int32_t id = 0; id < size(); ++id) out.push_back(static_cast<char>(flags(id)));
-  for (int32_t id = 0; id < size(); ++id) append_u32(offsets_[id + 1] - offsets_[id], out);
+  for (size_t i = 0; i < num_texts(); ++i) append_u32(offsets_[i + 1] - offsets_[i], out);
   out += bytes_;
   return out;
 }
@@ -206,11 +249,11 @@ TokenTable TokenTable::deserialize(std::string_view bytes) {
   table.separator_ = reader.take(separator_size);
   const std::string_view flags = reader.take(size);
   table.flags_.assign(flags.begin(), flags.end());
-  Reader lengths(reader.take(4 * static_cast<size_t>(size)));
-  table.offsets_.reserve(static_cast<size_t>(size) + 1);
+  Reader lengths(reader.take(4 * table.num_texts()));
+  table.offsets_.reserve(table.num_texts() + 1);
   uint64_t end = 0;
   table.offsets_.push_back(0);
-  for (uint32_t id = 0; id < size; ++id) {
+  for (size_t i = 0; i < table.num_texts(); ++i) {
     end += lengths.take_u32();
     if (end > num_bytes) break;
     table.offsets_.push_back(static_cast<uint32_t>(end));

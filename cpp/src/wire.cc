@@ -1,15 +1,13 @@
 // Codec of wire.h. Payloads, in order of the fields:
-//   kRequests    u32 additions, each: u64 id, i32[] prompt, i32 max_tokens, i32 min_tokens, f32 temperature,
-//   f32 top_p,
-//                i32 top_k, i64 seed, u8 RequestBits, string[] stop, i32[] stop_token_ids; then u64[]
-//                cancellations
+//   kRequests    u32 additions, each: u64 id, i32[] prompt, SamplingParams; then u64[] cancellations
 //   kReady       string model, i32 max_model_len, vocab_size, block_size, num_blocks, max_num_seqs,
-//                max_num_batched_tokens, string token_table
+//                max_num_batched_tokens, SamplingParams defaults, string token_table
 //   kStartError  the message, to the end of the payload
 //   kStep        EngineStats in the order of its fields, i32[] token_ids, u32 releases, each: u64 request_id,
-//                u32 ids_begin, num_ids, num_text_ids, i32 trim, u8 is_first, u8 finish_reason,
-//                u32 num_prompt_tokens, num_cached_tokens, string error
-// A string and an array are a u32 count and that many elements.
+//                u32 ids_begin, num_ids, num_text_ids, i32 trim, u8 is_first,
+//                u32 open_text, u8 finish_reason, u32 num_prompt_tokens, num_cached_tokens, string error
+// SamplingParams: i32 max_tokens, min_tokens, f32 temperature, top_p, i32 top_k, i64 seed, u8 RequestBits,
+// string[] stop, i32[] stop_token_ids. A string and an array are a u32 count and that many elements.
 #include "quire/wire.h"
 
 #include <bit>
@@ -127,10 +125,7 @@ class FrameWriter {
   size_t start_;
 };
 
-void put_request(std::string& out, const NewRequest& request) {
-  const SamplingParams& params = request.params;
-  put(out, request.request_id);
-  put_array(out, request.prompt_ids);
+void put_params(std::string& out, const SamplingParams& params) {
   put(out, params.max_tokens);
   put(out, params.min_tokens);
   put(out, params.temperature);
@@ -145,10 +140,13 @@ void put_request(std::string& out, const NewRequest& request) {
   put_array(out, params.stop_token_ids);
 }
 
-void get_request(Reader& reader, NewRequest& request) {
-  SamplingParams& params = request.params;
-  request.request_id = reader.get<uint64_t>();
-  reader.get_array(request.prompt_ids);
+void put_request(std::string& out, const NewRequest& request) {
+  put(out, request.request_id);
+  put_array(out, request.prompt_ids);
+  put_params(out, request.params);
+}
+
+void get_params(Reader& reader, SamplingParams& params) {
   params.max_tokens = reader.get<int32_t>();
   params.min_tokens = reader.get<int32_t>();
   params.temperature = reader.get<float>();
@@ -166,6 +164,12 @@ void get_request(Reader& reader, NewRequest& request) {
   reader.get_array(params.stop_token_ids);
 }
 
+void get_request(Reader& reader, NewRequest& request) {
+  request.request_id = reader.get<uint64_t>();
+  reader.get_array(request.prompt_ids);
+  get_params(reader, request.params);
+}
+
 void get_release(Reader& reader, size_t num_token_ids, Release& release) {
   release.request_id = reader.get<uint64_t>();
   release.ids_begin = reader.get<uint32_t>();
@@ -173,6 +177,7 @@ void get_release(Reader& reader, size_t num_token_ids, Release& release) {
   release.num_text_ids = reader.get<uint32_t>();
   release.trim = reader.get<int32_t>();
   release.is_first = reader.get<uint8_t>() != 0;
+  release.open_text = OpenText(reader.get<uint32_t>());
   const auto reason = reader.get<uint8_t>();
   release.num_prompt_tokens = reader.get<uint32_t>();
   release.num_cached_tokens = reader.get<uint32_t>();
@@ -193,7 +198,7 @@ void get_release(Reader& reader, size_t num_token_ids, Release& release) {
 
 // Bytes of the smallest encoded addition and release: what a count must be backed by.
 constexpr size_t kMinRequestSize = 8 + 4 + 5 * 4 + 8 + 1 + 4 + 4;
-constexpr size_t kMinReleaseSize = 8 + 3 * 4 + 4 + 2 + 2 * 4 + 4;
+constexpr size_t kMinReleaseSize = 8 + 3 * 4 + 4 + 2 + 3 * 4 + 4;
 
 }  // namespace
 
@@ -239,6 +244,7 @@ void encode(const ReadyFrame& frame, std::string& out) {
                               frame.max_num_seqs, frame.max_num_batched_tokens}) {
     put(out, value);
   }
+  put_params(out, frame.defaults);
   put_string(out, frame.token_table);
   writer.finish();
 }
@@ -265,6 +271,7 @@ void encode(const StepOutputs& frame, std::string& out) {
     put(out, release.num_text_ids);
     put(out, release.trim);
     put(out, static_cast<uint8_t>(release.is_first));
+    put(out, release.open_text.bits());
     put(out, static_cast<uint8_t>(release.finish_reason));
     put(out, release.num_prompt_tokens);
     put(out, release.num_cached_tokens);
@@ -294,6 +301,7 @@ void decode_ready(std::string_view payload, ReadyFrame& frame) {
                          &frame.max_num_seqs, &frame.max_num_batched_tokens}) {
     *value = reader.get<int32_t>();
   }
+  get_params(reader, frame.defaults);
   frame.token_table = reader.get_string();
   reader.expect_end();
 }

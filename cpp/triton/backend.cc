@@ -12,13 +12,13 @@ namespace quire::triton {
 
 namespace {
 
-// State of a model; `generation` is null for a detokenizer.
+// State of a model; `generation` is of role generation only.
 struct LoadedModel {
   ModelSettings settings;
   std::shared_ptr<Generation> generation;
 };
 
-// State of an instance; `detokenizer` is null for a generation model, whose instances have no state.
+// State of an instance; `detokenizer` is of role detokenizer only, the others have no state.
 struct LoadedInstance {
   LoadedModel* model;
   std::unique_ptr<Detokenizer> detokenizer;
@@ -113,8 +113,11 @@ QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceExecute(TRITONBACKEN
                                                                     const uint32_t count) {
   return guarded([&] {
     const LoadedInstance& loaded = *state_of(instance);
+    const ModelSettings& settings = loaded.model->settings;
     if (loaded.detokenizer) {
       loaded.detokenizer->execute(requests, count);
+    } else if (settings.role == Role::kUnary) {
+      registry::find(settings.generation_model)->execute_unary(instance, requests, count);
     } else {
       loaded.model->generation->execute(instance, requests, count);
     }

@@ -2,7 +2,7 @@
 // decoding is a pure function of it. It lives for one hop inside one process; the version guards mixed
 // configurations.
 //
-//   ChunkHeader | int32 ids [num_ids] | prompt text [prompt_text_size]
+//   ChunkHeader | int32 ids [num_ids] | prompt text [prompt_text_size] | warnings [warnings_size]
 #pragma once
 
 #include <cstdint>
@@ -38,30 +38,51 @@ struct ChunkHeader {
   uint32_t finish_reason = 0;  // FinishReason
   uint32_t num_input_tokens = 0;
   uint32_t prompt_text_size = 0;
+  uint32_t open_text = 0;  // OpenText
+  uint32_t warnings_size = 0;
 
-  static constexpr uint32_t kVersion = 0x51430001;  // "QC", 1
+  static constexpr uint32_t kVersion = 0x51430002;  // "QC", 2
 };
-static_assert(sizeof(ChunkHeader) == 48, "no padding: the record is copied as bytes");
+static_assert(sizeof(ChunkHeader) == 56, "no padding: the record is copied as bytes");
 
 struct Chunk {
   ChunkHeader header;
   std::span<const int32_t> ids;
   std::string_view prompt_text;
+  std::string_view warnings;  // a STRING tensor's bytes
 };
 
 inline size_t chunk_size(const Chunk& chunk) {
-  return sizeof(ChunkHeader) + chunk.ids.size_bytes() + chunk.prompt_text.size();
+  return sizeof(ChunkHeader) + chunk.ids.size_bytes() + chunk.prompt_text.size() + chunk.warnings.size();
 }
 
 // Writes chunk_size() bytes; the header's sizes are taken from the spans.
 inline void write_chunk(Chunk chunk, char* out) {
   chunk.header.num_ids = static_cast<uint32_t>(chunk.ids.size());
   chunk.header.prompt_text_size = static_cast<uint32_t>(chunk.prompt_text.size());
+  chunk.header.warnings_size = static_cast<uint32_t>(chunk.warnings.size());
   std::memcpy(out, &chunk.header, sizeof(ChunkHeader));
   out += sizeof(ChunkHeader);
   if (!chunk.ids.empty()) std::memcpy(out, chunk.ids.data(), chunk.ids.size_bytes());
   out += chunk.ids.size_bytes();
-  if (!chunk.prompt_text.empty()) std::memcpy(out, chunk.prompt_text.data(), chunk.prompt_text.size());
+  for (const std::string_view text : {chunk.prompt_text, chunk.warnings}) {
+    if (!text.empty()) std::memcpy(out, text.data(), text.size());
+    out += text.size();
+  }
+}
+
+// Elements of a STRING tensor, each a u32 length and its bytes; -1 where the bytes are no such thing.
+inline int64_t count_strings(std::string_view bytes) {
+  int64_t count = 0;
+  while (!bytes.empty()) {
+    uint32_t size = 0;
+    if (bytes.size() < sizeof(size)) return -1;
+    std::memcpy(&size, bytes.data(), sizeof(size));
+    if (bytes.size() - sizeof(size) < size) return -1;
+    bytes.remove_prefix(sizeof(size) + size);
+    ++count;
+  }
+  return count;
 }
 
 // Throws InvalidArgument for bytes that write_chunk() cannot have made. `ids` keeps the ids (the bytes may be
@@ -77,7 +98,8 @@ inline Chunk read_chunk(std::string_view bytes, std::vector<int32_t>& ids) {
   const ChunkHeader& header = chunk.header;
   if (header.version != ChunkHeader::kVersion) refuse("version " + std::to_string(header.version));
   const uint64_t ids_size = uint64_t{header.num_ids} * sizeof(int32_t);
-  if (bytes.size() != sizeof(ChunkHeader) + ids_size + header.prompt_text_size) {
+  const uint64_t texts_size = uint64_t{header.prompt_text_size} + header.warnings_size;
+  if (bytes.size() != sizeof(ChunkHeader) + ids_size + texts_size) {
     refuse(std::to_string(bytes.size()) + " bytes for " + std::to_string(header.num_ids) + " ids");
   }
   if (header.num_text_ids > header.num_ids || header.trim < 0 ||
@@ -87,7 +109,9 @@ inline Chunk read_chunk(std::string_view bytes, std::vector<int32_t>& ids) {
   ids.resize(header.num_ids);
   if (!ids.empty()) std::memcpy(ids.data(), bytes.data() + sizeof(ChunkHeader), ids_size);
   chunk.ids = ids;
-  chunk.prompt_text = bytes.substr(sizeof(ChunkHeader) + ids_size);
+  chunk.prompt_text = bytes.substr(sizeof(ChunkHeader) + ids_size, header.prompt_text_size);
+  chunk.warnings = bytes.substr(sizeof(ChunkHeader) + ids_size + header.prompt_text_size);
+  if (count_strings(chunk.warnings) < 0) refuse("damaged warnings");
   return chunk;
 }
 

@@ -99,9 +99,15 @@ void Detokenizer::send_text(TRITONBACKEND_Request* request, const Chunk& chunk,
   const ChunkHeader& header = chunk.header;
   text_.clear();
   token_table.decode_to(chunk.ids.first(header.num_text_ids), (header.flags & kChunkIsFirst) != 0,
-                        header.trim, (header.flags & kChunkSkipSpecialTokens) != 0, text_);
+                        header.trim, (header.flags & kChunkSkipSpecialTokens) != 0, text_,
+                        OpenText(header.open_text));
   ResponseBuilder response(request);
   response.add_string("text_output", chunk.prompt_text, text_);
+  if (!chunk.warnings.empty()) {
+    char* buffer = response.add("warnings", TRITONSERVER_TYPE_BYTES, count_strings(chunk.warnings),
+                                chunk.warnings.size());
+    std::memcpy(buffer, chunk.warnings.data(), chunk.warnings.size());
+  }
   if ((header.flags & kChunkReturnFinishReason) != 0) {
     response.add_string("finish_reason", to_string(static_cast<FinishReason>(header.finish_reason)));
   }

@@ -52,13 +52,38 @@ void Generation::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Re
   for (uint32_t i = 0; i < count; ++i) {
     const uint64_t start_ns = now_ns();
     try {
-      GenerationRequest generation = read_generation_request(requests[i]);
+      GenerationRequest generation = read_generation_request(requests[i], Role::kGeneration, info->defaults);
       check_limits(generation.request, info->vocab_size, info->max_model_len);
       generation.request.request_id = next_request_id++;
       mailbox_.post(std::make_unique<Sequence>(instance, requests[i], std::move(generation), id_));
     } catch (const std::exception& error) {
       answer_with_error(instance, requests[i], error, start_ns);
     }
+  }
+}
+
+void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests,
+                               uint32_t count) {
+  const auto info = model_info();
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint64_t start_ns = now_ns();
+    std::vector<std::unique_ptr<Sequence>> sequences;
+    try {
+      const GenerationRequest whole = read_generation_request(requests[i], Role::kUnary, info->defaults);
+      std::vector<GenerationRequest> rows = split_rows(whole);
+      for (GenerationRequest& row : rows) {
+        check_limits(row.request, info->vocab_size, info->max_model_len);
+        row.request.request_id = next_request_id++;
+      }
+      const auto answer = std::make_shared<Rows>(instance, requests[i], whole, rows.size(), info);
+      for (size_t row = 0; row < rows.size(); ++row) {
+        sequences.push_back(std::make_unique<Sequence>(answer, row, std::move(rows[row]), id_));
+      }
+    } catch (const std::exception& error) {
+      answer_with_error(instance, requests[i], error, start_ns);
+      continue;
+    }
+    for (auto& sequence : sequences) mailbox_.post(std::move(sequence));
   }
 }
 
@@ -172,6 +197,7 @@ void Generation::on_ready(wire::ReadyFrame& ready) {
   info->token_table = TokenTable::deserialize(ready.token_table);
   info->vocab_size = ready.vocab_size;
   info->max_model_len = ready.max_model_len;
+  info->defaults = std::move(ready.defaults);
   {
     const std::lock_guard lock(info_mutex_);
     info_ = std::move(info);

@@ -44,6 +44,7 @@ struct ModelInfo {
   TokenTable token_table;
   int32_t vocab_size = 0;
   int32_t max_model_len = 0;
+  SamplingParams defaults;  // of what a request leaves out
 };
 
 class Generation : private EngineClient::Events {
@@ -63,6 +64,8 @@ class Generation : private EngineClient::Events {
 
   // Takes over every request of the batch and answers it, now (errors) or later.
   void execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count);
+  // The same for requests to a model of role unary, in `instance`, that uses this engine.
+  void execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count);
   void post(Feedback feedback) { mailbox_.post(std::move(feedback)); }
 
  private:

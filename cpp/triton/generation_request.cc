@@ -5,7 +5,6 @@
 #include <string_view>
 
 #include "api.h"
-#include "model_settings.h"
 
 namespace quire::triton {
 
@@ -95,8 +94,12 @@ void set_field(GenerationRequest& request, const InputTensor& tensor) {
   } else if (name == "stream") {
     request.stream = get_scalar<bool>(tensor);
   } else if (name == "prompt_text") {
-    expect_scalar(tensor);
-    request.prompt_text = std::move(get_strings(tensor).front());
+    request.row_texts = get_strings(tensor);
+  } else if (name == "warnings") {
+    get_strings(tensor);  // for its checks
+    request.warnings = tensor.bytes;
+  } else if (name == "row_lengths") {
+    request.row_lengths = get_ids(tensor);
   } else if (name == "acknowledge") {
     request.acknowledge = get_scalar<bool>(tensor);
   } else if (name == "return_finish_reason") {
@@ -127,15 +130,17 @@ uint8_t requested_outputs(TRITONBACKEND_Request* request) {
 
 }  // namespace
 
-GenerationRequest read_generation_request(TRITONBACKEND_Request* request) {
+GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role role,
+                                          const SamplingParams& defaults) {
   GenerationRequest result;
+  result.request.params = defaults;
   uint32_t num_inputs = 0;
   check(TRITONBACKEND_RequestInputCount(request, &num_inputs));
   bool has_ids = false;
   std::string joined;
   for (uint32_t i = 0; i < num_inputs; ++i) {
     const InputTensor tensor = read_input(request, i, joined);
-    const auto known = known_inputs(Role::kGeneration);
+    const auto known = known_inputs(role);
     const auto spec =
         std::find_if(known.begin(), known.end(), [&](const TensorSpec& s) { return tensor.name == s.name; });
     if (spec == known.end())
@@ -144,12 +149,52 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request) {
       throw InvalidArgument(spec->name, std::string("type ") + TRITONSERVER_DataTypeString(tensor.type),
                             std::string("type ") + TRITONSERVER_DataTypeString(spec->type));
     }
+    if (role == Role::kGeneration && tensor.name == "prompt_text") expect_scalar(tensor);
     set_field(result, tensor);
     has_ids |= tensor.name == "input_ids";
   }
   if (!has_ids) throw InvalidArgument("input_ids", "nothing", "the ids of the prompt");
   result.outputs = requested_outputs(request);
+  if (role == Role::kUnary) {
+    if (result.stream)
+      throw InvalidArgument("stream", "true", "false (this model answers with one response)");
+  } else if (!result.row_texts.empty()) {
+    result.prompt_text = std::move(result.row_texts.front());
+  }
   return result;
+}
+
+std::vector<GenerationRequest> split_rows(const GenerationRequest& request) {
+  const std::vector<int32_t>& ids = request.request.prompt_ids;
+  std::vector<int32_t> lengths = request.row_lengths;
+  const bool is_one_prompt = lengths.empty();
+  if (is_one_prompt) lengths = {static_cast<int32_t>(ids.size())};
+  int64_t sum = 0;
+  for (const int32_t length : lengths) {
+    if (length < 1 && !is_one_prompt)
+      throw InvalidArgument("row_lengths", std::to_string(length), "at least 1");
+    sum += length;
+  }
+  if (sum != static_cast<int64_t>(ids.size())) {
+    throw InvalidArgument("row_lengths", "a sum of " + std::to_string(sum),
+                          std::to_string(ids.size()) + ", the number of input_ids");
+  }
+  if (!request.row_texts.empty() && request.row_texts.size() != lengths.size()) {
+    throw InvalidArgument("prompt_text", std::to_string(request.row_texts.size()) + " strings",
+                          std::to_string(lengths.size()) + ", one for each of row_lengths");
+  }
+  std::vector<GenerationRequest> rows;
+  rows.reserve(lengths.size());
+  auto next = ids.begin();
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    GenerationRequest row;
+    row.request.params = request.request.params;
+    row.request.prompt_ids.assign(next, next + lengths[i]);
+    next += lengths[i];
+    if (!request.row_texts.empty()) row.prompt_text = request.row_texts[i];
+    rows.push_back(std::move(row));
+  }
+  return rows;
 }
 
 void check_limits(const NewRequest& request, int32_t vocab_size, int32_t max_model_len) {

@@ -3,8 +3,10 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "abi.h"
+#include "model_settings.h"
 #include "quire/request.h"
 
 namespace quire::triton {
@@ -23,6 +25,11 @@ struct GenerationRequest {
   bool stream = false;
   bool acknowledge = false;  // a detokenizer of this server follows and acknowledges each chunk
   std::string prompt_text;   // stands before the first text
+  std::string warnings;      // of the tokenizer, as a STRING tensor's bytes: go with the first text
+  // Of role unary: one prompt after the other in prompt_ids, their lengths, and what stands before each
+  // answer (nothing, or one for each).
+  std::vector<int32_t> row_lengths;
+  std::vector<std::string> row_texts;
   bool return_finish_reason = false;
   bool return_num_input_tokens = false;
   bool return_num_output_tokens = false;
@@ -30,7 +37,12 @@ struct GenerationRequest {
 };
 
 // Throws InvalidArgument that names the tensor. Checks what one tensor must be; check_limits() does the rest.
-GenerationRequest read_generation_request(TRITONBACKEND_Request* request);
+// `role`: kGeneration or kUnary. `defaults`: of what the request leaves out.
+GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role role,
+                                          const SamplingParams& defaults);
+
+// One request for each row of a request to role unary. Throws InvalidArgument when the lengths do not fit.
+std::vector<GenerationRequest> split_rows(const GenerationRequest& request);
 
 // Throws InvalidArgument: sampling settings out of range, prompt empty, too long, or with ids outside the
 // vocabulary.

@@ -11,7 +11,9 @@ namespace quire::triton {
 
 namespace {
 
+// Role unary has all but the last, role generation all but the first.
 constexpr TensorSpec kGenerationInputs[] = {
+    {"row_lengths", TRITONSERVER_TYPE_INT32},
     {"input_ids", TRITONSERVER_TYPE_INT32},
     {"max_tokens", TRITONSERVER_TYPE_INT32},
     {"min_tokens", TRITONSERVER_TYPE_INT32},
@@ -26,10 +28,11 @@ constexpr TensorSpec kGenerationInputs[] = {
     {"stop_token_ids", TRITONSERVER_TYPE_INT32},
     {"stream", TRITONSERVER_TYPE_BOOL},
     {"prompt_text", TRITONSERVER_TYPE_BYTES},
-    {"acknowledge", TRITONSERVER_TYPE_BOOL},
+    {"warnings", TRITONSERVER_TYPE_BYTES},
     {"return_finish_reason", TRITONSERVER_TYPE_BOOL},
     {"return_num_input_tokens", TRITONSERVER_TYPE_BOOL},
     {"return_num_output_tokens", TRITONSERVER_TYPE_BOOL},
+    {"acknowledge", TRITONSERVER_TYPE_BOOL},
 };
 
 constexpr TensorSpec kGenerationOutputs[] = {
@@ -46,9 +49,8 @@ constexpr TensorSpec kDetokenizerInputs[] = {
 };
 
 constexpr TensorSpec kDetokenizerOutputs[] = {
-    {"text_output", TRITONSERVER_TYPE_BYTES},
-    {"finish_reason", TRITONSERVER_TYPE_BYTES},
-    {"num_input_tokens", TRITONSERVER_TYPE_UINT32},
+    {"text_output", TRITONSERVER_TYPE_BYTES},        {"warnings", TRITONSERVER_TYPE_BYTES},
+    {"finish_reason", TRITONSERVER_TYPE_BYTES},      {"num_input_tokens", TRITONSERVER_TYPE_UINT32},
     {"num_output_tokens", TRITONSERVER_TYPE_UINT32},
 };
 
@@ -86,7 +88,7 @@ void check_tensors(const Json& declared, std::span<const TensorSpec> known, cons
   }
 }
 
-void check_scheduling(const Json& config) {
+void check_scheduling(const Json& config, Role role) {
   const auto max_batch_size = static_cast<int64_t>(config["max_batch_size"].as_number());
   if (max_batch_size != 0) {
     throw InvalidArgument("config.pbtxt: max_batch_size", std::to_string(max_batch_size),
@@ -100,21 +102,25 @@ void check_scheduling(const Json& config) {
                             "none (the engine batches by itself)");
     }
   }
-  if (!config["model_transaction_policy"]["decoupled"].as_bool()) {
-    throw InvalidArgument("config.pbtxt: model_transaction_policy { decoupled }", "false", "true");
+  const bool is_decoupled = config["model_transaction_policy"]["decoupled"].as_bool();
+  if (is_decoupled != (role != Role::kUnary)) {
+    throw InvalidArgument("config.pbtxt: model_transaction_policy { decoupled }",
+                          is_decoupled ? "true" : "false", is_decoupled ? "false" : "true");
   }
 }
 
 }  // namespace
 
 std::span<const TensorSpec> known_inputs(Role role) {
-  if (role == Role::kGeneration) return kGenerationInputs;
+  const std::span generation_inputs(kGenerationInputs);
+  if (role == Role::kGeneration) return generation_inputs.subspan(1);
+  if (role == Role::kUnary) return generation_inputs.first(generation_inputs.size() - 1);
   return kDetokenizerInputs;
 }
 
 std::span<const TensorSpec> known_outputs(Role role) {
   if (role == Role::kGeneration) return kGenerationOutputs;
-  return kDetokenizerOutputs;
+  return kDetokenizerOutputs;  // of role unary too
 }
 
 void read_model_config(const Json& config, ModelSettings& settings) {
@@ -124,11 +130,13 @@ void read_model_config(const Json& config, ModelSettings& settings) {
   };
 
   const std::string role = parameter("role", "");
-  if (role != "generation" && role != "detokenizer") {
+  if (role != "generation" && role != "detokenizer" && role != "unary") {
     throw InvalidArgument("config.pbtxt: parameters: role", role.empty() ? "nothing" : quote(role),
-                          "generation, detokenizer");
+                          "generation, detokenizer, unary");
   }
-  settings.role = role == "generation" ? Role::kGeneration : Role::kDetokenizer;
+  settings.role = role == "generation" ? Role::kGeneration
+                  : role == "unary"    ? Role::kUnary
+                                       : Role::kDetokenizer;
 
   const std::vector<std::string_view> known =
       settings.role == Role::kGeneration ? std::vector<std::string_view>{"role", "python", "engine_module"}
@@ -139,7 +147,7 @@ void read_model_config(const Json& config, ModelSettings& settings) {
     }
   }
 
-  check_scheduling(config);
+  check_scheduling(config, settings.role);
   check_tensors(config["input"], known_inputs(settings.role), "input");
   check_tensors(config["output"], known_outputs(settings.role), "output");
 

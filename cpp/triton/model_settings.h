@@ -11,7 +11,9 @@
 
 namespace quire::triton {
 
-enum class Role : uint8_t { kGeneration, kDetokenizer };
+// kUnary: generation and detokenizer in one, for models that are not decoupled; uses the engine of a
+// generation model.
+enum class Role : uint8_t { kGeneration, kDetokenizer, kUnary };
 
 struct ModelSettings {
   std::string name;
@@ -21,8 +23,8 @@ struct ModelSettings {
   std::string python;                   // interpreter that runs the engine
   std::string engine_module;            // module that is the engine
   std::filesystem::path engine_config;  // <model folder>/<version>/model.json
-  // role detokenizer
-  std::string generation_model;  // whose token table decodes plain output_ids
+  // role detokenizer: whose token table decodes plain output_ids; role unary: whose engine answers
+  std::string generation_model;
 };
 
 // A tensor that a role knows.

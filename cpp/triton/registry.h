@@ -1,5 +1,5 @@
-// The loaded generation models of this process, so that detokenizers find them. This is what makes one
-// backend with two roles out of two models. Thread safe.
+// The loaded generation models of this process, so that detokenizers and models of role unary find
+// them. This is what makes one backend with several roles out of several models. Thread safe.
 #pragma once
 
 #include <cstdint>

@@ -14,11 +14,23 @@ Sequence::Sequence(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request*
   last_sent_ = Clock::now();
 }
 
+Sequence::Sequence(std::shared_ptr<Rows> rows, size_t row, GenerationRequest generation, uint64_t owner)
+    : instance_(nullptr),
+      request_(nullptr),
+      rows_(std::move(rows)),
+      row_(row),
+      generation_(std::move(generation)),
+      owner_(owner) {
+  start_ns_ = now_ns();
+  last_sent_ = Clock::now();
+}
+
 Sequence::~Sequence() {
   if (is_open()) fail(TRITONSERVER_ERROR_INTERNAL, "the request was dropped; this is an error in Quire");
 }
 
 bool Sequence::is_cancelled() const {
+  if (rows_) return rows_->is_over();
   bool is_cancelled = false;
   log_if_failed(TRITONBACKEND_ResponseFactoryIsCancelled(factory_, &is_cancelled), "asking for cancellation");
   return is_cancelled;
@@ -32,7 +44,10 @@ void Sequence::take(const Release& release, std::span<const int32_t> ids) {
               "request " << id() << ", trim " << release.trim << ", " << release.num_text_ids << " of "
                          << release.num_ids << " ids with text");
   if (first_output_ns_ == 0) first_output_ns_ = now_ns();
-  if (num_sent_ == output_ids_.size()) is_first_ = release.is_first;
+  if (num_sent_ == output_ids_.size()) {
+    is_first_ = release.is_first;
+    open_text_ = release.open_text;
+  }
   output_ids_.insert(output_ids_.end(), ids.begin(), ids.end());
   num_textless_ids_ = release.num_ids - release.num_text_ids;
   trim_ = release.trim;
@@ -55,9 +70,13 @@ Chunk Sequence::make_chunk(uint32_t flags) const {
   chunk.ids = std::span(output_ids_).subspan(num_sent_);
   chunk.header.num_text_ids = static_cast<uint32_t>(chunk.ids.size()) - num_textless_ids_;
   chunk.header.trim = trim_;
+  chunk.header.open_text = open_text_.bits();
   chunk.header.finish_reason = static_cast<uint32_t>(finish_reason_);
   chunk.header.num_input_tokens = static_cast<uint32_t>(generation_.request.prompt_ids.size());
-  if (!is_anything_sent_) chunk.prompt_text = generation_.prompt_text;
+  if (!is_anything_sent_) {
+    chunk.prompt_text = generation_.prompt_text;
+    chunk.warnings = generation_.warnings;
+  }
   return chunk;
 }
 
@@ -88,6 +107,15 @@ void Sequence::send() {
   // once.
   is_outstanding_ = generation_.acknowledge && !is_last;
   last_sent_ = Clock::now();
+  if (rows_) {
+    try {
+      rows_->answer(row_, make_chunk(0));
+    } catch (const std::exception& error) {
+      rows_->fail(TRITONSERVER_ERROR_INTERNAL, error.what());
+    }
+    rows_.reset();
+    return;
+  }
   try {
     ResponseBuilder response(factory_);
     write_outputs(response, make_chunk(0));
@@ -139,6 +167,11 @@ void Sequence::end_with_error(TRITONSERVER_Error_Code code, const std::string& m
 
 void Sequence::fail(TRITONSERVER_Error_Code code, const std::string& message) {
   if (!is_open()) return;
+  if (rows_) {
+    rows_->fail(code, message);
+    rows_.reset();
+    return;
+  }
   TRITONSERVER_Error* error = TRITONSERVER_ErrorNew(code, message.c_str());
   try {
     ResponseBuilder(factory_).send(true, error);

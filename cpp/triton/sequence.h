@@ -6,12 +6,14 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "chunk.h"
 #include "generation_request.h"
+#include "rows.h"
 
 namespace quire::triton {
 
@@ -23,13 +25,15 @@ class Sequence {
   // factory.
   Sequence(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
            GenerationRequest generation, uint64_t owner);
+  // One row of a request to role unary, answered through `rows`.
+  Sequence(std::shared_ptr<Rows> rows, size_t row, GenerationRequest generation, uint64_t owner);
   ~Sequence();
   Sequence(const Sequence&) = delete;
   Sequence& operator=(const Sequence&) = delete;
 
   uint64_t id() const { return generation_.request.request_id; }
   const NewRequest& request() const { return generation_.request; }
-  bool is_open() const { return request_ != nullptr; }
+  bool is_open() const { return request_ != nullptr || rows_ != nullptr; }
   // No more will come of the engine: it has finished, or the sequence ends with an error.
   bool is_finished() const { return finish_reason_ != FinishReason::kNone; }
   bool is_cancelled() const;  // as the server says of this very request
@@ -69,6 +73,8 @@ class Sequence {
   TRITONBACKEND_ModelInstance* instance_;
   TRITONBACKEND_Request* request_;  // null once completed
   TRITONBACKEND_ResponseFactory* factory_ = nullptr;
+  std::shared_ptr<Rows> rows_;  // instead of these three; null once completed
+  size_t row_ = 0;
   const GenerationRequest generation_;
   const uint64_t owner_;
 
@@ -78,6 +84,7 @@ class Sequence {
   size_t num_sent_ = 0;
   // Of the pending ids [num_sent_, output_ids_.size()):
   bool is_first_ = true;
+  OpenText open_text_;
   uint32_t num_textless_ids_ = 0;  // at the end, without text
   int32_t trim_ = 0;
   FinishReason finish_reason_ = FinishReason::kNone;

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from quire.llm import LLM as LLM
     from quire.outputs import CompletionOutput as CompletionOutput
     from quire.outputs import RequestOutput as RequestOutput
+    from quire.outputs import StreamOutput as StreamOutput
     from quire.sampling_params import SamplingParams as SamplingParams
 
 # Loaded when first asked for: `import quire` must stay cheap, and nothing but an engine may import torch.
@@ -29,6 +30,7 @@ _HOMES = {
     "QuireError": "quire.errors",
     "RequestOutput": "quire.outputs",
     "SamplingParams": "quire.sampling_params",
+    "StreamOutput": "quire.outputs",
 }
 __all__ = sorted(_HOMES)
 

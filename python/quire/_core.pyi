@@ -30,11 +30,13 @@ class EngineConfig:
         block_size: int = 16,
         max_num_seqs: int = 256,
         max_num_batched_tokens: int = 2048,
+        max_batches_out: int = 1,
         watermark: float = 0.01,
         enable_prefix_caching: bool = True,
         enable_chunked_prefill: bool = True,
         seed: int = 0,
         eos_token_ids: Sequence[int] = (),
+        max_output_tokens: int = 0,
     ) -> None: ...
     @property
     def num_blocks(self) -> int: ...
@@ -49,6 +51,8 @@ class EngineConfig:
     @property
     def max_num_batched_tokens(self) -> int: ...
     @property
+    def max_batches_out(self) -> int: ...
+    @property
     def watermark(self) -> float: ...
     @property
     def enable_prefix_caching(self) -> bool: ...
@@ -58,6 +62,8 @@ class EngineConfig:
     def seed(self) -> int: ...
     @property
     def eos_token_ids(self) -> list[int]: ...
+    @property
+    def max_output_tokens(self) -> int: ...
 
 class SamplingParams:
     """What a request may ask; checked by EngineCore.add_request. Users write quire.SamplingParams."""
@@ -111,6 +117,7 @@ class DecoderKind(enum.IntEnum):
     BYTE_LEVEL = 0
     BYTE_FALLBACK = 1
     JOINED = 2
+    WORD_PIECE = 3
 
 TOKEN_SPECIAL: Final = 1
 TOKEN_BYTE: Final = 2
@@ -141,14 +148,29 @@ class TokenTable:
     def flags(self, id: int) -> int: ...
     def contributes(self, id: int, skip_special_tokens: bool) -> bool: ...
     def decode(
-        self, ids: Sequence[int], is_first: bool = True, trim: int = 0, skip_special_tokens: bool = True
+        self,
+        ids: Sequence[int],
+        is_first: bool = True,
+        trim: int = 0,
+        skip_special_tokens: bool = True,
+        open_text: int = 0,
     ) -> str: ...
+    def open_text(self, ids: Sequence[int], skip_special_tokens: bool = True) -> int: ...
     def serialize(self) -> bytes: ...
     @staticmethod
     def deserialize(bytes: bytes) -> TokenTable: ...
 
+class BatchLayout:
+    """Where each array of a batch lies in one buffer, for the largest batch of a config."""
+
+    def __init__(self, config: EngineConfig) -> None: ...
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def arrays(self) -> dict[str, tuple[int, int, str]]: ...  # name -> offset in bytes, count, dtype
+
 class Batch:
-    """One step's work. Arrays are read-only views of the core's memory, until the next schedule()."""
+    """One step's work. Arrays are read-only views of the core's memory, until the batch's update()."""
 
     @property
     def num_reqs(self) -> int: ...
@@ -161,7 +183,7 @@ class Batch:
     @property
     def max_seq_len(self) -> int: ...
     @property
-    def token_ids(self) -> npt.NDArray[np.int32]: ...  # [num_tokens]
+    def token_ids(self) -> npt.NDArray[np.int32]: ...  # [num_tokens]; ~row: not known yet
     @property
     def positions(self) -> npt.NDArray[np.int32]: ...  # [num_tokens]
     @property
@@ -177,9 +199,13 @@ class Batch:
     @property
     def block_tables(self) -> npt.NDArray[np.int32]: ...  # [max_num_seqs, max_blocks_per_request]
     @property
+    def block_table_updates(self) -> npt.NDArray[np.int32]: ...  # [num_updates, 2]: flat index, block id
+    @property
     def sample_token_idx(self) -> npt.NDArray[np.int32]: ...  # [num_sampled]
     @property
     def sample_req_idx(self) -> npt.NDArray[np.int32]: ...  # [num_sampled]
+    @property
+    def sample_rows(self) -> npt.NDArray[np.int32]: ...  # [num_sampled]
     @property
     def temperature(self) -> npt.NDArray[np.float32]: ...  # [num_sampled]
     @property
@@ -194,6 +220,9 @@ class Batch:
     def mask_offsets(self) -> npt.NDArray[np.int32]: ...  # [num_sampled + 1]
     @property
     def mask_ids(self) -> npt.NDArray[np.int32]: ...  # [mask_offsets[-1]]
+    def pack(
+        self, layout: BatchLayout, address: int, num_tokens: int, num_reqs: int, num_sampled: int
+    ) -> int: ...  # bytes used
 
 class EngineStats:
     """Gauges of now, and totals since the start."""
@@ -220,7 +249,8 @@ class EngineStats:
     def num_generation_tokens(self) -> int: ...
 
 class Release:
-    """A run of ids whose text decodes on its own: decode(token_ids[:num_text_ids], is_first, trim)."""
+    """A run of ids whose text decodes on its own: TokenTable.decode(token_ids[:num_text_ids], is_first, trim,
+    skip_special_tokens, open_text)."""
 
     @property
     def request_id(self) -> int: ...
@@ -232,6 +262,8 @@ class Release:
     def trim(self) -> int: ...
     @property
     def is_first(self) -> bool: ...
+    @property
+    def open_text(self) -> int: ...
     @property
     def finish_reason(self) -> str: ...
     @property
@@ -263,6 +295,8 @@ class EngineCore:
     def fail(self, request_id: int, message: str) -> None: ...
     def has_unfinished_requests(self) -> bool: ...
     def schedule(self) -> Batch: ...
+    def num_batches_out(self) -> int: ...
+    def forget_batches(self) -> None: ...
     def update(self, sampled: npt.NDArray[np.int32] | Buffer) -> StepOutputs: ...  # [num_sampled]
     def take_outputs(self) -> StepOutputs: ...
     def outputs(self) -> StepOutputs: ...
@@ -393,6 +427,36 @@ def cpu_sample(
     mask_offsets: int,
     mask_ids: int,
     out: int,
+    min_p: int,
+    repetition_penalty: int,
+    presence_penalty: int,
+    frequency_penalty: int,
+    token_counts: int,
+    sample_rows: int,
+    /,
+) -> None: ...
+def cpu_token_counts(
+    num_reqs: int,
+    vocab_size: int,
+    rows: int,
+    token_offsets: int,
+    prompt_lens: int,
+    token_ids: int,
+    token_counts: int,
+    /,
+) -> None: ...
+def cpu_logprobs(
+    dtype: int,
+    num_rows: int,
+    vocab_size: int,
+    logits: int,
+    stride_logits: int,
+    token_ids: int,
+    num_logprobs: int,
+    token_logprobs: int,
+    token_ranks: int,
+    top_ids: int,
+    top_logprobs: int,
     /,
 ) -> None: ...
 def cpu_isa() -> str: ...
@@ -413,7 +477,7 @@ class EngineServer:
     """
 
     def __init__(self, core: EngineCore, fd: int) -> None: ...
-    def send_ready(self, model: str) -> None: ...
+    def send_ready(self, model: str, defaults: SamplingParams = ...) -> None: ...
     def wait_for_work(self) -> bool: ...
     def publish(self) -> None: ...
     def stop(self) -> None: ...

@@ -24,21 +24,32 @@ class EngineConfig(BaseModel):
 
     model: Annotated[str, Field(min_length=1)]
     """A folder (absolute, or relative to this file), an embedded model's name, or a Hugging Face id."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of weights and KV cache. auto: the checkpoint's; float32 where the CPU has no
-    instructions for bfloat16."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the model runs. auto: the first GPU where there is one and the CUDA kernels are built."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of weights and activations. auto: the checkpoint's; on a GPU bfloat16 for a float32
+    checkpoint, on a CPU float32 where it has no instructions for bfloat16."""
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
+    """Type of the KV cache. auto: dtype. fp8: e4m3, half the memory; GPU only."""
     max_model_len: PositiveInt32 | None = None
     """Prompt + output tokens of one request. null: the model's own limit."""
     max_num_seqs: PositiveInt32 = 256
     """Requests running at once."""
     max_num_batched_tokens: PositiveInt32 = 2048
-    """Tokens of one step."""
+    """Tokens of one step. More delay the tokens of running requests when prompts come; fewer delay the first
+    token of many prompts that come at once."""
     block_size: Annotated[int, Field(ge=1, le=1024)] = 16
     """Tokens of one KV block."""
     num_gpu_blocks_override: PositiveInt32 | None = None
     """KV blocks in the pool. null: as many as fit into kv_cache_memory_bytes."""
     kv_cache_memory_bytes: Annotated[int, Field(ge=1, le=INT64_MAX)] | None = None
-    """Memory of the KV cache. null: 512 MiB on a CPU."""
+    """Memory of the KV cache. null: 512 MiB on a CPU, what gpu_memory_utilization leaves on a GPU."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the GPU's memory that this engine and what already is on it may take."""
+    enforce_eager: bool = False
+    """No CUDA graphs: a faster start and a slower engine."""
+    batch_invariant: bool = False
+    """Logits of a request are bitwise the same whatever runs beside it. Slower; GPU only."""
     enable_prefix_caching: bool = True
     """Reuse KV blocks of equal prompt beginnings."""
     enable_chunked_prefill: bool = True
@@ -49,6 +60,14 @@ class EngineConfig(BaseModel):
     """Where seeds of requests without one come from."""
     num_threads: PositiveInt32 | None = None
     """CPU threads. null: all cores."""
+    generation_config: Literal["auto", "none", "vllm"] = "auto"
+    """What a request leaves out. auto: as the checkpoint's generation_config.json says. none, or vLLM's name
+    for it, vllm: as the table of request fields says."""
+    override_generation_config: dict[str, Any] = {}
+    """Values in place of the checkpoint's: {"temperature": 0.6}. null: that of the table."""
+    max_output_tokens: PositiveInt32 | None = None
+    """The largest max_tokens of a request, and what one without max_tokens gets. null: what fits into the
+    context."""
     load_format: Literal["auto", "dummy"] = "auto"
     """dummy: random weights, for measuring."""
     disable_log_stats: bool = False
@@ -83,6 +102,11 @@ class EngineConfig(BaseModel):
             raise ConfigError(path, error.problem, key=error.key) from None
         config._file = path.resolve()
         return config
+
+    @property
+    def file(self) -> Path | None:
+        """The model.json that this was read from."""
+        return self._file
 
     def model_folder(self, *, download: bool = True) -> Path:
         """The model's folder, downloaded when it is a Hugging Face id. Raises ModelNotFound."""
@@ -138,7 +162,10 @@ def _option(option: dict[str, Any]) -> str:
         "boolean": "true or false",
         "string": "a non-empty string",
         "null": "null",
+        "object": "a JSON object",
     }[option["type"]]
+    if "exclusiveMinimum" in option:
+        return f"{name} in ({option['exclusiveMinimum']}, {option['maximum']}]"
     if "minimum" not in option:
         return name
     if "exclusiveMaximum" in option:

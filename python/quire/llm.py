@@ -11,7 +11,7 @@ from quire import _core
 from quire.config import EngineConfig
 from quire.engine.core_errors import invalid_argument
 from quire.errors import EngineError, InvalidArgument, describe
-from quire.outputs import CompletionOutput, RequestOutput
+from quire.outputs import CompletionOutput, RequestOutput, StreamOutput
 from quire.runner.threads import OWN_CORES
 from quire.sampling_params import SamplingParams
 
@@ -32,14 +32,16 @@ class LLM:
         OWN_CORES.apply()
         # Not at the top: this is what imports torch.
         from quire.engine.build import build
-        from quire.engine.loop import step
+        from quire.engine.loop import discard_batches, step
 
         self._step = step
+        self._discard_batches = discard_batches
 
         self.config = EngineConfig(model=model, **settings)
         self._engine = build(self.config, OWN_CORES)
         self._core = self._engine.core
         self._next_id = 0
+        self._open: dict[int, bool] = {}  # requests of add_request(): whether special tokens are left out
 
     def generate(
         self,
@@ -51,10 +53,15 @@ class LLM:
         """Continue every prompt; the outputs are in the prompts' order.
 
         prompts: a text, a list of texts, a list of token ids, or a list of lists of token ids.
-        sampling_params: one for all, or one per prompt; default: SamplingParams().
+        sampling_params: one for all, or one per prompt; default: SamplingParams(). Fields that they leave out
+            are those of get_default_sampling_params().
         use_tqdm: show a progress bar (the name is vLLM's).
         Raises InvalidArgument that names the prompt before anything runs.
         """
+        if self._open:
+            raise EngineError(
+                "generate: requests of add_request() are open; call step() until they have ended"
+            )
         requests = self._parse(prompts, sampling_params)
         first_id = self._next_id
         self._next_id += len(requests)
@@ -76,12 +83,61 @@ class LLM:
                         finished[output.request_id] = output
                         advance()
             finally:
-                # Interrupted: the next call must find an empty engine.
+                # The next call must find an empty engine. Interrupted or not, a batch may be out: one that
+                # was launched before it was known that its requests had ended.
                 for request_id in range(first_id, first_id + len(requests)):
                     if request_id not in finished:
                         self._core.cancel(request_id)
                 self._core.take_outputs()
+                self._discard_batches(self._core, self._engine.runner)
         return [finished[first_id + index] for index in range(len(requests))]
+
+    def add_request(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> int:
+        """Queue one prompt; its id. step() returns what becomes of it. Requests may be added between any two
+        steps.
+
+        prompt: a text or a list of token ids.
+        Raises InvalidArgument that names the prompt.
+
+        >>> request_id = llm.add_request("import os", SamplingParams(max_tokens=32, temperature=0))
+        >>> while llm.has_unfinished_requests:
+        ...     for output in llm.step():
+        ...         print(output.text, end="", flush=True)
+        """
+        [request] = self._parse(prompt if isinstance(prompt, str) else [prompt], sampling_params)
+        request_id = self._next_id
+        try:
+            self._core.add_request(request_id, request.prompt_ids, request.params.to_core())
+        except _core.InvalidArgument as error:
+            raise invalid_argument(error, "prompt: ") from None
+        self._next_id += 1
+        self._open[request_id] = request.params.skip_special_tokens
+        return request_id
+
+    def step(self) -> list[StreamOutput]:
+        """Run one step of the engine; what it gave to requests of add_request(). Needs one of them open."""
+        if not self._open:
+            raise EngineError("step: no request is open; call add_request() first")
+        decode = self._core.token_table.decode
+        outputs = []
+        for release in self._step(self._core, self._engine.runner).releases:
+            request_id, ids, end = release.request_id, release.token_ids, release.finish_reason
+            skip = self._open.pop(request_id) if end else self._open[request_id]
+            text_ids = ids[: release.num_text_ids]
+            text = decode(text_ids, release.is_first, release.trim, skip, release.open_text)
+            outputs.append(StreamOutput(request_id, text, ids, end, release.error))
+        return outputs
+
+    def cancel(self, request_id: int) -> None:
+        """End a request of add_request(): one of the next steps returns its end. Unknown or ended: nothing
+        happens."""
+        if request_id in self._open:
+            self._core.cancel(request_id)
+
+    @property
+    def has_unfinished_requests(self) -> bool:
+        """Whether requests of add_request() are open."""
+        return bool(self._open)
 
     def _parse(
         self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
@@ -93,7 +149,9 @@ class LLM:
         if params is None:
             params = SamplingParams()
         if isinstance(params, SamplingParams):
-            params = [params] * len(prompts)
+            params = [params.with_defaults(self._engine.defaults)] * len(prompts)
+        else:
+            params = [item.with_defaults(self._engine.defaults) for item in params]
         if len(params) != len(prompts):
             allowed = f"one for all, or {len(prompts)}, one per prompt"
             raise InvalidArgument("sampling_params", f"{len(params)} of them", allowed)
@@ -105,12 +163,20 @@ class LLM:
                 )
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         encoded = iter(self._engine.tokenizer.encode_batch(texts))
-        return [
-            _Request(prompt, next(encoded), params[index])
-            if isinstance(prompt, str)
-            else _Request(None, list(prompt), params[index])
-            for index, prompt in enumerate(prompts)
-        ]
+        requests = []
+        for index, prompt in enumerate(prompts):
+            ids = next(encoded) if isinstance(prompt, str) else list(prompt)
+            limit = params[index].truncate_prompt_tokens
+            if limit is not None:
+                limit = limit if limit > 0 else self._core.config.max_model_len - 1
+                try:
+                    ids = self._engine.tokenizer.truncate(prompt, ids, limit)
+                except InvalidArgument as error:
+                    field = f"prompts[{index}]: {error.field}"
+                    raise InvalidArgument(field, error.given, error.allowed) from None
+            text = prompt if isinstance(prompt, str) else None
+            requests.append(_Request(text, ids, params[index]))
+        return requests
 
     def _collect(
         self, outputs: _core.StepOutputs, requests: list[_Request], first_id: int
@@ -123,7 +189,9 @@ class LLM:
             request.token_ids += release.token_ids
             text_ids = release.token_ids[: release.num_text_ids]
             skip = request.params.skip_special_tokens
-            request.texts.append(table.decode(text_ids, release.is_first, release.trim, skip))
+            request.texts.append(
+                table.decode(text_ids, release.is_first, release.trim, skip, release.open_text)
+            )
             if release.finish_reason == "error":
                 raise EngineError(f"prompts[{index}]: {release.error}")
             if release.finish_reason:
@@ -140,6 +208,11 @@ class LLM:
                     num_cached_tokens=release.num_cached_tokens,
                     outputs=(completion,),
                 )
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What requests get that do not say otherwise: those of the checkpoint, see the settings
+        generation_config and override_generation_config (the name is vLLM's)."""
+        return SamplingParams(**self._engine.defaults)
 
     def stats(self) -> _core.EngineStats:
         """Counters since the start, and what is in use now."""

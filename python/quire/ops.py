@@ -12,6 +12,10 @@ from torch import Tensor
 
 from quire import _core
 from quire._core import cpu_isa, set_cpu_isa, set_num_threads, supported_cpu_isas
+from quire._tensor_checks import check as _check
+from quire._tensor_checks import describe as _describe
+from quire._tensor_checks import dtype_id as _dtype_id
+from quire.sample_ops import logprobs, sample, token_counts
 
 __all__ = [
     "BatchInfo",
@@ -19,6 +23,7 @@ __all__ = [
     "RopeTable",
     "cpu_isa",
     "embedding",
+    "logprobs",
     "paged_attention",
     "rms_norm",
     "rope_and_cache",
@@ -27,34 +32,8 @@ __all__ = [
     "set_num_threads",
     "silu_mul",
     "supported_cpu_isas",
+    "token_counts",
 ]
-
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1}  # quire::cpu::DType
-
-
-def _dtype_id(name: str, tensor: Tensor) -> int:
-    dtype_id = _DTYPES.get(tensor.dtype)
-    if dtype_id is None:
-        raise TypeError(f"{name}: got {tensor.dtype}; allowed: torch.float32, torch.bfloat16")
-    return dtype_id
-
-
-def _describe(tensor: Tensor) -> str:
-    return f"{tensor.dtype}{list(tensor.shape)} strides {list(tensor.stride())} on {tensor.device}"
-
-
-def _check(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], axes: str) -> None:
-    """Contiguous, on the CPU, of this type and shape; `axes` names the sizes in the error."""
-    if (
-        tensor.dtype is dtype
-        and tensor.shape == shape
-        and tensor.is_contiguous()
-        and tensor.device.type == "cpu"
-    ):
-        return
-    raise ValueError(
-        f"{name}: got {_describe(tensor)}; allowed: contiguous {dtype}[{axes}] = {list(shape)} on cpu"
-    )
 
 
 class BatchInfo:
@@ -317,63 +296,6 @@ def embedding(token_ids: Tensor, table: Tensor, out: Tensor | None = None) -> Te
         hidden_size,
         token_ids.data_ptr(),
         table.data_ptr(),
-        out.data_ptr(),
-    )
-    return out
-
-
-def sample(
-    logits: Tensor,  # [num_rows, vocab_size] float32 or bfloat16, not modified
-    *,
-    temperature: Tensor,  # [num_rows] float32; 0: greedy, the lowest id among equals
-    top_k: Tensor,  # [num_rows] int32; <= 0: off
-    top_p: Tensor,  # [num_rows] float32; >= 1: off
-    seed: Tensor,  # [num_rows] int64 or uint64
-    output_idx: Tensor,  # [num_rows] int32, how many tokens the request has produced
-    mask_offsets: Tensor | None = None,  # [num_rows + 1] int32
-    mask_ids: Tensor | None = None,  # int32; row j may not give those in mask_offsets[j : j + 2]
-    out: Tensor | None = None,
-) -> Tensor:
-    """One id per row, `[num_rows]` int32: mask, temperature, top_k, top_p, then a draw.
-
-    The draw depends on the row's logits, seed and output_idx only. Tokens rank by (logit descending, id
-    ascending). A row with a NaN or inf logit, or with no token left, gets -1 in `out`, and the error names
-    the first such row; the other rows of `out` are valid.
-    """
-    num_rows, vocab_size = logits.size(0), logits.size(1)
-    if out is None:
-        out = torch.empty((num_rows,), dtype=torch.int32)
-    if logits.stride(1) != 1:
-        raise ValueError(
-            f"logits: got {_describe(logits)}; allowed: [num_rows, vocab_size] with contiguous rows"
-        )
-    shape = (num_rows,)
-    _check("temperature", temperature, torch.float32, shape, "num_rows")
-    _check("top_k", top_k, torch.int32, shape, "num_rows")
-    _check("top_p", top_p, torch.float32, shape, "num_rows")
-    seed_dtype = torch.uint64 if seed.dtype is torch.uint64 else torch.int64
-    _check("seed", seed, seed_dtype, shape, "num_rows")
-    _check("output_idx", output_idx, torch.int32, shape, "num_rows")
-    _check("out", out, torch.int32, shape, "num_rows")
-    mask_args = (0, 0)
-    if mask_offsets is not None:
-        if mask_ids is None:
-            raise ValueError("mask_ids: got None; allowed: a tensor when mask_offsets is given")
-        _check("mask_offsets", mask_offsets, torch.int32, (num_rows + 1,), "num_rows + 1")
-        _check("mask_ids", mask_ids, torch.int32, (mask_ids.numel(),), "num_masked")
-        mask_args = (mask_offsets.data_ptr(), mask_ids.data_ptr())
-    _core.cpu_sample(
-        _dtype_id("logits", logits),
-        num_rows,
-        vocab_size,
-        logits.data_ptr(),
-        logits.stride(0),
-        temperature.data_ptr(),
-        top_k.data_ptr(),
-        top_p.data_ptr(),
-        seed.data_ptr(),
-        output_idx.data_ptr(),
-        *mask_args,
         out.data_ptr(),
     )
     return out

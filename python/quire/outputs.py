@@ -1,10 +1,12 @@
-"""What `quire.LLM` returns: one RequestOutput per prompt, in the prompts' order."""
+"""What `quire.LLM` returns: generate() one RequestOutput per prompt, in the prompts' order; step() one
+StreamOutput per request that moved forward."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-__all__ = ["CompletionOutput", "RequestOutput"]
+__all__ = ["CompletionOutput", "RequestOutput", "StreamOutput"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,3 +28,13 @@ class RequestOutput:
     prompt_token_ids: tuple[int, ...]
     num_cached_tokens: int  # prompt tokens whose keys and values were found in the prefix cache
     outputs: tuple[CompletionOutput, ...]
+
+
+class StreamOutput(NamedTuple):
+    """What a step added to one request. A tuple: hundreds are made in each step."""
+
+    request_id: int
+    text: str  # joined over all steps: the text of CompletionOutput
+    token_ids: list[int]
+    finish_reason: str  # "" while it goes on; "stop", "length", "cancelled" or "error"
+    error: str  # the reason of finish_reason "error"

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from quire.errors import InvalidArgument, describe
-from quire.schema import INT32_MAX, INT64_MAX, INT64_MIN, Names, fields_of, spec
+from quire.schema import INT32_MAX, INT64_MAX, INT64_MIN, Names, fields_of, merge, spec
 
 if TYPE_CHECKING:
     from quire import _core
@@ -33,9 +33,7 @@ NOT_YET = (
     "allowed_token_ids",
     "detokenize",
     "cache_salt",
-    "truncate_prompt_tokens",
     "stream_interval",
-    "echo",
     "structured_outputs",
     "lora_name",
 )
@@ -46,27 +44,43 @@ T = TypeVar("T", bound="_Table")
 class _Table:
     """Checks every attribute against its field, and names the nearest one for an unknown keyword."""
 
+    _named: frozenset[str]  # fields that were given
+
     # Only looks at the names, before the generated __init__ would raise a bare TypeError.
     def __new__(cls, **values: object) -> _Table:
         for name in values:
             if name not in fields_of(cls):
                 raise _names(cls).unknown(name)
-        return super().__new__(cls)
+        table = super().__new__(cls)
+        object.__setattr__(table, "_named", frozenset(values))
+        return table
 
     def __post_init__(self) -> None:
         for name, field in fields_of(type(self)).items():
             value = field.check(getattr(self, name))
-            object.__setattr__(self, name, field.default if value is None else value)
+            if value is None:
+                object.__setattr__(self, "_named", self._named - {name})
+                value = field.default
+            object.__setattr__(self, name, value)
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """The fields that were given, also those given as the table's default."""
+        return {name: getattr(self, name) for name in fields_of(type(self)) if name in self._named}
+
+    def with_defaults(self: T, defaults: Mapping[str, Any]) -> T:
+        """The same with `defaults` for the fields that were not given."""
+        return type(self)(**{**defaults, **self.given}) if defaults else self
 
     @classmethod
     def from_dict(cls: type[T], values: Mapping[str, object]) -> T:
         """From a JSON object: aliases are known, null means "not given"."""
-        return cls(**_names(cls).parse(values))
+        return merge(_names(cls).read(values)).make(cls)
 
     @classmethod
     def from_parameters(cls: type[T], values: Mapping[str, object]) -> T:
         """From Triton request parameters: strings, numbers and booleans; lists as JSON strings."""
-        return cls(**_names(cls).parse(values, parameters=True))
+        return merge(_names(cls).read(values, parameters=True)).make(cls)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +90,15 @@ class SamplingParams(_Table):
     max_tokens: int | None = spec(
         "int",
         None,
-        "Output tokens at most. Not given: as many as fit into the context.",
+        "Output tokens at most. Not given: as many as the server's max_output_tokens and the context allow.",
         minimum=1,
         maximum=INT32_MAX,
-        aliases=("max_new_tokens",),
+        aliases=(
+            "max_new_tokens",
+            "max_completion_tokens",
+            "request_output_len",
+            "sampling_param_max_tokens",
+        ),
     )
     min_tokens: int = spec(
         "int",
@@ -95,6 +114,7 @@ class SamplingParams(_Table):
         "Divides the logits before sampling. 0: always the likeliest token (greedy).",
         minimum=0,
         maximum=2,
+        aliases=("sampling_param_temperature",),
     )
     top_p: float = spec(
         "float",
@@ -103,9 +123,15 @@ class SamplingParams(_Table):
         minimum=0,
         maximum=1,
         exclusive_minimum=True,
+        aliases=("runtime_top_p", "sampling_param_top_p"),
     )
     top_k: int = spec(
-        "int", 0, "Sample among so many of the likeliest tokens. 0 or -1: all.", minimum=-1, maximum=INT32_MAX
+        "int",
+        0,
+        "Sample among so many of the likeliest tokens. 0 or -1: all.",
+        minimum=-1,
+        maximum=INT32_MAX,
+        aliases=("runtime_top_k", "sampling_param_top_k"),
     )
     seed: int | None = spec(
         "int",
@@ -113,30 +139,46 @@ class SamplingParams(_Table):
         "Same seed, prompt and engine settings: same tokens. Not given, null or -1: drawn for each request.",
         minimum=INT64_MIN,
         maximum=INT64_MAX,
-        aliases=("random_seed", "sampling_seed"),
+        aliases=("random_seed", "sampling_seed", "sampling_param_seed"),
         unset=(-1,),
     )
     stop: Sequence[str] = spec(
         "strings",
         (),
         "Generation ends where the text contains one of these strings.",
-        aliases=("stop_words",),
+        aliases=("stop_words", "stop_sequences", "stop_strings", "sampling_param_stop"),
     )
     stop_token_ids: Sequence[int] = spec(
         "ints",
         (),
-        "Generation ends at one of these token ids, which must be in the model's vocabulary.",
+        "Generation ends at one of these token ids, which must be in the model's vocabulary. At most 240.",
         minimum=0,
         maximum=INT32_MAX,
+        max_items=240,
     )
     ignore_eos: bool = spec("bool", False, "Go on past end-of-sequence tokens.")
     include_stop_str_in_output: bool = spec(
-        "bool", False, "The stop string, or the stop token's text, stays at the end of the text."
+        "bool",
+        False,
+        "The stop string, or the stop token's text, stays at the end of the text.",
+        aliases=("no_stop_trim",),
     )
     skip_special_tokens: bool = spec("bool", True, "Special tokens are left out of the text.")
+    truncate_prompt_tokens: int | None = spec(
+        "int",
+        None,
+        "Only so many tokens of the prompt are kept: the end of its text, behind the special tokens that the "
+        "tokenizer puts in front. -1: as many as fit; 0 is an error. The model generation does not know it.",
+        minimum=-1,
+        maximum=INT32_MAX,
+        aliases=("truncate",),
+        is_prompts=True,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.truncate_prompt_tokens == 0:
+            raise InvalidArgument("truncate_prompt_tokens", "0", "at least 1, or -1 (as many as fit)")
         if self.max_tokens and self.min_tokens > self.max_tokens:
             raise InvalidArgument(
                 "min_tokens", describe(self.min_tokens), f"an integer in [0, {self.max_tokens}] (max_tokens)"
@@ -146,7 +188,7 @@ class SamplingParams(_Table):
         """The same in C++."""
         from quire import _core
 
-        values = {name: getattr(self, name) for name in SAMPLING_FIELDS}
+        values = {name: getattr(self, name) for name in ENGINE_FIELDS}
         return _core.SamplingParams(**values | {"max_tokens": self.max_tokens or 0})
 
 
@@ -154,17 +196,24 @@ class SamplingParams(_Table):
 class RequestOptions(_Table):
     """How the answer is sent and what comes with it. In the ensemble these are also input tensors."""
 
-    stream: bool = spec("bool", False, "Send text as it is generated.")
+    stream: bool = spec("bool", False, "Send text as it is generated.", aliases=("streaming",))
     exclude_input_in_output: bool | None = spec(
         "bool",
         None,
         "Leave the prompt out of text_output. Default: true when streaming (false is an error), else false.",
+        aliases=("exclude_input_from_output", "sampling_param_exclude_input_from_output"),
+        opposites=("echo", "return_full_text"),
     )
     return_finish_reason: bool = spec("bool", False, "Also answer finish_reason.")
     return_cumulative_logprob: bool = spec("bool", False, "Not supported yet: true is an error.")
     return_logprobs: bool = spec("bool", False, "Not supported yet: true is an error.")
     return_num_input_tokens: bool = spec("bool", False, "Also answer num_input_tokens.")
     return_num_output_tokens: bool = spec("bool", False, "Also answer num_output_tokens, of this chunk.")
+    strict: bool = spec(
+        "bool",
+        True,
+        "false: names that are unknown or not supported yet are ignored, and listed in the output warnings.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -188,6 +237,7 @@ def _names(table: type) -> Names:
 
 NAMES = Names({**fields_of(SamplingParams), **fields_of(RequestOptions)}, NOT_YET)
 SAMPLING_FIELDS = tuple(fields_of(SamplingParams))
+ENGINE_FIELDS = tuple(name for name, field in fields_of(SamplingParams).items() if not field.is_prompts)
 OPTION_FIELDS = tuple(fields_of(RequestOptions))
 
 
@@ -200,8 +250,18 @@ def docs_page() -> str:
         "",
         "Wrong types are errors: true and 1.0 are no integers (1 is fine for a float). A string that is",
         'exactly a number, such as "0.1", is that number, since clients of Triton\'s vLLM backend send them.',
-        'null means "not given". Triton request parameters (top-level keys of `generate`) hold strings,',
-        "numbers and booleans: give lists inside `sampling_parameters`, or as JSON strings.",
+        'null means "not given". Fields that are lists are also input tensors of the ensemble, so that',
+        "`generate` takes lists as top-level keys. Other request parameters (gRPC) hold no lists: give them",
+        "inside `sampling_parameters`, or as JSON strings.",
+        "",
+        "Names of other systems stand for ours in request parameters, in `sampling_parameters` and in",
+        "`SamplingParams.from_dict`; names of tensors and Python keywords are ours alone. Two names of one",
+        "field must say the same.",
+        "",
+        "`temperature`, `top_p` and `top_k` that a request leaves out are those of the checkpoint's",
+        "`generation_config.json` where it has them, unless model.json says otherwise (`generation_config`,",
+        "`override_generation_config`); `do_sample: false` there means temperature 0. This holds for the",
+        "ensemble, for `generation` called directly and for `quire.LLM`; the engine's log names the values.",
     ]
     for table in (SamplingParams, RequestOptions):
         assert table.__doc__
@@ -211,7 +271,10 @@ def docs_page() -> str:
             kind = {"strings": "string or list of strings", "ints": "list of integers"}.get(
                 field.type, field.type
             )
-            aliases = ", ".join(f"`{alias}`" for alias in field.aliases)
+            aliases = ", ".join(
+                [f"`{alias}`" for alias in field.aliases]
+                + [f"`{alias}`, the opposite" for alias in field.opposites]
+            )
             default = describe(field.default)
             cells = [f"`{field.name}`", kind, default, field.range, aliases, field.doc]
             lines.append("| " + " | ".join(cells) + " |")

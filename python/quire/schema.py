@@ -16,9 +16,11 @@ import re
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from quire.errors import InvalidArgument, describe, did_you_mean
+
+T = TypeVar("T")
 
 INT32_MAX = 2**31 - 1
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
@@ -50,6 +52,9 @@ class Field:
     maximum: float | None = None
     exclusive_minimum: bool = False
     aliases: tuple[str, ...] = ()
+    opposites: tuple[str, ...] = ()  # names under which true means false
+    max_items: int | None = None  # of a list
+    is_prompts: bool = False  # it shapes the prompt, and ends before the engine
     unset: tuple[object, ...] = ()  # values that mean "not given", beside null
 
     @property
@@ -61,7 +66,8 @@ class Field:
 
     @property
     def allowed(self) -> str:
-        return f"{_TYPE_NAMES[self.type]} in {self.range}" if self.range else _TYPE_NAMES[self.type]
+        allowed = f"{_TYPE_NAMES[self.type]} in {self.range}" if self.range else _TYPE_NAMES[self.type]
+        return allowed if self.max_items is None else f"{allowed}, at most {self.max_items} of them"
 
     @property
     def tensor_type(self) -> str:
@@ -71,6 +77,10 @@ class Field:
         return {"float": "TYPE_FP32", "bool": "TYPE_BOOL", "strings": "TYPE_STRING", "ints": "TYPE_INT32"}[
             self.type
         ]
+
+    def spelled(self, name: str) -> Field:
+        """The same under the name that a request uses, for its errors."""
+        return self if name == self.name else dataclasses.replace(self, name=name)
 
     def check(self, value: object) -> Any:
         """`value` in its canonical form (lists as tuples; None when not given), or InvalidArgument."""
@@ -111,7 +121,8 @@ class Field:
             raise self.error(value, note=note)
         if self.type == "int":
             if isinstance(value, float):
-                note = f" (a float; write {int(value)})" if value.is_integer() else " (a float)"
+                is_whole = value.is_integer() and abs(value) < 2**53
+                note = f" (a float; write {int(value)})" if is_whole else " (a float)"
                 raise self.error(value, note=note)
         else:
             try:
@@ -136,6 +147,8 @@ class Field:
             value = (value,)
         if not isinstance(value, (list, tuple)):
             raise self.error(value)
+        if self.max_items is not None and len(value) > self.max_items:
+            raise InvalidArgument(self.name, f"{len(value)} of them", self.allowed)
         for item in value:
             if self.type == "strings":
                 if not isinstance(item, str) or item == "":
@@ -170,14 +183,54 @@ def fields_of(table: type) -> Mapping[str, Field]:
     return _FIELDS[table]
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A field that a request gives: its checked value, and how and where it was written."""
+
+    field: str
+    value: Any
+    name: str  # as the request spells it
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Given:
+    """All that a request gives: an Entry of each field."""
+
+    entries: Mapping[str, Entry]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return {name: entry.value for name, entry in self.entries.items()}
+
+    def make(self, table: type[T]) -> T:
+        """`table` of its fields among these. Errors name the field as the request spells it."""
+        names = fields_of(table)
+        try:
+            return table(**{name: value for name, value in self.values.items() if name in names})
+        except InvalidArgument as error:
+            raise self.as_spelled(error, names) from None
+
+    def as_spelled(self, error: InvalidArgument, fields: Mapping[str, Field]) -> InvalidArgument:
+        """An error of one of `fields`, in the words of the request."""
+        entry = self.entries.get(error.field)
+        if entry is None or entry.name == error.field:
+            return error
+        if entry.name in fields[error.field].opposites:
+            given = f"{describe(not entry.value)}, which means {error.field} {error.given}"
+            return InvalidArgument(entry.name, given, f"{error.field} {error.allowed}")
+        return InvalidArgument(entry.name, error.given, error.allowed)
+
+
 class Names:
     """Every name that a request may use: canonical names and aliases."""
 
     def __init__(self, fields: Mapping[str, Field], not_yet: Iterable[str] = ()) -> None:
         self.fields = dict(fields)
         self._not_yet = frozenset(not_yet)
-        self._canonical = {alias: field.name for field in fields.values() for alias in field.aliases}
-        self._canonical |= {name: name for name in fields}
+        self._canonical = {name: name for name in fields}
+        for field in fields.values():
+            self._canonical |= dict.fromkeys((*field.aliases, *field.opposites), field.name)
 
     def find(self, name: str) -> Field:
         """The field that `name` means, or InvalidArgument naming the nearest one."""
@@ -190,37 +243,58 @@ class Names:
         known = ", ".join(self.fields)
         if name in self._not_yet:
             return InvalidArgument(name, "a field that is not supported yet", known)
-        if name in self._canonical:
-            return InvalidArgument(name, f'another system\'s name of "{self._canonical[name]}"', known)
+        if (field := self.fields.get(self._canonical.get(name, ""))) is not None:
+            what = "the opposite" if name in field.opposites else "another system's name"
+            return InvalidArgument(name, f'{what} of "{field.name}"', known)
         return InvalidArgument(
             _printable(name), f"an unknown field{did_you_mean(name, self._canonical)}", known
         )
 
-    def parse(self, values: Mapping[str, object], *, parameters: bool = False) -> dict[str, Any]:
-        """Canonical name -> checked value of each field that is given. `parameters`: values are Triton
-        request parameters. Two spellings of one field must agree."""
+    def read(
+        self,
+        values: Mapping[str, object],
+        source: str = "",
+        *,
+        parameters: bool = False,
+        unknown: list[InvalidArgument] | None = None,
+    ) -> list[Entry]:
+        """The fields that are given, checked. `parameters`: values are Triton request parameters.
+        `unknown`: takes the errors of unknown names, which are raised without it."""
         check = Field.from_parameter if parameters else Field.check
-        given = []
+        entries = []
         for name, value in values.items():
+            if unknown is not None and name not in self._canonical:
+                unknown.append(self.unknown(name))
+                continue
             field = self.find(name)
-            checked = check(field, value)
+            checked = check(field.spelled(name), value)
             if checked is not None:
-                given.append((name, {field.name: checked}))
-        return merge(given)
+                checked = not checked if name in field.opposites else checked
+                entries.append(Entry(field.name, checked, name, source))
+        return entries
+
+    def parse(self, values: Mapping[str, object], *, parameters: bool = False) -> dict[str, Any]:
+        """Canonical name -> checked value of each field that is given. Two spellings of one field must
+        agree."""
+        return merge(self.read(values, parameters=parameters)).values
 
 
-def merge(sources: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """One dictionary from several named ones; a field that two of them give differently is an error."""
-    merged: dict[str, Any] = {}
-    origin: dict[str, str] = {}
-    for source, values in sources:
-        for name, value in values.items():
-            if name in merged and merged[name] != value:
-                given = f"{describe(merged[name])} ({origin[name]}) and {describe(value)} ({source})"
-                raise InvalidArgument(name, given, "one value")
-            merged.setdefault(name, value)
-            origin.setdefault(name, source)
-    return merged
+def merge(entries: Iterable[Entry]) -> Given:
+    """A field that two entries give differently is an error which names both."""
+    merged: dict[str, Entry] = {}
+    for entry in entries:
+        first = merged.setdefault(entry.field, entry)
+        if first.value != entry.value:
+            given = f"{_origin(first, entry)} and {_origin(entry, first)}"
+            raise InvalidArgument(entry.field, given, "one value")
+    return Given(merged)
+
+
+def _origin(entry: Entry, other: Entry) -> str:
+    """The value, with what tells one entry from the other: spelling, place, or both."""
+    where = [entry.name] if entry.name != other.name else []
+    where += [entry.source] if entry.source != other.source else []
+    return f"{describe(entry.value)} ({', '.join(where)})"
 
 
 def parse_json_object(text: str, field: str) -> dict[str, object]:

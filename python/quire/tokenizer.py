@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
-from quire.errors import ModelNotFound, UnsupportedModel
+from quire.errors import InvalidArgument, ModelNotFound, UnsupportedModel
 
 if TYPE_CHECKING:
     from quire import _core
 
 SUPPORTED_DECODERS = (
-    "ByteLevel, Metaspace, Fuse, Sequence[Replace, ByteFallback, Fuse, Strip of one leading space], none"
+    "ByteLevel, Metaspace, WordPiece, Fuse, Sequence[Replace, ByteFallback, Fuse, Strip of one leading "
+    "space], none"
 )
 
 # What `tokenizers` reads as a byte: hexadecimal digits as Rust parses them, which allows a plus sign.
@@ -56,6 +57,21 @@ class Tokenizer:
         # The fast form leaves out offsets, which nothing here reads.
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
 
+    def truncate(self, prompt: str | Sequence[int], ids: list[int], limit: int) -> list[int]:
+        """The last of a prompt's ids, `limit` at most; a text keeps the special tokens that encode() adds.
+        Raises InvalidArgument where these alone are more."""
+        if len(ids) <= limit:
+            return ids
+        if not isinstance(prompt, str):
+            return ids[-limit:]
+        num_special = self._tokenizer.num_special_tokens_to_add(False)
+        if limit <= num_special:
+            allowed = f"at least {num_special + 1} (the tokenizer adds special tokens)"
+            raise InvalidArgument("truncate_prompt_tokens", str(limit), allowed)
+        encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
+        encoding.truncate(limit - num_special, direction="left")
+        return list(self._tokenizer.post_process(encoding).ids)
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
@@ -74,16 +90,22 @@ def build_table(tokenizer: tokenizers.Tokenizer) -> _core.TokenTable:
     special = {added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special}
 
     texts: list[bytes] = []
+    first_texts: list[bytes] = []  # of a decoder that treats the text's first token differently
     flags: list[int] = []
     for token in tokens:
         if token is None:
             texts.append(b"")
+            first_texts.append(b"")
             flags.append(_core.TOKEN_UNKNOWN)
             continue
         text, is_byte = plan.text_of(token)
         texts.append(text)
+        if plan.first_text_of:
+            first_texts.append(plan.first_text_of(token))
         flags.append((_core.TOKEN_SPECIAL if token in special else 0) | (_core.TOKEN_BYTE if is_byte else 0))
     kind = getattr(_core.DecoderKind, plan.kind)
+    if plan.first_text_of:
+        texts += first_texts
     return _core.TokenTable(kind, texts, flags, plan.separator, getattr(_core, plan.strip_left))
 
 
@@ -95,6 +117,7 @@ class Plan:
     text_of: Callable[[str], tuple[bytes, bool]]  # token -> its text, whether it is a byte token
     separator: str = ""
     strip_left: str = "STRIP_NOTHING"  # a constant of _core
+    first_text_of: Callable[[str], bytes] | None = None  # of the text's first token, where it differs
 
 
 def plan_of(tokenizer: tokenizers.Tokenizer) -> Plan:
@@ -104,10 +127,12 @@ def plan_of(tokenizer: tokenizers.Tokenizer) -> Plan:
         return Plan(kind="JOINED", text_of=_plain, separator=" ")
     steps = _flatten(decoder)
     kinds = [step["type"] for step in steps]
-    if kinds == ["ByteLevel"]:
+    if kinds in (["ByteLevel"], ["ByteLevel", "Fuse"]):
         return Plan(kind="BYTE_LEVEL", text_of=_byte_level)
     if kinds in (["Metaspace"], ["Metaspace", "Fuse"]):
         return _metaspace(steps[0], tokenizer)
+    if kinds in (["WordPiece"], ["WordPiece", "Fuse"]):
+        return _word_piece(steps[0])
     if plan := _llama_sequence(steps):
         return plan
     raise UnsupportedModel(f"decoder: got {_name(decoder)}; allowed: {SUPPORTED_DECODERS}")
@@ -176,6 +201,38 @@ def _metaspace(step: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> Plan:
         text_of=lambda token: _plain(token.replace(mark, " ")),
         strip_left="STRIP_FIRST_TOKEN" if strips else "STRIP_NOTHING",
     )
+
+
+# What WordPiece's cleanup replaces inside each token, in this order.
+_CLEANUP = (
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" do not", " don't"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+)
+
+
+def _word_piece(step: dict[str, Any]) -> Plan:
+    """A space in front of each token but the first, unless the prefix ("##") says that it continues a word;
+    cleanup ("who ?" -> "who?") looks at one token at a time, with the space in front of it."""
+    prefix = step["prefix"]
+
+    def clean(text: str) -> bytes:
+        for pattern, content in _CLEANUP if step["cleanup"] else ():
+            text = text.replace(pattern, content)
+        return text.encode()
+
+    def text_of(token: str) -> tuple[bytes, bool]:
+        return clean(token[len(prefix) :] if token.startswith(prefix) else f" {token}"), False
+
+    return Plan(kind="WORD_PIECE", text_of=text_of, first_text_of=clean)
 
 
 def _llama_sequence(steps: list[dict[str, Any]]) -> Plan | None:

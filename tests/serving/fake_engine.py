@@ -33,7 +33,7 @@ STALL_ID = 903  # the answer stops coming at this id, but does not end
 EXIT_ID = 904  # like CRASH_ID, but the engine exits with code 7
 GARBAGE_ID = 905  # the engine says something that is no frame
 
-MAGIC, VERSION = 0x52495551, 1
+MAGIC, VERSION = 0x52495551, 2
 REQUESTS, READY, START_ERROR, STEP = 1, 2, 3, 4
 FINISH = {None: 0, "stop": 1, "length": 2, "cancelled": 3, "error": 4}
 
@@ -61,7 +61,10 @@ def token_table(texts: list[bytes], special: set[int], separator: bytes = b" ") 
 
 def ready_frame(config: dict[str, Any], table: bytes) -> bytes:
     limits = (config.get("max_model_len", 4096), VOCAB_SIZE, 16, 512, 256, 2048)
-    return frame(READY, string(b"fake") + struct.pack("<6i", *limits) + string(table))
+    # Of what a request leaves out: max_tokens, min_tokens, temperature, top_p, top_k, seed, the bit for
+    # skip_special_tokens, neither stop strings nor stop tokens.
+    defaults = struct.pack("<iiffiqBII", 0, 0, 1.0, 1.0, 0, 0, 4, 0, 0)
+    return frame(READY, string(b"fake") + struct.pack("<6i", *limits) + defaults + string(table))
 
 
 @dataclass
@@ -150,13 +153,14 @@ def step_frame(step: int, num_running: int, num_generated: int, releases: list[R
     for r in releases:
         parts.append(
             struct.pack(
-                "<QIIIiBBII",
+                "<QIIIiBIBII",
                 r.request.request_id,
                 begin,
                 len(r.ids),
                 r.num_text_ids,
                 0,
                 r.is_first,
+                0,  # open_text
                 FINISH[r.finish_reason],
                 len(r.request.prompt),
                 0,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,9 +169,13 @@ def test_an_occupied_port_is_named(server: TritonServer, make_repository: Callab
     assert "--grpc-port" in str(error.value)
 
 
-def test_generate_takes_a_list_only_inside_sampling_parameters(server: TritonServer) -> None:
-    """Triton refuses lists as top-level keys; inside the JSON string they work."""
-    with pytest.raises(HttpError):
-        generate(server.http_url, {"text_input": "x", "stop": ["a"]})
-    body = {"text_input": "x", "max_tokens": 4, "sampling_parameters": json.dumps({"stop": ["a"]})}
-    assert "text_output" in generate(server.http_url, body)
+def test_a_bad_list_as_a_key_of_generate_is_named(server: TritonServer) -> None:
+    """`stop` and `stop_token_ids` are tensors; our checks are those of sampling_parameters."""
+    for body, words in (
+        ({"stop": ["a", ""]}, ["stop", '["a", ""]']),
+        ({"stop_token_ids": [5, -1]}, ["stop_token_ids", "[5, -1]"]),
+        ({"stop_token_ids": [99999999]}, ["stop_token_ids", "99999999"]),
+    ):
+        with pytest.raises(HttpError) as error:
+            generate(server.http_url, {"text_input": "x", **body})
+        assert all(word in error.value.message for word in words)

@@ -37,11 +37,12 @@ def engine_pid(server: TritonServer) -> int:
 
 
 def test_open_requests_get_an_error_and_the_next_one_works(mortal: TritonServer) -> None:
-    """Killed twice, so that the restarted engine is known to be watched too."""
+    """Of every ensemble. Killed twice, so that the restarted engine is known to be watched too."""
     for _ in range(2):
         body = {"text_input": "import os", "max_tokens": 1900, "ignore_eos": True}
         with ThreadPoolExecutor(4) as pool:
-            open_requests = [pool.submit(generate, mortal.http_url, body) for _ in range(4)]
+            models = ("ensemble", "ensemble_unary", "ensemble_trtllm", "ensemble_trtllm_unary")
+            open_requests = [pool.submit(generate, mortal.http_url, body, model) for model in models]
             wait_until(
                 lambda: metrics(mortal.metrics_url)["vllm:num_requests_running"] == 4, what="4 requests run"
             )

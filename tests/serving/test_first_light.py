@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -40,14 +39,11 @@ def test_generate_answers_with_the_prompt_and_the_text_of_the_engine_in_process(
 
 
 def test_generate_stream_shows_text_as_it_arrives(server: TritonServer, expected: str) -> None:
-    """Events come over time, one per release, and join to the one-shot answer."""
-    events, times = [], []
-    for event in generate_stream(server.http_url, {"text_input": PROMPT, "stream": True, **GREEDY}):
-        events.append(event["text_output"])
-        times.append(time.monotonic())
+    """Many events, since what is there leaves at once, and they join to the one-shot answer."""
+    request = {"text_input": PROMPT, "stream": True, **GREEDY}
+    events = [event["text_output"] for event in generate_stream(server.http_url, request)]
     assert expected == "".join(events)
     assert len(events) > 8
-    assert times[-1] - times[0] > 0.005
 
 
 def test_grpc_stream_carries_the_same_text_counts_and_one_finish_reason(

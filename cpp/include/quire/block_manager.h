@@ -58,6 +58,12 @@ class BlockManager {
   const int32_t* block_tables() const { return block_tables_.data(); }  // [num_rows, stride]
   int32_t stride() const { return stride_; }
 
+  // What a copy of the tables must be told: pairs (row * stride + block_idx, block id) of all entries of open
+  // rows that were set since the last call. Replaces what `updates` held, and takes its memory.
+  void take_updates(std::vector<int32_t>& updates);
+  // The copy may have missed some: the next take_updates() tells all entries of open rows.
+  void repeat_updates() { is_copy_stale_ = true; }
+
   // Reference counts are those of the open rows; no block twice in a row. Throws InternalError.
   void check_integrity() const;
 
@@ -73,6 +79,10 @@ class BlockManager {
   int32_t num_blocks_for(int32_t num_tokens) const { return (num_tokens + block_size_ - 1) / block_size_; }
   bool extend_slowly(int32_t row, int32_t num_tokens);
   void append_fresh_blocks(int32_t row, int32_t num_blocks);
+  void add_update(size_t entry) {
+    updates_.push_back(static_cast<int32_t>(entry));
+    updates_.push_back(block_tables_[entry]);
+  }
 
   BlockPool pool_;
   int32_t block_size_;
@@ -80,6 +90,8 @@ class BlockManager {
   std::vector<int32_t> block_tables_;  // [num_rows, stride]; entries past a row's blocks are stale
   std::vector<Row> rows_;
   std::vector<int32_t> free_rows_;  // a stack, lowest row on top at the start
+  std::vector<int32_t> updates_;    // see take_updates()
+  bool is_copy_stale_ = false;
 };
 
 }  // namespace quire

@@ -29,21 +29,26 @@ class EngineCore {
   // use); the engine is unchanged then.
   void add_request(NewRequest request);
   // Frees the request's blocks at once; its end (kCancelled) is in the next update() or take_outputs(). An
-  // unknown id is no error: the request may have finished meanwhile. Legal between schedule() and update().
+  // unknown id is no error: the request may have finished meanwhile. Legal while batches are out.
   void cancel(uint64_t request_id);
   // Ends a request that never got in (add_request threw) or must be ended: kError with the message.
   void fail(uint64_t request_id, const std::string& message);
 
-  // Requests live, or ends not returned yet.
+  // Requests live, ends not returned yet, or batches out (whose requests may all be gone).
   bool has_unfinished_requests() const;
 
-  // The next step's work; num_tokens is 0 when nothing can run. Valid until the next schedule(). A batch that
-  // update() never heard of (the model run failed) is forgotten: its tokens are scheduled again.
+  // The next step's work. It is out until its update(), and valid so long. num_tokens is 0 when nothing can
+  // run (or only behind an update()); such a batch is not out, and valid until the next schedule(). Throws
+  // InvalidArgument when max_batches_out are out already.
   const Batch& schedule();
-  // sampled: [batch.num_sampled] ids in the batch's order; kNoToken ends that request with an error. Once per
-  // schedule(). Returns what may leave now. Valid until the next update() or take_outputs(). Throws
-  // InvalidArgument, and changes nothing, when the ids do not fit the batch.
+  int32_t num_batches_out() const;
+  // sampled: [batch.num_sampled] ids of the oldest batch out, in its order; kNoToken ends that request with
+  // an error. An id for a request that has ended meanwhile is ignored. Returns what may leave now. Valid
+  // until the next update() or take_outputs(). Throws InvalidArgument, and changes nothing, when no batch is
+  // out or the ids do not fit it.
   const StepOutputs& update(std::span<const int32_t> sampled);
+  // The model run failed: no batch is out any more, and what they held is scheduled again.
+  void forget_batches();
   // Ends of cancelled and failed requests when no step runs. Same storage as update().
   const StepOutputs& take_outputs();
   // What the last update() or take_outputs() returned.

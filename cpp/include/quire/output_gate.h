@@ -25,10 +25,12 @@ class OutputGate {
     uint32_t num_text_ids = 0;
     int32_t trim = 0;
     bool is_first = false;
+    OpenText open_text;
   };
 
-  // table must outlive the gate. is_first: nothing in the prompt takes part in the text.
-  OutputGate(const TokenTable& table, const SamplingParams& params, bool is_first);
+  // table must outlive the gate. is_first: nothing in the prompt takes part in the text. open_text: what the
+  // prompt leaves open.
+  OutputGate(const TokenTable& table, const SamplingParams& params, bool is_first, OpenText open_text);
   ~OutputGate();
   OutputGate(OutputGate&&) noexcept;
   OutputGate& operator=(OutputGate&&) noexcept;
@@ -55,7 +57,8 @@ class OutputGate {
   bool skip_special_tokens_;
   bool include_stop_;
   bool is_first_;
-  bool can_cut_ = true;      // the ids so far form complete runs
+  OpenText open_text_;
+  bool can_cut_;             // the ids so far form complete runs
   uint32_t num_pushed_ = 0;  // ids, silent ones apart
   uint32_t num_silent_ = 0;
   uint32_t num_released_ = 0;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "quire/sampling.h"
+#include "quire/token_table.h"
 
 namespace quire {
 
@@ -24,6 +25,7 @@ struct Release {
   uint32_t num_text_ids = 0;  // the first so many ids carry text; a stop token behind them does not
   int32_t trim = 0;           // bytes to drop from the end of the text: a stop string and what follows it
   bool is_first = false;      // nothing before took part in the text (TokenTable::decode)
+  OpenText open_text;         // what the prompt left open, with the first ids of a request
   FinishReason finish_reason = FinishReason::kNone;
   uint32_t num_prompt_tokens = 0;
   uint32_t num_cached_tokens = 0;  // prompt tokens found in the prefix cache

@@ -2,20 +2,23 @@
 // needs.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
 #include "quire/block_hash.h"
+#include "quire/config.h"
 
 namespace quire {
 
-struct RequestState {
+struct alignas(64) RequestState {
   enum class Status : uint8_t { kNew, kWaiting, kRunning, kFinished };
 
-  // What a decode step touches comes first.
+  // What a decode step touches comes first, in two cache lines.
   std::vector<int32_t> token_ids;    // prompt, then output; capacity for max_total_tokens from the start
   int32_t num_computed_tokens = 0;   // tokens with KV in the cache: the one progress counter
-  int32_t num_scheduled_tokens = 0;  // in the batch that is out
+  int32_t num_scheduled_tokens = 0;  // behind those, in batches out: their KV is on its way
+  int32_t num_pending_ids = 0;       // behind token_ids: sampled by batches out, not known here yet
   int32_t num_prompt_tokens = 0;
   int32_t num_published_blocks = 0;  // leading blocks that are findable, or whose hash another block has
   int32_t row = -1;                  // of the block tables, while running
@@ -23,12 +26,12 @@ struct RequestState {
   float temperature = 1.0f;
   float top_p = 1.0f;
   int32_t top_k = 0;
-  int32_t min_tokens = 0;
   uint64_t seed = 0;
   uint64_t request_id = 0;
+  int32_t min_tokens = 0;
   int32_t max_total_tokens = 0;    // prompt + output; the request ends there
   int32_t num_cached_tokens = -1;  // prompt tokens found in the cache at the first admission; -1 before
-  int32_t batch_idx = -1;          // in the batch that is out; -1: not in it
+  std::array<int32_t, kMaxBatchesOut> batch_idx = {-1, -1};  // in each batch out; -1: not in it
 
   std::vector<BlockHash> block_hashes;  // of the first full blocks; extended when a block is full
   std::vector<int32_t> mask_ids;        // may not be sampled before min_tokens
@@ -37,6 +40,18 @@ struct RequestState {
 
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
   int32_t num_output_tokens() const { return num_tokens() - num_prompt_tokens; }
+  // With those of batches out: where scheduling goes on.
+  int32_t num_tokens_ahead() const { return num_tokens() + num_pending_ids; }
+  int32_t num_computed_ahead() const { return num_computed_tokens + num_scheduled_tokens; }
 };
+
+// A thousand requests are more than the second-level cache holds: a loop over them asks for the one that it
+// reaches so many turns later. `request` may be null.
+constexpr int32_t kPrefetchDistance = 4;
+constexpr size_t kNumHotBytes = 128;  // what a decode step touches of RequestState
+inline void prefetch(const RequestState* request, size_t num_bytes) {
+  const auto* bytes = reinterpret_cast<const char*>(request);
+  for (size_t i = 0; request && i < num_bytes; i += 64) __builtin_prefetch(bytes + i, 1);
+}
 
 }  // namespace quire

@@ -8,19 +8,40 @@
 
 namespace quire {
 
+constexpr int32_t kMaxStopTokenIds = 240;
+constexpr int32_t kMaxLogprobs = 20;
+
+struct LogitBias {
+  int32_t token_id = 0;
+  float bias = 0;  // added to the token's logit
+};
+
 struct SamplingParams {
-  int32_t max_tokens = 0;    // 0: fill the context up to max_model_len
-  int32_t min_tokens = 0;    // end-of-sequence and stop tokens are masked before this many
-  float temperature = 1.0f;  // [0, 2]; 0 is greedy
-  float top_p = 1.0f;        // (0, 1]
-  int32_t top_k = 0;         // 0 or -1: off
+  int32_t n = 1;                           // sequences of one prompt; 1 when greedy
+  int32_t max_tokens = 0;                  // 0: fill the context up to max_model_len
+  int32_t min_tokens = 0;                  // end-of-sequence and stop tokens are masked before this many
+  float temperature = 1.0f;                // [0, 2]; 0 is greedy
+  float top_p = 1.0f;                      // (0, 1]
+  int32_t top_k = 0;                       // 0 or -1: off
+  float min_p = 0;                         // [0, 1]; 0: off
+  float presence_penalty = 0;              // [-2, 2]
+  float frequency_penalty = 0;             // [-2, 2]
+  float repetition_penalty = 1;            // (0, inf)
+  std::vector<LogitBias> logit_bias;       // ids in [0, vocab_size), each once; bias in [-100, 100]
+  std::vector<int32_t> allowed_token_ids;  // in [0, vocab_size); empty: all
+  std::vector<std::vector<int32_t>> bad_word_ids;  // sequences of ids that are never completed
   bool has_seed = false;
   int64_t seed = 0;  // same seed, same prompt, same engine: same tokens; drawn at intake when not given
   bool ignore_eos = false;
   bool skip_special_tokens = true;
   bool include_stop_str_in_output = false;
   std::vector<std::string> stop;        // non-empty strings, UTF-8
-  std::vector<int32_t> stop_token_ids;  // in [0, vocab_size)
+  std::vector<int32_t> stop_token_ids;  // in [0, vocab_size); at most kMaxStopTokenIds
+  int32_t logprobs = -1;                // of each sampled token and of so many likeliest ones; -1: none
+  int32_t prompt_logprobs = -1;         // the same of the prompt's tokens
+  bool detokenize = true;               // false: ids only, no text; no stop strings then
+  int32_t stream_interval = 1;          // tokens that a run has at least, but for the first and the last
+  std::string cache_salt;               // prefixes are shared among requests of one salt
 };
 
 // Throws InvalidArgument that names the field. Does not modify.

@@ -5,11 +5,23 @@
 // prefill, prefix reuse, and recomputing after a preemption are all the same move. A request gets a new token
 // in the step that computes its last known one.
 //
+// Up to max_batches_out batches are out at once: a request moves on from what is scheduled already, and a
+// token that is sampled but not known yet goes into the next batch by its row (Batch::token_ids). The batches
+// run one after the other, in the order of schedule(), and end in that order. The request of an entry may be
+// gone when its batch ends (it met its stop, was cancelled, or gave its blocks back); the entry's result is
+// dropped then.
+//
+// Blocks are freed at once all the same, even those that a batch out still writes. A free block's new holder
+// writes it in a later batch, so after that; and nobody else finds it by its hash, because a block gets its
+// hash only when it is full of tokens whose batches have ended (complete()), and is never written from then
+// on.
+//
 // Progress: the blocks of a prompt are taken whole at admission, so only growing outputs can run out of
 // blocks. Then the request admitted last gives its blocks back and waits at the head of the queue. The first
 // running request is never given up for another one, and alone it fits (the caller checks that), so it ends.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -28,20 +40,22 @@ class Scheduler {
   // Requests belong to the caller and stay where they are from add() to remove() or finish().
   // add: to the end of the queue. Needs token_ids and the limits; num_tokens must fit the pool.
   void add(RequestState& request);
-  // Takes the request out, wherever it is, and frees its blocks. Legal between schedule() and the step's end.
+  // Takes the request out, wherever it is, and frees its blocks. Legal while batches are out.
   void remove(RequestState& request);
 
-  // Builds the next batch. A batch whose tokens were not reported computed is forgotten, and its tokens come
-  // again.
+  // Builds the next batch; it is out unless it has no tokens. Fewer than max_batches_out may be out before.
   const Batch& schedule();
-  const Batch& batch() const { return batch_; }
+  int32_t num_batches_out() const { return num_out_; }
+  // Takes back what batches out have scheduled: their tokens come again.
+  void forget_batches();
 
-  // The step's end. For each request of the batch that is still there: complete(), then perhaps finish(); at
-  // last end_step(). request(i): of batch index i; null when it was removed meanwhile.
-  RequestState* request(int32_t batch_idx) const { return batch_requests_[batch_idx]; }
-  void complete(RequestState& request);
-  void finish(
-      RequestState& request);  // as remove(), for a running request; it leaves the lists in end_step()
+  // The end of the oldest batch out. For each of its requests that is still there: complete(), then perhaps
+  // finish(); at last end_step(). request(i): of index i; null when it is gone.
+  const Batch& oldest() const { return out_[oldest_].batch; }
+  RequestState* request(int32_t batch_idx) const { return out_[oldest_].requests[batch_idx]; }
+  // The entry's tokens have their KV now, if its request kept its blocks. is_sampled: its id comes next.
+  void complete(int32_t batch_idx, bool is_sampled);
+  void finish(RequestState& request);  // as remove(), but it leaves the list of running ones in end_step()
   void end_step();
 
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
@@ -55,9 +69,12 @@ class Scheduler {
   void check_integrity() const;
 
  private:
+  void fill_batch(const Batch& batch);  // batch: the newest
   bool admit(RequestState& request);
   void preempt(RequestState& request);
   void release_row(RequestState& request);
+  void drop_finished();
+  void check_entries(const RequestState& request) const;
   void append_to_batch(RequestState& request, int32_t num_tokens);
   void extend_hashes(RequestState& request, int32_t num_blocks);
   void link_waiting(RequestState& request, RequestState* before);
@@ -73,10 +90,17 @@ class Scheduler {
   int32_t num_waiting_ = 0;
   bool has_finished_ = false;  // some of running_ are finished: between finish() and end_step()
 
-  Batch batch_;
-  std::vector<RequestState*> batch_requests_;  // [batch_.num_reqs]
-  bool is_batch_out_ = false;                  // between schedule() and end_step()
-  size_t num_mask_ids_ = 0;                    // of all requests: what batch_.mask_ids must be able to hold
+  struct BatchOut {
+    Batch batch;
+    std::vector<RequestState*> requests;  // [batch.num_reqs]; null: gone
+    std::vector<int32_t> num_new_tokens;  // [batch.num_reqs]; 0: the request gave its blocks back
+  };
+  void allocate(BatchOut& out) const;
+
+  std::array<BatchOut, kMaxBatchesOut> out_;  // a ring of config_.max_batches_out
+  int32_t oldest_ = 0;
+  int32_t num_out_ = 0;
+  int32_t newest_ = 0;  // what schedule() builds
 
   // An attempt to admit the queue's head that found too few blocks is repeated only with more free ones.
   const RequestState* refused_ = nullptr;

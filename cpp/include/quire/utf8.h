@@ -50,6 +50,7 @@ class Utf8Reader {
   }
 
   bool is_inside_character() const { return num_missing_ > 0; }
+  std::string_view unfinished() const { return {pending_, num_pending_}; }
   void reset() { num_missing_ = num_pending_ = 0; }
 
  private:

@@ -20,7 +20,7 @@
 namespace quire::wire {
 
 constexpr uint32_t kMagic = 0x52495551;  // "QUIR"
-constexpr uint16_t kVersion = 1;
+constexpr uint16_t kVersion = 2;
 constexpr uint32_t kMaxPayload = 1u << 30;
 
 enum class FrameType : uint16_t { kRequests = 1, kReady = 2, kStartError = 3, kStep = 4 };
@@ -49,6 +49,7 @@ struct ReadyFrame {
   int32_t num_blocks = 0;
   int32_t max_num_seqs = 0;
   int32_t max_num_batched_tokens = 0;
+  SamplingParams defaults;  // what a request that does not say otherwise gets
   std::string token_table;  // TokenTable::serialize()
 };
 

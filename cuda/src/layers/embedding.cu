@@ -1,3 +1,4 @@
+#include "common/dependency.cuh"
 #include "common/dispatch.h"
 #include "common/launch.h"
 #include "common/vec.cuh"
@@ -11,10 +12,13 @@ constexpr int kThreads = 256;
 // Grid [rows, parts of a row], block kThreads: each thread copies one vector of kSize elements.
 template <class T, int kSize>
 __global__ void __launch_bounds__(kThreads) embedding_kernel(EmbeddingParams p) {
+  launch_dependents();
+  wait_for_dependencies();
   const int d = (blockIdx.y * kThreads + threadIdx.x) * kSize;
   if (d >= p.hidden_size) return;
   const int64_t hidden_size = p.hidden_size;
-  const int32_t id = p.token_ids[blockIdx.x];
+  int32_t id = p.token_ids[blockIdx.x];
+  if (id < 0 && ~id < p.num_last_token_ids) id = p.last_token_ids[~id];
   Vec<T, kSize> vec;
   if (id >= 0 && id < p.vocab_size) {
     vec = load_vec<T, kSize>(static_cast<const T*>(p.table) + id * hidden_size + d);
@@ -30,6 +34,7 @@ __global__ void __launch_bounds__(kThreads) embedding_kernel(EmbeddingParams p) 
 void launch_embedding(const EmbeddingParams& p, cudaStream_t stream) {
   check_range("num_tokens", p.num_tokens, 0, INT32_MAX);
   check_range("hidden_size", p.hidden_size, 1, 1 << 20);
+  check_range("num_last_token_ids", p.num_last_token_ids, 0, p.last_token_ids == nullptr ? 0 : INT32_MAX);
   dispatch_dtype(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     constexpr int kSize = kVecSize<T>;
@@ -38,6 +43,7 @@ void launch_embedding(const EmbeddingParams& p, cudaStream_t stream) {
     LaunchConfig config;
     config.grid = dim3(p.num_tokens, (p.hidden_size + per_block - 1) / per_block);
     config.block = kThreads;
+    config.overlaps = true;
     config.stream = stream;
     launch("embedding", wide ? embedding_kernel<T, kSize> : embedding_kernel<T, 1>, config, p);
   });

@@ -1,89 +1,120 @@
+#include "common/dependency.cuh"
 #include "common/dispatch.h"
+#include "common/fp8.cuh"
 #include "common/launch.h"
-#include "common/reduce.cuh"
 #include "common/vec.cuh"
+#include "layers/row_reduce.cuh"
 #include "quire/cuda/layers.h"
 
 namespace quire::cuda {
 namespace {
 
-constexpr int kMaxThreads = 1024;
 // Vectors that one thread holds at most.
 template <int kSize>
 constexpr int kMaxVecs = kSize == 1 ? 8 : 4;
 
 // Grid [rows]. One block normalises one row, which it holds in registers: one read, one write. Thread t holds
-// the vectors t, t + blockDim.x, ... of kSize elements, kNumVecs of them at most.
-template <class T, int kSize, int kNumVecs>
-__global__ void __launch_bounds__(kMaxThreads) rms_norm_kernel(RmsNormParams p) {
-  __shared__ float scratch[kMaxThreads / kWarpSize];
+// the vectors t, t + blockDim.x, ... of kSize elements, kNumVecs of them at most. kIsFloat8: out is e4m3 with
+// the row's scale.
+template <class T, int kSize, int kNumVecs, bool kHasResidual, bool kIsFloat8>
+__global__ void __launch_bounds__(kMaxRowThreads) rms_norm_kernel(RmsNormParams p, float one_over_size) {
+  __shared__ RowReduce reduce;
   const int64_t row = blockIdx.x;
   const T* x = static_cast<const T*>(p.x) + row * p.stride_x;
-  T* residual = p.residual == nullptr ? nullptr : static_cast<T*>(p.residual) + row * p.hidden_size;
+  T* residual = static_cast<T*>(p.residual) + (kHasResidual ? row * p.hidden_size : 0);
   const T* weight = static_cast<const T*>(p.weight);
+  const auto element = [](int v) { return static_cast<int>(v * blockDim.x + threadIdx.x) * kSize; };
+  const auto is_mine = [&](int v) { return element(v) < p.hidden_size; };
+  // Threads behind the row's end load its last vector: loads without a condition are issued all at once.
+  const auto loaded_element = [&](int v) { return min(element(v), p.hidden_size - kSize); };
+
+  Vec<T, kSize> values[kNumVecs], before[kNumVecs], weights[kNumVecs];
+  launch_dependents();
+  if (kNumVecs <= 2) {  // more are too many to hold all along
+#pragma unroll
+    for (int v = 0; v < kNumVecs; ++v) weights[v] = load_vec<T, kSize>(weight + loaded_element(v));
+  }
+  reduce.init();
+  wait_for_dependencies();
 
   // All loads are issued before the first store, which the compiler must assume to overlap them.
-  Vec<T, kSize> values[kNumVecs], before[kNumVecs], weights[kNumVecs];
 #pragma unroll
   for (int v = 0; v < kNumVecs; ++v) {
-    const int d = (v * blockDim.x + threadIdx.x) * kSize;
-    if (d >= p.hidden_size) continue;
-    values[v] = load_vec<T, kSize>(x + d);
-    if (residual != nullptr) before[v] = load_vec<T, kSize>(residual + d);
-    if (kNumVecs <= 2) weights[v] = load_vec<T, kSize>(weight + d);
+    values[v] = load_vec<T, kSize>(x + loaded_element(v));
+    if (kHasResidual) before[v] = load_vec<T, kSize>(residual + loaded_element(v));
   }
   float squares = 0;
 #pragma unroll
   for (int v = 0; v < kNumVecs; ++v) {
-    const int d = (v * blockDim.x + threadIdx.x) * kSize;
-    if (d >= p.hidden_size) continue;
-    if (residual != nullptr) {
+    Vec<float, kSize> sum = unpacked(values[v]);
+    if (kHasResidual) {
+      const Vec<float, kSize> added = unpacked(before[v]);
 #pragma unroll
-      for (int i = 0; i < kSize; ++i) {
-        values[v][i] = from_float<T>(to_float(before[v][i]) + to_float(values[v][i]));
-      }
-      store_vec(residual + d, values[v]);
+      for (int i = 0; i < kSize; ++i) sum[i] += added[i];
+      values[v] = packed<T>(sum);
+      sum = unpacked(values[v]);
     }
+    if (!is_mine(v)) continue;
+    if (kHasResidual) store_vec(residual + element(v), values[v]);
 #pragma unroll
-    for (int i = 0; i < kSize; ++i) {
-      const float value = to_float(values[v][i]);
-      squares = fmaf(value, value, squares);
-    }
+    for (int i = 0; i < kSize; ++i) squares = fmaf(sum[i], sum[i], squares);
   }
-  const float mean = block_reduce(squares, Sum(), scratch) / static_cast<float>(p.hidden_size);
-  const float scale = 1.0f / sqrtf(mean + p.eps);
+  const float scale = rsqrtf(fmaf(reduce.sum(squares), one_over_size, p.eps));
 
   T* out = static_cast<T*>(p.out) + row * p.hidden_size;
+  float largest = 0;
 #pragma unroll
   for (int v = 0; v < kNumVecs; ++v) {
-    const int d = (v * blockDim.x + threadIdx.x) * kSize;
-    if (d >= p.hidden_size) continue;
-    if (kNumVecs > 2) weights[v] = load_vec<T, kSize>(weight + d);  // too many to hold all along
+    if (kNumVecs > 2) weights[v] = load_vec<T, kSize>(weight + loaded_element(v));
+    const Vec<float, kSize> factors = unpacked(weights[v]);
+    Vec<float, kSize> normed = unpacked(values[v]);
 #pragma unroll
-    for (int i = 0; i < kSize; ++i) {
-      const float normed = rounded<T>(to_float(values[v][i]) * scale);
-      values[v][i] = from_float<T>(normed * to_float(weights[v][i]));
+    for (int i = 0; i < kSize; ++i) normed[i] *= scale;
+    normed = rounded<T>(normed);
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) normed[i] *= factors[i];
+    values[v] = packed<T>(normed);
+    if (kIsFloat8) {
+      largest = fmaxf(largest, largest_magnitude(unpacked(values[v])));
+    } else if (is_mine(v)) {
+      store_vec(out + element(v), values[v]);
     }
-    store_vec(out + d, values[v]);
+  }
+  if (!kIsFloat8) return;
+
+  const Float8Scale out_scale(reduce.max(largest));
+  if (threadIdx.x == 0) p.out_scale[row] = out_scale.scale;
+  uint8_t* quantized = static_cast<uint8_t*>(p.out) + row * p.hidden_size;
+#pragma unroll
+  for (int v = 0; v < kNumVecs; ++v) {
+    if (is_mine(v)) store_vec(quantized + element(v), out_scale.quantized(values[v]));
   }
 }
 
-// The block's size follows from the row's size alone, so that a row's result never depends on the batch.
+template <class T, int kSize, int kNumVecs>
+auto kernel_for(const RmsNormParams& p) {
+  if (p.out_scale != nullptr) {
+    return p.residual != nullptr ? rms_norm_kernel<T, kSize, kNumVecs, true, true>
+                                 : rms_norm_kernel<T, kSize, kNumVecs, false, true>;
+  }
+  return p.residual != nullptr ? rms_norm_kernel<T, kSize, kNumVecs, true, false>
+                               : rms_norm_kernel<T, kSize, kNumVecs, false, false>;
+}
+
 template <class T, int kSize>
 void launch_rows(const RmsNormParams& p, cudaStream_t stream) {
-  check_range("hidden_size", p.hidden_size, 1, kMaxThreads * kMaxVecs<kSize> * kSize);
+  check_range("hidden_size", p.hidden_size, 1, kMaxRowThreads * kMaxVecs<kSize> * kSize);
   const int num_vecs = (p.hidden_size + kSize - 1) / kSize;
-  // Few threads with two vectors each have the reduction done sooner than many with one.
-  const int wanted = (num_vecs + 1) / 2;
-  const int threads = wanted >= kMaxThreads ? kMaxThreads : (wanted + kWarpSize - 1) / kWarpSize * kWarpSize;
-  const int per_thread = (num_vecs + threads - 1) / threads;
   LaunchConfig config;
   config.grid = p.num_rows;
-  config.block = threads;
+  config.block = num_row_threads(num_vecs);
+  config.overlaps = true;
   config.stream = stream;
   launch("rms_norm",
-         per_thread <= 2 ? rms_norm_kernel<T, kSize, 2> : rms_norm_kernel<T, kSize, kMaxVecs<kSize>>, config,
-         p);
+         num_vecs <= kMaxRowThreads       ? kernel_for<T, kSize, 1>(p)
+         : num_vecs <= 2 * kMaxRowThreads ? kernel_for<T, kSize, 2>(p)
+                                          : kernel_for<T, kSize, kMaxVecs<kSize>>(p),
+         config, p, 1.0f / static_cast<float>(p.hidden_size));
 }
 
 }  // namespace

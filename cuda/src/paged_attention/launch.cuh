@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "common/launch.h"
 #include "tile_math.cuh"
 
 namespace quire::cuda::attention {
@@ -16,11 +17,15 @@ inline void throw_on(cudaError_t error) {
 
 inline void launch(void (*kernel)(KernelArgs), const KernelArgs& args, int shared_bytes,
                    cudaStream_t stream) {
-  throw_on(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
   // All that the SM has: two blocks need it.
   throw_on(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 100));
-  kernel<<<args.work.num_workers, kBlockThreads, shared_bytes, stream>>>(args);
-  throw_on(cudaGetLastError());
+  LaunchConfig config;
+  config.grid = args.work.num_workers;
+  config.block = kBlockThreads;
+  config.shared_bytes = shared_bytes;
+  config.overlaps = true;
+  config.stream = stream;
+  quire::cuda::launch("paged attention", kernel, config, args);
 }
 
 }  // namespace quire::cuda::attention

@@ -2,7 +2,9 @@
 #include <cmath>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
+#include "float8.cuh"
 #include "kernels.h"
 #include "quire/cuda/paged_attention.h"
 #include "tile_math.cuh"
@@ -12,37 +14,69 @@ namespace {
 
 using namespace attention;
 
-template <class T, int kHeadDim>
+template <class T, class KV, int kHeadDim>
 void launch_both(const KernelArgs& decode, const KernelArgs& prefill, bool has_prefill, cudaStream_t stream) {
-  launch_decode<T, kHeadDim>(decode, stream);
-  if (has_prefill) launch_prefill<T, kHeadDim>(prefill, stream);
+  if constexpr (kHeadDim == 64) {
+    if (folded_heads(prefill.p.config) == 2) {
+      launch_decode<T, KV, kHeadDim, 2>(decode, stream);
+    } else {
+      launch_decode<T, KV, kHeadDim, 1>(decode, stream);
+    }
+  } else {
+    launch_decode<T, KV, kHeadDim, 1>(decode, stream);
+  }
+  if (!has_prefill) return;
+  if constexpr (has_wgmma(kHeadDim) && std::is_same_v<T, KV>) {
+    const PagedAttentionParams& p = prefill.p;
+    if (p.config.window == 0 && p.soft_cap == 0 && p.v_scale == 1) {
+      launch_prefill_wgmma<T, kHeadDim>(prefill, stream);
+      return;
+    }
+  }
+  KernelArgs args = prefill;
+  // Blocks take pieces from a counter, however many there are.
+  if constexpr (has_wgmma(kHeadDim)) args.work.num_workers *= blocks_per_sm(kHeadDim);
+  launch_prefill<T, KV, kHeadDim>(args, stream);
 }
 
 using Launch = void (*)(const KernelArgs&, const KernelArgs&, bool, cudaStream_t);
 
-template <class T>
+template <class T, class KV>
 Launch launch_for_head_dim(int32_t head_dim) {
   switch (head_dim) {
     case 64:
-      return launch_both<T, 64>;
+      return launch_both<T, KV, 64>;
     case 96:
-      return launch_both<T, 96>;
+      return launch_both<T, KV, 96>;
     case 128:
-      return launch_both<T, 128>;
+      return launch_both<T, KV, 128>;
     case 256:
-      return launch_both<T, 256>;
+      return launch_both<T, KV, 256>;
     default:
       throw std::invalid_argument("paged attention: head_dim must be 64, 96, 128 or 256, got " +
                                   std::to_string(head_dim));
   }
 }
 
-Launch launch_for(AttentionDType dtype, int32_t head_dim) {
+template <class T>
+Launch launch_for_kv(KVDType kv_dtype, int32_t head_dim) {
+  switch (kv_dtype) {
+    case KVDType::kSame:
+      return launch_for_head_dim<T, T>(head_dim);
+    case KVDType::kFloat8E4M3:
+      return launch_for_head_dim<T, Float8>(head_dim);
+    default:
+      throw std::invalid_argument("paged attention: no such kv_dtype: " +
+                                  std::to_string(static_cast<int32_t>(kv_dtype)));
+  }
+}
+
+Launch launch_for(AttentionDType dtype, KVDType kv_dtype, int32_t head_dim) {
   switch (dtype) {
     case AttentionDType::kBFloat16:
-      return launch_for_head_dim<__nv_bfloat16>(head_dim);
+      return launch_for_kv<__nv_bfloat16>(kv_dtype, head_dim);
     case AttentionDType::kFloat16:
-      return launch_for_head_dim<__half>(head_dim);
+      return launch_for_kv<__half>(kv_dtype, head_dim);
     default:
       throw std::invalid_argument("paged attention: no such dtype: " +
                                   std::to_string(static_cast<int32_t>(dtype)));
@@ -67,6 +101,10 @@ void launch_paged_attention(const PagedAttentionParams& params, cudaStream_t str
     throw std::invalid_argument("paged attention: block_size must be a power of two, at least 16, got " +
                                 std::to_string(params.block_size));
   }
+  if (!(params.soft_cap >= 0)) {
+    throw std::invalid_argument("paged attention: soft_cap must not be negative, got " +
+                                std::to_string(params.soft_cap));
+  }
   require_aligned("query", params.query, params.stride_query_token);
   require_aligned("out", params.out, params.stride_out_token);
   require_aligned("key_cache", params.key_cache, 0);
@@ -77,12 +115,19 @@ void launch_paged_attention(const PagedAttentionParams& params, cudaStream_t str
   args.p = params;
   args.group = c.num_q_heads / c.num_kv_heads;
   args.block_shift = block_shift;
-  args.scale_log2 = params.softmax_scale * static_cast<float>(M_LOG2E);
+  const float scale = params.softmax_scale * params.k_scale;
+  args.scale_log2 = scale * static_cast<float>(M_LOG2E);
+  args.cap_scale = params.soft_cap > 0 ? 2 * args.scale_log2 / params.soft_cap : 0;
+  args.cap_log2 = params.soft_cap * static_cast<float>(M_LOG2E);
+  args.value_scale = params.v_scale;
   KernelArgs decode = args, prefill = args;
   decode.work = workspace.decode;
+  const int32_t fold = folded_heads(c);
+  decode.group *= fold;
+  decode.p.config.num_kv_heads /= fold;
   prefill.work = workspace.prefill;
-  const bool has_prefill = params.max_query_len * args.group > kDecodeRows;
-  launch_for(params.dtype, c.head_dim)(decode, prefill, has_prefill, stream);
+  const bool has_prefill = params.max_query_len * decode.group > kDecodeRows;
+  launch_for(params.dtype, params.kv_dtype, c.head_dim)(decode, prefill, has_prefill, stream);
 }
 
 }  // namespace quire::cuda

@@ -4,58 +4,95 @@
 #include <string>
 #include <type_traits>
 
+#include "common/dependency.cuh"
+#include "common/launch.h"
 #include "plan.cuh"
 
 namespace quire::cuda::attention {
 namespace {
 
-constexpr int kThreads = 1024;
+constexpr int kMaxThreads = 1024;
+constexpr int kFewThreads = 320;  // for as many requests: fewer warps to add up over
 constexpr int kMinPrefillChunkUnits = 4;
-constexpr int kUncut = 1 << 30;  // units per chunk: every item is one piece
+constexpr int kPrefillTileUnits = 2;  // that prefill_wgmma_kernel takes at a time
+constexpr int kUncut = 1 << 30;       // units per chunk: every item is one piece
 
 template <class T>
 __host__ __device__ constexpr T ceil_div(T a, T b) {
   return a / b + (a % b != 0 ? 1 : 0);
 }
 
-// Exclusive prefix sum of one value per thread; *total gets the sum. Every thread of the block must call it.
-__device__ int32_t scan(int32_t value, int32_t* total) {
-  __shared__ int32_t warp_sums[kThreads / 32];
+// Sums of four values at once.
+struct Sums {
+  int32_t decode_tiles, decode_chunks, decode_slots, prefill_tiles;
+};
+
+__device__ Sums operator+(const Sums& a, const Sums& b) {
+  return {a.decode_tiles + b.decode_tiles, a.decode_chunks + b.decode_chunks, a.decode_slots + b.decode_slots,
+          a.prefill_tiles + b.prefill_tiles};
+}
+
+// The value of the lane `lanes` below; zero below lane 0.
+__device__ int32_t from_below(int32_t value, int lanes) {
+  const int32_t other = __shfl_up_sync(~0u, value, lanes);
+  return static_cast<int>(threadIdx.x % 32) >= lanes ? other : 0;
+}
+
+__device__ Sums from_below(const Sums& x, int lanes) {
+  return {from_below(x.decode_tiles, lanes), from_below(x.decode_chunks, lanes),
+          from_below(x.decode_slots, lanes), from_below(x.prefill_tiles, lanes)};
+}
+
+__device__ int32_t of_lane(int32_t value, int lane) { return __shfl_sync(~0u, value, lane); }
+
+__device__ Sums of_lane(const Sums& x, int lane) {
+  return {of_lane(x.decode_tiles, lane), of_lane(x.decode_chunks, lane), of_lane(x.decode_slots, lane),
+          of_lane(x.prefill_tiles, lane)};
+}
+
+__device__ int32_t num_threads() { return static_cast<int32_t>(blockDim.x); }
+
+// Sum over the threads in front of this one; *total gets that over all. Every thread of the block must call
+// it.
+template <class T>
+__device__ T scan(const T& value, T* total) {
+  __shared__ T warp_sums[kMaxThreads / 32];
+  static_assert(kMaxThreads == 32 * 32);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  int32_t inclusive = value;
-  for (int d = 1; d < 32; d *= 2) {
-    const int32_t other = __shfl_up_sync(~0u, inclusive, d);
-    if (lane >= d) inclusive += other;
-  }
+  T inclusive = value;
+#pragma unroll
+  for (int d = 1; d < 32; d *= 2) inclusive = inclusive + from_below(inclusive, d);
   __syncthreads();  // the last scan's readers are done with warp_sums
   if (lane == 31) warp_sums[warp] = inclusive;
   __syncthreads();
-  if (warp == 0) {
-    int32_t sum = warp_sums[lane];
-    for (int d = 1; d < 32; d *= 2) {
-      const int32_t other = __shfl_up_sync(~0u, sum, d);
-      if (lane >= d) sum += other;
-    }
-    warp_sums[lane] = sum;
-  }
-  __syncthreads();
-  *total = warp_sums[kThreads / 32 - 1];
-  return inclusive - value + (warp == 0 ? 0 : warp_sums[warp - 1]);
+  T sums = lane < num_threads() / 32 ? warp_sums[lane] : T{};
+#pragma unroll
+  for (int d = 1; d < 32; d *= 2) sums = sums + from_below(sums, d);
+  *total = of_lane(sums, 31);
+  const T in_front = from_below(sums, 1);
+  return of_lane(in_front, warp) + from_below(inclusive, 1);
 }
 
-// Gives the tiles their places on the line, and in the slots those whose items are cut. Returns the number of
-// slots that this takes.
-__device__ int32_t place_tiles(const Work& work, int32_t num_tiles, int32_t num_kv_heads,
+__device__ int32_t num_units(int32_t num_keys, int32_t first_position, int32_t window) {
+  return ceil_div(num_keys, kUnitKeys) - first_unit(first_position, window);
+}
+
+// Prompts: gives the tiles their places on the line, and in the slots those whose items are cut. Returns the
+// number of slots that this takes.
+__device__ int32_t place_tiles(const Work& work, int32_t num_tiles, const PagedAttentionConfig& c,
                                int32_t chunk_units) {
   int32_t line = 0, slots = 0;
-  for (int32_t begin = 0; begin < num_tiles; begin += kThreads) {
+  for (int32_t begin = 0; begin < num_tiles; begin += num_threads()) {
     const int32_t i = begin + static_cast<int32_t>(threadIdx.x);
     const bool is_tile = i < num_tiles;
-    const int32_t num_chunks =
-        is_tile ? ceil_div(ceil_div(work.tiles[i].num_keys, kUnitKeys), chunk_units) : 0;
+    int32_t num_chunks = 0;
+    if (is_tile) {
+      const Tile& tile = work.tiles[i];
+      num_chunks = ceil_div(num_units(tile.num_keys, tile.first_position, c.window), chunk_units);
+    }
     int32_t line_total, slot_total;
-    const int32_t line_offset = scan(num_chunks * num_kv_heads, &line_total);
-    const int32_t slot_offset = scan(num_chunks > 1 ? num_chunks * num_kv_heads : 0, &slot_total);
+    const int32_t line_offset = scan(num_chunks * c.num_kv_heads, &line_total);
+    const int32_t slot_offset = scan(num_chunks > 1 ? num_chunks * c.num_kv_heads : 0, &slot_total);
     if (is_tile) {
       work.tiles[i].num_chunks = num_chunks;
       work.tiles[i].line_begin = line + line_offset;
@@ -65,23 +102,17 @@ __device__ int32_t place_tiles(const Work& work, int32_t num_tiles, int32_t num_
     slots += slot_total;
   }
   if (threadIdx.x == 0) {
-    *work.line = Line{num_tiles, line, chunk_units, ceil_div(line, work.num_workers), 0, 0, 0};
+    *work.line = Line{num_tiles, line, chunk_units, ceil_div(line, work.num_workers), 0, 0, 0, 0};
   }
-  __syncthreads();  // the tiles and the line are read by other threads
   return slots;
 }
 
-// Chunks grow until the slots suffice: always at once, unless the caller's limits were too small.
-__device__ void place_tiles_in_slots(const Work& work, int32_t num_tiles, int32_t num_kv_heads,
-                                     int32_t chunk_units) {
-  while (place_tiles(work, num_tiles, num_kv_heads, chunk_units) > work.num_slots) chunk_units *= 2;
-}
-
-__device__ int32_t tile_of_chunk(const Work& work, int32_t num_tiles, int32_t chunk) {
+// The tile whose stretch of the line holds `chunk`.
+__device__ int32_t tile_of_chunk(const Tile* tiles, int32_t num_tiles, int32_t chunk) {
   int32_t low = 0, high = num_tiles - 1;
   while (low < high) {
     const int32_t middle = (low + high + 1) / 2;
-    if (work.tiles[middle].line_begin <= chunk) {
+    if (tiles[middle].line_begin <= chunk) {
       low = middle;
     } else {
       high = middle - 1;
@@ -90,65 +121,114 @@ __device__ int32_t tile_of_chunk(const Work& work, int32_t num_tiles, int32_t ch
   return low;
 }
 
-// Grid: 1. Block: kThreads. One thread takes one request, then one tile, then one decode worker.
-__global__ void __launch_bounds__(kThreads, 1)
-    plan_kernel(PagedAttentionPlanParams p, Workspace ws, int32_t group, int32_t queries_per_tile) {
-  const int32_t num_reqs = min(*p.num_reqs, p.config.max_num_reqs);
-  const int32_t num_kv_heads = p.config.num_kv_heads;
+struct Request {
+  int32_t first_token, query_len, seq_len, row;
+};
 
-  int32_t num_decode = 0, num_prefill = 0;
-  int32_t my_prefill_units = 0;
-  for (int32_t begin = 0; begin < num_reqs; begin += kThreads) {
-    const int32_t i = begin + static_cast<int32_t>(threadIdx.x);
-    int32_t first_token = 0, query_len = 0, seq_len = 0, row = 0;
-    if (i < num_reqs) {
-      first_token = p.query_start_loc[i];
-      query_len = p.query_start_loc[i + 1] - first_token;
-      seq_len = p.seq_lens[i];
-      row = p.block_table_rows[i];
-    }
-    const bool is_decode = query_len > 0 && query_len * group <= kDecodeRows;
-    const int32_t num_tiles = is_decode ? 0 : ceil_div(query_len, queries_per_tile);
-    int32_t decode_total, prefill_total;
-    const int32_t decode_idx = num_decode + scan(is_decode ? 1 : 0, &decode_total);
-    const int32_t prefill_idx = num_prefill + scan(num_tiles, &prefill_total);
-    num_decode += decode_total;
-    num_prefill += prefill_total;
-    if (is_decode) {
-      ws.decode.tiles[decode_idx] =
-          Tile{0, 0, 0, seq_len, first_token, query_len * group, seq_len - query_len, row};
-    }
-    // The last tile of a prompt sees most keys: it goes first, so that no worker is left with it at the end.
-    for (int32_t t = 0; t < num_tiles; ++t) {
-      const int32_t first_query = (num_tiles - 1 - t) * queries_per_tile;
+// The tiles of the prompts among a warp's requests, from tile number `first` of each lane's request on. The
+// last tile of a prompt sees most keys: it goes first, so that no worker is left with it at the end. Returns
+// the units of this lane's share.
+__device__ int32_t write_prompt_tiles(const Work& work, const PagedAttentionConfig& c, const Request& request,
+                                      int32_t num_tiles, int32_t first, int32_t group,
+                                      int32_t queries_per_tile) {
+  int32_t units = 0;
+  for (unsigned left = __ballot_sync(~0u, num_tiles > 0); left != 0; left &= left - 1) {
+    const int lane = __ffs(static_cast<int>(left)) - 1;
+    const int32_t first_token = of_lane(request.first_token, lane), row = of_lane(request.row, lane);
+    const int32_t query_len = of_lane(request.query_len, lane), seq_len = of_lane(request.seq_len, lane);
+    const int32_t count = of_lane(num_tiles, lane), to = of_lane(first, lane);
+    for (int32_t t = static_cast<int32_t>(threadIdx.x % 32); t < count; t += 32) {
+      const int32_t first_query = (count - 1 - t) * queries_per_tile;
       const int32_t num_queries = min(queries_per_tile, query_len - first_query);
       const int32_t first_position = seq_len - query_len + first_query;
       const int32_t num_keys = first_position + num_queries;
-      ws.prefill.tiles[prefill_idx + t] =
+      work.tiles[to + t] =
           Tile{0, 0, 0, num_keys, first_token + first_query, num_queries * group, first_position, row};
-      my_prefill_units += ceil_div(num_keys, kUnitKeys) * num_kv_heads;
+      units += num_units(num_keys, first_position, c.window) * c.num_kv_heads;
     }
   }
-  for (int32_t i = threadIdx.x; i < ws.decode.num_counters; i += kThreads) ws.decode.num_finished[i] = 0;
-  for (int32_t i = threadIdx.x; i < ws.prefill.num_counters; i += kThreads) ws.prefill.num_finished[i] = 0;
-  int32_t prefill_units;
-  scan(my_prefill_units, &prefill_units);  // its barriers also publish the tiles within the block
+  return units;
+}
 
-  if (p.config.split_keys > 0) {
-    place_tiles_in_slots(ws.decode, num_decode, num_kv_heads, p.config.split_keys / kUnitKeys);
-    place_tiles(ws.prefill, num_prefill, num_kv_heads, kUncut);
-  } else {
-    place_tiles(ws.decode, num_decode, num_kv_heads, 1);
-    const int32_t fair = ceil_div(prefill_units, ws.prefill.num_workers);
-    place_tiles_in_slots(ws.prefill, num_prefill, num_kv_heads, max(fair, kMinPrefillChunkUnits));
+// Grid: 1. Block: kFewThreads or kMaxThreads. One thread takes one request, then one prompt's tile, then one
+// decode worker.
+__global__ void __launch_bounds__(kMaxThreads, 1)
+    plan_kernel(PagedAttentionPlanParams p, Workspace ws, int32_t group, int32_t queries_per_tile) {
+  __shared__ Tile tiles[kMaxThreads];  // the first ones of decode
+  launch_dependents();
+  wait_for_dependencies();
+  const PagedAttentionConfig& c = p.config;
+  const int32_t fold = folded_heads(c);
+  const int32_t decode_group = group * fold, num_decode_heads = c.num_kv_heads / fold;
+  const int32_t num_reqs = min(*p.num_reqs, c.max_num_reqs);
+  for (int32_t i = threadIdx.x; i < ws.decode.num_counters; i += num_threads()) ws.decode.num_finished[i] = 0;
+  for (int32_t i = threadIdx.x; i < ws.prefill.num_counters; i += num_threads())
+    ws.prefill.num_finished[i] = 0;
+
+  const bool balanced = c.split_keys == 0;
+  int32_t chunk_units = balanced ? 1 : c.split_keys / kUnitKeys;
+  int32_t my_prefill_units = 0;
+  Sums sums{};
+  for (bool fits = false; !fits;) {
+    sums = {};
+    my_prefill_units = 0;
+    for (int32_t begin = 0; begin < num_reqs; begin += num_threads()) {
+      const int32_t i = begin + static_cast<int32_t>(threadIdx.x);
+      Request r{};
+      if (i < num_reqs) {
+        r.first_token = p.query_start_loc[i];
+        r.query_len = p.query_start_loc[i + 1] - r.first_token;
+        r.seq_len = p.seq_lens[i];
+        r.row = p.block_table_rows[i];
+      }
+      const bool is_decode = r.query_len > 0 && r.query_len * decode_group <= kDecodeRows;
+      const int32_t first_position = r.seq_len - r.query_len;
+      const int32_t units = is_decode ? num_units(r.seq_len, first_position, c.window) : 0;
+      const int32_t num_chunks = ceil_div(units, chunk_units);
+      Sums total;
+      const Sums mine{is_decode ? 1 : 0, num_chunks * num_decode_heads,
+                      num_chunks > 1 ? num_chunks * num_decode_heads : 0,
+                      is_decode ? 0 : ceil_div(r.query_len, queries_per_tile)};
+      const Sums at = sums + scan(mine, &total);
+      if (is_decode) {
+        const Tile tile{at.decode_chunks,           at.decode_slots, num_chunks, r.seq_len, r.first_token,
+                        r.query_len * decode_group, first_position,  r.row};
+        ws.decode.tiles[at.decode_tiles] = tile;
+        if (at.decode_tiles < kMaxThreads) tiles[at.decode_tiles] = tile;
+      }
+      my_prefill_units +=
+          write_prompt_tiles(ws.prefill, c, r, mine.prefill_tiles, at.prefill_tiles, group, queries_per_tile);
+      sums = sums + total;
+    }
+    // Chunks grow until the slots suffice: always at once, unless the caller's limits were too small.
+    fits = balanced || sums.decode_slots <= ws.decode.num_slots;
+    if (!fits) chunk_units *= 2;
   }
-  const int32_t per_worker = ws.decode.line->per_worker;
-  if (threadIdx.x == 0) ws.decode.line->balanced = p.config.split_keys == 0;
-  if (num_decode == 0) return;
-  for (int32_t w = threadIdx.x; w < ws.decode.num_workers; w += kThreads) {
-    const int32_t tile = tile_of_chunk(ws.decode, num_decode, w * per_worker);
+  const int32_t num_decode = sums.decode_tiles;
+  const int32_t per_worker = ceil_div(sums.decode_chunks, ws.decode.num_workers);
+  if (threadIdx.x == 0) {
+    *ws.decode.line =
+        Line{num_decode, sums.decode_chunks, chunk_units, per_worker, balanced ? 1 : 0, 0, 0, 0};
+  }
+  __syncthreads();  // the tiles are read by other threads
+  const Tile* const all = num_decode <= kMaxThreads ? tiles : ws.decode.tiles;
+  for (int32_t w = threadIdx.x; w < ws.decode.num_workers && num_decode > 0; w += num_threads()) {
+    const int32_t tile = tile_of_chunk(all, num_decode, w * per_worker);
     ws.decode.first_tile[w] = tile;
-    ws.decode.first_tiles[w] = ws.decode.tiles[tile];
+    ws.decode.first_tiles[w] = all[tile];
+  }
+
+  if (sums.prefill_tiles == 0 || !balanced) {
+    place_tiles(ws.prefill, sums.prefill_tiles, c, kUncut);
+    return;
+  }
+  int32_t prefill_units;
+  scan(my_prefill_units, &prefill_units);
+  const int32_t fair =
+      ceil_div(prefill_units, ws.prefill.num_workers * kPrefillTileUnits) * kPrefillTileUnits;
+  int32_t prefill_chunk = max(fair, kMinPrefillChunkUnits);
+  while (place_tiles(ws.prefill, sums.prefill_tiles, c, prefill_chunk) > ws.prefill.num_slots) {
+    prefill_chunk *= 2;
   }
 }
 
@@ -174,6 +254,7 @@ void check(const PagedAttentionConfig& c) {
   require(c.num_sms > 0, "num_sms must be positive", c.num_sms);
   require(c.split_keys >= 0 && c.split_keys % kUnitKeys == 0, "split_keys must be a multiple of 64",
           c.split_keys);
+  require(c.window >= 0, "window must not be negative", c.window);
 }
 
 Workspace lay_out(const PagedAttentionConfig& c, void* base) {
@@ -183,8 +264,8 @@ Workspace lay_out(const PagedAttentionConfig& c, void* base) {
   Workspace ws{};
   Work& d = ws.decode;
   Work& p = ws.prefill;
-  d.num_workers = c.num_sms * blocks_per_sm(c.head_dim);
-  p.num_workers = d.num_workers;
+  d.num_workers = c.num_sms * decode_blocks_per_sm(c.head_dim);
+  p.num_workers = c.num_sms;
   d.max_tiles = c.max_num_reqs;
   p.max_tiles = c.max_num_tokens / queries_per_tile + std::min(c.max_num_reqs, c.max_num_tokens);
   // Balanced prefill: items are cut when they are longer than a worker's fair share f, into at most 2 u / f
@@ -234,11 +315,13 @@ void launch_paged_attention_plan(const PagedAttentionPlanParams& params, cudaStr
   const PagedAttentionConfig& c = params.config;
   check(c);
   const int32_t group = c.num_q_heads / c.num_kv_heads;
-  plan_kernel<<<1, kThreads, 0, stream>>>(params, lay_out(c, params.workspace), group,
-                                          prefill_rows(c.head_dim) / group);
-  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) {
-    throw std::runtime_error(std::string("paged attention plan: ") + cudaGetErrorString(error));
-  }
+  LaunchConfig config;
+  config.grid = 1;
+  config.block = c.max_num_reqs <= kFewThreads ? kFewThreads : kMaxThreads;
+  config.overlaps = true;
+  config.stream = stream;
+  launch("paged attention plan", plan_kernel, config, params, lay_out(c, params.workspace), group,
+         prefill_rows(c.head_dim) / group);
 }
 
 }  // namespace quire::cuda

@@ -5,7 +5,8 @@
 // with one KV head: one attention problem of up to kRows rows against the keys that its last row sees.
 //
 //   requests of up to 16 packed rows (decode):  one tile of up to 16 rows   -> decode_kernel
-//   longer ones (prompts):                      tiles of 64 or 128 rows     -> prefill_kernel
+//   longer ones (prompts):                      tiles of 64 or 128 rows     -> prefill_wgmma_kernel,
+//   prefill_kernel
 //
 // Each class lays its items end to end on a line, in units of `chunk_keys` keys. Item by item, request by
 // request: tile.line_begin + kv_head * tile.num_chunks + chunk. A piece is a run of chunks of one item.
@@ -30,8 +31,19 @@ constexpr int kUnitKeys = 64;  // keys of one step of a block of threads
 constexpr int kDecodeRows = 16;
 // Of either kernel: what shared memory and registers allow.
 __host__ __device__ constexpr int blocks_per_sm(int head_dim) { return head_dim <= 128 ? 2 : 1; }
+__host__ __device__ constexpr int decode_blocks_per_sm(int head_dim) { return head_dim <= 128 ? 2 : 1; }
 
 __host__ __device__ constexpr int prefill_rows(int head_dim) { return head_dim <= 128 ? 128 : 64; }
+// Whether prefill_wgmma_kernel takes the prompts: one block per SM.
+__host__ __device__ constexpr bool has_wgmma(int head_dim) { return head_dim <= 128; }
+
+// Decode reads this many adjacent KV heads as one of as many times the dimensions, so that what it reads at a
+// time is not shorter than the memory likes. The packed rows are those of all of the heads, with zeros where
+// a query has the dimensions of another head.
+__host__ __device__ constexpr int32_t folded_heads(const PagedAttentionConfig& c) {
+  const bool fits = c.num_kv_heads % 2 == 0 && c.num_q_heads / c.num_kv_heads * 2 <= kDecodeRows / 2;
+  return c.head_dim == 64 && fits ? 2 : 1;
+}
 
 struct alignas(16) Tile {
   int32_t line_begin;
@@ -45,7 +57,13 @@ struct alignas(16) Tile {
 };
 static_assert(sizeof(Tile) == 32);
 
-struct Line {
+// The first unit with a key that the token at first_position sees: a tile's chunks begin there.
+__host__ __device__ inline int32_t first_unit(int32_t first_position, int32_t window) {
+  const int32_t first_key = first_position - window + 1;
+  return window > 0 && first_key > 0 ? first_key / kUnitKeys : 0;
+}
+
+struct alignas(16) Line {
   int32_t num_tiles;
   int32_t num_chunks;   // length of the line
   int32_t chunk_units;  // units of kUnitKeys keys per chunk
@@ -53,7 +71,9 @@ struct Line {
   int32_t balanced;     // decode: pieces are runs of chunks
   int32_t next;         // prefill: first piece that no worker has taken
   int32_t num_done;     // prefill: workers that found no more pieces
+  int32_t unused;
 };
+static_assert(sizeof(Line) == 32);
 
 // Pointers into the workspace.
 struct Work {
@@ -112,6 +132,20 @@ __device__ inline Slots slots_of_piece(const Tile& tile, int32_t kv_head, int32_
     s.mine = s.base + chunk;
   }
   return s;
+}
+
+// The tile whose stretch of the line holds `chunk`: a search in 32 parts by a whole warp.
+__device__ inline int32_t find_tile(const Work& work, int32_t num_tiles, int32_t chunk) {
+  const int lane = threadIdx.x % 32;
+  int32_t low = 0;
+  for (int32_t left = num_tiles; left > 1;) {
+    const int32_t step = (left + 31) / 32;
+    const bool is_before = lane * step < left && work.tiles[low + lane * step].line_begin <= chunk;
+    const int32_t skipped = (__popc(__ballot_sync(~0u, is_before)) - 1) * step;
+    low += skipped;
+    left = min(step, left - skipped);
+  }
+  return low;
 }
 
 }  // namespace quire::cuda::attention

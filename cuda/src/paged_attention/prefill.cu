@@ -4,7 +4,11 @@
 // takes pieces from the line's counter; of a piece it walks the keys 64 at a time, with the next 64 keys and
 // values on their way into the other of two stages.
 //
-// Shared memory: query [rows][kRowBytes], then two stages [keys, values][64][kRowBytes].
+// Shared memory: query [rows][kRowBytes], then two stages [keys, values][64][kRowBytes]. With a cache of
+// 8-bit floats: one stage, and two of [keys, values][64][kHeadDim] bytes as they lie in the cache, from which
+// each warp converts the keys that it has copied.
+#include "common/dependency.cuh"
+#include "float8.cuh"
 #include "kernels.h"
 #include "launch.cuh"
 #include "tile_math.cuh"
@@ -12,31 +16,19 @@
 namespace quire::cuda::attention {
 namespace {
 
-template <int kHeadDim>
+template <int kHeadDim, bool kIsFloat8 = false>
 struct PrefillShape {
   static constexpr int kRows = prefill_rows(kHeadDim);
   static constexpr int kWarpRows = kRows / kWarps;
   static constexpr int kFragments = kWarpRows / 16;  // of 16 rows, per warp
   static constexpr int kQueryBytes = kRows * kRowBytes<kHeadDim>;
   static constexpr int kHalfStageBytes = kUnitKeys * kRowBytes<kHeadDim>;  // keys, or values
-  static constexpr int kSharedBytes = kQueryBytes + 4 * kHalfStageBytes;
+  static constexpr int kHalfRawBytes = kUnitKeys * kHeadDim;
+  static constexpr int kSharedBytes =
+      kQueryBytes + (kIsFloat8 ? 2 * kHalfStageBytes + 4 * kHalfRawBytes : 4 * kHalfStageBytes);
   static_assert(kUnitKeys == 16 * kWarps);  // each warp copies 16 keys
   static_assert((kSharedBytes + 1024 + 1280) * blocks_per_sm(kHeadDim) <= 228 * 1024);
 };
-
-// The tile whose stretch of the line holds `chunk`: a search in 32 parts by a whole warp.
-__device__ int32_t find_tile(const Work& work, int32_t num_tiles, int32_t chunk) {
-  const int lane = threadIdx.x % 32;
-  int32_t low = 0;
-  for (int32_t left = num_tiles; left > 1;) {
-    const int32_t step = (left + 31) / 32;
-    const bool is_before = lane * step < left && work.tiles[low + lane * step].line_begin <= chunk;
-    const int32_t skipped = (__popc(__ballot_sync(~0u, is_before)) - 1) * step;
-    low += skipped;
-    left = min(step, left - skipped);
-  }
-  return low;
-}
 
 template <class T, int kHeadDim>
 __device__ void copy_query(const KernelArgs& a, const Tile& tile, int32_t kv_head, uint32_t to) {
@@ -65,7 +57,7 @@ __device__ void write_rows(const KernelArgs& a, const Tile& tile, int32_t kv_hea
     const float sum = sum_of_row(state.sum[h]);
     if (row >= tile.num_rows) continue;
     if (slots.num_pieces == 1) {
-      const float inverse = 1.0f / sum;
+      const float inverse = a.value_scale / sum;
       T* const to = out_row<T>(a, tile, kv_head, row, kHeadDim) + 2 * t;
 #pragma unroll
       for (int n = 0; n < kHeadDim / 8; ++n) {
@@ -86,9 +78,27 @@ __device__ void write_rows(const KernelArgs& a, const Tile& tile, int32_t kv_hea
   }
 }
 
+// 16 rows of keys, or of values, from the cache's bytes.
 template <class T, int kHeadDim>
+__device__ void convert_16_rows(uint32_t from, uint32_t to) {
+  constexpr int kColumns = kHeadDim / 16;
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = lane; i < 16 * kColumns; i += 32) {
+    uint32_t raw[4], x[8];
+    load_shared(raw, from + i * 16);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) x[j] = pair_of<T>(raw[j / 2] >> j % 2 * 16);
+    const uint32_t at = to + i / kColumns * kRowBytes<kHeadDim> + i % kColumns * 32;
+    store_shared(at, x[0], x[1], x[2], x[3]);
+    store_shared(at + 16, x[4], x[5], x[6], x[7]);
+  }
+}
+
+template <class T, class KV, int kHeadDim>
 __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefill_kernel(const KernelArgs a) {
-  using Shape = PrefillShape<kHeadDim>;
+  constexpr bool kIsFloat8 = std::is_same_v<KV, Float8>;
+  using Shape = PrefillShape<kHeadDim, kIsFloat8>;
   constexpr int kSteps = kHeadDim / 16;
   constexpr int kFragments = Shape::kFragments;
   extern __shared__ __align__(128) unsigned char shared[];
@@ -96,6 +106,7 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefil
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const uint32_t query = shared_address(shared);
   const uint32_t stages = query + Shape::kQueryBytes;
+  const uint32_t raw_stages = stages + 2 * Shape::kHalfStageBytes + 16 * warp * kHeadDim;
 
   const int32_t warp_row = warp * Shape::kWarpRows;
   // ldmatrix: lane's row and 16-byte column within 16 rows and 16 elements.
@@ -104,6 +115,10 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefil
   const uint32_t value_lane =
       Shape::kHalfStageBytes + (lane / 8 % 2 * 8 + lane % 8) * kRowBytes<kHeadDim> + lane / 16 * 16;
 
+  wait_for_dependencies();
+  launch_dependents();
+  const int32_t window = a.p.config.window;
+  const float scale_log2 = a.p.soft_cap > 0 ? 1.0f : a.scale_log2;
   const int32_t num_tiles = a.work.line->num_tiles;
   const int32_t num_pieces = a.work.line->num_chunks;
   const int32_t chunk_units = a.work.line->chunk_units;
@@ -115,16 +130,23 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefil
     const int32_t kv_head = offset / tile.num_chunks;
     const int32_t chunk = offset - kv_head * tile.num_chunks;
     const int32_t num_units = (tile.num_keys + kUnitKeys - 1) / kUnitKeys;
-    const int32_t unit_begin = tile.num_chunks == 1 ? 0 : chunk * chunk_units;
+    const int32_t unit_begin =
+        first_unit(tile.first_position, window) + (tile.num_chunks == 1 ? 0 : chunk * chunk_units);
     const int32_t unit_end = tile.num_chunks == 1 ? num_units : min(unit_begin + chunk_units, num_units);
 
     copy_query<T, kHeadDim>(a, tile, kv_head, query);
     int32_t load_key = unit_begin * kUnitKeys + 16 * warp;
     int32_t load_block = block_of_key(a, tile, load_key);
     const auto load_unit = [&](int32_t unit) {
-      const uint32_t to = stages + unit % 2 * 2 * Shape::kHalfStageBytes + 16 * warp * kRowBytes<kHeadDim>;
-      copy_16_keys<T, kHeadDim>(a, load_block, kv_head, load_key, tile.num_keys, to,
-                                to + Shape::kHalfStageBytes);
+      if constexpr (kIsFloat8) {
+        const uint32_t to = raw_stages + unit % 2 * 2 * Shape::kHalfRawBytes;
+        copy_16_keys<KV, kHeadDim, kHeadDim>(a, load_block, kv_head, load_key, tile.num_keys, to,
+                                             to + Shape::kHalfRawBytes);
+      } else {
+        const uint32_t to = stages + unit % 2 * 2 * Shape::kHalfStageBytes + 16 * warp * kRowBytes<kHeadDim>;
+        copy_16_keys<KV, kHeadDim>(a, load_block, kv_head, load_key, tile.num_keys, to,
+                                   to + Shape::kHalfStageBytes);
+      }
       load_key += kUnitKeys;
       load_block = block_of_key(a, tile, load_key);
     };
@@ -133,6 +155,9 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefil
 
     const bool has_rows = warp_row < tile.num_rows;
     const int32_t first_masked = tile.first_position + warp_row / a.group + 1;  // of the warp's first row
+    // Of the warp's last row; keys from there on are masked for no row by the window.
+    const int32_t last_start =
+        window == 0 ? 0 : tile.first_position + (warp_row + Shape::kWarpRows - 1) / a.group - window + 1;
     int32_t last_key[kFragments][2];
     SoftmaxState state[kFragments];
     float acc[kFragments][kHeadDim / 8][4] = {};
@@ -150,6 +175,12 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefil
     for (int32_t unit = unit_begin; unit < unit_end; ++unit) {
       wait_copies<0>();
       __syncthreads();  // this unit's keys and values are there; the other stage is read
+      if constexpr (kIsFloat8) {
+        const uint32_t from = raw_stages + unit % 2 * 2 * Shape::kHalfRawBytes;
+        const uint32_t to = stages + 16 * warp * kRowBytes<kHeadDim>;
+        convert_16_rows<T, kHeadDim>(from, to);
+        convert_16_rows<T, kHeadDim>(from + Shape::kHalfRawBytes, to + Shape::kHalfStageBytes);
+      }
       if (unit + 1 < unit_end) {
         load_unit(unit + 1);
       } else if (threadIdx.x == 0) {
@@ -157,9 +188,10 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefil
         next_piece = gridDim.x + atomicAdd(&a.work.line->next, 1);
       }
       commit_copies();
+      if constexpr (kIsFloat8) __syncthreads();  // the keys and values of all warps are converted
       if (!has_rows) continue;
 
-      const uint32_t stage = stages + unit % 2 * 2 * Shape::kHalfStageBytes;
+      const uint32_t stage = kIsFloat8 ? stages : stages + unit % 2 * 2 * Shape::kHalfStageBytes;
       const int32_t first_key = unit * kUnitKeys;
       float scores[kFragments][kUnitKeys / 8][4] = {};
 #pragma unroll
@@ -180,11 +212,21 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefil
           }
         }
       }
-      const bool is_masked = first_key + kUnitKeys > first_masked;
+      const bool is_masked = first_key + kUnitKeys > first_masked || first_key < last_start;
+      if (a.p.soft_cap > 0) {
+#pragma unroll
+        for (int m = 0; m < kFragments; ++m) {
+#pragma unroll
+          for (int n = 0; n < kUnitKeys / 8; ++n) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) scores[m][n][i] = scaled_score(a, scores[m][n][i]);
+          }
+        }
+      }
 #pragma unroll
       for (int m = 0; m < kFragments; ++m) {
-        softmax_step<kUnitKeys / 8>(scores[m], acc[m], state[m], a.scale_log2, is_masked, first_key,
-                                    last_key[m]);
+        softmax_step<kUnitKeys / 8>(scores[m], acc[m], state[m], scale_log2, is_masked, first_key,
+                                    last_key[m], window == 0 ? kNoWindow : window);
       }
 #pragma unroll
       for (int j = 0; j < kUnitKeys / 16; ++j) {
@@ -230,18 +272,23 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefil
 
 }  // namespace
 
-template <class T, int kHeadDim>
+template <class T, class KV, int kHeadDim>
 void launch_prefill(const KernelArgs& args, cudaStream_t stream) {
-  launch(prefill_kernel<T, kHeadDim>, args, PrefillShape<kHeadDim>::kSharedBytes, stream);
+  launch(prefill_kernel<T, KV, kHeadDim>, args,
+         PrefillShape<kHeadDim, std::is_same_v<KV, Float8>>::kSharedBytes, stream);
 }
 
-template void launch_prefill<__nv_bfloat16, 64>(const KernelArgs&, cudaStream_t);
-template void launch_prefill<__nv_bfloat16, 96>(const KernelArgs&, cudaStream_t);
-template void launch_prefill<__nv_bfloat16, 128>(const KernelArgs&, cudaStream_t);
-template void launch_prefill<__nv_bfloat16, 256>(const KernelArgs&, cudaStream_t);
-template void launch_prefill<__half, 64>(const KernelArgs&, cudaStream_t);
-template void launch_prefill<__half, 96>(const KernelArgs&, cudaStream_t);
-template void launch_prefill<__half, 128>(const KernelArgs&, cudaStream_t);
-template void launch_prefill<__half, 256>(const KernelArgs&, cudaStream_t);
+#define QUIRE_INSTANTIATE(T, KV)                                             \
+  template void launch_prefill<T, KV, 64>(const KernelArgs&, cudaStream_t);  \
+  template void launch_prefill<T, KV, 96>(const KernelArgs&, cudaStream_t);  \
+  template void launch_prefill<T, KV, 128>(const KernelArgs&, cudaStream_t); \
+  template void launch_prefill<T, KV, 256>(const KernelArgs&, cudaStream_t)
+
+QUIRE_INSTANTIATE(__nv_bfloat16, __nv_bfloat16);
+QUIRE_INSTANTIATE(__nv_bfloat16, Float8);
+QUIRE_INSTANTIATE(__half, __half);
+QUIRE_INSTANTIATE(__half, Float8);
+
+#undef QUIRE_INSTANTIATE
 
 }  // namespace quire::cuda::attention

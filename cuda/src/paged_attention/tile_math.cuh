@@ -1,5 +1,5 @@
-// What both kernels share: where keys lie, copying 16 of them into shared memory, one step of the online
-// softmax for 16 rows of a warp, and adding up the pieces of a cut item.
+// What the kernels share: their arguments, where keys lie, copying 16 of them into shared memory; and for
+// prompts one step of the online softmax for 16 rows of a warp, and adding up the pieces of a cut item.
 //
 // Softmax in base 2: scores are multiplied by softmax_scale * log2(e) and maxima are of these.
 #pragma once
@@ -11,6 +11,7 @@ namespace quire::cuda::attention {
 
 constexpr int kWarps = 4;
 constexpr int kBlockThreads = 32 * kWarps;
+constexpr int32_t kNoWindow = 1 << 30;
 constexpr float kMinusInf = -__builtin_huge_valf();
 
 // A kernel's arguments: Params with what the launch derives from it.
@@ -19,8 +20,18 @@ struct KernelArgs {
   Work work;
   int32_t group;
   int32_t block_shift;  // log2(block_size)
-  float scale_log2;     // softmax_scale * log2(e)
+  float scale_log2;     // softmax_scale * k_scale * log2(e): products times this are base-2 scores
+  float cap_scale;      // soft_cap given: products times this are 2 * score / soft_cap, in base 2
+  float cap_log2;       // soft_cap * log2(e)
+  float value_scale;    // v_scale
 };
+
+// A product of query and key as a score in base 2.
+__device__ inline float scaled_score(const KernelArgs& a, float product) {
+  if (a.p.soft_cap == 0) return product * a.scale_log2;
+  // tanh(x) = 1 - 2 / (exp(2x) + 1), also where the exponential overflows.
+  return a.cap_log2 * (1.0f - __fdividef(2.0f, exp2_fast(product * a.cap_scale) + 1.0f));
+}
 
 // Rows of shared memory are 16 bytes longer than a key, so that 8 rows of an ldmatrix lie in distinct banks
 // (their distance is an odd number of 16-byte columns).
@@ -29,33 +40,34 @@ constexpr int kRowBytes = kHeadDim * 2 + 16;
 
 // Copies keys [first_key, first_key + 16) of one block, and their values, into rows of shared memory. Rows of
 // keys from num_keys on are zeros: unused slots may hold NaN, and 0 * NaN would reach the output.
-template <class T, int kHeadDim>
+template <class KV, int kHeadDim, int kPitch = kRowBytes<kHeadDim>>
 __device__ inline void copy_16_keys(const KernelArgs& a, int32_t block_id, int32_t kv_head, int32_t first_key,
                                     int32_t num_keys, uint32_t to_keys, uint32_t to_values) {
-  constexpr int kColumns = kHeadDim / 8;  // of 16 bytes
+  constexpr int kSize = 16 / sizeof(KV);
+  constexpr int kColumns = kHeadDim / kSize;  // of 16 bytes
   static_assert(16 * kColumns % 32 == 0);
   const int lane = threadIdx.x % 32;
   const int64_t stride_slot = static_cast<int64_t>(a.p.config.num_kv_heads) * kHeadDim;
   const int32_t offset = first_key & ((1 << a.block_shift) - 1);
   const int64_t first_slot = (static_cast<int64_t>(block_id) << a.block_shift) + offset;
   const int64_t base = first_slot * stride_slot + kv_head * kHeadDim;
-  const T* keys = static_cast<const T*>(a.p.key_cache) + base;
-  const T* values = static_cast<const T*>(a.p.value_cache) + base;
+  const KV* keys = static_cast<const KV*>(a.p.key_cache) + base;
+  const KV* values = static_cast<const KV*>(a.p.value_cache) + base;
 #pragma unroll
   for (int i = 0; i < 16 * kColumns / 32; ++i) {
     const int row = (lane + 32 * i) / kColumns;
     const int column = (lane + 32 * i) % kColumns;
     const bool is_valid = first_key + row < num_keys;
-    const int64_t from = row * stride_slot + column * 8;
-    copy_async(to_keys + row * kRowBytes<kHeadDim> + column * 16, keys + from, is_valid);
+    const int64_t from = row * stride_slot + column * kSize;
+    copy_async(to_keys + row * kPitch + column * 16, keys + from, is_valid);
   }
 #pragma unroll
   for (int i = 0; i < 16 * kColumns / 32; ++i) {
     const int row = (lane + 32 * i) / kColumns;
     const int column = (lane + 32 * i) % kColumns;
     const bool is_valid = first_key + row < num_keys;
-    const int64_t from = row * stride_slot + column * 8;
-    copy_async(to_values + row * kRowBytes<kHeadDim> + column * 16, values + from, is_valid);
+    const int64_t from = row * stride_slot + column * kSize;
+    copy_async(to_values + row * kPitch + column * 16, values + from, is_valid);
   }
 }
 
@@ -74,11 +86,11 @@ struct SoftmaxState {
 
 // scores[kTiles] are the raw products of 16 rows with 8 * kTiles keys from first_key on; becomes the
 // probabilities relative to the new maximum. Rescales the accumulators. last_key: of each row, the last key
-// that it sees.
+// that it sees. window: kNoWindow for none.
 template <int kTiles, int kOutTiles>
 __device__ inline void softmax_step(float (&scores)[kTiles][4], float (&acc)[kOutTiles][4],
                                     SoftmaxState& state, float scale_log2, bool is_masked, int32_t first_key,
-                                    const int32_t (&last_key)[2]) {
+                                    const int32_t (&last_key)[2], int32_t window) {
   const int t = threadIdx.x % 4;
   if (is_masked) {
 #pragma unroll
@@ -86,7 +98,8 @@ __device__ inline void softmax_step(float (&scores)[kTiles][4], float (&acc)[kOu
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int32_t key = first_key + n * 8 + 2 * t + (i & 1);
-        if (key > last_key[i / 2]) scores[n][i] = kMinusInf;  // a select: the score may be NaN
+        if (key > last_key[i / 2] || key <= last_key[i / 2] - window)
+          scores[n][i] = kMinusInf;  // a select: the score may be NaN
       }
     }
   }
@@ -165,50 +178,33 @@ __device__ inline T* out_row(const KernelArgs& a, const Tile& tile, int32_t kv_h
 template <class T, int kHeadDim, int kRows>
 __device__ inline void merge_pieces(const KernelArgs& a, const Tile& tile, int32_t kv_head,
                                     const Slots& slots) {
-  __shared__ float2 merged[kRows];  // maximum, 1 / sum
+  __shared__ float2 merged[kRows];  // maximum, value_scale / sum
   constexpr int kColumns = kHeadDim / 4;
-  // Values on their way at a time: pieces of a decode item are many, rows of a prefill item are.
-  constexpr bool kManyRows = kRows > kDecodeRows;
-  constexpr int kAtOnce = kManyRows ? 4 : 1;
-  constexpr int kPiecesAtOnce = kManyRows ? 2 : 16;
+  constexpr int kAtOnce = 4;  // values of one piece on their way at a time
   const auto slot_row = [&](int piece, int row) {
     return static_cast<int64_t>(slots.slot(piece)) * kRows + row;
   };
   const auto state_of = [&](int piece, int row) {
     return __ldcg(reinterpret_cast<const float2*>(a.work.partial_state) + slot_row(piece, row));
   };
-  if constexpr (kManyRows) {
-    const int row = threadIdx.x;
-    static_assert(kRows <= kBlockThreads);
-    if (row < tile.num_rows) {
-      float2 all = make_float2(kMinusInf, 0);
+  const int state_row = threadIdx.x;
+  static_assert(kRows <= kBlockThreads);
+  if (state_row < tile.num_rows) {
+    float2 all = make_float2(kMinusInf, 0);
 #pragma unroll 4
-      for (int j = 0; j < slots.num_pieces; ++j) all.x = fmaxf(all.x, state_of(j, row).x);
+    for (int j = 0; j < slots.num_pieces; ++j) all.x = fmaxf(all.x, state_of(j, state_row).x);
 #pragma unroll 4
-      for (int j = 0; j < slots.num_pieces; ++j) {
-        const float2 one = state_of(j, row);
-        all.y += exp2_fast(one.x - all.x) * one.y;
-      }
-      merged[row] = make_float2(all.x, 1.0f / all.y);
+    for (int j = 0; j < slots.num_pieces; ++j) {
+      const float2 one = state_of(j, state_row);
+      all.y += exp2_fast(one.x - all.x) * one.y;
     }
-  } else {
-    for (int row = threadIdx.x / 32; row < tile.num_rows; row += kWarps) {
-      float2 all = make_float2(kMinusInf, 0);
-      for (int j = threadIdx.x % 32; j < slots.num_pieces; j += 32) all.x = fmaxf(all.x, state_of(j, row).x);
-      for (int d = 16; d > 0; d /= 2) all.x = fmaxf(all.x, __shfl_xor_sync(~0u, all.x, d));
-      for (int j = threadIdx.x % 32; j < slots.num_pieces; j += 32) {
-        const float2 one = state_of(j, row);
-        all.y += exp2_fast(one.x - all.x) * one.y;
-      }
-      for (int d = 16; d > 0; d /= 2) all.y += __shfl_xor_sync(~0u, all.y, d);
-      merged[row] = make_float2(all.x, 1.0f / all.y);  // the same from every lane
-    }
+    merged[state_row] = make_float2(all.x, a.value_scale / all.y);
   }
   __syncthreads();  // merged
   const int num_values = tile.num_rows * kColumns;
   for (int begin = threadIdx.x; begin < num_values; begin += kAtOnce * kBlockThreads) {
     float4 out[kAtOnce] = {};
-#pragma unroll kPiecesAtOnce
+#pragma unroll 2
     for (int j = 0; j < slots.num_pieces; ++j) {
 #pragma unroll
       for (int u = 0; u < kAtOnce; ++u) {

@@ -26,16 +26,17 @@ __device__ void build_histogram(Row<T>& row, bool with_mass) {
     shared.histogram.count[i] = shared.histogram.mass_low[i] = shared.histogram.mass_high[i] = 0;
   }
   __syncthreads();
-#pragma unroll 4
-  for (int i = threadIdx.x; i < row.size; i += kThreads) {
-    const float logit = row.logit(i);
-    if (key_of(logit) <= kMinusInfKey) continue;
-    const int bin = row.bin_of(logit);
-    atomicAdd(&shared.histogram.count[bin], 1u);
-    if (!with_mass) continue;
-    const uint64_t mass = row.mass_of(logit);
-    if (mass != 0) add_mass(&shared.histogram.mass_low[bin], &shared.histogram.mass_high[bin], mass);
-  }
+  row.for_each_vector([&](const auto& values, int) {
+#pragma unroll
+    for (const float logit : values) {
+      if (key_of(logit) <= kMinusInfKey) continue;
+      const int bin = row.bin_of(logit);
+      atomicAdd(&shared.histogram.count[bin], 1u);
+      if (!with_mass) continue;
+      const uint64_t mass = row.mass_of(logit);
+      if (mass != 0) add_mass(&shared.histogram.mass_low[bin], &shared.histogram.mass_high[bin], mass);
+    }
+  });
   cluster.sync();
 
   static_assert(kBinsPerBlock == kThreads, "each thread adds up one bin");
@@ -88,25 +89,20 @@ __device__ void gather_candidates(Row<T>& row, int first_bin, int last_bin) {
   const cg::cluster_group cluster = cg::this_cluster();
   Shared& leader = *cluster.map_shared_rank(&row.shared, 0);
   const int lane = threadIdx.x % kWarpSize;
-  for (int start = threadIdx.x - lane; start < row.size; start += kThreads) {
-    const int i = start + lane;
-    bool is_candidate = false;
-    float logit = 0;
-    if (i < row.size) {
-      logit = row.logit(i);
+  row.for_each_vector([&](const auto& values, int i) {
+#pragma unroll
+    for (const float logit : values) {
+      const int id = row.begin + i++;
       const int bin = row.bin_of(logit);
-      is_candidate = bin >= first_bin && bin <= last_bin && key_of(logit) > kMinusInfKey;
+      const bool is_candidate = key_of(logit) > kMinusInfKey && bin >= first_bin && bin <= last_bin;
+      const unsigned votes = __ballot_sync(kAllLanes, is_candidate);
+      if (votes == 0) continue;
+      uint32_t place = 0;
+      if (lane == 0) place = atomicAdd(&leader.num_candidates, static_cast<uint32_t>(__popc(votes)));
+      place = __shfl_sync(kAllLanes, place, 0) + __popc(votes & ((1u << lane) - 1));
+      if (is_candidate && place < kMaxCandidates) leader.candidates[place] = rank_key(logit, id);
     }
-    const unsigned votes = __ballot_sync(kAllLanes, is_candidate);
-    if (votes == 0) continue;
-    uint32_t place = 0;
-    if (lane == 0) place = atomicAdd(&leader.num_candidates, static_cast<uint32_t>(__popc(votes)));
-    place = __shfl_sync(kAllLanes, place, 0) + __popc(votes & ((1u << lane) - 1));
-    if (is_candidate && place < kMaxCandidates) {
-      leader.candidates[place] =
-          (static_cast<uint64_t>(key_of(logit)) << 32) | ~static_cast<uint32_t>(row.begin + i);
-    }
-  }
+  });
   cluster.sync();
 }
 
@@ -135,7 +131,7 @@ __device__ inline void sort_candidates(uint64_t* candidates, int count) {
 // Leader. Draws from the sorted candidates, to out; or asks the cluster to walk the ids (shared.walk_ids).
 template <class T>
 __device__ void draw_from_candidates(Row<T>& row, const Plan& plan, int top_k, float top_p, double u,
-                                     int32_t* out) {
+                                     const Result& out) {
   Shared& shared = row.shared;
   const auto mass = [&](int i) { return row.mass_of(logit_of(shared.candidates[i] >> 32)); };
   int num_kept = static_cast<int>(min(shared.num_candidates, static_cast<uint32_t>(kMaxCandidates)));
@@ -154,7 +150,7 @@ __device__ void draw_from_candidates(Row<T>& row, const Plan& plan, int top_k, f
   const bool walk_ids = is_wide && target < plan.mass_before;
   if (!walk_ids) {
     const int found = row.find_crossing(num_kept, target - mass_before, mass);
-    if (threadIdx.x == 0) *out = static_cast<int32_t>(~static_cast<uint32_t>(shared.candidates[found]));
+    if (threadIdx.x == 0) out.write(id_of(shared.candidates[found]));
   }
   if (threadIdx.x < kClusterSize) {
     Shared& remote = *cg::this_cluster().map_shared_rank(&shared, threadIdx.x);

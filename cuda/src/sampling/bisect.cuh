@@ -26,18 +26,20 @@ struct Cut {
 };
 
 // Cluster. Number and mass of the tokens whose key is at least this, -inf excepted.
-template <class T>
+template <bool kWithMass = true, class T>
 __device__ ClusterSum measure(Row<T>& row, uint32_t key) {
   uint64_t count = 0, mass = 0;
-  for (int i = threadIdx.x; i < row.size; i += kThreads) {
-    const float logit = row.logit(i);
-    const uint32_t k = key_of(logit);
-    if (k < key || k <= kMinusInfKey) continue;
-    ++count;
-    mass += row.mass_of(logit);
-  }
+  row.for_each_vector([&](const auto& values, int) {
+#pragma unroll
+    for (const float logit : values) {
+      const uint32_t k = key_of(logit);
+      if (k < key || k <= kMinusInfKey) continue;
+      ++count;
+      if (kWithMass) mass += row.mass_of(logit);
+    }
+  });
   count = block_reduce(count, Sum(), row.shared.scratch);
-  mass = block_reduce(mass, Sum(), row.shared.scratch);
+  if (kWithMass) mass = block_reduce(mass, Sum(), row.shared.scratch);
   return row.sum_over_cluster(count, mass);
 }
 
@@ -48,7 +50,8 @@ __device__ Cut cut(Row<T>& row, int by, uint64_t limit) {
   uint32_t key = 0;
   for (int bit = 31; bit >= kUnusedBits<T>; --bit) {
     const uint32_t larger = key | (1u << bit);
-    if (measure(row, larger).total[by] > limit) key = larger;
+    const ClusterSum sum = by == 0 ? measure<false>(row, larger) : measure(row, larger);
+    if (sum.total[by] > limit) key = larger;
   }
   if ((key & 0x80000000u) == 0) key |= (1u << kUnusedBits<T>)-1;
   const ClusterSum above = measure(row, key + 1);
@@ -64,7 +67,7 @@ __device__ Cut cut(Row<T>& row, int by, uint64_t limit) {
 // Cluster. Draws with top_k or top_p, to out.
 template <class T>
 __device__ void draw_by_bisection(Row<T>& row, const Plan& plan, int top_k, float top_p, double u,
-                                  int32_t* out) {
+                                  const Result& out) {
   const ClusterSum all = measure(row, 0);
   Cut kept{0, 0, all.total[0], all.total[1]};
   if (top_k > 0 && static_cast<uint64_t>(top_k) < kept.count) kept = cut(row, 0, top_k - 1);

@@ -1,32 +1,22 @@
-// One row of logits in the shared memory of a cluster, and what every way of sampling does with it.
+// A row of logits with a temperature, and what every way of sampling with top_k or top_p does with it.
 //
-// The blocks of a cluster split a row into slices of consecutive ids. A slice is read from global memory
-// once; all later passes read shared memory. Probabilities are integers: exp((logit - max) / temperature) in
-// units of 2^-44. Their sums are exact, so that no order of addition, and no atomic, changes which token is
-// drawn.
+// Probabilities are integers: exp((logit - max) / temperature) in units of 2^-44. Their sums are exact, so
+// that no order of addition, and no atomic, changes which token is drawn.
 #pragma once
-
-#include <cooperative_groups.h>
 
 #include <cstdint>
 
 #include "common/reduce.cuh"
-#include "common/vec.cuh"
 #include "quire/cuda/sample.h"
+#include "scan.cuh"
 
 namespace quire::cuda::sampling {
 
-namespace cg = cooperative_groups;
-
-constexpr int kClusterSize = 8;
-constexpr int kThreads = 256;
-constexpr int kNumWarps = kThreads / kWarpSize;
 constexpr int kNumBins = 2048;  // as in cpp/cpu/sample.cc: the bins decide the order of a wide nucleus
 constexpr int kBinsPerBlock = kNumBins / kClusterSize;
 constexpr int kMaxCandidates = 2048;
-constexpr float kUnit = 17592186044416.0f;  // 2^44: 2^20 tokens as likely as the likeliest fit into 64 bits
-constexpr float kLargestFloat = 3.402823466e38f;
-constexpr uint32_t kMinusInfKey = 0x007fffffu;
+constexpr int kNumMaxima = kNumSegments * 8;  // one for every 4 threads
+constexpr float kUnit = 17592186044416.0f;    // 2^44: 2^20 tokens as likely as the likeliest fit into 64 bits
 
 // What the leader tells the other blocks, once the histogram is known.
 struct Plan {
@@ -45,9 +35,13 @@ struct Shared {
     struct {
       uint64_t mass[kNumBins];
       uint32_t count[kNumBins];
-    } totals;                             // the leader's: of the row
-    uint64_t candidates[kMaxCandidates];  // the leader's: key << 32 | ~id, so that larger ranks before
+    } totals;  // the leader's: of the row
+    struct {
+      uint64_t candidates[kMaxCandidates];  // the leader's: rank keys
+      uint32_t maxima[kNumMaxima];          // keys of the largest logits that each 4 threads saw
+    };
   };
+  Finding findings[2][kNumSegments];      // of the first pass, and of a second one
   uint64_t exchange[2][kClusterSize][2];  // what each block of the cluster has told this one
   uint64_t warp_sums[kNumWarps];
   uint64_t scratch[kNumWarps];
@@ -55,7 +49,6 @@ struct Shared {
   int32_t found;
   uint32_t num_candidates;
   Plan plan;
-  float cutoff;       // of the shortcut: tokens from this logit on are gathered
   bool is_undecided;  // by the shortcut
   // Set by the leader: the ids of the bins before plan.last_bin are to be walked up to this mass, if there is
   // one.
@@ -63,35 +56,58 @@ struct Shared {
   uint64_t walk_target;
 };
 
-// Larger keys are larger logits; -0 equals 0.
-__device__ inline uint32_t key_of(float logit) {
-  const uint32_t bits = __float_as_uint(logit == 0 ? 0.0f : logit);
-  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+__device__ inline bool has_penalties(const SampleParams& p, int row_idx) {
+  return p.token_counts != nullptr && (p.repetition_penalty[row_idx] != 1 ||
+                                       p.presence_penalty[row_idx] != 0 || p.frequency_penalty[row_idx] != 0);
 }
 
-__device__ inline float logit_of(uint32_t key) {
-  return __uint_as_float((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
+__device__ inline uint16_t* counts_of(const SampleParams& p, int row_idx) {
+  return p.token_counts + static_cast<int64_t>(p.sample_rows[row_idx]) * p.vocab_size;
 }
+
+// Where a row's id goes. Written by one thread of the cluster.
+struct Result {
+  const SampleParams& params;
+  int row_idx;
+
+  __device__ void write(int32_t id) const {
+    params.out[row_idx] = id;
+    if (params.last_token_ids != nullptr) params.last_token_ids[params.sample_rows[row_idx]] = max(id, 0);
+    if (id < 0 || !has_penalties(params, row_idx)) return;
+    uint16_t& entry = counts_of(params, row_idx)[id];
+    if ((entry & kMaxCount) != kMaxCount) ++entry;
+  }
+};
 
 struct ClusterSum {
   uint64_t total[2];
   uint64_t before[2];  // of the blocks with smaller ids
 };
 
-// One block's view of a row. All methods are called by all threads of the block, those marked "cluster" by
-// all blocks of the cluster.
+// As on the CPU: finite even for a denormal temperature, and the same bins. Never 0: -inf * 0 is NaN.
+__device__ inline float inverse_of(float temperature) {
+  return fmaxf(fminf(1.0f / temperature, kLargestFloat), 1e-30f);
+}
+
+// Of exponents of 2.
+__device__ inline float scale_of(float temperature) {
+  return fminf(inverse_of(temperature) * 1.44269504f, kLargestFloat);
+}
+
+// All methods are called by all threads of the block, those marked "cluster" by all blocks of the cluster.
 template <class T>
-struct Row {
+struct Row : RowView<T> {
+  using RowView<T>::begin, RowView<T>::size;
+
   Shared& shared;
-  T* logits;      // [size], shared memory
-  int32_t begin;  // id of logits[0]
-  int32_t size;   // 0 for blocks past a short row's end
   float max = 0;  // of the row
   float inverse_temperature = 0;
+  float scale = 0;
   float bin_width = 0;
   int exchange_idx = 0;
 
-  __device__ float logit(int i) const { return to_float(logits[i]); }
+  __device__ Row(Shared& shared, const T* row, int vocab_size)
+      : RowView<T>(row, vocab_size, cg::this_cluster().block_rank()), shared(shared) {}
 
   __device__ uint64_t mass_of(float logit) const {
     return __float2ull_rn(expf((logit - max) * inverse_temperature) * kUnit);
@@ -103,22 +119,9 @@ struct Row {
   }
 
   __device__ void set_temperature(float temperature) {
-    // As on the CPU: finite even for a denormal temperature, and the same bins. Never 0: -inf * 0 is NaN.
-    inverse_temperature = fmaxf(fminf(1.0f / temperature, kLargestFloat), 1e-30f);
+    inverse_temperature = inverse_of(temperature);
     bin_width = 104.0f / inverse_temperature / kNumBins;
-  }
-
-  // The ids that this thread looks at when it reads the slice 16 bytes at a time: whole(vec, i) for the
-  // vectors from logits[i] on, single(logit, i) for what is left at the end.
-  template <class Whole, class Single>
-  __device__ void for_each_seen(Whole whole, Single single) const {
-    constexpr int kSize = kVecSize<T>;
-    const int end = size / kSize * kSize;
-#pragma unroll 4
-    for (int i = threadIdx.x * kSize; i < end; i += kThreads * kSize)
-      whole(load_vec<T, kSize>(logits + i), i);
-    const int rest = end + static_cast<int>(threadIdx.x);
-    if (rest < size) single(logit(rest), rest);
+    scale = scale_of(temperature);
   }
 
   // Cluster. Tells a and b to every block; returns what every block told, which lasts until the next call but
@@ -197,27 +200,15 @@ struct Row {
     return block_reduce(sum, Sum(), shared.scratch);
   }
 
-  // Ids that one warp sums up: consecutive ones, so that a sum per warp finds the place of a target.
-  __device__ int ids_per_warp() const {
-    const int ids = (size + kNumWarps - 1) / kNumWarps;
-    return (ids + kVecSize<T> - 1) / kVecSize<T> * kVecSize<T>;
-  }
-
   // Cluster. Sums of weight(logit) over the row, in total[0], and over the ids before this slice.
   template <class Weight>
   __device__ ClusterSum sum_ids(Weight weight) {
     const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-    constexpr int kSize = kVecSize<T>;
-    const int first = min(size, warp * ids_per_warp()), end = min(size, first + ids_per_warp());
-    const int whole = first + (end - first) / kSize * kSize;
     uint64_t sum = 0;
-#pragma unroll 2
-    for (int i = first + lane * kSize; i < whole; i += kWarpSize * kSize) {
-      const Vec<T, kSize> vec = load_vec<T, kSize>(logits + i);
+    this->for_each_vector([&](const auto& values, int) {
 #pragma unroll
-      for (int j = 0; j < kSize; ++j) sum += weight(to_float(vec[j]));
-    }
-    if (whole + lane < end) sum += weight(logit(whole + lane));
+      for (const float value : values) sum += weight(value);
+    });
     sum = warp_reduce(sum, Sum());
     __syncthreads();
     if (lane == 0) shared.warp_sums[warp] = sum;
@@ -230,15 +221,16 @@ struct Row {
   // Cluster. The id at which the running sum of weight over the ids exceeds target, to out, by the block that
   // has it. sums is what sum_ids returned, just before; target < sums.total[0].
   template <class Weight>
-  __device__ void write_crossing_id(const ClusterSum& sums, uint64_t target, Weight weight, int32_t* out) {
+  __device__ void write_crossing_id(const ClusterSum& sums, uint64_t target, Weight weight,
+                                    const Result& out) {
     uint64_t rest = target - sums.before[0];  // wraps when the target lies before this slice
     if (target < sums.before[0]) return;
     int warp = 0;
     while (warp < kNumWarps && rest >= shared.warp_sums[warp]) rest -= shared.warp_sums[warp++];
     if (warp == kNumWarps) return;
-    const int first = min(size, warp * ids_per_warp()), end = min(size, first + ids_per_warp());
-    const int found = find_crossing(end - first, rest, [&](int i) { return weight(logit(first + i)); });
-    if (threadIdx.x == 0) *out = begin + first + found;
+    const int first = min(size, warp * this->segment_size), end = min(size, first + this->segment_size);
+    const int found = find_crossing(end - first, rest, [&](int i) { return weight(this->logit(first + i)); });
+    if (threadIdx.x == 0) out.write(begin + first + found);
   }
 };
 

@@ -1,12 +1,5 @@
 """Triton's Python backend calls this; the work is in quire.triton.tokenizer_stage."""
 
-import triton_python_backend_utils as pb_utils
-from quire.triton.tokenizer_stage import TokenizerStage
+from quire.triton.python_model import TritonPythonModel
 
-
-class TritonPythonModel:
-    def initialize(self, args):
-        self.stage = TokenizerStage.from_args(args)
-
-    def execute(self, requests):
-        return self.stage.execute(requests, pb_utils)
+__all__ = ["TritonPythonModel"]

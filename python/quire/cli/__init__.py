@@ -1,10 +1,10 @@
-"""The command line: `quire serve | generate | check | demo | bench`."""
+"""The command line: `quire serve | generate | check | check-stream | demo | bench`."""
 
 from __future__ import annotations
 
 import typer
 
-from quire.cli import bench, check, demo, generate, serve
+from quire.cli import bench, check, check_stream, demo, generate, serve
 
 app = typer.Typer(
     name="quire",
@@ -16,6 +16,7 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("generate")(generate.generate)
 app.command("check")(check.check)
+app.command("check-stream")(check_stream.check_stream)
 app.command("demo")(demo.demo)
 # What follows the benchmark's name is its own.
 app.command("bench", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(bench.bench)

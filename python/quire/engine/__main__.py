@@ -38,6 +38,7 @@ def main() -> int:
         from quire.config import EngineConfig
         from quire.engine.build import build
         from quire.engine.loop import StepLog, serve
+        from quire.sampling_params import SamplingParams
 
         config = EngineConfig.from_file(arguments.config)
         engine = build(config, SHARED_CORES)
@@ -48,7 +49,7 @@ def main() -> int:
         return 1
 
     server = _core.EngineServer(engine.core, arguments.fd)
-    server.send_ready(config.model)
+    server.send_ready(config.model, SamplingParams(**engine.defaults).to_core())
     try:
         serve(server, engine.core, engine.runner, None if config.disable_log_stats else StepLog())
     except Exception:

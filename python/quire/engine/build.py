@@ -4,20 +4,22 @@ each other."""
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from quire import _core
 from quire.config import EngineConfig
 from quire.engine.core_errors import invalid_argument
+from quire.engine.loop import Runner
 from quire.errors import InvalidArgument
+from quire.generation_defaults import generation_defaults
 from quire.models.config import ModelConfig, load_model_config
-from quire.runner.dtype import resolve_dtype
-from quire.runner.memory import MemoryLedger, num_kv_blocks
-from quire.runner.model_runner import ModelRunner
+from quire.runner.plan import plan_runner
 from quire.runner.threads import ThreadPolicy
 from quire.tokenizer import Tokenizer, build_table
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("quire.engine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,9 +27,10 @@ class Engine:
     """The parts of a running engine. `core` belongs to the thread that steps it."""
 
     core: _core.EngineCore
-    runner: ModelRunner
+    runner: Runner
     tokenizer: Tokenizer
     model: ModelConfig
+    defaults: Mapping[str, Any]  # SamplingParams' fields of requests that do not say otherwise
 
 
 def build(config: EngineConfig, threads: ThreadPolicy) -> Engine:
@@ -37,15 +40,13 @@ def build(config: EngineConfig, threads: ThreadPolicy) -> Engine:
     model = load_model_config(folder)
     tokenizer = Tokenizer(folder)
     table = build_table(tokenizer.raw)
+    defaults = generation_defaults(config, folder)
     max_model_len = _max_model_len(config, model)
-    dtype = resolve_dtype(config, model)
-    num_blocks = num_kv_blocks(config, model, max_model_len, dtype.itemsize)
-    ledger = MemoryLedger.plan(config, model, num_blocks, dtype.itemsize)
-    log.info("%s", ledger)
-    ledger.check()
+    plan = plan_runner(config, model, max_model_len, threads)
     core_config = _core.EngineConfig(
-        num_blocks=num_blocks,
+        num_blocks=plan.num_blocks,
         max_model_len=max_model_len,
+        max_batches_out=plan.max_batches_out,
         vocab_size=model.vocab_size,
         block_size=config.block_size,
         max_num_seqs=config.max_num_seqs,
@@ -55,15 +56,20 @@ def build(config: EngineConfig, threads: ThreadPolicy) -> Engine:
         enable_chunked_prefill=config.enable_chunked_prefill,
         seed=config.seed,
         eos_token_ids=model.eos_token_ids,
+        max_output_tokens=config.max_output_tokens or 0,
     )
     try:
         core = _core.EngineCore(core_config, table)  # before the weights: it checks the settings
     except _core.InvalidArgument as error:
         raise invalid_argument(error) from None
-    runner = ModelRunner(
-        config, model, threads, dtype=dtype, num_blocks=num_blocks, max_model_len=max_model_len
+    engine = Engine(
+        core=core, runner=plan.start(core_config), tokenizer=tokenizer, model=model, defaults=defaults.values
     )
-    return Engine(core=core, runner=runner, tokenizer=tokenizer, model=model)
+    if defaults.values:
+        log.info("requests that do not say otherwise: %s", defaults)
+    for warning in defaults.warnings:
+        log.warning(warning)
+    return engine
 
 
 def _max_model_len(config: EngineConfig, model: ModelConfig) -> int:

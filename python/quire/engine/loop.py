@@ -1,4 +1,11 @@
-"""The step loop: three calls a step, and everything else is C++ or the runner's business."""
+"""The step loop: four calls a step, and everything else is C++ or the runner's business.
+
+With two batches out, the host schedules a step while the device runs the one before, whose ids it does not
+know yet:
+
+    host     schedule+launch 1 | schedule+launch 2 | collect 1, update 1 | schedule+launch 3 | collect 2, ...
+    device                  [ 1                ][ 2                              ][ 3
+"""
 
 from __future__ import annotations
 
@@ -21,21 +28,51 @@ class Runner(Protocol):
     """The waist between scheduling and the model: whatever turns a batch into ids can take the model's
     place."""
 
-    def execute(self, batch: _core.Batch) -> NDArray[np.int32]:
-        """Compute the batch's tokens and return one id for each sampled request: ``[num_sampled]``."""
+    @property
+    def max_batches_out(self) -> int:
+        """How many batches may be launched and not collected; at most the core's max_batches_out."""
+        ...
+
+    def launch(self, batch: _core.Batch) -> None:
+        """Start computing the batch's tokens, behind those of the batches launched before. What it needs of
+        `batch.block_tables` it reads now."""
+        ...
+
+    def collect(self) -> NDArray[np.int32]:
+        """One id for each sampled request of the oldest batch out, once they are there: ``[num_sampled]``,
+        valid until the next call."""
+        ...
+
+    def discard(self) -> None:
+        """Nobody will collect what is launched. Returns when none of it runs any more."""
         ...
 
 
 def step(core: _core.EngineCore, runner: Runner) -> _core.StepOutputs:
-    """Schedule, run, update. When nothing can run: the ends of cancelled and refused requests."""
-    batch = core.schedule()
-    if batch.num_tokens:
-        return core.update(runner.execute(batch))
+    """Launch as many batches as may be out, then update with the oldest one's ids. When nothing is out and
+    nothing can run: the ends of cancelled and refused requests.
+
+    When the runner raises, batches stay out: discard_batches().
+    """
+    while core.num_batches_out() < runner.max_batches_out:
+        batch = core.schedule()
+        if not batch.num_tokens:
+            break
+        runner.launch(batch)
+    if core.num_batches_out():
+        return core.update(runner.collect())
     outputs = core.take_outputs()
     if core.has_unfinished_requests():
         # Going round again would spin at full load for ever.
         raise EngineError("the scheduler has unfinished requests and nothing to run")
     return outputs
+
+
+def discard_batches(core: _core.EngineCore, runner: Runner) -> None:
+    """After a failure, or when nobody wants the rest: no batch is out, and those of live requests come
+    again."""
+    core.forget_batches()
+    runner.discard()
 
 
 def serve(

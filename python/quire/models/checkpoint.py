@@ -18,10 +18,25 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from quire.config import EngineConfig
 from quire.errors import ModelError, ModelNotFound
+from quire.models.config import ModelConfig
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+
+
+# What checkpoints carry beside the weights: tables that we compute ourselves, and a tied head stored twice.
+_IGNORED = ("rotary_emb.inv_freq",)
+
+
+def load_model_weights(config: EngineConfig, model: ModelConfig, destinations: Mapping[str, Tensor]) -> None:
+    """Fill a model's weights as `load_format` says."""
+    if config.load_format == "dummy":
+        fill_dummy(destinations, config.seed)
+    else:
+        ignored = (*_IGNORED, "lm_head.weight") if model.tie_word_embeddings else _IGNORED
+        load_checkpoint(model.folder, destinations, ignored)
 
 
 def load_checkpoint(folder: Path, destinations: Mapping[str, Tensor], ignored: Iterable[str] = ()) -> None:
@@ -111,9 +126,12 @@ def _names(names: list[str], shown: int = 4) -> str:
 def fill_dummy(destinations: Mapping[str, Tensor], seed: int = 0) -> None:
     """Random weights of a trained model's order of magnitude, for timing without a checkpoint; norms are
     one."""
-    generator = torch.Generator().manual_seed(seed)
+    generators: dict[torch.device, torch.Generator] = {}
     for name, destination in destinations.items():
+        device = destination.device
+        if device not in generators:
+            generators[device] = torch.Generator(device).manual_seed(seed)
         if destination.dim() == 1 and "norm" in name:
             destination.fill_(1.0)
         else:
-            destination.normal_(0.0, 0.02, generator=generator)
+            destination.normal_(0.0, 0.02, generator=generators[device])

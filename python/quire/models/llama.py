@@ -1,12 +1,10 @@
-"""The Llama architecture: weights as the GEMMs want them, and one forward pass over a mixed batch.
+"""Llama on a CPU: weights as oneDNN wants them, and one forward pass over a mixed batch.
 
 GEMMs are torch's, everything between them is ours (`quire.ops`). Projections that read the same input are one
 matrix. What lies between two GEMMs goes into buffers of the largest step.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,18 +13,7 @@ from quire import ops
 from quire.models.config import ModelConfig
 from quire.models.linear import Linear
 from quire.models.rope import cos_sin
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerWeights:
-    """One layer."""
-
-    input_norm: Tensor  # [hidden_size]
-    qkv: Linear  # hidden_size -> q_size + 2 * kv_size
-    o: Linear  # q_size -> hidden_size
-    mlp_norm: Tensor  # [hidden_size]
-    gate_up: Linear  # hidden_size -> 2 * intermediate_size
-    down: Linear  # intermediate_size -> hidden_size
+from quire.models.weights import LlamaWeights
 
 
 class Rows:
@@ -79,68 +66,20 @@ class Activations:
         return (max_num_tokens * (buffers + outputs) + max_num_sampled * config.vocab_size) * itemsize
 
 
-class Llama:
-    """Weights of one model and the forward pass."""
+class Llama(LlamaWeights[Linear, Linear]):
+    """Weights of one model on a CPU, and the forward pass."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, max_model_len: int) -> None:
-        self.config = config
-        self.dtype = dtype
+        def linear(in_size: int, out_size: int, bias: bool) -> Linear:
+            return Linear(in_size, out_size, dtype, bias=bias)
+
+        super().__init__(config, dtype, torch.device("cpu"), linear, linear)
         self.softmax_scale = config.head_dim**-0.5
         self.rope = ops.RopeTable(*cos_sin(config.rope, config.head_dim, max_model_len))
-
         hidden, qkv = config.hidden_size, config.q_size + 2 * config.kv_size
-        intermediate = config.intermediate_size
-        attention_bias, mlp_bias = config.attention_bias, config.mlp_bias
-        self.num_largest_weights = max(hidden * qkv, config.q_size * hidden, 2 * hidden * intermediate)
-        self.layers = [
-            LayerWeights(
-                input_norm=torch.empty(hidden, dtype=dtype),
-                qkv=Linear(hidden, qkv, dtype, bias=attention_bias),
-                o=Linear(config.q_size, hidden, dtype, bias=attention_bias),
-                mlp_norm=torch.empty(hidden, dtype=dtype),
-                gate_up=Linear(hidden, 2 * intermediate, dtype, bias=mlp_bias),
-                down=Linear(intermediate, hidden, dtype, bias=mlp_bias),
-            )
-            for _ in range(config.num_layers)
-        ]
-        self.norm = torch.empty(hidden, dtype=dtype)
-        self.head = Linear(hidden, config.vocab_size, dtype)
-        tied = config.tie_word_embeddings
-        # [vocab_size, hidden_size]; a tied head is the same tensor until it is packed
-        self.embedding = self.head.weight if tied else torch.empty(config.vocab_size, hidden, dtype=dtype)
-
-    @staticmethod
-    def num_bytes(config: ModelConfig, itemsize: int) -> int:
-        """What the weights will take. A tied head is packed, so it is stored twice."""
-        hidden, qkv = config.hidden_size, config.q_size + 2 * config.kv_size
-        gate_up = 2 * config.intermediate_size
-        layer = 2 * hidden + hidden * (qkv + config.q_size + gate_up + config.intermediate_size)
-        layer += (qkv + hidden) * config.attention_bias + (gate_up + hidden) * config.mlp_bias
-        return (config.num_layers * layer + 2 * config.vocab_size * hidden + hidden) * itemsize
-
-    def destinations(self) -> dict[str, Tensor]:
-        """Name in a Hugging Face checkpoint -> the part of our weights that it fills. Until pack()."""
-        config = self.config
-        places = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self.norm}
-        if not config.tie_word_embeddings:
-            places["lm_head.weight"] = self.head.weight
-        qkv_sizes = [config.q_size, config.kv_size, config.kv_size]
-        gate_up_sizes = [config.intermediate_size, config.intermediate_size]
-        for i, layer in enumerate(self.layers):
-            root = f"model.layers.{i}."
-            places[f"{root}input_layernorm.weight"] = layer.input_norm
-            places[f"{root}post_attention_layernorm.weight"] = layer.mlp_norm
-            for linear, names, sizes in (
-                (layer.qkv, ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), qkv_sizes),
-                (layer.o, ("self_attn.o_proj",), [config.hidden_size]),
-                (layer.gate_up, ("mlp.gate_proj", "mlp.up_proj"), gate_up_sizes),
-                (layer.down, ("mlp.down_proj",), [config.hidden_size]),
-            ):
-                for kind, tensor in (("weight", linear.weight), ("bias", linear.bias)):
-                    if tensor is not None:
-                        parts = torch.split(tensor, sizes)
-                        places |= {f"{root}{name}.{kind}": p for name, p in zip(names, parts, strict=True)}
-        return places
+        self.num_largest_weights = max(
+            hidden * qkv, config.q_size * hidden, 2 * hidden * config.intermediate_size
+        )
 
     def pack(self) -> None:
         """Once the weights are there: lay them out for the GEMMs, one at a time."""

@@ -45,10 +45,13 @@ class MemoryLedger:
     weights: int
     kv_blocks: int
     activations: int
+    workspace: int = 0  # of kernels and libraries
+    graphs: int = 0  # reserved for CUDA graphs
     available: int
     num_blocks: int
     kv_setting: str  # the setting that makes the KV cache as large as it is
     kv_given: int  # its value
+    limit: str = "free"  # what `available` is
 
     @classmethod
     def plan(cls, config: EngineConfig, model: ModelConfig, num_blocks: int, itemsize: int) -> MemoryLedger:
@@ -72,34 +75,44 @@ class MemoryLedger:
 
     @property
     def total(self) -> int:
-        return self.weights + self.kv_blocks + self.activations
+        return self.fixed + self.kv_blocks
+
+    @property
+    def fixed(self) -> int:
+        """What no setting of the KV cache changes."""
+        return self.weights + self.activations + self.workspace + self.graphs
 
     def check(self) -> None:
         """Refuse what does not fit, naming the setting that changes it most."""
         if self.total <= self.available:
             return
-        if self.weights + self.activations > self.available:
+        if self.fixed > self.available:
             raise InvalidArgument(
                 "model",
-                f"weights of {_mib(self.weights)} and activations of {_mib(self.activations)}",
-                f"at most {_mib(self.available)}, what is free; choose a smaller model or"
+                f"weights of {_mib(self.weights)} and {_mib(self.fixed - self.weights)} for its steps",
+                f"at most {_mib(self.available)} together, {self.limit}; choose a smaller model or"
                 " max_num_batched_tokens",
             )
-        left = self.available - self.weights - self.activations
+        left = self.available - self.fixed
         allowed = left * self.kv_given // self.kv_blocks
         raise InvalidArgument(
             self.kv_setting,
             f"{self.kv_given} ({self.num_blocks} blocks in {_mib(self.kv_blocks)})",
-            f"at most {allowed}: {_mib(self.available)} of memory are free, weights and activations take"
-            f" {_mib(self.weights + self.activations)} of them",
+            f"at most {allowed}: {_mib(self.available)} of memory are {self.limit}, weights and activations"
+            f" take {_mib(self.fixed)} of them",
         )
 
     def __str__(self) -> str:
-        return (
-            f"memory: weights {self.weights} B ({_mib(self.weights)}), KV cache {self.kv_blocks} B"
-            f" ({_mib(self.kv_blocks)}, {self.num_blocks} blocks), activations {self.activations} B"
-            f" ({_mib(self.activations)}); total {_mib(self.total)} of {_mib(self.available)} available"
-        )
+        parts = [
+            f"weights {self.weights} B ({_mib(self.weights)})",
+            f"KV cache {self.kv_blocks} B ({_mib(self.kv_blocks)}, {self.num_blocks} blocks)",
+            f"activations {self.activations} B ({_mib(self.activations)})",
+        ]
+        if self.workspace:
+            parts.append(f"workspace {_mib(self.workspace)}")
+        if self.graphs:
+            parts.append(f"CUDA graphs {_mib(self.graphs)} (reserve)")
+        return f"memory: {', '.join(parts)}; total {_mib(self.total)} of {_mib(self.available)} {self.limit}"
 
 
 def available_memory() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -12,16 +13,13 @@ from torch import Tensor
 
 from quire import _core, ops
 from quire.config import EngineConfig
-from quire.models.checkpoint import fill_dummy, load_checkpoint
+from quire.models.checkpoint import load_model_weights
 from quire.models.config import ModelConfig
 from quire.models.llama import Activations, Llama
 from quire.runner.threads import ThreadPolicy, num_usable_cores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-# What checkpoints carry beside the weights: tables that we compute ourselves, and a tied head stored twice.
-_IGNORED = ("rotary_emb.inv_freq",)
 
 
 def _allow_read_only_views() -> None:
@@ -35,7 +33,10 @@ def _allow_read_only_views() -> None:
 
 
 class ModelRunner:
-    """One model on one CPU. `execute` is the only call of a step."""
+    """One model on one CPU. `launch` and `collect` are the calls of a step (`engine.loop.Runner`). All is
+    done in `launch`: more than one batch out is no faster."""
+
+    max_batches_out = 1
 
     def __init__(
         self,
@@ -53,11 +54,7 @@ class ModelRunner:
         torch.set_num_threads(self.num_threads)
         ops.set_num_threads(self.num_threads)
         self.model = Llama(model, dtype, max_model_len)
-        if config.load_format == "dummy":
-            fill_dummy(self.model.destinations(), config.seed)
-        else:
-            ignored = (*_IGNORED, "lm_head.weight") if model.tie_word_embeddings else _IGNORED
-            load_checkpoint(model.folder, self.model.destinations(), ignored)
+        load_model_weights(config, model, self.model.destinations())
         self.model.pack()
         self.activations = Activations(model, dtype, config.max_num_batched_tokens, config.max_num_seqs)
         cache_shape = (num_blocks, config.block_size, model.num_kv_heads, model.head_dim)
@@ -65,12 +62,32 @@ class ModelRunner:
             ops.KVCache(torch.zeros(cache_shape, dtype=dtype), torch.zeros(cache_shape, dtype=dtype))
             for _ in range(model.num_layers)
         ]
-        self._sampled = torch.zeros(config.max_num_seqs, dtype=torch.int32)
+        self._last_token_ids = np.zeros(config.max_num_seqs, dtype=np.int32)  # by row of the block tables
+        self._launched: deque[NDArray[np.int32]] = deque()
+
+    def launch(self, batch: _core.Batch) -> None:
+        """Compute the batch's tokens, and sample."""
+        self._launched.append(self._run(batch))
+
+    def collect(self) -> NDArray[np.int32]:
+        """The new id of each sampled request of the oldest launched batch: int32 ``[num_sampled]``."""
+        return self._launched.popleft()
+
+    def discard(self) -> None:
+        """Nobody will collect what is launched."""
+        self._launched.clear()
+
+    def _token_ids(self, batch: _core.Batch) -> NDArray[np.int32]:
+        """The batch's, with those that the core did not know yet."""
+        token_ids = batch.token_ids
+        if self.max_batches_out > 1:
+            # A row that had no finite logits left no id; what comes of it is dropped.
+            last = np.maximum(self._last_token_ids, 0)
+            token_ids = np.where(token_ids < 0, last[np.maximum(~token_ids, 0)], token_ids)
+        return token_ids
 
     @torch.inference_mode()
-    def execute(self, batch: _core.Batch) -> NDArray[np.int32]:
-        """Compute the batch's tokens; the new id of each sampled request: int32 ``[num_sampled]``, valid
-        until the next call."""
+    def _run(self, batch: _core.Batch) -> NDArray[np.int32]:
         view = torch.from_numpy
         num_tokens = batch.num_tokens
         info = ops.BatchInfo(
@@ -88,12 +105,15 @@ class ModelRunner:
         num_weights = self.model.num_largest_weights
         torch.set_num_threads(self._threads.num_gemm_threads(num_tokens, num_weights, self.num_threads))
         try:
-            logits = self.model.forward(view(batch.token_ids), info, picked, self.caches, self.activations)
+            logits = self.model.forward(
+                view(self._token_ids(batch)), info, picked, self.caches, self.activations
+            )
         finally:
             torch.set_num_threads(self.num_threads)
-        sampled = self._sampled[:num_sampled]
+        sampled = torch.empty(num_sampled, dtype=torch.int32)
         if num_sampled:
             self._sample(batch, logits, sampled)
+        self._last_token_ids[batch.sample_rows] = sampled.numpy()
         return sampled.numpy()
 
     @staticmethod

@@ -11,12 +11,14 @@ from typing import Any
 
 from quire.config import EngineConfig
 from quire.errors import InvalidArgument, ModelNotFound, QuireError, ServerNotFound, describe, did_you_mean
+from quire.generation_defaults import generation_defaults
 from quire.model_path import is_hub_id
 from quire.tokenizer import Tokenizer, plan_of
 from quire.triton.installation import find_backend_library
+from quire.triton.tokenizer_stage import DIALECTS, STAGE_PARAMETERS
 
 # Config parameters of our own models, by backend.
-_ROLES = ("generation", "detokenizer")
+_ROLES = ("generation", "detokenizer", "unary")
 _QUIRE_PARAMETERS = ("role", "generation_model", "python", "engine_module")
 
 
@@ -55,6 +57,7 @@ def check_repository(repository: Path) -> list[Problem]:
             problems += _check_quire(folder, config, configs)
         elif config.backend == "python":
             problems += _check_generation_model(folder, config, configs)
+            problems += _check_tokenizer(folder, config)
     return problems
 
 
@@ -196,7 +199,7 @@ def _check_quire(folder: Path, config: Any, configs: dict[str, Any]) -> Iterator
     if role == "generation":
         for version in sorted(path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()):
             yield from check_settings(version / "model.json")
-    elif role == "detokenizer":
+    elif role in ("detokenizer", "unary"):
         yield from _check_generation_model(folder, config, configs)
 
 
@@ -218,6 +221,22 @@ def _check_generation_model(folder: Path, config: Any, configs: dict[str, Any]) 
         yield Problem(file=folder / "config.pbtxt", message=f"{message}; allowed: {allowed}")
 
 
+def _check_tokenizer(folder: Path, config: Any) -> Iterator[Problem]:
+    """The parameters of a tokenizer of ours."""
+    if "generation_model" not in config.parameters:
+        return
+    path = folder / "config.pbtxt"
+    for name in config.parameters:
+        if name not in STAGE_PARAMETERS:
+            message = f"parameters: unknown key {describe(name)}{did_you_mean(name, STAGE_PARAMETERS)}"
+            yield Problem(file=path, message=f"{message}; allowed: {', '.join(STAGE_PARAMETERS)}")
+    if "dialect" in config.parameters:
+        dialect = config.parameters["dialect"].string_value
+        if dialect not in DIALECTS:
+            message = f"parameters.dialect: got {describe(dialect)}{did_you_mean(dialect, DIALECTS)}"
+            yield Problem(file=path, message=f"{message}; allowed: {', '.join(DIALECTS)}")
+
+
 def check_settings(path: Path) -> Iterator[Problem]:
     """A model.json, the model that it names, and that model's files."""
     try:
@@ -235,6 +254,7 @@ def check_settings(path: Path) -> Iterator[Problem]:
     checks: list[tuple[str, Callable[[], object]]] = [
         ("tokenizer.json", lambda: plan_of(Tokenizer(model).raw)),
         ("config.json", lambda: _check_model(model, config)),
+        ("generation_config.json", lambda: generation_defaults(config, model)),
     ]
     for name, check in checks:
         try:

@@ -6,9 +6,10 @@ here and answered with an error that names the field; the native backend gets id
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,18 @@ import numpy as np
 
 from quire.config import EngineConfig
 from quire.errors import ConfigError, InvalidArgument, describe
-from quire.sampling_params import NAMES, OPTION_FIELDS, SAMPLING_FIELDS, RequestOptions, SamplingParams
-from quire.schema import merge, parse_json_object
+from quire.sampling_params import NAMES, SAMPLING_FIELDS, RequestOptions, SamplingParams
+from quire.schema import fields_of, merge, parse_json_object
 from quire.tokenizer import Tokenizer
+from quire.triton import trtllm
+from quire.triton.tensors import Dialect, VllmBackend, read_list, read_string
 
 # Request parameters that Triton or its clients set for themselves.
 _TRITON_PARAMETERS = frozenset(
     {"id", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end", "binary_data_output"}
 )
+
+_PROMPT_TENSORS = ("text_input", "input_ids", "sampling_parameters")
 
 _NUMPY_TYPES = {
     "TYPE_INT32": np.int32,
@@ -38,18 +43,24 @@ _NUMPY_TYPES = {
 class ParsedRequest:
     """One request, checked."""
 
-    text: str
+    prompts: tuple[str | tuple[int, ...], ...]  # one for each row: text, or token ids
     given: Mapping[str, Any]  # sampling fields the request gave, canonical names
     options: RequestOptions
+    warnings: tuple[str, ...] = ()  # for the client: one for each name that was ignored
 
 
 def parse_request(
     tensors: Mapping[str, np.ndarray[Any, Any]],
     parameters: Mapping[str, object],
     forwarded: re.Pattern[str] | None = None,
+    dialect: Dialect | None = None,
+    *,
+    allows_rows: bool = False,
 ) -> ParsedRequest:
-    """From the request's input tensors and its request parameters. Raises InvalidArgument naming the field.
-    `forwarded`: names of parameters that are HTTP headers or gRPC metadata, which mean nothing here."""
+    """From the request's input tensors and its request parameters. Raises InvalidArgument naming the field
+    as the client did. `forwarded`: names of parameters that are HTTP headers or gRPC metadata, which mean
+    nothing here. `dialect`: how to read the tensors; default: those of Triton's vLLM backend.
+    `allows_rows`: text_input may hold several prompts."""
     parameters = {
         name: value
         for name, value in parameters.items()
@@ -59,71 +70,132 @@ def parse_request(
     }
     nested = []
     if "sampling_parameters" in tensors:
-        nested.append(_string(tensors["sampling_parameters"], "sampling_parameters"))
+        nested.append(read_string(tensors["sampling_parameters"], "sampling_parameters"))
     if "sampling_parameters" in parameters:
         value = parameters.pop("sampling_parameters")
         if not isinstance(value, str):
             raise InvalidArgument("sampling_parameters", describe(value), "a JSON object in a string")
         nested.append(value)
 
-    sources = [("input tensor", _options(tensors))]
-    sources += [
-        ("sampling_parameters", NAMES.parse(parse_json_object(text, "sampling_parameters")))
-        for text in nested
-    ]
-    sources.append(("request parameter", NAMES.parse(parameters, parameters=True)))
-    fields = merge(sources)
+    unknown: list[InvalidArgument] = []
+    dialect = dialect or VllmBackend()
+    entries = dialect.read({name: tensor for name, tensor in tensors.items() if name not in _PROMPT_TENSORS})
+    for text in nested:
+        values = parse_json_object(text, "sampling_parameters")
+        entries += NAMES.read(values, "sampling_parameters", unknown=unknown)
+    entries += NAMES.read(parameters, "request parameter", parameters=True, unknown=unknown)
+    given = merge([*entries, *dialect.defaults({entry.field: entry.value for entry in entries})])
+    if unknown and given.values.get("strict", True):
+        raise unknown[0]
 
-    text = _string(tensors["text_input"], "text_input")
-    if text == "":
-        raise InvalidArgument("text_input", "an empty string", "a non-empty string")
-    given = {name: fields[name] for name in SAMPLING_FIELDS if name in fields}
-    SamplingParams(**given)  # fields that must fit together
-    options = RequestOptions(**{name: fields[name] for name in OPTION_FIELDS if name in fields})
-    return ParsedRequest(text=text, given=given, options=options)
+    prompts = _prompts(tensors, allows_rows)
+    given.make(SamplingParams)  # fields that must fit together
+    options = given.make(RequestOptions)
+    if isinstance(prompts[0], tuple):
+        if options.exclude_input_in_output is False:
+            allowed = "true (the prompt came as ids, not as text)"
+            error = InvalidArgument("exclude_input_in_output", "false with input_ids", allowed)
+            raise given.as_spelled(error, fields_of(RequestOptions))
+        options = dataclasses.replace(options, exclude_input_in_output=True)
+    return ParsedRequest(
+        prompts=prompts,
+        given={name: value for name, value in given.values.items() if name in SAMPLING_FIELDS},
+        options=options,
+        warnings=tuple(dict.fromkeys(f"{error.field}: ignored, {error.given}" for error in unknown)),
+    )
+
+
+def _prompts(
+    tensors: Mapping[str, np.ndarray[Any, Any]], allows_rows: bool
+) -> tuple[str | tuple[int, ...], ...]:
+    if "input_ids" in tensors:
+        if "text_input" in tensors:
+            raise InvalidArgument("text_input, input_ids", "both", "one of them")
+        return (tuple(tensors["input_ids"].reshape(-1).tolist()),)
+    if "text_input" not in tensors:
+        raise InvalidArgument("text_input", "nothing", "a non-empty string, or input_ids instead")
+    texts = read_list(tensors["text_input"], "text_input")
+    if not texts or (len(texts) > 1 and not allows_rows):
+        allowed = "at least one value" if allows_rows else "one value (several: ensemble_unary)"
+        raise InvalidArgument("text_input", f"{len(texts)} values", allowed)
+    if "" in texts:
+        at = f" at {texts.index('')}" if len(texts) > 1 else ""
+        raise InvalidArgument("text_input", f"an empty string{at}", "a non-empty string")
+    return tuple(texts)
+
+
+# How to read the tensors of a model folder's clients.
+DIALECTS: dict[str, Callable[[Path], Dialect]] = {
+    "vllm": lambda _: VllmBackend(),
+    "trtllm": lambda folder: trtllm.TrtLlm(_model_number(folder, "vocab_size")),
+}
+STAGE_PARAMETERS = ("generation_model", "forwarded_headers", "dialect")
 
 
 class TokenizerStage:
     """Tokenizes for one generation model. `max_model_len` None: the length is checked by generation only."""
 
     def __init__(
-        self, tokenizer: Tokenizer, max_model_len: int | None, forwarded: re.Pattern[str] | None = None
+        self,
+        tokenizer: Tokenizer,
+        max_model_len: int | None,
+        forwarded: re.Pattern[str] | None = None,
+        dialect: Dialect | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._forwarded = forwarded
+        self._dialect = dialect
 
     @classmethod
     def from_args(cls, args: Mapping[str, str]) -> TokenizerStage:
         """From what Triton hands to initialize(). The config's parameter `generation_model` (default
         "generation") names the model of the same repository whose settings say which tokenizer this is;
-        `forwarded_headers` is a regular expression, that of tritonserver's --http-header-forward-pattern."""
+        `forwarded_headers` is a regular expression, that of tritonserver's --http-header-forward-pattern;
+        `dialect` says whose inputs the config has: "vllm" (default; Triton's vLLM backend) or "trtllm"."""
         parameters = json.loads(args["model_config"]).get("parameters", {})
         values = {name: value["string_value"] for name, value in parameters.items()}
         for name in values:
-            if name not in ("generation_model", "forwarded_headers"):
-                raise InvalidArgument(name, "an unknown parameter", "generation_model, forwarded_headers")
+            if name not in STAGE_PARAMETERS:
+                raise InvalidArgument(name, "an unknown parameter", ", ".join(STAGE_PARAMETERS))
+        dialect = values.get("dialect", "vllm")
+        if dialect not in DIALECTS:
+            raise InvalidArgument("dialect", describe(dialect), ", ".join(DIALECTS))
         pattern = values.get("forwarded_headers")
         folder = Path(args["model_repository"]).parent / values.get("generation_model", "generation")
         config = EngineConfig.from_file(newest_settings(folder))
         model = config.model_folder()
         limit = config.max_model_len or model_limit(model)
-        return cls(Tokenizer(model), limit, re.compile(pattern, re.IGNORECASE) if pattern else None)
+        forwarded = re.compile(pattern, re.IGNORECASE) if pattern else None
+        return cls(Tokenizer(model), limit, forwarded, DIALECTS[dialect](model))
 
     def execute(self, requests: Sequence[Any], pb_utils: Any) -> list[Any]:
         """One response for each request, in order."""
         parsed: list[ParsedRequest | Exception] = [self._parse(request) for request in requests]
         good = [item for item in parsed if isinstance(item, ParsedRequest)]
-        encoded = iter(self._encode([item.text for item in good]))
+        texts = [prompt for item in good for prompt in item.prompts if isinstance(prompt, str)]
+        encoded = iter(self._encode(texts))
+
+        def rows_of(item: ParsedRequest) -> list[Sequence[int] | Exception]:
+            limit = item.given.get("truncate_prompt_tokens")
+            rows = [(prompt, next(encoded) if isinstance(prompt, str) else prompt) for prompt in item.prompts]
+            return [self._truncate(prompt, ids, limit) for prompt, ids in rows]
+
         return [
-            self._response(item, next(encoded) if isinstance(item, ParsedRequest) else item, pb_utils)
+            self._response(item, rows_of(item) if isinstance(item, ParsedRequest) else [], pb_utils)
             for item in parsed
         ]
 
     def _parse(self, request: Any) -> ParsedRequest | Exception:
         try:
             tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-            return parse_request(tensors, json.loads(request.parameters()), self._forwarded)
+            return parse_request(
+                tensors,
+                json.loads(request.parameters()),
+                self._forwarded,
+                self._dialect,
+                allows_rows="row_lengths" in request.requested_output_names(),
+            )
         except Exception as error:  # one request's trouble must not reach its neighbours
             return error
 
@@ -136,9 +208,24 @@ class TokenizerStage:
                 return [InvalidArgument("text_input", describe(texts[0]), allowed)]
             return [result for text in texts for result in self._encode([text])]
 
-    def _response(self, item: ParsedRequest | Exception, ids: list[int] | Exception, pb_utils: Any) -> Any:
-        error = ids if isinstance(ids, Exception) else self._length_error(ids)
-        if isinstance(item, ParsedRequest) and not isinstance(ids, Exception) and error is None:
+    def _truncate(
+        self, prompt: str | Sequence[int], ids: Sequence[int] | Exception, limit: int | None
+    ) -> Sequence[int] | Exception:
+        if limit == -1:
+            limit = self._max_model_len and self._max_model_len - 1
+        if limit is None or isinstance(ids, Exception):
+            return ids
+        try:
+            return self._tokenizer.truncate(prompt, list(ids), limit)
+        except InvalidArgument as error:
+            return error
+
+    def _response(
+        self, item: ParsedRequest | Exception, rows: Sequence[Sequence[int] | Exception], pb_utils: Any
+    ) -> Any:
+        error = item if isinstance(item, Exception) else self._row_error(item, rows)
+        if isinstance(item, ParsedRequest) and error is None:
+            ids = [row for row in rows if not isinstance(row, Exception)]
             tensors = [pb_utils.Tensor(name, value) for name, value in outputs(item, ids).items()]
             return pb_utils.InferenceResponse(output_tensors=tensors)
         is_ours = isinstance(error, InvalidArgument)
@@ -146,30 +233,50 @@ class TokenizerStage:
         message = str(error) if is_ours else f"tokenizer: {type(error).__name__}: {error}"
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
 
-    def _length_error(self, ids: list[int]) -> InvalidArgument | None:
-        if not ids:
-            return InvalidArgument("text_input", "text of 0 tokens", "text of at least one token")
-        if self._max_model_len is not None and len(ids) >= self._max_model_len:
+    def _row_error(self, item: ParsedRequest, rows: Sequence[Sequence[int] | Exception]) -> Exception | None:
+        """The first error of a row."""
+        name = "text_input" if isinstance(item.prompts[0], str) else "input_ids"
+        for index, row in enumerate(rows):
+            error = row if isinstance(row, Exception) else self._length_error(name, len(row))
+            if isinstance(error, InvalidArgument) and len(rows) > 1:
+                return InvalidArgument(error.field, f"{error.given} at {index}", error.allowed)
+            if error is not None:
+                return error
+        return None
+
+    def _length_error(self, name: str, length: int) -> InvalidArgument | None:
+        what = "text of " if name == "text_input" else ""
+        if length == 0:
+            allowed = f"{what}at least one token"
+            return InvalidArgument(name, f"{what}0 tokens", allowed)
+        if self._max_model_len is not None and length >= self._max_model_len:
             allowed = f"at most {self._max_model_len - 1} tokens (max_model_len - 1)"
-            return InvalidArgument("text_input", f"{len(ids)} tokens", allowed)
+            return InvalidArgument(name, f"{length} tokens", allowed)
         return None
 
 
-def outputs(request: ParsedRequest, ids: Sequence[int]) -> dict[str, np.ndarray[Any, Any]]:
-    """The inputs of `generation`: ids, the settings that the request gave, and how to answer."""
+def outputs(request: ParsedRequest, rows: Sequence[Sequence[int]]) -> dict[str, np.ndarray[Any, Any]]:
+    """The inputs of `generation`: ids, the settings that the request gave, and how to answer. `rows`: the
+    ids of each prompt."""
     options = request.options
     tensors: dict[str, np.ndarray[Any, Any]] = {
-        "input_ids": np.asarray(ids, np.int32),  # [num_prompt_tokens]
+        "input_ids": np.concatenate([np.asarray(row, np.int32) for row in rows]),  # [num_prompt_tokens]
+        "row_lengths": np.asarray([len(row) for row in rows], np.int32),  # [num_rows]; for generation_unary
         "stream": np.asarray([options.stream]),
         "acknowledge": np.asarray([True]),
     }
-    if options.includes_prompt:
-        tensors["prompt_text"] = np.asarray([request.text.encode()], np.object_)
+    texts = [prompt.encode() for prompt in request.prompts if isinstance(prompt, str)]
+    if options.includes_prompt and texts:
+        tensors["prompt_text"] = np.asarray(texts, np.object_)
+    if request.warnings:
+        tensors["warnings"] = np.asarray([warning.encode() for warning in request.warnings], np.object_)
     for name in ("return_finish_reason", "return_num_input_tokens", "return_num_output_tokens"):
         if getattr(options, name):
             tensors[name] = np.asarray([True])
     for name, value in request.given.items():
         field = NAMES.fields[name]
+        if field.is_prompts:
+            continue
         items = value if isinstance(value, tuple) else (value,)
         if field.type == "strings":
             tensors[name] = np.asarray([item.encode() for item in items], np.object_)
@@ -192,26 +299,9 @@ def newest_settings(folder: Path) -> Path:
 
 def model_limit(folder: Path) -> int | None:
     """max_position_embeddings of a model's config.json."""
-    limit = json.loads((folder / "config.json").read_text("utf-8")).get("max_position_embeddings")
-    return limit if isinstance(limit, int) else None
+    return _model_number(folder, "max_position_embeddings")
 
 
-def _options(tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, bool]:
-    return {name: bool(_single(tensors[name], name)) for name in OPTION_FIELDS if name in tensors}
-
-
-def _string(tensor: np.ndarray[Any, Any], name: str) -> str:
-    value = _single(tensor, name)
-    if not isinstance(value, bytes):
-        return str(value)
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError as error:
-        given = f"invalid UTF-8 at byte {error.start} (0x{value[error.start]:02x})"
-        raise InvalidArgument(name, given, "a UTF-8 string") from None
-
-
-def _single(tensor: np.ndarray[Any, Any], name: str) -> Any:
-    if tensor.size != 1:
-        raise InvalidArgument(name, f"{tensor.size} values", "one value (batches are not supported yet)")
-    return tensor.reshape(-1)[0]
+def _model_number(folder: Path, key: str) -> int | None:
+    value = json.loads((folder / "config.json").read_text("utf-8")).get(key)
+    return value if isinstance(value, int) else None

@@ -6,7 +6,7 @@ import ctypes
 import hashlib
 import subprocess
 import tempfile
-from ctypes import POINTER, Structure, byref, c_char_p, c_float, c_int32, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_float, c_int32, c_int64, c_size_t, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[3]
 DTYPES = {torch.bfloat16: 0, torch.float16: 1}
+KV_DTYPES = {torch.bfloat16: 0, torch.float16: 0, torch.float8_e4m3fn: 1}
 
 
 class Config(Structure):
@@ -29,6 +30,7 @@ class Config(Structure):
             "max_seq_len",
             "num_sms",
             "split_keys",
+            "window",
         )
     ]
 
@@ -57,6 +59,9 @@ class Params(Structure):
         ("block_tables", c_void_p),
         ("stride_block_table", c_int64),
         ("workspace", c_void_p),
+        ("kv_dtype", c_int32),
+        *((name, c_float) for name in ("k_scale", "v_scale", "soft_cap")),
+        ("follows_layer", c_bool),
     ]
 
 
@@ -69,14 +74,15 @@ def library() -> ctypes.CDLL:
     ]
     headers = [
         *sorted((ROOT / "cuda/src/paged_attention").glob("*.*h")),
-        ROOT / "cuda/include/quire/cuda/paged_attention.h",
+        *sorted((ROOT / "cuda/src/common").glob("*.*h")),
+        *(ROOT / "cuda/include/quire/cuda" / name for name in ("dtype.h", "paged_attention.h")),
     ]
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in sources + headers)).hexdigest()[:16]
     path = Path(tempfile.gettempdir()) / f"quire_paged_attention_{digest}.so"
     if not path.exists():
         building = path.with_suffix(".building")
         flags = ["-gencode=arch=compute_90a,code=sm_90a", "-std=c++17", "-O3", "-lineinfo", "-t0"]
-        flags += ["-shared", "-Xcompiler", "-fPIC", f"-I{ROOT / 'cuda/include'}"]
+        flags += ["-shared", "-Xcompiler", "-fPIC", f"-I{ROOT / 'cuda/include'}", f"-I{ROOT / 'cuda/src'}"]
         subprocess.run(["nvcc", *flags, *map(str, sources), "-o", str(building)], check=True)
         building.rename(path)
     lib = ctypes.CDLL(str(path))
@@ -84,7 +90,16 @@ def library() -> ctypes.CDLL:
         function = getattr(lib, f"quire_attention_{name}")
         function.restype = c_char_p
         function.argtypes = [POINTER(params), POINTER(c_size_t) if name == "workspace_bytes" else c_void_p]
+    lib.quire_late_copy.restype = c_char_p
+    lib.quire_late_copy.argtypes = [c_void_p, c_void_p, c_int64, c_int64, c_void_p]
     return lib
+
+
+def late_copy(to: Tensor, source: Tensor, nanoseconds: int) -> None:
+    """A copy of contiguous bytes by a kernel behind whose beginning the next kernel may begin."""
+    stream = torch.cuda.current_stream().cuda_stream
+    num_bytes = to.numel() * to.element_size()
+    _checked(library().quire_late_copy(to.data_ptr(), source.data_ptr(), num_bytes, nanoseconds, stream))
 
 
 def _checked(error: bytes | None) -> None:
@@ -106,10 +121,19 @@ class PagedAttention:
         max_seq_len: int,
         split_keys: int = 0,
         num_sms: int = 0,
+        window: int = 0,
     ) -> None:
         sms = num_sms or torch.cuda.get_device_properties(0).multi_processor_count
         self.config = Config(
-            num_q_heads, num_kv_heads, head_dim, max_num_reqs, max_num_tokens, max_seq_len, sms, split_keys
+            num_q_heads,
+            num_kv_heads,
+            head_dim,
+            max_num_reqs,
+            max_num_tokens,
+            max_seq_len,
+            sms,
+            split_keys,
+            window,
         )
         num_bytes = c_size_t()
         _checked(library().quire_attention_workspace_bytes(byref(self.config), byref(num_bytes)))
@@ -139,6 +163,10 @@ class PagedAttention:
         max_query_len: int,
         softmax_scale: float | None = None,
         block_size: int | None = None,
+        k_scale: float = 1.0,
+        v_scale: float = 1.0,
+        soft_cap: float = 0.0,
+        follows_layer: bool = False,
     ) -> None:
         params = Params(
             self.config,
@@ -155,5 +183,10 @@ class PagedAttention:
             block_tables.data_ptr(),
             block_tables.stride(0),
             self.workspace.data_ptr(),
+            KV_DTYPES[key_cache.dtype],
+            k_scale,
+            v_scale,
+            soft_cap,
+            follows_layer,
         )
         _checked(library().quire_attention_run(byref(params), torch.cuda.current_stream().cuda_stream))

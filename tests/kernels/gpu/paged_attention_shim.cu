@@ -3,6 +3,8 @@
 #include <exception>
 #include <string>
 
+#include "common/dependency.cuh"
+#include "common/launch.h"
 #include "quire/cuda/paged_attention.h"
 
 namespace {
@@ -19,9 +21,31 @@ const char* guarded(F&& f) {
   }
 }
 
+// Copies `bytes` bytes, after the kernels in front have ended and some time has passed in which the kernel
+// behind may begin.
+__global__ void late_copy(unsigned char* to, const unsigned char* from, int64_t bytes, int64_t nanoseconds) {
+  quire::cuda::launch_dependents();
+  quire::cuda::wait_for_dependencies();
+  for (int64_t i = 0; i < nanoseconds; i += 1000) __nanosleep(1000);
+  for (int64_t i = threadIdx.x; i < bytes; i += blockDim.x) to[i] = from[i];
+}
+
 }  // namespace
 
 extern "C" {
+
+const char* quire_late_copy(void* to, const void* from, int64_t bytes, int64_t nanoseconds,
+                            cudaStream_t stream) {
+  return guarded([&] {
+    quire::cuda::LaunchConfig config;
+    config.grid = 1;
+    config.block = 1024;
+    config.overlaps = true;
+    config.stream = stream;
+    quire::cuda::launch("late_copy", late_copy, config, static_cast<unsigned char*>(to),
+                        static_cast<const unsigned char*>(from), bytes, nanoseconds);
+  });
+}
 
 const char* quire_attention_workspace_bytes(const quire::cuda::PagedAttentionConfig* config, size_t* bytes) {
   return guarded([&] { *bytes = quire::cuda::paged_attention_workspace_bytes(*config); });

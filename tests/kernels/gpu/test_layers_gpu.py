@@ -85,6 +85,41 @@ def test_silu_mul_at_the_ends_of_float() -> None:
     assert out[0, 5].isnan()
 
 
+def assert_quantized(out: Tensor, scale: Tensor, expected: Tensor, what: str) -> None:
+    """out and scale are what the row's result in its own type gives, bit for bit."""
+    largest = expected.float().abs().amax(1).clamp_min(1e-12)
+    # One rounding each, of which torch's division by a constant may differ in the last bit.
+    torch.testing.assert_close(scale, largest / 448, rtol=3e-7, atol=0)
+    inverse = torch.full_like(largest, 448) / largest
+    assert torch.equal(out.float(), (expected.float() * inverse[:, None]).to(torch.float8_e4m3fn).float()), (
+        what
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [*SIZES, 14336])
+def test_float8_outputs(size: int, dtype: torch.dtype) -> None:
+    """What the kernels store in their own type, quantised with one scale per row; zeros, NaN."""
+    weight = normal(size, dtype=dtype, seed=size) + 1
+    row_scale = torch.tensor([1e-3, 1, 0, 30, 1, 1], dtype=dtype, device="cuda")[:, None]
+    x, residual = (normal(6, size, dtype=dtype, seed=seed) * row_scale for seed in (0, 1))
+    updated = residual.clone()
+    expected = gpu_ops.rms_norm(x, weight, 1e-5, updated)
+    out, scale = gpu_ops.rms_norm_float8(x, weight, 1e-5, residual)
+    assert torch.equal(residual, updated)
+    assert_quantized(out, scale, expected, f"rms_norm of {size}")
+    assert not out[2].float().any()
+    for apart in (0, 9):
+        if apart and size > 8192:
+            continue
+        gate_up = (normal(6, 2 * size + apart, dtype=dtype) * row_scale)[:, : 2 * size]
+        assert_quantized(*gpu_ops.silu_mul_float8(gate_up), gpu_ops.silu_mul(gate_up), f"silu_mul of {size}")
+    gate_up[4, size - 1] = math.nan
+    out, scale = gpu_ops.silu_mul_float8(gate_up)
+    assert out[4, size - 1].float().isnan()
+    assert out.float().isnan().sum() == 1, "one NaN spreads"
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", [1, 37, 256, 4096])
 def test_embedding(size: int, dtype: torch.dtype) -> None:
@@ -97,6 +132,58 @@ def test_embedding(size: int, dtype: torch.dtype) -> None:
     assert out[4:].isnan().all()
 
 
+def test_embedding_of_last_token_ids() -> None:
+    """~row is the id that last_token_ids holds for the row; no such row and no such id give NaN."""
+    table = normal(50, 72, dtype=torch.bfloat16)
+    last = torch.tensor([3, 49, -1, 50, 0], dtype=torch.int32, device="cuda")
+    ids = torch.tensor([~0, 5, ~1, ~4, ~2, ~3, ~5, -(2**31), 50], dtype=torch.int32, device="cuda")
+    out = torch.zeros((9, 72), dtype=torch.bfloat16, device="cuda")
+    gpu_ops.embedding(ids, table, out, last)
+    assert torch.equal(out[:4], table[[3, 5, 49, 0]])
+    assert out[4:].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("width", "width2"), [(1, 1), (64, 2048), (4096, 256), (36, 8), (256, 0)])
+def test_gather_rows(width: int, width2: int, dtype: torch.dtype) -> None:
+    """out[j] = x[indices[j]] of both tensors, rows apart, repeats; an index outside gives NaN."""
+    wide, wide2 = normal(20, width + 8, dtype=dtype), normal(20, width2 + 3, dtype=dtype, seed=1)
+    tensors = [wide[:, :width], wide2[:, :width2]] if width2 else [wide[:, :width]]
+    indices = torch.tensor([19, 0, 7, 7, 3, -1, 20], dtype=torch.int32, device="cuda")
+    outs = [torch.zeros((7, x.size(1)), dtype=dtype, device="cuda") for x in tensors]
+    gpu_ops.gather_rows(indices, *tensors, outs=outs)
+    for x, out in zip(tensors, outs, strict=True):
+        assert torch.equal(out[:5], x[indices[:5].long()])
+        assert out[5:].isnan().all()
+
+
+@pytest.mark.parametrize("num_updates", [0, 1, 255, 300, 20000, 20001])
+def test_update_block_tables(num_updates: int) -> None:
+    """The first num_updates pairs and no more; an index outside the tables is skipped; fits in a graph."""
+    max_updates, rows, stride = 20000, 300, 100
+    generator = torch.Generator().manual_seed(num_updates)
+    updates = torch.empty((max_updates, 2), dtype=torch.int32)
+    updates[:, 0] = torch.randperm(rows * stride, generator=generator)[:max_updates]
+    updates[:, 1] = torch.arange(max_updates)
+    updates[::7, 0] = torch.tensor([-1, rows * stride, -(2**31), 2**31 - 1])[
+        torch.arange(len(updates[::7])) % 4
+    ].to(torch.int32)
+    tables = torch.full((rows + 1, stride), -5, dtype=torch.int32, device="cuda")
+    count = torch.zeros(1, dtype=torch.int32, device="cuda")
+    on_device = torch.zeros_like(updates, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        gpu_ops.update_block_tables(on_device, count, tables[:rows])
+    on_device.copy_(updates)
+    count.fill_(num_updates)
+    graph.replay()
+    expected = torch.full((rows + 1, stride), -5, dtype=torch.int32)
+    kept = [(i, b) for i, b in updates[:num_updates].tolist() if 0 <= i < rows * stride]
+    for i, block in kept:
+        expected.view(-1)[i] = block
+    assert torch.equal(tables.cpu(), expected)
+
+
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x [num_tokens, num_heads, head_dim] in float32, as Hugging Face's rotate_half."""
     a, b = x.float().chunk(2, -1)
@@ -104,10 +191,21 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * c - b * s, b * c + a * s], -1)
 
 
+def as_e4m3(x: Tensor, scale: float) -> Tensor:
+    """What a float8 cache holds of x, as float32. torch does not saturate by itself."""
+    one = torch.tensor(1.0)  # the kernel's reciprocal is that of a float32
+    inverse = (one / torch.tensor(scale)).to(x.device)
+    return (x.float() * inverse).clamp(-448, 448).to(torch.float8_e4m3fn).float()
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head_dim", [32, 40, 64, 72, 80, 96, 128, 256])
 @pytest.mark.parametrize(("num_q_heads", "num_kv_heads"), [(6, 2), (1, 1), (32, 8)])
-def test_rope_and_cache(num_q_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("has_norm", [False, True], ids=["", "qk-norm"])
+@pytest.mark.parametrize("is_float8", [False, True], ids=["", "float8"])
+def test_rope_and_cache(
+    num_q_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, has_norm: bool, is_float8: bool
+) -> None:
     """Queries in place, keys and values in their slots, slot -1 skipped, all else untouched."""
     num_tokens, max_position, num_blocks, block_size = 37, 300, 7, 16
     generator = torch.Generator().manual_seed(head_dim)
@@ -117,27 +215,53 @@ def test_rope_and_cache(num_q_heads: int, num_kv_heads: int, head_dim: int, dtyp
     slots = torch.randperm(num_blocks * block_size, generator=generator)[:num_tokens].cuda()
     slots[::5] = -1
     shape = (num_blocks, block_size, num_kv_heads, head_dim)
-    key_cache = torch.full(shape, math.nan, dtype=dtype, device="cuda")
+    stored_as = torch.float8_e4m3fn if is_float8 else dtype
+    key_cache = torch.full(shape, math.nan, device="cuda").to(stored_as)
     value_cache = key_cache.clone()
+    k_scale, v_scale = (0.005, 0.25) if is_float8 else (1.0, 1.0)  # the larger keys saturate
+    norms = [normal(head_dim, dtype=dtype, seed=seed) + 1 for seed in (8, 9)] if has_norm else [None, None]
     width = (num_q_heads + 2 * num_kv_heads) * head_dim
     activation = normal(num_tokens, width + 24, dtype=dtype, seed=1)  # rows lie apart
     before = activation.clone()
 
+    torch.cuda.synchronize()  # so that the places are settled
     gpu_ops.rope_and_cache(
-        activation[:, :width], cos, sin, positions, slots, key_cache, value_cache, num_q_heads
+        activation[:, :width],
+        cos,
+        sin,
+        positions,
+        slots,
+        key_cache,
+        value_cache,
+        num_q_heads,
+        k_scale=k_scale,
+        v_scale=v_scale,
+        q_norm=norms[0],
+        k_norm=norms[1],
+        norm_eps=1e-5,
+        places_are_settled=num_q_heads == 6,
     )
 
     q, k, v = before[:, :width].split([num_q_heads * head_dim, *[num_kv_heads * head_dim] * 2], 1)
     c, s = cos[positions.long()], sin[positions.long()]
     q_width = num_q_heads * head_dim
-    expected_q = rotated(q.reshape(num_tokens, -1, head_dim), c, s).flatten(1)
-    expected_k = rotated(k.reshape(num_tokens, -1, head_dim), c, s).flatten(1)
+    heads = [x.reshape(num_tokens, -1, head_dim) for x in (q, k)]
+    heads = [x if norm is None else llama_norm(x, norm, 1e-5) for x, norm in zip(heads, norms, strict=True)]
+    expected_q, expected_k = (rotated(x, c, s).flatten(1) for x in heads)
     assert_close(activation[:, :q_width], expected_q, ROUNDED_ONCE[dtype], "rotated query")
     assert torch.equal(activation[:, q_width:], before[:, q_width:]), "only the query part of qkv may change"
-    keys, values = key_cache.view(num_blocks * block_size, -1), value_cache.view(num_blocks * block_size, -1)
+    keys = key_cache.float().view(num_blocks * block_size, -1)
+    values = value_cache.float().view(num_blocks * block_size, -1)
     stored = slots >= 0
-    assert_close(keys[slots[stored]], expected_k[stored], ROUNDED_ONCE[dtype], "keys")
-    assert torch.equal(values[slots[stored]], v[stored])
+    if is_float8:
+        expected_k, expected_v = as_e4m3(expected_k, k_scale), as_e4m3(v, v_scale)
+        assert (expected_k[stored].abs() == 448).any(), "nothing saturates"
+        # A sum in another order turns a rounding here and there, by 1/16.
+        assert_close(keys[slots[stored]], expected_k[stored], 6e-3, "keys")
+        assert torch.equal(values[slots[stored]], expected_v[stored])
+    else:
+        assert_close(keys[slots[stored]], expected_k[stored], ROUNDED_ONCE[dtype], "keys")
+        assert torch.equal(values[slots[stored]], v[stored].float())
     untouched = torch.ones(num_blocks * block_size, dtype=torch.bool, device="cuda")
     untouched[slots[stored]] = False
     assert keys[untouched].isnan().all(), "a slot that no token owns was written"
@@ -172,6 +296,8 @@ def test_batch_mates_change_nothing(dtype: torch.dtype) -> None:
             gpu_ops.rms_norm(x[rows], weight, 1e-5, updated),
             updated,
             gpu_ops.silu_mul(gate_up[rows]),
+            *(x.float() for x in gpu_ops.rms_norm_float8(x[rows], weight, 1e-5)),
+            *(x.float() for x in gpu_ops.silu_mul_float8(gate_up[rows])),
         ]
 
     together = run(slice(None))
@@ -207,3 +333,8 @@ def test_no_rows_and_refused_sizes() -> None:
     cache = torch.zeros((1, 16, 1, 36), device="cuda")
     with pytest.raises(ValueError, match=r"head_dim: got 36; allowed: multiples of 8 from 32 to 256"):
         gpu_ops.rope_and_cache(big, big, big, big, big, cache, cache, 1)
+    cache = torch.zeros((1, 16, 1, 32), device="cuda")
+    with pytest.raises(ValueError, match=r"q_norm and k_norm: got one of them; allowed: both or none"):
+        gpu_ops.rope_and_cache(big, big, big, big, big, cache, cache, 1, q_norm=big)
+    with pytest.raises(ValueError, match=r"k_scale, v_scale: got 0\.0+; allowed: above 0"):
+        gpu_ops.rope_and_cache(big, big, big, big, big, cache, cache, 1, v_scale=0.0)

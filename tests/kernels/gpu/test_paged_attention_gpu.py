@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass
-
 import pytest
 import torch
-from attention_library import PagedAttention
+from attention_case import ABSURD_BLOCK_ID, RAGGED, TOLERANCE, assert_close, make_case
+from attention_library import PagedAttention, late_copy
 from torch import Tensor
 
 pytestmark = pytest.mark.gpu
-
-ABSURD_BLOCK_ID = 2**31 - 1
-# Probabilities are rounded to the cache's type before they meet the values, and so is the output.
-TOLERANCE = {torch.bfloat16: 6e-3, torch.float16: 1e-3}
-# (query_len, seq_len): decode and prompts at and around blocks and tiles, behind a prefix, and empty.
-RAGGED = [(1, 1), (1, 15), (0, 0), (1, 16), (1, 17), (1, 63), (1, 64), (1, 65), (1, 1000), (5, 5), (2, 40)]
-RAGGED += [(33, 33), (0, 50), (7, 130), (128, 128), (1, 333), (200, 777), (301, 301), (64, 2000), (1, 3)]
 
 
 # The fixtures of the CPU kernels' tests have nothing to do here.
@@ -29,147 +20,6 @@ def isa() -> None:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     pass
-
-
-@dataclass
-class Case:
-    attention: PagedAttention
-    lens: list[tuple[int, int]]
-    query: Tensor  # [num_tokens, num_q_heads * head_dim], a slice of a wider activation
-    key_cache: Tensor
-    value_cache: Tensor
-    keys: list[Tensor]  # per request [seq_len, num_kv_heads, head_dim]
-    values: list[Tensor]
-    block_tables: Tensor
-    geometry: tuple[Tensor, Tensor, Tensor, Tensor]  # num_reqs, query_start_loc, seq_lens, block_table_rows
-
-    @property
-    def max_query_len(self) -> int:
-        return max(q for q, _ in self.lens)
-
-    def plan(self) -> None:
-        self.attention.plan(*self.geometry)
-
-    def run(self) -> Tensor:
-        """The output [num_tokens, num_q_heads * head_dim]; checks that it was written and nothing beside."""
-        n, width = self.query.shape
-        out = torch.full((n + 3, width + 8), torch.nan, dtype=self.query.dtype, device="cuda")
-        self.attention.run(
-            self.query,
-            self.key_cache,
-            self.value_cache,
-            out[:n, :width],
-            self.block_tables,
-            max_query_len=self.max_query_len,
-        )
-        assert out[n:].isnan().all()
-        assert out[:, width:].isnan().all()
-        return out[:n, :width]
-
-    def reference(self) -> Tensor:
-        c = self.attention.config
-        rows, first = [], 0
-        for (query_len, seq_len), keys, values in zip(self.lens, self.keys, self.values, strict=True):
-            q = self.query[first : first + query_len].float().view(query_len, c.num_q_heads, c.head_dim)
-            first += query_len
-            group = c.num_q_heads // c.num_kv_heads
-            k = keys.float().repeat_interleave(group, dim=1)
-            v = values.float().repeat_interleave(group, dim=1)
-            scores = torch.einsum("qhd,khd->hqk", q, k) * c.head_dim**-0.5
-            positions = torch.arange(seq_len - query_len, seq_len, device="cuda")
-            hidden = torch.arange(seq_len, device="cuda")[None, :] > positions[:, None]
-            probabilities = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
-            rows.append(torch.einsum("hqk,khd->qhd", probabilities, v).flatten(1))
-        return torch.cat(rows)
-
-    def check(self) -> None:
-        assert_close(self.run(), self.reference(), TOLERANCE[self.query.dtype])
-
-
-def assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
-    a, e = actual.double(), expected.double()
-    assert not a.isnan().any(), f"{int(a.isnan().any(dim=1).sum())} of {len(a)} rows have NaN"
-    error = ((a - e).norm() / e.norm().clamp_min(1e-30)).item()
-    by_row = (a - e).norm(dim=1) / e.norm(dim=1).clamp_min(1e-30)
-    assert error <= tolerance, (
-        f"relative error {error:.3g}; worst row {int(by_row.argmax())}: {by_row.max():.3g}"
-    )
-    assert by_row.max().item() <= 5 * tolerance, f"row {int(by_row.argmax())}: {by_row.max():.3g}"
-
-
-def make_case(
-    lens: list[tuple[int, int]],
-    *,
-    num_q_heads: int = 8,
-    num_kv_heads: int = 2,
-    head_dim: int = 128,
-    block_size: int = 16,
-    dtype: torch.dtype = torch.bfloat16,
-    split_keys: int = 0,
-    num_blocks: int = 0,
-    num_sms: int = 0,
-    padded_reqs: int = 2,
-    seed: int = 0,
-) -> Case:
-    torch.manual_seed(seed)
-    rng = random.Random(seed)
-    needed = [-(-seq_len // block_size) for _, seq_len in lens]
-    num_blocks = num_blocks or sum(needed) + 8
-    shape = (num_blocks, block_size, num_kv_heads, head_dim)
-    caches = [torch.full(shape, torch.nan, dtype=dtype, device="cuda") for _ in range(2)]
-    free = rng.sample(range(num_blocks), sum(needed))
-    if num_blocks > sum(needed) + 8:
-        free[0] = num_blocks - 1  # far out: offsets pass 2^31
-    rows = rng.sample(range(len(lens) + 3), len(lens))
-    tables = torch.full((len(lens) + 3, max(needed) + 5), ABSURD_BLOCK_ID, dtype=torch.int32)
-    stored: list[list[Tensor]] = [[], []]
-    for (_, seq_len), count, row in zip(lens, needed, rows, strict=True):
-        ids = [free.pop() for _ in range(count)]
-        tables[row, :count] = torch.tensor(ids, dtype=torch.int32)
-        positions = torch.arange(seq_len)
-        blocks = torch.tensor(ids, dtype=torch.long)[positions // block_size].cuda()
-        for cache, kept in zip(caches, stored, strict=True):
-            x = torch.randn(seq_len, num_kv_heads, head_dim, device="cuda").to(dtype)
-            cache[blocks, (positions % block_size).cuda()] = x
-            kept.append(x)
-    starts = [0]
-    for query_len, _ in lens:
-        starts.append(starts[-1] + query_len)
-    width = num_q_heads * head_dim
-    activation = torch.full(
-        (starts[-1], width + 2 * num_kv_heads * head_dim), torch.nan, dtype=dtype, device="cuda"
-    )
-    activation[:, :width] = 2 * torch.randn(starts[-1], width, device="cuda").to(dtype)
-
-    def to_gpu(x: list[int]) -> Tensor:
-        return torch.tensor(x, dtype=torch.int32, device="cuda")
-
-    garbage = [-12345] * padded_reqs  # past num_reqs nothing is read
-    geometry = (
-        to_gpu([len(lens)]),
-        to_gpu(starts + garbage),
-        to_gpu([s for _, s in lens] + garbage),
-        to_gpu(rows + garbage),
-    )
-    attention = PagedAttention(
-        num_q_heads=num_q_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
-        max_num_reqs=len(lens) + padded_reqs,
-        max_num_tokens=starts[-1] + 5,
-        max_seq_len=max(s for _, s in lens),
-        split_keys=split_keys,
-        num_sms=num_sms,
-    )
-    return Case(
-        attention,
-        lens,
-        activation[:, :width],
-        *caches,
-        *stored,
-        block_tables=tables.cuda(),
-        geometry=geometry,
-    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -213,6 +63,55 @@ def test_however_the_batch_is_cut(lens: list[tuple[int, int]]) -> None:
     case.check()
 
 
+@pytest.mark.parametrize("num_sms", [1, 2, 7])
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+@pytest.mark.parametrize(
+    "lens",
+    [[(1, 20000)], [(1, 1024)] * 33, [(1, 64 * i) for i in range(60, 0, -1)], [(1, 64)] * 500 + [(1, 9000)]],
+    ids=["one", "equal", "falling", "short"],
+)
+def test_long_runs_of_few_workers(lens: list[tuple[int, int]], head_dim: int, num_sms: int) -> None:
+    case = make_case(lens, head_dim=head_dim, num_sms=num_sms, num_kv_heads=4)
+    case.plan()
+    case.check()
+    assert torch.equal(case.run(), case.run())
+
+
+# Prompts at and around tiles of 128 packed rows and of 128 keys, and behind prefixes of any length.
+TILE_EDGES = [(q, q) for q in (17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257)]
+TILE_EDGES += [(q, q + p) for q in (32, 33, 128) for p in (1, 63, 64, 95, 96, 97, 127, 128, 129, 500)]
+
+
+@pytest.mark.parametrize("num_sms", [0, 1])
+@pytest.mark.parametrize(("num_q_heads", "num_kv_heads"), [(8, 2), (2, 2), (7, 1), (64, 1)])
+@pytest.mark.parametrize(("head_dim", "block_size"), [(64, 16), (64, 64), (96, 32), (128, 16), (128, 128)])
+def test_prompts_may_end_anywhere_in_a_tile(
+    head_dim: int, block_size: int, num_q_heads: int, num_kv_heads: int, num_sms: int
+) -> None:
+    """Unused slots hold NaN, in the last block and in what tiles before left in shared memory."""
+    case = make_case(
+        TILE_EDGES,
+        num_q_heads=num_q_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        block_size=block_size,
+        num_sms=num_sms,
+    )
+    case.plan()
+    case.check()
+
+
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("lens", [[(20, 9000)], [(300, 9000), (5, 8000)], [(2000, 5000)]])
+def test_a_chunk_behind_a_long_prefix_is_cut(lens: list[tuple[int, int]], head_dim: int) -> None:
+    case = make_case(lens, head_dim=head_dim, num_q_heads=32, num_kv_heads=8)
+    case.plan()
+    case.check()
+    first = case.run()
+    for _ in range(5):
+        assert torch.equal(first, case.run())
+
+
 @pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
 @pytest.mark.parametrize(("num_q_heads", "num_kv_heads"), [(16, 8), (12, 6), (5, 5), (64, 4)])
 def test_few_workers_with_many_pieces_each(num_q_heads: int, num_kv_heads: int, head_dim: int) -> None:
@@ -252,13 +151,108 @@ def test_with_a_fixed_split_a_result_does_not_depend_on_the_batch() -> None:
     assert torch.equal(alone.run(), together.run()[:43])
 
 
-def test_repeats_are_equal_bit_for_bit() -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("block_size", [16, 32])
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+def test_a_cache_of_8_bit_floats(head_dim: int, block_size: int, dtype: torch.dtype) -> None:
+    case = make_case(RAGGED, head_dim=head_dim, block_size=block_size, dtype=dtype, float8=True)
+    case.plan()
+    case.check()
+
+
+@pytest.mark.parametrize("float8", [False, True])
+@pytest.mark.parametrize("window", [1, 16, 63, 64, 200, 100000])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_a_window_hides_older_keys(head_dim: int, window: int, float8: bool) -> None:
+    lens = [*RAGGED, (3, 900), (1, 5000), (900, 1500)]
+    case = make_case(lens, head_dim=head_dim, window=window, float8=float8)
+    # What lies wholly before the windows is not even loaded.
+    for (query_len, seq_len), row in zip(lens, case.geometry[3].tolist(), strict=False):
+        first_key = max(0, seq_len - query_len - window + 1) // 64 * 64
+        case.block_tables[row, : first_key // 16] = ABSURD_BLOCK_ID
+    case.plan()
+    case.check()
+
+
+def test_a_window_with_a_fixed_split() -> None:
+    case = make_case([*RAGGED, (2, 3000), (700, 900)], window=300, split_keys=128)
+    case.plan()
+    case.check()
+
+
+@pytest.mark.parametrize("float8", [False, True])
+@pytest.mark.parametrize("soft_cap", [0.5, 5.0, 50.0])
+def test_scores_are_capped(soft_cap: float, float8: bool) -> None:
+    case = make_case(RAGGED, soft_cap=soft_cap, float8=float8)
+    case.plan()
+    case.check()
+
+
+def test_scores_far_apart() -> None:
+    """The maximum that the probabilities are relative to rises late and by much, and in small steps."""
+    case = make_case([(1, 700), (2, 3000), (130, 600)])
+    for (_, seq_len), keys, row in zip(case.lens, case.keys, case.geometry[3].tolist(), strict=False):
+        for position in range(seq_len):
+            keys[position] *= 0.02 * position if position < 300 else 3.0
+        for first in range(0, seq_len, 16):
+            part = keys[first : first + 16]
+            case.key_cache[case.block_tables[row, first // 16], : len(part)] = part
+    case.plan()
+    case.check()
+
+
+@pytest.mark.parametrize("lens", [RAGGED, [(1, 600 + i) for i in range(40)], [(1, 1), (2, 3000), (1, 64)]])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_a_later_layer_begins_early(head_dim: int, lens: list[tuple[int, int]]) -> None:
+    """The keys of this step's tokens, and the queries, are written between the two layers' launches."""
+    case = make_case(lens, head_dim=head_dim)
+    case.plan()
+    expected = case.run()
+    new: list[tuple[Tensor, Tensor]] = []
+    for (query_len, seq_len), row in zip(lens, case.geometry[3].tolist(), strict=False):
+        at = torch.arange(seq_len - query_len, seq_len, device="cuda")
+        new.append((case.block_tables[row][at // 16].long(), at % 16))
+    blocks, slots = (torch.cat(x) for x in zip(*new, strict=True))
+    full = case.key_cache.clone(), case.value_cache.clone()
+    query = case.query.clone()
+    case.query = torch.empty_like(query)  # contiguous
+    out = torch.empty_like(query)
+
+    def launch(follows_layer: bool) -> None:
+        case.attention.run(
+            case.query,
+            case.key_cache,
+            case.value_cache,
+            out,
+            case.block_tables,
+            max_query_len=case.max_query_len,
+            follows_layer=follows_layer,
+        )
+
+    for _ in range(3):
+        case.query.fill_(torch.nan)
+        out.fill_(torch.nan)
+        for cache in (case.key_cache, case.value_cache):
+            cache[blocks, slots] = torch.nan
+        case.plan()
+        launch(False)
+        late_copy(case.query, query, 20000)
+        late_copy(case.key_cache, full[0], 20000)
+        late_copy(case.value_cache, full[1], 20000)
+        launch(True)
+        assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize("num_sms", [0, 2])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_repeats_are_equal_bit_for_bit(head_dim: int, num_sms: int) -> None:
     """Also over the layers that share a plan."""
-    case = make_case([*RAGGED, (1, 5000), (1024, 1024)])
+    lens = [*RAGGED, (1, 5000), (1024, 1024), *[(1, 300 + i) for i in range(30)]]
+    case = make_case(lens, head_dim=head_dim, num_sms=num_sms)
     case.plan()
     first = case.run()
-    for _ in range(20):
-        assert torch.equal(first, case.run())
+    for i in range(20):
+        assert torch.equal(first, case.run(follows_layer=i % 2 == 1))
     case.plan()
     assert torch.equal(first, case.run())
 

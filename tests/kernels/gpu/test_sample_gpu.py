@@ -281,6 +281,22 @@ def test_graph_capture() -> None:
     assert torch.equal(out.cpu(), run(second, temperature=0.8, top_p=0.9))
 
 
+@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(0.0, 0, 1.0), *SETTINGS, (1.0, 3000, 0.9)])
+def test_last_token_ids(temperature: float, top_k: int, top_p: float) -> None:
+    """Each id also lands in its row's entry, 0 in place of -1; padding rows share the last entry."""
+    logits = random_logits(6, 5000, scale=2).cuda()
+    logits[2, 17] = math.nan
+    given = arguments(6, temperature=temperature, top_k=top_k, top_p=top_p)
+    on_gpu = {name: tensor.cuda() for name, tensor in given.items()}
+    rows = torch.tensor([4, 0, 7, 2, 9, 9], dtype=torch.int32, device="cuda")
+    last = torch.full((10,), -9, dtype=torch.int32, device="cuda")
+    out = gpu_ops.sample(logits, **on_gpu, sample_rows=rows, last_token_ids=last).tolist()
+    assert out == gpu_ops.sample(logits, **on_gpu).tolist()
+    assert out[2] == -1
+    assert last[9].item() in (out[4], out[5])
+    assert last[:9].tolist() == [out[1], -9, out[3], -9, out[0], -9, -9, 0, -9]
+
+
 def test_no_rows_and_refused_sizes() -> None:
     """Nothing to sample is fine; a vocabulary that does not fit is named."""
     assert run(torch.zeros((0, 10))).shape == (0,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -54,47 +55,151 @@ class Sequence:
         return self.prompt + self.sampled
 
 
+@dataclass
+class Launch:
+    """A batch on its way to the fake model: what a device gets, and what the host had when it left."""
+
+    arrays: dict[str, np.ndarray]  # as packed, padding included
+    request_ids: list[int]
+    block_tables: np.ndarray  # [num_reqs, stride]: the requests' rows
+    request_of_sample: list[int]
+
+
 class FakeModel:
     """Next token = function of all previous tokens, read through the block tables.
 
     Its KV cache holds token ids. Each step it writes the batch's tokens to their slots, reads each request's
     whole sequence back through its block table, and compares it with what the request's tokens are. So a
     wrong block, slot, shared prefix or recomputation fails at the step where it happens.
+
+    Like a device it gets a batch as one packed buffer, runs it as late as it can (in collect(), when the core
+    is far ahead), and keeps for itself a copy of the block tables and the last id sampled for each row.
     """
 
-    def __init__(self, core: _core.EngineCore) -> None:
-        self.block_size = core.config.block_size
-        self.vocab_size = core.config.vocab_size
-        self.cache = np.full(core.config.num_blocks * self.block_size, POISON, dtype=np.int64)
+    def __init__(self, core: _core.EngineCore, sequences: dict[int, Sequence]) -> None:
+        config = core.config
+        self.sequences = sequences
+        self.block_size = config.block_size
+        self.vocab_size = config.vocab_size
+        self.max_num_seqs = config.max_num_seqs
+        self.max_batches_out = config.max_batches_out
+        self.layout = _core.BatchLayout(config)
+        self.stride = -(-config.max_model_len // config.block_size)
+        self.launched: deque[Launch] = deque()
+        self.cache = np.full(config.num_blocks * self.block_size, POISON, dtype=np.int64)
+        self.block_tables = np.full((self.max_num_seqs, self.stride), POISON, dtype=np.int64)
+        self.last_token_ids = np.full(self.max_num_seqs + 1, POISON, dtype=np.int64)
 
-    def execute(self, batch: _core.Batch, sequences: dict[int, Sequence]) -> np.ndarray:
-        assert len(set(batch.slot_mapping.tolist())) == batch.num_tokens, "two tokens share a slot"
-        self.cache[batch.slot_mapping] = batch.token_ids
-        ends: list[int] = []
-        for i in range(batch.num_reqs):
-            tokens = sequences[int(batch.request_ids[i])].tokens
-            begin, end = batch.query_start_loc[i : i + 2]
-            seq_len = int(batch.seq_lens[i])
-            assert batch.positions[begin:end].tolist() == list(range(seq_len - int(end - begin), seq_len))
-            positions = np.arange(seq_len)
-            row = batch.block_tables[batch.block_table_rows[i]]
-            slots = (
-                row[positions // self.block_size].astype(np.int64) * self.block_size
-                + positions % self.block_size
+    def launch(self, batch: _core.Batch) -> None:
+        rows = batch.block_table_rows
+        assert len(self.launched) < self.max_batches_out
+        self.launched.append(
+            Launch(
+                self.packed(batch),
+                batch.request_ids.tolist(),
+                batch.block_tables[rows].copy(),
+                batch.sample_req_idx.tolist(),
             )
-            assert slots[seq_len - int(end - begin) :].tolist() == batch.slot_mapping[begin:end].tolist()
+        )
+
+    def packed(self, batch: _core.Batch) -> dict[str, np.ndarray]:
+        """The arrays of a padded batch, read from no more than the used prefix of its buffer."""
+        num_tokens, num_reqs, num_sampled = (
+            -(-size // 8) * 8 for size in (batch.num_tokens, batch.num_reqs, batch.num_sampled)
+        )
+        buffer = np.full(self.layout.num_bytes, 0xCC, dtype=np.uint8)
+        used = batch.pack(self.layout, buffer.ctypes.data, num_tokens, num_reqs, num_sampled)
+        assert (buffer[used:] == 0xCC).all()
+        sizes = {"header": 4, "mask_ids": len(batch.mask_ids)}
+        sizes["block_table_updates"] = 2 * len(batch.block_table_updates)
+        sizes |= dict.fromkeys(("token_ids", "positions", "slot_mapping"), num_tokens)
+        sizes |= {"query_start_loc": num_reqs + 1, "seq_lens": num_reqs, "block_table_rows": num_reqs}
+        sizes |= {"mask_offsets": num_sampled + 1}
+        prefix = buffer[:used].tobytes()
+        return {
+            name: np.frombuffer(prefix, dtype, sizes.get(name, num_sampled), offset if used > offset else 0)
+            for name, (offset, _, dtype) in self.layout.arrays.items()
+        }
+
+    def collect(self) -> np.ndarray:
+        launch = self.launched.popleft()
+        arrays = launch.arrays
+        _, num_tokens, num_sampled, num_updates = arrays["header"].tolist()
+        self.check_padding(arrays)
+        updates = arrays["block_table_updates"].reshape(-1, 2)
+        assert len(updates) == num_updates == len(set(updates[:, 0].tolist()))
+        self.block_tables.reshape(-1)[updates[:, 0]] = updates[:, 1]
+
+        slot_mapping = arrays["slot_mapping"][:num_tokens]
+        token_ids = arrays["token_ids"][:num_tokens]
+        token_ids = np.where(token_ids < 0, self.last_token_ids[np.maximum(~token_ids, 0)], token_ids)
+        assert len(set(slot_mapping.tolist())) == num_tokens, "two tokens share a slot"
+        self.cache[slot_mapping] = token_ids
+        starts = arrays["query_start_loc"]
+        ends: list[int] = []
+        for i, request_id in enumerate(launch.request_ids):
+            tokens = self.sequences[request_id].tokens
+            begin, end = starts[i : i + 2]
+            seq_len = int(arrays["seq_lens"][i])
+            first = seq_len - int(end - begin)
+            assert arrays["positions"][begin:end].tolist() == list(range(first, seq_len))
+            positions = np.arange(seq_len)
+            row = self.block_tables[arrays["block_table_rows"][i]]
+            num_blocks = -(-seq_len // self.block_size)
+            assert row[:num_blocks].tolist() == launch.block_tables[i, :num_blocks].tolist()
+            slots = row[positions // self.block_size] * self.block_size + positions % self.block_size
+            assert slots[first:].tolist() == slot_mapping[begin:end].tolist()
             assert self.cache[slots].tolist() == tokens[:seq_len]
             if seq_len == len(tokens):
                 ends.append(i)
-        assert batch.sample_req_idx.tolist() == ends
-        assert batch.sample_token_idx.tolist() == [int(batch.query_start_loc[i + 1]) - 1 for i in ends]
-        sampled = np.empty(batch.num_sampled, dtype=np.int32)
+        assert len(ends) == num_sampled
+        assert launch.request_of_sample == ends
+        assert arrays["sample_token_idx"][:num_sampled].tolist() == [int(starts[i + 1]) - 1 for i in ends]
+        rows = arrays["sample_rows"]
+        assert rows[:num_sampled].tolist() == arrays["block_table_rows"][ends].tolist()
+        sampled = np.zeros(len(rows), dtype=np.int32)
         for j, i in enumerate(ends):
-            sequence = sequences[int(batch.request_ids[i])]
-            assert batch.output_idx[j] == len(sequence.sampled)
-            masked = set(batch.mask_ids[batch.mask_offsets[j] : batch.mask_offsets[j + 1]].tolist())
-            sampled[j] = self.next_token(sequence.tokens, masked)
-        return sampled
+            sequence = self.sequences[launch.request_ids[i]]
+            assert arrays["output_idx"][j] == len(sequence.sampled)
+            masked = arrays["mask_ids"][slice(*arrays["mask_offsets"][j : j + 2])]
+            sampled[j] = self.next_token(sequence.tokens, set(masked.tolist()))
+            sequence.sampled.append(int(sampled[j]))
+        self.last_token_ids[rows] = sampled
+        return sampled[:num_sampled]
+
+    def check_padding(self, arrays: dict[str, np.ndarray]) -> None:
+        num_reqs, num_tokens, num_sampled, _ = arrays["header"].tolist()
+        paddings = {
+            num_tokens: {"token_ids": 0, "positions": 0, "slot_mapping": -1},
+            num_reqs + 1: {"query_start_loc": num_tokens},
+            num_reqs: {"seq_lens": 0, "block_table_rows": 0},
+            num_sampled + 1: {"mask_offsets": len(arrays["mask_ids"])},
+            num_sampled: {
+                "sample_token_idx": 0,
+                "sample_rows": self.max_num_seqs,
+                "temperature": 0,
+                "top_p": 1,
+                "top_k": 0,
+                "seed": 0,
+                "output_idx": 0,
+            },
+        }
+        for begin, values in paddings.items():
+            for name, value in values.items():
+                assert (arrays[name][begin:] == value).all(), name
+
+    def discard(self, has_run: bool) -> None:
+        """The device fails before or after it has run what was launched: nobody learns the ids, and it knows
+        nothing any more but its cache."""
+        if not has_run:
+            self.launched.clear()
+        lengths = {request_id: len(sequence.sampled) for request_id, sequence in self.sequences.items()}
+        while self.launched:
+            self.collect()
+        for request_id, sequence in self.sequences.items():
+            del sequence.sampled[lengths[request_id] :]
+        self.block_tables.fill(POISON)
+        self.last_token_ids.fill(POISON)
 
     def next_token(self, tokens: list[int], masked: Iterable[int] = ()) -> int:
         token = zlib.crc32(np.asarray(tokens, dtype=np.int32).tobytes()) % self.vocab_size
@@ -108,8 +213,8 @@ class Driver:
 
     def __init__(self, core: _core.EngineCore) -> None:
         self.core = core
-        self.model = FakeModel(core)
         self.sequences: dict[int, Sequence] = {}
+        self.model = FakeModel(core, self.sequences)
         self.params: dict[int, _core.SamplingParams] = {}
 
     def add(self, request_id: int, prompt: list[int], **params: object) -> None:
@@ -118,19 +223,38 @@ class Driver:
         self.sequences[request_id] = Sequence(prompt)
 
     def step(self, cancel: Iterable[int] = ()) -> _core.Batch:
-        """One step; `cancel` happens between schedule() and update()."""
-        batch = self.core.schedule()
-        if batch.num_tokens == 0:
-            self.take(self.core.take_outputs())
-            return batch
-        sampled = self.model.execute(batch, self.sequences)
-        for j, i in enumerate(batch.sample_req_idx):
-            self.sequences[int(batch.request_ids[i])].sampled.append(int(sampled[j]))
+        """Launches what may be out and ends the oldest batch; `cancel` happens before it ends. Returns the
+        batch that was scheduled last."""
+        batch = self.launch()
+        while batch.num_tokens and self.core.num_batches_out() < self.core.config.max_batches_out:
+            batch = self.launch()
         for request_id in cancel:
             self.core.cancel(request_id)
-        self.take(self.core.update(sampled))
+        self.collect()
+        return batch
+
+    def launch(self) -> _core.Batch:
+        batch = self.core.schedule()
+        if batch.num_tokens:
+            self.model.launch(batch)
+        else:
+            assert len(batch.block_table_updates) == 0
         self.core.check_integrity()
         return batch
+
+    def collect(self) -> None:
+        """The end of the oldest batch out; without one, what may leave all the same."""
+        if self.core.num_batches_out():
+            self.take(self.core.update(self.model.collect()))
+            self.core.check_integrity()
+        else:
+            self.take(self.core.take_outputs())
+
+    def forget(self, has_run: bool) -> None:
+        """The model run fails."""
+        self.core.forget_batches()
+        self.model.discard(has_run)
+        self.core.check_integrity()
 
     def take(self, outputs: _core.StepOutputs) -> None:
         for release in outputs.releases:
@@ -142,6 +266,7 @@ class Driver:
                 release.is_first,
                 release.trim,
                 self.params[release.request_id].skip_special_tokens,
+                release.open_text,
             ).encode()
             sequence.finish_reason = release.finish_reason
             sequence.num_cached_tokens = release.num_cached_tokens
@@ -149,6 +274,8 @@ class Driver:
 
     def run(self, max_steps: int = 10_000) -> dict[int, Sequence]:
         """Steps until nothing is left; every block is free then."""
+        while self.core.num_batches_out():
+            self.collect()
         for _ in range(max_steps):
             if not self.core.has_unfinished_requests():
                 break

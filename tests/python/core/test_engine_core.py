@@ -108,6 +108,7 @@ def test_running_request_shares_its_blocks() -> None:
         ("stop", [1], {"stop": ["a", ""]}),
         ("stop", [1], {"stop": [b"\xff"]}),
         ("stop_token_ids", [1], {"stop_token_ids": [256]}),
+        ("stop_token_ids", [1], {"stop_token_ids": [1] * 241}),
         ("request_id", [1], {}),
     ],
 )
@@ -140,9 +141,25 @@ def test_request_that_never_fits_is_refused_and_the_largest_that_fits_runs() -> 
     assert {"length"} == {sequences[i].finish_reason for i in range(3)}
 
 
+def test_a_limit_of_output_tokens_holds_for_all() -> None:
+    """A request without max_tokens gets the limit where it fits into the context; more is refused."""
+    driver = Driver(make_core(max_model_len=32, max_output_tokens=10))
+    for field in ("max_tokens", "min_tokens"):
+        with pytest.raises(
+            _core.InvalidArgument, match=rf"{field}: got 11; allowed: at most 10 \(max_output_tokens"
+        ):
+            driver.add(0, [1], **{field: 11})
+    driver.add(0, [1] * 5)
+    driver.add(1, [2] * 30)
+    driver.add(2, [3], max_tokens=10)
+    sequences = driver.run()
+    assert [len(sequences[i].released) for i in range(3)] == [10, 2, 10]
+
+
 @pytest.mark.parametrize(
     ("field", "values"),
     [
+        ("max_output_tokens", {"max_output_tokens": -1}),
         ("block_size", {"block_size": 0}),
         ("num_blocks", {"num_blocks": 0}),
         ("max_num_seqs", {"max_num_seqs": 0}),
@@ -153,6 +170,10 @@ def test_request_that_never_fits_is_refused_and_the_largest_that_fits_runs() -> 
         ("watermark", {"watermark": 1.0}),
         ("watermark", {"watermark": float("nan")}),
         ("eos_token_ids", {"eos_token_ids": [256]}),
+        ("eos_token_ids", {"eos_token_ids": list(range(17))}),
+        ("max_batches_out", {"max_batches_out": 0}),
+        ("max_batches_out", {"max_batches_out": 3}),
+        ("max_num_seqs", {"max_num_seqs": 2**27, "block_size": 4}),
     ],
 )
 def test_bad_setting_is_refused_by_name(field: str, values: dict[str, object]) -> None:
@@ -283,7 +304,7 @@ def test_fail_ends_a_request_with_its_message() -> None:
     assert not core.has_unfinished_requests()
 
 
-def test_batch_that_is_not_updated_comes_again() -> None:
+def test_batch_that_is_forgotten_comes_again() -> None:
     """After a failed model run the same tokens are scheduled again, and nothing is lost."""
     driver = Driver(make_core(max_num_batched_tokens=10))
     for request_id in range(3):
@@ -291,8 +312,10 @@ def test_batch_that_is_not_updated_comes_again() -> None:
     while driver.core.has_unfinished_requests():
         first = driver.core.schedule()
         before = (first.request_ids.tolist(), first.positions.tolist(), first.slot_mapping.tolist())
+        driver.core.forget_batches()
         again = driver.core.schedule()
         assert before == (again.request_ids.tolist(), again.positions.tolist(), again.slot_mapping.tolist())
+        driver.forget(has_run=True)
         driver.step()
     driver.run()
 

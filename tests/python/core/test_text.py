@@ -82,7 +82,9 @@ class Stream:
         for release in outputs.releases:
             self.ids += release.token_ids
             text_ids = release.token_ids[: release.num_text_ids]
-            self.text += self.case.table.decode(text_ids, release.is_first, release.trim, self.skip_special)
+            self.text += self.case.table.decode(
+                text_ids, release.is_first, release.trim, self.skip_special, release.open_text
+            )
             self.finish_reason = release.finish_reason
 
 
@@ -304,6 +306,11 @@ def test_table_survives_serialization(name: str) -> None:
         ("separator", (_core.DecoderKind.BYTE_LEVEL, [b"a"], [0], " ")),
         ("strip_left", (_core.DecoderKind.BYTE_FALLBACK, [b"a"], [0], "", 2)),
         ("strip_left", (_core.DecoderKind.JOINED, [b"a"], [0], " ", 1)),
+        ("flags", (_core.DecoderKind.WORD_PIECE, [b"a"], [0])),
+        ("flags", (_core.DecoderKind.WORD_PIECE, [b"a", b"b", b"c"], [0, 0])),
+        ("texts[0]", (_core.DecoderKind.WORD_PIECE, [b"a", b"\xff"], [0])),
+        ("separator", (_core.DecoderKind.WORD_PIECE, [b"a", b"b"], [0], " ")),
+        ("strip_left", (_core.DecoderKind.WORD_PIECE, [b"a", b"b"], [0], "", 1)),
     ],
 )
 def test_bad_table_is_refused(field: str, arguments: tuple[object, ...]) -> None:

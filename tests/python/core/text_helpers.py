@@ -104,9 +104,13 @@ def table_of(
             texts.append(bytes([int(token[3:5], 16)]))
             flag |= _core.TOKEN_BYTE
         else:
-            replaced = token if kind == _core.DecoderKind.JOINED else token.replace(SPACE, " ")
+            replaced = token if kind >= _core.DecoderKind.JOINED else token.replace(SPACE, " ")
             texts.append(replaced.encode())
         flags.append(flag)
+    if kind == _core.DecoderKind.WORD_PIECE:
+        tokens = [text.decode() for text in texts]
+        rest = [token[2:] if token.startswith("##") else f" {token}" for token in tokens]
+        texts = [text.encode() for text in rest + tokens]
     return _core.TokenTable(kind, texts, flags, separator, strip_left)
 
 
@@ -201,6 +205,15 @@ def joined() -> Case:
     return finish("joined", WORDS, None, kind=_core.DecoderKind.JOINED, separator=" ")
 
 
-CASES = {
-    case.name: case for case in (byte_level(), byte_fallback(), metaspace(), metaspace_never(), joined())
-}
+def word_piece() -> Case:
+    pieces = ["##a", "##ab", "##é", "##😀", "##.", "##", "###", "a##b"]
+    return finish(
+        "word piece",
+        WORDS + pieces,
+        decoders.WordPiece(cleanup=False),
+        kind=_core.DecoderKind.WORD_PIECE,
+    )
+
+
+MADE = (byte_level(), byte_fallback(), metaspace(), metaspace_never(), joined(), word_piece())
+CASES = {case.name: case for case in MADE}

@@ -16,6 +16,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of other people's imports
     from transformers import LlamaConfig, LlamaForCausalLM
 
+from quire import LLM, _core
+
 BOS, EOS, PAD = 256, 257, 258
 VOCAB_SIZE = 300
 
@@ -59,6 +61,13 @@ def make_llama(folder: Path, *, seed: int = 0, save: dict[str, Any] | None = Non
     model.save_pretrained(folder, **(save or {}))
     save_tokenizer(folder)
     return folder
+
+
+def with_batches_out(llm: LLM, max_batches_out: int) -> _core.EngineCore:
+    """A core as that of `llm`, but for the number of batches that may be out."""
+    values = {name: getattr(llm._core.config, name) for name in vars(_core.EngineConfig) if name[0] != "_"}
+    config = _core.EngineConfig(**values | {"max_batches_out": max_batches_out})
+    return _core.EngineCore(config, llm._core.token_table)
 
 
 @pytest.fixture(scope="session")

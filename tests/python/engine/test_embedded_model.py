@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from quire import LLM, SamplingParams
+from conftest import with_batches_out
+from quire import LLM, SamplingParams, _core
 from quire.model_path import resolve_model
 from quire.outputs import RequestOutput
 from quire.tokenizer import Tokenizer
@@ -60,3 +61,42 @@ def test_preemption() -> None:
     llm = embedded(max_model_len=128, num_gpu_blocks_override=20, watermark=0.0)
     check(texts, llm.generate(texts, GREEDY))
     assert llm.stats().num_preemptions > 0
+
+
+MIXED = [
+    GREEDY,
+    SamplingParams(temperature=0.8, seed=1, max_tokens=40, stop=["def", "\n\n"]),
+    SamplingParams(temperature=1.0, top_p=0.9, seed=2, max_tokens=30, min_tokens=8),
+    SamplingParams(temperature=0, max_tokens=3),
+    SamplingParams(temperature=1.2, top_k=40, seed=3, max_tokens=60, ignore_eos=True),
+]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"max_num_batched_tokens": 40, "max_num_seqs": 3},
+        {"max_model_len": 128, "num_gpu_blocks_override": 20, "watermark": 0.0},
+    ],
+    ids=["whole", "chunked", "preemption"],
+)
+def test_two_batches_out(monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
+    """A step scheduled before the ids of the one before are known: the same outputs."""
+    texts = [f"# {number}\n{text}" for number in range(3) for text in TEXTS[:4]]
+    params = [MIXED[index % len(MIXED)] for index in range(len(texts))]
+    one, two = embedded(**settings), embedded(**settings)
+    two._core = with_batches_out(two, 2)
+    monkeypatch.setattr(two._engine.runner, "max_batches_out", 2)
+    is_ahead = []
+    launch = two._engine.runner.launch
+
+    def watch(batch: _core.Batch) -> None:
+        is_ahead.append((batch.token_ids < 0).any())
+        launch(batch)
+
+    monkeypatch.setattr(two._engine.runner, "launch", watch)
+    assert one.generate(texts, params) == two.generate(texts, params)
+    assert sum(is_ahead) > len(is_ahead) / 2, "most steps go on from ids that are not known"
+    if "num_gpu_blocks_override" in settings:
+        assert two.stats().num_preemptions > 0

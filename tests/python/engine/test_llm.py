@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import quire
 import tokenizers
+from conftest import with_batches_out
 from quire import LLM, InvalidArgument, SamplingParams
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
@@ -115,25 +117,90 @@ def test_errors_come_before_anything_runs(llm: LLM, name: str) -> None:
     assert len(llm.generate([1], GREEDY)) == 1
 
 
-def test_an_interrupted_call_leaves_nothing(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["launch", "collect"])
+@pytest.mark.parametrize("max_batches_out", [1, 2])
+def test_an_interrupted_call_leaves_nothing(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, max_batches_out: int, call: str
+) -> None:
     """Control-C in the middle: the requests are gone, their blocks free, and the next call works."""
     expected = llm.generate([5, 6], GREEDY)[0].outputs
+    monkeypatch.setattr(llm, "_core", with_batches_out(llm, max_batches_out))
     runner = llm._engine.runner
-    execute = type(runner).execute
+    monkeypatch.setattr(runner, "max_batches_out", max_batches_out)
+    work = getattr(runner, call)
     calls = []
 
-    def interrupt(self: object, batch: object) -> object:
-        calls.append(batch)
+    def interrupt(*args: object) -> object:
+        calls.append(args)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return execute(self, batch)  # type: ignore[arg-type]
+        return work(*args)
 
-    monkeypatch.setattr(type(runner), "execute", interrupt)
+    monkeypatch.setattr(runner, call, interrupt)
     with pytest.raises(KeyboardInterrupt):
         llm.generate([[i] for i in range(9)], GREEDY)
     stats = llm.stats()
     assert (stats.num_running, stats.num_waiting, stats.num_free_blocks) == (0, 0, stats.num_blocks)
+    assert not llm._core.has_unfinished_requests()
     assert llm.generate([5, 6], GREEDY)[0].outputs == expected
+    assert llm._core.num_batches_out() == 0
+
+
+def stream_to_the_end(llm: LLM) -> dict[int, list[quire.StreamOutput]]:
+    """What step() gives to each request until none is open."""
+    outputs: dict[int, list[quire.StreamOutput]] = {}
+    while llm.has_unfinished_requests:
+        for output in llm.step():
+            outputs.setdefault(output.request_id, []).append(output)
+    return outputs
+
+
+def test_streamed_requests_get_what_generate_gives(llm: LLM) -> None:
+    """add_request() and step(): joined, each request's text, ids and end are those of generate(), also of a
+    request that joins later; only its last output has a finish reason."""
+    prompts = ["Grüße", [1, 2, 3], [7] * 90]
+    expected = [output.outputs[0] for output in llm.generate(prompts, GREEDY)]
+    ids = [llm.add_request(prompt, GREEDY) for prompt in prompts[:2]]
+    early = llm.step()
+    ids.append(llm.add_request(prompts[2], GREEDY))
+    outputs = stream_to_the_end(llm)
+    for output in reversed(early):
+        outputs.setdefault(output.request_id, []).insert(0, output)
+    assert sorted(ids) == sorted(outputs)
+    for request_id, completion in zip(ids, expected, strict=True):
+        parts = outputs[request_id]
+        assert completion.text == "".join(part.text for part in parts)
+        assert completion.token_ids == tuple(token for part in parts for token in part.token_ids)
+        assert [""] * (len(parts) - 1) + ["length"] == [part.finish_reason for part in parts]
+
+
+def test_a_cancelled_request_ends(llm: LLM) -> None:
+    """cancel() ends one stream with its reason and leaves the others alone; ended and unknown ids mean
+    nothing to it."""
+    alone = llm.generate([1, 2, 3], GREEDY)[0].outputs[0].token_ids
+    kept, gone = llm.add_request([1, 2, 3], GREEDY), llm.add_request([4], GREEDY)
+    llm.cancel(gone)
+    llm.cancel(123456789)
+    outputs = stream_to_the_end(llm)
+    llm.cancel(kept)
+    assert "cancelled" == outputs[gone][-1].finish_reason
+    assert alone == tuple(token for part in outputs[kept] for token in part.token_ids)
+    stats = llm.stats()
+    assert (0, 0, stats.num_blocks) == (stats.num_running, stats.num_waiting, stats.num_free_blocks)
+
+
+def test_the_two_ways_do_not_mix(llm: LLM) -> None:
+    """generate() would lose what open streams get, and a step without a request has nothing to do."""
+    with pytest.raises(quire.EngineError, match=r"no request is open; call add_request"):
+        llm.step()
+    with pytest.raises(InvalidArgument, match=r"^prompt: .*"):
+        llm.add_request([], GREEDY)
+    with pytest.raises(InvalidArgument, match=r"a string or a list of token ids"):
+        llm.add_request([1.5], GREEDY)  # type: ignore[list-item]
+    llm.add_request([1], GREEDY)
+    with pytest.raises(quire.EngineError, match=r"requests of add_request\(\) are open"):
+        llm.generate([1], GREEDY)
+    stream_to_the_end(llm)
 
 
 def test_unknown_setting() -> None:
@@ -166,3 +233,49 @@ def test_import_is_cheap() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_defaults_of_the_checkpoint(llama_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """generation_config.json says what a request leaves out; a request that gives the same has the last
+    word."""
+    folder = tmp_path / "model"
+    shutil.copytree(llama_folder(), folder)
+    (folder / "generation_config.json").write_text('{"do_sample": true, "temperature": 0.5, "top_k": 1}')
+    llm = LLM(str(folder), dtype="float32", max_model_len=64, num_threads=1, max_output_tokens=9)
+    assert llm.get_default_sampling_params() == SamplingParams(temperature=0.5, top_k=1)
+    greedy = SamplingParams(temperature=0, max_tokens=9, ignore_eos=True)
+    [expected] = llm.generate([5, 6], greedy)
+    # top_k 1 is greedy whatever the temperature; without max_tokens the limit of the server holds
+    [output] = llm.generate([5, 6], SamplingParams(ignore_eos=True, seed=3))
+    assert output.outputs == expected.outputs
+    assert len(output.outputs[0].token_ids) == 9
+    # what the table's default says is said, too
+    hot = SamplingParams(temperature=2, top_k=0, ignore_eos=True, seed=3)
+    assert llm.generate([5, 6], hot)[0].outputs != expected.outputs
+    with pytest.raises(InvalidArgument) as caught:
+        llm.generate([5, 6], SamplingParams(max_tokens=10))
+    assert str(caught.value) == (
+        "prompts[0]: max_tokens: got 10; allowed: at most 9 (max_output_tokens of the server)"
+    )
+
+
+def test_a_default_that_is_not_supported_is_a_warning(
+    llama_folder: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At the start, with file, name and value."""
+    folder = tmp_path / "model"
+    shutil.copytree(llama_folder(), folder)
+    (folder / "generation_config.json").write_text('{"no_repeat_ngram_size": 3}')
+    LLM(str(folder), dtype="float32", max_model_len=64, num_threads=1)
+    [record] = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert "generation_config.json: no_repeat_ngram_size: got 3" in record.getMessage()
+
+
+def test_prompts_are_truncated_on_request(llm: LLM) -> None:
+    """Texts and ids keep their end; the prompt given back is the one that was given."""
+    params = SamplingParams(temperature=0, max_tokens=2, truncate_prompt_tokens=3)
+    text, ids = llm.generate(["abcdef", [1, 2, 3, 4, 5]], params)
+    assert (text.prompt, text.prompt_token_ids) == ("abcdef", llm.generate("def", GREEDY)[0].prompt_token_ids)
+    assert ids.prompt_token_ids == (3, 4, 5)
+    longest = SamplingParams(max_tokens=1, truncate_prompt_tokens=-1)
+    assert len(llm.generate([[7] * 400], longest)[0].prompt_token_ids) == 255

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from quire.sampling_params import SamplingParams
 
-MAGIC, VERSION = b"QUIR", 1
+MAGIC, VERSION = b"QUIR", 2
 REQUESTS, READY, START_ERROR, STEP = 1, 2, 3, 4
 FINISH_REASONS = ("", "stop", "length", "cancelled", "error")
 STATS = (
@@ -32,6 +32,7 @@ class Release:
     num_text_ids: int
     trim: int
     is_first: bool
+    open_text: int
     finish_reason: str
     num_prompt_tokens: int
     num_cached_tokens: int
@@ -153,8 +154,8 @@ def decode_step(payload: bytes) -> Step:
     token_ids = reader.ints()
     releases = []
     for _ in range(reader.unpack("I")[0]):
-        request_id, begin, num_ids, num_text_ids, trim, is_first, reason, prompt, cached = reader.unpack(
-            "QIIIiBBII"
+        request_id, begin, num_ids, num_text_ids, trim, is_first, open_text, reason, prompt, cached = (
+            reader.unpack("QIIIiBIBII")
         )
         releases.append(
             Release(
@@ -163,6 +164,7 @@ def decode_step(payload: bytes) -> Step:
                 num_text_ids,
                 trim,
                 bool(is_first),
+                open_text,
                 FINISH_REASONS[reason],
                 prompt,
                 cached,
@@ -185,8 +187,11 @@ def decode_ready(payload: bytes) -> dict[str, object]:
         "max_num_batched_tokens",
     )
     limits = dict(zip(names, reader.unpack("6i"), strict=True))
+    names = ("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "seed", "bits")
+    defaults = dict(zip(names, reader.unpack("iiffiqB"), strict=True))
+    assert reader.unpack("II") == (0, 0)  # neither stop strings nor stop tokens
     (size,) = reader.unpack("I")
-    return {"model": model, **limits, "token_table": reader.take(size)}
+    return {"model": model, **limits, "defaults": defaults, "token_table": reader.take(size)}
 
 
 class _Reader:

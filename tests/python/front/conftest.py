@@ -72,12 +72,21 @@ class FakeResponse:
 class FakeRequest:
     """inputs: name -> value or values; strings become bytes, as Triton hands them over."""
 
-    def __init__(self, inputs: dict[str, object], parameters: dict[str, object] | None = None) -> None:
+    def __init__(
+        self,
+        inputs: dict[str, object],
+        parameters: dict[str, object] | None = None,
+        requested_outputs: tuple[str, ...] = ("input_ids",),
+    ) -> None:
         self._inputs = [FakeTensor(name, _as_tensor(value)) for name, value in inputs.items()]
         self._parameters = parameters or {}
+        self._requested_outputs = requested_outputs
 
     def inputs(self) -> list[FakeTensor]:
         return self._inputs
+
+    def requested_output_names(self) -> list[str]:
+        return list(self._requested_outputs)
 
     def parameters(self) -> str:
         return json.dumps(self._parameters)

@@ -65,7 +65,7 @@ def test_the_repository_that_we_ship_is_in_order(repository: Path) -> None:
             'model_name: "detokenizer"',
             'model_name: "detokeniser"',
             'ensemble_scheduling.step[2].model_name: got "detokeniser" (did you mean "detokenizer"?); '
-            "allowed: detokenizer, ensemble, generation, tokenizer",
+            "allowed: detokenizer, ensemble, ensemble_trtllm, ensemble_trtllm_unary, ",
         ),
         (
             "ensemble",
@@ -90,7 +90,7 @@ def test_the_repository_that_we_ship_is_in_order(repository: Path) -> None:
         ),
         (
             "ensemble",
-            'input_map { key: "input_ids"                  value: "input_ids" }',
+            'input_map { key: "input_ids"                  value: "prompt_ids" }',
             "",
             'ensemble_scheduling.step[1].input_map: lacks "input_ids", a required input of generation',
         ),
@@ -99,6 +99,18 @@ def test_the_repository_that_we_ship_is_in_order(repository: Path) -> None:
             'output_map { key: "max_tokens"                 value: "checked_max_tokens" }',
             'output_map { key: "max_tokens"                 value: "input_ids" }',
             'ensemble_scheduling.step[0].output_map["max_tokens"]: got "input_ids", which is made twice',
+        ),
+        (
+            "ensemble_trtllm",
+            'input_map { key: "stop_words"               value: "stop_words" }',
+            'input_map { key: "stop"                     value: "stop_words" }',
+            'ensemble_scheduling.step[0].input_map["stop"]: got "stop", no input of tokenizer_trtllm ',
+        ),
+        (
+            "tokenizer_trtllm",
+            'string_value: "trtllm"',
+            'string_value: "tensorrt"',
+            'parameters.dialect: got "tensorrt"; allowed: vllm, trtllm',
         ),
         (
             "ensemble",
@@ -130,7 +142,13 @@ def test_the_repository_that_we_ship_is_in_order(repository: Path) -> None:
             "generation",
             'string_value: "generation"',
             'string_value: "generator"',
-            'parameters.role: got "generator"; allowed: generation, detokenizer',
+            'parameters.role: got "generator"; allowed: generation, detokenizer, unary',
+        ),
+        (
+            "generation_unary",
+            'string_value: "generation"',
+            'string_value: "generator"',
+            'parameters.generation_model: got "generator" (did you mean "generation"?); allowed: generation',
         ),
         (
             "detokenizer",
@@ -206,9 +224,9 @@ def test_settings_and_model_files(tmp_path: Path, model: Path) -> None:
     assert problem == f"{model}: has no *.safetensors; allowed: a model folder with weights"
     assert settings_problems(tmp_path, model=str(model), load_format="dummy") == []
 
-    write_model(model, with_decoder(train_word_level(), decoders.WordPiece()), **LLAMA)
+    write_model(model, with_decoder(train_word_level(), decoders.BPEDecoder()), **LLAMA)
     (problem,) = settings_problems(tmp_path, model=str(model), load_format="dummy")
-    assert problem.startswith(f"{model / 'tokenizer.json'}: decoder: got WordPiece; allowed: ByteLevel, ")
+    assert problem.startswith(f"{model / 'tokenizer.json'}: decoder: got BPEDecoder; allowed: ByteLevel, ")
 
 
 def test_models_on_the_hub_are_not_downloaded(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_entry_point() -> None:
     assert '[project.scripts]\nquire = "quire.cli:app"\n' in (ROOT / "pyproject.toml").read_text()
 
 
-@pytest.mark.parametrize("command", ["serve", "generate", "check", "demo", "bench"])
+@pytest.mark.parametrize("command", ["serve", "generate", "check", "check-stream", "demo", "bench"])
 def test_help(command: str) -> None:
     """Every command explains itself."""
     result = CliRunner().invoke(app, [command, "--help"])

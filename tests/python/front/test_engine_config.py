@@ -78,7 +78,10 @@ def test_reads_every_setting(tmp_path: Path) -> None:
         ),
         ('{"model": "m", "watermark": 1}', "watermark: got 1; allowed: a number in [0, 1)"),
         ('{"model": "m", "watermark": NaN}', "watermark: got nan; allowed: a number in [0, 1)"),
-        ('{"model": "m", "dtype": "fp8"}', 'dtype: got "fp8"; allowed: "auto", "float32", "bfloat16"'),
+        (
+            '{"model": "m", "dtype": "fp8"}',
+            'dtype: got "fp8"; allowed: "auto", "float32", "bfloat16", "float16"',
+        ),
         (
             '{"model": "m", "enable_prefix_caching": "no"}',
             'enable_prefix_caching: got "no"; allowed: true or false',
@@ -99,7 +102,7 @@ def test_unknown_keys(tmp_path: Path) -> None:
     """An unknown key is refused with the nearest known one."""
     problem = problem_of(tmp_path, '{"model": "m", "max_num_seq": 3}')
     assert problem.startswith(
-        'max_num_seq: unknown key (did you mean "max_num_seqs"?); allowed: model, dtype, '
+        'max_num_seq: unknown key (did you mean "max_num_seqs"?); allowed: model, device, '
     )
     with pytest.raises(ConfigError, match=r"^block_sise: unknown key \(did you mean"):
         EngineConfig(model="m", block_sise=8)

@@ -14,8 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quire import _core
 from quire.errors import InvalidArgument
-from quire.sampling_params import NAMES, RequestOptions, SamplingParams, docs_page
-from quire.schema import INT32_MAX, INT64_MAX, INT64_MIN, Field, Names, fields_of, merge, parse_json_object
+from quire.sampling_params import ENGINE_FIELDS, NAMES, RequestOptions, SamplingParams, docs_page
+from quire.schema import (
+    INT32_MAX,
+    INT64_MAX,
+    INT64_MIN,
+    Entry,
+    Field,
+    Names,
+    fields_of,
+    merge,
+    parse_json_object,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -79,13 +89,21 @@ def test_values_are_frozen_hashable_and_copyable() -> None:
         ({"stop": ["\ud800"]}, None),
         (
             {"stop_token_ids": [True]},
-            "stop_token_ids: got [true]; allowed: a list of integers in [0, 2147483647]",
+            "stop_token_ids: got [true]; allowed: a list of integers in [0, 2147483647], at most 240 of them",
         ),
         (
             {"stop_token_ids": [-1]},
-            "stop_token_ids: got [-1]; allowed: a list of integers in [0, 2147483647]",
+            "stop_token_ids: got [-1]; allowed: a list of integers in [0, 2147483647], at most 240 of them",
         ),
-        ({"stop_token_ids": 5}, "stop_token_ids: got 5; allowed: a list of integers in [0, 2147483647]"),
+        (
+            {"stop_token_ids": [1] * 241},
+            "stop_token_ids: got 241 of them; "
+            "allowed: a list of integers in [0, 2147483647], at most 240 of them",
+        ),
+        (
+            {"stop_token_ids": 5},
+            "stop_token_ids: got 5; allowed: a list of integers in [0, 2147483647], at most 240 of them",
+        ),
         (
             {"max_tokens": 3, "min_tokens": 4},
             "min_tokens: got 4; allowed: an integer in [0, 3] (max_tokens)",
@@ -122,7 +140,7 @@ def test_unknown_names() -> None:
 def test_aliases() -> None:
     """Each alias means its field in JSON and in request parameters; two spellings must agree."""
     for field in NAMES.fields.values():
-        for alias in field.aliases:
+        for alias in (*field.aliases, *field.opposites):
             assert NAMES.find(alias) is field
     assert SamplingParams.from_dict({"max_new_tokens": 7}).max_tokens == 7
     assert SamplingParams.from_dict({"random_seed": 7, "seed": 7}).seed == 7
@@ -131,9 +149,53 @@ def test_aliases() -> None:
     assert str(caught.value) == "max_tokens: got 7 (max_new_tokens) and 8 (max_tokens); allowed: one value"
 
 
+# alias, a value of its field, and a value that its field cannot have
+ALIASES = [
+    (alias, field, alias in field.opposites)
+    for field in NAMES.fields.values()
+    for alias in (*field.aliases, *field.opposites)
+]
+GOOD = {"int": 3, "float": 0.5, "bool": True, "strings": "a", "ints": [3]}
+BAD = {"int": "three", "float": "half", "bool": "yes", "strings": [""], "ints": [-1]}
+
+
+@pytest.mark.parametrize(("alias", "field", "is_opposite"), ALIASES, ids=[alias for alias, _, _ in ALIASES])
+@pytest.mark.parametrize("parameters", [False, True])
+def test_every_alias_means_its_field(alias: str, field: Field, is_opposite: bool, parameters: bool) -> None:
+    """As a JSON key and as a request parameter; an error has the name that the client used, one of two
+    values has both."""
+    value = GOOD[field.type]
+    expected = not value if is_opposite else field.check(value)
+    assert NAMES.parse({alias: value}, parameters=parameters) == {field.name: expected}
+    bad = json.dumps(BAD[field.type]) if parameters and field.type == "strings" else BAD[field.type]
+    with pytest.raises(InvalidArgument) as caught:
+        NAMES.parse({alias: bad}, parameters=parameters)
+    assert caught.value.field == alias
+    other = {"int": 4, "float": 0.25, "bool": is_opposite, "strings": "b", "ints": [4]}[field.type]
+    with pytest.raises(InvalidArgument, match=rf"^{field.name}: got .* \({alias}\) and .* \({field.name}\);"):
+        NAMES.parse({alias: value, field.name: other}, parameters=parameters)
+
+
+def test_errors_between_fields_have_the_name_that_was_used() -> None:
+    """Also where two fields do not fit together, and where the name means the opposite."""
+    with pytest.raises(InvalidArgument, match=r"^min_new_tokens: got 4; allowed: an integer in \[0, 3\]"):
+        SamplingParams.from_dict({"min_new_tokens": 4, "max_new_tokens": 3})
+    with pytest.raises(InvalidArgument) as caught:
+        RequestOptions.from_dict({"stream": True, "echo": True})
+    assert str(caught.value) == (
+        "echo: got true, which means exclude_input_in_output false with stream true; "
+        "allowed: exclude_input_in_output true when streaming"
+    )
+    assert RequestOptions.from_dict({"return_full_text": False}).exclude_input_in_output is True
+    assert RequestOptions.from_dict({"echo": None}).exclude_input_in_output is None
+    assert error_of(**{"echo": True}).given == "an unknown field"
+
+
 def test_names_are_unique() -> None:
     """No alias hides a field or another alias."""
-    names = [name for field in NAMES.fields.values() for name in (field.name, *field.aliases)]
+    names = [
+        name for field in NAMES.fields.values() for name in (field.name, *field.aliases, *field.opposites)
+    ]
     assert sorted(set(names)) == sorted(names)
 
 
@@ -226,9 +288,12 @@ def test_any_input_is_accepted_or_named(values: dict[str, object]) -> None:
 
 def test_merge_names_both_sources() -> None:
     """A field that two sources give differently is an error; equal values are fine."""
-    assert merge([("a", {"x": 1}), ("b", {"x": 1, "y": 2})]) == {"x": 1, "y": 2}
+    entries = [Entry("x", 1, "x", "a"), Entry("x", 1, "ex", "b"), Entry("y", 2, "y", "b")]
+    assert merge(entries).values == {"x": 1, "y": 2}
     with pytest.raises(InvalidArgument, match=r"^x: got 1 \(a\) and 2 \(b\); allowed: one value$"):
-        merge([("a", {"x": 1}), ("b", {"x": 2})])
+        merge([Entry("x", 1, "x", "a"), Entry("x", 2, "x", "b")])
+    with pytest.raises(InvalidArgument, match=r"^x: got 1 \(ex, a\) and 2 \(x, b\); allowed: one value$"):
+        merge([Entry("x", 1, "ex", "a"), Entry("x", 2, "x", "b")])
 
 
 def test_tensor_types() -> None:
@@ -269,7 +334,7 @@ def boundary_values(field: Field) -> list[float]:
 
 @pytest.mark.parametrize(
     "field",
-    [field for field in fields_of(SamplingParams).values() if field.type in ("int", "float")],
+    [NAMES.fields[name] for name in ENGINE_FIELDS if NAMES.fields[name].type in ("int", "float")],
     ids=lambda field: field.name,
 )
 def test_ranges_are_those_of_the_core(field: Field) -> None:
@@ -317,7 +382,7 @@ def test_conversion_to_the_core() -> None:
         "include_stop_str_in_output": True,
         "skip_special_tokens": False,
     }
-    assert set(given) == set(fields_of(SamplingParams))
+    assert set(given) == set(ENGINE_FIELDS)
     core = SamplingParams(**given).to_core()
     assert given == {name: getattr(core, name) for name in given}
     assert SamplingParams().to_core().seed is None

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 from quire.errors import ConfigError, InvalidArgument
-from quire.sampling_params import NAMES, RequestOptions, SamplingParams
+from quire.sampling_params import ENGINE_FIELDS, NAMES, RequestOptions
 from quire.schema import fields_of
 from quire.tokenizer import Tokenizer
 from quire.triton.tokenizer_stage import TokenizerStage, newest_settings, parse_request
@@ -55,7 +55,7 @@ def test_a_batch_keeps_order_and_neighbours(
 def test_only_what_applies_is_sent(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
     """Outputs that the request did not ask for are left out, also empty lists."""
     response = run(stage, pb_utils, {"text_input": "a", "stream": True}, {"stop": "[]"})
-    assert set(response.outputs) == {"input_ids", "stream", "acknowledge"}
+    assert set(response.outputs) == {"input_ids", "row_lengths", "stream", "acknowledge"}
     response = run(
         stage,
         pb_utils,
@@ -63,6 +63,7 @@ def test_only_what_applies_is_sent(stage: TokenizerStage, pb_utils: SimpleNamesp
     )
     assert set(response.outputs) == {
         "input_ids",
+        "row_lengths",
         "stream",
         "acknowledge",
         "prompt_text",
@@ -88,6 +89,9 @@ def test_outputs_have_the_configured_types(stage: TokenizerStage, pb_utils: Simp
         "return_finish_reason": True,
         "return_num_input_tokens": True,
         "return_num_output_tokens": True,
+        "strict": False,
+        "xyzzy": 1,  # a warning
+        "truncate_prompt_tokens": 5,  # is for this stage
     }
     response = run(stage, pb_utils, {"text_input": "a", "sampling_parameters": json.dumps(given)})
     dtypes = {"TYPE_INT32": "int32", "TYPE_INT64": "int64", "TYPE_FP32": "float32", "TYPE_BOOL": "bool"}
@@ -95,7 +99,7 @@ def test_outputs_have_the_configured_types(stage: TokenizerStage, pb_utils: Simp
     assert {name: dtypes.get(kind, "object") for name, kind in types.items()} == {
         name: str(value.dtype) for name, value in response.outputs.items()
     }
-    assert all(types[name] == field.tensor_type for name, field in fields_of(SamplingParams).items())
+    assert all(types[name] == NAMES.fields[name].tensor_type for name in ENGINE_FIELDS)
 
 
 def text_format_name(data_type: int) -> str:
@@ -103,11 +107,12 @@ def text_format_name(data_type: int) -> str:
 
 
 def test_inputs_are_the_options(stage: TokenizerStage) -> None:
-    """The config's inputs are the text, the JSON, and each option of the schema."""
+    """The config's inputs are the prompt, the JSON, each option of the schema, and the lists."""
     config = text_format.Parse((REPOSITORY / "tokenizer" / "config.pbtxt").read_text(), ModelConfig())
     names = {tensor.name for tensor in config.input}
-    assert {"text_input", "sampling_parameters", *fields_of(RequestOptions)} == names
-    assert {tensor.name for tensor in config.input if not tensor.optional} == {"text_input"}
+    lists = {name for name, field in NAMES.fields.items() if field.type in ("strings", "ints")}
+    assert {"text_input", "input_ids", "sampling_parameters", *fields_of(RequestOptions), *lists} == names
+    assert all(tensor.optional for tensor in config.input)
 
 
 def test_three_ways_to_give_a_field(pb_utils: SimpleNamespace) -> None:
@@ -132,6 +137,132 @@ def test_three_ways_to_give_a_field(pb_utils: SimpleNamespace) -> None:
     ):
         parse({"top_k": 5}, sampling_parameters=b'{"top_k": 6}')
     assert parse({"top_k": 5}, sampling_parameters=b'{"top_k": 5}').given == {"top_k": 5}
+    assert parse({"max_new_tokens": 5}, sampling_parameters=b'{"max_tokens": 5}').given == {"max_tokens": 5}
+    with pytest.raises(
+        InvalidArgument,
+        match=r"^max_tokens: got 6 \(max_tokens, sampling_parameters\) "
+        r"and 5 \(max_new_tokens, request parameter\); allowed: one value",
+    ):
+        parse({"max_new_tokens": 5}, sampling_parameters=b'{"max_tokens": 6}')
+    assert not parse({"echo": False}).options.includes_prompt
+
+
+def test_prompts_are_truncated_on_request(
+    stage: TokenizerStage, pb_utils: SimpleNamespace, byte_level_model: Path
+) -> None:
+    """The end of the prompt is kept; -1 keeps what fits into the model; the text is given back whole."""
+    text = "x y z " * 40
+    ids = Tokenizer(byte_level_model).encode(text)
+    assert len(ids) > 64
+    for name, limit, kept in (
+        ("truncate_prompt_tokens", 10, 10),
+        ("truncate", "10", 10),
+        ("truncate_prompt_tokens", -1, 63),
+    ):
+        outputs = run(stage, pb_utils, {"text_input": text}, {name: limit}).outputs
+        assert outputs["input_ids"].tolist() == ids[-kept:]
+        assert outputs["prompt_text"].tolist() == [text.encode()]
+    whole = run(stage, pb_utils, {"text_input": "x y"}, {"truncate": 50}).outputs["input_ids"].tolist()
+    assert whole == Tokenizer(byte_level_model).encode("x y")
+    for limit in (0, -2, 2**31, 1.5):
+        assert run(stage, pb_utils, {"text_input": text}, {"truncate": limit}).error.message.startswith(
+            "truncate: got "
+        )
+
+
+def test_names_that_are_ignored_on_request(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+    """With strict: false, by whichever way it comes, unknown names are listed; values are still checked."""
+    parameters = {"temprature": 0.5, "max_tokens": 3}
+    nested = {"text_input": "a", "sampling_parameters": '{"temprature": 0.6, "lora_name": "x", "\\ud800": 1}'}
+    warnings = [
+        b'temprature: ignored, an unknown field (did you mean "temperature"?)',
+        b"lora_name: ignored, a field that is not supported yet",
+        b"\\ud800: ignored, an unknown field",
+    ]
+    for response in (
+        run(stage, pb_utils, nested | {"strict": False}, parameters),
+        run(stage, pb_utils, nested, parameters | {"strict": False}),
+        run(
+            stage,
+            pb_utils,
+            nested
+            | {"sampling_parameters": nested["sampling_parameters"].replace("{", '{"strict": false, ')},
+            parameters,
+        ),
+    ):
+        assert response.outputs["warnings"].tolist() == warnings
+        assert response.outputs["max_tokens"].tolist() == [3]
+    for strict in ({}, {"strict": True}, {"strict": None}):
+        response = run(stage, pb_utils, nested, parameters | strict)
+        assert response.error.message.startswith("temprature: got an unknown field")
+    response = run(stage, pb_utils, nested, {"max_tokens": 0, "strict": False})
+    assert response.error.message.startswith("max_tokens: got 0;")
+    assert "warnings" not in run(stage, pb_utils, {"text_input": "a", "strict": False}).outputs
+
+
+def test_the_prompt_as_ids(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+    """Ids pass as they are, beside texts of the same call; the prompt is not in the answer."""
+    ids = np.asarray([3, 1, 2], np.int32)
+    requests = [pb_utils.Request({"input_ids": ids}), pb_utils.Request({"text_input": "a"})]
+    by_ids, by_text = stage.execute(requests, pb_utils)
+    assert by_ids.outputs["input_ids"].tolist() == [3, 1, 2]
+    assert "prompt_text" not in by_ids.outputs
+    assert "prompt_text" in by_text.outputs
+    for parameters, message in (
+        ({"exclude_input_in_output": False}, "exclude_input_in_output: got false with input_ids; allowed: "),
+        (
+            {"echo": True},
+            "echo: got true, which means exclude_input_in_output false with input_ids; allowed: ",
+        ),
+    ):
+        assert run(stage, pb_utils, {"input_ids": ids}, parameters).error.message.startswith(message)
+
+
+def test_several_prompts(stage: TokenizerStage, pb_utils: SimpleNamespace, byte_level_model: Path) -> None:
+    """Where row_lengths is asked for: ids one after the other, lengths, and every prompt; else refused."""
+    texts = ["one", "zwei Straßen", "三"]
+    asked = ("input_ids", "row_lengths")
+    bad, good, empty, long = stage.execute(
+        [
+            pb_utils.Request({"text_input": texts}),
+            pb_utils.Request({"text_input": texts}, None, asked),
+            pb_utils.Request({"text_input": ["a", ""]}, None, asked),
+            pb_utils.Request({"text_input": ["a", "x" * 500, "b"]}, None, asked),
+        ],
+        pb_utils,
+    )
+    tokenizer = Tokenizer(byte_level_model)
+    rows = [tokenizer.encode(text) for text in texts]
+    assert good.outputs["input_ids"].tolist() == [token for row in rows for token in row]
+    assert good.outputs["row_lengths"].tolist() == list(map(len, rows))
+    assert good.outputs["prompt_text"].tolist() == [text.encode() for text in texts]
+    assert bad.error.message == "text_input: got 3 values; allowed: one value (several: ensemble_unary)"
+    assert empty.error.message == "text_input: got an empty string at 1; allowed: a non-empty string"
+    assert re.match(r"text_input: got \d+ tokens at 1; ", long.error.message)
+
+
+def test_lists_as_tensors(pb_utils: SimpleNamespace) -> None:
+    """A list is a tensor of rank 1; one string is itself, or the JSON list that it spells."""
+    text = np.asarray([b"a"], object)
+
+    def given(**tensors: np.ndarray) -> object:
+        return parse_request({"text_input": text, **tensors}, {}).given
+
+    assert given(stop=np.asarray([b"x", b"[y]"], object)) == {"stop": ("x", "[y]")}
+    assert given(stop=np.asarray([b"[INST]"], object)) == {"stop": ("[INST]",)}
+    assert given(stop=np.asarray([b'["x", "y"]'], object)) == {"stop": ("x", "y")}
+    assert given(stop_token_ids=np.asarray([4, 5], np.int32)) == {"stop_token_ids": (4, 5)}
+    with pytest.raises(InvalidArgument, match=r"^stop_token_ids: got \[-4\]; allowed: "):
+        given(stop_token_ids=np.asarray([-4], np.int32))
+
+
+def test_errors_use_the_spelling_that_was_given() -> None:
+    """An alias is called by its name, also where two fields must fit together."""
+    text = {"text_input": np.asarray([b"a"], object)}
+    with pytest.raises(InvalidArgument, match=r"^max_new_tokens: got 0; "):
+        parse_request(text, {"max_new_tokens": 0})
+    with pytest.raises(InvalidArgument, match=r"^min_new_tokens: got 5; "):
+        parse_request(text, {"sampling_parameters": '{"min_new_tokens": 5, "max_tokens": 4}'})
 
 
 @pytest.mark.parametrize(
@@ -146,6 +277,15 @@ def test_three_ways_to_give_a_field(pb_utils: SimpleNamespace) -> None:
         ({"text_input": "a", "sampling_parameters": '{"x-y": 1}'}, {}, "x-y"),
         ({"text_input": "a"}, {"Temperature": 1.0}, "Temperature"),
         ({"text_input": "a"}, {"min_tokens": 5, "max_tokens": 4}, "min_tokens"),
+        ({}, {}, "text_input"),
+        ({"text_input": "a", "input_ids": np.asarray([1], np.int32)}, {}, "text_input, input_ids"),
+        ({"input_ids": np.asarray([], np.int32)}, {}, "input_ids"),
+        ({"input_ids": np.asarray([1] * 64, np.int32)}, {}, "input_ids"),
+        (
+            {"input_ids": np.asarray([1], np.int32), "exclude_input_in_output": False},
+            {},
+            "exclude_input_in_output",
+        ),
     ],
 )
 def test_bad_requests(

@@ -15,13 +15,13 @@ CASES = [
         "generation",
         '"generation" }',
         '"generator" }',
-        "parameters: role: got generator; allowed: generation, detokenizer",
+        "parameters: role: got generator; allowed: generation, detokenizer, unary",
     ),
     (
         "generation",
         'key: "role"',
         'key: "rôle"',
-        "parameters: role: got nothing; allowed: generation, detokenizer",
+        "parameters: role: got nothing; allowed: generation, detokenizer, unary",
     ),
     (
         "generation",

@@ -1,10 +1,16 @@
 // One token id per row of logits.
 //
-// Order of a row: mask ids -> temperature -> top_k -> top_p -> draw. Tokens are ranked by (logit descending,
-// id ascending), so ties never make a set ambiguous: top_k keeps the first top_k of that order, top_p the
-// shortest prefix of what is left whose renormalised probability reaches top_p (at least one token). The draw
-// takes one number from Philox4x32-10 with key = seed and counter = output_idx: a request's tokens depend on
-// nothing else in the batch.
+// Order of a row: mask ids -> penalties -> temperature -> min_p -> top_k -> top_p -> draw, as in vLLM. Tokens
+// are ranked by (logit descending, id ascending), so ties never make a set ambiguous: top_k keeps the first
+// top_k of that order, top_p the shortest prefix of what is left whose renormalised probability reaches top_p
+// (at least one token). The draw takes one number from Philox4x32-10 with key = seed and counter =
+// output_idx: a request's tokens depend on nothing else in the batch.
+//
+// Exactly, for a logit x of a token that is in the prompt, or count times in the output:
+//   penalties  x = x > 0 ? x / repetition : x * repetition; x = fma(-frequency, count, x);
+//              x = x - presence if count > 0: float32, each step rounded once
+//   min_p      out if x < float32(max + temperature * log(min_p)), computed in float64: less than min_p times
+//              as likely as the likeliest token. No meaning with temperature 0.
 #pragma once
 
 #include <array>
@@ -31,6 +37,16 @@ struct SampleParams {
   const int32_t* mask_ids =
       nullptr;             // may be null when mask_offsets is; ids outside the vocabulary are ignored
   int32_t* out = nullptr;  // [num_rows]
+
+  const float* min_p = nullptr;  // [num_rows]; <= 0: off; may be null: off in all rows
+
+  // All five or none. 1, 0 and 0: none in that row, whose entry of token_counts is then neither read nor
+  // written. The id drawn is counted.
+  const float* repetition_penalty = nullptr;  // [num_rows], > 0
+  const float* presence_penalty = nullptr;    // [num_rows]
+  const float* frequency_penalty = nullptr;   // [num_rows]
+  uint16_t* token_counts = nullptr;           // [max_num_seqs + 1, vocab_size], see token_counts.h
+  const int32_t* sample_rows = nullptr;       // [num_rows]: each row's row of token_counts; different ones
 };
 
 // A row with a NaN or +inf logit, or with no token left, gets -1; the other rows are sampled, and then

@@ -14,6 +14,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "quire/cuda/dtype.h"
+
 namespace quire::cuda {
 
 enum class AttentionDType : int32_t { kBFloat16 = 0, kFloat16 = 1 };
@@ -31,6 +33,9 @@ struct PagedAttentionConfig {
   // multiples of this many keys and those of prompts nowhere, whatever the batch, so that a request's result
   // does not depend on the requests beside it.
   int32_t split_keys = 0;
+  // 0: all keys up to its own position are seen. Otherwise the token at position p sees (p - window, p]; keys
+  // before are neither planned nor loaded.
+  int32_t window = 0;
 };
 
 struct PagedAttentionPlanParams {
@@ -44,7 +49,7 @@ struct PagedAttentionPlanParams {
 
 struct PagedAttentionParams {
   PagedAttentionConfig config;
-  AttentionDType dtype = AttentionDType::kBFloat16;  // of query, key_cache, value_cache and out
+  AttentionDType dtype = AttentionDType::kBFloat16;  // of query and out
   int32_t block_size = 0;                            // a power of two, at least 16
   float softmax_scale = 0;
   // No request of this step, nor of a replay of its graph, has more query tokens. Where this shows that every
@@ -61,6 +66,15 @@ struct PagedAttentionParams {
   const int32_t* block_tables = nullptr;  // [max_num_seqs, stride_block_table]
   int64_t stride_block_table = 0;
   void* workspace = nullptr;  // as left by launch_paged_attention_plan
+
+  KVDType kv_dtype = KVDType::kSame;  // of key_cache and value_cache
+  float k_scale = 1, v_scale = 1;     // what the caches hold times this is the key, the value
+  float soft_cap = 0;                 // scores become soft_cap * tanh(score / soft_cap); 0: they stay
+  // May be set where an earlier launch_paged_attention of the same step, over the same plan and block tables,
+  // is in front of this one in the stream, and where keys in front of a request's query tokens were written
+  // by earlier steps. Then what lies in front of the query tokens is read while the kernels in front still
+  // run.
+  bool follows_layer = false;
 };
 
 size_t paged_attention_workspace_bytes(const PagedAttentionConfig& config);

@@ -2,6 +2,11 @@
 // one launch.
 //
 // Pairs are (d, d + head_dim / 2), as in Hugging Face's Llama. Computed in float32 and rounded once.
+// Optionally each query and key head is normalised first, as Qwen3 does, and the caches hold float8 e4m3 of x
+// / scale.
+//
+// The launch overlaps the kernels in front of it (cuda/src/common/dependency.cuh). cos, sin, q_norm and
+// k_norm, and with places_are_settled positions and slot_mapping, are read before those have ended.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -13,7 +18,7 @@
 namespace quire::cuda {
 
 struct RopeAndCacheParams {
-  DType dtype = DType::kBFloat16;  // of query, key, value and the caches
+  DType dtype = DType::kBFloat16;  // of query, key, value and, with kSame, the caches
   int32_t num_tokens = 0;
   int32_t num_q_heads = 0;
   int32_t num_kv_heads = 0;
@@ -32,6 +37,17 @@ struct RopeAndCacheParams {
   void* key_cache = nullptr;              // [num_slots, num_kv_heads, head_dim]
   void* value_cache = nullptr;            // [num_slots, num_kv_heads, head_dim]
   int64_t num_slots = 0;                  // num_blocks * block_size
+
+  KVDType kv_dtype = KVDType::kSame;
+  float k_scale = 1.0f;  // of a float8 cache: it holds x * (1 / scale), saturated
+  float v_scale = 1.0f;
+  const void* q_norm =
+      nullptr;  // [head_dim] of dtype: x / sqrt(mean(x^2) + norm_eps) * q_norm before the rotation,
+  const void* k_norm = nullptr;  // rounded as launch_rms_norm does; null, both of them: no norm
+  float norm_eps = 0;
+  // positions and slot_mapping were written by a copy, or by a kernel that a launch without overlap follows,
+  // and stay as they are until the step is over.
+  bool places_are_settled = false;
 };
 
 // Pointers and stride_token must be multiples of 16 bytes. Throws std::invalid_argument for unsupported sizes

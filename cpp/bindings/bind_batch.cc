@@ -1,0 +1,138 @@
+// Batch and BatchLayout: a step's arrays as views, or packed into one buffer.
+#include <pybind11/numpy.h>
+
+#include <cstdint>
+#include <vector>
+
+#include "bindings.h"
+#include "quire/batch_layout.h"
+
+namespace quire::bindings {
+namespace {
+
+namespace py = pybind11;
+
+// A view of the core's memory: nothing is copied, nothing can be written, `owner` is kept alive.
+template <typename T>
+py::array_t<T> view(const T* data, std::vector<py::ssize_t> shape, const py::object& owner) {
+  py::array_t<T> array(std::move(shape), data, owner);
+  py::detail::array_proxy(array.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
+  return array;
+}
+
+// Adds a property that views the first size(batch) elements of a Batch's vector.
+template <typename T, typename Size>
+void bind_view(py::class_<Batch>& batch, const char* name, std::vector<T> Batch::* field, Size size,
+               const char* doc) {
+  batch.def_property_readonly(
+      name,
+      [field, size](const py::object& self) {
+        const auto& value = self.cast<const Batch&>();
+        return view((value.*field).data(), {static_cast<py::ssize_t>(size(value))}, self);
+      },
+      doc);
+}
+
+void bind_batch_class(py::module_& m) {
+  py::class_<Batch> batch(
+      m, "Batch",
+      "One step's work. Arrays are read-only views of the core's memory, without a copy: they hold "
+      "until the batch's update(); a later schedule() overwrites them. They keep the core alive.");
+  batch.def_readonly("num_reqs", &Batch::num_reqs)
+      .def_readonly("num_tokens", &Batch::num_tokens)
+      .def_readonly("num_sampled", &Batch::num_sampled)
+      .def_readonly("max_query_len", &Batch::max_query_len)
+      .def_readonly("max_seq_len", &Batch::max_seq_len)
+      .def_property_readonly(
+          "block_tables",
+          [](const py::object& self) {
+            const auto& value = self.cast<const Batch&>();
+            return view(value.block_tables, {value.num_block_table_rows, value.block_table_stride}, self);
+          },
+          "[max_num_seqs, max_blocks_per_request] int32; entries past a request's blocks are stale; the next "
+          "schedule() changes it")
+      .def_property_readonly(
+          "block_table_updates",
+          [](const py::object& self) {
+            const auto& value = self.cast<const Batch&>();
+            return view(value.block_table_updates.data(), {value.num_block_table_updates(), 2}, self);
+          },
+          "[num_updates, 2] int32: index into the flat block_tables, block id, of each entry that was set "
+          "since "
+          "the schedule() before")
+      .def(
+          "pack",
+          [](const Batch& self, const BatchLayout& layout, uintptr_t address, int32_t num_tokens,
+             int32_t num_reqs, int32_t num_sampled) {
+            return pack(self, layout, reinterpret_cast<void*>(address), num_tokens, num_reqs, num_sampled);
+          },
+          py::arg("layout"), py::arg("address"), py::arg("num_tokens"), py::arg("num_reqs"),
+          py::arg("num_sampled"),
+          "Write all arrays, padded to the given sizes, to layout.num_bytes bytes of memory; how many of "
+          "them "
+          "hold something.");
+  const auto num_tokens = [](const Batch& b) { return b.num_tokens; };
+  const auto num_reqs = [](const Batch& b) { return b.num_reqs; };
+  const auto num_sampled = [](const Batch& b) { return b.num_sampled; };
+  bind_view(batch, "token_ids", &Batch::token_ids, num_tokens,
+            "[num_tokens] int32; ~row: the id that the batch before samples for that row of block_tables");
+  bind_view(batch, "positions", &Batch::positions, num_tokens, "[num_tokens] int32");
+  bind_view(batch, "slot_mapping", &Batch::slot_mapping, num_tokens,
+            "[num_tokens] int64: block_id * block_size + offset");
+  bind_view(batch, "request_ids", &Batch::request_ids, num_reqs, "[num_reqs] uint64");
+  bind_view(
+      batch, "query_start_loc", &Batch::query_start_loc, [](const Batch& b) { return b.num_reqs + 1; },
+      "[num_reqs + 1] int32");
+  bind_view(batch, "seq_lens", &Batch::seq_lens, num_reqs,
+            "[num_reqs] int32: tokens with KV after this step");
+  bind_view(batch, "block_table_rows", &Batch::block_table_rows, num_reqs,
+            "[num_reqs] int32: row of block_tables");
+  bind_view(batch, "sample_token_idx", &Batch::sample_token_idx, num_sampled,
+            "[num_sampled] int32: tokens whose logits are sampled");
+  bind_view(batch, "sample_req_idx", &Batch::sample_req_idx, num_sampled,
+            "[num_sampled] int32: their requests");
+  bind_view(batch, "sample_rows", &Batch::sample_rows, num_sampled,
+            "[num_sampled] int32: their rows of block_tables");
+  bind_view(batch, "temperature", &Batch::temperature, num_sampled, "[num_sampled] float32; 0: greedy");
+  bind_view(batch, "top_p", &Batch::top_p, num_sampled, "[num_sampled] float32");
+  bind_view(batch, "top_k", &Batch::top_k, num_sampled, "[num_sampled] int32; 0: off");
+  bind_view(batch, "seed", &Batch::seed, num_sampled, "[num_sampled] uint64");
+  bind_view(batch, "output_idx", &Batch::output_idx, num_sampled,
+            "[num_sampled] int32: how many tokens the request has produced");
+  bind_view(
+      batch, "mask_offsets", &Batch::mask_offsets, [](const Batch& b) { return b.num_sampled + 1; },
+      "[num_sampled + 1] int32: row j masks mask_ids[mask_offsets[j]:mask_offsets[j + 1]]");
+  bind_view(
+      batch, "mask_ids", &Batch::mask_ids, [](const Batch& b) { return b.mask_offsets[b.num_sampled]; },
+      "[mask_offsets[num_sampled]] int32: ids that may not be sampled");
+}
+
+void bind_batch_layout(py::module_& m) {
+  py::class_<BatchLayout>(
+      m, "BatchLayout", "Where each array of a batch lies in one buffer, for the largest batch of a config.")
+      .def(py::init([](const EngineConfig& config) {
+             validate(config);
+             return BatchLayout(config);
+           }),
+           py::arg("config"))
+      .def_property_readonly("num_bytes", &BatchLayout::num_bytes)
+      .def_property_readonly(
+          "arrays",
+          [](const BatchLayout& self) {
+            py::dict arrays;
+            for (const BatchLayout::Array& array : self.arrays()) {
+              arrays[array.name] = py::make_tuple(array.offset, array.count, array.dtype);
+            }
+            return arrays;
+          },
+          "name -> (offset in bytes, number of elements, numpy's name of the type), in the buffer's order");
+}
+
+}  // namespace
+
+void bind_batch(py::module_& m) {
+  bind_batch_layout(m);
+  bind_batch_class(m);
+}
+
+}  // namespace quire::bindings

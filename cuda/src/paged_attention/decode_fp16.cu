@@ -1,0 +1,11 @@
+#include "decode.cuh"
+
+namespace quire::cuda::attention {
+
+template void launch_decode<__half, __half, 64, 1>(const KernelArgs&, cudaStream_t);
+template void launch_decode<__half, __half, 64, 2>(const KernelArgs&, cudaStream_t);
+template void launch_decode<__half, __half, 96, 1>(const KernelArgs&, cudaStream_t);
+template void launch_decode<__half, __half, 128, 1>(const KernelArgs&, cudaStream_t);
+template void launch_decode<__half, __half, 256, 1>(const KernelArgs&, cudaStream_t);
+
+}  // namespace quire::cuda::attention

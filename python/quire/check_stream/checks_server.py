@@ -1,0 +1,197 @@
+"""Checks of a server under other conditions: bad requests, many at once, clients that leave."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from quire.check_stream.lab import Lab, difference, shorten
+from quire.check_stream.outcome import Outcome, Verdict, failed, passed, skipped
+from quire.check_stream.protocol import Recording, Reply, Request, RequestError, Unsupported
+
+# field, value, names that count as naming it
+_BAD = (
+    ("temperature", -1.0, ("temperature",)),
+    ("temperature", "hot", ("temperature",)),
+    ("top_p", 7.0, ("top_p",)),
+    ("max_tokens", -5, ("max_tokens", "max_new_tokens", "max_completion_tokens", "request_output_len")),
+)
+_BAD_JSON = ("sampling_parameters", '{"temperature": }', ("sampling_parameters",))
+# What shows through when a value was not checked, only used.
+_LEAK = re.compile(
+    r"TypeError|AttributeError|Traceback|not supported between|unsupported operand|object has no attribute"
+    r"|NoneType|must be real number"
+)
+_BESIDE_TOKENS = 160
+_LEFT_TOKENS = 400
+
+
+def bad_parameter(lab: Lab) -> Outcome:
+    verdict = Verdict()
+    for request, names in _bad_requests(lab):
+        for stream in (False, True):
+            expected = f"a client error (HTTP 4xx) that names {names[0]}"
+            try:
+                seen, is_right = _refused(lab, request, names, stream=stream)
+            except Unsupported:
+                continue
+            verdict.case(
+                is_right, sent=lab.adapter.show(request, stream=stream), seen=seen, expected=expected
+            )
+    return verdict.outcome("bad values are refused by name", "the model's typed inputs take none of them")
+
+
+def bad_parameter_beside(lab: Lab) -> Outcome:
+    sample = lab.longest
+    if sample is None:
+        return skipped("no prompt has a long answer in one piece that repeats")
+    request = replace(sample.request, max_tokens=_BESIDE_TOKENS)
+    try:
+        whole = lab.adapter.answer(request).text
+        if lab.adapter.answer(request).text != whole:
+            return skipped("the server's own answers in one piece differ from each other")
+        if lab.adapter.record(request).text != whole:
+            return skipped("such a stream differs from the answer in one piece without a bad request too")
+    except RequestError as error:
+        return skipped(f"{_BESIDE_TOKENS} tokens: {error}")
+
+    began: list[float] = []
+    sender = threading.Thread(target=_send_bad, args=(lab, began), daemon=True)
+    recording = lab.adapter.record(request, on_first=sender.start)
+    if not recording.chunks:
+        raise RequestError("the stream ended without a chunk")
+    ended = recording.chunks[-1].time
+    sender.join(lab.adapter.timeout)
+    beside = sum(start < ended for start in began)
+    sent = f"{len(began)} bad requests beside {lab.adapter.show(request, stream=True)}"
+    if recording.error or recording.text != whole:
+        seen = recording.error or difference(whole, recording.text)
+        return failed(sent=sent, seen=seen, expected=shorten(whole))
+    if not beside:
+        return skipped("the stream ended before a bad request could be sent")
+    return passed(f"a stream was not disturbed by {beside} bad requests beside it")
+
+
+def concurrent(lab: Lab) -> Outcome:
+    prompts = [sample.request for sample in lab.comparable if sample.request.temperature == 0]
+    if not prompts:
+        return skipped(f"no prompt has an answer in one piece that repeats: {lab.samples[0].problem}")
+    requests = [
+        replace(prompts[index % len(prompts)], max_tokens=24 + index) for index in range(lab.concurrency)
+    ]
+    alone = [lab.adapter.answer(request).text for request in requests]
+    results = lab.at_once(requests, stream=True)
+    if all(_complete(result, text) for result, text in zip(results, alone, strict=True)):
+        return passed(f"{len(requests)} streams at once, each equal to its own answer in one piece")
+    # A greedy answer may depend on what else is in the batch; then a stream cannot be judged.
+    crowd = lab.at_once(requests, stream=False)
+    verdict = Verdict()
+    for request, text, result, other in zip(requests, alone, results, crowd, strict=True):
+        if not (isinstance(other, Reply) and other.text == text):
+            continue
+        sent = f"{len(requests)} at once, this one: {lab.adapter.show(request, stream=True)}"
+        verdict.case(_complete(result, text), sent=sent, seen=_seen(result, text), expected=shorten(text))
+    broken = [result for result in results if isinstance(result, RequestError) or _ended_early(result)]
+    if not verdict.cases and broken:
+        seen = f"{len(broken)} streams failed, the first with: {_problem(broken[0])}"
+        return failed(sent=f"{len(requests)} streams at once", seen=seen, expected="all of them complete")
+    return verdict.outcome(
+        "streams at once equal their answers in one piece (the others' answers depend on the load)",
+        "the server's answers in one piece depend on how many requests run at once",
+    )
+
+
+def disconnect(lab: Lab) -> Outcome:
+    short = Request(prompt=lab.prompts[0], max_tokens=8)
+    before = _median_seconds(lab, short)
+    long = [
+        Request(prompt=lab.prompts[index % len(lab.prompts)], max_tokens=_LEFT_TOKENS) for index in range(4)
+    ]
+    try:
+        for request in long:
+            lab.adapter.record(request, leave_after=1)
+    except RequestError as error:
+        return skipped(f"{_LEFT_TOKENS} tokens: {error}")
+    after = _median_seconds(lab, short)
+    seen = f"a short request took {before:.3f} s before and {after:.3f} s after 4 clients left in mid-stream"
+    if after > 3 * before + 0.2:
+        return skipped(f"informative only: {seen}; their work may go on")
+    return passed(seen)
+
+
+def unchanged_after(lab: Lab) -> Outcome:
+    sample = next((sample for sample in lab.comparable if sample.request.temperature == 0), None)
+    if sample is None or sample.whole is None:
+        return skipped(f"no prompt has an answer in one piece that repeats: {lab.samples[0].problem}")
+    text = lab.adapter.answer(sample.request).text
+    sent = lab.adapter.show(sample.request, stream=False)
+    if text != sample.whole.text:
+        seen = difference(sample.whole.text, text)
+        return failed(sent=sent, seen=seen, expected=shorten(sample.whole.text))
+    return passed("the first prompt is answered as at the beginning")
+
+
+def _bad_requests(lab: Lab) -> Iterator[tuple[Request, tuple[str, ...]]]:
+    cases = (*_BAD, _BAD_JSON) if lab.adapter.api.startswith("triton") else _BAD
+    for name, value, names in cases:
+        if name == "sampling_parameters" and not lab.adapter.reads_sampling_json:
+            continue
+        yield Request(prompt=lab.prompts[0], max_tokens=8, extra={name: value}), names
+
+
+def _refused(lab: Lab, request: Request, names: tuple[str, ...], *, stream: bool) -> tuple[str, bool]:
+    """What came back, and whether it is a client error that names the field."""
+    try:
+        if stream:
+            # Accepted without a limit, it might never end.
+            recording = lab.adapter.record(request, leave_after=4)
+            if not recording.error:
+                return "accepted", False
+            return f"accepted, then {recording.error}", False
+        lab.adapter.answer(request)
+        return "accepted", False
+    except RequestError as error:
+        is_named = any(name in f"{error.param} {error.message}".lower() for name in names)
+        is_client_error = error.status is None or 400 <= error.status < 500
+        is_clean = not _LEAK.search(error.message)
+        return shorten(str(error), 300), is_named and is_client_error and is_clean and not error.lost
+
+
+def _send_bad(lab: Lab, began: list[float]) -> None:
+    for request, names in _bad_requests(lab):
+        for stream in (False, True):
+            try:
+                lab.adapter.show(request, stream=stream)
+                began.append(time.monotonic())
+                _refused(lab, request, names, stream=stream)
+            except Unsupported:
+                continue
+
+
+def _complete(result: Recording | Reply | RequestError, text: str) -> bool:
+    return isinstance(result, Recording) and not result.error and result.text == text
+
+
+def _seen(result: Recording | Reply | RequestError, text: str) -> str:
+    return _problem(result) or difference(text, result.text if isinstance(result, Recording) else "")
+
+
+def _ended_early(result: Recording | Reply) -> bool:
+    return isinstance(result, Recording) and bool(result.error)
+
+
+def _problem(result: Recording | Reply | RequestError) -> str:
+    return result.error if isinstance(result, Recording) else str(result)
+
+
+def _median_seconds(lab: Lab, request: Request) -> float:
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        lab.adapter.answer(request)
+        seconds.append(time.monotonic() - began)
+    return statistics.median(seconds)

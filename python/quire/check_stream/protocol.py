@@ -1,0 +1,168 @@
+"""What a server is asked and what it answers, whatever its protocol."""
+
+from __future__ import annotations
+
+import abc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from quire.errors import QuireError
+
+
+class CheckStreamError(QuireError):
+    """The checker itself cannot go on: no server there, no such model, a wrong option."""
+
+
+class RequestError(Exception):
+    """The server refused a request, or did not end it in time. `status`: of HTTP; None where there is none
+    (gRPC, an error inside a stream, a lost connection). `param`: the field that the answer names apart."""
+
+    def __init__(
+        self, message: str, *, status: int | None = None, param: str = "", lost: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.param = param
+        self.lost = lost  # the connection or the wait for it ended, not the request
+
+    def __str__(self) -> str:
+        return f"HTTP {self.status}: {self.message}" if self.status else self.message
+
+
+class Unsupported(Exception):  # noqa: N818 - says what the protocol lacks
+    """The protocol or the model's declared inputs have no place for what the request asks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One request in vLLM's vocabulary; greedy unless told otherwise."""
+
+    prompt: str
+    max_tokens: int = 48
+    temperature: float = 0.0
+    seed: int | None = None
+    stop: str | None = None
+    include_stop: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)  # more sampling fields, wrong ones too
+
+    def sampling(self) -> dict[str, Any]:
+        """As the JSON object that vLLM and its relatives read."""
+        values: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature}
+        if self.seed is not None:
+            values["seed"] = self.seed
+        if self.stop is not None:
+            values["stop"] = [self.stop]
+        if self.include_stop:
+            values["include_stop_str_in_output"] = True
+        return values | dict(self.extra)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """An answer in one piece. None: the server does not offer it."""
+
+    text: str
+    finish_reason: str | None = None
+    num_input_tokens: int | None = None
+    num_output_tokens: int | None = None
+    num_total_tokens: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """One event of a stream."""
+
+    time: float  # seconds, monotonic
+    text: str
+    finish_reason: str | None = None  # "": offered, not yet
+    num_output_tokens: int | None = None  # of this chunk
+    num_input_tokens: int | None = None
+    purpose: str = ""  # why it may be without text: "role", "reasoning", "usage"
+
+
+@dataclass(kw_only=True)
+class Recording:
+    """A stream as it was received."""
+
+    began: float = field(default_factory=time.monotonic)
+    chunks: list[Chunk] = field(default_factory=list)
+    usage: Reply | None = None  # the counts that OpenAI's last event carries; text is ""
+    num_done: int = 0  # [DONE] events
+    error: str = ""  # what ended it before its time
+    early: bool = False  # left by us
+
+    @property
+    def text(self) -> str:
+        return "".join(chunk.text for chunk in self.chunks)
+
+    @property
+    def finish_reasons(self) -> list[str]:
+        return [chunk.finish_reason for chunk in self.chunks if chunk.finish_reason]
+
+    @property
+    def num_output_tokens(self) -> int | None:
+        if self.usage is not None:
+            return self.usage.num_output_tokens
+        counts = [chunk.num_output_tokens for chunk in self.chunks if chunk.num_output_tokens is not None]
+        return sum(counts) if counts else None
+
+    @property
+    def num_input_tokens(self) -> int | None:
+        if self.usage is not None:
+            return self.usage.num_input_tokens
+        counts = [chunk.num_input_tokens for chunk in self.chunks if chunk.num_input_tokens is not None]
+        return counts[-1] if counts else None
+
+
+class Adapter(abc.ABC):
+    """Speaks one protocol with one model. Safe to use from several threads: a connection per request."""
+
+    api: str
+    model: str
+    timeout: float
+
+    has_finish_reason = True
+    ends_with_done = False  # [DONE] after the last event
+    reads_sampling_json = True  # False: typed tensors, which a wrong type cannot get into
+    knows_include_stop = True  # include_stop_str_in_output is part of the protocol
+
+    @abc.abstractmethod
+    def answer(self, request: Request) -> Reply:
+        """In one piece. Raises RequestError, Unsupported."""
+
+    @abc.abstractmethod
+    def events(self, request: Request, recording: Recording) -> Iterator[Chunk]:
+        """The stream, event by event; closing the iterator disconnects. Raises RequestError, Unsupported.
+        What is not a chunk goes straight into the recording."""
+
+    @abc.abstractmethod
+    def show(self, request: Request, *, stream: bool) -> str:
+        """What `request` looks like on the wire, for the report."""
+
+    def record(
+        self, request: Request, leave_after: int | None = None, on_first: Callable[[], None] = lambda: None
+    ) -> Recording:
+        """The whole stream, or its first `leave_after` chunks. RequestError only where no chunk came.
+        `on_first` is called at the first one."""
+        recording = Recording()
+        events = self.events(request, recording)
+        try:
+            for chunk in events:
+                recording.chunks.append(chunk)
+                if len(recording.chunks) == 1:
+                    on_first()
+                if leave_after is not None and len(recording.chunks) >= leave_after:
+                    recording.early = True
+                    break
+                if time.monotonic() - recording.began > self.timeout:
+                    raise RequestError(f"the stream did not end within {self.timeout:g} s", lost=True)
+        except RequestError as error:
+            if not recording.chunks:
+                raise
+            recording.error = str(error)
+        finally:
+            events.close()  # type: ignore[attr-defined]
+        return recording

@@ -1,0 +1,90 @@
+"""`quire check-stream`: does a server stream correctly?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quire.cli.common import console
+
+
+def check_stream(
+    url: Annotated[
+        str, typer.Argument(help="http://HOST:PORT, https://..., grpc://HOST:PORT or an endpoint.")
+    ],
+    model: Annotated[str | None, typer.Option(help="Default: the ensemble, or the only one.")] = None,
+    api: Annotated[
+        str | None, typer.Option(help="triton-http, triton-grpc, openai or openai-chat. Default: found out.")
+    ] = None,
+    prompt_file: Annotated[
+        Path | None, typer.Option(help="Prompts instead of the built-in ones: a JSON list, or one a line.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one request.")] = 60.0,
+    concurrency: Annotated[
+        int, typer.Option(min=2, max=1024, help="Streams of the check `concurrent`.")
+    ] = 16,
+    header: Annotated[
+        list[str] | None, typer.Option(help='HTTP header "Name: value"; may be given several times.')
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here too.")] = None,
+) -> None:
+    """Check that a Triton or OpenAI-style server at URL streams what it answers in one piece.
+
+    Status 0: nothing is broken. 1: a check failed. 2: the checks could not be run.
+    """
+    # Not at the top: the other commands need nothing of it.
+    from quire.check_stream import CheckStreamError, Lab, Result, connect, run_checks
+    from quire.check_stream.report import as_lines, summary, write_json
+
+    def show(result: Result) -> None:
+        style = {"fail": "red", "n/a": "dim"}.get(result.outcome.status)
+        for line in as_lines(result):
+            console.print(line, style=style, markup=False)
+
+    try:
+        prompts = _prompts(prompt_file)
+        headers = dict(_header(item) for item in header or [])
+        adapter = connect(url, api=api, model=model, timeout=timeout, headers=headers)
+        console.print(f"{url}: {adapter.api}, model {adapter.model}", markup=False)
+        with console.status("asking every prompt"):
+            lab = Lab(adapter, prompts, concurrency)
+            results = run_checks(lab, show)
+        if json_file is not None:
+            write_json(json_file, url, adapter, results)
+    except (CheckStreamError, OSError) as error:
+        console.print(str(error), style="red", markup=False)
+        raise typer.Exit(2) from None
+    counts = summary(results)
+    console.print(f"{counts['pass']} passed, {counts['fail']} failed, {counts['n/a']} not applicable")
+    raise typer.Exit(1 if counts["fail"] else 0)
+
+
+def _prompts(path: Path | None) -> list[str]:
+    from quire.check_stream import CheckStreamError
+
+    if path is None:
+        return []
+    text = path.read_text("utf-8")
+    try:
+        prompts = json.loads(text)
+    except ValueError:
+        prompts = [line for line in text.splitlines() if line.strip()]
+    if not (
+        isinstance(prompts, list) and prompts and all(isinstance(item, str) and item for item in prompts)
+    ):
+        raise CheckStreamError(
+            f"--prompt-file: got {path}; allowed: a JSON list of strings, or lines of text"
+        )
+    return prompts
+
+
+def _header(text: str) -> tuple[str, str]:
+    from quire.check_stream import CheckStreamError
+
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise CheckStreamError(f'--header: got {text!r}; allowed: "Name: value"')
+    return name.strip(), value.strip()

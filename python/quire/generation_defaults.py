@@ -1,0 +1,131 @@
+"""Defaults of a checkpoint: what `generation_config.json` says for requests that do not say otherwise.
+
+The engine hands them to its client with the model's limits, so that every way to a request has the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quire.config import EngineConfig
+from quire.errors import ConfigError, InvalidArgument, describe, did_you_mean
+from quire.sampling_params import SAMPLING_FIELDS, SamplingParams
+from quire.schema import fields_of
+
+__all__ = ["GenerationDefaults", "generation_defaults"]
+
+# What is taken from a checkpoint (as in vLLM), as soon as SamplingParams has it.
+_TAKEN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+# Values of generation_config.json that change nothing, of settings that would change the text. Its other
+# settings name tokens, say what to return, or belong to beam search, which num_beams turns on.
+_NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "min_p": (0,),
+    "repetition_penalty": (1,),
+    "encoder_repetition_penalty": (1,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "no_repeat_ngram_size": (0,),
+    "typical_p": (1,),
+    "top_h": (),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+    "penalty_alpha": (0,),
+    "guidance_scale": (1,),
+    "num_beams": (1,),
+    "num_return_sequences": (1,),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "bad_words_ids": ([],),
+    "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],),
+    "sequence_bias": ({}, []),
+    "forced_bos_token_id": (),
+    "forced_eos_token_id": (),
+    "exponential_decay_length_penalty": (),
+    "stop_strings": ([],),
+    "watermarking_config": (),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationDefaults:
+    """`values`: fields of SamplingParams. `warnings`: what the checkpoint asks for and does not get."""
+
+    values: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {describe(value)}" for name, value in self.values.items())
+
+
+def generation_defaults(config: EngineConfig, folder: Path) -> GenerationDefaults:
+    """Of the model in `folder` under these settings. Raises ConfigError naming file and key."""
+    values: dict[str, Any] = {}
+    warnings: tuple[str, ...] = ()
+    if config.generation_config == "auto":
+        values, warnings = _of_checkpoint(folder / "generation_config.json")
+    for name, value in _overrides(config).items():
+        if value is None:
+            values.pop(name, None)
+        else:
+            values[name] = value
+    return GenerationDefaults(values=values, warnings=warnings)
+
+
+def _of_checkpoint(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    if not path.is_file():
+        return {}, ()
+    try:
+        given = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(path, f"malformed JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise ConfigError(path, f"got {describe(given)}; allowed: a JSON object")
+    values: dict[str, Any] = {}
+    for name in _taken():
+        try:
+            value = fields_of(SamplingParams)[name].check(given.get(name))
+        except InvalidArgument as error:
+            allowed = f'{error.allowed}, or "generation_config": "none" in model.json'
+            raise ConfigError(path, f"got {error.given}; allowed: {allowed}", key=name) from None
+        if value is not None:
+            values[name] = value
+    if given.get("do_sample") is False:
+        values["temperature"] = 0.0
+    dropped = [
+        name
+        for name, neutral in _NEUTRAL.items()
+        if name not in values and given.get(name) is not None and given[name] not in neutral
+    ]
+    return values, tuple(
+        f"{path}: {name}: got {describe(given[name])}, which is not supported yet: requests do without it"
+        for name in dropped
+    )
+
+
+def _overrides(config: EngineConfig) -> dict[str, Any]:
+    """The setting override_generation_config, checked."""
+    values: dict[str, Any] = {}
+    for name, value in config.override_generation_config.items():
+        key = f"override_generation_config.{name}"
+        if name not in _taken():
+            hint = did_you_mean(name, _taken())
+            if name in ("max_new_tokens", "max_tokens"):
+                hint = " (the setting max_output_tokens limits the output)"
+            problem = f"got an unknown name{hint}; allowed: {', '.join(_taken())}"
+            raise ConfigError(config.file, problem, key=key)
+        try:
+            values[name] = fields_of(SamplingParams)[name].check(value)
+        except InvalidArgument as error:
+            problem = f"got {error.given}; allowed: {error.allowed} or null"
+            raise ConfigError(config.file, problem, key=key) from None
+    return values
+
+
+def _taken() -> tuple[str, ...]:
+    return tuple(name for name in _TAKEN if name in SAMPLING_FIELDS)

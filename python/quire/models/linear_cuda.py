@@ -1,0 +1,80 @@
+"""y = x @ weight.T + bias on a GPU: our weight-streaming GEMM for few rows, cuBLAS for more."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from quire import ops_cuda as ops
+
+# Up to so many rows our GEMM is faster than cuBLAS, on an H100 and for the shapes of 1B and 8B models; the
+# fused one also saves the launch of SiLU * mul (docs/kernels/skinny_gemm.md).
+_FASTER_ROWS = 16
+_FASTER_GATE_UP_ROWS = 32
+
+
+class CudaLinear:
+    """A projection. Fill `weight` and `bias`, then call prepare() once; only then it can be called.
+
+    is_invariant: every row of the result has the same bits whatever rows are beside it. Many rows are then
+    computed by the GEMM for few, a part at a time, which is slower.
+    """
+
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        bias: bool = False,
+        is_invariant: bool = False,
+    ) -> None:
+        self.weight = torch.empty(out_size, in_size, dtype=dtype, device=device)
+        self.bias = torch.empty(out_size, dtype=dtype, device=device) if bias else None
+        self._is_invariant = is_invariant
+
+    def prepare(self) -> None:
+        """Once the weights are there, at their final place."""
+        self._transposed = self.weight.t()
+        self._plain = ops.SkinnyWeight(self.weight)
+
+    def __call__(self, x: Tensor, out: Tensor) -> None:
+        """x: ``[num_rows, in_size]``; out: ``[num_rows, out_size]``."""
+        if self._is_invariant:
+            for rows, to in _parts(x, out):
+                self._plain(rows, self.bias, to)
+        elif x.size(0) <= _FASTER_ROWS:
+            self._plain(x, self.bias, out)
+        elif self.bias is None:
+            torch.mm(x, self._transposed, out=out)
+        else:
+            torch.addmm(self.bias, x, self._transposed, out=out)
+
+
+class CudaGateUp(CudaLinear):
+    """Gate and up projection of one input, `weight` [2 * intermediate_size, in_size] with gate first, and
+    SiLU(gate) * up."""
+
+    def prepare(self) -> None:
+        """As in CudaLinear."""
+        super().prepare()
+        self._fused = ops.SkinnyWeight(self.weight, silu_mul=True)
+
+    def silu_mul(self, x: Tensor, gate_up: Tensor, out: Tensor) -> None:
+        """x: ``[num_rows, in_size]``; gate_up: ``[num_rows, 2 * intermediate_size]``, scratch; out:
+        ``[num_rows, intermediate_size]``."""
+        if self._is_invariant:
+            for rows, to in _parts(x, out):
+                self._fused(rows, self.bias, to)
+        elif x.size(0) <= _FASTER_GATE_UP_ROWS:
+            self._fused(x, self.bias, out)
+        else:
+            self(x, gate_up)
+            ops.silu_mul(gate_up, out)
+
+
+def _parts(x: Tensor, out: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Both, cut into pieces that the GEMM for few rows takes."""
+    size = ops.MAX_SKINNY_ROWS
+    return [(x[i : i + size], out[i : i + size]) for i in range(0, x.size(0), size)]

@@ -1,0 +1,99 @@
+"""Llama on a GPU: one forward pass over a mixed batch, all of it capturable in a CUDA graph.
+
+Every activation has its place in buffers of the largest step, so a captured pass keeps valid addresses and
+allocates nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from quire import ops_cuda as ops
+from quire.models.activations_cuda import CudaActivations
+from quire.models.config import ModelConfig
+from quire.models.linear_cuda import CudaGateUp, CudaLinear
+from quire.models.rope import cos_sin
+from quire.models.weights import LlamaWeights
+from quire.step_arrays import StepArrays
+
+
+class CudaLlama(LlamaWeights[CudaLinear, CudaGateUp]):
+    """Weights of one model on one GPU, and the forward pass."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_model_len: int,
+        *,
+        batch_invariant: bool = False,
+    ) -> None:
+        def linear(in_size: int, out_size: int, bias: bool) -> CudaLinear:
+            return CudaLinear(in_size, out_size, dtype, device, bias=bias, is_invariant=batch_invariant)
+
+        def gate_up(in_size: int, out_size: int, bias: bool) -> CudaGateUp:
+            return CudaGateUp(in_size, out_size, dtype, device, bias=bias, is_invariant=batch_invariant)
+
+        super().__init__(config, dtype, device, linear, gate_up)
+        self._cos, self._sin = (
+            table.to(device) for table in cos_sin(config.rope, config.head_dim, max_model_len)
+        )
+
+    def prepare(self) -> None:
+        """Once the weights are there."""
+        for layer in self.layers:
+            for linear in (layer.qkv, layer.o, layer.gate_up, layer.down):
+                linear.prepare()
+        self.head.prepare()
+
+    def forward(
+        self,
+        step: StepArrays,
+        attention: ops.PagedAttention,
+        caches: list[ops.KVCache],
+        block_tables: Tensor,
+        last_token_ids: Tensor,
+        buffers: CudaActivations,
+        *,
+        max_query_len: int,
+        is_all_sampled: bool,
+    ) -> Tensor:
+        """Logits ``[num_sampled, vocab_size]``; this step's keys and values enter the caches.
+
+        is_all_sampled: the sampled tokens are all tokens, in order: a decode step.
+        """
+        config, eps = self.config, self.config.rms_norm_eps
+        num_tokens, num_sampled = step.num_tokens, step.num_sampled
+        residual, hidden = buffers.residual[:num_tokens], buffers.hidden[:num_tokens]
+        qkv, attended = buffers.qkv[:num_tokens], buffers.attention[:num_tokens]
+        query = qkv[:, : config.q_size]
+        gate_up, mlp = buffers.gate_up[:num_tokens], buffers.mlp[:num_tokens]
+        added = buffers.added[:num_tokens]
+        last = len(self.layers) - 1
+
+        ops.embedding(step.token_ids, self.embedding, last_token_ids, out=residual)
+        ops.rms_norm(residual, self.layers[0].input_norm, eps, residual=None, out=hidden)
+        for i, (layer, cache) in enumerate(zip(self.layers, caches, strict=True)):
+            layer.qkv(hidden, out=qkv)
+            ops.rope_and_cache(qkv, self._cos, self._sin, cache, step)
+            attention(query, cache, block_tables, max_query_len, out=attended, follows_layer=i > 0)
+            if i == last and not is_all_sampled:
+                # Nothing reads the other tokens from here on.
+                index = step.sample_token_idx
+                sampled_attention = buffers.sampled_attention[:num_sampled]
+                sampled_residual = buffers.sampled_residual[:num_sampled]
+                ops.gather_rows(index, attended, sampled_attention, residual, sampled_residual)
+                attended, residual = sampled_attention, sampled_residual
+                hidden, added = hidden[:num_sampled], added[:num_sampled]
+                gate_up, mlp = gate_up[:num_sampled], mlp[:num_sampled]
+            layer.o(attended, out=added)
+            ops.rms_norm(added, layer.mlp_norm, eps, residual=residual, out=hidden)
+            layer.gate_up.silu_mul(hidden, gate_up, out=mlp)
+            layer.down(mlp, out=added)
+            next_norm = self.norm if i == last else self.layers[i + 1].input_norm
+            ops.rms_norm(added, next_norm, eps, residual=residual, out=hidden)
+        logits = buffers.logits[:num_sampled]
+        self.head(hidden, out=logits)
+        return logits

@@ -1,0 +1,93 @@
+"""The memory ledger of a GPU: what will be on it before anything is put there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from quire.config import EngineConfig
+from quire.errors import InvalidArgument
+from quire.models.activations_cuda import CudaActivations
+from quire.models.config import ModelConfig
+from quire.models.weights import LlamaWeights
+from quire.runner.memory import MemoryLedger, kv_block_bytes, num_kv_blocks
+from quire.runner.step_shapes import StepShapes
+
+# cuBLAS takes 32 MiB on Hopper, torch's allocator rounds up, and modules are loaded on first use.
+_LIBRARIES = 192 << 20
+# A captured step of a 32-layer model: about 350 kernel nodes.
+_GRAPH_BYTES_PER_LAYER = 160 << 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class CudaMemory:
+    """Bytes on the device, at the moment before loading."""
+
+    total: int
+    free: int
+
+    @classmethod
+    def of(cls, device: torch.device) -> CudaMemory:
+        free, total = torch.cuda.mem_get_info(device)
+        return cls(total=total, free=free)
+
+
+def plan(
+    config: EngineConfig,
+    model: ModelConfig,
+    *,
+    max_model_len: int,
+    dtype: torch.dtype,
+    kv_dtype: torch.dtype,
+    shapes: StepShapes,
+    memory: CudaMemory,
+    workspace: int,
+) -> MemoryLedger:
+    """What the runner is going to take; the KV cache gets what gpu_memory_utilization leaves, unless another
+    setting fixes its size.
+
+    workspace: bytes of the attention's workspace.
+    """
+    available = max(0, int(config.gpu_memory_utilization * memory.total) - (memory.total - memory.free))
+    weights = LlamaWeights.num_bytes(model, dtype.itemsize, shares_tied_head=True)
+    weights += 2 * 4 * max_model_len * (model.head_dim // 2)  # the table of angles
+    activations = CudaActivations.num_bytes(
+        model, dtype.itemsize, config.max_num_batched_tokens, config.max_num_seqs
+    )
+    graphs = 0 if config.enforce_eager else len(shapes) * model.num_layers * _GRAPH_BYTES_PER_LAYER
+    # Block tables, and the updates of all their entries that a batch may carry.
+    workspace += _LIBRARIES + 3 * 4 * config.max_num_seqs * -(-max_model_len // config.block_size)
+    block_bytes = kv_block_bytes(model, config.block_size, kv_dtype.itemsize)
+    setting, given = "gpu_memory_utilization", 0
+    if config.num_gpu_blocks_override is not None or config.kv_cache_memory_bytes is not None:
+        num_blocks = num_kv_blocks(config, model, max_model_len, kv_dtype.itemsize)
+        is_count = config.num_gpu_blocks_override is not None
+        setting = "num_gpu_blocks_override" if is_count else "kv_cache_memory_bytes"
+        given = num_blocks if is_count else num_blocks * block_bytes
+    else:
+        left = available - weights - activations - workspace - graphs
+        needed = -(-max_model_len // config.block_size)
+        num_blocks = max(0, left // block_bytes)
+        if left >= 0 and num_blocks < needed:
+            raise InvalidArgument(
+                "max_model_len",
+                str(max_model_len),
+                f"at most {num_blocks * config.block_size}: weights and activations leave"
+                f" {left / (1 << 20):.0f} MiB for the KV cache ({block_bytes} bytes per block of"
+                f" {config.block_size} tokens); or more gpu_memory_utilization, or fewer"
+                " max_num_batched_tokens",
+            )
+    return MemoryLedger(
+        weights=weights,
+        kv_blocks=num_blocks * block_bytes,
+        activations=activations,
+        workspace=workspace,
+        graphs=graphs,
+        available=available,
+        num_blocks=num_blocks,
+        kv_setting=setting,
+        kv_given=given,
+        limit=f"allowed by gpu_memory_utilization {config.gpu_memory_utilization} of"
+        f" {memory.total / (1 << 20):.0f} MiB, {memory.free / (1 << 20):.0f} MiB of them free",
+    )

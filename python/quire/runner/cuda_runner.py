@@ -1,0 +1,203 @@
+"""Executes scheduled batches on one GPU: KV cache, forward pass, sampling, as one captured graph per step.
+
+The host stays one step ahead: while the GPU computes a batch, the next one is scheduled, packed and launched.
+Sampled ids stay on the device and feed the next step; the host learns them one step late. Per step there is
+one copy to the device, one graph, one copy back, and no synchronisation but the wait for those ids.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from quire import _core
+from quire import ops_cuda as ops
+from quire.config import EngineConfig
+from quire.models.activations_cuda import CudaActivations
+from quire.models.checkpoint import load_model_weights
+from quire.models.config import ModelConfig
+from quire.models.llama_cuda import CudaLlama
+from quire.runner.step_buffers import StepBuffers
+from quire.runner.step_shapes import StepShape, StepShapes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = logging.getLogger(__name__)
+
+
+# Keys per piece of a request's context when results may not depend on the batch.
+_INVARIANT_SPLIT_KEYS = 1024
+
+
+def make_attention(
+    config: EngineConfig, model: ModelConfig, max_model_len: int, device: torch.device
+) -> ops.PagedAttention:
+    """The attention of all layers, with its workspace. Raises ValueError for sizes that it does not have."""
+    return ops.PagedAttention(
+        num_q_heads=model.num_q_heads,
+        num_kv_heads=model.num_kv_heads,
+        head_dim=model.head_dim,
+        max_num_reqs=config.max_num_seqs,
+        max_num_tokens=config.max_num_batched_tokens,
+        max_seq_len=max_model_len,
+        device=device,
+        split_keys=_INVARIANT_SPLIT_KEYS if config.batch_invariant else 0,
+    )
+
+
+class CudaRunner:
+    """One model on one GPU. `launch` and `collect` are the only calls of a step."""
+
+    max_batches_out = 2
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        core_config: _core.EngineConfig,
+        model: ModelConfig,
+        attention: ops.PagedAttention,
+        *,
+        dtype: torch.dtype,
+        kv_dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._attention = attention
+        self._model = CudaLlama(
+            model, dtype, device, core_config.max_model_len, batch_invariant=config.batch_invariant
+        )
+        load_model_weights(config, model, self._model.destinations())
+        self._model.prepare()
+        max_num_seqs = config.max_num_seqs
+        self._activations = CudaActivations(model, dtype, device, config.max_num_batched_tokens, max_num_seqs)
+        # Zeros: keys of padding and of stale blocks are read, though never used, and must be finite.
+        self._kv_memory = torch.zeros(
+            (
+                model.num_layers,
+                2,
+                core_config.num_blocks,
+                config.block_size,
+                model.num_kv_heads,
+                model.head_dim,
+            ),
+            dtype=kv_dtype,
+            device=device,
+        )
+        self._caches = [ops.KVCache(layer[0], layer[1]) for layer in self._kv_memory]
+        self._buffers = StepBuffers(core_config, device, num_copies=self.max_batches_out)
+        self._block_tables = torch.zeros(
+            (max_num_seqs, -(-core_config.max_model_len // config.block_size)),
+            dtype=torch.int32,
+            device=device,
+        )
+        # One more: where padding rows of a graph leave their ids.
+        self._last_token_ids = torch.zeros(max_num_seqs + 1, dtype=torch.int32, device=device)
+        self._sampled = torch.zeros(max_num_seqs, dtype=torch.int32, device=device)
+        self._sampled_host = [
+            torch.zeros(max_num_seqs, dtype=torch.int32, pin_memory=True) for _ in range(self.max_batches_out)
+        ]
+        self._done = [torch.cuda.Event() for _ in range(self.max_batches_out)]  # type: ignore[no-untyped-call]
+        self._out: deque[tuple[int, int]] = deque()  # (copy of the buffers, num_sampled) of batches out
+        self._next_copy = 0
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._shapes = StepShapes(max_num_seqs, config.max_num_batched_tokens)
+        self._graphs: dict[StepShape, torch.cuda.CUDAGraph] = {}
+        torch.cuda.synchronize(device)  # what was filled on the default stream is there
+        if not config.enforce_eager:
+            self._capture()
+
+    @torch.inference_mode()
+    def launch(self, batch: _core.Batch) -> None:
+        """Start computing a batch. At most `max_batches_out` may be out."""
+        if self._graphs:
+            shape = self._shapes.fit(batch.num_tokens, batch.num_sampled)
+        else:
+            # A part of a prompt samples nothing: then a padding row, whose id nobody reads.
+            num_sampled = max(1, batch.num_sampled)
+            is_decode = batch.num_tokens == batch.num_sampled
+            shape = StepShape(batch.num_tokens, batch.num_reqs, num_sampled, is_decode)
+        copy = self._next_copy
+        with torch.cuda.stream(self._stream):
+            self._buffers.upload(copy, batch, shape)
+            if self._graphs:
+                self._graphs[shape].replay()
+            else:
+                self._compute(shape)
+            self._sampled_host[copy].copy_(self._sampled, non_blocking=True)
+            self._done[copy].record()
+        self._out.append((copy, batch.num_sampled))
+        self._next_copy = (copy + 1) % self.max_batches_out
+
+    def collect(self) -> NDArray[np.int32]:
+        """Wait for the oldest batch out: int32 ``[num_sampled]``, valid until the next launch."""
+        copy, num_sampled = self._out.popleft()
+        self._done[copy].synchronize()
+        ids: NDArray[np.int32] = self._sampled_host[copy].numpy()[:num_sampled]
+        return ids
+
+    def discard(self) -> None:
+        """Nobody will collect what is launched. Returns when none of it runs any more."""
+        self._out.clear()
+        self._stream.synchronize()
+
+    def logits(self, num_rows: int) -> Tensor:
+        """The logits of the last computed step, ``[num_rows, vocab_size]``, for tests."""
+        self._stream.synchronize()
+        return self._activations.logits[:num_rows].clone()
+
+    def _compute(self, shape: StepShape) -> None:
+        """Launch a step's kernels on the current stream."""
+        step = self._buffers.arrays(shape)
+        ops.update_block_tables(self._block_tables, step)
+        self._attention.plan(step)
+        logits = self._model.forward(
+            step,
+            self._attention,
+            self._caches,
+            self._block_tables,
+            self._last_token_ids,
+            self._activations,
+            max_query_len=1 if shape.is_decode else shape.num_tokens,
+            is_all_sampled=shape.is_decode,
+        )
+        ops.sample(logits, step, self._last_token_ids, out=self._sampled)
+
+    @torch.inference_mode()
+    def _capture(self) -> None:
+        """Every shape's step as a graph; run once before, so that libraries have loaded what they need."""
+        start = time.monotonic()
+        free_before, _ = torch.cuda.mem_get_info()
+        pool = torch.cuda.graph_pool_handle()
+        shapes = track(
+            self._shapes.all(),
+            description="capturing CUDA graphs",
+            console=Console(stderr=True),
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+        with torch.cuda.stream(self._stream):
+            for shape in shapes:
+                self._buffers.fill_with_padding(shape)
+                self._compute(shape)
+                graph = torch.cuda.CUDAGraph()
+                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+                self._compute(shape)
+                graph.capture_end()
+                self._graphs[shape] = graph
+        self._stream.synchronize()
+        free_after, _ = torch.cuda.mem_get_info()
+        log.info(
+            "captured %d CUDA graphs in %.1f s, %.0f MiB",
+            len(self._graphs),
+            time.monotonic() - start,
+            (free_before - free_after) / (1 << 20),
+        )

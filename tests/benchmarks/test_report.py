@@ -1,0 +1,102 @@
+"""The table of committed results, and the plots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import plot
+import pytest
+import report
+from workload import Case, case_key
+
+
+def row(conc: int, rate: float, **more: float) -> dict[str, Any]:
+    return {
+        "tag": "x",
+        **case_key(Case(512, 256, conc, 2 * conc, 0)),
+        "out_tok_s": rate,
+        "ttft_p50_ms": 10.04,
+        "itl_p50_ms": 5.006,
+        **more,
+    }
+
+
+def run(date: str, card: str = "H100", shape: str = "8b", **sides: list[dict[str, Any]]) -> dict[str, Any]:
+    versions = {"versions": {"vllm": "0.24.0", "torch": "2.11.0"}}
+    return {
+        "date": f"2026-11-{date}T01:02:03+00:00",
+        "shape": shape,
+        "machine": {"card": card, "driver": "580.1"},
+        "sides": {name: {"rows": rows, **versions} for name, rows in sides.items()},
+    }
+
+
+def test_pairs_are_of_one_call() -> None:
+    """A row counts when both sides ran it in one call; of several calls the newest; never across calls,
+    cards or shapes."""
+    runs = [
+        run("01", vllm=[row(1, 100), row(8, 200)], quire=[row(1, 110), row(8, 210)]),
+        run("02", vllm=[row(8, 300)], quire=[row(8, 390), row(32, 500)]),
+        run("03", vllm=[row(1, 1)], quire=[]),
+        run("03", quire=[row(1, 2)]),
+        run("04", card="H200", vllm=[row(1, 100)], quire=[row(1, 150)]),
+        run("04", shape="1b", vllm=[row(1, 100)], quire=[row(1, 170)]),
+    ]
+    found = [
+        (p.card, p.shape, p.quire["conc"], p.run["date"][8:10], p.ratio) for p in report.newest_pairs(runs)
+    ]
+    assert [
+        ("H100", "8b", 1, "01", 1.1),
+        ("H100", "8b", 8, "02", 1.3),
+        ("H200", "8b", 1, "04", 1.5),
+        ("H100", "1b", 1, "04", 1.7),
+    ] == found
+
+
+def test_table() -> None:
+    """One line per pair; the share through Triton may come from another call."""
+    runs = [
+        run("01", vllm=[row(256, 8939.2)], quire=[row(256, 10950.4, ttft_p50_ms=9, itl_p50_ms=4.004)]),
+        run("02", quire=[row(256, 10000)], serve=[row(256, 9700, of_engine=0.97)]),
+    ]
+    lines = report.markdown(runs).splitlines()
+    assert lines[0].startswith("H100, driver 580.1, 2026-11-01; vLLM 0.24.0, torch 2.11.0.")
+    assert lines[-1] == (
+        "| 8B | 512/256 | 256 | 8,939 | 10,950 | **1.22** | 10.0 → 9.0 | 5.01 → 4.00 | 97% |"
+    )
+    assert lines[2].count("|") == lines[3].count("|") == lines[4].count("|")
+
+
+def test_readme_has_the_committed_results() -> None:
+    """README.md holds the table of benchmarks/results, as `report.py --readme` writes it."""
+    readme = report.README.read_text("utf-8")
+    assert readme == report.with_table(readme, report.markdown(report.load_runs(report.RESULTS)))
+
+
+def test_without_results(tmp_path: Path) -> None:
+    """No file: the table says so. No marks: an error."""
+    assert report.NOTHING + "\n" == report.markdown(report.load_runs(tmp_path / "none.json"))
+    with pytest.raises(ValueError, match="begin"):
+        report.with_table("text", "table")
+    text = f"a\n{report.BEGIN}\nold\n{report.END}\nb\n"
+    assert f"a\n{report.BEGIN}\nnew\n{report.END}\nb\n" == report.with_table(text, "new\n")
+
+
+def test_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An SVG per shape from the sweep over concurrency, the same bytes each time."""
+    rows = [[row(conc, factor * conc) for conc in (8, 1)] for factor in (10, 12)]
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({"runs": [run("01", vllm=rows[0], quire=rows[1])]}))
+    pairs = report.newest_pairs(report.load_runs(results))
+    assert ([1, 8], [12, 96]) == plot.series(pairs, "Quire", "out_tok_s")
+    assert ([1, 8], [10, 80]) == plot.series(pairs, "vLLM", "out_tok_s")
+    made = []
+    for name in ("one", "two"):
+        monkeypatch.setattr("sys.argv", ["plot.py", str(results), "--folder", str(tmp_path / name)])
+        plot.main()
+        assert ["8b.svg"] == [path.name for path in (tmp_path / name).iterdir()]
+        made.append((tmp_path / name / "8b.svg").read_bytes())
+    assert made[0] == made[1]
+    assert b"concurrent requests" in made[0]

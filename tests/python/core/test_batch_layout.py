@@ -1,0 +1,102 @@
+"""BatchLayout and pack(): every array at its place, padded, and sizes that do not fit refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from core_helpers import make_core
+from quire import _core
+
+
+def test_arrays_lie_apart_and_aligned() -> None:
+    """Offsets are multiples of 256, arrays follow one another, and the variable ones are the last."""
+    config = make_core(max_num_seqs=100, max_num_batched_tokens=1000).config
+    layout = _core.BatchLayout(config)
+    end = 0
+    for offset, count, dtype in layout.arrays.values():
+        assert offset % 256 == 0
+        assert offset >= end
+        end = offset + count * np.dtype(dtype).itemsize
+    assert end <= layout.num_bytes < end + 256
+    counts = {name: count for name, (_, count, _) in layout.arrays.items()}
+    assert list(counts)[-2:] == ["mask_ids", "block_table_updates"]
+    assert counts["seq_lens"] == counts["sample_rows"] == 128
+    assert counts["query_start_loc"] == counts["mask_offsets"] == 129
+    assert counts["slot_mapping"] == 1024
+    assert counts["mask_ids"] == 100 * 256
+    assert counts["block_table_updates"] == 2 * 100 * 32
+    batch = {name for name in vars(_core.Batch) if name[0] != "_"}
+    assert set(counts) - batch == {"header"}
+
+
+def test_layout_of_bad_settings() -> None:
+    """A setting out of range is an InvalidArgument that names it."""
+    with pytest.raises(_core.InvalidArgument, match="block_size: got 0"):
+        _core.BatchLayout(_core.EngineConfig(num_blocks=1, max_model_len=8, vocab_size=8, block_size=0))
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    """Padded sizes may be no smaller than the batch's and no larger than the layout's; nothing is written."""
+    core = make_core(max_num_batched_tokens=64, max_num_seqs=8)
+    for request_id in range(3):
+        core.add_request(request_id, [1, 2], _core.SamplingParams())
+    batch = core.schedule()
+    layout = _core.BatchLayout(core.config)
+    buffer = np.full(layout.num_bytes, 7, dtype=np.uint8)
+    for sizes, field in (
+        ((5, 3, 3), "num_tokens"),
+        ((65, 3, 3), "num_tokens"),
+        ((6, 2, 3), "num_reqs"),
+        ((6, 65, 3), "num_reqs"),
+        ((6, 3, 2), "num_sampled"),
+        ((6, 3, 65), "num_sampled"),
+    ):
+        with pytest.raises(_core.InvalidArgument, match=f"{field}: got") as error:
+            batch.pack(layout, buffer.ctypes.data, *sizes)
+        assert error.value.field == field
+    assert (buffer == 7).all()
+    assert batch.pack(layout, buffer.ctypes.data, 64, 64, 64) <= layout.num_bytes
+
+
+def test_every_value_arrives() -> None:
+    """What a batch says is what the buffer holds, types included; the largest masks and tables fit."""
+    core = make_core(
+        max_num_seqs=4, max_num_batched_tokens=512, num_blocks=128, eos_token_ids=list(range(240, 256))
+    )
+    for request_id in range(4):
+        params = _core.SamplingParams(
+            temperature=0.25 * request_id,
+            top_p=0.5 + 0.1 * request_id,
+            top_k=request_id,
+            seed=-1 - request_id,
+            min_tokens=1,
+            stop_token_ids=list(range(240)),
+        )
+        core.add_request(request_id, [request_id] * 127, params)
+    batch = core.schedule()
+    assert len(batch.block_table_updates) == 4 * 32
+    assert batch.mask_offsets.tolist() == [0, 256, 512, 768, 1024]
+    layout = _core.BatchLayout(core.config)
+    buffer = np.zeros(layout.num_bytes, dtype=np.uint8)
+    used = batch.pack(layout, buffer.ctypes.data, batch.num_tokens, batch.num_reqs, batch.num_sampled)
+    assert used == layout.arrays["block_table_updates"][0] + 8 * 4 * 32
+    for name, (offset, _, dtype) in layout.arrays.items():
+        if name == "header":
+            assert np.frombuffer(buffer, dtype, 4, offset).tolist() == [4, 4 * 127, 4, 4 * 32]
+            continue
+        expected = getattr(batch, name).reshape(-1)
+        assert expected.dtype == dtype
+        assert np.frombuffer(buffer, dtype, len(expected), offset).tolist() == expected.tolist()
+
+
+def test_a_decode_s_prefix_has_no_masks_and_no_table() -> None:
+    """Without them a step copies the fixed part alone."""
+    core = make_core(max_num_seqs=256, max_num_batched_tokens=2048)
+    core.add_request(1, [1], _core.SamplingParams())
+    core.schedule()
+    core.update(np.array([1], dtype=np.int32))
+    batch = core.schedule()
+    layout = _core.BatchLayout(core.config)
+    buffer = np.zeros(layout.num_bytes, dtype=np.uint8)
+    used = batch.pack(layout, buffer.ctypes.data, 8, 8, 8)
+    assert used == layout.arrays["slot_mapping"][0] + 8 * 8

@@ -1,0 +1,191 @@
+"""TensorRT-LLM's input names: what each means, what is refused, and that the configurations fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf import text_format
+from quire.errors import InvalidArgument
+from quire.triton.tokenizer_stage import parse_request
+from quire.triton.trtllm import INPUTS, TrtLlm
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
+
+REPOSITORY = Path(__file__).resolve().parents[3] / "model_repository"
+_DTYPES = {
+    "TYPE_INT32": np.int32,
+    "TYPE_UINT64": np.uint64,
+    "TYPE_FP32": np.float32,
+    "TYPE_BOOL": np.bool_,
+    "TYPE_STRING": np.object_,
+}
+
+
+def config_of(name: str) -> Any:
+    return text_format.Parse((REPOSITORY / name / "config.pbtxt").read_text(), ModelConfig())
+
+
+INPUT_TYPES = {tensor.name: DataType.Name(tensor.data_type) for tensor in config_of("tokenizer_trtllm").input}
+
+
+def parse(parameters: dict[str, object] | None = None, **values: Any) -> Any:
+    """A request with every value as a tensor of shape [1, n] and of the configured type."""
+    tensors = {}
+    for name, value in {"text_input": "a", **values}.items():
+        items = [
+            item.encode() if isinstance(item, str) else item
+            for item in (value if isinstance(value, list) else [value])
+        ]
+        tensors[name] = np.asarray(items, _DTYPES[INPUT_TYPES[name]]).reshape(1, -1)
+    return parse_request(tensors, parameters or {}, dialect=TrtLlm(vocab_size=100))
+
+
+ALL_TOKENS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}  # sampling from all of them
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "given"),
+    [
+        ("max_tokens", 7, {"max_tokens": 7}),
+        ("min_tokens", 3, {"min_tokens": 3}),
+        ("min_length", 3, {"min_tokens": 3}),
+        ("top_k", 5, {"top_k": 5}),
+        ("top_p", 0.9, {"top_p": 0.9}),
+        ("top_p", 0.0, {}),
+        ("seed", 7, {"seed": 7}),
+        ("random_seed", 7, {"seed": 7}),
+        ("stop_words", ["x", "", "y"], {"stop": ("x", "y")}),
+        ("stop_words", "", {"stop": ()}),
+        ("stop_words", [], {"stop": ()}),
+        ("end_id", 2, {"stop_token_ids": (2,)}),
+        ("end_id", -1, {"ignore_eos": True}),
+        ("pad_id", 2, {}),
+    ],
+)
+def test_what_an_input_means(name: str, value: object, given: dict[str, object]) -> None:
+    """Each input arrives as the field of ours."""
+    assert parse(temperature=1.0, **{name: value}).given == ALL_TOKENS | given
+
+
+def test_a_batch_has_one_value_for_all() -> None:
+    """Clients repeat a value for every row; rows that differ are refused by name."""
+    text = np.asarray([[b"a"], [b"b"]], object)
+    words = np.asarray([[b"x", b"y"], [b"x", b"y"]], object)
+    tensors = {"text_input": text, "max_tokens": np.asarray([[5], [5]], np.int32), "stop_words": words}
+    parsed = parse_request(tensors, {}, dialect=TrtLlm(), allows_rows=True)
+    assert parsed.prompts == ("a", "b")
+    assert parsed.given == {"max_tokens": 5, "stop": ("x", "y"), "temperature": 0.0}
+    tensors["max_tokens"] = np.asarray([[5], [6]], np.int32)
+    with pytest.raises(InvalidArgument, match=r"^max_tokens: got different values for the rows; "):
+        parse_request(tensors, {}, dialect=TrtLlm(), allows_rows=True)
+
+
+def test_options() -> None:
+    """Streaming and counts are the options of the other ensemble."""
+    options = parse(
+        stream=True, exclude_input_in_output=True, return_num_input_tokens=True, return_finish_reason=True
+    ).options
+    assert options.stream
+    assert not options.includes_prompt
+    assert options.return_num_input_tokens
+    assert options.return_finish_reason
+    assert not options.return_num_output_tokens
+
+
+def test_greedy_unless_told_how_to_sample() -> None:
+    """As TensorRT-LLM: without top_k, top_p and temperature the likeliest token; 0 is "off"."""
+    assert parse().given == {"temperature": 0.0}
+    assert parse(top_k=0, top_p=0.0).given == {"top_k": 0, "temperature": 0.0}
+    for given in ({"top_k": 1}, {"top_p": 0.5}, {"temperature": 0.5}, {"temperature": 0.5, "top_p": 0.0}):
+        expected = {name: value for name, value in given.items() if value}
+        assert parse(**given).given == ALL_TOKENS | expected  # and nothing of the checkpoint's settings
+    assert parse({"sampling_parameters": '{"temperature": 0.5}'}).given == ALL_TOKENS | {"temperature": 0.5}
+
+
+@pytest.mark.parametrize("name", [name for name, known in INPUTS.items() if known.neutral])
+def test_what_asks_for_nothing_is_accepted(name: str) -> None:
+    """Clients send every input with its neutral value."""
+    for value in INPUTS[name].neutral:
+        assert parse(**{name: list(value) if isinstance(value, tuple) else value}).given.keys() <= {
+            "temperature",
+            INPUTS[name].field,
+        }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("bad_words", ["x"]),
+        ("repetition_penalty", 1.2),
+        ("presence_penalty", 0.5),
+        ("frequency_penalty", 0.5),
+        ("num_return_sequences", 2),
+        ("beam_width", 4),
+        ("length_penalty", 0.5),
+        ("embedding_bias_words", ["x"]),
+        ("embedding_bias_weights", [1.5]),
+        ("return_log_probs", True),
+        ("return_context_logits", True),
+        ("return_generation_logits", True),
+        ("return_perf_metrics", True),
+    ],
+)
+def test_what_we_do_not_do_yet_is_refused(name: str, value: object) -> None:
+    """By the client's own name, with what it gave."""
+    with pytest.raises(InvalidArgument, match=rf"^{name}: got .*; allowed: .*not supported yet"):
+        parse(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"min_length": -1}, "min_length: got -1; "),
+        ({"min_length": 5, "max_tokens": 4}, "min_length: got 5; "),
+        ({"random_seed": 2**64 - 5}, "random_seed: got 18446744073709551611; "),
+        ({"end_id": 100}, "end_id: got 100; "),
+        ({"end_id": -2}, "end_id: got -2; "),
+        ({"max_tokens": 0}, "max_tokens: got 0; "),
+        ({"temperature": float("nan")}, "temperature: got "),
+        ({"top_p": 1.5}, "top_p: got 1.5; "),
+        ({"max_tokens": [1, 2]}, "max_tokens: got 2 values; "),
+        ({"text_input": ["a", "b"]}, "text_input: got 2 values; "),
+        ({"min_length": 2, "min_tokens": 3}, "min_tokens: got "),
+        ({"stream": True, "exclude_input_in_output": False}, "exclude_input_in_output: got false "),
+    ],
+)
+def test_errors_use_the_names_of_the_client(values: dict[str, Any], message: str) -> None:
+    """Never our own name for what was given under another."""
+    with pytest.raises(InvalidArgument) as error:
+        parse(**values)
+    assert str(error.value).startswith(message)
+    assert "; allowed: " in str(error.value)
+
+
+def test_the_configurations_name_the_same_inputs() -> None:
+    """Stage, tokenizer_trtllm and ensemble_trtllm; everything but the text is optional."""
+    tokenizer, ensemble = config_of("tokenizer_trtllm"), config_of("ensemble_trtllm")
+    assert {"text_input", *INPUTS} == set(INPUT_TYPES)
+    assert list(tokenizer.input) == list(ensemble.input)
+    assert [tensor.name for tensor in tokenizer.input if not tensor.optional] == ["text_input"]
+    assert list(tokenizer.output) == list(config_of("tokenizer").output)
+
+
+@pytest.mark.parametrize(
+    ("name", "unused"),
+    [
+        ("ensemble", "row_lengths"),
+        ("ensemble_trtllm", "row_lengths"),
+        ("ensemble_unary", "acknowledge"),
+        ("ensemble_trtllm_unary", "acknowledge"),
+    ],
+)
+def test_the_ensembles_lose_nothing(name: str, unused: str) -> None:
+    """Every output of the tokenizer reaches generation, and every input the tokenizer."""
+    ensemble = config_of(name)
+    tokenize, generate, *_ = ensemble.ensemble_scheduling.step
+    made = {tensor.name for tensor in config_of(tokenize.model_name).output}
+    assert made - {unused} == set(tokenize.output_map)
+    assert {tensor.name for tensor in ensemble.input} == set(tokenize.input_map.values())
+    assert {key: generate.input_map[key] for key in tokenize.output_map} == dict(tokenize.output_map)
