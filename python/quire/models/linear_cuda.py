@@ -7,10 +7,9 @@ from torch import Tensor
 
 from quire import ops_cuda as ops
 
-# Up to so many rows our GEMM is faster than cuBLAS, on an H100 and for the shapes of 1B and 8B models; the
-# fused one also saves the launch of SiLU * mul (docs/kernels/skinny_gemm.md).
-_FASTER_ROWS = 16
-_FASTER_GATE_UP_ROWS = 32
+# Up to so many rows our GEMM is faster than cuBLAS, on an H100 and for the shapes of 1B and 8B models, and it
+# overlaps with the kernels around it (docs/kernels/skinny_gemm.md).
+_FASTER_ROWS = 64
 
 
 class CudaLinear:
@@ -37,7 +36,7 @@ class CudaLinear:
     def prepare(self) -> None:
         """Once the weights are there, at their final place."""
         self._transposed = self.weight.t()
-        self._plain = ops.SkinnyWeight(self.weight)
+        self._plain = ops.SkinnyWeight(self.weight, is_invariant=self._is_invariant)
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """x: ``[num_rows, in_size]``; out: ``[num_rows, out_size]``."""
@@ -59,7 +58,7 @@ class CudaGateUp(CudaLinear):
     def prepare(self) -> None:
         """As in CudaLinear."""
         super().prepare()
-        self._fused = ops.SkinnyWeight(self.weight, silu_mul=True)
+        self._fused = ops.SkinnyWeight(self.weight, silu_mul=True, is_invariant=self._is_invariant)
 
     def silu_mul(self, x: Tensor, gate_up: Tensor, out: Tensor) -> None:
         """x: ``[num_rows, in_size]``; gate_up: ``[num_rows, 2 * intermediate_size]``, scratch; out:
@@ -67,7 +66,7 @@ class CudaGateUp(CudaLinear):
         if self._is_invariant:
             for rows, to in _parts(x, out):
                 self._fused(rows, self.bias, to)
-        elif x.size(0) <= _FASTER_GATE_UP_ROWS:
+        elif x.size(0) <= _FASTER_ROWS:
             self._fused(x, self.bias, out)
         else:
             self(x, gate_up)
