@@ -30,7 +30,7 @@ MODELS = {
     "8B": {"hidden": 4096, "inter": 14336, "qkv": 6144, "layers": 32},
     "1B": {"hidden": 2048, "inter": 8192, "qkv": 3072, "layers": 16},
 }
-ROWS = (1, 8, 16, 32, 64)
+ROWS = (1, 8, 16, 32, 48, 64)
 
 Gemm = Callable[[str, Tensor, Weight, Tensor], object]  # name of the shape, x, W, out
 
@@ -184,31 +184,37 @@ def time_chains(models: Iterable[str]) -> list[dict[str, object]]:
     return results
 
 
+def cuts(name: str) -> list[dict[str, int]]:
+    """Ways to cut one shape's work."""
+    all_cuts = []
+    for tile_rows, parts, blocks_per_sm in itertools.product((64, 128), (1, 2, 4, 8), (2, 3)):
+        if parts == 8 and tile_rows == 64:
+            continue
+        if name in ("gate_up", "lm_head") and parts > 2:
+            continue
+        all_cuts.append({"tile_rows": tile_rows, "parts": parts, "blocks_per_sm": blocks_per_sm})
+    return all_cuts
+
+
 def sweep(models: Iterable[str], rows_to_time: Iterable[int]) -> list[dict[str, object]]:
-    """When the next kernel may come, how far to prefetch; with the best of these, the cut of each shape."""
+    """One shape after the other, the cut that makes a step fastest, then when the next kernel may come."""
     results: list[dict[str, object]] = []
-
-    def time(model: str, step: Step, rows: int, label: str, cuts: dict[str, dict[str, int]]) -> float:
-        us = step.time(ours({name: tuning(**cut) for name, cut in cuts.items()}), rows, True)
-        print(f"{model} rows {rows:2} {label:40} {rate(step.num_bytes, us)}")
-        results.append({"model": model, "rows": rows, "cut": label, "us": us})
-        return us
-
     for model in models:
         step = Step(model)
         for rows in rows_to_time:
-            times = {}
-            for trigger, prefetch in itertools.product((0, 2, 4, 6, 10), (0, 6, 12)):
-                cuts = {name: {"trigger": trigger, "prefetch": prefetch} for name in shapes(model)}
-                label = f"trigger {trigger} prefetch {prefetch}"
-                times[trigger, prefetch] = time(model, step, rows, label, cuts)
-            trigger, prefetch = min(times, key=lambda key: times[key])
-            base = {name: {"trigger": trigger, "prefetch": prefetch} for name in shapes(model)}
-            for name, (n, _, silu_mul) in shapes(model).items():
-                for tile_rows in (128,) if silu_mul or n > 10000 else (128, 64):
-                    for cluster in (1, 2, 4, 8) if n > 10000 else (2, 4, 8):
-                        cut = base[name] | {"cluster": cluster, "tile_rows": tile_rows}
-                        time(model, step, rows, f"{name} {tile_rows}/{cluster}", base | {name: cut})
+            best: dict[str, dict[str, int]] = {name: {} for name in shapes(model)}
+            best_us = step.time(ours(), rows, True)
+            print(f"{model} rows {rows:2} as it is: {rate(step.num_bytes, best_us)}")
+            for name in shapes(model):
+                triggers = [{"trigger": trigger} for trigger in (2, 4, 6, 8, 12)]
+                for more in (*cuts(name), *triggers):
+                    cut = best | {name: best[name] | more}
+                    us = step.time(ours({key: tuning(**value) for key, value in cut.items()}), rows, True)
+                    print(f"{model} rows {rows:2} {name:8} {cut[name]}: {rate(step.num_bytes, us)}")
+                    results.append({"model": model, "rows": rows, "shape": name, "cut": cut[name], "us": us})
+                    if us < best_us * 0.999:
+                        best, best_us = cut, us
+            print(f"{model} rows {rows:2} best {best}: {rate(step.num_bytes, best_us)}")
     return results
 
 

@@ -10,12 +10,13 @@ cuda::SkinnyGemmWeight make_weight(Address data, int64_t n, int64_t k, int dtype
   return cuda::make_skinny_gemm_weight(at<void>(data), n, k, static_cast<cuda::DType>(dtype), silu_mul);
 }
 
-cuda::SkinnyGemmTuning make_tuning(int32_t cluster, int32_t tile_rows, int32_t num_blocks, int32_t trigger,
-                                   int32_t prefetch) {
+cuda::SkinnyGemmTuning make_tuning(int32_t parts, int32_t tile_rows, int32_t num_blocks,
+                                   int32_t blocks_per_sm, int32_t trigger, int32_t prefetch) {
   cuda::SkinnyGemmTuning tuning;
-  tuning.cluster = cluster;
+  tuning.parts = parts;
   tuning.tile_rows = tile_rows;
   tuning.num_blocks = num_blocks;
+  tuning.blocks_per_sm = blocks_per_sm;
   tuning.trigger = trigger;
   tuning.prefetch = prefetch;
   return tuning;
@@ -23,7 +24,7 @@ cuda::SkinnyGemmTuning make_tuning(int32_t cluster, int32_t tile_rows, int32_t n
 
 void skinny_gemm(const cuda::SkinnyGemmWeight& weight, int32_t num_rows, Address x, int64_t stride_x,
                  Address bias, Address rows, int32_t num_x_rows, Address out, int64_t stride_out,
-                 Address stream, bool overlaps, const cuda::SkinnyGemmTuning& tuning) {
+                 Address stream, bool overlaps, bool is_invariant, const cuda::SkinnyGemmTuning& tuning) {
   cuda::SkinnyGemmParams p;
   p.num_rows = num_rows;
   p.x = at<void>(x);
@@ -34,6 +35,7 @@ void skinny_gemm(const cuda::SkinnyGemmWeight& weight, int32_t num_rows, Address
   p.out = at<void>(out);
   p.stride_out = stride_out;
   p.overlaps = overlaps;
+  p.is_invariant = is_invariant;
   p.tuning = tuning;
   cuda::launch_skinny_gemm(weight, p, stream_at(stream));
 }
@@ -74,11 +76,12 @@ void bind_gemm(py::module_& m) {
       .def(py::init(&make_weight), py::arg("data"), py::arg("n"), py::arg("k"), py::arg("dtype"),
            py::arg("silu_mul") = false);
   py::class_<cuda::SkinnyGemmTuning>(m, "SkinnyGemmTuning")
-      .def(py::init(&make_tuning), py::kw_only(), py::arg("cluster") = 0, py::arg("tile_rows") = 0,
-           py::arg("num_blocks") = 0, py::arg("trigger") = -1, py::arg("prefetch") = -1);
+      .def(py::init(&make_tuning), py::kw_only(), py::arg("parts") = 0, py::arg("tile_rows") = 0,
+           py::arg("num_blocks") = 0, py::arg("blocks_per_sm") = 0, py::arg("trigger") = -1,
+           py::arg("prefetch") = -1);
   m.def("skinny_gemm", &skinny_gemm, py::arg("weight"), py::arg("num_rows"), py::arg("x"),
         py::arg("stride_x"), py::arg("bias"), py::arg("rows"), py::arg("num_x_rows"), py::arg("out"),
-        py::arg("stride_out"), py::arg("stream"), py::arg("overlaps") = true,
+        py::arg("stride_out"), py::arg("stream"), py::arg("overlaps") = true, py::arg("is_invariant") = false,
         py::arg("tuning") = cuda::SkinnyGemmTuning(), Release());
 
   py::class_<cuda::WideGemmWeight>(m, "WideGemmWeight")

@@ -301,6 +301,7 @@ class Batch:
     def mask_ids(self) -> npt.NDArray[np.int32]: ...  # [mask_offsets[-1]]
     @property
     def edits(self) -> BatchEdits | None: ...
+    @property
     def num_logprobs(self) -> npt.NDArray[np.int32]: ...  # [num_sampled]; 0: none
     @property
     def prompt_token_idx(self) -> npt.NDArray[np.int32]: ...  # [num_prompt_rows]

@@ -115,10 +115,12 @@ class SkinnyWeight:
     """A weight `[out_size, in_size]` as the GEMM for few rows wants it described; the tensor stays as it is.
 
     silu_mul: the result is SiLU(gate) * up, `[num_rows, out_size / 2]`; gate is the weight's first half.
+    is_invariant: a row of the result has the same bits in any number of rows.
     """
 
-    def __init__(self, weight: Tensor, *, silu_mul: bool = False) -> None:
+    def __init__(self, weight: Tensor, *, silu_mul: bool = False, is_invariant: bool = False) -> None:
         self._weight = weight
+        self._is_invariant = is_invariant
         self._handle = _cuda.SkinnyGemmWeight(
             weight.data_ptr(), weight.size(0), weight.size(1), DTYPES[weight.dtype], silu_mul
         )
@@ -136,6 +138,7 @@ class SkinnyWeight:
             out.data_ptr(),
             out.stride(0),
             _stream(),
+            is_invariant=self._is_invariant,
         )
 
 

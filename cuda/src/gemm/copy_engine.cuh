@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "common/vec.cuh"
+
 namespace quire::cuda::gemm {
 
 __device__ inline uint32_t shared_address(const void* pointer) {
@@ -19,13 +21,42 @@ __device__ inline uint32_t address_in_block(uint32_t address, uint32_t rank) {
   return mapped;
 }
 
-__device__ inline float4 load_in_cluster(uint32_t address) {
-  float4 x;
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
-               : "r"(address)
+// Stores in the shared memory of a block of the cluster and counts the bytes on a barrier of that block:
+// whoever waits for the barrier sees the values.
+__device__ inline void store_in_cluster(uint32_t to, float4 values, uint32_t barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+          to),
+      "f"(values.x), "f"(values.y), "f"(values.z), "f"(values.w), "r"(barrier)
+      : "memory");
+}
+
+__device__ inline float4 load_float4(uint32_t from) {
+  float4 values;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(values.x), "=f"(values.y), "=f"(values.z), "=f"(values.w)
+               : "r"(from)
                : "memory");
-  return x;
+  return values;
+}
+
+__device__ inline Vec<uint32_t, 4> load_words(uint32_t from) {
+  Vec<uint32_t, 4> words;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(from)
+               : "memory");
+  return words;
+}
+
+__device__ inline void store_int(uint32_t to, int32_t value) {
+  asm volatile("st.shared.s32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
+}
+
+__device__ inline int32_t load_int(uint32_t from) {
+  int32_t value;
+  asm volatile("ld.shared.s32 %0, [%1];" : "=r"(value) : "r"(from) : "memory");
+  return value;
 }
 
 __device__ inline void init_barrier(uint32_t barrier, uint32_t count) {
@@ -46,11 +77,6 @@ __device__ inline void arrive_expecting(uint32_t barrier, uint32_t bytes) {
                : "memory");
 }
 
-// barrier: of any block of the cluster, from address_in_block().
-__device__ inline void arrive_in_cluster(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
 // Until the phase of this parity is over.
 __device__ inline void wait_barrier(uint32_t barrier, uint32_t parity) {
   asm volatile(
@@ -64,36 +90,35 @@ __device__ inline void wait_barrier(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
-// The same; what other blocks of the cluster wrote before they arrived is then visible.
-__device__ inline void wait_barrier_of_cluster(uint32_t barrier, uint32_t parity) {
+__device__ inline bool is_over(uint32_t barrier, uint32_t parity) {
+  uint32_t done;
   asm volatile(
       "{\n"
       ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n"
-      "}\n" ::"r"(barrier),
-      "r"(parity)
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}\n"
+      : "=r"(done)
+      : "r"(barrier), "r"(parity)
       : "memory");
+  return done != 0;
 }
 
 // Every warp of the cluster arrives; those that need the others' initialized barriers wait. In a launch
 // without clusters, waiting would be a barrier of the whole block: do neither.
 __device__ inline void arrive_at_cluster() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 __device__ inline void wait_for_cluster() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-__device__ inline uint32_t rank_in_cluster() {
-  uint32_t rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-
 // What L2 shall do with the lines of a copy.
-enum class CachePolicy : uint64_t { kEvictFirst = 0x12F0000000000000, kEvictLast = 0x14F0000000000000 };
+enum class CachePolicy : uint64_t {
+  kNormal = 0x1000000000000000,
+  kEvictFirst = 0x12F0000000000000,
+  kEvictLast = 0x14F0000000000000
+};
 
 __device__ inline void prefetch_tensor_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
@@ -109,9 +134,19 @@ __device__ inline void copy_box(uint32_t to, const CUtensorMap* map, int32_t col
       : "memory");
 }
 
-__device__ inline void prefetch_box(const CUtensorMap* map, int32_t column, int32_t row, CachePolicy policy) {
-  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.L2::cache_hint [%0, {%1, %2}], %3;" ::"l"(map),
-               "r"(column), "r"(row), "l"(static_cast<uint64_t>(policy))
+// The same of a tensor of four dimensions.
+__device__ inline void copy_box(uint32_t to, const CUtensorMap* map, int4 at, uint32_t barrier,
+                                CachePolicy policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(to),
+      "l"(map), "r"(at.x), "r"(at.y), "r"(at.z), "r"(at.w), "r"(barrier), "l"(static_cast<uint64_t>(policy))
+      : "memory");
+}
+
+__device__ inline void prefetch_box(const CUtensorMap* map, int4 at) {
+  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global [%0, {%1, %2, %3, %4}];" ::"l"(map), "r"(at.x),
+               "r"(at.y), "r"(at.z), "r"(at.w)
                : "memory");
 }
 

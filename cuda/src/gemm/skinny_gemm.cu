@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "common/dispatch.h"
@@ -13,7 +14,32 @@ namespace {
 using gemm::kBoxColumns;
 using gemm::kBoxRows;
 using gemm::KernelArgs;
+using gemm::kUnitColumns;
 using gemm::make_tensor_map;
+
+// How many tiles of a weight's launch are taken, beyond each block's first: 0 between launches. Weights share
+// these when there are more of them; calls on one stream may, since no block takes a tile before the kernels
+// in front have ended.
+constexpr int kNumCounters = 4096;
+__device__ uint32_t taken_tiles[kNumCounters];
+
+uint32_t* next_counter() {
+  static std::atomic<uint32_t> count{0};
+  void* counters = nullptr;
+  check(cudaGetSymbolAddress(&counters, taken_tiles), "cudaGetSymbolAddress");
+  return static_cast<uint32_t*>(counters) + count++ % kNumCounters;
+}
+
+// Four dimensions; a box is 64 rows of a tile. With silu_mul a tile is 8 gate rows, the 8 up rows that belong
+// to them, and so on.
+CUtensorMap make_weight_map(DType dtype, const void* data, int64_t n, int64_t k, bool silu_mul) {
+  if (!silu_mul) {
+    return make_tensor_map<4>(dtype, data,
+                              {{k, 1, kBoxColumns}, {n, k, kBoxRows}, {1, n * k, 1}, {1, n * k, 1}});
+  }
+  return make_tensor_map<4>(
+      dtype, data, {{k, 1, kBoxColumns}, {8, k, 8}, {2, n / 2 * k, 2}, {n / 16, 8 * k, kBoxRows / 16}});
+}
 
 int num_sms() {
   static const int count = [] {
@@ -25,32 +51,47 @@ int num_sms() {
   return count;
 }
 
-// Clusters of this size that find an SM for each block: clusters of 4 and 8 leave SMs of some GPCs over.
-int num_clusters(int cluster) { return (cluster <= 2 ? num_sms() : num_sms() / 8 * 8) / cluster; }
-
-// The tile, and the parts of k that give most SMs a block. From n and k alone, so that a row's result does
-// not depend on the number of rows.
-struct Cut {
-  int cluster = 1;
-  int tile_rows = 128;
-};
-
 int num_tiles(const SkinnyGemmWeight& w, int tile_rows) {
-  if (w.silu_mul) return static_cast<int>((w.n / 2 + kBoxRows - 1) / kBoxRows);
   return static_cast<int>((w.n + tile_rows - 1) / tile_rows);
 }
 
-// Two thirds of the SMs read as fast as all of them, and a part more costs an exchange more. Where tiles of
-// 128 rows would have to be cut in 4 for that, smaller tiles cut in 2 are faster (measured).
-Cut choose_cut(const SkinnyGemmWeight& w) {
+// How a launch is cut into blocks. Two blocks of a kernel fit on an SM. All of it is measured: the fastest of
+// what was tried for the shapes of 8B and 1B models (docs/kernels/skinny_gemm.md).
+struct Cut {
+  int parts = 1;
+  int tile_rows = 64;
+  int blocks_per_sm = 2;
+  int trigger = 8;
+};
+
+int double_parts(const SkinnyGemmWeight& w, int tiles, int enough_blocks, int max_parts) {
   constexpr int64_t kMinPart = 256;  // elements of k: a shorter part does not pay for the exchange
+  int parts = 1;
+  while (parts < max_parts && tiles * parts < enough_blocks && w.k >= 2 * parts * kMinPart) parts *= 2;
+  return parts;
+}
+
+// Up to 32 rows, x costs little, and small tiles share out evenly. Takes n and k alone.
+Cut cut_for_few_rows(const SkinnyGemmWeight& w) {
+  constexpr int64_t kLong = 8192;  // k of which fewer parts suffice
+  const int sms = num_sms(), tiles = num_tiles(w, 64);
+  Cut cut;
+  cut.parts = double_parts(w, tiles, w.k >= kLong ? sms * 2 / 3 : sms * 7 / 5, 4);
+  if (tiles > 2 * sms && tiles < 4 * sms) cut.parts = 2;  // the last blocks are a smaller share of the work
+  // Where a kernel fills all places, the next one's blocks need a third.
+  const int blocks = tiles * cut.parts;
+  if (cut.parts > 1 && blocks > sms * 9 / 5 && blocks <= 2 * sms) cut.blocks_per_sm = 3;
+  return cut;
+}
+
+// A tile of 128 rows reads half as much of x, and more parts cost longer exchanges.
+Cut cut_for_many_rows(const SkinnyGemmWeight& w) {
   const int enough_blocks = num_sms() * 2 / 3;
   Cut cut;
-  if (!w.silu_mul && num_tiles(w, 128) * 3 < enough_blocks) cut.tile_rows = 64;
-  const int tiles = num_tiles(w, cut.tile_rows);
-  while (cut.cluster < 8 && tiles * cut.cluster < enough_blocks && w.k >= 2 * cut.cluster * kMinPart) {
-    cut.cluster *= 2;
-  }
+  cut.trigger = 4;
+  const bool is_small = num_tiles(w, 128) * 3 < enough_blocks;
+  if (num_tiles(w, 64) < enough_blocks && !is_small) cut.tile_rows = 128;
+  cut.parts = double_parts(w, num_tiles(w, cut.tile_rows), enough_blocks, cut.tile_rows == 64 ? 4 : 8);
   return cut;
 }
 
@@ -70,7 +111,7 @@ SkinnyGemmWeight make_skinny_gemm_weight(const void* data, int64_t n, int64_t k,
   check_range("n", n, 1, 1 << 28);
   check_range("k", k, kBoxColumns, 1 << 24);
   if (k % 8 != 0) refuse("k", std::to_string(k), "multiples of 8");
-  if (silu_mul && n % 2 != 0) refuse("n with silu_mul", std::to_string(n), "even numbers");
+  if (silu_mul && n % 16 != 0) refuse("n with silu_mul", std::to_string(n), "multiples of 16");
   if (!is_aligned(data, 16)) throw std::invalid_argument("w: must be 16-byte aligned");
   SkinnyGemmWeight weight;
   weight.data = data;
@@ -78,7 +119,8 @@ SkinnyGemmWeight make_skinny_gemm_weight(const void* data, int64_t n, int64_t k,
   weight.k = k;
   weight.dtype = dtype;
   weight.silu_mul = silu_mul;
-  const CUtensorMap map = make_tensor_map(dtype, data, n, k, k, kBoxRows);
+  weight.taken = next_counter();
+  const CUtensorMap map = make_weight_map(dtype, data, n, k, silu_mul);
   static_assert(sizeof(map) == sizeof(weight.tensor_map));
   std::memcpy(weight.tensor_map, &map, sizeof(map));
   return weight;
@@ -91,45 +133,55 @@ void launch_skinny_gemm(const SkinnyGemmWeight& w, const SkinnyGemmParams& p, cu
   const int64_t n_out = w.silu_mul ? w.n / 2 : w.n;
   check_range("stride_out", p.stride_out, p.num_rows == 1 ? 0 : n_out, INT64_MAX);
 
-  Cut cut = choose_cut(w);
+  constexpr int kFewRows = 32;
+  Cut cut = p.num_rows <= kFewRows || p.is_invariant ? cut_for_few_rows(w) : cut_for_many_rows(w);
   const SkinnyGemmTuning& tuning = p.tuning;
-  if (tuning.cluster > 0) cut.cluster = tuning.cluster;
+  if (tuning.parts > 0) cut.parts = tuning.parts;
   if (tuning.tile_rows > 0) cut.tile_rows = tuning.tile_rows;
-  if (w.silu_mul) cut.tile_rows = 128;
-  if (cut.cluster < 1 || cut.cluster > 8 || (cut.cluster & (cut.cluster - 1)) != 0) {
-    refuse("tuning.cluster", std::to_string(cut.cluster), "1, 2, 4, 8");
+  if (tuning.blocks_per_sm > 0) cut.blocks_per_sm = tuning.blocks_per_sm;
+  if (tuning.trigger >= 0) cut.trigger = tuning.trigger;
+  if (cut.parts < 1 || cut.parts > 8 || (cut.parts & (cut.parts - 1)) != 0) {
+    refuse("tuning.parts", std::to_string(cut.parts), "1, 2, 4, 8");
   }
   if (cut.tile_rows != 64 && cut.tile_rows != 128) {
     refuse("tuning.tile_rows", std::to_string(cut.tile_rows), "64, 128");
   }
+  if (cut.parts == 8 && cut.tile_rows == 64) refuse("tuning.parts with tiles of 64 rows", "8", "1, 2, 4");
   const int padded_rows = p.num_rows <= 8 ? 8 : p.num_rows <= 16 ? 16 : p.num_rows <= 32 ? 32 : 64;
 
   KernelArgs args;
   std::memcpy(&args.weight, w.tensor_map, sizeof(args.weight));
   const bool gathers = p.rows != nullptr;
-  args.x = make_tensor_map(w.dtype, p.x, gathers ? p.num_x_rows : p.num_rows, w.k, std::max(p.stride_x, w.k),
-                           gathers ? 1 : padded_rows);
+  const int64_t x_rows = gathers ? p.num_x_rows : p.num_rows;
+  args.x = make_tensor_map<2>(
+      w.dtype, p.x, {{w.k, 1, kBoxColumns}, {x_rows, std::max(p.stride_x, w.k), gathers ? 1 : padded_rows}});
   args.num_rows = p.num_rows;
   args.n_out = static_cast<int32_t>(n_out);
   args.num_tiles = num_tiles(w, cut.tile_rows);
-  const int64_t step = cut.tile_rows == 64 ? 2 * kBoxColumns : kBoxColumns;
-  args.num_steps = static_cast<int32_t>((w.k + step - 1) / step);
-  constexpr int32_t kTrigger = 6;  // the next kernel's blocks need about as long to come as these loads
-  args.trigger = tuning.trigger >= 0 ? tuning.trigger : kTrigger;
-  args.prefetch = tuning.prefetch >= 0 ? tuning.prefetch : 0;  // measured: more than the ring costs time
+  args.num_units = static_cast<int32_t>((w.k + kUnitColumns - 1) / kUnitColumns);
+  while (cut.parts > args.num_units) cut.parts /= 2;
+  args.parts_log2 = cut.parts == 8 ? 3 : cut.parts / 2;
+  args.trigger = cut.trigger;
+  args.prefetch = tuning.prefetch >= 0 ? tuning.prefetch : 0;  // measured: it gains nothing
   args.silu_mul = w.silu_mul;
-  args.is_wide = n_out % 4 == 0 && p.stride_out % 4 == 0 && is_aligned(p.out, 8);
+  const int wide = w.silu_mul ? 8 : 4;  // elements
+  args.is_wide = n_out % wide == 0 && p.stride_out % wide == 0 && is_aligned(p.out, wide * 2);
   args.rows = p.rows;
   args.bias = p.bias;
   args.out = p.out;
   args.stride_out = p.stride_out;
 
-  while (cut.cluster > args.num_steps) cut.cluster /= 2;
-  int clusters = std::min(args.num_tiles, num_clusters(cut.cluster));
-  if (tuning.num_blocks > 0) clusters = std::max(1, std::min(clusters, tuning.num_blocks / cut.cluster));
+  args.taken = w.taken;
+  args.blocks_per_sm = cut.blocks_per_sm;
+
   LaunchConfig config;
-  config.grid = clusters * cut.cluster;
-  config.cluster = cut.cluster;
+  int blocks = args.num_tiles * cut.parts;
+  if (cut.parts == 1) {
+    blocks = std::min(blocks, tuning.num_blocks > 0 ? tuning.num_blocks : num_sms() * cut.blocks_per_sm);
+  }
+  args.is_dynamic = blocks < args.num_tiles;
+  config.grid = blocks;
+  config.cluster = cut.parts;
   config.overlaps = p.overlaps;
   config.stream = stream;
   if (w.dtype == DType::kBFloat16) {

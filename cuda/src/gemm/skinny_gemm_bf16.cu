@@ -4,6 +4,6 @@
 namespace quire::cuda::gemm {
 
 template void launch_kernel<__nv_bfloat16>(int padded_rows, int tile_rows, LaunchConfig config,
-                                           const KernelArgs& args);
+                                           KernelArgs args);
 
 }  // namespace quire::cuda::gemm

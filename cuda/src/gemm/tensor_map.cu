@@ -25,17 +25,23 @@ decltype(&cuTensorMapEncodeTiled) tensor_map_encoder() {
 
 }  // namespace
 
-CUtensorMap make_tensor_map(DType dtype, const void* data, int64_t rows, int64_t columns, int64_t stride,
-                            int box_rows) {
+CUtensorMap make_tensor_map(DType dtype, const void* data, const Dimension* dimensions, int num_dimensions) {
+  constexpr int kMaxDimensions = 5;
+  if (num_dimensions > kMaxDimensions) throw std::runtime_error("a tensor map has at most five dimensions");
   CUtensorMap map;
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(stride * 2)};
-  const cuuint32_t box[2] = {kBoxColumns, static_cast<cuuint32_t>(box_rows)};
-  const cuuint32_t steps[2] = {1, 1};
+  cuuint64_t sizes[kMaxDimensions], strides[kMaxDimensions];
+  cuuint32_t box[kMaxDimensions], steps[kMaxDimensions];
+  for (int i = 0; i < num_dimensions; ++i) {
+    sizes[i] = static_cast<cuuint64_t>(dimensions[i].size);
+    box[i] = static_cast<cuuint32_t>(dimensions[i].box);
+    steps[i] = 1;
+    if (i > 0) strides[i - 1] = static_cast<cuuint64_t>(dimensions[i].stride * 2);
+  }
   const CUresult status = tensor_map_encoder()(
-      &map, dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
-      const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      &map, dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+      static_cast<cuuint32_t>(num_dimensions), const_cast<void*>(data), sizes, strides, box, steps,
+      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS) {
     throw std::runtime_error("cuTensorMapEncodeTiled: error " + std::to_string(static_cast<int>(status)));
   }

@@ -29,118 +29,34 @@ __device__ inline void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligne
 template <class T, int kColumns>
 struct Wgmma;
 
-template <>
-struct Wgmma<__nv_bfloat16, 8> {
-  static __device__ void run(float (&acc)[4], uint64_t a, uint64_t b) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3"
-        "}, %4, %5, 1, 1, 1, 0, 0;"
-        : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
-        : "l"(a), "l"(b));
-  }
-};
+#define QUIRE_ACC_4(i) "+f"(acc[i]), "+f"(acc[i + 1]), "+f"(acc[i + 2]), "+f"(acc[i + 3])
+#define QUIRE_ACC_8(i) QUIRE_ACC_4(i), QUIRE_ACC_4(i + 4)
+#define QUIRE_ACC_16(i) QUIRE_ACC_8(i), QUIRE_ACC_8(i + 8)
+#define QUIRE_ACC_32(i) QUIRE_ACC_16(i), QUIRE_ACC_16(i + 16)
+#define QUIRE_REGS_4 "%0, %1, %2, %3"
+#define QUIRE_REGS_8 QUIRE_REGS_4 ", %4, %5, %6, %7"
+#define QUIRE_REGS_16 QUIRE_REGS_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define QUIRE_REGS_32      \
+  QUIRE_REGS_16            \
+  ", %16, %17, %18, %19, " \
+  "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define QUIRE_WGMMA(type, name, columns, regs, a_reg, b_reg)                             \
+  template <>                                                                            \
+  struct Wgmma<type, columns> {                                                          \
+    static __device__ void run(float (&acc)[regs], uint64_t a, uint64_t b) {             \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." name "." name \
+                   " {" QUIRE_REGS_##regs "}, " a_reg ", " b_reg ", 1, 1, 1, 0, 0;"      \
+                   : QUIRE_ACC_##regs(0)                                                 \
+                   : "l"(a), "l"(b));                                                    \
+    }                                                                                    \
+  };
+#define QUIRE_WGMMAS(type, name)                \
+  QUIRE_WGMMA(type, name, 8, 4, "%4", "%5")     \
+  QUIRE_WGMMA(type, name, 16, 8, "%8", "%9")    \
+  QUIRE_WGMMA(type, name, 32, 16, "%16", "%17") \
+  QUIRE_WGMMA(type, name, 64, 32, "%32", "%33")
 
-template <>
-struct Wgmma<__nv_bfloat16, 16> {
-  static __device__ void run(float (&acc)[8], uint64_t a, uint64_t b) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7"
-        "}, %8, %9, 1, 1, 1, 0, 0;"
-        : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3]), "+f"(acc[4]), "+f"(acc[5]), "+f"(acc[6]),
-          "+f"(acc[7])
-        : "l"(a), "l"(b));
-  }
-};
-
-template <>
-struct Wgmma<__nv_bfloat16, 32> {
-  static __device__ void run(float (&acc)[16], uint64_t a, uint64_t b) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-        "}, %16, %17, 1, 1, 1, 0, 0;"
-        : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3]), "+f"(acc[4]), "+f"(acc[5]), "+f"(acc[6]),
-          "+f"(acc[7]), "+f"(acc[8]), "+f"(acc[9]), "+f"(acc[10]), "+f"(acc[11]), "+f"(acc[12]),
-          "+f"(acc[13]), "+f"(acc[14]), "+f"(acc[15])
-        : "l"(a), "l"(b));
-  }
-};
-
-template <>
-struct Wgmma<__nv_bfloat16, 64> {
-  static __device__ void run(float (&acc)[32], uint64_t a, uint64_t b) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-        "}, %32, %33, 1, 1, 1, 0, 0;"
-        : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3]), "+f"(acc[4]), "+f"(acc[5]), "+f"(acc[6]),
-          "+f"(acc[7]), "+f"(acc[8]), "+f"(acc[9]), "+f"(acc[10]), "+f"(acc[11]), "+f"(acc[12]),
-          "+f"(acc[13]), "+f"(acc[14]), "+f"(acc[15]), "+f"(acc[16]), "+f"(acc[17]), "+f"(acc[18]),
-          "+f"(acc[19]), "+f"(acc[20]), "+f"(acc[21]), "+f"(acc[22]), "+f"(acc[23]), "+f"(acc[24]),
-          "+f"(acc[25]), "+f"(acc[26]), "+f"(acc[27]), "+f"(acc[28]), "+f"(acc[29]), "+f"(acc[30]),
-          "+f"(acc[31])
-        : "l"(a), "l"(b));
-  }
-};
-
-template <>
-struct Wgmma<__half, 8> {
-  static __device__ void run(float (&acc)[4], uint64_t a, uint64_t b) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {"
-        "%0, %1, %2, %3"
-        "}, %4, %5, 1, 1, 1, 0, 0;"
-        : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
-        : "l"(a), "l"(b));
-  }
-};
-
-template <>
-struct Wgmma<__half, 16> {
-  static __device__ void run(float (&acc)[8], uint64_t a, uint64_t b) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7"
-        "}, %8, %9, 1, 1, 1, 0, 0;"
-        : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3]), "+f"(acc[4]), "+f"(acc[5]), "+f"(acc[6]),
-          "+f"(acc[7])
-        : "l"(a), "l"(b));
-  }
-};
-
-template <>
-struct Wgmma<__half, 32> {
-  static __device__ void run(float (&acc)[16], uint64_t a, uint64_t b) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-        "}, %16, %17, 1, 1, 1, 0, 0;"
-        : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3]), "+f"(acc[4]), "+f"(acc[5]), "+f"(acc[6]),
-          "+f"(acc[7]), "+f"(acc[8]), "+f"(acc[9]), "+f"(acc[10]), "+f"(acc[11]), "+f"(acc[12]),
-          "+f"(acc[13]), "+f"(acc[14]), "+f"(acc[15])
-        : "l"(a), "l"(b));
-  }
-};
-
-template <>
-struct Wgmma<__half, 64> {
-  static __device__ void run(float (&acc)[32], uint64_t a, uint64_t b) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-        "}, %32, %33, 1, 1, 1, 0, 0;"
-        : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3]), "+f"(acc[4]), "+f"(acc[5]), "+f"(acc[6]),
-          "+f"(acc[7]), "+f"(acc[8]), "+f"(acc[9]), "+f"(acc[10]), "+f"(acc[11]), "+f"(acc[12]),
-          "+f"(acc[13]), "+f"(acc[14]), "+f"(acc[15]), "+f"(acc[16]), "+f"(acc[17]), "+f"(acc[18]),
-          "+f"(acc[19]), "+f"(acc[20]), "+f"(acc[21]), "+f"(acc[22]), "+f"(acc[23]), "+f"(acc[24]),
-          "+f"(acc[25]), "+f"(acc[26]), "+f"(acc[27]), "+f"(acc[28]), "+f"(acc[29]), "+f"(acc[30]),
-          "+f"(acc[31])
-        : "l"(a), "l"(b));
-  }
-};
+QUIRE_WGMMAS(__nv_bfloat16, "bf16")
+QUIRE_WGMMAS(__half, "f16")
 
 }  // namespace quire::cuda::gemm

@@ -16,8 +16,8 @@ def num_bytes(max_num_seqs: int, vocab_size: int) -> int:
 
 
 class LogitEdits:
-    """The CPU's. Made for the first request that needs it. The tables need no initial value: pages of rows that no such
-    request had are never touched."""
+    """The CPU's. Made for the first request that needs it. The tables need no initial value: pages of rows
+    that no such request had are never touched."""
 
     def __init__(self, max_num_seqs: int, vocab_size: int) -> None:
         num_rows = max_num_seqs + 1

@@ -32,6 +32,7 @@ def skinny_gemm(
     rows: Tensor | None = None,
     out: Tensor | None = None,
     overlaps: bool = True,
+    is_invariant: bool = False,
     tuning: Any = None,
 ) -> Tensor:
     num_rows = x.size(0) if rows is None else rows.numel()
@@ -50,6 +51,7 @@ def skinny_gemm(
         out.stride(0),
         _stream(),
         overlaps=overlaps,
+        is_invariant=is_invariant,
         **more,
     )
     return out

@@ -4,11 +4,15 @@
 //
 // W is [n, k] as checkpoints store it, so the same tensor serves other GEMMs for more rows.
 //
-// - A row of out does not depend on num_rows or on the other rows (same bits in every batch), and repeats.
-// - No workspace: partial sums meet in the shared memory of a cluster. Any number of calls may overlap.
+// - A row of out does not depend on the other rows and repeats; with is_invariant it does not depend on
+// num_rows
+//   either (same bits in every batch).
+// - No workspace: partial sums meet in the shared memory of a cluster. Calls of one weight, though, must not
+// run
+//   on several streams at once: its blocks share out its tiles through a counter.
 // - Launched with programmatic dependent launch: W is loaded while the kernels in front still run. So W must
 //   not be written by a kernel of the same stream shortly before; everything else may be.
-// - 112 KB of shared memory per block, one block per SM: blocks of two consecutive GEMMs fit on an SM.
+// - Two blocks fit on an SM, of one GEMM or of two consecutive ones.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -28,20 +32,22 @@ struct SkinnyGemmWeight {
   int64_t n = 0;
   int64_t k = 0;
   DType dtype = DType::kBFloat16;
+  uint32_t* taken = nullptr;  // on the device, for the kernel
   bool silu_mul = false;  // out = silu(x gate^T) * (x up^T): [num_rows, n / 2]; W's first n / 2 rows are gate
 };
 
-// w: 16-byte aligned; k: a multiple of 8, at least 64; n: at least 1, even for silu_mul. bfloat16 or float16.
-// Throws std::invalid_argument.
+// w: 16-byte aligned; k: a multiple of 8, at least 64; n: at least 1, with silu_mul a multiple of 16.
+// bfloat16 or float16. Throws std::invalid_argument.
 SkinnyGemmWeight make_skinny_gemm_weight(const void* w, int64_t n, int64_t k, DType dtype, bool silu_mul);
 
-// How the work is cut; 0 or -1: chosen from n and k. For measurements.
+// How the work is cut; 0 or -1: chosen. For measurements.
 struct SkinnyGemmTuning {
-  int32_t cluster = 0;     // blocks that share a tile, each with a part of k: 1, 2, 4, 8. Changes rounding
-  int32_t tile_rows = 0;   // of W: 64 or 128; always 128 with silu_mul
-  int32_t num_blocks = 0;  // at most
-  int32_t trigger = -1;    // 16 KB loads left to issue when the next kernel's blocks may come
-  int32_t prefetch = -1;   // 16 KB loads that go into L2 ahead of the ring, at the start
+  int32_t parts = 0;          // of k, each of a block: 1, 2, 4, 8. Changes rounding
+  int32_t tile_rows = 0;      // of W: 64 or 128
+  int32_t num_blocks = 0;     // at most, where k is not cut
+  int32_t blocks_per_sm = 0;  // that find room for their rings: 2 to 4
+  int32_t trigger = -1;       // 16 KB loads left to multiply when the next kernel's blocks may come
+  int32_t prefetch = -1;      // 16 KB loads that go into L2 behind the ring, at the start; at most a ring
 };
 
 // Rounding of silu_mul: gate and up to the type, silu to the type, the product to the type; as
@@ -56,7 +62,8 @@ struct SkinnyGemmParams {
   int32_t num_x_rows = 0;  // rows of x, when rows is given
   void* out = nullptr;     // [num_rows, n] or [num_rows, n / 2], rows stride_out apart
   int64_t stride_out = 0;
-  bool overlaps = true;  // programmatic dependent launch
+  bool overlaps = true;       // programmatic dependent launch
+  bool is_invariant = false;  // costs time above 32 rows
   SkinnyGemmTuning tuning;
 };
 

@@ -1,0 +1,111 @@
+// A skinny GEMM block's shared memory and its rings.
+#pragma once
+
+#include "copy_engine.cuh"
+#include "kernels.h"
+
+namespace quire::cuda::gemm {
+
+template <int kTokens, int kRows>
+struct Shape {
+  static constexpr int kMathThreads = 2 * kRows;  // a warpgroup for each 64 rows of a tile
+  static constexpr int kMathWarps = kMathThreads / 32;
+  static constexpr int kThreads = kMathThreads + 64;
+  static constexpr int kGroups = kTokens / 8;  // of 8 columns of x
+  static constexpr int kBoxBytes = kLoadBytes / 2;
+  static constexpr int kBoxesAlongK = kRows == 64 ? 2 : 1;  // of the two boxes of a stage
+  static constexpr int kXBoxBytes = kTokens * kBoxColumns * 2;
+  static constexpr int kXLoadBytes = kBoxesAlongK * kXBoxBytes;
+  static constexpr int kStagingBytes = kTokens * (kRows + 16);  // of out with silu_mul
+  static_assert(kRows == 64 || kRows == 128);
+  static_assert(kTokens % 8 == 0);
+
+  static constexpr int exchange_bytes(int parts) {
+    return (parts - 1) * (kMathWarps / parts) * kGroups * 32 * 16;
+  }
+};
+
+inline constexpr int kMaxStages = 6;
+inline constexpr int kMaxXStages = 4;
+inline constexpr int kTileSlots =
+    8;  // more tiles than the loading warp may be ahead, by a load of each stage
+// Of the barriers other than full(): one for each lane of a warp, which initializes them.
+inline constexpr int kNumOtherBarriers = kMaxStages + 2 * kMaxXStages + 1 + kTileSlots;
+inline constexpr int kBarrierBytes = (kMaxStages + kNumOtherBarriers) * 8 + kTileSlots * 4;
+static_assert(kTileSlots > kMaxStages + 1 && kNumOtherBarriers <= 32);
+inline constexpr int kSharedOfSm = 228 * 1024;
+inline constexpr int kSharedReserved = 1024;  // of each block
+
+template <class S>
+Layout make_layout(int parts, bool silu_mul, int blocks_per_sm) {
+  const int exchange_bytes = S::exchange_bytes(parts), staging_bytes = silu_mul ? S::kStagingBytes : 0;
+  const int budget = kSharedOfSm / blocks_per_sm - kSharedReserved;
+  const int room = budget - kBarrierBytes - exchange_bytes - staging_bytes;
+  Layout layout{};
+  // Of W as many stages as leave x two or three.
+  for (int stages = kMaxStages; layout.num_x_stages < (layout.num_stages > 2 ? 3 : 2); --stages) {
+    const int x_stages = (room - stages * kLoadBytes) / S::kXLoadBytes;
+    layout.num_stages = stages;
+    layout.num_x_stages = x_stages < kMaxXStages ? x_stages : kMaxXStages;
+  }
+  layout.exchange = layout.num_stages * kLoadBytes + layout.num_x_stages * S::kXLoadBytes;
+  layout.staging = layout.exchange + exchange_bytes;
+  layout.barriers = layout.staging + staging_bytes;
+  return layout;
+}
+
+// Shared addresses.
+template <class S>
+struct Shared {
+  uint32_t weights, x, exchange, staging, barriers;
+  int num_stages, num_x_stages;
+
+  __device__ Shared(const unsigned char* base, const Layout& layout) {
+    num_stages = layout.num_stages;
+    num_x_stages = layout.num_x_stages;
+    weights = shared_address(base);
+    x = weights + num_stages * kLoadBytes;
+    exchange = weights + layout.exchange;
+    staging = weights + layout.staging;
+    barriers = weights + layout.barriers;
+  }
+  __device__ uint32_t full(int stage) const { return barriers + 8 * stage; }
+  __device__ uint32_t other_barriers() const { return full(kMaxStages); }
+  // All math warps arrive at these.
+  __device__ uint32_t empty(int stage) const { return other_barriers() + 8 * stage; }
+  __device__ uint32_t x_empty(int stage) const { return empty(kMaxStages + stage); }
+  __device__ uint32_t x_full(int stage) const { return x_empty(kMaxXStages + stage); }
+  __device__ uint32_t ready() const { return x_full(kMaxXStages); }  // all partial sums are here
+  __device__ uint32_t tile_known(int slot) const { return ready() + 8 + 8 * slot; }
+  __device__ uint32_t tile(int slot) const { return tile_known(kTileSlots) + 4 * slot; }
+};
+
+// A place in a ring, and the parity of its phase.
+struct RingCursor {
+  int stage = 0;
+  uint32_t phase = 0;
+
+  __device__ void advance(int num_stages) {
+    if (++stage == num_stages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+inline constexpr int32_t kNoTile = -1;
+
+// Block's part of k, the same of each of its tiles, in steps of one load.
+struct Part {
+  int32_t rank, parts, parts_log2, first_step, num_steps;
+
+  __device__ Part(const KernelArgs& a, int steps_per_unit)
+      : parts(1 << a.parts_log2), parts_log2(a.parts_log2) {
+    rank = blockIdx.x & (parts - 1);
+    first_step = (a.num_units * rank >> parts_log2) * steps_per_unit;
+    num_steps = (a.num_units * (rank + 1) >> parts_log2) * steps_per_unit - first_step;
+  }
+  __device__ int32_t first_tile() const { return blockIdx.x >> parts_log2; }
+};
+
+}  // namespace quire::cuda::gemm
