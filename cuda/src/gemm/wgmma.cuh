@@ -59,4 +59,15 @@ struct Wgmma;
 QUIRE_WGMMAS(__nv_bfloat16, "bf16")
 QUIRE_WGMMAS(__half, "f16")
 
+#undef QUIRE_WGMMAS
+#undef QUIRE_WGMMA
+#undef QUIRE_REGS_32
+#undef QUIRE_REGS_16
+#undef QUIRE_REGS_8
+#undef QUIRE_REGS_4
+#undef QUIRE_ACC_32
+#undef QUIRE_ACC_16
+#undef QUIRE_ACC_8
+#undef QUIRE_ACC_4
+
 }  // namespace quire::cuda::gemm
