@@ -246,6 +246,7 @@ void EngineCore::add_request(NewRequest request) {
   live->min_tokens = params.min_tokens;
   live->seed = params.has_seed ? static_cast<uint64_t>(params.seed) : impl_->seeds.next();
   live->include_stop = params.include_stop_str_in_output;
+  live->cache_salt = params.cache_salt;
 
   const auto sort_unique = [](std::vector<int32_t>& ids) {
     std::sort(ids.begin(), ids.end());

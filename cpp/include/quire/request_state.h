@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "quire/block_hash.h"
@@ -33,6 +34,7 @@ struct alignas(64) RequestState {
   int32_t num_cached_tokens = -1;  // prompt tokens found in the cache at the first admission; -1 before
   std::array<int32_t, kMaxBatchesOut> batch_idx = {-1, -1};  // in each batch out; -1: not in it
 
+  std::string cache_salt;               // of the first block's hash
   std::vector<BlockHash> block_hashes;  // of the first full blocks; extended when a block is full
   std::vector<int32_t> mask_ids;        // may not be sampled before min_tokens
   RequestState* previous = nullptr;     // in the waiting queue

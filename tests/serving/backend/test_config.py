@@ -27,7 +27,8 @@ CASES = [
         "generation",
         'key: "engine_module"',
         'key: "engine_modul"',
-        "parameters of role generation: got engine_modul; allowed: role, python, engine_module",
+        "parameters of role generation: got engine_modul; "
+        "allowed: role, python, engine_module, forwarded_headers",
     ),
     (
         "detokenizer",
