@@ -38,8 +38,13 @@ def brief(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_key(server: TritonServer, given: dict[str, Any]) -> str:
-    """As top-level keys of generate; objects as JSON strings, which is all that Triton takes there."""
-    body = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in given.items()}
+    """As top-level keys of generate; what is no tensor there as a JSON string, which Triton takes."""
+    body = {
+        name: json.dumps(value)
+        if isinstance(value, dict) or (isinstance(value, list) and name not in TENSORS)
+        else value
+        for name, value in given.items()
+    }
     body = {"text_input": "x = 1"} | brief(body)
     if body.get("stream") is True:
         return stream_error(server.http_url, body)

@@ -1,4 +1,4 @@
-"""Errors that clients can tell apart: what a status means on each front end. docs/clients.md has the table."""
+"""Errors that clients can tell apart: what a status means on each front end, as docs/clients.md says."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,11 @@ NO_ROOM = "the engine does not start: no room"
 
 
 @pytest.fixture
-def server(start_server: StartServer, tmp_path: Path) -> Iterator[Server]:
+def server(start_server: StartServer, tmp_path: Path) -> Server:
     """With the model that answers once, which HTTP and gRPC infer may call."""
     repository = Repository(tmp_path / "models")
     shutil.copytree(ROOT / "model_repository" / UNARY, repository.path / UNARY)
-    yield start_server(repository).wait_ready()
+    return start_server(repository).wait_ready()
 
 
 def ids_tensor(*ids: int) -> grpc.InferInput:
@@ -88,6 +87,5 @@ def test_a_cancelled_request(server: Server) -> None:
     assert late.value.status() == "StatusCode.DEADLINE_EXCEEDED"
     for prompt in ([7, STALL_ID], [8, STALL_ID]):
         (event,) = server.repository.events("add", prompt=prompt)
-        wait_for(
-            lambda request_id=event["request_id"]: server.repository.events("cancel", request_id=request_id)
-        )
+        request_id = event["request_id"]
+        wait_for(lambda i=request_id: server.repository.events("cancel", request_id=i))
