@@ -16,20 +16,18 @@ from quire.triton.generation_tensors import generation_tensors
 
 pytestmark = pytest.mark.serving
 
-first_ids = itertools.count(10)
+prompts = ([id, 555] for id in itertools.count(10))  # each used once
 
 
-def tensors_of(**given: Any) -> tuple[int, dict[str, np.ndarray[Any, Any]]]:
-    """A request whose prompt is one id of its own, with fields as the tokenizer stage sends them."""
-    first_id = next(first_ids)
+def tensors_of(**given: Any) -> tuple[list[int], dict[str, np.ndarray[Any, Any]]]:
+    """A prompt of its own, and a request with it and with fields as the tokenizer stage sends them."""
+    prompt = next(prompts)
     given = {"max_tokens": 1, **given}
     times = {"arrival_ns": time.monotonic_ns(), "tokenize_ns": 5}
-    tensors = generation_tensors(
-        [[first_id]], given, RequestOptions(), bad_word_ids=BAD_WORD_IDS, times=times
-    )
+    tensors = generation_tensors([prompt], given, RequestOptions(), bad_word_ids=BAD_WORD_IDS, times=times)
     for name in ("row_lengths", "acknowledge"):
         del tensors[name]
-    return first_id, tensors
+    return prompt, tensors
 
 
 @pytest.mark.parametrize("name", ENGINE_FIELDS)
@@ -39,9 +37,9 @@ def test_every_field_reaches_the_engine(server: Server, name: str) -> None:
     given = {
         key: NAMES.fields[key].check(value) for key, value in {name: case.good, **dict(case.needs)}.items()
     }
-    first_id, tensors = tensors_of(**given)
+    prompt, tensors = tensors_of(**given)
     assert ask(server, tensors) == ""
-    (event,) = server.repository.events("add", prompt=[first_id])
+    (event,) = server.repository.events("add", prompt=prompt)
     expected = DEFAULTS | {"tokenize_ns": 5, "arrival_ns": tensors["arrival_ns"].item()} | dict(case.needs)
     if name == "deadline_ms":
         expected["deadline_ns"] = tensors["arrival_ns"].item() + case.good * 10**6
@@ -53,8 +51,8 @@ def test_every_field_reaches_the_engine(server: Server, name: str) -> None:
 def test_what_a_request_leaves_out(server: Server) -> None:
     """Defaults, and the time at which generation got it."""
     before = time.monotonic_ns()
-    server.generate("generation", input_ids=[9], max_tokens=1)
-    (event,) = server.repository.events("add", prompt=[9])
+    server.generate("generation", input_ids=[9, 555], max_tokens=1)
+    (event,) = server.repository.events("add", prompt=[9, 555])
     assert {k: event[k] for k in DEFAULTS} == DEFAULTS
     assert before < event["arrival_ns"] < time.monotonic_ns()
 
@@ -75,9 +73,9 @@ def test_every_bad_value_is_refused_by_name(server: Server, name: str, value: An
         items = tuple((int(token_id), bias) for token_id, bias in value.items())
     elif isinstance(value, list):
         items = tuple(value)
-    first_id, tensors = tensors_of(**{name: items})
+    prompt, tensors = tensors_of(**{name: items})
     assert f"{name}: got " in ask(server, tensors)
-    assert not server.repository.events("add", prompt=[first_id])
+    assert not server.repository.events("add", prompt=prompt)
 
 
 @pytest.mark.parametrize(

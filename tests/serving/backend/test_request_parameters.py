@@ -20,16 +20,18 @@ pytestmark = pytest.mark.serving
 # bad_words needs a tokenizer; tritonclient keeps priority for itself, so that it comes as a tensor only.
 FIELDS = [name for name in ENGINE_FIELDS if name not in ("bad_words", "priority")]
 MAX_TOKENS = {"max_tokens", *NAMES.fields["max_tokens"].aliases}
-first_ids = itertools.count(300)
+prompts = ([id, 556] for id in itertools.count(10))  # each used once
 
 
-def ask_with(server: Server, parameters: dict[str, Any], **tensors: np.ndarray[Any, Any]) -> tuple[int, str]:
-    """The one id of the prompt, and the error."""
-    first_id = next(first_ids)
-    tensors = {"input_ids": np.array([first_id], np.int32), **tensors}
+def ask_with(
+    server: Server, parameters: dict[str, Any], **tensors: np.ndarray[Any, Any]
+) -> tuple[list[int], str]:
+    """The prompt, and the error."""
+    prompt = next(prompts)
+    tensors = {"input_ids": np.array(prompt, np.int32), **tensors}
     if not MAX_TOKENS & {*parameters}:
         parameters = {"max_tokens": 4, **parameters}
-    return first_id, ask(server, tensors, parameters)
+    return prompt, ask(server, tensors, parameters)
 
 
 def as_parameter(value: Any) -> Any:
@@ -49,9 +51,9 @@ def test_every_field_by_every_name(server: Server, name: str, spelling: str) -> 
     for form in forms:
         before = time.monotonic_ns()
         given = {spelling: as_parameter(form), **dict(case.needs)}
-        first_id, error = ask_with(server, given)
+        prompt, error = ask_with(server, given)
         assert error == ""
-        (event,) = server.repository.events("add", prompt=[first_id])
+        (event,) = server.repository.events("add", prompt=prompt)
         expected = DEFAULTS | {"max_tokens": 4} | dict(case.needs)
         if name == "deadline_ms":
             expected["deadline_ns"] = event["arrival_ns"] + case.good * 10**6
@@ -73,10 +75,10 @@ BAD = [
 @pytest.mark.parametrize(("name", "value"), BAD, ids=[f"{name} {value!r:.20}" for name, value in BAD])
 def test_every_bad_value_is_refused_by_its_name(server: Server, name: str, value: Any) -> None:
     """As the client spells it; the engine never hears of it."""
-    first_id, error = ask_with(server, {name: as_parameter(value)})
+    prompt, error = ask_with(server, {name: as_parameter(value)})
     assert f"{name}: got " in error
     assert "; allowed: " in error
-    assert not server.repository.events("add", prompt=[first_id])
+    assert not server.repository.events("add", prompt=prompt)
 
 
 @pytest.mark.parametrize(
@@ -128,9 +130,9 @@ def test_options_as_parameters(server: Server) -> None:
 def test_lists_in_both_forms(server: Server) -> None:
     """Biases as pairs, a stop string that is no list, an empty list."""
     parameters = {"logit_bias": "[[5, 1.5], [3, -2]]", "stop": "[INST]", "stop_token_ids": "[]", "seed": -1}
-    first_id, error = ask_with(server, parameters)
+    prompt, error = ask_with(server, parameters)
     assert error == ""
-    (event,) = server.repository.events("add", prompt=[first_id])
+    (event,) = server.repository.events("add", prompt=prompt)
     assert sorted(event["logit_bias"]) == [[3, -2.0], [5, 1.5]]
     assert (event["stop"], event["stop_token_ids"], event["seed"]) == (["[INST]"], [], None)
 
