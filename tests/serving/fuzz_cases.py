@@ -295,6 +295,8 @@ class CaseMaker:
         given = parsed.given
         if given.get("n", 1) > 8 or given.get("deadline_ms", PATIENCE_MS) < PATIENCE_MS:
             return None
+        if given.get("priority"):
+            return None  # a matter of the server's policy
         if not 1 <= given.get("max_tokens", 2**31) <= MAX_TOKENS:
             return None
         case = Case(_json(body), stream=parsed.options.stream)

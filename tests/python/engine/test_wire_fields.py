@@ -98,7 +98,6 @@ def test_what_is_fine_is_taken(answer: Any) -> None:
         prompt_logprobs=1,
         stream_interval=3,
         cache_salt="s",
-        priority=-1,
         deadline_ms=60_000,
     )
     assert answer(params, bad_word_ids=[[1, 2]], arrival_ns=time.monotonic_ns(), tokenize_ns=3) == ""
