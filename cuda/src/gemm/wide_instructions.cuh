@@ -57,6 +57,12 @@ __device__ inline void release_in_cluster(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+__device__ inline uint32_t rank_in_cluster() {
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
 // Every thread of the cluster. Orders nothing but initialized barriers behind fence_barrier_init().
 __device__ inline void sync_cluster() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");

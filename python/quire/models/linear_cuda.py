@@ -8,8 +8,8 @@ from torch import Tensor
 
 from quire import ops_cuda as ops
 
-# Up to so many rows our GEMM for few is faster than cuBLAS, on an H100 and for the shapes of 1B and 8B models,
-# and it overlaps with the kernels around it (docs/kernels/skinny_gemm.md).
+# Up to so many rows our GEMM for few is faster than cuBLAS, on an H100 and for the shapes of 1B and 8B
+# models, and it overlaps with the kernels around it (docs/kernels/skinny_gemm.md).
 _FASTER_ROWS = 64
 # With more than these, the GEMM for many is faster than that and than cuBLAS with a kernel for SiLU * mul
 # (docs/kernels/gate_up_gemm.md).
