@@ -240,11 +240,6 @@ def rope_and_cache(qkv: Tensor, cos: Tensor, sin: Tensor, cache: KVCache, step: 
     )
 
 
-def num_mask_words(vocab_size: int) -> int:
-    """Of a row of allowed_masks."""
-    return -(-vocab_size // 32)
-
-
 def token_counts(
     token_counts: Tensor, num_reqs: int, *, rows: int, token_offsets: int, prompt_lens: int, token_ids: int
 ) -> None:

@@ -13,12 +13,8 @@ from torch import Tensor
 
 from quire import _core
 from quire import ops_cuda as ops
+from quire.sample_ops import num_mask_words
 from quire.step_arrays import StepArrays
-
-
-def num_bytes(max_num_seqs: int, vocab_size: int) -> int:
-    """What the tables take on the device."""
-    return (max_num_seqs + 1) * (2 * vocab_size + 4 * ops.num_mask_words(vocab_size))
 
 
 class CudaLogitEdits:
@@ -30,7 +26,7 @@ class CudaLogitEdits:
 
     def __init__(self, max_num_seqs: int, vocab_size: int, device: torch.device, num_copies: int) -> None:
         num_rows = max_num_seqs + 1
-        num_words = ops.num_mask_words(vocab_size)
+        num_words = num_mask_words(vocab_size)
         self._token_counts = torch.empty((num_rows, vocab_size), dtype=torch.uint16, device=device)
         self._allowed_masks = torch.empty((num_rows, num_words), dtype=torch.int32, device=device)
         self._is_pinned = device.type == "cuda"

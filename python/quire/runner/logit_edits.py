@@ -1,4 +1,4 @@
-"""The tables that the CPU's sampler keeps for penalties and allowed ids: `_core.BatchEdits` says what they
+"""The tables that a sampler keeps for penalties and allowed ids: `_core.BatchEdits` says what they
 are and when their rows are written."""
 
 from __future__ import annotations
@@ -8,6 +8,11 @@ from torch import Tensor
 
 from quire import _core, ops
 from quire.sample_ops import num_mask_words
+
+
+def table_bytes(max_num_seqs: int, vocab_size: int) -> int:
+    """What the tables take."""
+    return (max_num_seqs + 1) * (2 * vocab_size + 4 * num_mask_words(vocab_size))
 
 
 class LogitEdits:
