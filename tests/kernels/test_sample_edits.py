@@ -67,8 +67,7 @@ class EditsCase:
             masked = [i for i in masked if i != survivor]
             if kinds & 4:
                 allowed[rows[j]] = ids
-            for i, count in zip(*np.unique(output, return_counts=True), strict=True):
-                self.table[rows[j], i] = int(count)
+            self.table[rows[j]] = torch.from_numpy(np.bincount(output, minlength=vocab_size))
             self.table[rows[j], prompt] |= IN_PROMPT
             fields.append(own)
             biases.append(own.logit_bias)

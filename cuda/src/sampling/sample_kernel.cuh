@@ -229,7 +229,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   const int top_k = p.top_k[row_idx];
   const bool has_top_k = top_k > 0 && top_k < p.vocab_size;
   const bool has_set = !is_greedy && (has_top_k || p.top_p[row_idx] < 1);
-  const bool is_edited = kEdited && (has_penalties(p, row_idx) || has_biases(p, row_idx));
+  // No row of the plain build has penalties; told so, the compiler spills more.
+  const bool is_edited = has_penalties(p, row_idx) || (kEdited && has_biases(p, row_idx));
   const float scale = scale_of(temperature);
   row.edits.mask = build_mask(p, row_idx, row, bits_of(shared));
   // The leader's first warp finishes a usual row alone: the others make room for the next row's.

@@ -1,5 +1,5 @@
-"""The tables that the samplers keep for penalties and allowed ids: `_core.BatchEdits` says what they are and
-when their rows are written."""
+"""The tables that a sampler keeps for penalties and allowed ids: `_core.BatchEdits` says what they
+are and when their rows are written."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from quire import _core, ops
 from quire.sample_ops import num_mask_words
 
 
-def num_bytes(max_num_seqs: int, vocab_size: int) -> int:
+def table_bytes(max_num_seqs: int, vocab_size: int) -> int:
     """What the tables take."""
     return (max_num_seqs + 1) * (2 * vocab_size + 4 * num_mask_words(vocab_size))
 
 
 class LogitEdits:
-    """The CPU's. Made for the first request that needs it. The tables need no initial value: pages of rows
-    that no such request had are never touched."""
+    """Made for the first request that needs it. The tables need no initial value: pages of rows that no such
+    request had are never touched."""
 
     def __init__(self, max_num_seqs: int, vocab_size: int) -> None:
         num_rows = max_num_seqs + 1

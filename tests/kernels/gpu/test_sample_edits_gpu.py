@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import gpu_ops
 import pytest
@@ -16,6 +17,12 @@ from test_sample_fields_gpu import DTYPES, on_gpu, padded
 pytestmark = pytest.mark.gpu
 
 NUM_ROWS = 48
+
+
+@cache
+def edits_case(vocab_size: int, dtype: torch.dtype) -> EditsCase:
+    """Not to be changed: large ones take seconds to make."""
+    return EditsCase(NUM_ROWS, vocab_size, dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -37,7 +44,7 @@ def test_edits_agree_with_the_cpu(
 ) -> None:
     """The ids of logits that numpy has edited, as the CPU draws them, but for a draw that rounding decides;
     what is drawn is counted; bitwise the same without alignment, alone, and again."""
-    case = EditsCase(NUM_ROWS, vocab_size, dtype)
+    case = edits_case(vocab_size, dtype)
     given = settings(NUM_ROWS, temperature=temperature, top_k=top_k, top_p=top_p)
     given["min_p"] = torch.full((NUM_ROWS,), min_p)
     expected = ops.sample(case.edited, **given)

@@ -1,0 +1,94 @@
+"""A batch's edits on their way to the GPU: with the CPU's kernels in place of the GPU's, the ids are those of
+the CPU's runner."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from quire import _core, ops
+from quire.runner.logit_edits import LogitEdits
+from quire.runner.model_runner import _allow_read_only_views
+from quire.runner.step_buffers import StepBuffers
+from quire.runner.step_shapes import StepShape
+
+VOCAB_SIZE = 256
+
+
+def sample(*args: int, **edits: int) -> None:
+    """The GPU's arguments in the CPU's order."""
+    *given, out, _stream, sample_rows, _last_token_ids = args
+    edits["sample_rows"] = sample_rows
+    names = ["min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "token_counts"]
+    names += ["sample_rows", "allowed_rows", "allowed_masks", "bias_offsets", "bias_ids", "biases"]
+    _core.cpu_sample(*given, out, *(edits[name] for name in names))
+
+
+@pytest.fixture
+def cuda_logit_edits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The module, on kernels of the CPU."""
+    kernels: Any = ModuleType("quire._cuda")
+    kernels.SKINNY_GEMM_MAX_ROWS = 0
+    kernels.sample = sample
+    kernels.token_counts = lambda *args: _core.cpu_token_counts(*args[:-1])
+    names = ["quire.ops_cuda", "quire.runner.cuda_logit_edits"]
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "quire._cuda", kernels)
+    monkeypatch.setattr(importlib.import_module("quire"), "_cuda", kernels, raising=False)
+    monkeypatch.setattr(importlib.import_module("quire.ops_cuda"), "_stream", lambda: 0)
+    yield importlib.import_module(names[1])
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_the_same_ids_as_on_the_cpu(cuda_logit_edits: Any) -> None:
+    """Every kind of edit, requests that come and go, buffers that grow."""
+    config = _core.EngineConfig(
+        vocab_size=VOCAB_SIZE, block_size=4, num_blocks=64, max_model_len=64, max_num_seqs=6
+    )
+    table = _core.TokenTable(_core.DecoderKind.BYTE_LEVEL, [bytes([b]) for b in range(256)], [0] * 256)
+    core = _core.EngineCore(config, table)
+    buffers = StepBuffers(config, torch.device("cpu"), num_copies=2)
+    edits = cuda_logit_edits.CudaLogitEdits(6, VOCAB_SIZE, torch.device("cpu"), 2)
+    _allow_read_only_views()
+    twin = LogitEdits(6, VOCAB_SIZE)
+    params: list[dict[str, Any]] = [
+        {"presence_penalty": 0.5, "frequency_penalty": 0.4},
+        {},
+        {"allowed_token_ids": list(range(50, 90))},
+        {"logit_bias": [(7, 4.0), (9, -100.0)], "min_p": 0.1},
+        {"repetition_penalty": 1.5, "bad_word_ids": [[3], [5, 6]], "allowed_token_ids": [2, 3, 4, 5, 6]},
+    ]
+    for request_id in range(15):
+        values = params[request_id % 5] | {"max_tokens": 5 + request_id, "ignore_eos": True, "seed": 1}
+        prompt = [(7 * request_id + i) % 256 for i in range(1 + 3 * request_id)]
+        core.add_request(request_id, prompt, _core.SamplingParams(**values))
+    rng = np.random.default_rng(3)
+    num_edited = 0
+    while core.has_unfinished_requests():
+        batch = core.schedule()
+        ids = torch.zeros(6, dtype=torch.int32)
+        if batch.num_sampled:
+            shape = StepShape(batch.num_tokens, batch.num_reqs, batch.num_sampled, False)
+            buffers.upload(num_edited % 2, batch, shape)
+            logits = torch.from_numpy(rng.normal(size=(6, VOCAB_SIZE)).astype(np.float32))
+            given = batch.edits
+            names = ("temperature", "top_k", "top_p", "seed", "output_idx", "mask_offsets", "mask_ids")
+            arrays = {name: torch.from_numpy(getattr(batch, name)) for name in names}
+            rest = {} if given is None else twin.arguments(batch, given)
+            ids = ops.sample(logits[: batch.num_sampled], **arrays, **rest)
+            if given is not None:
+                num_edited += 1
+                out = torch.full((6,), -7, dtype=torch.int32)
+                last, step = torch.zeros(7, dtype=torch.int32), buffers.arrays(shape)
+                edits.sample(num_edited % 2, batch, given, step, logits, last, out)
+                assert out.tolist() == [*ids.tolist(), *[-7] * (6 - batch.num_sampled)]
+        core.update(ids[: batch.num_sampled].numpy())
+    assert num_edited > 10
