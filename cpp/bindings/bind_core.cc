@@ -117,8 +117,9 @@ void bind_sampling(py::module_& m) {
       .def(py::init([](int32_t max_tokens, int32_t min_tokens, float temperature, float top_p, int32_t top_k,
                        std::optional<int64_t> seed, bool ignore_eos, bool skip_special_tokens,
                        bool include_stop_str_in_output, std::vector<std::string> stop,
-                       std::vector<int32_t> stop_token_ids) {
+                       std::vector<int32_t> stop_token_ids, int32_t n) {
              SamplingParams params;
+             params.n = n;
              params.max_tokens = max_tokens;
              params.min_tokens = min_tokens;
              params.temperature = temperature;
@@ -139,7 +140,9 @@ void bind_sampling(py::module_& m) {
            py::arg("ignore_eos") = defaults.ignore_eos,
            py::arg("skip_special_tokens") = defaults.skip_special_tokens,
            py::arg("include_stop_str_in_output") = defaults.include_stop_str_in_output,
-           py::arg("stop") = defaults.stop, py::arg("stop_token_ids") = defaults.stop_token_ids)
+           py::arg("stop") = defaults.stop, py::arg("stop_token_ids") = defaults.stop_token_ids,
+           py::arg("n") = defaults.n)
+      .def_readonly("n", &SamplingParams::n)
       .def_readonly("max_tokens", &SamplingParams::max_tokens)
       .def_readonly("min_tokens", &SamplingParams::min_tokens)
       .def_readonly("temperature", &SamplingParams::temperature)
@@ -153,6 +156,9 @@ void bind_sampling(py::module_& m) {
       .def_readonly("include_stop_str_in_output", &SamplingParams::include_stop_str_in_output)
       .def_readonly("stop", &SamplingParams::stop)
       .def_readonly("stop_token_ids", &SamplingParams::stop_token_ids);
+
+  m.def("sequence_seed", &sequence_seed, py::arg("seed"), py::arg("index"),
+        "The seed of sequence `index` of a request with `seed`, both as uint64.");
 
   py::native_enum<FinishReason>(m, "FinishReason", "enum.IntEnum",
                                 "Why a request ended; str() of a Release's is its name.")
@@ -250,6 +256,7 @@ void bind_outputs(py::module_& m) {
 
   py::class_<ReleaseCopy>(m, "Release", "A run of ids whose text decodes on its own (TokenTable.decode).")
       .def_property_readonly("request_id", [](const ReleaseCopy& self) { return self.release.request_id; })
+      .def_property_readonly("index", [](const ReleaseCopy& self) { return self.release.index; })
       .def_readonly("token_ids", &ReleaseCopy::token_ids)
       .def_property_readonly("num_text_ids",
                              [](const ReleaseCopy& self) { return self.release.num_text_ids; })
@@ -266,6 +273,7 @@ void bind_outputs(py::module_& m) {
       .def_property_readonly("error", [](const ReleaseCopy& self) { return self.release.error; })
       .def("__repr__", [](const ReleaseCopy& self) {
         return "Release(request_id=" + std::to_string(self.release.request_id) +
+               ", index=" + std::to_string(self.release.index) +
                ", num_ids=" + std::to_string(self.release.num_ids) + ", finish_reason='" +
                to_string(self.release.finish_reason) + "')";
       });

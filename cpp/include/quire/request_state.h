@@ -23,6 +23,8 @@ struct alignas(64) RequestState {
   int32_t num_published_blocks = 0;  // leading blocks that are findable, or whose hash another block has
   int32_t row = -1;                  // of the block tables, while running
   Status status = Status::kNew;
+  bool is_forked = false;  // since its admission: it shares a sibling's prompt, see Scheduler
+  uint32_t index = 0;      // among the sequences of its request
   float temperature = 1.0f;
   float top_p = 1.0f;
   int32_t top_k = 0;
@@ -33,9 +35,10 @@ struct alignas(64) RequestState {
   int32_t num_cached_tokens = -1;  // prompt tokens found in the cache at the first admission; -1 before
   std::array<int32_t, kMaxBatchesOut> batch_idx = {-1, -1};  // in each batch out; -1: not in it
 
-  std::vector<BlockHash> block_hashes;  // of the first full blocks; extended when a block is full
-  std::vector<int32_t> mask_ids;        // may not be sampled before min_tokens
-  RequestState* previous = nullptr;     // in the waiting queue
+  std::vector<BlockHash> block_hashes;   // of the first full blocks; extended when a block is full
+  std::vector<int32_t> mask_ids;         // may not be sampled before min_tokens
+  RequestState* next_sibling = nullptr;  // a ring: the unfinished sequences of a request; null: the only one
+  RequestState* previous = nullptr;      // in the waiting queue
   RequestState* next = nullptr;
 
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }

@@ -10,6 +10,7 @@ namespace quire {
 
 constexpr int32_t kMaxStopTokenIds = 240;
 constexpr int32_t kMaxLogprobs = 20;
+constexpr int32_t kMaxSequences = 128;  // largest n
 
 struct LogitBias {
   int32_t token_id = 0;
@@ -43,6 +44,9 @@ struct SamplingParams {
   int32_t stream_interval = 1;          // tokens that a run has at least, but for the first and the last
   std::string cache_salt;               // prefixes are shared among requests of one salt
 };
+
+// The seed of sequence `index` of a request with `seed`; that of sequence 0 is `seed`.
+uint64_t sequence_seed(uint64_t seed, uint32_t index);
 
 // Throws InvalidArgument that names the field. Does not modify.
 void validate(const SamplingParams& params, int32_t vocab_size);
