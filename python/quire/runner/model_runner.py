@@ -90,6 +90,8 @@ class ModelRunner:
     def _run(self, batch: _core.Batch) -> NDArray[np.int32]:
         view = torch.from_numpy
         num_tokens = batch.num_tokens
+        if batch.num_block_copies:
+            self._copy_blocks(batch)
         info = ops.BatchInfo(
             positions=view(batch.positions),
             slot_mapping=view(batch.slot_mapping),
@@ -115,6 +117,12 @@ class ModelRunner:
             self._sample(batch, logits, sampled)
         self._last_token_ids[batch.sample_rows] = sampled.numpy()
         return sampled.numpy()
+
+    def _copy_blocks(self, batch: _core.Batch) -> None:
+        sources, destinations = torch.from_numpy(batch.block_copies).unbind(1)
+        for cache in self.caches:
+            for blocks in (cache.key_cache, cache.value_cache):
+                blocks[destinations] = blocks[sources]
 
     @staticmethod
     def _sample(batch: _core.Batch, logits: Tensor, out: Tensor) -> None:
