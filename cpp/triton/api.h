@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <string>
 #include <string_view>
@@ -66,10 +67,39 @@ class ResponseBuilder {
   char* add(const char* name, TRITONSERVER_DataType type, int64_t count, size_t byte_size);
   void add_string(const char* name, std::string_view first, std::string_view second = {});  // STRING [1]
   void add_uint32(const char* name, uint32_t value);                                        // UINT32 [1]
+  // STRING [count] and UINT32 [count] of value(0), value(1), ...; value is called more than once.
+  template <class Value>
+  void add_strings(const char* name, size_t count, Value&& value);
+  template <class Value>
+  void add_uint32s(const char* name, size_t count, Value&& value);
   void send(bool is_final, TRITONSERVER_Error* error = nullptr);
 
  private:
   TRITONBACKEND_Response* response_ = nullptr;
 };
+
+template <class Value>
+void ResponseBuilder::add_strings(const char* name, size_t count, Value&& value) {
+  size_t size = 0;
+  for (size_t i = 0; i < count; ++i) size += sizeof(uint32_t) + value(i).size();
+  char* out = add(name, TRITONSERVER_TYPE_BYTES, static_cast<int64_t>(count), size);
+  for (size_t i = 0; i < count; ++i) {
+    const std::string_view text = value(i);
+    const auto length = static_cast<uint32_t>(text.size());
+    std::memcpy(out, &length, sizeof(length));
+    out += sizeof(length);
+    if (length > 0) std::memcpy(out, text.data(), length);
+    out += length;
+  }
+}
+
+template <class Value>
+void ResponseBuilder::add_uint32s(const char* name, size_t count, Value&& value) {
+  char* out = add(name, TRITONSERVER_TYPE_UINT32, static_cast<int64_t>(count), count * sizeof(uint32_t));
+  for (size_t i = 0; i < count; ++i) {
+    const uint32_t number = value(i);
+    std::memcpy(out + i * sizeof(number), &number, sizeof(number));
+  }
+}
 
 }  // namespace quire::triton

@@ -3,6 +3,8 @@
 // configurations.
 //
 //   ChunkHeader | int32 ids [num_ids] | prompt text [prompt_text_size] | warnings [warnings_size]
+//
+// The tensor holds one chunk, or one for each of a request's n sequences that share a response, back to back.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +27,7 @@ enum ChunkFlags : uint32_t {
   kChunkReturnFinishReason = 16,
   kChunkReturnNumInputTokens = 32,
   kChunkReturnNumOutputTokens = 64,
+  kChunkReturnIndex = 128,
 };
 
 struct ChunkHeader {
@@ -40,10 +43,12 @@ struct ChunkHeader {
   uint32_t prompt_text_size = 0;
   uint32_t open_text = 0;  // OpenText
   uint32_t warnings_size = 0;
+  uint32_t index = 0;  // of the sequence
+  uint32_t unused = 0;
 
   static constexpr uint32_t kVersion = 0x51430002;  // "QC", 2
 };
-static_assert(sizeof(ChunkHeader) == 56, "no padding: the record is copied as bytes");
+static_assert(sizeof(ChunkHeader) == 64, "no padding: the record is copied as bytes");
 
 struct Chunk {
   ChunkHeader header;
@@ -56,8 +61,8 @@ inline size_t chunk_size(const Chunk& chunk) {
   return sizeof(ChunkHeader) + chunk.ids.size_bytes() + chunk.prompt_text.size() + chunk.warnings.size();
 }
 
-// Writes chunk_size() bytes; the header's sizes are taken from the spans.
-inline void write_chunk(Chunk chunk, char* out) {
+// Writes chunk_size() bytes and returns their end; the header's sizes are taken from the spans.
+inline char* write_chunk(Chunk chunk, char* out) {
   chunk.header.num_ids = static_cast<uint32_t>(chunk.ids.size());
   chunk.header.prompt_text_size = static_cast<uint32_t>(chunk.prompt_text.size());
   chunk.header.warnings_size = static_cast<uint32_t>(chunk.warnings.size());
@@ -69,6 +74,7 @@ inline void write_chunk(Chunk chunk, char* out) {
     if (!text.empty()) std::memcpy(out, text.data(), text.size());
     out += text.size();
   }
+  return out;
 }
 
 // Elements of a STRING tensor, each a u32 length and its bytes; -1 where the bytes are no such thing.
@@ -85,34 +91,51 @@ inline int64_t count_strings(std::string_view bytes) {
   return count;
 }
 
-// Throws InvalidArgument for bytes that write_chunk() cannot have made. `ids` keeps the ids (the bytes may be
-// unaligned).
-inline Chunk read_chunk(std::string_view bytes, std::vector<int32_t>& ids) {
+// Takes one chunk from the front of `bytes`. `ids`: room for its ids, which it takes from the front too
+// (those in `bytes` may be unaligned).
+inline Chunk take_chunk(std::string_view& bytes, std::span<int32_t>& ids) {
   const auto refuse = [&](const std::string& what) {
     throw InvalidArgument("chunk", what,
                           "the output 'chunk' of a generation model of this server, unchanged");
   };
+  const auto take = [&](size_t size) {
+    const std::string_view taken = bytes.substr(0, size);
+    bytes.remove_prefix(size);
+    return taken;
+  };
   Chunk chunk;
-  if (bytes.size() < sizeof(ChunkHeader)) refuse(std::to_string(bytes.size()) + " bytes");
-  std::memcpy(&chunk.header, bytes.data(), sizeof(ChunkHeader));
-  const ChunkHeader& header = chunk.header;
+  ChunkHeader& header = chunk.header;
+  const size_t num_bytes = bytes.size();
+  if (num_bytes < sizeof(ChunkHeader)) refuse(std::to_string(num_bytes) + " bytes");
+  std::memcpy(&header, take(sizeof(ChunkHeader)).data(), sizeof(ChunkHeader));
   if (header.version != ChunkHeader::kVersion) refuse("version " + std::to_string(header.version));
   const uint64_t ids_size = uint64_t{header.num_ids} * sizeof(int32_t);
-  const uint64_t texts_size = uint64_t{header.prompt_text_size} + header.warnings_size;
-  if (bytes.size() != sizeof(ChunkHeader) + ids_size + texts_size) {
-    refuse(std::to_string(bytes.size()) + " bytes for " + std::to_string(header.num_ids) + " ids");
+  if (bytes.size() < ids_size + header.prompt_text_size + header.warnings_size) {
+    refuse(std::to_string(num_bytes) + " bytes for " + std::to_string(header.num_ids) + " ids");
   }
   if (header.num_text_ids > header.num_ids || header.trim < 0 ||
       header.finish_reason > static_cast<uint32_t>(FinishReason::kError)) {
     refuse("values out of range");
   }
-  ids.resize(header.num_ids);
-  if (!ids.empty()) std::memcpy(ids.data(), bytes.data() + sizeof(ChunkHeader), ids_size);
-  chunk.ids = ids;
-  chunk.prompt_text = bytes.substr(sizeof(ChunkHeader) + ids_size, header.prompt_text_size);
-  chunk.warnings = bytes.substr(sizeof(ChunkHeader) + ids_size + header.prompt_text_size);
+  if (ids_size > 0) std::memcpy(ids.data(), bytes.data(), ids_size);
+  chunk.ids = ids.first(header.num_ids);
+  ids = ids.subspan(header.num_ids);
+  take(ids_size);
+  chunk.prompt_text = take(header.prompt_text_size);
+  chunk.warnings = take(header.warnings_size);
   if (count_strings(chunk.warnings) < 0) refuse("damaged warnings");
   return chunk;
+}
+
+// Throws InvalidArgument for bytes that write_chunk() cannot have made. `ids` keeps the ids; the texts are
+// those of `bytes`. At least one chunk.
+inline void read_chunks(std::string_view bytes, std::vector<Chunk>& chunks, std::vector<int32_t>& ids) {
+  chunks.clear();
+  ids.resize(bytes.size() / sizeof(int32_t));
+  std::span<int32_t> room = ids;
+  do {
+    chunks.push_back(take_chunk(bytes, room));
+  } while (!bytes.empty());
 }
 
 }  // namespace quire::triton

@@ -71,8 +71,8 @@ void Detokenizer::answer(TRITONBACKEND_Request* request) {
 }
 
 void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view bytes) {
-  const Chunk chunk = read_chunk(bytes, ids_);
-  const ChunkHeader& header = chunk.header;
+  read_chunks(bytes, chunks_, ids_);
+  const ChunkHeader& header = chunks_.front().header;
   const auto generation = registry::find(header.owner);
   if (!generation) {
     throw ServerError(TRITONSERVER_ERROR_UNAVAILABLE, "chunk: its generation model is not loaded any more");
@@ -83,7 +83,7 @@ void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view 
     if (feedback.is_cancelled || (header.flags & kChunkProbe) != 0) {
       send_final_flag(request);
     } else {
-      send_text(request, chunk, generation->model_info()->token_table);
+      send_texts(request, generation->model_info()->token_table);
     }
   } catch (const std::exception& error) {
     // Where generation waits, the error is reported by generation, see generation.h.
@@ -94,28 +94,39 @@ void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view 
   if (is_acknowledged) generation->post(std::move(feedback));
 }
 
-void Detokenizer::send_text(TRITONBACKEND_Request* request, const Chunk& chunk,
-                            const TokenTable& token_table) {
-  const ChunkHeader& header = chunk.header;
-  text_.clear();
-  token_table.decode_to(chunk.ids.first(header.num_text_ids), (header.flags & kChunkIsFirst) != 0,
-                        header.trim, (header.flags & kChunkSkipSpecialTokens) != 0, text_,
-                        OpenText(header.open_text));
+void Detokenizer::send_texts(TRITONBACKEND_Request* request, const TokenTable& token_table) {
+  const size_t count = chunks_.size();
+  const Chunk& first = chunks_.front();
+  const auto header = [&](size_t i) -> const ChunkHeader& { return chunks_[i].header; };
+  texts_.resize(std::max(texts_.size(), count));
+  for (size_t i = 0; i < count; ++i) {
+    texts_[i] = chunks_[i].prompt_text;
+    token_table.decode_to(
+        chunks_[i].ids.first(header(i).num_text_ids), (header(i).flags & kChunkIsFirst) != 0, header(i).trim,
+        (header(i).flags & kChunkSkipSpecialTokens) != 0, texts_[i], OpenText(header(i).open_text));
+  }
   ResponseBuilder response(request);
-  response.add_string("text_output", chunk.prompt_text, text_);
-  if (!chunk.warnings.empty()) {
-    char* buffer = response.add("warnings", TRITONSERVER_TYPE_BYTES, count_strings(chunk.warnings),
-                                chunk.warnings.size());
-    std::memcpy(buffer, chunk.warnings.data(), chunk.warnings.size());
+  response.add_strings("text_output", count, [&](size_t i) { return std::string_view(texts_[i]); });
+  if (!first.warnings.empty()) {
+    char* buffer = response.add("warnings", TRITONSERVER_TYPE_BYTES, count_strings(first.warnings),
+                                first.warnings.size());
+    std::memcpy(buffer, first.warnings.data(), first.warnings.size());
   }
-  if ((header.flags & kChunkReturnFinishReason) != 0) {
-    response.add_string("finish_reason", to_string(static_cast<FinishReason>(header.finish_reason)));
+  const uint32_t flags = first.header.flags;
+  if ((flags & kChunkReturnIndex) != 0) {
+    response.add_uint32s("index", count, [&](size_t i) { return header(i).index; });
   }
-  if ((header.flags & kChunkReturnNumInputTokens) != 0) {
-    response.add_uint32("num_input_tokens", header.num_input_tokens);
+  if ((flags & kChunkReturnFinishReason) != 0) {
+    response.add_strings("finish_reason", count, [&](size_t i) {
+      return std::string_view(to_string(static_cast<FinishReason>(header(i).finish_reason)));
+    });
   }
-  if ((header.flags & kChunkReturnNumOutputTokens) != 0)
-    response.add_uint32("num_output_tokens", header.num_ids);
+  if ((flags & kChunkReturnNumInputTokens) != 0) {
+    response.add_uint32("num_input_tokens", first.header.num_input_tokens);
+  }
+  if ((flags & kChunkReturnNumOutputTokens) != 0) {
+    response.add_uint32s("num_output_tokens", count, [&](size_t i) { return header(i).num_ids; });
+  }
   response.send(true);
 }
 
@@ -129,10 +140,10 @@ void Detokenizer::answer_ids(TRITONBACKEND_Request* request, std::string_view by
     throw InvalidArgument("output_ids", "id " + std::to_string(*bad),
                           "ids 0 to " + std::to_string(info->vocab_size - 1));
   }
-  text_.clear();
-  info->token_table.decode_to(ids_, true, 0, true, text_);
+  std::string text;
+  info->token_table.decode_to(ids_, true, 0, true, text);
   ResponseBuilder response(request);
-  response.add_string("text_output", text_);
+  response.add_string("text_output", text);
   response.send(true);
 }
 

@@ -114,8 +114,8 @@ void set_field(GenerationRequest& request, const InputTensor& tensor) {
 }
 
 uint8_t requested_outputs(TRITONBACKEND_Request* request) {
-  constexpr std::string_view kNames[] = {"chunk", "output_ids", "finish_reason", "num_input_tokens",
-                                         "num_output_tokens"};
+  constexpr std::string_view kNames[] = {
+      "chunk", "output_ids", "finish_reason", "num_input_tokens", "num_output_tokens", "index"};
   uint8_t outputs = 0;
   uint32_t count = 0;
   check(TRITONBACKEND_RequestOutputCount(request, &count));

@@ -18,6 +18,7 @@ enum GenerationOutput : uint8_t {
   kOutputFinishReason = 4,
   kOutputNumInputTokens = 8,
   kOutputNumOutputTokens = 16,
+  kOutputIndex = 32,
 };
 
 struct GenerationRequest {

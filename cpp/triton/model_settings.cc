@@ -41,6 +41,7 @@ constexpr TensorSpec kGenerationOutputs[] = {
     {"finish_reason", TRITONSERVER_TYPE_BYTES},
     {"num_input_tokens", TRITONSERVER_TYPE_UINT32},
     {"num_output_tokens", TRITONSERVER_TYPE_UINT32},
+    {"index", TRITONSERVER_TYPE_UINT32},
 };
 
 constexpr TensorSpec kDetokenizerInputs[] = {
@@ -51,7 +52,7 @@ constexpr TensorSpec kDetokenizerInputs[] = {
 constexpr TensorSpec kDetokenizerOutputs[] = {
     {"text_output", TRITONSERVER_TYPE_BYTES},        {"warnings", TRITONSERVER_TYPE_BYTES},
     {"finish_reason", TRITONSERVER_TYPE_BYTES},      {"num_input_tokens", TRITONSERVER_TYPE_UINT32},
-    {"num_output_tokens", TRITONSERVER_TYPE_UINT32},
+    {"num_output_tokens", TRITONSERVER_TYPE_UINT32}, {"index", TRITONSERVER_TYPE_UINT32},
 };
 
 std::string quote(std::string_view text) { return "'" + std::string(text) + "'"; }

@@ -7,35 +7,6 @@
 
 namespace quire::triton {
 
-namespace {
-
-template <class Value>
-void add_strings(ResponseBuilder& response, const char* name, size_t count, Value&& value) {
-  size_t size = 0;
-  for (size_t i = 0; i < count; ++i) size += sizeof(uint32_t) + value(i).size();
-  char* out = response.add(name, TRITONSERVER_TYPE_BYTES, static_cast<int64_t>(count), size);
-  for (size_t i = 0; i < count; ++i) {
-    const std::string_view text = value(i);
-    const auto length = static_cast<uint32_t>(text.size());
-    std::memcpy(out, &length, sizeof(length));
-    out += sizeof(length);
-    if (length > 0) std::memcpy(out, text.data(), length);
-    out += length;
-  }
-}
-
-template <class Value>
-void add_counts(ResponseBuilder& response, const char* name, size_t count, Value&& value) {
-  char* out =
-      response.add(name, TRITONSERVER_TYPE_UINT32, static_cast<int64_t>(count), count * sizeof(uint32_t));
-  for (size_t i = 0; i < count; ++i) {
-    const uint32_t number = value(i);
-    std::memcpy(out + i * sizeof(number), &number, sizeof(number));
-  }
-}
-
-}  // namespace
-
 Rows::Rows(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
            const GenerationRequest& generation, size_t count, std::shared_ptr<const ModelInfo> info)
     : instance_(instance),
@@ -45,7 +16,8 @@ Rows::Rows(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request
       return_finish_reason_(generation.return_finish_reason),
       return_num_input_tokens_(generation.return_num_input_tokens),
       return_num_output_tokens_(generation.return_num_output_tokens),
-      rows_(count) {
+      n_(static_cast<size_t>(generation.request.params.n)),
+      rows_(count * n_) {
   check(TRITONBACKEND_ResponseFactoryNew(&factory_, request));
   start_ns_ = now_ns();
 }
@@ -62,10 +34,11 @@ bool Rows::is_over() const {
 void Rows::answer(size_t row, const Chunk& chunk) {
   if (request_ == nullptr) return;
   const ChunkHeader& header = chunk.header;
-  Row& answer = rows_.at(row);
+  Row& answer = rows_.at(row * n_ + header.index);
   answer.text = chunk.prompt_text;
   info_->token_table.decode_to(chunk.ids.first(header.num_text_ids), (header.flags & kChunkIsFirst) != 0,
-                               header.trim, (header.flags & kChunkSkipSpecialTokens) != 0, answer.text);
+                               header.trim, (header.flags & kChunkSkipSpecialTokens) != 0, answer.text,
+                               OpenText(header.open_text));
   answer.finish_reason = static_cast<FinishReason>(header.finish_reason);
   answer.num_input_tokens = header.num_input_tokens;
   answer.num_output_tokens = static_cast<uint32_t>(chunk.ids.size());
@@ -75,24 +48,24 @@ void Rows::answer(size_t row, const Chunk& chunk) {
 void Rows::send() {
   try {
     ResponseBuilder response(factory_);
-    add_strings(response, "text_output", rows_.size(),
-                [&](size_t i) { return std::string_view(rows_[i].text); });
+    response.add_strings("text_output", rows_.size(),
+                         [&](size_t i) { return std::string_view(rows_[i].text); });
     if (!warnings_.empty()) {
       char* out =
           response.add("warnings", TRITONSERVER_TYPE_BYTES, count_strings(warnings_), warnings_.size());
       std::memcpy(out, warnings_.data(), warnings_.size());
     }
     if (return_finish_reason_) {
-      add_strings(response, "finish_reason", rows_.size(),
-                  [&](size_t i) { return std::string_view(to_string(rows_[i].finish_reason)); });
+      response.add_strings("finish_reason", rows_.size(),
+                           [&](size_t i) { return std::string_view(to_string(rows_[i].finish_reason)); });
     }
     if (return_num_input_tokens_) {
-      add_counts(response, "num_input_tokens", rows_.size(),
-                 [&](size_t i) { return rows_[i].num_input_tokens; });
+      response.add_uint32s("num_input_tokens", rows_.size() / n_,
+                           [&](size_t i) { return rows_[i * n_].num_input_tokens; });
     }
     if (return_num_output_tokens_) {
-      add_counts(response, "num_output_tokens", rows_.size(),
-                 [&](size_t i) { return rows_[i].num_output_tokens; });
+      response.add_uint32s("num_output_tokens", rows_.size(),
+                           [&](size_t i) { return rows_[i].num_output_tokens; });
     }
     response.send(true);
   } catch (const std::exception& error) {

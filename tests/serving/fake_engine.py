@@ -143,6 +143,7 @@ class Release:
     is_first: bool = False
     finish_reason: str | None = None
     error: bytes = b""
+    index: int = 0
 
 
 def step_frame(step: int, num_running: int, num_generated: int, releases: list[Release]) -> bytes:
@@ -153,8 +154,9 @@ def step_frame(step: int, num_running: int, num_generated: int, releases: list[R
     for r in releases:
         parts.append(
             struct.pack(
-                "<QIIIiBIBII",
+                "<QIIIIiBIBII",
                 r.request.request_id,
+                r.index,
                 begin,
                 len(r.ids),
                 r.num_text_ids,
