@@ -46,7 +46,7 @@ struct ChunkHeader {
   uint32_t index = 0;  // of the sequence
   uint32_t unused = 0;
 
-  static constexpr uint32_t kVersion = 0x51430002;  // "QC", 2
+  static constexpr uint32_t kVersion = 0x51430003;  // "QC", 3
 };
 static_assert(sizeof(ChunkHeader) == 64, "no padding: the record is copied as bytes");
 

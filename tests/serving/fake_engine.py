@@ -18,7 +18,7 @@ import signal
 import socket
 import struct
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ STALL_ID = 903  # the answer stops coming at this id, but does not end
 EXIT_ID = 904  # like CRASH_ID, but the engine exits with code 7
 GARBAGE_ID = 905  # the engine says something that is no frame
 
-MAGIC, VERSION = 0x52495551, 2
+MAGIC, VERSION = 0x52495551, 3
 REQUESTS, READY, START_ERROR, STEP = 1, 2, 3, 4
 FINISH = {None: 0, "stop": 1, "length": 2, "cancelled": 3, "error": 4}
 
@@ -61,9 +61,11 @@ def token_table(texts: list[bytes], special: set[int], separator: bytes = b" ") 
 
 def ready_frame(config: dict[str, Any], table: bytes) -> bytes:
     limits = (config.get("max_model_len", 4096), VOCAB_SIZE, 16, 512, 256, 2048)
-    # Of what a request leaves out: max_tokens, min_tokens, temperature, top_p, top_k, seed, the bit for
-    # skip_special_tokens, neither stop strings nor stop tokens.
-    defaults = struct.pack("<iiffiqBII", 0, 0, 1.0, 1.0, 0, 0, 4, 0, 0)
+    # Of what a request leaves out: max_tokens, min_tokens, temperature, top_p, top_k, seed, the bits for
+    # skip_special_tokens and detokenize, neither stop strings nor stop tokens; n, min_p, penalties, no
+    # biases, allowed ids and bad words, logprobs, prompt_logprobs, stream_interval, no cache_salt.
+    defaults = struct.pack("<iiffiqBII", 0, 0, 1.0, 1.0, 0, 0, 4 | 16, 0, 0)
+    defaults += struct.pack("<iffffIIIiiiI", 1, 0.0, 0.0, 0.0, 1.0, 0, 0, 0, -1, -1, 1, 0)
     return frame(READY, string(b"fake") + struct.pack("<6i", *limits) + defaults + string(table))
 
 
@@ -72,6 +74,7 @@ class Request:
     request_id: int
     prompt: list[int]
     max_tokens: int
+    index: int = 0  # of n; begins so many ids further on in the prompt
     num_out: int = 0
 
     def finish_reason(self) -> str | None:
@@ -80,7 +83,7 @@ class Request:
         return "length" if self.num_out >= self.max_tokens else None
 
     def token(self, idx: int) -> int:
-        return self.prompt[idx % len(self.prompt)]
+        return self.prompt[(self.index + idx) % len(self.prompt)]
 
 
 @dataclass
@@ -110,22 +113,46 @@ def decode_requests(payload: bytes) -> tuple[list[Request], list[int], list[dict
     for _ in range(reader.take("I")[0]):
         (request_id,) = reader.take("Q")
         prompt = reader.array("i")
+        priority, arrival_ns, tokenize_ns, deadline_ns = reader.take("iqqq")
         max_tokens, min_tokens, temperature, top_p, top_k, seed, bits = reader.take("iiffiqB")
         stop = [reader.string().decode() for _ in range(reader.take("I")[0])]
         additions.append(Request(request_id, prompt, max_tokens or 16))
+        stop_token_ids = reader.array("i")
+        n, min_p, presence_penalty, frequency_penalty, repetition_penalty = reader.take("iffff")
+        logit_bias = [reader.take("if") for _ in range(reader.take("I")[0])]
+        allowed_token_ids = reader.array("i")
+        bad_word_ids = [reader.array("i") for _ in range(reader.take("I")[0])]
+        logprobs, prompt_logprobs, stream_interval = reader.take("iii")
         settings.append(
             {
+                "n": n,
                 "max_tokens": max_tokens,
                 "min_tokens": min_tokens,
                 "temperature": temperature,
                 "top_p": top_p,
                 "top_k": top_k,
+                "min_p": min_p,
+                "presence_penalty": presence_penalty,
+                "frequency_penalty": frequency_penalty,
+                "repetition_penalty": repetition_penalty,
                 "seed": seed if bits & 1 else None,
+                "logit_bias": logit_bias,
+                "allowed_token_ids": allowed_token_ids,
+                "bad_word_ids": bad_word_ids,
+                "stop": stop,
+                "stop_token_ids": stop_token_ids,
                 "ignore_eos": bool(bits & 2),
                 "skip_special_tokens": bool(bits & 4),
                 "include_stop_str_in_output": bool(bits & 8),
-                "stop": stop,
-                "stop_token_ids": reader.array("i"),
+                "detokenize": bool(bits & 16),
+                "logprobs": logprobs,
+                "prompt_logprobs": prompt_logprobs,
+                "stream_interval": stream_interval,
+                "cache_salt": reader.string().decode(),
+                "priority": priority,
+                "arrival_ns": arrival_ns,
+                "tokenize_ns": tokenize_ns,
+                "deadline_ns": deadline_ns,
             }
         )
     cancellations = reader.array("Q")
@@ -143,7 +170,6 @@ class Release:
     is_first: bool = False
     finish_reason: str | None = None
     error: bytes = b""
-    index: int = 0
 
 
 def step_frame(step: int, num_running: int, num_generated: int, releases: list[Release]) -> bytes:
@@ -156,7 +182,7 @@ def step_frame(step: int, num_running: int, num_generated: int, releases: list[R
             struct.pack(
                 "<QIIIIiBIBII",
                 r.request.request_id,
-                r.index,
+                r.request.index,
                 begin,
                 len(r.ids),
                 r.num_text_ids,
@@ -178,7 +204,7 @@ class Engine:
         self.sock = sock
         self.step_seconds: float = config.get("step_seconds", 0.002)
         self.log_path: str | None = config.get("log")
-        self.running: dict[int, Request] = {}
+        self.running: dict[tuple[int, int], Request] = {}
         self.received = b""
         self.step = 0
         self.num_generated = 0
@@ -207,10 +233,13 @@ class Engine:
                     error = b"input_ids: got id 901; allowed: ids that the fake engine likes"
                     self.refused.append(Release(request, finish_reason="error", error=error))
                 else:
-                    self.running[request.request_id] = request
+                    for index in range(params["n"]):
+                        self.running[request.request_id, index] = replace(request, index=index)
             for request_id in cancellations:
-                request = self.running.pop(request_id, None)
-                self.log("cancel", request_id=request_id, num_out=request.num_out if request else None)
+                keys = [key for key in self.running if key[0] == request_id] or [(request_id, 0)]
+                for key in keys:
+                    request = self.running.pop(key, None)
+                    self.log("cancel", request_id=request_id, num_out=request.num_out if request else None)
         return bool(data)
 
     def advance(self, request: Request) -> Release | None:
@@ -235,7 +264,7 @@ class Engine:
         self.refused = []
         for release in releases:
             if release.finish_reason:
-                self.running.pop(release.request.request_id, None)
+                self.running.pop((release.request.request_id, release.request.index), None)
                 self.log("finish", request_id=release.request.request_id, num_out=release.request.num_out)
         if releases:
             self.sock.sendall(step_frame(self.step, len(self.running), self.num_generated, releases))
