@@ -101,9 +101,7 @@ def test_many_at_once(server: Server) -> None:
             texts = events[0]["text_output"] if i % 7 and len(events) == 1 else None
             joined = texts or ["".join(e["text_output"] for e in events)]
         else:
-            joined = [
-                "".join(e["text_output"] for e in events if e["index"] == k) for k in range(1 + i % 7)
-            ]
+            joined = ["".join(e["text_output"] for e in events if e["index"] == k) for k in range(1 + i % 7)]
         return joined == [answer(k, 20 + i) for k in range(1 + i % 7)]
 
     with ThreadPoolExecutor(32) as pool:
@@ -114,9 +112,7 @@ def test_refusals(server: Server) -> None:
     """A request that is refused ends once, whatever n; greedy sequences are refused with the reason."""
     status, error = server.generate_error("ensemble", input_ids=[ERROR_ID], n=3, acknowledge=True)
     assert "input_ids: got id 901" in error
-    status, error = server.generate_error(
-        "ensemble", input_ids=[5], n=3, temperature=0.0, acknowledge=True
-    )
+    status, error = server.generate_error("ensemble", input_ids=[5], n=3, temperature=0.0, acknowledge=True)
     assert status == 400
     assert "n: got 3 with temperature 0; allowed: 1 (greedy: all sequences would be the same)" in error
     status, error = server.generate_error("ensemble", input_ids=[5], n=129, acknowledge=True)
