@@ -57,6 +57,7 @@ def test_metadata_is_that_of_the_vllm_backend(server: TritonServer) -> None:
         "finish_reason": ("BYTES", [-1]),
         "num_input_tokens": ("UINT32", [1]),
         "num_output_tokens": ("UINT32", [-1]),
+        "index": ("UINT32", [-1]),  # ours
         "warnings": ("BYTES", [-1]),  # ours
     } == {entry["name"]: (entry["datatype"], entry["shape"]) for entry in metadata["outputs"]}
 
