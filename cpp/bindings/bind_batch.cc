@@ -43,6 +43,8 @@ void bind_batch_class(py::module_& m) {
       .def_readonly("num_sampled", &Batch::num_sampled)
       .def_readonly("max_query_len", &Batch::max_query_len)
       .def_readonly("max_seq_len", &Batch::max_seq_len)
+      .def_readonly("num_prompt_rows", &Batch::num_prompt_rows)
+      .def_readonly("has_logprobs", &Batch::has_logprobs)
       .def_property_readonly(
           "block_tables",
           [](const py::object& self) {
@@ -115,6 +117,15 @@ void bind_batch_class(py::module_& m) {
   bind_view(
       batch, "mask_ids", &Batch::mask_ids, [](const Batch& b) { return b.mask_offsets[b.num_sampled]; },
       "[mask_offsets[num_sampled]] int32: ids that may not be sampled");
+  bind_view(batch, "num_logprobs", &Batch::num_logprobs, num_sampled,
+            "[num_sampled] int32: logprobs of the id and of so many likeliest ones; 0: none");
+  const auto num_prompt_rows = [](const Batch& b) { return b.num_prompt_rows; };
+  bind_view(batch, "prompt_token_idx", &Batch::prompt_token_idx, num_prompt_rows,
+            "[num_prompt_rows] int32: tokens whose logits are wanted for prompt logprobs");
+  bind_view(batch, "prompt_next_ids", &Batch::prompt_next_ids, num_prompt_rows,
+            "[num_prompt_rows] int32: the tokens behind them, whose logprobs are wanted");
+  bind_view(batch, "prompt_num_logprobs", &Batch::prompt_num_logprobs, num_prompt_rows,
+            "[num_prompt_rows] int32: as num_logprobs, at least 1");
 }
 
 void bind_batch_layout(py::module_& m) {

@@ -8,21 +8,12 @@
 #include <unordered_map>
 #include <utility>
 
+#include "live_request.h"
 #include "quire/error.h"
-#include "quire/output_gate.h"
 #include "quire/scheduler.h"
 
 namespace quire {
 namespace {
-
-struct LiveRequest : RequestState {
-  explicit LiveRequest(OutputGate output_gate) : gate(std::move(output_gate)) {}
-
-  OutputGate gate;
-  std::vector<int32_t> end_ids;  // sorted: the request ends at any of them
-  bool include_stop = false;
-  int32_t num_counted_prompt_tokens = 0;  // in the statistics; recomputed ones count once
-};
 
 // Of one request, by index; null: it has ended. Not all are null.
 using Sequences = std::vector<std::unique_ptr<LiveRequest>>;
@@ -85,9 +76,8 @@ struct EngineCore::Impl {
   int32_t check_lengths(const NewRequest& request) const;
   bool is_first(const NewRequest& request) const;
   void begin_outputs();
-  Release& append_run(const LiveRequest& request, const OutputGate::Run& run, StepOutputs& out) const;
-  void append_end(LiveRequest& request, FinishReason reason, StepOutputs& out) const;
   FinishReason accept(LiveRequest& request, int32_t id);
+  void take_prompt_logprobs(const Batch& batch, const LogprobRows& rows);
   std::unique_ptr<LiveRequest> make_sequence(const NewRequest& request, int32_t max_total_tokens,
                                              uint64_t seed, uint32_t index) const;
   void erase(const LiveRequest& request);
@@ -169,43 +159,31 @@ std::unique_ptr<LiveRequest> EngineCore::Impl::make_sequence(const NewRequest& r
   live->end_ids = params.stop_token_ids;
   if (!params.ignore_eos) live->end_ids.insert(live->end_ids.end(), eos.begin(), eos.end());
   sort_unique(live->end_ids);
+  for (int32_t id : params.stop_token_ids) {
+    const bool is_eos = !params.ignore_eos && std::find(eos.begin(), eos.end(), id) != eos.end();
+    if (!is_eos) live->stop_token_ids.push_back(id);
+  }
+  sort_unique(live->stop_token_ids);
   if (params.min_tokens > 0) {
     live->mask_ids = params.stop_token_ids;
     live->mask_ids.insert(live->mask_ids.end(), eos.begin(), eos.end());
     sort_unique(live->mask_ids);
   }
+  // Sequence 0 is the one that computes the prompt.
+  const int32_t prompt_logprobs = index == 0 ? params.prompt_logprobs : -1;
+  // The kernels know no "0 likeliest ones".
+  if (params.logprobs >= 0) live->num_logprobs = std::max(params.logprobs, 1);
+  if (prompt_logprobs >= 0) live->num_prompt_logprobs = std::max(prompt_logprobs, 1);
+  if (params.logprobs >= 0 || prompt_logprobs >= 0) {
+    live->logprobs =
+        std::make_unique<RequestLogprobs>(params.logprobs, prompt_logprobs, live->num_prompt_tokens);
+  }
   return live;
 }
 
 void EngineCore::Impl::begin_outputs() {
-  outputs.releases.clear();
-  outputs.token_ids.clear();
-  std::swap(outputs.releases, ends.releases);
-  std::swap(outputs.token_ids, ends.token_ids);
-}
-
-Release& EngineCore::Impl::append_run(const LiveRequest& request, const OutputGate::Run& run,
-                                      StepOutputs& out) const {
-  Release& release = out.releases.emplace_back();
-  release.request_id = request.request_id;
-  release.index = request.index;
-  release.ids_begin = static_cast<uint32_t>(out.token_ids.size());
-  release.num_ids = run.num_ids;
-  release.num_text_ids = run.num_text_ids;
-  release.trim = run.trim;
-  release.is_first = run.is_first;
-  release.open_text = run.open_text;
-  release.num_prompt_tokens = static_cast<uint32_t>(request.num_prompt_tokens);
-  release.num_cached_tokens = static_cast<uint32_t>(std::max(request.num_cached_tokens, 0));
-  // The gate's held ids are the last ones; the run is the first of them.
-  const auto begin = request.token_ids.end() - request.gate.num_held() - run.num_ids;
-  out.token_ids.insert(out.token_ids.end(), begin, begin + run.num_ids);
-  return release;
-}
-
-void EngineCore::Impl::append_end(LiveRequest& request, FinishReason reason, StepOutputs& out) const {
-  const std::span<const int32_t> ids(request.token_ids);
-  append_run(request, request.gate.finish(ids.last(request.gate.num_held())), out).finish_reason = reason;
+  outputs.clear();
+  std::swap(outputs, ends);
 }
 
 // The request's next id. Returns why the request ends with it, or kNone.
@@ -224,6 +202,18 @@ FinishReason EngineCore::Impl::accept(LiveRequest& request, int32_t id) {
   }
   if (request.gate.push(id, output_idx >= request.min_tokens)) return FinishReason::kStop;
   return request.num_tokens() >= request.max_total_tokens ? FinishReason::kLength : FinishReason::kNone;
+}
+
+void EngineCore::Impl::take_prompt_logprobs(const Batch& batch, const LogprobRows& rows) {
+  for (int32_t row = 0; row < batch.num_prompt_rows; ++row) {
+    auto* request = static_cast<LiveRequest*>(scheduler.request(batch.prompt_req_idx[row]));
+    if (!request) continue;  // ended meanwhile
+    const int32_t place = batch.positions[batch.prompt_token_idx[row]];
+    // A preempted request may have been scheduled again before this was known; then it comes twice.
+    if (place < request->num_known_prompt_logprobs) continue;
+    request->logprobs->set_prompt(place, batch.prompt_next_ids[row], rows, row);
+    request->num_known_prompt_logprobs = place + 1;
+  }
 }
 
 void EngineCore::Impl::end_early(uint64_t request_id, FinishReason reason, const std::string& error) {
@@ -318,7 +308,7 @@ int32_t EngineCore::num_batches_out() const { return impl_->scheduler.num_batche
 
 void EngineCore::forget_batches() { impl_->scheduler.forget_batches(); }
 
-const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
+const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const StepLogprobs& logprobs) {
   Impl& impl = *impl_;
   Scheduler& scheduler = impl.scheduler;
   if (num_batches_out() == 0) {
@@ -336,8 +326,11 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
                                 std::to_string(kNoToken) + " (no token)");
     }
   }
+  if (batch.has_logprobs) logprobs.sampled.require("logprobs", batch.num_sampled);
+  if (batch.num_prompt_rows > 0) logprobs.prompt.require("prompt_logprobs", batch.num_prompt_rows);
 
   impl.begin_outputs();
+  if (batch.num_prompt_rows > 0) impl.take_prompt_logprobs(batch, logprobs.prompt);
   int32_t sample_idx = 0;
   for (int32_t i = 0; i < batch.num_reqs; ++i) {
     const bool is_sampled = sample_idx < batch.num_sampled && batch.sample_req_idx[sample_idx] == i;
@@ -349,7 +342,7 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
     if (!request) continue;  // ended, or cancelled, after it was scheduled
     if (is_sampled && id == kNoToken) {
       // Not complete(): what this step computed must not be found by other requests.
-      impl.append_end(*request, FinishReason::kError, impl.outputs);
+      append_end(*request, FinishReason::kError, impl.outputs);
       impl.outputs.releases.back().error = "the model's logits are not finite; no token can be sampled";
       scheduler.finish(*request);
       impl.finished.push_back(request);
@@ -365,13 +358,14 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
       request->num_counted_prompt_tokens = std::max(before, now);
     }
     if (!is_sampled) continue;
+    if (request->logprobs) request->logprobs->push(id, logprobs.sampled, sample_idx - 1);
     const FinishReason reason = impl.accept(*request, id);
     if (reason != FinishReason::kNone) {
-      impl.append_end(*request, reason, impl.outputs);
+      append_end(*request, reason, impl.outputs);
       scheduler.finish(*request);
       impl.finished.push_back(request);
     } else if (request->gate.has_ready()) {
-      impl.append_run(*request, request->gate.take_ready(), impl.outputs);
+      append_run(*request, request->gate.take_ready(), impl.outputs);
     }
   }
   scheduler.end_step();

@@ -42,6 +42,11 @@ void Scheduler::allocate(BatchOut& out) const {
   batch.mask_offsets.resize(max_reqs + 1);
   batch.mask_ids.resize(max_reqs * kMaxMaskIds);
   batch.block_copies.reserve(2 * max_reqs);
+  batch.num_logprobs.resize(max_reqs);
+  batch.prompt_token_idx.resize(max_tokens);
+  batch.prompt_req_idx.resize(max_tokens);
+  batch.prompt_next_ids.resize(max_tokens);
+  batch.prompt_num_logprobs.resize(max_tokens);
   out.requests.resize(max_reqs);
   out.num_new_tokens.resize(max_reqs);
 }
@@ -73,6 +78,8 @@ const Batch& Scheduler::schedule() {
   Batch& batch = out_[newest_].batch;
   batch.num_reqs = batch.num_tokens = batch.num_sampled = 0;
   batch.max_query_len = batch.max_seq_len = 0;
+  batch.num_prompt_rows = 0;
+  batch.has_logprobs = false;
   batch.query_start_loc[0] = batch.mask_offsets[0] = 0;
   batch.block_copies.clear();
   fill_batch(batch);
@@ -137,6 +144,7 @@ bool Scheduler::admit(RequestState& request) {
   // At least one token is computed, else there would be nothing to sample from.
   std::span<const BlockHash> hashes(request.block_hashes);
   hashes = hashes.first(std::min(hashes.size(), static_cast<size_t>((num_tokens - 1) / config_.block_size)));
+  if (request.needs_prompt_logprobs()) hashes = {};  // tokens found in the cache have no logits
   if (!config_.enable_chunked_prefill) {
     const int32_t num_found = blocks_.num_cached_blocks(hashes) * config_.block_size;
     if (num_tokens - num_found > budget) return false;
@@ -220,6 +228,7 @@ void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
   batch.block_table_rows[req_idx] = request.row;
   batch.max_query_len = std::max(batch.max_query_len, num_tokens);
   batch.max_seq_len = std::max(batch.max_seq_len, end);
+  if (request.num_prompt_logprobs > 0) append_prompt_rows(request, begin, end);
   if (end < request.num_tokens_ahead()) return;
 
   const int32_t sample_idx = batch.num_sampled++;
@@ -239,6 +248,22 @@ void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
     mask_end += static_cast<int32_t>(request.mask_ids.size());
   }
   batch.mask_offsets[sample_idx + 1] = mask_end;
+  batch.num_logprobs[sample_idx] = request.num_logprobs;
+  batch.has_logprobs |= request.num_logprobs > 0;
+}
+
+// Those of the tokens [begin, end) that predict another token of the prompt. The request's entry is the last.
+void Scheduler::append_prompt_rows(const RequestState& request, int32_t begin, int32_t end) {
+  Batch& batch = out_[newest_].batch;
+  const int32_t first_token = batch.num_tokens - (end - begin);
+  end = std::min(end, request.num_prompt_tokens - 1);
+  for (int32_t place = std::max(begin, request.num_known_prompt_logprobs); place < end; ++place) {
+    const int32_t row = batch.num_prompt_rows++;
+    batch.prompt_token_idx[row] = first_token + place - begin;
+    batch.prompt_req_idx[row] = batch.num_reqs - 1;
+    batch.prompt_next_ids[row] = request.token_ids[place + 1];
+    batch.prompt_num_logprobs[row] = request.num_prompt_logprobs;
+  }
 }
 
 void Scheduler::complete(int32_t batch_idx, bool is_sampled) {

@@ -6,6 +6,7 @@
 #include "api.h"
 #include "chunk.h"
 #include "generation.h"
+#include "logprobs_json.h"
 #include "registry.h"
 
 namespace quire::triton {
@@ -25,6 +26,37 @@ void send_final_flag(TRITONBACKEND_Request* request) {
       TRITONBACKEND_ResponseFactorySendFlags(factory, TRITONSERVER_RESPONSE_COMPLETE_FINAL);
   log_if_failed(TRITONBACKEND_ResponseFactoryDelete(factory), "deleting a response factory");
   check(error);
+}
+
+void add_logprobs(TRITONBACKEND_Request* request, ResponseBuilder& response, std::span<const Chunk> chunks,
+                  const TokenTable& token_table) {
+  const ChunkHeader& first = chunks.front().header;
+  const size_t count = chunks.size();
+  if ((first.flags & kChunkReturnCumulativeLogprob) != 0) {
+    response.add_floats("cumulative_logprob", count,
+                        [&](size_t i) { return static_cast<float>(chunks[i].header.cumulative_logprob); });
+  }
+  // Two forms of the same: each ensemble has one.
+  if ((first.flags & kChunkReturnLogprobs) != 0 && is_requested(request, "logprobs")) {
+    std::vector<std::string> texts;
+    for (const Chunk& chunk : chunks) {
+      texts.push_back(logprobs_json(chunk.logprobs, chunk.header.num_per_id, false, token_table));
+    }
+    response.add_strings("logprobs", count, [&](size_t i) { return std::string_view(texts[i]); });
+  }
+  if ((first.flags & kChunkReturnLogprobs) != 0 && is_requested(request, "output_log_probs")) {
+    size_t length = 0;
+    for (const Chunk& chunk : chunks) length = std::max(length, chunk.ids.size());
+    const int64_t shape[] = {static_cast<int64_t>(count), static_cast<int64_t>(length)};
+    const size_t row_size = length * sizeof(float);
+    char* out = response.add("output_log_probs", TRITONSERVER_TYPE_FP32, shape, count * row_size);
+    std::memset(out, 0, count * row_size);  // behind a shorter row
+    for (size_t i = 0; i < count; ++i) write_token_logprobs(chunks[i], out + i * row_size);
+  }
+  if (first.num_per_prompt_place > 0) {  // of sequence 0 alone
+    response.add_string("prompt_logprobs", logprobs_json(chunks.front().prompt_logprobs,
+                                                         first.num_per_prompt_place, true, token_table));
+  }
 }
 
 }  // namespace
@@ -71,7 +103,7 @@ void Detokenizer::answer(TRITONBACKEND_Request* request) {
 }
 
 void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view bytes) {
-  read_chunks(bytes, chunks_, ids_);
+  read_chunks(bytes, chunks_, ids_, logprobs_);
   const ChunkHeader& header = chunks_.front().header;
   const auto generation = registry::find(header.owner);
   if (!generation) {
@@ -94,17 +126,23 @@ void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view 
   if (is_acknowledged) generation->post(std::move(feedback));
 }
 
+void Detokenizer::decode(const TokenTable& token_table) {
+  texts_.resize(std::max(texts_.size(), chunks_.size()));
+  for (size_t i = 0; i < chunks_.size(); ++i) {
+    const ChunkHeader& header = chunks_[i].header;
+    texts_[i] = chunks_[i].prompt_text;
+    token_table.decode_to(chunks_[i].ids.first(header.num_text_ids), (header.flags & kChunkIsFirst) != 0,
+                          header.trim, (header.flags & kChunkSkipSpecialTokens) != 0, texts_[i],
+                          OpenText(header.open_text));
+  }
+}
+
 void Detokenizer::send_texts(TRITONBACKEND_Request* request, const TokenTable& token_table) {
+  decode(token_table);
   const size_t count = chunks_.size();
   const Chunk& first = chunks_.front();
   const auto header = [&](size_t i) -> const ChunkHeader& { return chunks_[i].header; };
-  texts_.resize(std::max(texts_.size(), count));
-  for (size_t i = 0; i < count; ++i) {
-    texts_[i] = chunks_[i].prompt_text;
-    token_table.decode_to(
-        chunks_[i].ids.first(header(i).num_text_ids), (header(i).flags & kChunkIsFirst) != 0, header(i).trim,
-        (header(i).flags & kChunkSkipSpecialTokens) != 0, texts_[i], OpenText(header(i).open_text));
-  }
+  const auto is_wanted = [&](ChunkFlags flag) { return (first.header.flags & flag) != 0; };
   ResponseBuilder response(request);
   response.add_strings("text_output", count, [&](size_t i) { return std::string_view(texts_[i]); });
   if (!first.warnings.empty()) {
@@ -112,21 +150,27 @@ void Detokenizer::send_texts(TRITONBACKEND_Request* request, const TokenTable& t
                                 first.warnings.size());
     std::memcpy(buffer, first.warnings.data(), first.warnings.size());
   }
-  const uint32_t flags = first.header.flags;
-  if ((flags & kChunkReturnIndex) != 0) {
+  if (is_wanted(kChunkReturnIndex)) {
     response.add_uint32s("index", count, [&](size_t i) { return header(i).index; });
   }
-  if ((flags & kChunkReturnFinishReason) != 0) {
+  if (is_wanted(kChunkReturnFinishReason)) {
     response.add_strings("finish_reason", count, [&](size_t i) {
       return std::string_view(to_string(static_cast<FinishReason>(header(i).finish_reason)));
     });
   }
-  if ((flags & kChunkReturnNumInputTokens) != 0) {
+  if (is_wanted(kChunkReturnNumInputTokens)) {
     response.add_uint32("num_input_tokens", first.header.num_input_tokens);
   }
-  if ((flags & kChunkReturnNumOutputTokens) != 0) {
+  if (is_wanted(kChunkReturnNumOutputTokens)) {
     response.add_uint32s("num_output_tokens", count, [&](size_t i) { return header(i).num_ids; });
   }
+  if (is_wanted(kChunkReturnStopReason)) {
+    response.add_strings("stop_reason", count, [&](size_t i) { return chunks_[i].stop_reason; });
+  }
+  if (is_wanted(kChunkReturnTokenIds)) {
+    response.add_ids("output_ids", count, [&](size_t i) { return chunks_[i].ids; });
+  }
+  add_logprobs(request, response, chunks_, token_table);
   response.send(true);
 }
 

@@ -28,7 +28,9 @@ class Detokenizer {
  private:
   void answer(TRITONBACKEND_Request* request);
   void answer_chunk(TRITONBACKEND_Request* request, std::string_view bytes);
-  void send_texts(TRITONBACKEND_Request* request, const TokenTable& token_table);  // of chunks_
+  void decode(const TokenTable& token_table);  // chunks_ to texts_
+  // The response to chunks_.
+  void send_texts(TRITONBACKEND_Request* request, const TokenTable& token_table);
   void answer_ids(TRITONBACKEND_Request* request, std::string_view bytes);
 
   const std::string generation_model_;
@@ -36,6 +38,7 @@ class Detokenizer {
   // Scratch, reused
   std::string joined_;
   std::vector<int32_t> ids_;
+  std::vector<Logprob> logprobs_;
   std::vector<Chunk> chunks_;
   std::vector<std::string> texts_;
 };

@@ -227,7 +227,7 @@ void Generation::on_step(const StepOutputs& outputs) {
     } else if (release.finish_reason == FinishReason::kCancelled) {
       sequence.end_with_error(TRITONSERVER_ERROR_CANCELLED, "the engine cancelled the request");
     } else {
-      sequence.take(release, std::span(outputs.token_ids).subspan(release.ids_begin, release.num_ids));
+      sequence.take(release, outputs);
       if (sequence.is_due()) sequence.send();
     }
     if (!sequence.is_open()) sequences_.erase(it);

@@ -1,7 +1,7 @@
 // The one response to a request of role unary: the texts of its rows, in order, once all are there.
 //
 // With n > 1 each row has n answers, side by side: answer i of row r is element r * n + i of every output but
-// num_input_tokens, which has one for each row.
+// num_input_tokens and prompt_logprobs, which have one for each row.
 //
 // Each row is a Sequence of its own, so rows are scheduled like any other requests. The response is sent
 // exactly once: by the last row, by the first error, or by the destructor. One thread at a time, as for
@@ -44,9 +44,16 @@ class Rows {
     FinishReason finish_reason = FinishReason::kNone;
     uint32_t num_input_tokens = 0;
     uint32_t num_output_tokens = 0;
+    std::vector<int32_t> ids;  // this and what follows where it is asked for
+    std::string stop_reason;
+    std::string logprobs;  // JSON
+    std::string prompt_logprobs;
+    std::vector<float> token_logprobs;
+    float cumulative_logprob = 0;
   };
 
   void send();
+  void add_logprobs(class ResponseBuilder& response) const;
   void complete(bool is_success);
 
   TRITONBACKEND_ModelInstance* instance_;
@@ -57,6 +64,12 @@ class Rows {
   const bool return_finish_reason_;
   const bool return_num_input_tokens_;
   const bool return_num_output_tokens_;
+  const bool return_stop_reason_;
+  const bool return_token_ids_;
+  const bool return_cumulative_logprob_;
+  const bool return_prompt_logprobs_;
+  const bool return_logprobs_;          // as JSON
+  const bool return_output_log_probs_;  // the same as numbers, of the sampled tokens alone
   const size_t n_;
   std::vector<Row> rows_;  // [rows * n]
   size_t num_answered_ = 0;

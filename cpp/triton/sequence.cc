@@ -1,11 +1,36 @@
 #include "sequence.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "api.h"
 
 namespace quire::triton {
+
+namespace {
+
+// Those of three tensors that were asked for, one bit each. shape: [num_places, num_per_place]. logprobs(i):
+// of chunk i.
+template <class Value>
+void add_logprobs(ResponseBuilder& response, const std::array<const char*, 3>& names, uint32_t outputs,
+                  size_t count, const std::array<int64_t, 2>& shape, Value&& logprobs) {
+  const auto add = [&]<class T>(size_t i, TRITONSERVER_DataType type, T Logprob::* member) {
+    if ((outputs & (1U << i)) == 0) return;
+    char* out = response.add(names[i], type, shape, static_cast<size_t>(shape[0] * shape[1]) * sizeof(T));
+    for (size_t chunk = 0; chunk < count; ++chunk) {
+      for (const Logprob& logprob : logprobs(chunk)) {
+        std::memcpy(out, &(logprob.*member), sizeof(T));
+        out += sizeof(T);
+      }
+    }
+  };
+  add(0, TRITONSERVER_TYPE_INT32, &Logprob::token_id);
+  add(1, TRITONSERVER_TYPE_FP32, &Logprob::logprob);
+  add(2, TRITONSERVER_TYPE_INT32, &Logprob::rank);
+}
+
+}  // namespace
 
 Sequence::Sequence(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
                    GenerationRequest generation, uint64_t owner)
@@ -46,7 +71,7 @@ bool Sequence::is_cancelled() const {
   return is_cancelled;
 }
 
-void Sequence::take(const Release& release, std::span<const int32_t> ids) {
+void Sequence::take(const Release& release, const StepOutputs& outputs) {
   QUIRE_CHECK(release.index < streams_.size(),
               "request " << id() << ", sequence " << release.index << " of " << streams_.size());
   Stream& stream = streams_[release.index];
@@ -54,7 +79,8 @@ void Sequence::take(const Release& release, std::span<const int32_t> ids) {
               "request " << id() << ", sequence " << release.index << " was finished before");
   const bool is_last = release.finish_reason != FinishReason::kNone;
   // Only the end of the text may be cut: runs are merged by joining them.
-  QUIRE_CHECK(is_last || (release.trim == 0 && release.num_text_ids == release.num_ids),
+  const uint32_t num_text_ids = generation_.request.params.detokenize ? release.num_ids : 0;
+  QUIRE_CHECK(is_last || (release.trim == 0 && release.num_text_ids == num_text_ids),
               "request " << id() << ", trim " << release.trim << ", " << release.num_text_ids << " of "
                          << release.num_ids << " ids with text");
   if (first_output_ns_ == 0) first_output_ns_ = now_ns();
@@ -62,11 +88,41 @@ void Sequence::take(const Release& release, std::span<const int32_t> ids) {
     stream.is_first = release.is_first;
     stream.open_text = release.open_text;
   }
+  const auto ids = std::span(outputs.token_ids).subspan(release.ids_begin, release.num_ids);
   stream.output_ids.insert(stream.output_ids.end(), ids.begin(), ids.end());
   stream.num_textless_ids = release.num_ids - release.num_text_ids;
   stream.trim = release.trim;
   stream.finish_reason = release.finish_reason;
   num_unfinished_ -= is_last;
+  if (release.logprobs_idx >= 0) {
+    stream.take_logprobs(outputs.logprobs[static_cast<size_t>(release.logprobs_idx)], outputs);
+  }
+  if (!release.stop_string.empty()) {
+    stream.stop_reason = release.stop_string;
+  } else if (release.stop_token_id >= 0) {
+    stream.stop_reason = std::to_string(release.stop_token_id);
+  }
+}
+
+void Sequence::Stream::take_logprobs(const ReleaseLogprobs& run, const StepOutputs& outputs) {
+  const auto of_run = outputs.of_ids(run);
+  logprobs.num_per_id = run.num_per_id;
+  logprobs.of_ids.insert(logprobs.of_ids.end(), of_run.begin(), of_run.end());
+  logprobs.cumulative = run.cumulative_logprob;
+  if (run.num_per_prompt_place == 0) return;
+  const auto of_prompt = outputs.of_prompt(run);
+  logprobs.num_prompt_places = run.num_prompt_places;
+  logprobs.num_per_prompt_place = run.num_per_prompt_place;
+  logprobs.of_prompt.assign(of_prompt.begin(), of_prompt.end());
+}
+
+void Sequence::Stream::drop_sent() {
+  num_sent = output_ids.size();
+  is_anything_sent = true;
+  is_end_sent = finish_reason != FinishReason::kNone;
+  logprobs.of_ids.clear();
+  logprobs.of_prompt.clear();
+  logprobs.num_prompt_places = logprobs.num_per_prompt_place = 0;
 }
 
 const Sequence::Stream* Sequence::find_due() const {
@@ -100,11 +156,24 @@ Chunk Sequence::make_chunk(const Stream& stream, bool is_last) const {
                                  flag(generation_.stream && streams_.size() > 1, kChunkReturnIndex) |
                                  flag(generation_.return_finish_reason, kChunkReturnFinishReason) |
                                  flag(generation_.return_num_input_tokens, kChunkReturnNumInputTokens) |
-                                 flag(generation_.return_num_output_tokens, kChunkReturnNumOutputTokens),
+                                 flag(generation_.return_num_output_tokens, kChunkReturnNumOutputTokens) |
+                                 flag(generation_.return_logprobs, kChunkReturnLogprobs) |
+                                 flag(generation_.return_cumulative_logprob, kChunkReturnCumulativeLogprob) |
+                                 flag(generation_.return_stop_reason, kChunkReturnStopReason) |
+                                 flag(generation_.return_token_ids, kChunkReturnTokenIds),
                              is_last);
   chunk.header.index = static_cast<uint32_t>(&stream - streams_.data());
   chunk.ids = std::span(stream.output_ids).subspan(stream.num_sent);
-  chunk.header.num_text_ids = static_cast<uint32_t>(chunk.ids.size()) - stream.num_textless_ids;
+  const bool has_text = generation_.request.params.detokenize;
+  chunk.header.num_text_ids =
+      has_text ? static_cast<uint32_t>(chunk.ids.size()) - stream.num_textless_ids : 0;
+  chunk.logprobs = stream.logprobs.of_ids;
+  chunk.prompt_logprobs = stream.logprobs.of_prompt;
+  chunk.header.num_per_id = stream.logprobs.num_per_id;
+  chunk.header.num_prompt_places = stream.logprobs.num_prompt_places;
+  chunk.header.num_per_prompt_place = stream.logprobs.num_per_prompt_place;
+  chunk.header.cumulative_logprob = stream.logprobs.cumulative;
+  chunk.stop_reason = stream.stop_reason;
   chunk.header.trim = stream.trim;
   chunk.header.open_text = stream.open_text.bits();
   chunk.header.finish_reason = static_cast<uint32_t>(stream.finish_reason);
@@ -116,26 +185,18 @@ Chunk Sequence::make_chunk(const Stream& stream, bool is_last) const {
 
 // chunks: a probe, or those of the streams that share a response; num_output_tokens tells their ids apart.
 void Sequence::write_outputs(ResponseBuilder& response, std::span<const Chunk> chunks) const {
-  const uint8_t outputs = generation_.outputs;
+  const uint32_t outputs = generation_.outputs;
   const size_t count = chunks.size();
-  const auto ids_of = [&](size_t i) { return static_cast<uint32_t>(chunks[i].ids.size()); };
+  const ChunkHeader& first = chunks.front().header;
   if ((outputs & kOutputChunk) != 0) {
     size_t size = 0;
     for (const Chunk& chunk : chunks) size += chunk_size(chunk);
     char* buffer = response.add("chunk", TRITONSERVER_TYPE_UINT8, static_cast<int64_t>(size), size);
     for (const Chunk& chunk : chunks) buffer = write_chunk(chunk, buffer);
   }
-  const ChunkHeader& first = chunks.front().header;
   if ((first.flags & kChunkProbe) != 0) return;
   if ((outputs & kOutputIds) != 0) {
-    size_t num_ids = 0;
-    for (const Chunk& chunk : chunks) num_ids += chunk.ids.size();
-    char* buffer = response.add("output_ids", TRITONSERVER_TYPE_INT32, static_cast<int64_t>(num_ids),
-                                num_ids * sizeof(int32_t));
-    for (const Chunk& chunk : chunks) {
-      if (!chunk.ids.empty()) std::memcpy(buffer, chunk.ids.data(), chunk.ids.size_bytes());
-      buffer += chunk.ids.size_bytes();
-    }
+    response.add_ids("output_ids", count, [&](size_t i) { return chunks[i].ids; });
   }
   if ((outputs & kOutputIndex) != 0) {
     response.add_uint32s("index", count, [&](size_t i) { return chunks[i].header.index; });
@@ -146,7 +207,35 @@ void Sequence::write_outputs(ResponseBuilder& response, std::span<const Chunk> c
     });
   }
   if ((outputs & kOutputNumInputTokens) != 0) response.add_uint32("num_input_tokens", first.num_input_tokens);
-  if ((outputs & kOutputNumOutputTokens) != 0) response.add_uint32s("num_output_tokens", count, ids_of);
+  if ((outputs & kOutputNumOutputTokens) != 0) {
+    response.add_uint32s("num_output_tokens", count,
+                         [&](size_t i) { return static_cast<uint32_t>(chunks[i].ids.size()); });
+  }
+  if ((outputs & kOutputStopReason) != 0) {
+    response.add_strings("stop_reason", count, [&](size_t i) { return chunks[i].stop_reason; });
+  }
+  write_logprobs(response, chunks);
+}
+
+void Sequence::write_logprobs(ResponseBuilder& response, std::span<const Chunk> chunks) const {
+  const uint32_t outputs = generation_.outputs;
+  const size_t count = chunks.size();
+  const ChunkHeader& first = chunks.front().header;
+  if (first.num_per_id > 0) {
+    if ((outputs & kOutputCumulativeLogprob) != 0) {
+      response.add_floats("cumulative_logprob", count,
+                          [&](size_t i) { return static_cast<float>(chunks[i].header.cumulative_logprob); });
+    }
+    int64_t num_ids = 0;
+    for (const Chunk& chunk : chunks) num_ids += static_cast<int64_t>(chunk.ids.size());
+    add_logprobs(response, {"logprob_ids", "logprobs", "logprob_ranks"}, outputs / kOutputLogprobs, count,
+                 {num_ids, first.num_per_id}, [&](size_t i) { return chunks[i].logprobs; });
+  }
+  if (first.num_per_prompt_place > 0) {  // of sequence 0 alone
+    add_logprobs(response, {"prompt_logprob_ids", "prompt_logprobs", "prompt_logprob_ranks"},
+                 outputs / kOutputPromptLogprobs, 1, {first.num_prompt_places, first.num_per_prompt_place},
+                 [&](size_t) { return chunks.front().prompt_logprobs; });
+  }
 }
 
 void Sequence::send_rows() {
@@ -189,7 +278,7 @@ void Sequence::send() {
       for (const Stream& stream : sent) chunks.push_back(make_chunk(stream, is_last));
       write_outputs(response, chunks);
     }
-    for (Stream& stream : sent) stream.mark_sent();
+    for (Stream& stream : sent) stream.drop_sent();
     is_warned_ = true;
     response.send(is_last);
   } catch (const std::exception& error) {

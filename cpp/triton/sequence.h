@@ -46,7 +46,8 @@ class Sequence {
   void mark_submitted() { is_submitted_ = true; }
 
   // Takes what the engine released. Throws InternalError when the engine breaks the rules of Release.
-  void take(const Release& release, std::span<const int32_t> ids);
+  // outputs: whose release it is.
+  void take(const Release& release, const StepOutputs& outputs);
   // The outstanding chunk has been dealt with; now an error may leave, see end_with_error().
   void acknowledge();
 
@@ -83,13 +84,19 @@ class Sequence {
     OpenText open_text;
     uint32_t num_textless_ids = 0;  // at the end, without text
     int32_t trim = 0;
+    struct {
+      uint32_t num_per_id = 0;
+      std::vector<Logprob> of_ids;
+      uint32_t num_prompt_places = 0;
+      uint32_t num_per_prompt_place = 0;
+      std::vector<Logprob> of_prompt;
+      double cumulative = 0;  // of all ids
+    } logprobs;
+    std::string stop_reason;
     FinishReason finish_reason = FinishReason::kNone;
 
-    void mark_sent() {
-      num_sent = output_ids.size();
-      is_anything_sent = true;
-      is_end_sent = finish_reason != FinishReason::kNone;
-    }
+    void take_logprobs(const ReleaseLogprobs& run, const StepOutputs& outputs);
+    void drop_sent();
     bool is_due() const {
       return num_sent < output_ids.size() || (finish_reason != FinishReason::kNone && !is_end_sent);
     }
@@ -98,6 +105,7 @@ class Sequence {
   const Stream* find_due() const;
   void send_rows();
   void write_outputs(class ResponseBuilder& response, std::span<const Chunk> chunks) const;
+  void write_logprobs(class ResponseBuilder& response, std::span<const Chunk> chunks) const;
   Chunk make_chunk(const Stream& stream, bool is_last) const;
   Chunk make_probe() const;
   ChunkHeader make_header(uint32_t flags, bool is_last) const;

@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -224,6 +224,10 @@ class Batch:
     @property
     def max_seq_len(self) -> int: ...
     @property
+    def num_prompt_rows(self) -> int: ...
+    @property
+    def has_logprobs(self) -> bool: ...
+    @property
     def token_ids(self) -> npt.NDArray[np.int32]: ...  # [num_tokens]; ~row: not known yet
     @property
     def positions(self) -> npt.NDArray[np.int32]: ...  # [num_tokens]
@@ -267,6 +271,14 @@ class Batch:
     def mask_offsets(self) -> npt.NDArray[np.int32]: ...  # [num_sampled + 1]
     @property
     def mask_ids(self) -> npt.NDArray[np.int32]: ...  # [mask_offsets[-1]]
+    @property
+    def num_logprobs(self) -> npt.NDArray[np.int32]: ...  # [num_sampled]; 0: none
+    @property
+    def prompt_token_idx(self) -> npt.NDArray[np.int32]: ...  # [num_prompt_rows]
+    @property
+    def prompt_next_ids(self) -> npt.NDArray[np.int32]: ...  # [num_prompt_rows]
+    @property
+    def prompt_num_logprobs(self) -> npt.NDArray[np.int32]: ...  # [num_prompt_rows]
     def pack(
         self, layout: BatchLayout, address: int, num_tokens: int, num_reqs: int, num_sampled: int
     ) -> int: ...  # bytes used
@@ -321,6 +333,14 @@ class Release:
     def num_cached_tokens(self) -> int: ...
     @property
     def error(self) -> str: ...
+    @property
+    def stop_reason(self) -> str | int | None: ...
+    @property
+    def logprobs(self) -> list[list[tuple[int, float, int]]] | None: ...  # per id: (id, logprob, rank)
+    @property
+    def prompt_logprobs(self) -> list[list[tuple[int, float, int]]] | None: ...  # from the second token on
+    @property
+    def cumulative_logprob(self) -> float | None: ...
 
 class StepOutputs:
     """What may leave after a step. Holds until the next update() or take_outputs(); releases are copies."""
@@ -330,6 +350,11 @@ class StepOutputs:
     def stats(self) -> EngineStats: ...
     @property
     def releases(self) -> list[Release]: ...
+
+# token_logprobs [n], token_ranks [n], top_ids [n, 20], top_logprobs [n, 20]
+_LogprobArrays: TypeAlias = tuple[
+    npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32]
+]
 
 class EngineCore:
     """The engine without a model. One owner thread."""
@@ -356,7 +381,12 @@ class EngineCore:
     def schedule(self) -> Batch: ...
     def num_batches_out(self) -> int: ...
     def forget_batches(self) -> None: ...
-    def update(self, sampled: npt.NDArray[np.int32] | Buffer) -> StepOutputs: ...  # [num_sampled]
+    def update(
+        self,
+        sampled: npt.NDArray[np.int32] | Buffer,  # [num_sampled]
+        logprobs: _LogprobArrays | None = None,  # [num_sampled], when the batch has_logprobs
+        prompt_logprobs: _LogprobArrays | None = None,  # [num_prompt_rows], when there are any
+    ) -> StepOutputs: ...
     def take_outputs(self) -> StepOutputs: ...
     def outputs(self) -> StepOutputs: ...
     def stats(self) -> EngineStats: ...

@@ -12,7 +12,7 @@ from quire import _core
 from quire.config import EngineConfig
 from quire.engine.core_errors import invalid_argument
 from quire.errors import EngineError, InvalidArgument, describe
-from quire.outputs import CompletionOutput, RequestOutput, StreamOutput
+from quire.outputs import CompletionOutput, RequestOutput, StreamOutput, TokenLogprobs, token_logprobs
 from quire.runner.threads import OWN_CORES
 from quire.sampling_params import SamplingParams
 
@@ -143,7 +143,18 @@ class LLM:
             text = decode(
                 text_ids, release.is_first, release.trim, request.skip_special_tokens, release.open_text
             )
-            outputs.append(StreamOutput(request_id, text, ids, end, release.error, release.index))
+            outputs.append(
+                StreamOutput(
+                    request_id,
+                    text,
+                    ids,
+                    end,
+                    release.error,
+                    release.index,
+                    release.stop_reason,
+                    *self._logprobs(release),
+                )
+            )
         return outputs
 
     def cancel(self, request_id: int) -> None:
@@ -197,6 +208,18 @@ class LLM:
             requests.append(_Request(text, ids, params[index], bad_word_ids))
         return requests
 
+    def _logprobs(
+        self, release: _core.Release
+    ) -> tuple[list[TokenLogprobs] | None, float | None, list[TokenLogprobs | None] | None]:
+        """logprobs, cumulative_logprob and prompt_logprobs of a StreamOutput."""
+        table = self._core.token_table
+        prompt = token_logprobs(release.prompt_logprobs, table)
+        return (
+            token_logprobs(release.logprobs, table),
+            release.cumulative_logprob,
+            None if prompt is None else [None, *prompt],
+        )
+
     def _collect(
         self, outputs: _core.StepOutputs, requests: list[_Request], first_id: int
     ) -> Iterator[RequestOutput]:
@@ -212,10 +235,17 @@ class LLM:
             sequence.texts.append(
                 table.decode(text_ids, release.is_first, release.trim, skip, release.open_text)
             )
+            logprobs, sequence.cumulative_logprob, prompt_logprobs = self._logprobs(release)
+            if logprobs is not None:
+                sequence.logprobs += logprobs
+                sequence.has_logprobs = True
+            request.prompt_logprobs = prompt_logprobs or request.prompt_logprobs
             if release.finish_reason == "error":
                 raise EngineError(f"prompts[{index}]: {release.error}")
             sequence.finish_reason = release.finish_reason
+            sequence.stop_reason = release.stop_reason
             if all(sequence.finish_reason for sequence in request.sequences):
+                prompt_logprobs = request.prompt_logprobs
                 yield RequestOutput(
                     request_id=release.request_id,
                     prompt=request.prompt,
@@ -224,6 +254,7 @@ class LLM:
                     outputs=tuple(
                         sequence.completion(index) for index, sequence in enumerate(request.sequences)
                     ),
+                    prompt_logprobs=None if prompt_logprobs is None else tuple(prompt_logprobs),
                 )
 
     def get_default_sampling_params(self) -> SamplingParams:
@@ -244,6 +275,7 @@ class _Request:
     prompt_ids: list[int]
     params: SamplingParams
     bad_word_ids: Sequence[Sequence[int]] = ()
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
     sequences: list[_Sequence] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -252,9 +284,15 @@ class _Request:
 
 @dataclass
 class _Sequence:
+    """One of the n continuations of a prompt so far."""
+
     token_ids: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    has_logprobs: bool = False
+    cumulative_logprob: float | None = None
     finish_reason: str = ""
+    stop_reason: str | int | None = None
 
     def completion(self, index: int) -> CompletionOutput:
         return CompletionOutput(
@@ -262,6 +300,9 @@ class _Sequence:
             text="".join(self.texts),
             token_ids=tuple(self.token_ids),
             finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+            logprobs=tuple(self.logprobs) if self.has_logprobs else None,
+            cumulative_logprob=self.cumulative_logprob,
         )
 
 

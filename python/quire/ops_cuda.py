@@ -255,6 +255,24 @@ def rope_and_cache(qkv: Tensor, cos: Tensor, sin: Tensor, cache: KVCache, step: 
     )
 
 
+def logprobs(
+    logits: Tensor, token_ids: Tensor, num_logprobs: Tensor, out: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """As `quire.ops.logprobs`."""
+    _cuda.logprobs(
+        DTYPES[logits.dtype],
+        logits.size(0),
+        logits.size(1),
+        logits.data_ptr(),
+        logits.stride(0),
+        token_ids.data_ptr(),
+        num_logprobs.data_ptr(),
+        *(tensor.data_ptr() for tensor in out),
+        _stream(),
+    )
+    return out
+
+
 def sample(logits: Tensor, step: StepArrays, last_token_ids: Tensor, out: Tensor) -> None:
     """As `quire.ops.sample`; each id also becomes its row's entry of `last_token_ids`. A row that is not
     finite gets -1."""

@@ -4,9 +4,39 @@ StreamOutput per request that moved forward."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-__all__ = ["CompletionOutput", "RequestOutput", "StreamOutput"]
+if TYPE_CHECKING:
+    from quire import _core
+
+__all__ = ["CompletionOutput", "Logprob", "RequestOutput", "StreamOutput"]
+
+
+class Logprob(NamedTuple):
+    """A token at one place of the text: of the model's own probabilities, before any sampling parameter."""
+
+    logprob: float
+    rank: int  # 1: the likeliest
+    decoded_token: str
+
+
+# Of one place, by token id: the token that stands there first, then the likeliest ones in order.
+TokenLogprobs: TypeAlias = "dict[int, Logprob]"
+
+
+def token_logprobs(
+    places: list[list[tuple[int, float, int]]] | None, table: _core.TokenTable
+) -> list[TokenLogprobs] | None:
+    """What the core gives (`Release.logprobs`), with texts. None: not asked for."""
+    if places is None:
+        return None
+    return [
+        {
+            token: Logprob(logprob, rank, table.decode([token], False, 0, False))
+            for token, logprob, rank in place
+        }
+        for place in places
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +47,9 @@ class CompletionOutput:
     text: str  # without a stop string unless include_stop_str_in_output
     token_ids: tuple[int, ...]  # the token that ended the sequence included
     finish_reason: str  # "stop" or "length"
+    stop_reason: str | int | None = None  # the stop string, or the id of stop_token_ids, that ended it
+    logprobs: tuple[TokenLogprobs, ...] | None = None  # of each token; None: not asked for
+    cumulative_logprob: float | None = None  # of all tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +61,7 @@ class RequestOutput:
     prompt_token_ids: tuple[int, ...]
     num_cached_tokens: int  # prompt tokens whose keys and values were found in the prefix cache
     outputs: tuple[CompletionOutput, ...]  # [n]
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None  # of each token; of the first: None
 
 
 class StreamOutput(NamedTuple):
@@ -39,3 +73,7 @@ class StreamOutput(NamedTuple):
     finish_reason: str  # "" while it goes on; "stop", "length", "cancelled" or "error"
     error: str  # the reason of finish_reason "error"
     sequence_index: int = 0  # below the request's n; each sequence has an end of its own
+    stop_reason: str | int | None = None
+    logprobs: list[TokenLogprobs] | None = None  # of token_ids
+    cumulative_logprob: float | None = None  # of all tokens so far
+    prompt_logprobs: list[TokenLogprobs | None] | None = None  # with the first tokens

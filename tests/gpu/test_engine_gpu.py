@@ -7,16 +7,16 @@ one undecided choice does not hide the rest.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gpu_engines import make_llm, prompts
 from llama_models import MODELS
-from llama_reference import gaps, make_llama
-from quire import LLM, SamplingParams, _core
+from llama_reference import gaps
+from quire import SamplingParams, _core
 
 pytestmark = pytest.mark.gpu
 
@@ -38,38 +38,6 @@ MODES: dict[str, dict[str, Any]] = {
 }
 NUM_TOKENS = 48
 GREEDY = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The checkpoint of one of MODELS, made once."""
-    root = tmp_path_factory.mktemp("models")
-
-    def make(model: str) -> Path:
-        return root / model if (root / model).exists() else make_llama(root / model, **MODELS[model])
-
-    return make
-
-
-def make_llm(folder: Path, **settings: Any) -> LLM:
-    """A small pool and few graphs, so that many engines start fast and fit side by side."""
-    values: dict[str, Any] = {
-        "device": "cuda",
-        "dtype": "bfloat16",
-        "max_model_len": 1024,
-        "max_num_seqs": 32,
-        "max_num_batched_tokens": 512,
-        "num_gpu_blocks_override": 400,
-    }
-    return LLM(str(folder), **values | settings)
-
-
-def prompts(model: str, seed: int, count: int, lengths: tuple[int, ...] = ()) -> list[list[int]]:
-    """Random prompts around the sizes where blocks, tiles and chunks end."""
-    lengths = lengths or (1, 2, 15, 16, 17, 33, 63, 64, 65, 130, 300)
-    generator = random.Random(seed)
-    vocab_size = MODELS[model].get("vocab_size", 512)
-    return [[generator.randrange(vocab_size) for _ in range(lengths[i % len(lengths)])] for i in range(count)]
 
 
 def ids(outputs: list[Any]) -> list[list[int]]:

@@ -195,7 +195,10 @@ def step_frame(step: int, num_running: int, num_generated: int, releases: list[R
             )
         )
         parts.append(string(r.error))
+        if r.finish_reason == "stop":
+            parts.append(struct.pack("<i", STOP_ID) + string(b""))
         begin += len(r.ids)
+    parts.append(struct.pack("<II", 0, 0))  # no logprobs
     return frame(STEP, b"".join(parts))
 
 

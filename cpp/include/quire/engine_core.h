@@ -49,7 +49,9 @@ class EngineCore {
   // an error. An id for a request that has ended meanwhile is ignored. Returns what may leave now. Valid
   // until the next update() or take_outputs(). Throws InvalidArgument, and changes nothing, when no batch is
   // out or the ids do not fit it.
-  const StepOutputs& update(std::span<const int32_t> sampled);
+  // logprobs: what the batch asks for (Batch::has_logprobs, num_prompt_rows); may be empty where it asks for
+  // none.
+  const StepOutputs& update(std::span<const int32_t> sampled, const StepLogprobs& logprobs = {});
   // The model run failed: no batch is out any more, and what they held is scheduled again.
   void forget_batches();
   // Ends of cancelled and failed requests when no step runs. Same storage as update().

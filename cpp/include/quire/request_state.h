@@ -34,6 +34,9 @@ struct alignas(64) RequestState {
   int32_t max_total_tokens = 0;    // prompt + output; the request ends there
   int32_t num_cached_tokens = -1;  // prompt tokens found in the cache at the first admission; -1 before
   std::array<int32_t, kMaxBatchesOut> batch_idx = {-1, -1};  // in each batch out; -1: not in it
+  int32_t num_logprobs = 0;                                  // as Batch has it
+  int32_t num_prompt_logprobs = 0;                           // the same of the prompt's tokens
+  int32_t num_known_prompt_logprobs = 0;  // of the num_prompt_tokens - 1 places that predict one
 
   std::vector<BlockHash> block_hashes;   // of the first full blocks; extended when a block is full
   std::vector<int32_t> mask_ids;         // may not be sampled before min_tokens
@@ -43,6 +46,9 @@ struct alignas(64) RequestState {
 
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
   int32_t num_output_tokens() const { return num_tokens() - num_prompt_tokens; }
+  bool needs_prompt_logprobs() const {
+    return num_prompt_logprobs > 0 && num_known_prompt_logprobs < num_prompt_tokens - 1;
+  }
   // With those of batches out: where scheduling goes on.
   int32_t num_tokens_ahead() const { return num_tokens() + num_pending_ids; }
   int32_t num_computed_ahead() const { return num_computed_tokens + num_scheduled_tokens; }

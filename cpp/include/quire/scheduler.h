@@ -92,6 +92,7 @@ class Scheduler {
   void check_siblings(const RequestState& request) const;
   void check_written_blocks(const RequestState& request) const;
   void append_to_batch(RequestState& request, int32_t num_tokens);
+  void append_prompt_rows(const RequestState& request, int32_t begin, int32_t end);
   void extend_hashes(RequestState& request, int32_t num_blocks);
   void link_waiting(RequestState& request, RequestState* before);
   void unlink_waiting(RequestState& request);
