@@ -74,12 +74,9 @@ struct EngineCore::Impl {
   uint64_t num_generation_tokens = 0;
 
   int32_t check_lengths(const NewRequest& request) const;
-  bool is_first(const NewRequest& request) const;
   void begin_outputs();
   FinishReason accept(LiveRequest& request, int32_t id);
   void take_prompt_logprobs(const Batch& batch, const LogprobRows& rows);
-  std::unique_ptr<LiveRequest> make_sequence(const NewRequest& request, int32_t max_total_tokens,
-                                             uint64_t seed, uint32_t index) const;
   void erase(const LiveRequest& request);
   void end_early(uint64_t request_id, FinishReason reason, const std::string& error);
   EngineStats stats() const;
@@ -124,61 +121,6 @@ int32_t EngineCore::Impl::check_lengths(const NewRequest& request) const {
         "at most " + std::to_string(max_total_tokens - num_prompt) + " with this prompt (" + pool + ")");
   }
   return static_cast<int32_t>(wanted);
-}
-
-bool EngineCore::Impl::is_first(const NewRequest& request) const {
-  return std::none_of(request.prompt_ids.begin(), request.prompt_ids.end(), [&](int32_t id) {
-    return table.contributes(id, request.params.skip_special_tokens) && table.ends_start(id);
-  });
-}
-
-std::unique_ptr<LiveRequest> EngineCore::Impl::make_sequence(const NewRequest& request,
-                                                             int32_t max_total_tokens, uint64_t seed,
-                                                             uint32_t index) const {
-  const SamplingParams& params = request.params;
-  auto live = std::make_unique<LiveRequest>(OutputGate(
-      table, params, is_first(request), table.open_text(request.prompt_ids, params.skip_special_tokens)));
-  live->request_id = request.request_id;
-  live->index = index;
-  live->num_prompt_tokens = static_cast<int32_t>(request.prompt_ids.size());
-  live->max_total_tokens = max_total_tokens;
-  live->token_ids.reserve(static_cast<size_t>(max_total_tokens));
-  live->token_ids = request.prompt_ids;
-  live->temperature = params.temperature;
-  live->top_p = params.top_p;
-  live->top_k = std::max(params.top_k, 0);
-  live->min_tokens = params.min_tokens;
-  live->seed = sequence_seed(seed, index);
-  live->include_stop = params.include_stop_str_in_output;
-
-  const auto sort_unique = [](std::vector<int32_t>& ids) {
-    std::sort(ids.begin(), ids.end());
-    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-  };
-  const std::vector<int32_t>& eos = config.eos_token_ids;
-  live->end_ids = params.stop_token_ids;
-  if (!params.ignore_eos) live->end_ids.insert(live->end_ids.end(), eos.begin(), eos.end());
-  sort_unique(live->end_ids);
-  for (int32_t id : params.stop_token_ids) {
-    const bool is_eos = !params.ignore_eos && std::find(eos.begin(), eos.end(), id) != eos.end();
-    if (!is_eos) live->stop_token_ids.push_back(id);
-  }
-  sort_unique(live->stop_token_ids);
-  if (params.min_tokens > 0) {
-    live->mask_ids = params.stop_token_ids;
-    live->mask_ids.insert(live->mask_ids.end(), eos.begin(), eos.end());
-    sort_unique(live->mask_ids);
-  }
-  // Sequence 0 is the one that computes the prompt.
-  const int32_t prompt_logprobs = index == 0 ? params.prompt_logprobs : -1;
-  // The kernels know no "0 likeliest ones".
-  if (params.logprobs >= 0) live->num_logprobs = std::max(params.logprobs, 1);
-  if (prompt_logprobs >= 0) live->num_prompt_logprobs = std::max(prompt_logprobs, 1);
-  if (params.logprobs >= 0 || prompt_logprobs >= 0) {
-    live->logprobs =
-        std::make_unique<RequestLogprobs>(params.logprobs, prompt_logprobs, live->num_prompt_tokens);
-  }
-  return live;
 }
 
 void EngineCore::Impl::begin_outputs() {
@@ -278,7 +220,7 @@ void EngineCore::add_request(NewRequest request) {
   const uint64_t seed = params.has_seed ? static_cast<uint64_t>(params.seed) : impl_->seeds.next();
   Sequences sequences;
   for (uint32_t i = 0; i < static_cast<uint32_t>(params.n); ++i) {
-    sequences.push_back(impl_->make_sequence(request, max_total_tokens, seed, i));
+    sequences.push_back(make_sequence(request, impl_->config, impl_->table, max_total_tokens, seed, i));
   }
   const Sequences& live = impl_->requests.emplace(request.request_id, std::move(sequences)).first->second;
   for (size_t i = 0; i < live.size(); ++i)

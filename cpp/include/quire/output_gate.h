@@ -27,7 +27,6 @@ class OutputGate {
     int32_t trim = 0;
     bool is_first = false;
     OpenText open_text;
-    std::string stop_string;  // that ends the sequence; with finish() only
   };
 
   // table must outlive the gate. is_first: nothing in the prompt takes part in the text. open_text: what the
@@ -47,6 +46,8 @@ class OutputGate {
   bool has_ready() const { return num_ready_ > 0; }
   // The ids that may leave now, possibly none. They are held no longer.
   Run take_ready();
+  // The stop string that is complete, if any. held_ids: [num_held].
+  std::string stop_string(std::span<const int32_t> held_ids) const;
   // The sequence is over: everything held leaves. held_ids: [num_held].
   Run finish(std::span<const int32_t> held_ids);
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "quire/logprobs.h"
@@ -39,9 +40,9 @@ struct Release {
   uint32_t num_cached_tokens = 0;  // prompt tokens found in the prefix cache
   std::string error;               // when finish_reason is kError: what went wrong, for the client
   // When finish_reason is kStop, what stopped it; neither of them at an end-of-sequence token.
-  int32_t stop_token_id = -1;  // one of stop_token_ids
-  std::string stop_string;     // one of stop
-  int32_t logprobs_idx = -1;   // in StepOutputs::logprobs; -1: none asked for
+  int32_t stop_token_id = -1;    // one of stop_token_ids
+  int32_t stop_string_idx = -1;  // in StepOutputs::stop_strings: one of stop
+  int32_t logprobs_idx = -1;     // in StepOutputs::logprobs; -1: none asked for
 };
 
 // Of one release: [begin, ...) of StepOutputs::logprob_entries. First num_per_id for each id of the release,
@@ -72,14 +73,20 @@ struct StepOutputs {
   EngineStats stats;
   std::vector<Release> releases;
   std::vector<int32_t> token_ids;
+  std::vector<std::string> stop_strings;  // those that ended a request
   std::vector<ReleaseLogprobs> logprobs;  // of the releases that have some, in their order
   std::vector<Logprob> logprob_entries;
 
   void clear() {  // all but the stats
     releases.clear();
     token_ids.clear();
+    stop_strings.clear();
     logprobs.clear();
     logprob_entries.clear();
+  }
+  std::string_view stop_string(const Release& release) const {  // "": none
+    return release.stop_string_idx < 0 ? std::string_view()
+                                       : stop_strings[static_cast<size_t>(release.stop_string_idx)];
   }
   // [num_ids, num_per_id] and [num_prompt_places, num_per_prompt_place]
   std::span<const Logprob> of_ids(const ReleaseLogprobs& run) const {

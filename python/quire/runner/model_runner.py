@@ -70,6 +70,7 @@ class ModelRunner:
         ]
         self._last_token_ids = np.zeros(config.max_num_seqs, dtype=np.int32)  # by row of the block tables
         self._launched: deque[Sampled] = deque()
+        self._prompt_piece = min(PROMPT_PIECE, config.max_num_seqs)  # no more logits than a step samples from
         self._prompt_activations: Activations | None = None  # of prompt logprobs, once they are asked for
 
     def launch(self, batch: _core.Batch) -> None:
@@ -134,11 +135,11 @@ class ModelRunner:
         stay as they are."""
         if self._prompt_activations is None:
             self._prompt_activations = Activations(
-                self.model.config, self.activations.residual.dtype, PROMPT_PIECE, 0
+                self.model.config, self.activations.residual.dtype, self._prompt_piece, 0
             )
         pieces = []
-        for begin in range(0, batch.num_prompt_rows, PROMPT_PIECE):
-            piece = slice(begin, begin + PROMPT_PIECE)
+        for begin in range(0, batch.num_prompt_rows, self._prompt_piece):
+            piece = slice(begin, begin + self._prompt_piece)
             chosen = self._prompt_activations.select(rows, torch.from_numpy(batch.prompt_token_idx[piece]))
             pieces.append(
                 ops.logprobs(
