@@ -285,7 +285,7 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const St
     if (is_sampled && id == kNoToken) {
       // Not complete(): what this step computed must not be found by other requests.
       append_end(*request, FinishReason::kError, impl.outputs);
-      impl.outputs.releases.back().error = "the model's logits are not finite; no token can be sampled";
+      impl.outputs.releases.back().error = no_token_error(request->edits.get());
       scheduler.finish(*request);
       impl.finished.push_back(request);
       continue;

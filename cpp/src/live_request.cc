@@ -51,6 +51,8 @@ std::unique_ptr<LiveRequest> make_sequence(const NewRequest& request, const Engi
   live->top_k = std::max(params.top_k, 0);
   live->min_tokens = params.min_tokens;
   live->seed = sequence_seed(seed, index);
+  live->edits = make_logit_edits(params);
+  live->waits_for_ids = live->edits && !live->edits->bad_words.empty();
   live->include_stop = params.include_stop_str_in_output;
 
   const auto sort_unique = [](std::vector<int32_t>& ids) {

@@ -105,6 +105,19 @@ def test_streams(llama_folder: Callable[..., Path]) -> None:
     assert len({len(ids) for ids in ids}) > 1, "they end at different steps"
 
 
+def test_penalties_and_biases(llama_folder: Callable[..., Path], alone: LLM) -> None:
+    """Each sequence counts its own tokens, and knows those of the shared prompt."""
+    edits: dict[str, Any] = {"repetition_penalty": 1.5, "frequency_penalty": 1.0, "min_p": 0.01}
+    edits |= {"allowed_token_ids": list(range(0, 200, 2)), "logit_bias": {4: 3.0}}
+    llm = make(llama_folder(), max_num_seqs=3)
+    [output] = llm.generate([prompts(3)[4]], SamplingParams(n=4, seed=5, **edits, **VALUES))
+    for index, completion in enumerate(output.outputs):
+        [expected] = alone.generate(
+            [prompts(3)[4]], SamplingParams(seed=derived(5, index), **edits, **VALUES)
+        )
+        assert completion.token_ids == expected.outputs[0].token_ids
+
+
 def test_logprobs(llama_folder: Callable[..., Path], alone: LLM) -> None:
     """Each sequence has its own; the prompt's come once."""
     llm = make(llama_folder())
