@@ -101,6 +101,14 @@ void bind_batch_class(py::module_& m) {
           },
           "[max_num_seqs, max_blocks_per_request] int32; entries past a request's blocks are stale; the next "
           "schedule() changes it")
+      .def_property_readonly("num_block_copies", &Batch::num_block_copies)
+      .def_property_readonly(
+          "block_copies",
+          [](const py::object& self) {
+            const auto& value = self.cast<const Batch&>();
+            return view(value.block_copies.data(), {value.num_block_copies(), 2}, self);
+          },
+          "[num_block_copies, 2] int32: source, destination; whole blocks to be copied ahead of the step")
       .def_property_readonly(
           "block_table_updates",
           [](const py::object& self) {
@@ -128,8 +136,10 @@ void bind_batch_class(py::module_& m) {
             "[num_tokens] int32; ~row: the id that the batch before samples for that row of block_tables");
   bind_view(batch, "positions", &Batch::positions, num_tokens, "[num_tokens] int32");
   bind_view(batch, "slot_mapping", &Batch::slot_mapping, num_tokens,
-            "[num_tokens] int64: block_id * block_size + offset");
+            "[num_tokens] int64: block_id * block_size + offset; -1: its KV is there already");
   bind_view(batch, "request_ids", &Batch::request_ids, num_reqs, "[num_reqs] uint64");
+  bind_view(batch, "sequence_index", &Batch::sequence_index, num_reqs,
+            "[num_reqs] uint32: which of the request's sequences");
   bind_view(
       batch, "query_start_loc", &Batch::query_start_loc, [](const Batch& b) { return b.num_reqs + 1; },
       "[num_reqs + 1] int32");

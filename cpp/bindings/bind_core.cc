@@ -234,6 +234,7 @@ void bind_outputs(py::module_& m) {
 
   py::class_<ReleaseCopy>(m, "Release", "A run of ids whose text decodes on its own (TokenTable.decode).")
       .def_property_readonly("request_id", [](const ReleaseCopy& self) { return self.release.request_id; })
+      .def_property_readonly("index", [](const ReleaseCopy& self) { return self.release.index; })
       .def_readonly("token_ids", &ReleaseCopy::token_ids)
       .def_property_readonly("num_text_ids",
                              [](const ReleaseCopy& self) { return self.release.num_text_ids; })
@@ -278,6 +279,7 @@ void bind_outputs(py::module_& m) {
           "Of the request's ids up to here.")
       .def("__repr__", [](const ReleaseCopy& self) {
         return "Release(request_id=" + std::to_string(self.release.request_id) +
+               ", index=" + std::to_string(self.release.index) +
                ", num_ids=" + std::to_string(self.release.num_ids) + ", finish_reason='" +
                to_string(self.release.finish_reason) + "')";
       });

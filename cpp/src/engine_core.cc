@@ -15,6 +15,9 @@
 namespace quire {
 namespace {
 
+// Of one request, by index; null: it has ended. Not all are null.
+using Sequences = std::vector<std::unique_ptr<LiveRequest>>;
+
 // SplitMix64: a full-period sequence, so requests without a seed get different ones.
 class SeedSequence {
  public:
@@ -62,7 +65,7 @@ struct EngineCore::Impl {
   Scheduler scheduler;
   SeedSequence seeds;
   int32_t max_total_tokens = 0;  // of any request
-  std::unordered_map<uint64_t, std::unique_ptr<LiveRequest>> requests;
+  std::unordered_map<uint64_t, Sequences> requests;
   StepOutputs outputs;
   StepOutputs ends;  // of cancelled and failed requests, until the next outputs
   std::vector<LiveRequest*> finished;
@@ -71,10 +74,10 @@ struct EngineCore::Impl {
   uint64_t num_generation_tokens = 0;
 
   int32_t check_lengths(const NewRequest& request) const;
-  bool is_first(const NewRequest& request) const;
   void begin_outputs();
   FinishReason accept(LiveRequest& request, int32_t id);
   void take_prompt_logprobs(const Batch& batch, const LogprobRows& rows);
+  void erase(const LiveRequest& request);
   void end_early(uint64_t request_id, FinishReason reason, const std::string& error);
   EngineStats stats() const;
 };
@@ -120,12 +123,6 @@ int32_t EngineCore::Impl::check_lengths(const NewRequest& request) const {
   return static_cast<int32_t>(wanted);
 }
 
-bool EngineCore::Impl::is_first(const NewRequest& request) const {
-  return std::none_of(request.prompt_ids.begin(), request.prompt_ids.end(), [&](int32_t id) {
-    return table.contributes(id, request.params.skip_special_tokens) && table.ends_start(id);
-  });
-}
-
 void EngineCore::Impl::begin_outputs() {
   outputs.clear();
   std::swap(outputs, ends);
@@ -164,17 +161,28 @@ void EngineCore::Impl::take_prompt_logprobs(const Batch& batch, const LogprobRow
 void EngineCore::Impl::end_early(uint64_t request_id, FinishReason reason, const std::string& error) {
   const auto found = requests.find(request_id);
   if (found != requests.end()) {
-    append_end(*found->second, reason, ends);
-    scheduler.remove(*found->second);
+    for (const auto& sequence : found->second) {
+      if (!sequence) continue;
+      append_end(*sequence, reason, ends);
+      ends.releases.back().error = error;
+      scheduler.remove(*sequence);
+    }
     requests.erase(found);
   } else if (reason == FinishReason::kError) {
     Release& release = ends.releases.emplace_back();
     release.request_id = request_id;
     release.finish_reason = reason;
-  } else {
-    return;
+    release.error = error;
   }
-  ends.releases.back().error = error;
+}
+
+void EngineCore::Impl::erase(const LiveRequest& request) {
+  const auto found = requests.find(request.request_id);
+  Sequences& sequences = found->second;
+  sequences[request.index].reset();
+  if (std::none_of(sequences.begin(), sequences.end(), [](const auto& s) { return s != nullptr; })) {
+    requests.erase(found);
+  }
 }
 
 EngineStats EngineCore::Impl::stats() const {
@@ -209,52 +217,14 @@ void EngineCore::add_request(NewRequest request) {
     throw InvalidArgument("request_id", std::to_string(request.request_id), "an id that no live request has");
   }
 
-  auto live = std::make_unique<LiveRequest>(
-      OutputGate(impl_->table, params, impl_->is_first(request),
-                 impl_->table.open_text(request.prompt_ids, params.skip_special_tokens)));
-  live->request_id = request.request_id;
-  live->num_prompt_tokens = static_cast<int32_t>(request.prompt_ids.size());
-  live->max_total_tokens = max_total_tokens;
-  live->token_ids = std::move(request.prompt_ids);
-  live->token_ids.reserve(static_cast<size_t>(max_total_tokens));
-  live->temperature = params.temperature;
-  live->top_p = params.top_p;
-  live->top_k = std::max(params.top_k, 0);
-  live->min_tokens = params.min_tokens;
-  live->seed = params.has_seed ? static_cast<uint64_t>(params.seed) : impl_->seeds.next();
-  live->edits = make_logit_edits(params);
-  live->waits_for_ids = live->edits && !live->edits->bad_words.empty();
-  live->include_stop = params.include_stop_str_in_output;
-  live->cache_salt = params.cache_salt;
-
-  const auto sort_unique = [](std::vector<int32_t>& ids) {
-    std::sort(ids.begin(), ids.end());
-    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-  };
-  const std::vector<int32_t>& eos = impl_->config.eos_token_ids;
-  live->end_ids = params.stop_token_ids;
-  if (!params.ignore_eos) live->end_ids.insert(live->end_ids.end(), eos.begin(), eos.end());
-  sort_unique(live->end_ids);
-  for (int32_t id : params.stop_token_ids) {
-    const bool is_eos = !params.ignore_eos && std::find(eos.begin(), eos.end(), id) != eos.end();
-    if (!is_eos) live->stop_token_ids.push_back(id);
+  const uint64_t seed = params.has_seed ? static_cast<uint64_t>(params.seed) : impl_->seeds.next();
+  Sequences sequences;
+  for (uint32_t i = 0; i < static_cast<uint32_t>(params.n); ++i) {
+    sequences.push_back(make_sequence(request, impl_->config, impl_->table, max_total_tokens, seed, i));
   }
-  sort_unique(live->stop_token_ids);
-  if (params.min_tokens > 0) {
-    live->mask_ids = params.stop_token_ids;
-    live->mask_ids.insert(live->mask_ids.end(), eos.begin(), eos.end());
-    sort_unique(live->mask_ids);
-  }
-  // The kernels know no "0 likeliest ones".
-  if (params.logprobs >= 0) live->num_logprobs = std::max(params.logprobs, 1);
-  if (params.prompt_logprobs >= 0) live->num_prompt_logprobs = std::max(params.prompt_logprobs, 1);
-  if (params.logprobs >= 0 || params.prompt_logprobs >= 0) {
-    live->logprobs =
-        std::make_unique<RequestLogprobs>(params.logprobs, params.prompt_logprobs, live->num_prompt_tokens);
-  }
-  LiveRequest& state = *live;
-  impl_->requests.emplace(state.request_id, std::move(live));
-  impl_->scheduler.add(state);
+  const Sequences& live = impl_->requests.emplace(request.request_id, std::move(sequences)).first->second;
+  for (size_t i = 0; i < live.size(); ++i)
+    impl_->scheduler.add(*live[i], i == 0 ? nullptr : live[i - 1].get());
 }
 
 void EngineCore::cancel(uint64_t request_id) { impl_->end_early(request_id, FinishReason::kCancelled, ""); }
@@ -322,7 +292,8 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const St
     }
     scheduler.complete(i, is_sampled);
     if (request->num_counted_prompt_tokens < request->num_prompt_tokens) {
-      // Tokens found in the cache were not computed.
+      // Tokens found in the cache were not computed, and a fork's are its sibling's.
+      if (request->is_forked) request->num_counted_prompt_tokens = request->num_prompt_tokens;
       const int32_t before = std::max(request->num_counted_prompt_tokens, request->num_cached_tokens);
       const int32_t now = std::min(request->num_computed_tokens, request->num_prompt_tokens);
       if (now > before) impl.num_prompt_tokens += static_cast<uint64_t>(now - before);
@@ -340,7 +311,7 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const St
     }
   }
   scheduler.end_step();
-  for (const LiveRequest* request : impl.finished) impl.requests.erase(request->request_id);
+  for (const LiveRequest* request : impl.finished) impl.erase(*request);
   impl.finished.clear();
   ++impl.step;
   impl.outputs.stats = impl.stats();
@@ -360,14 +331,23 @@ EngineStats EngineCore::stats() const { return impl_->stats(); }
 void EngineCore::check_integrity() const {
   const Scheduler& scheduler = impl_->scheduler;
   scheduler.check_integrity();
-  const auto num_live = static_cast<size_t>(scheduler.num_running() + scheduler.num_waiting());
-  QUIRE_CHECK(num_live == impl_->requests.size(),
-              num_live << " scheduled, " << impl_->requests.size() << " live");
-  for (const auto& [request_id, request] : impl_->requests) {
-    QUIRE_CHECK(request->request_id == request_id, request_id << " is " << request->request_id);
-    QUIRE_CHECK(request->gate.num_held() <= static_cast<uint32_t>(request->num_output_tokens()),
-                "request " << request_id << " holds " << request->gate.num_held() << " ids");
+  int32_t num_live = 0;
+  for (const auto& [request_id, sequences] : impl_->requests) {
+    const int32_t num_live_before = num_live;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const LiveRequest* request = sequences[i].get();
+      if (!request) continue;
+      ++num_live;
+      QUIRE_CHECK(request->request_id == request_id && request->index == i,
+                  request_id << " is " << request->request_id << ", sequence " << request->index);
+      QUIRE_CHECK(request->gate.num_held() <= static_cast<uint32_t>(request->num_output_tokens()),
+                  "request " << request_id << " holds " << request->gate.num_held() << " ids");
+    }
+    QUIRE_CHECK(num_live > num_live_before, "request " << request_id << " has ended");
   }
+  QUIRE_CHECK(num_live == scheduler.num_running() + scheduler.num_waiting(),
+              scheduler.num_running()
+                  << " running, " << scheduler.num_waiting() << " waiting, " << num_live << " live");
 }
 
 }  // namespace quire

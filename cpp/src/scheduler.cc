@@ -24,6 +24,7 @@ void Scheduler::allocate(BatchOut& out) const {
   batch.positions.resize(max_tokens);
   batch.slot_mapping.resize(max_tokens);
   batch.request_ids.resize(max_reqs);
+  batch.sequence_index.resize(max_reqs);
   batch.query_start_loc.resize(max_reqs + 1);
   batch.seq_lens.resize(max_reqs);
   batch.block_table_rows.resize(max_reqs);
@@ -40,6 +41,7 @@ void Scheduler::allocate(BatchOut& out) const {
   batch.output_idx.resize(max_reqs);
   batch.mask_offsets.resize(max_reqs + 1);
   batch.mask_ids.resize(max_reqs * kMaxMaskIds);
+  batch.block_copies.reserve(2 * max_reqs);
   batch.num_logprobs.resize(max_reqs);
   batch.prompt_token_idx.resize(max_tokens);
   batch.prompt_req_idx.resize(max_tokens);
@@ -49,12 +51,18 @@ void Scheduler::allocate(BatchOut& out) const {
   out.num_new_tokens.resize(max_reqs);
 }
 
-void Scheduler::add(RequestState& request) {
+void Scheduler::add(RequestState& request, RequestState* sibling) {
   QUIRE_CHECK(request.status == RequestState::Status::kNew && request.mask_ids.size() <= kMaxMaskIds,
               "request " << request.request_id << ", " << request.mask_ids.size() << " masked ids");
   if (config_.enable_prefix_caching) {
     request.block_hashes.reserve(static_cast<size_t>(request.max_total_tokens / config_.block_size));
+    if (sibling) request.block_hashes = sibling->block_hashes;
     extend_hashes(request, request.num_tokens() / config_.block_size);
+  }
+  if (sibling) {
+    RequestState* after = sibling->next_sibling ? sibling->next_sibling : sibling;
+    sibling->next_sibling = &request;
+    request.next_sibling = after;
   }
   link_waiting(request, nullptr);
 }
@@ -73,6 +81,7 @@ const Batch& Scheduler::schedule() {
   batch.num_prompt_rows = 0;
   batch.has_logprobs = false;
   batch.query_start_loc[0] = batch.mask_offsets[0] = 0;
+  batch.block_copies.clear();
   batch.edits.is_empty = true;
   fill_batch(batch);
   blocks_.take_updates(batch.block_table_updates);
@@ -103,8 +112,12 @@ void Scheduler::fill_batch(const Batch& batch) {
 
   // Blocks given back in this step are for those that run; admitting at once would only preempt again.
   if (num_preemptions_ != num_preemptions_before) return;
-  while (waiting_head_ && batch.num_tokens < config_.max_num_batched_tokens &&
-         num_running() < config_.max_num_seqs && admit(*waiting_head_)) {
+  RequestState* request = waiting_head_;
+  while (request && batch.num_tokens < config_.max_num_batched_tokens &&
+         num_running() < config_.max_num_seqs) {
+    RequestState* const next = request->next;
+    if (!waits_for_sibling(*request) && !admit(*request)) return;
+    request = next;
   }
 }
 
@@ -117,6 +130,7 @@ void Scheduler::forget_batches() {
       out.requests[i]->num_scheduled_tokens = out.requests[i]->num_pending_ids = 0;
     }
   }
+  take_back_forks();
   for (RequestState* request : running_) request->has_written_edits = false;
   blocks_.repeat_updates();
 }
@@ -128,6 +142,7 @@ bool Scheduler::admit(RequestState& request) {
   const int32_t budget = config_.max_num_batched_tokens - out_[newest_].batch.num_tokens;
   const bool is_alone = running_.empty();
   if (&request == refused_ && blocks_.pool().num_free() <= refused_num_free_ && !is_alone) return false;
+  if (const RequestState* source = fork_source(request)) return fork(request, *source);
 
   // At least one token is computed, else there would be nothing to sample from.
   std::span<const BlockHash> hashes(request.block_hashes);
@@ -141,8 +156,7 @@ bool Scheduler::admit(RequestState& request) {
   if (!opened) {
     QUIRE_CHECK(!is_alone,
                 num_tokens << " tokens do not fit an empty pool of " << config_.num_blocks << " blocks");
-    refused_ = &request;
-    refused_num_free_ = blocks_.pool().num_free();
+    refuse(request);
     return false;
   }
 
@@ -161,6 +175,11 @@ bool Scheduler::admit(RequestState& request) {
   running_.push_back(&request);
   append_to_batch(request, std::min(num_tokens - request.num_computed_tokens, budget));
   return true;
+}
+
+void Scheduler::refuse(const RequestState& request) {
+  refused_ = &request;
+  refused_num_free_ = blocks_.pool().num_free();
 }
 
 void Scheduler::preempt(RequestState& request) {
@@ -182,6 +201,7 @@ void Scheduler::preempt(RequestState& request) {
 void Scheduler::release_row(RequestState& request) {
   blocks_.close(request.row);
   request.row = -1;
+  request.is_forked = false;
   request.has_written_edits = false;
 }
 
@@ -206,6 +226,7 @@ void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
   }
   batch.num_tokens += num_tokens;
   batch.request_ids[req_idx] = request.request_id;
+  batch.sequence_index[req_idx] = request.index;
   batch.query_start_loc[req_idx + 1] = batch.num_tokens;
   batch.seq_lens[req_idx] = end;
   batch.block_table_rows[req_idx] = request.row;
@@ -231,9 +252,9 @@ void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
     mask_end += static_cast<int32_t>(request.mask_ids.size());
   }
   batch.mask_offsets[sample_idx + 1] = mask_end;
-  if (request.edits || !batch.edits.is_empty) append_edits(batch, request, config_.vocab_size);
   batch.num_logprobs[sample_idx] = request.num_logprobs;
   batch.has_logprobs |= request.num_logprobs > 0;
+  if (request.edits || !batch.edits.is_empty) append_edits(batch, request, config_.vocab_size);
 }
 
 // Those of the tokens [begin, end) that predict another token of the prompt. The request's entry is the last.
@@ -289,6 +310,7 @@ void Scheduler::finish(RequestState& request) {
     release_row(request);
     has_finished_ = true;
   }
+  if (request.next_sibling) unlink_sibling(request);
   request.status = RequestState::Status::kFinished;
 }
 
@@ -347,6 +369,8 @@ void Scheduler::check_integrity() const {
                 where() << ": " << num_tokens << " tokens, " << num_blocks << " blocks");
     QUIRE_CHECK(request->num_tokens_ahead() <= request->max_total_tokens, where());
     check_entries(*request);
+    check_siblings(*request);
+    check_written_blocks(*request);
   }
   int32_t num_waiting = 0;
   const RequestState* previous = nullptr;
@@ -355,6 +379,7 @@ void Scheduler::check_integrity() const {
                     request->previous == previous && request->num_computed_ahead() == 0,
                 "request " << request->request_id);
     check_entries(*request);
+    check_siblings(*request);
     QUIRE_CHECK(++num_waiting <= num_waiting_, "queue of " << num_waiting_);
   }
   QUIRE_CHECK(num_waiting == num_waiting_ && previous == waiting_tail_,

@@ -5,7 +5,7 @@
 //                max_num_batched_tokens, SamplingParams defaults, string token_table
 //   kStartError  the message, to the end of the payload
 //   kStep        EngineStats in the order of its fields, i32[] token_ids, u32 releases, each: u64 request_id,
-//                u32 ids_begin, num_ids, num_text_ids, i32 trim, u8 is_first,
+//                u32 index, ids_begin, num_ids, num_text_ids, i32 trim, u8 is_first,
 //                u32 open_text, u8 finish_reason, u32 num_prompt_tokens, num_cached_tokens, string error,
 //                when finish_reason is kStop: i32 stop_token_id, string stop_string; then
 //                u32 ReleaseLogprobs, each: u32 release_idx, begin, num_per_id, num_prompt_places,
@@ -153,6 +153,7 @@ void get_request(Reader& reader, NewRequest& request) {
 void get_release(Reader& reader, StepOutputs& frame, Release& release) {
   const size_t num_token_ids = frame.token_ids.size();
   release.request_id = reader.get<uint64_t>();
+  release.index = reader.get<uint32_t>();
   release.ids_begin = reader.get<uint32_t>();
   release.num_ids = reader.get<uint32_t>();
   release.num_text_ids = reader.get<uint32_t>();
@@ -189,7 +190,7 @@ void get_release(Reader& reader, StepOutputs& frame, Release& release) {
 // Bytes of the smallest encoded addition and release: what a count must be backed by.
 constexpr size_t kMinParamsSize = 5 * 4 + 8 + 1 + 2 * 4 + 5 * 4 + 3 * 4 + 3 * 4 + 4;
 constexpr size_t kMinRequestSize = 8 + 4 + 4 + 3 * 8 + kMinParamsSize;
-constexpr size_t kMinReleaseSize = 8 + 3 * 4 + 4 + 2 + 3 * 4 + 4;
+constexpr size_t kMinReleaseSize = 8 + 4 * 4 + 4 + 2 + 3 * 4 + 4;
 
 }  // namespace
 
@@ -257,6 +258,7 @@ void encode(const StepOutputs& frame, std::string& out) {
   put(out, static_cast<uint32_t>(frame.releases.size()));
   for (const Release& release : frame.releases) {
     put(out, release.request_id);
+    put(out, release.index);
     put(out, release.ids_begin);
     put(out, release.num_ids);
     put(out, release.num_text_ids);

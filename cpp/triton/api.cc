@@ -141,15 +141,6 @@ void ResponseBuilder::add_uint32(const char* name, uint32_t value) {
   std::memcpy(add(name, TRITONSERVER_TYPE_UINT32, 1, sizeof(value)), &value, sizeof(value));
 }
 
-void ResponseBuilder::add_float(const char* name, float value) {
-  std::memcpy(add(name, TRITONSERVER_TYPE_FP32, 1, sizeof(value)), &value, sizeof(value));
-}
-
-void ResponseBuilder::add_ids(const char* name, std::span<const int32_t> ids) {
-  char* buffer = add(name, TRITONSERVER_TYPE_INT32, static_cast<int64_t>(ids.size()), ids.size_bytes());
-  if (!ids.empty()) std::memcpy(buffer, ids.data(), ids.size_bytes());
-}
-
 void ResponseBuilder::send(bool is_final, TRITONSERVER_Error* error) {
   TRITONBACKEND_Response* response = response_;
   response_ = nullptr;  // given away, whatever send returns

@@ -5,6 +5,8 @@
 //   ChunkHeader | int32 ids [num_ids] | Logprob [num_ids, num_per_id] | Logprob [num_prompt_places,
 //   num_per_prompt_place] | prompt text [prompt_text_size] | warnings [warnings_size] | stop reason
 //   [stop_reason_size]
+//
+// The tensor holds one chunk, or one for each of a request's n sequences that share a response, back to back.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +34,7 @@ enum ChunkFlags : uint32_t {
   kChunkReturnCumulativeLogprob = 256,
   kChunkReturnStopReason = 512,
   kChunkReturnTokenIds = 1024,
+  kChunkReturnIndex = 2048,
 };
 
 struct ChunkHeader {
@@ -52,10 +55,12 @@ struct ChunkHeader {
   uint32_t num_prompt_places = 0;
   uint32_t num_per_prompt_place = 0;  // 0: not asked for, or not in this chunk
   double cumulative_logprob = 0;      // of all ids up to here
+  uint32_t index = 0;                 // of the sequence
+  uint32_t unused = 0;
 
   static constexpr uint32_t kVersion = 0x51430003;  // "QC", 3
 };
-static_assert(sizeof(ChunkHeader) == 80, "no padding: the record is copied as bytes");
+static_assert(sizeof(ChunkHeader) == 88, "no padding: the record is copied as bytes");
 
 struct Chunk {
   ChunkHeader header;
@@ -73,8 +78,9 @@ inline size_t chunk_size(const Chunk& chunk) {
          chunk.stop_reason.size();
 }
 
-// Writes chunk_size() bytes; the header's sizes are taken from the spans, but for the shapes of logprobs.
-inline void write_chunk(Chunk chunk, char* out) {
+// Writes chunk_size() bytes and returns their end. The header's sizes are taken from the spans, but for the
+// shapes of logprobs.
+inline char* write_chunk(Chunk chunk, char* out) {
   chunk.header.num_ids = static_cast<uint32_t>(chunk.ids.size());
   chunk.header.prompt_text_size = static_cast<uint32_t>(chunk.prompt_text.size());
   chunk.header.warnings_size = static_cast<uint32_t>(chunk.warnings.size());
@@ -91,6 +97,7 @@ inline void write_chunk(Chunk chunk, char* out) {
   for (const std::string_view text : {chunk.prompt_text, chunk.warnings, chunk.stop_reason}) {
     write(text.data(), text.size());
   }
+  return out;
 }
 
 // The logprob of each id alone, as [num_ids] floats; 0 where the chunk has none.
@@ -115,54 +122,67 @@ inline int64_t count_strings(std::string_view bytes) {
   return count;
 }
 
-// Throws InvalidArgument for bytes that write_chunk() cannot have made. `ids` and `logprobs` keep what the
-// chunk views (the bytes may be unaligned).
-inline Chunk read_chunk(std::string_view bytes, std::vector<int32_t>& ids, std::vector<Logprob>& logprobs) {
+// Takes one chunk from the front of `bytes`. Its ids and logprobs (those in `bytes` may be unaligned) go to
+// the front of `ids` and `logprobs`, which have room for them and are moved behind them.
+inline Chunk take_chunk(std::string_view& bytes, std::span<int32_t>& ids, std::span<Logprob>& logprobs) {
   const auto refuse = [&](const std::string& what) {
     throw InvalidArgument("chunk", what,
                           "the output 'chunk' of a generation model of this server, unchanged");
   };
+  const auto take = [&](size_t size) {
+    const std::string_view taken = bytes.substr(0, size);
+    bytes.remove_prefix(size);
+    return taken;
+  };
+  const auto take_array = [&]<class T>(std::span<T>& room, size_t count) {
+    const std::span<T> values = room.first(count);
+    room = room.subspan(count);
+    const std::string_view taken = take(values.size_bytes());
+    if (count > 0) std::memcpy(values.data(), taken.data(), taken.size());
+    return std::span<const T>(values);
+  };
   Chunk chunk;
-  if (bytes.size() < sizeof(ChunkHeader)) refuse(std::to_string(bytes.size()) + " bytes");
-  std::memcpy(&chunk.header, bytes.data(), sizeof(ChunkHeader));
-  const ChunkHeader& header = chunk.header;
+  ChunkHeader& header = chunk.header;
+  const size_t num_bytes = bytes.size();
+  if (num_bytes < sizeof(ChunkHeader)) refuse(std::to_string(num_bytes) + " bytes");
+  std::memcpy(&header, take(sizeof(ChunkHeader)).data(), sizeof(ChunkHeader));
   if (header.version != ChunkHeader::kVersion) refuse("version " + std::to_string(header.version));
-  if (header.num_per_id > kMaxLogprobs + 1 || header.num_per_prompt_place > kMaxLogprobs + 1) {
-    refuse("values out of range");
-  }
-  const uint64_t ids_size = uint64_t{header.num_ids} * sizeof(int32_t);
-  const uint64_t num_logprobs = uint64_t{header.num_ids} * header.num_per_id;
-  const uint64_t num_prompt_logprobs = uint64_t{header.num_prompt_places} * header.num_per_prompt_place;
-  const uint64_t logprobs_size = (num_logprobs + num_prompt_logprobs) * sizeof(Logprob);
-  const uint64_t texts_size =
-      uint64_t{header.prompt_text_size} + header.warnings_size + header.stop_reason_size;
-  if (bytes.size() != sizeof(ChunkHeader) + ids_size + logprobs_size + texts_size) {
-    refuse(std::to_string(bytes.size()) + " bytes for " + std::to_string(header.num_ids) + " ids");
-  }
-  if (header.num_text_ids > header.num_ids || header.trim < 0 ||
+  if (header.num_per_id > kMaxLogprobs + 1 || header.num_per_prompt_place > kMaxLogprobs + 1 ||
+      header.num_text_ids > header.num_ids || header.trim < 0 ||
       header.finish_reason > static_cast<uint32_t>(FinishReason::kError)) {
     refuse("values out of range");
   }
-  ids.resize(header.num_ids);
-  if (!ids.empty()) std::memcpy(ids.data(), bytes.data() + sizeof(ChunkHeader), ids_size);
-  chunk.ids = ids;
-  logprobs.resize(num_logprobs + num_prompt_logprobs);
-  if (!logprobs.empty()) {
-    std::memcpy(logprobs.data(), bytes.data() + sizeof(ChunkHeader) + ids_size, logprobs_size);
-    chunk.logprobs = std::span(logprobs).first(num_logprobs);
-    chunk.prompt_logprobs = std::span(logprobs).subspan(num_logprobs);
+  const uint64_t num_logprobs = uint64_t{header.num_ids} * header.num_per_id;
+  const uint64_t num_prompt_logprobs = uint64_t{header.num_prompt_places} * header.num_per_prompt_place;
+  const uint64_t arrays_size =
+      uint64_t{header.num_ids} * sizeof(int32_t) + (num_logprobs + num_prompt_logprobs) * sizeof(Logprob);
+  const uint64_t texts_size =
+      uint64_t{header.prompt_text_size} + header.warnings_size + header.stop_reason_size;
+  if (bytes.size() < arrays_size + texts_size) {
+    refuse(std::to_string(num_bytes) + " bytes for " + std::to_string(header.num_ids) + " ids");
   }
-  std::string_view texts = bytes.substr(sizeof(ChunkHeader) + ids_size + logprobs_size);
-  const auto take = [&](size_t size) {
-    const std::string_view text = texts.substr(0, size);
-    texts.remove_prefix(size);
-    return text;
-  };
+  chunk.ids = take_array(ids, header.num_ids);
+  chunk.logprobs = take_array(logprobs, num_logprobs);
+  chunk.prompt_logprobs = take_array(logprobs, num_prompt_logprobs);
   chunk.prompt_text = take(header.prompt_text_size);
   chunk.warnings = take(header.warnings_size);
   chunk.stop_reason = take(header.stop_reason_size);
   if (count_strings(chunk.warnings) < 0) refuse("damaged warnings");
   return chunk;
+}
+
+// Throws InvalidArgument for bytes that write_chunk() cannot have made. `ids` and `logprobs` keep what the
+// chunks view, but for the texts, which are those of `bytes`. At least one chunk.
+inline void read_chunks(std::string_view bytes, std::vector<Chunk>& chunks, std::vector<int32_t>& ids,
+                        std::vector<Logprob>& logprobs) {
+  chunks.clear();
+  ids.resize(bytes.size() / sizeof(int32_t));
+  logprobs.resize(bytes.size() / sizeof(Logprob));
+  std::span<int32_t> room_for_ids = ids;
+  std::span<Logprob> room_for_logprobs = logprobs;
+  do {
+    chunks.push_back(take_chunk(bytes, room_for_ids, room_for_logprobs));
+  } while (!bytes.empty());
 }
 
 }  // namespace quire::triton

@@ -225,6 +225,7 @@ void Generation::on_step(const StepOutputs& outputs) {
     if (it == sequences_.end() || it->second->is_finished()) continue;  // aborted meanwhile
     Sequence& sequence = *it->second;
     if (release.finish_reason == FinishReason::kError) {
+      if (sequence.has_siblings()) requests_.cancellations.push_back(sequence.id());
       sequence.end_with_error(TRITONSERVER_ERROR_INVALID_ARG, release.error);
     } else if (release.finish_reason == FinishReason::kCancelled) {
       sequence.end_with_error(TRITONSERVER_ERROR_CANCELLED, "the engine cancelled the request");

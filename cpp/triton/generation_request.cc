@@ -68,7 +68,8 @@ uint32_t requested_outputs(TRITONBACKEND_Request* request) {
                                          "logprob_ranks",
                                          "prompt_logprob_ids",
                                          "prompt_logprobs",
-                                         "prompt_logprob_ranks"};
+                                         "prompt_logprob_ranks",
+                                         "index"};
   uint32_t outputs = 0;
   uint32_t count = 0;
   check(TRITONBACKEND_RequestOutputCount(request, &count));

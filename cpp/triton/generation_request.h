@@ -25,6 +25,7 @@ enum GenerationOutput : uint32_t {
   kOutputCumulativeLogprob = 64,
   kOutputLogprobs = 128,         // logprob_ids; the next bits: logprobs, logprob_ranks
   kOutputPromptLogprobs = 1024,  // the same of the prompt
+  kOutputIndex = 8192,
 };
 
 struct GenerationRequest {

@@ -26,6 +26,7 @@ constexpr TensorSpec kGenerationOutputs[] = {
     {"prompt_logprob_ids", TRITONSERVER_TYPE_INT32},
     {"prompt_logprobs", TRITONSERVER_TYPE_FP32},
     {"prompt_logprob_ranks", TRITONSERVER_TYPE_INT32},
+    {"index", TRITONSERVER_TYPE_UINT32},
 };
 
 constexpr TensorSpec kDetokenizerInputs[] = {
@@ -39,7 +40,7 @@ constexpr TensorSpec kDetokenizerOutputs[] = {
     {"num_output_tokens", TRITONSERVER_TYPE_UINT32}, {"stop_reason", TRITONSERVER_TYPE_BYTES},
     {"output_ids", TRITONSERVER_TYPE_INT32},         {"cumulative_logprob", TRITONSERVER_TYPE_FP32},
     {"logprobs", TRITONSERVER_TYPE_BYTES},           {"prompt_logprobs", TRITONSERVER_TYPE_BYTES},
-    {"output_log_probs", TRITONSERVER_TYPE_FP32},
+    {"output_log_probs", TRITONSERVER_TYPE_FP32},    {"index", TRITONSERVER_TYPE_UINT32},
 };
 
 std::string quote(std::string_view text) { return "'" + std::string(text) + "'"; }

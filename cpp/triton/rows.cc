@@ -9,40 +9,6 @@
 
 namespace quire::triton {
 
-namespace {
-
-template <class Value>
-void add_strings(ResponseBuilder& response, const char* name, size_t count, Value&& value) {
-  size_t size = 0;
-  for (size_t i = 0; i < count; ++i) size += sizeof(uint32_t) + value(i).size();
-  char* out = response.add(name, TRITONSERVER_TYPE_BYTES, static_cast<int64_t>(count), size);
-  for (size_t i = 0; i < count; ++i) {
-    const std::string_view text = value(i);
-    const auto length = static_cast<uint32_t>(text.size());
-    std::memcpy(out, &length, sizeof(length));
-    out += sizeof(length);
-    if (length > 0) std::memcpy(out, text.data(), length);
-    out += length;
-  }
-}
-
-template <class T, class Value>
-void add_values(ResponseBuilder& response, const char* name, TRITONSERVER_DataType type, size_t count,
-                Value&& value) {
-  char* out = response.add(name, type, static_cast<int64_t>(count), count * sizeof(T));
-  for (size_t i = 0; i < count; ++i) {
-    const T number = value(i);
-    std::memcpy(out + i * sizeof(number), &number, sizeof(number));
-  }
-}
-
-template <class Value>
-void add_counts(ResponseBuilder& response, const char* name, size_t count, Value&& value) {
-  add_values<uint32_t>(response, name, TRITONSERVER_TYPE_UINT32, count, value);
-}
-
-}  // namespace
-
 Rows::Rows(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
            const GenerationRequest& generation, size_t count, std::shared_ptr<const ModelInfo> info)
     : instance_(instance),
@@ -58,7 +24,8 @@ Rows::Rows(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request
       return_prompt_logprobs_(generation.request.params.prompt_logprobs >= 0),
       return_logprobs_(generation.return_logprobs && is_requested(request, "logprobs")),
       return_output_log_probs_(generation.return_logprobs && is_requested(request, "output_log_probs")),
-      rows_(count) {
+      n_(static_cast<size_t>(generation.request.params.n)),
+      rows_(count * n_) {
   check(TRITONBACKEND_ResponseFactoryNew(&factory_, request));
   start_ns_ = now_ns();
 }
@@ -75,17 +42,18 @@ bool Rows::is_over() const {
 void Rows::answer(size_t row, const Chunk& chunk) {
   if (request_ == nullptr) return;
   const ChunkHeader& header = chunk.header;
-  Row& answer = rows_.at(row);
+  Row& answer = rows_.at(row * n_ + header.index);
   answer.text = chunk.prompt_text;
   info_->token_table.decode_to(chunk.ids.first(header.num_text_ids), (header.flags & kChunkIsFirst) != 0,
-                               header.trim, (header.flags & kChunkSkipSpecialTokens) != 0, answer.text);
+                               header.trim, (header.flags & kChunkSkipSpecialTokens) != 0, answer.text,
+                               OpenText(header.open_text));
   answer.finish_reason = static_cast<FinishReason>(header.finish_reason);
   answer.num_input_tokens = header.num_input_tokens;
   answer.num_output_tokens = static_cast<uint32_t>(chunk.ids.size());
   if (return_token_ids_) answer.ids.assign(chunk.ids.begin(), chunk.ids.end());
   answer.stop_reason = chunk.stop_reason;
   answer.cumulative_logprob = static_cast<float>(header.cumulative_logprob);
-  if (return_prompt_logprobs_) {
+  if (return_prompt_logprobs_ && header.index == 0) {
     answer.prompt_logprobs =
         logprobs_json(chunk.prompt_logprobs, header.num_per_prompt_place, true, info_->token_table);
   }
@@ -102,33 +70,32 @@ void Rows::answer(size_t row, const Chunk& chunk) {
 void Rows::send() {
   try {
     ResponseBuilder response(factory_);
-    add_strings(response, "text_output", rows_.size(),
-                [&](size_t i) { return std::string_view(rows_[i].text); });
+    response.add_strings("text_output", rows_.size(),
+                         [&](size_t i) { return std::string_view(rows_[i].text); });
     if (!warnings_.empty()) {
       char* out =
           response.add("warnings", TRITONSERVER_TYPE_BYTES, count_strings(warnings_), warnings_.size());
       std::memcpy(out, warnings_.data(), warnings_.size());
     }
     if (return_finish_reason_) {
-      add_strings(response, "finish_reason", rows_.size(),
-                  [&](size_t i) { return std::string_view(to_string(rows_[i].finish_reason)); });
+      response.add_strings("finish_reason", rows_.size(),
+                           [&](size_t i) { return std::string_view(to_string(rows_[i].finish_reason)); });
     }
     if (return_num_input_tokens_) {
-      add_counts(response, "num_input_tokens", rows_.size(),
-                 [&](size_t i) { return rows_[i].num_input_tokens; });
+      response.add_uint32s("num_input_tokens", rows_.size() / n_,
+                           [&](size_t i) { return rows_[i * n_].num_input_tokens; });
     }
     if (return_num_output_tokens_) {
-      add_counts(response, "num_output_tokens", rows_.size(),
-                 [&](size_t i) { return rows_[i].num_output_tokens; });
+      response.add_uint32s("num_output_tokens", rows_.size(),
+                           [&](size_t i) { return rows_[i].num_output_tokens; });
     }
     if (return_stop_reason_) {
-      add_strings(response, "stop_reason", rows_.size(),
-                  [&](size_t i) { return std::string_view(rows_[i].stop_reason); });
+      response.add_strings("stop_reason", rows_.size(),
+                           [&](size_t i) { return std::string_view(rows_[i].stop_reason); });
     }
     if (return_token_ids_) {
-      std::vector<int32_t> ids;  // one row after the other
-      for (const Row& row : rows_) ids.insert(ids.end(), row.ids.begin(), row.ids.end());
-      response.add_ids("output_ids", ids);
+      response.add_ids("output_ids", rows_.size(),
+                       [&](size_t i) { return std::span<const int32_t>(rows_[i].ids); });
     }
     add_logprobs(response);
     response.send(true);
@@ -141,16 +108,16 @@ void Rows::send() {
 
 void Rows::add_logprobs(ResponseBuilder& response) const {
   if (return_cumulative_logprob_) {
-    add_values<float>(response, "cumulative_logprob", TRITONSERVER_TYPE_FP32, rows_.size(),
-                      [&](size_t i) { return rows_[i].cumulative_logprob; });
+    response.add_floats("cumulative_logprob", rows_.size(),
+                        [&](size_t i) { return rows_[i].cumulative_logprob; });
   }
   if (return_logprobs_) {
-    add_strings(response, "logprobs", rows_.size(),
-                [&](size_t i) { return std::string_view(rows_[i].logprobs); });
+    response.add_strings("logprobs", rows_.size(),
+                         [&](size_t i) { return std::string_view(rows_[i].logprobs); });
   }
   if (return_prompt_logprobs_) {
-    add_strings(response, "prompt_logprobs", rows_.size(),
-                [&](size_t i) { return std::string_view(rows_[i].prompt_logprobs); });
+    response.add_strings("prompt_logprobs", rows_.size() / n_,
+                         [&](size_t i) { return std::string_view(rows_[i * n_].prompt_logprobs); });
   }
   if (!return_output_log_probs_) return;
   size_t length = 0;

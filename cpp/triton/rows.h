@@ -1,5 +1,8 @@
 // The one response to a request of role unary: the texts of its rows, in order, once all are there.
 //
+// With n > 1 each row has n answers, side by side: answer i of row r is element r * n + i of every output but
+// num_input_tokens and prompt_logprobs, which have one for each row.
+//
 // Each row is a Sequence of its own, so rows are scheduled like any other requests. The response is sent
 // exactly once: by the last row, by the first error, or by the destructor. One thread at a time, as for
 // Sequence.
@@ -30,7 +33,7 @@ class Rows {
 
   // Nobody waits for the rows any more: the response is sent, or its client is gone.
   bool is_over() const;
-  // The whole answer of a row.
+  // The whole answer of a row, or one of its n.
   void answer(size_t row, const Chunk& chunk);
   // Answers the request with an error.
   void fail(TRITONSERVER_Error_Code code, const std::string& message);
@@ -67,7 +70,8 @@ class Rows {
   const bool return_prompt_logprobs_;
   const bool return_logprobs_;          // as JSON
   const bool return_output_log_probs_;  // the same as numbers, of the sampled tokens alone
-  std::vector<Row> rows_;
+  const size_t n_;
+  std::vector<Row> rows_;  // [rows * n]
   size_t num_answered_ = 0;
   uint64_t start_ns_ = 0;
 };

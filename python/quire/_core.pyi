@@ -145,6 +145,8 @@ class SamplingParams:
     @property
     def cache_salt(self) -> str: ...
 
+def sequence_seed(seed: int, index: int) -> int: ...
+
 class FinishReason(enum.IntEnum):
     NONE = 0
     STOP = 1
@@ -266,9 +268,11 @@ class Batch:
     @property
     def positions(self) -> npt.NDArray[np.int32]: ...  # [num_tokens]
     @property
-    def slot_mapping(self) -> npt.NDArray[np.int64]: ...  # [num_tokens]
+    def slot_mapping(self) -> npt.NDArray[np.int64]: ...  # [num_tokens]; -1: its KV is there already
     @property
     def request_ids(self) -> npt.NDArray[np.uint64]: ...  # [num_reqs]
+    @property
+    def sequence_index(self) -> npt.NDArray[np.uint32]: ...  # [num_reqs]
     @property
     def query_start_loc(self) -> npt.NDArray[np.int32]: ...  # [num_reqs + 1]
     @property
@@ -277,6 +281,10 @@ class Batch:
     def block_table_rows(self) -> npt.NDArray[np.int32]: ...  # [num_reqs]
     @property
     def block_tables(self) -> npt.NDArray[np.int32]: ...  # [max_num_seqs, max_blocks_per_request]
+    @property
+    def num_block_copies(self) -> int: ...
+    @property
+    def block_copies(self) -> npt.NDArray[np.int32]: ...  # [num_block_copies, 2]: source, destination
     @property
     def block_table_updates(self) -> npt.NDArray[np.int32]: ...  # [num_updates, 2]: flat index, block id
     @property
@@ -343,6 +351,8 @@ class Release:
 
     @property
     def request_id(self) -> int: ...
+    @property
+    def index(self) -> int: ...  # of the sequence
     @property
     def token_ids(self) -> list[int]: ...
     @property
@@ -448,6 +458,9 @@ class BlockManager:
     def open(
         self, hashes: Sequence[tuple[int, int]], num_tokens: int, num_spare_blocks: int = 0
     ) -> tuple[int, int] | None: ...  # row, num_cached_blocks
+    def fork(
+        self, source_row: int, num_tokens: int, num_spare_blocks: int = 0
+    ) -> tuple[int, int, int] | None: ...  # row, source_block, own_block
     def extend(self, row: int, num_tokens: int) -> bool: ...
     def publish(self, row: int, block_idx: int, hash: tuple[int, int]) -> None: ...
     def close(self, row: int) -> None: ...

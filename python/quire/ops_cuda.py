@@ -182,6 +182,21 @@ def update_block_tables(block_tables: Tensor, step: StepArrays) -> None:
     )
 
 
+def copy_blocks(kv_memory: Tensor, copies: Tensor) -> None:
+    """Copy whole blocks in all layers. kv_memory: ``[num_layers, 2, num_blocks, block_size, num_kv_heads,
+    head_dim]``; copies: ``[2 * num_copies]`` int32, pairs of source and destination."""
+    num_layers, two, num_blocks = kv_memory.shape[:3]
+    _cuda.copy_blocks(
+        copies.data_ptr(),
+        copies.size(0) // 2,
+        kv_memory.data_ptr(),
+        num_layers * two,
+        num_blocks,
+        kv_memory.stride(2) * kv_memory.itemsize,
+        _stream(),
+    )
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None, out: Tensor) -> None:
     """As `quire.ops.rms_norm`."""
     _cuda.rms_norm(

@@ -43,7 +43,7 @@ def token_logprobs(
 class CompletionOutput:
     """One continuation of a prompt."""
 
-    index: int
+    index: int  # below the request's n
     text: str  # without a stop string unless include_stop_str_in_output
     token_ids: tuple[int, ...]  # the token that ended the sequence included
     finish_reason: str  # "stop" or "length"
@@ -60,18 +60,19 @@ class RequestOutput:
     prompt: str | None  # None when token ids were given
     prompt_token_ids: tuple[int, ...]
     num_cached_tokens: int  # prompt tokens whose keys and values were found in the prefix cache
-    outputs: tuple[CompletionOutput, ...]
+    outputs: tuple[CompletionOutput, ...]  # [n]
     prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None  # of each token; of the first: None
 
 
 class StreamOutput(NamedTuple):
-    """What a step added to one request. A tuple: hundreds are made in each step."""
+    """What a step added to one sequence of a request. A tuple: hundreds are made in each step."""
 
     request_id: int
     text: str  # joined over all steps: the text of CompletionOutput
     token_ids: list[int]
     finish_reason: str  # "" while it goes on; "stop", "length", "cancelled" or "error"
     error: str  # the reason of finish_reason "error"
+    sequence_index: int = 0  # below the request's n; each sequence has an end of its own
     stop_reason: str | int | None = None
     logprobs: list[TokenLogprobs] | None = None  # of token_ids
     cumulative_logprob: float | None = None  # of all tokens so far

@@ -25,11 +25,14 @@ class EngineCore {
   const EngineConfig& config() const;
   const TokenTable& token_table() const;
 
+  // params.n sequences of one prompt, which share its blocks; each releases its ids and its end under its
+  // index. Sequence i draws from sequence_seed(seed, i).
   // Throws InvalidArgument (prompt empty, too long, id outside the vocabulary, params out of range, id in
   // use); the engine is unchanged then.
   void add_request(NewRequest request);
-  // Frees the request's blocks at once; its end (kCancelled) is in the next update() or take_outputs(). An
-  // unknown id is no error: the request may have finished meanwhile. Legal while batches are out.
+  // Frees the request's blocks at once; the end of each unfinished sequence (kCancelled) is in the next
+  // update() or take_outputs(). An unknown id is no error: the request may have finished meanwhile. Legal
+  // while batches are out.
   void cancel(uint64_t request_id);
   // Ends a request that never got in (add_request threw) or must be ended: kError with the message.
   void fail(uint64_t request_id, const std::string& message);

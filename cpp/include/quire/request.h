@@ -28,6 +28,7 @@ struct NewRequest {
 // stop string.
 struct Release {
   uint64_t request_id = 0;
+  uint32_t index = 0;      // of the sequence, below the request's n; each of them has an end of its own
   uint32_t ids_begin = 0;  // [ids_begin, ids_begin + num_ids) of StepOutputs::token_ids
   uint32_t num_ids = 0;
   uint32_t num_text_ids = 0;  // the first so many ids carry text; a stop token behind them does not

@@ -16,6 +16,12 @@
 // hash only when it is full of tokens whose batches have ended (complete()), and is never written from then
 // on.
 //
+// Sequences of one request (siblings) share its prompt's blocks. One is admitted as any request; the others
+// wait until its prompt has its KV, and fork from it: they share the full blocks and get a copy of the last
+// one (Batch::block_copies), so a block that is still written has one holder. A fork's first step computes
+// the prompt's last token once more, to sample after it; its KV is there and not written again (slot -1).
+// Any sibling that has the prompt will do as a source; where none runs, one is admitted as any request again.
+//
 // Progress: the blocks of a prompt are taken whole at admission, so only growing outputs can run out of
 // blocks. Then the request admitted last gives its blocks back and waits at the head of the queue. The first
 // running request is never given up for another one, and alone it fits (the caller checks that), so it ends.
@@ -38,8 +44,9 @@ class Scheduler {
   Scheduler(const EngineConfig& config, uint64_t salt);
 
   // Requests belong to the caller and stay where they are from add() to remove() or finish().
-  // add: to the end of the queue. Needs token_ids and the limits; num_tokens must fit the pool.
-  void add(RequestState& request);
+  // add: to the end of the queue. Needs token_ids and the limits; num_tokens must fit the pool. sibling:
+  // another sequence of the same request, with the same prompt and limits; null: it is the first.
+  void add(RequestState& request, RequestState* sibling = nullptr);
   // Takes the request out, wherever it is, and frees its blocks. Legal while batches are out.
   void remove(RequestState& request);
 
@@ -71,10 +78,19 @@ class Scheduler {
  private:
   void fill_batch(const Batch& batch);  // batch: the newest
   bool admit(RequestState& request);
+  bool may_fork(const RequestState& request) const;
+  const RequestState* fork_source(const RequestState& request) const;
+  bool waits_for_sibling(const RequestState& request) const;
+  bool fork(RequestState& request, const RequestState& source);
+  void take_back_forks();
+  void unlink_sibling(RequestState& request);
+  void refuse(const RequestState& request);
   void preempt(RequestState& request);
   void release_row(RequestState& request);
   void drop_finished();
   void check_entries(const RequestState& request) const;
+  void check_siblings(const RequestState& request) const;
+  void check_written_blocks(const RequestState& request) const;
   void append_to_batch(RequestState& request, int32_t num_tokens);
   void append_prompt_rows(const RequestState& request, int32_t begin, int32_t end);
   void extend_hashes(RequestState& request, int32_t num_blocks);

@@ -140,6 +140,9 @@ class CudaRunner:
         copy = self._next_copy
         with torch.cuda.stream(self._stream):
             self._buffers.upload(copy, batch, shape)
+            if batch.num_block_copies:  # rare, so outside of the graphs
+                copies = self._buffers.arrays(shape).block_copies
+                ops.copy_blocks(self._kv_memory, copies[: 2 * batch.num_block_copies])
             if self._graphs:
                 self._graphs[shape].replay()
             else:

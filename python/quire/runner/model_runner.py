@@ -71,11 +71,11 @@ class ModelRunner:
             for _ in range(model.num_layers)
         ]
         self._last_token_ids = np.zeros(config.max_num_seqs, dtype=np.int32)  # by row of the block tables
-        self._make_edits = partial(LogitEdits, config.max_num_seqs, model.vocab_size)
-        self._edits: LogitEdits | None = None  # made when a request asks for some
         self._launched: deque[Sampled] = deque()
         self._prompt_piece = min(PROMPT_PIECE, config.max_num_seqs)  # no more logits than a step samples from
         self._prompt_activations: Activations | None = None  # of prompt logprobs, once they are asked for
+        self._make_edits = partial(LogitEdits, config.max_num_seqs, model.vocab_size)
+        self._edits: LogitEdits | None = None  # made when a request asks for some
 
     def launch(self, batch: _core.Batch) -> None:
         """Compute the batch's tokens, and sample."""
@@ -102,6 +102,8 @@ class ModelRunner:
     def _run(self, batch: _core.Batch) -> Sampled:
         view = torch.from_numpy
         num_tokens = batch.num_tokens
+        if batch.num_block_copies:
+            self._copy_blocks(batch)
         info = ops.BatchInfo(
             positions=view(batch.positions),
             slot_mapping=view(batch.slot_mapping),
@@ -151,6 +153,12 @@ class ModelRunner:
                 )
             )
         return _arrays(tuple(map(torch.cat, zip(*pieces, strict=True))))
+
+    def _copy_blocks(self, batch: _core.Batch) -> None:
+        sources, destinations = torch.from_numpy(batch.block_copies).unbind(1)
+        for cache in self.caches:
+            for blocks in (cache.key_cache, cache.value_cache):
+                blocks[destinations] = blocks[sources]
 
     def _edit_arguments(self, batch: _core.Batch) -> dict[str, Tensor]:
         """Of `ops.sample`, for requests with penalties, biases and the like."""

@@ -244,7 +244,7 @@ class EditingModel(FakeModel):
         self.counts.fill(0x5555)
         self.masks.fill(0x55555555)
 
-    def next_token(self, tokens: list[int], masked: Iterable[int] = ()) -> int:
+    def next_token(self, tokens: list[int], masked: Iterable[int] = (), index: int = 0) -> int:
         """The largest of logits that all tokens decide, edited as the batch says."""
         edited, j = self.edits[0], self.sample_idx
         self.sample_idx += 1

@@ -28,6 +28,7 @@ STATS = (
 @dataclass
 class Release:
     request_id: int
+    index: int
     ids: list[int]
     num_text_ids: int
     trim: int
@@ -187,12 +188,13 @@ def decode_step(payload: bytes) -> Step:
     token_ids = reader.ints()
     releases = []
     for _ in range(reader.unpack("I")[0]):
-        request_id, begin, num_ids, num_text_ids, trim, is_first, open_text, reason, prompt, cached = (
-            reader.unpack("QIIIiBIBII")
+        request_id, index, begin, num_ids, num_text_ids, trim, is_first, open_text, reason, prompt, cached = (
+            reader.unpack("QIIIIiBIBII")
         )
         releases.append(
             Release(
                 request_id,
+                index,
                 token_ids[begin : begin + num_ids],
                 num_text_ids,
                 trim,
