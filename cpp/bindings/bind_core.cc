@@ -110,60 +110,6 @@ void bind_config(py::module_& m) {
       .def_readonly("max_output_tokens", &EngineConfig::max_output_tokens);
 }
 
-void bind_sampling(py::module_& m) {
-  const SamplingParams defaults;
-  py::class_<SamplingParams>(m, "SamplingParams",
-                             "What a request may ask; checked by EngineCore.add_request.")
-      .def(py::init([](int32_t max_tokens, int32_t min_tokens, float temperature, float top_p, int32_t top_k,
-                       std::optional<int64_t> seed, bool ignore_eos, bool skip_special_tokens,
-                       bool include_stop_str_in_output, std::vector<std::string> stop,
-                       std::vector<int32_t> stop_token_ids) {
-             SamplingParams params;
-             params.max_tokens = max_tokens;
-             params.min_tokens = min_tokens;
-             params.temperature = temperature;
-             params.top_p = top_p;
-             params.top_k = top_k;
-             params.has_seed = seed.has_value();
-             params.seed = seed.value_or(0);
-             params.ignore_eos = ignore_eos;
-             params.skip_special_tokens = skip_special_tokens;
-             params.include_stop_str_in_output = include_stop_str_in_output;
-             params.stop = std::move(stop);
-             params.stop_token_ids = std::move(stop_token_ids);
-             return params;
-           }),
-           py::kw_only(), py::arg("max_tokens") = defaults.max_tokens,
-           py::arg("min_tokens") = defaults.min_tokens, py::arg("temperature") = defaults.temperature,
-           py::arg("top_p") = defaults.top_p, py::arg("top_k") = defaults.top_k, py::arg("seed") = py::none(),
-           py::arg("ignore_eos") = defaults.ignore_eos,
-           py::arg("skip_special_tokens") = defaults.skip_special_tokens,
-           py::arg("include_stop_str_in_output") = defaults.include_stop_str_in_output,
-           py::arg("stop") = defaults.stop, py::arg("stop_token_ids") = defaults.stop_token_ids)
-      .def_readonly("max_tokens", &SamplingParams::max_tokens)
-      .def_readonly("min_tokens", &SamplingParams::min_tokens)
-      .def_readonly("temperature", &SamplingParams::temperature)
-      .def_readonly("top_p", &SamplingParams::top_p)
-      .def_readonly("top_k", &SamplingParams::top_k)
-      .def_property_readonly(
-          "seed",
-          [](const SamplingParams& self) { return self.has_seed ? std::optional(self.seed) : std::nullopt; })
-      .def_readonly("ignore_eos", &SamplingParams::ignore_eos)
-      .def_readonly("skip_special_tokens", &SamplingParams::skip_special_tokens)
-      .def_readonly("include_stop_str_in_output", &SamplingParams::include_stop_str_in_output)
-      .def_readonly("stop", &SamplingParams::stop)
-      .def_readonly("stop_token_ids", &SamplingParams::stop_token_ids);
-
-  py::native_enum<FinishReason>(m, "FinishReason", "enum.IntEnum",
-                                "Why a request ended; str() of a Release's is its name.")
-      .value("NONE", FinishReason::kNone)
-      .value("STOP", FinishReason::kStop)
-      .value("LENGTH", FinishReason::kLength)
-      .value("CANCELLED", FinishReason::kCancelled)
-      .value("ERROR", FinishReason::kError)
-      .finalize();
-}
-
 void bind_token_table(py::module_& m) {
   py::native_enum<DecoderKind>(m, "DecoderKind", "enum.IntEnum", "How token texts become text.")
       .value("BYTE_LEVEL", DecoderKind::kByteLevel)
@@ -302,8 +248,19 @@ void bind_engine_core(py::module_& m) {
       .def(
           "add_request",
           [](EngineCore& self, uint64_t request_id, std::vector<int32_t> prompt_ids,
-             const SamplingParams& params) { self.add_request({request_id, std::move(prompt_ids), params}); },
-          py::arg("request_id"), py::arg("prompt_ids"), py::arg("params"))
+             const SamplingParams& params, int32_t priority, int64_t arrival_ns, int64_t tokenize_ns,
+             int64_t deadline_ns) {
+            self.add_request({.request_id = request_id,
+                              .prompt_ids = std::move(prompt_ids),
+                              .params = params,
+                              .priority = priority,
+                              .arrival_ns = arrival_ns,
+                              .tokenize_ns = tokenize_ns,
+                              .deadline_ns = deadline_ns});
+          },
+          py::arg("request_id"), py::arg("prompt_ids"), py::arg("params"), py::kw_only(),
+          py::arg("priority") = 0, py::arg("arrival_ns") = 0, py::arg("tokenize_ns") = 0,
+          py::arg("deadline_ns") = 0)
       .def("cancel", &EngineCore::cancel, py::arg("request_id"))
       .def("fail", &EngineCore::fail, py::arg("request_id"), py::arg("message"))
       .def("has_unfinished_requests", &EngineCore::has_unfinished_requests)

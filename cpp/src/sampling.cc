@@ -1,5 +1,7 @@
 #include "quire/sampling.h"
 
+#include <algorithm>
+#include <cmath>
 #include <sstream>
 
 #include "quire/error.h"
@@ -16,6 +18,38 @@ void require(bool holds, const char* field, const T& given, const std::string& a
   throw InvalidArgument(field, out.str(), allowed);
 }
 
+void require_ids(const char* field, const std::vector<int32_t>& ids, int32_t vocab_size) {
+  for (const int32_t id : ids) {
+    require(id >= 0 && id < vocab_size, field, id, "0 to " + std::to_string(vocab_size - 1));
+  }
+}
+
+void require_count(const char* field, size_t count, int32_t limit, const char* what) {
+  require(count <= static_cast<size_t>(limit), field, std::to_string(count) + " " + what,
+          "at most " + std::to_string(limit) + " " + what);
+}
+
+void validate_logit_bias(const std::vector<LogitBias>& logit_bias, int32_t vocab_size) {
+  require_count("logit_bias", logit_bias.size(), kMaxLogitBias, "ids");
+  std::vector<int32_t> ids;
+  ids.reserve(logit_bias.size());
+  for (const auto& [id, bias] : logit_bias) {
+    require(bias >= -100.0f && bias <= 100.0f, "logit_bias", bias, "[-100, 100]");
+    ids.push_back(id);
+  }
+  require_ids("logit_bias", ids, vocab_size);
+  std::sort(ids.begin(), ids.end());
+  const auto twice = std::adjacent_find(ids.begin(), ids.end());
+  if (twice != ids.end()) {
+    throw InvalidArgument("logit_bias", "the id " + std::to_string(*twice) + " twice", "each id once");
+  }
+}
+
+void validate_logprobs(const char* field, int32_t value) {
+  require(value >= -1 && value <= kMaxLogprobs, field, value,
+          "0 to " + std::to_string(kMaxLogprobs) + ", or -1 (none)");
+}
+
 }  // namespace
 
 void validate(const SamplingParams& params, int32_t vocab_size) {
@@ -28,16 +62,36 @@ void validate(const SamplingParams& params, int32_t vocab_size) {
           "[0, 2]");
   require(params.top_p > 0.0f && params.top_p <= 1.0f, "top_p", params.top_p, "(0, 1]");
   require(params.top_k >= -1, "top_k", params.top_k, "at least 1, or 0 or -1 (off)");
+  require(params.min_p >= 0.0f && params.min_p <= 1.0f, "min_p", params.min_p, "[0, 1]");
+  for (const auto& [field, value] : {std::pair("presence_penalty", params.presence_penalty),
+                                     std::pair("frequency_penalty", params.frequency_penalty)}) {
+    require(value >= -2.0f && value <= 2.0f, field, value, "[-2, 2]");
+  }
+  require(params.repetition_penalty > 0.0f && std::isfinite(params.repetition_penalty), "repetition_penalty",
+          params.repetition_penalty, "a finite number greater than 0");
+  require(params.n >= 1 && params.n <= kMaxSequences, "n", params.n, "1 to " + std::to_string(kMaxSequences));
+  require(params.n == 1 || params.temperature > 0.0f, "n", std::to_string(params.n) + " with temperature 0",
+          "1 (greedy: all sequences would be the same)");
+  validate_logit_bias(params.logit_bias, vocab_size);
+  require_ids("allowed_token_ids", params.allowed_token_ids, vocab_size);
+  require_count("bad_words", params.bad_word_ids.size(), kMaxBadWords, "sequences of ids");
+  for (const std::vector<int32_t>& ids : params.bad_word_ids) {
+    require(!ids.empty(), "bad_words", "a sequence of no ids", "at least one id in each");
+    require_ids("bad_words", ids, vocab_size);
+  }
+  validate_logprobs("logprobs", params.logprobs);
+  validate_logprobs("prompt_logprobs", params.prompt_logprobs);
+  require(params.stream_interval >= 1, "stream_interval", params.stream_interval, "at least 1");
+  require_count("cache_salt", params.cache_salt.size(), kMaxCacheSaltBytes, "bytes");
+  require(is_valid_utf8(params.cache_salt), "cache_salt", "invalid UTF-8", "UTF-8");
+  require(params.detokenize || params.stop.empty(), "stop", "stop strings with detokenize false",
+          "none (without text no stop string can be found)");
   for (const std::string& string : params.stop) {
     require(!string.empty(), "stop", "an empty string", "non-empty strings");
     require(is_valid_utf8(string), "stop", "invalid UTF-8", "UTF-8");
   }
-  require(params.stop_token_ids.size() <= kMaxStopTokenIds, "stop_token_ids",
-          std::to_string(params.stop_token_ids.size()) + " ids",
-          "at most " + std::to_string(kMaxStopTokenIds) + " ids");
-  for (int32_t id : params.stop_token_ids) {
-    require(id >= 0 && id < vocab_size, "stop_token_ids", id, "0 to " + std::to_string(vocab_size - 1));
-  }
+  require_count("stop_token_ids", params.stop_token_ids.size(), kMaxStopTokenIds, "ids");
+  require_ids("stop_token_ids", params.stop_token_ids, vocab_size);
 }
 
 const char* to_string(FinishReason reason) {

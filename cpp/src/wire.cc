@@ -1,5 +1,6 @@
 // Codec of wire.h. Payloads, in order of the fields:
-//   kRequests    u32 additions, each: u64 id, i32[] prompt, SamplingParams; then u64[] cancellations
+//   kRequests    u32 additions, each: u64 id, i32[] prompt, i32 priority, i64 arrival_ns, tokenize_ns,
+//                deadline_ns, SamplingParams; then u64[] cancellations
 //   kReady       string model, i32 max_model_len, vocab_size, block_size, num_blocks, max_num_seqs,
 //                max_num_batched_tokens, SamplingParams defaults, string token_table
 //   kStartError  the message, to the end of the payload
@@ -7,7 +8,10 @@
 //                u32 ids_begin, num_ids, num_text_ids, i32 trim, u8 is_first,
 //                u32 open_text, u8 finish_reason, u32 num_prompt_tokens, num_cached_tokens, string error
 // SamplingParams: i32 max_tokens, min_tokens, f32 temperature, top_p, i32 top_k, i64 seed, u8 RequestBits,
-// string[] stop, i32[] stop_token_ids. A string and an array are a u32 count and that many elements.
+// string[] stop, i32[] stop_token_ids, i32 n, f32 min_p, presence_penalty, frequency_penalty,
+// repetition_penalty, (i32 token_id, f32 bias)[] logit_bias, i32[] allowed_token_ids, i32[][] bad_word_ids,
+// i32 logprobs, prompt_logprobs, stream_interval, string cache_salt.
+// A string and an array are a u32 count and that many elements.
 #include "quire/wire.h"
 
 #include <bit>
@@ -19,6 +23,7 @@
 namespace quire::wire {
 
 static_assert(std::endian::native == std::endian::little, "the wire is little endian and written by memcpy");
+static_assert(sizeof(LogitBias) == 8 && std::is_trivially_copyable_v<LogitBias>, "an array of them too");
 
 namespace {
 
@@ -27,7 +32,8 @@ enum RequestBits : uint8_t {
   kIgnoreEos = 2,
   kSkipSpecialTokens = 4,
   kIncludeStopStr = 8,
-  kAllRequestBits = 15,
+  kDetokenize = 16,
+  kAllRequestBits = 31,
 };
 
 template <class T>
@@ -134,15 +140,33 @@ void put_params(std::string& out, const SamplingParams& params) {
   put(out, params.seed);
   put(out, static_cast<uint8_t>((params.has_seed ? kHasSeed : 0) | (params.ignore_eos ? kIgnoreEos : 0) |
                                 (params.skip_special_tokens ? kSkipSpecialTokens : 0) |
-                                (params.include_stop_str_in_output ? kIncludeStopStr : 0)));
+                                (params.include_stop_str_in_output ? kIncludeStopStr : 0) |
+                                (params.detokenize ? kDetokenize : 0)));
   put(out, static_cast<uint32_t>(params.stop.size()));
   for (const std::string& stop : params.stop) put_string(out, stop);
   put_array(out, params.stop_token_ids);
+  put(out, params.n);
+  put(out, params.min_p);
+  put(out, params.presence_penalty);
+  put(out, params.frequency_penalty);
+  put(out, params.repetition_penalty);
+  put_array(out, params.logit_bias);
+  put_array(out, params.allowed_token_ids);
+  put(out, static_cast<uint32_t>(params.bad_word_ids.size()));
+  for (const std::vector<int32_t>& ids : params.bad_word_ids) put_array(out, ids);
+  put(out, params.logprobs);
+  put(out, params.prompt_logprobs);
+  put(out, params.stream_interval);
+  put_string(out, params.cache_salt);
 }
 
 void put_request(std::string& out, const NewRequest& request) {
   put(out, request.request_id);
   put_array(out, request.prompt_ids);
+  put(out, request.priority);
+  put(out, request.arrival_ns);
+  put(out, request.tokenize_ns);
+  put(out, request.deadline_ns);
   put_params(out, request.params);
 }
 
@@ -159,14 +183,32 @@ void get_params(Reader& reader, SamplingParams& params) {
   params.ignore_eos = (bits & kIgnoreEos) != 0;
   params.skip_special_tokens = (bits & kSkipSpecialTokens) != 0;
   params.include_stop_str_in_output = (bits & kIncludeStopStr) != 0;
+  params.detokenize = (bits & kDetokenize) != 0;
   params.stop.resize(reader.get_count(sizeof(uint32_t)));
   for (std::string& stop : params.stop) stop = reader.get_string();
   reader.get_array(params.stop_token_ids);
+  params.n = reader.get<int32_t>();
+  params.min_p = reader.get<float>();
+  params.presence_penalty = reader.get<float>();
+  params.frequency_penalty = reader.get<float>();
+  params.repetition_penalty = reader.get<float>();
+  reader.get_array(params.logit_bias);
+  reader.get_array(params.allowed_token_ids);
+  params.bad_word_ids.resize(reader.get_count(sizeof(uint32_t)));
+  for (std::vector<int32_t>& ids : params.bad_word_ids) reader.get_array(ids);
+  params.logprobs = reader.get<int32_t>();
+  params.prompt_logprobs = reader.get<int32_t>();
+  params.stream_interval = reader.get<int32_t>();
+  params.cache_salt = reader.get_string();
 }
 
 void get_request(Reader& reader, NewRequest& request) {
   request.request_id = reader.get<uint64_t>();
   reader.get_array(request.prompt_ids);
+  request.priority = reader.get<int32_t>();
+  request.arrival_ns = reader.get<int64_t>();
+  request.tokenize_ns = reader.get<int64_t>();
+  request.deadline_ns = reader.get<int64_t>();
   get_params(reader, request.params);
 }
 
@@ -197,7 +239,8 @@ void get_release(Reader& reader, size_t num_token_ids, Release& release) {
 }
 
 // Bytes of the smallest encoded addition and release: what a count must be backed by.
-constexpr size_t kMinRequestSize = 8 + 4 + 5 * 4 + 8 + 1 + 4 + 4;
+constexpr size_t kMinParamsSize = 5 * 4 + 8 + 1 + 2 * 4 + 5 * 4 + 3 * 4 + 3 * 4 + 4;
+constexpr size_t kMinRequestSize = 8 + 4 + 4 + 3 * 8 + kMinParamsSize;
 constexpr size_t kMinReleaseSize = 8 + 3 * 4 + 4 + 2 + 3 * 4 + 4;
 
 }  // namespace

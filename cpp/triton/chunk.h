@@ -41,7 +41,7 @@ struct ChunkHeader {
   uint32_t open_text = 0;  // OpenText
   uint32_t warnings_size = 0;
 
-  static constexpr uint32_t kVersion = 0x51430002;  // "QC", 2
+  static constexpr uint32_t kVersion = 0x51430003;  // "QC", 3
 };
 static_assert(sizeof(ChunkHeader) == 56, "no padding: the record is copied as bytes");
 

@@ -55,7 +55,7 @@ void Detokenizer::answer(TRITONBACKEND_Request* request) {
                           "exactly one of them");
   }
   const InputTensor tensor = read_input(request, 0, joined_);
-  const auto known = known_inputs(Role::kDetokenizer);
+  const auto known = detokenizer_inputs();
   const auto spec =
       std::find_if(known.begin(), known.end(), [&](const TensorSpec& s) { return tensor.name == s.name; });
   if (spec == known.end()) throw InvalidArgument("input", std::string(tensor.name), "chunk, output_ids");

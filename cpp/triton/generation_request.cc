@@ -1,115 +1,55 @@
 #include "generation_request.h"
 
 #include <algorithm>
-#include <cstring>
 #include <string_view>
+#include <utility>
 
 #include "api.h"
+#include "generation_inputs.h"
 
 namespace quire::triton {
 
 namespace {
 
-void expect_scalar(const InputTensor& tensor) {
-  if (tensor.num_elements() != 1) {
-    throw InvalidArgument(std::string(tensor.name), "shape " + tensor.shape_text(), "shape [1]");
+// The tensors that come in pairs, as the lists that they stand for.
+void join_pairs(GenerationRequest& result) {
+  SamplingParams& params = result.request.params;
+  if (result.logit_bias_ids.size() != result.logit_bias.size()) {
+    throw InvalidArgument("logit_bias", std::to_string(result.logit_bias.size()) + " values",
+                          std::to_string(result.logit_bias_ids.size()) + ", one for each of logit_bias_ids");
   }
-}
-
-template <class T>
-T get_scalar(const InputTensor& tensor) {
-  expect_scalar(tensor);
-  QUIRE_CHECK(tensor.bytes.size() == sizeof(T), tensor.name << " has " << tensor.bytes.size() << " bytes");
-  T value;
-  std::memcpy(&value, tensor.bytes.data(), sizeof(T));
-  return value;
-}
-
-template <>
-bool get_scalar<bool>(const InputTensor& tensor) {
-  return get_scalar<uint8_t>(tensor) != 0;  // any byte may arrive; only 0 and 1 are values of bool
-}
-
-std::vector<int32_t> get_ids(const InputTensor& tensor) {
-  if (tensor.shape.size() != 1) {
-    throw InvalidArgument(std::string(tensor.name), "shape " + tensor.shape_text(), "one dimension");
+  for (size_t i = 0; i < result.logit_bias.size(); ++i) {
+    params.logit_bias.push_back({result.logit_bias_ids[i], result.logit_bias[i]});
   }
-  std::vector<int32_t> ids(tensor.bytes.size() / sizeof(int32_t));
-  if (!ids.empty()) std::memcpy(ids.data(), tensor.bytes.data(), ids.size() * sizeof(int32_t));
-  return ids;
-}
-
-// A STRING tensor: each element is a u32 length and its bytes.
-std::vector<std::string> get_strings(const InputTensor& tensor) {
-  std::vector<std::string> strings;
-  std::string_view rest = tensor.bytes;
-  while (!rest.empty()) {
-    uint32_t size = 0;
-    if (rest.size() >= sizeof(size)) std::memcpy(&size, rest.data(), sizeof(size));
-    if (rest.size() < sizeof(size) || rest.size() - sizeof(size) < size) {
-      throw InvalidArgument(std::string(tensor.name), "a damaged STRING tensor",
-                            "elements of length and bytes");
+  auto next = result.bad_word_ids.begin();
+  for (const int32_t length : result.bad_word_lengths) {
+    if (length < 1 || length > result.bad_word_ids.end() - next) {
+      throw InvalidArgument("bad_word_lengths", std::to_string(length),
+                            "at least 1, and as many as bad_word_ids has");
     }
-    strings.emplace_back(rest.substr(sizeof(size), size));
-    rest.remove_prefix(sizeof(size) + size);
+    params.bad_word_ids.emplace_back(next, next + length);
+    next += length;
   }
-  if (static_cast<int64_t>(strings.size()) != tensor.num_elements()) {
-    throw InvalidArgument(std::string(tensor.name), std::to_string(strings.size()) + " strings",
-                          "as many as its shape " + tensor.shape_text() + " says");
+  if (next != result.bad_word_ids.end()) {
+    throw InvalidArgument("bad_word_lengths",
+                          "a sum of " + std::to_string(next - result.bad_word_ids.begin()),
+                          std::to_string(result.bad_word_ids.size()) + ", the number of bad_word_ids");
   }
-  return strings;
 }
 
-void set_field(GenerationRequest& request, const InputTensor& tensor) {
-  SamplingParams& params = request.request.params;
-  const std::string_view name = tensor.name;
-  if (name == "input_ids") {
-    request.request.prompt_ids = get_ids(tensor);
-  } else if (name == "max_tokens") {
-    params.max_tokens = get_scalar<int32_t>(tensor);
-    // The core's 0, "fill the context", is said here by leaving the tensor out.
-    if (params.max_tokens < 1)
-      throw InvalidArgument("max_tokens", std::to_string(params.max_tokens), "at least 1");
-  } else if (name == "min_tokens") {
-    params.min_tokens = get_scalar<int32_t>(tensor);
-  } else if (name == "temperature") {
-    params.temperature = get_scalar<float>(tensor);
-  } else if (name == "top_p") {
-    params.top_p = get_scalar<float>(tensor);
-  } else if (name == "top_k") {
-    params.top_k = get_scalar<int32_t>(tensor);
-  } else if (name == "seed") {
-    params.seed = get_scalar<int64_t>(tensor);
-    params.has_seed = true;
-  } else if (name == "ignore_eos") {
-    params.ignore_eos = get_scalar<bool>(tensor);
-  } else if (name == "skip_special_tokens") {
-    params.skip_special_tokens = get_scalar<bool>(tensor);
-  } else if (name == "include_stop_str_in_output") {
-    params.include_stop_str_in_output = get_scalar<bool>(tensor);
-  } else if (name == "stop") {
-    params.stop = get_strings(tensor);
-  } else if (name == "stop_token_ids") {
-    params.stop_token_ids = get_ids(tensor);
-  } else if (name == "stream") {
-    request.stream = get_scalar<bool>(tensor);
-  } else if (name == "prompt_text") {
-    request.row_texts = get_strings(tensor);
-  } else if (name == "warnings") {
-    get_strings(tensor);  // for its checks
-    request.warnings = tensor.bytes;
-  } else if (name == "row_lengths") {
-    request.row_lengths = get_ids(tensor);
-  } else if (name == "acknowledge") {
-    request.acknowledge = get_scalar<bool>(tensor);
-  } else if (name == "return_finish_reason") {
-    request.return_finish_reason = get_scalar<bool>(tensor);
-  } else if (name == "return_num_input_tokens") {
-    request.return_num_input_tokens = get_scalar<bool>(tensor);
-  } else if (name == "return_num_output_tokens") {
-    request.return_num_output_tokens = get_scalar<bool>(tensor);
-  } else {
-    QUIRE_CHECK(false, "no field for the known input " << name);
+// deadline_ms counts from the arrival, which is now unless a stage in front of this one tells.
+void set_times(GenerationRequest& result) {
+  const auto now = static_cast<int64_t>(now_ns());
+  for (const auto& [name, value] : {std::pair("arrival_ns", result.request.arrival_ns),
+                                    std::pair("tokenize_ns", result.request.tokenize_ns)}) {
+    if (value < 0 || value > now) {
+      throw InvalidArgument(name, std::to_string(value),
+                            "0 to " + std::to_string(now) + " (now, in nanoseconds of CLOCK_MONOTONIC)");
+    }
+  }
+  if (result.request.arrival_ns == 0) result.request.arrival_ns = now;
+  if (result.deadline_ms > 0) {
+    result.request.deadline_ns = result.request.arrival_ns + result.deadline_ms * int64_t{1'000'000};
   }
 }
 
@@ -136,28 +76,31 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
   result.request.params = defaults;
   uint32_t num_inputs = 0;
   check(TRITONBACKEND_RequestInputCount(request, &num_inputs));
+  const auto inputs = generation_inputs(role);
   bool has_ids = false;
   std::string joined;
   for (uint32_t i = 0; i < num_inputs; ++i) {
     const InputTensor tensor = read_input(request, i, joined);
-    const auto known = known_inputs(role);
-    const auto spec =
-        std::find_if(known.begin(), known.end(), [&](const TensorSpec& s) { return tensor.name == s.name; });
-    if (spec == known.end())
+    const auto known = std::find_if(inputs.begin(), inputs.end(),
+                                    [&](const GenerationInput& input) { return tensor.name == input.name; });
+    if (known == inputs.end())
       throw InvalidArgument("input", std::string(tensor.name), "an input of config.pbtxt");
-    if (tensor.type != spec->type) {
-      throw InvalidArgument(spec->name, std::string("type ") + TRITONSERVER_DataTypeString(tensor.type),
-                            std::string("type ") + TRITONSERVER_DataTypeString(spec->type));
+    if (tensor.type != known->type) {
+      throw InvalidArgument(known->name, std::string("type ") + TRITONSERVER_DataTypeString(tensor.type),
+                            std::string("type ") + TRITONSERVER_DataTypeString(known->type));
     }
-    if (role == Role::kGeneration && tensor.name == "prompt_text") expect_scalar(tensor);
-    set_field(result, tensor);
+    known->set(result, tensor);
     has_ids |= tensor.name == "input_ids";
   }
   if (!has_ids) throw InvalidArgument("input_ids", "nothing", "the ids of the prompt");
+  join_pairs(result);
+  set_times(result);
   result.outputs = requested_outputs(request);
   if (role == Role::kUnary) {
     if (result.stream)
       throw InvalidArgument("stream", "true", "false (this model answers with one response)");
+  } else if (result.row_texts.size() > 1) {
+    throw InvalidArgument("prompt_text", std::to_string(result.row_texts.size()) + " strings", "one string");
   } else if (!result.row_texts.empty()) {
     result.prompt_text = std::move(result.row_texts.front());
   }
@@ -189,6 +132,10 @@ std::vector<GenerationRequest> split_rows(const GenerationRequest& request) {
   for (size_t i = 0; i < lengths.size(); ++i) {
     GenerationRequest row;
     row.request.params = request.request.params;
+    row.request.priority = request.request.priority;
+    row.request.arrival_ns = request.request.arrival_ns;
+    row.request.tokenize_ns = request.request.tokenize_ns;
+    row.request.deadline_ns = request.request.deadline_ns;
     row.request.prompt_ids.assign(next, next + lengths[i]);
     next += lengths[i];
     if (!request.row_texts.empty()) row.prompt_text = request.row_texts[i];

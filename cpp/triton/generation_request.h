@@ -30,9 +30,20 @@ struct GenerationRequest {
   // answer (nothing, or one for each).
   std::vector<int32_t> row_lengths;
   std::vector<std::string> row_texts;
+  // Tensors that become a list in request.params, or a time in request.
+  std::vector<int32_t> logit_bias_ids;
+  std::vector<float> logit_bias;
+  std::vector<int32_t> bad_word_ids;  // one sequence after the other
+  std::vector<int32_t> bad_word_lengths;
+  int32_t deadline_ms = 0;  // after arrival; 0: none
   bool return_finish_reason = false;
+  bool return_stop_reason = false;
+  bool return_cumulative_logprob = false;
+  bool return_logprobs = false;
   bool return_num_input_tokens = false;
   bool return_num_output_tokens = false;
+  bool return_token_ids = false;
+  bool return_receipt = false;
   uint8_t outputs = 0;  // GenerationOutput
 };
 

@@ -6,34 +6,11 @@
 #include <vector>
 
 #include "api.h"
+#include "generation_inputs.h"
 
 namespace quire::triton {
 
 namespace {
-
-// Role unary has all but the last, role generation all but the first.
-constexpr TensorSpec kGenerationInputs[] = {
-    {"row_lengths", TRITONSERVER_TYPE_INT32},
-    {"input_ids", TRITONSERVER_TYPE_INT32},
-    {"max_tokens", TRITONSERVER_TYPE_INT32},
-    {"min_tokens", TRITONSERVER_TYPE_INT32},
-    {"temperature", TRITONSERVER_TYPE_FP32},
-    {"top_p", TRITONSERVER_TYPE_FP32},
-    {"top_k", TRITONSERVER_TYPE_INT32},
-    {"seed", TRITONSERVER_TYPE_INT64},
-    {"ignore_eos", TRITONSERVER_TYPE_BOOL},
-    {"skip_special_tokens", TRITONSERVER_TYPE_BOOL},
-    {"include_stop_str_in_output", TRITONSERVER_TYPE_BOOL},
-    {"stop", TRITONSERVER_TYPE_BYTES},
-    {"stop_token_ids", TRITONSERVER_TYPE_INT32},
-    {"stream", TRITONSERVER_TYPE_BOOL},
-    {"prompt_text", TRITONSERVER_TYPE_BYTES},
-    {"warnings", TRITONSERVER_TYPE_BYTES},
-    {"return_finish_reason", TRITONSERVER_TYPE_BOOL},
-    {"return_num_input_tokens", TRITONSERVER_TYPE_BOOL},
-    {"return_num_output_tokens", TRITONSERVER_TYPE_BOOL},
-    {"acknowledge", TRITONSERVER_TYPE_BOOL},
-};
 
 constexpr TensorSpec kGenerationOutputs[] = {
     {"chunk", TRITONSERVER_TYPE_UINT8},
@@ -70,14 +47,15 @@ std::string config_type(TRITONSERVER_DataType type) {
 }
 
 // Every declared tensor must be one the role knows, with its type.
-void check_tensors(const Json& declared, std::span<const TensorSpec> known, const std::string& kind) {
+template <class Known>
+void check_tensors(const Json& declared, const Known& known, const std::string& kind) {
   for (const Json& tensor : declared.as_array()) {
     const std::string name = tensor["name"].as_string();
-    const auto spec =
-        std::find_if(known.begin(), known.end(), [&](const TensorSpec& s) { return name == s.name; });
+    const auto spec = std::find_if(known.begin(), known.end(),
+                                   [&](const auto& known_one) { return name == known_one.name; });
     if (spec == known.end()) {
       std::vector<std::string> names;
-      for (const TensorSpec& s : known) names.emplace_back(s.name);
+      for (const auto& s : known) names.emplace_back(s.name);
       throw InvalidArgument("config.pbtxt: " + kind, quote(name), joined(names));
     }
     const std::string type = tensor["data_type"].as_string();
@@ -111,12 +89,7 @@ void check_scheduling(const Json& config, Role role) {
 
 }  // namespace
 
-std::span<const TensorSpec> known_inputs(Role role) {
-  const std::span generation_inputs(kGenerationInputs);
-  if (role == Role::kGeneration) return generation_inputs.subspan(1);
-  if (role == Role::kUnary) return generation_inputs.first(generation_inputs.size() - 1);
-  return kDetokenizerInputs;
-}
+std::span<const TensorSpec> detokenizer_inputs() { return kDetokenizerInputs; }
 
 std::span<const TensorSpec> known_outputs(Role role) {
   if (role == Role::kGeneration) return kGenerationOutputs;
@@ -148,7 +121,11 @@ void read_model_config(const Json& config, ModelSettings& settings) {
   }
 
   check_scheduling(config, settings.role);
-  check_tensors(config["input"], known_inputs(settings.role), "input");
+  if (settings.role == Role::kDetokenizer) {
+    check_tensors(config["input"], detokenizer_inputs(), "input");
+  } else {
+    check_tensors(config["input"], generation_inputs(settings.role), "input");
+  }
   check_tensors(config["output"], known_outputs(settings.role), "output");
 
   const char* python = std::getenv("QUIRE_PYTHON");

@@ -27,12 +27,12 @@ struct ModelSettings {
   std::string generation_model;
 };
 
-// A tensor that a role knows.
+// A tensor that a role knows. Inputs of the other roles: generation_inputs.h.
 struct TensorSpec {
   const char* name;
   TRITONSERVER_DataType type;
 };
-std::span<const TensorSpec> known_inputs(Role role);
+std::span<const TensorSpec> detokenizer_inputs();
 std::span<const TensorSpec> known_outputs(Role role);
 
 // Throws InvalidArgument that names the setting of config.pbtxt.

@@ -71,18 +71,33 @@ class SamplingParams:
     def __init__(
         self,
         *,
+        n: int = 1,
         max_tokens: int = 0,
         min_tokens: int = 0,
         temperature: float = 1.0,
         top_p: float = 1.0,
         top_k: int = 0,
+        min_p: float = 0.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        repetition_penalty: float = 1.0,
+        logit_bias: Sequence[tuple[int, float]] = (),
+        allowed_token_ids: Sequence[int] = (),
+        bad_word_ids: Sequence[Sequence[int]] = (),
         seed: int | None = None,
         ignore_eos: bool = False,
         skip_special_tokens: bool = True,
         include_stop_str_in_output: bool = False,
         stop: Sequence[str] = (),
         stop_token_ids: Sequence[int] = (),
+        logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
+        detokenize: bool = True,
+        stream_interval: int = 1,
+        cache_salt: str = "",
     ) -> None: ...
+    @property
+    def n(self) -> int: ...
     @property
     def max_tokens(self) -> int: ...
     @property
@@ -93,6 +108,20 @@ class SamplingParams:
     def top_p(self) -> float: ...
     @property
     def top_k(self) -> int: ...
+    @property
+    def min_p(self) -> float: ...
+    @property
+    def presence_penalty(self) -> float: ...
+    @property
+    def frequency_penalty(self) -> float: ...
+    @property
+    def repetition_penalty(self) -> float: ...
+    @property
+    def logit_bias(self) -> list[tuple[int, float]]: ...
+    @property
+    def allowed_token_ids(self) -> list[int]: ...
+    @property
+    def bad_word_ids(self) -> list[list[int]]: ...
     @property
     def seed(self) -> int | None: ...
     @property
@@ -105,6 +134,16 @@ class SamplingParams:
     def stop(self) -> list[str]: ...
     @property
     def stop_token_ids(self) -> list[int]: ...
+    @property
+    def logprobs(self) -> int | None: ...
+    @property
+    def prompt_logprobs(self) -> int | None: ...
+    @property
+    def detokenize(self) -> bool: ...
+    @property
+    def stream_interval(self) -> int: ...
+    @property
+    def cache_salt(self) -> str: ...
 
 class FinishReason(enum.IntEnum):
     NONE = 0
@@ -290,7 +329,17 @@ class EngineCore:
     def config(self) -> EngineConfig: ...
     @property
     def token_table(self) -> TokenTable: ...
-    def add_request(self, request_id: int, prompt_ids: Sequence[int], params: SamplingParams) -> None: ...
+    def add_request(
+        self,
+        request_id: int,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        arrival_ns: int = 0,
+        tokenize_ns: int = 0,
+        deadline_ns: int = 0,
+    ) -> None: ...
     def cancel(self, request_id: int) -> None: ...
     def fail(self, request_id: int, message: str) -> None: ...
     def has_unfinished_requests(self) -> bool: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ class LLM:
         self._next_id += len(requests)
         for index, request in enumerate(requests):
             try:
-                self._core.add_request(first_id + index, request.prompt_ids, request.params.to_core())
+                self._add(first_id + index, request)
             except _core.InvalidArgument as error:
                 for earlier in range(index):
                     self._core.cancel(first_id + earlier)
@@ -107,12 +108,23 @@ class LLM:
         [request] = self._parse(prompt if isinstance(prompt, str) else [prompt], sampling_params)
         request_id = self._next_id
         try:
-            self._core.add_request(request_id, request.prompt_ids, request.params.to_core())
+            self._add(request_id, request)
         except _core.InvalidArgument as error:
             raise invalid_argument(error, "prompt: ") from None
         self._next_id += 1
         self._open[request_id] = request.params.skip_special_tokens
         return request_id
+
+    def _add(self, request_id: int, request: _Request) -> None:
+        params, now = request.params, time.monotonic_ns()
+        self._core.add_request(
+            request_id,
+            request.prompt_ids,
+            params.to_core(request.bad_word_ids),
+            priority=params.priority,
+            arrival_ns=now,
+            deadline_ns=now + params.deadline_ms * 1_000_000 if params.deadline_ms else 0,
+        )
 
     def step(self) -> list[StreamOutput]:
         """Run one step of the engine; what it gave to requests of add_request(). Needs one of them open."""
@@ -175,7 +187,8 @@ class LLM:
                     field = f"prompts[{index}]: {error.field}"
                     raise InvalidArgument(field, error.given, error.allowed) from None
             text = prompt if isinstance(prompt, str) else None
-            requests.append(_Request(text, ids, params[index]))
+            bad_word_ids = self._engine.tokenizer.bad_word_ids(params[index].bad_words)
+            requests.append(_Request(text, ids, params[index], bad_word_ids))
         return requests
 
     def _collect(
@@ -226,6 +239,7 @@ class _Request:
     prompt: str | None
     prompt_ids: list[int]
     params: SamplingParams
+    bad_word_ids: Sequence[Sequence[int]] = ()
     token_ids: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
 

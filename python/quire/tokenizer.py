@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import tokenizers
 
-from quire.errors import InvalidArgument, ModelNotFound, UnsupportedModel
+from quire.errors import InvalidArgument, ModelNotFound, UnsupportedModel, describe
+from quire.sampling_params import MAX_BAD_WORDS
 
 if TYPE_CHECKING:
     from quire import _core
@@ -71,6 +72,22 @@ class Tokenizer:
         encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
         encoding.truncate(limit - num_special, direction="left")
         return list(self._tokenizer.post_process(encoding).ids)
+
+    def bad_word_ids(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """The ids of each word, with a space in front and without: what a text may not contain."""
+        sequences: list[tuple[int, ...]] = []
+        for word in words:
+            bare = word.removeprefix(" ") or word
+            encodings = self._tokenizer.encode_batch_fast([bare, f" {bare}"], add_special_tokens=False)
+            found = [tuple(encoding.ids) for encoding in encodings if encoding.ids]
+            if not found:
+                raise InvalidArgument("bad_words", describe(word), "text of at least one token")
+            sequences += found
+        unique = tuple(dict.fromkeys(sequences))
+        if len(unique) > MAX_BAD_WORDS:
+            allowed = f"at most {MAX_BAD_WORDS} (each word with a space in front and without)"
+            raise InvalidArgument("bad_words", f"{len(unique)} sequences of tokens", allowed)
+        return unique
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)

@@ -33,7 +33,7 @@ STALL_ID = 903  # the answer stops coming at this id, but does not end
 EXIT_ID = 904  # like CRASH_ID, but the engine exits with code 7
 GARBAGE_ID = 905  # the engine says something that is no frame
 
-MAGIC, VERSION = 0x52495551, 2
+MAGIC, VERSION = 0x52495551, 3
 REQUESTS, READY, START_ERROR, STEP = 1, 2, 3, 4
 FINISH = {None: 0, "stop": 1, "length": 2, "cancelled": 3, "error": 4}
 
@@ -61,9 +61,11 @@ def token_table(texts: list[bytes], special: set[int], separator: bytes = b" ") 
 
 def ready_frame(config: dict[str, Any], table: bytes) -> bytes:
     limits = (config.get("max_model_len", 4096), VOCAB_SIZE, 16, 512, 256, 2048)
-    # Of what a request leaves out: max_tokens, min_tokens, temperature, top_p, top_k, seed, the bit for
-    # skip_special_tokens, neither stop strings nor stop tokens.
-    defaults = struct.pack("<iiffiqBII", 0, 0, 1.0, 1.0, 0, 0, 4, 0, 0)
+    # Of what a request leaves out: max_tokens, min_tokens, temperature, top_p, top_k, seed, the bits for
+    # skip_special_tokens and detokenize, neither stop strings nor stop tokens; n, min_p, penalties, no
+    # biases, allowed ids and bad words, logprobs, prompt_logprobs, stream_interval, no cache_salt.
+    defaults = struct.pack("<iiffiqBII", 0, 0, 1.0, 1.0, 0, 0, 4 | 16, 0, 0)
+    defaults += struct.pack("<iffffIIIiiiI", 1, 0.0, 0.0, 0.0, 1.0, 0, 0, 0, -1, -1, 1, 0)
     return frame(READY, string(b"fake") + struct.pack("<6i", *limits) + defaults + string(table))
 
 
@@ -110,22 +112,46 @@ def decode_requests(payload: bytes) -> tuple[list[Request], list[int], list[dict
     for _ in range(reader.take("I")[0]):
         (request_id,) = reader.take("Q")
         prompt = reader.array("i")
+        priority, arrival_ns, tokenize_ns, deadline_ns = reader.take("iqqq")
         max_tokens, min_tokens, temperature, top_p, top_k, seed, bits = reader.take("iiffiqB")
         stop = [reader.string().decode() for _ in range(reader.take("I")[0])]
         additions.append(Request(request_id, prompt, max_tokens or 16))
+        stop_token_ids = reader.array("i")
+        n, min_p, presence_penalty, frequency_penalty, repetition_penalty = reader.take("iffff")
+        logit_bias = [reader.take("if") for _ in range(reader.take("I")[0])]
+        allowed_token_ids = reader.array("i")
+        bad_word_ids = [reader.array("i") for _ in range(reader.take("I")[0])]
+        logprobs, prompt_logprobs, stream_interval = reader.take("iii")
         settings.append(
             {
+                "n": n,
                 "max_tokens": max_tokens,
                 "min_tokens": min_tokens,
                 "temperature": temperature,
                 "top_p": top_p,
                 "top_k": top_k,
+                "min_p": min_p,
+                "presence_penalty": presence_penalty,
+                "frequency_penalty": frequency_penalty,
+                "repetition_penalty": repetition_penalty,
                 "seed": seed if bits & 1 else None,
+                "logit_bias": logit_bias,
+                "allowed_token_ids": allowed_token_ids,
+                "bad_word_ids": bad_word_ids,
+                "stop": stop,
+                "stop_token_ids": stop_token_ids,
                 "ignore_eos": bool(bits & 2),
                 "skip_special_tokens": bool(bits & 4),
                 "include_stop_str_in_output": bool(bits & 8),
-                "stop": stop,
-                "stop_token_ids": reader.array("i"),
+                "detokenize": bool(bits & 16),
+                "logprobs": logprobs,
+                "prompt_logprobs": prompt_logprobs,
+                "stream_interval": stream_interval,
+                "cache_salt": reader.string().decode(),
+                "priority": priority,
+                "arrival_ns": arrival_ns,
+                "tokenize_ns": tokenize_ns,
+                "deadline_ns": deadline_ns,
             }
         )
     cancellations = reader.array("Q")

@@ -46,7 +46,10 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"text_input": "x", "sampling_parameters": '{"stop_token_ids": [99999999]}'},
         ["stop_token_ids", "99999999"],
     ),
-    "logprobs": ({"text_input": "x", "return_logprobs": True}, ["return_logprobs"]),
+    "sequences of a greedy answer": (
+        {"text_input": "x", "temperature": 0, "n": 2},
+        ["n: got 2 with temperature 0", "1 (greedy"],
+    ),
 }
 
 

@@ -211,10 +211,11 @@ def test_end_id_ends_the_answer(server: TritonServer, tokenizer: Tokenizer, gree
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "bad_words": ({"bad_words": ["x"]}, "bad_words: got ["),
-    "repetition_penalty": ({"repetition_penalty": 1.5}, "repetition_penalty: got 1.5"),
+    "bad_words": ({"bad_words": ["x"] * 129}, "bad_words: got 129 of them"),
+    "repetition_penalty": ({"repetition_penalty": 0.0}, "repetition_penalty: got 0.0"),
+    "num_return_sequences": ({"num_return_sequences": 2}, "num_return_sequences: got 2 with temperature 0"),
     "beam_width": ({"beam_width": 2}, "beam_width: got 2"),
-    "return_log_probs": ({"return_log_probs": True}, "return_log_probs: got true"),
+    "return_context_logits": ({"return_context_logits": True}, "return_context_logits: got true"),
     "min_length": ({"min_length": 9}, "min_length: got 9"),
     "random_seed": ({"random_seed": 2**63 + 5}, "random_seed: got 9223372036854775813"),
     "end_id": ({"end_id": 10**6}, "end_id: got 1000000"),

@@ -14,6 +14,11 @@ struct NewRequest {
   uint64_t request_id = 0;  // unique among live requests of one engine; chosen by the client
   std::vector<int32_t> prompt_ids;
   SamplingParams params;
+  int32_t priority = 0;  // lower first
+  // Times of CLOCK_MONOTONIC (std::chrono::steady_clock, Python's time.monotonic_ns) on this host.
+  int64_t arrival_ns = 0;   // at the server; 0: not told
+  int64_t tokenize_ns = 0;  // how long the tokenizer stage took
+  int64_t deadline_ns = 0;  // 0: none
 };
 
 // A run of ids whose text can be decoded on its own: it ends at a complete character and outside a possible

@@ -10,6 +10,10 @@ namespace quire {
 
 constexpr int32_t kMaxStopTokenIds = 240;
 constexpr int32_t kMaxLogprobs = 20;
+constexpr int32_t kMaxSequences = 128;  // of one prompt
+constexpr int32_t kMaxLogitBias = 1024;
+constexpr int32_t kMaxBadWords = 128;
+constexpr int32_t kMaxCacheSaltBytes = 4096;
 
 struct LogitBias {
   int32_t token_id = 0;
@@ -17,7 +21,7 @@ struct LogitBias {
 };
 
 struct SamplingParams {
-  int32_t n = 1;                           // sequences of one prompt; 1 when greedy
+  int32_t n = 1;                           // sequences of one prompt, at most kMaxSequences; 1 when greedy
   int32_t max_tokens = 0;                  // 0: fill the context up to max_model_len
   int32_t min_tokens = 0;                  // end-of-sequence and stop tokens are masked before this many
   float temperature = 1.0f;                // [0, 2]; 0 is greedy
@@ -27,9 +31,11 @@ struct SamplingParams {
   float presence_penalty = 0;              // [-2, 2]
   float frequency_penalty = 0;             // [-2, 2]
   float repetition_penalty = 1;            // (0, inf)
-  std::vector<LogitBias> logit_bias;       // ids in [0, vocab_size), each once; bias in [-100, 100]
+  std::vector<LogitBias> logit_bias;       // ids in [0, vocab_size), each once; bias in [-100, 100];
+                                           // at most kMaxLogitBias
   std::vector<int32_t> allowed_token_ids;  // in [0, vocab_size); empty: all
-  std::vector<std::vector<int32_t>> bad_word_ids;  // sequences of ids that are never completed
+  std::vector<std::vector<int32_t>> bad_word_ids;  // sequences of ids that are never completed; none
+                                                   // empty, at most kMaxBadWords
   bool has_seed = false;
   int64_t seed = 0;  // same seed, same prompt, same engine: same tokens; drawn at intake when not given
   bool ignore_eos = false;
@@ -41,7 +47,8 @@ struct SamplingParams {
   int32_t prompt_logprobs = -1;         // the same of the prompt's tokens
   bool detokenize = true;               // false: ids only, no text; no stop strings then
   int32_t stream_interval = 1;          // tokens that a run has at least, but for the first and the last
-  std::string cache_salt;               // prefixes are shared among requests of one salt
+  std::string cache_salt;               // prefixes are shared among requests of one salt; UTF-8, at most
+                                        // kMaxCacheSaltBytes
 };
 
 // Throws InvalidArgument that names the field. Does not modify.

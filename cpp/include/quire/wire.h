@@ -20,7 +20,7 @@
 namespace quire::wire {
 
 constexpr uint32_t kMagic = 0x52495551;  // "QUIR"
-constexpr uint16_t kVersion = 2;
+constexpr uint16_t kVersion = 3;
 constexpr uint32_t kMaxPayload = 1u << 30;
 
 enum class FrameType : uint16_t { kRequests = 1, kReady = 2, kStartError = 3, kStep = 4 };

@@ -32,7 +32,7 @@ class VllmBackend:
         for name, tensor in tensors.items():
             value: object
             as_parameter = False
-            if NAMES.find(name).type in ("strings", "ints"):
+            if NAMES.find(name).is_list:
                 values = read_list(tensor, name)
                 # `generate` makes one element of a string, which may spell a list, as in a parameter.
                 as_parameter = len(values) == 1 and isinstance(values[0], str)

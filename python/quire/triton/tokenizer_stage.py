@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,21 +23,15 @@ from quire.sampling_params import NAMES, SAMPLING_FIELDS, RequestOptions, Sampli
 from quire.schema import fields_of, merge, parse_json_object
 from quire.tokenizer import Tokenizer
 from quire.triton import trtllm
+from quire.triton.generation_tensors import generation_tensors
 from quire.triton.tensors import Dialect, VllmBackend, read_list, read_string
 
 # Request parameters that Triton or its clients set for themselves.
 _TRITON_PARAMETERS = frozenset(
-    {"id", "priority", "timeout", "sequence_id", "sequence_start", "sequence_end", "binary_data_output"}
+    {"id", "timeout", "sequence_id", "sequence_start", "sequence_end", "binary_data_output"}
 )
 
 _PROMPT_TENSORS = ("text_input", "input_ids", "sampling_parameters")
-
-_NUMPY_TYPES = {
-    "TYPE_INT32": np.int32,
-    "TYPE_INT64": np.int64,
-    "TYPE_FP32": np.float32,
-    "TYPE_BOOL": np.bool_,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +41,7 @@ class ParsedRequest:
     prompts: tuple[str | tuple[int, ...], ...]  # one for each row: text, or token ids
     given: Mapping[str, Any]  # sampling fields the request gave, canonical names
     options: RequestOptions
+    bad_word_ids: tuple[tuple[int, ...], ...] = ()  # of the field bad_words
     warnings: tuple[str, ...] = ()  # for the client: one for each name that was ignored
 
 
@@ -171,6 +167,7 @@ class TokenizerStage:
 
     def execute(self, requests: Sequence[Any], pb_utils: Any) -> list[Any]:
         """One response for each request, in order."""
+        arrival_ns = time.monotonic_ns()
         parsed: list[ParsedRequest | Exception] = [self._parse(request) for request in requests]
         good = [item for item in parsed if isinstance(item, ParsedRequest)]
         texts = [prompt for item in good for prompt in item.prompts if isinstance(prompt, str)]
@@ -181,21 +178,23 @@ class TokenizerStage:
             rows = [(prompt, next(encoded) if isinstance(prompt, str) else prompt) for prompt in item.prompts]
             return [self._truncate(prompt, ids, limit) for prompt, ids in rows]
 
-        return [
-            self._response(item, rows_of(item) if isinstance(item, ParsedRequest) else [], pb_utils)
-            for item in parsed
-        ]
+        rows = [rows_of(item) if isinstance(item, ParsedRequest) else [] for item in parsed]
+        times = {"arrival_ns": arrival_ns, "tokenize_ns": time.monotonic_ns() - arrival_ns}
+        return [self._response(*of_one, times, pb_utils) for of_one in zip(parsed, rows, strict=True)]
 
     def _parse(self, request: Any) -> ParsedRequest | Exception:
         try:
             tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-            return parse_request(
+            parsed = parse_request(
                 tensors,
                 json.loads(request.parameters()),
                 self._forwarded,
                 self._dialect,
                 allows_rows="row_lengths" in request.requested_output_names(),
             )
+            if words := parsed.given.get("bad_words"):
+                parsed = dataclasses.replace(parsed, bad_word_ids=self._tokenizer.bad_word_ids(words))
+            return parsed
         except Exception as error:  # one request's trouble must not reach its neighbours
             return error
 
@@ -221,12 +220,25 @@ class TokenizerStage:
             return error
 
     def _response(
-        self, item: ParsedRequest | Exception, rows: Sequence[Sequence[int] | Exception], pb_utils: Any
+        self,
+        item: ParsedRequest | Exception,
+        rows: Sequence[Sequence[int] | Exception],
+        times: Mapping[str, int],
+        pb_utils: Any,
     ) -> Any:
         error = item if isinstance(item, Exception) else self._row_error(item, rows)
         if isinstance(item, ParsedRequest) and error is None:
             ids = [row for row in rows if not isinstance(row, Exception)]
-            tensors = [pb_utils.Tensor(name, value) for name, value in outputs(item, ids).items()]
+            named = generation_tensors(
+                ids,
+                item.given,
+                item.options,
+                texts=[prompt for prompt in item.prompts if isinstance(prompt, str)],
+                bad_word_ids=item.bad_word_ids,
+                warnings=item.warnings,
+                times=times,
+            )
+            tensors = [pb_utils.Tensor(name, value) for name, value in named.items()]
             return pb_utils.InferenceResponse(output_tensors=tensors)
         is_ours = isinstance(error, InvalidArgument)
         code = pb_utils.TritonError.INVALID_ARG if is_ours else pb_utils.TritonError.INTERNAL
@@ -253,38 +265,6 @@ class TokenizerStage:
             allowed = f"at most {self._max_model_len - 1} tokens (max_model_len - 1)"
             return InvalidArgument(name, f"{length} tokens", allowed)
         return None
-
-
-def outputs(request: ParsedRequest, rows: Sequence[Sequence[int]]) -> dict[str, np.ndarray[Any, Any]]:
-    """The inputs of `generation`: ids, the settings that the request gave, and how to answer. `rows`: the
-    ids of each prompt."""
-    options = request.options
-    tensors: dict[str, np.ndarray[Any, Any]] = {
-        "input_ids": np.concatenate([np.asarray(row, np.int32) for row in rows]),  # [num_prompt_tokens]
-        "row_lengths": np.asarray([len(row) for row in rows], np.int32),  # [num_rows]; for generation_unary
-        "stream": np.asarray([options.stream]),
-        "acknowledge": np.asarray([True]),
-    }
-    texts = [prompt.encode() for prompt in request.prompts if isinstance(prompt, str)]
-    if options.includes_prompt and texts:
-        tensors["prompt_text"] = np.asarray(texts, np.object_)
-    if request.warnings:
-        tensors["warnings"] = np.asarray([warning.encode() for warning in request.warnings], np.object_)
-    for name in ("return_finish_reason", "return_num_input_tokens", "return_num_output_tokens"):
-        if getattr(options, name):
-            tensors[name] = np.asarray([True])
-    for name, value in request.given.items():
-        field = NAMES.fields[name]
-        if field.is_prompts:
-            continue
-        items = value if isinstance(value, tuple) else (value,)
-        if field.type == "strings":
-            tensors[name] = np.asarray([item.encode() for item in items], np.object_)
-        else:
-            tensors[name] = np.asarray(items, _NUMPY_TYPES[field.tensor_type])
-        if not items:
-            del tensors[name]  # an empty list asks for nothing, and Triton has no way to send one
-    return tensors
 
 
 def newest_settings(folder: Path) -> Path:

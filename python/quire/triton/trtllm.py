@@ -48,7 +48,7 @@ INPUTS = {
     "length_penalty": Input(neutral=(0, 1)),  # weighs beams
     "embedding_bias_words": Input(neutral=((),), is_list=True),
     "embedding_bias_weights": Input(neutral=((),), is_list=True),
-    "return_log_probs": Input(neutral=(False,)),
+    "return_log_probs": Input("return_logprobs", (False,)),
     "return_context_logits": Input(neutral=(False,)),
     "return_generation_logits": Input(neutral=(False,)),
     "return_perf_metrics": Input(neutral=(False,)),
@@ -93,8 +93,9 @@ class TrtLlm:
         """TensorRT-LLM takes the likeliest token unless it is told how to sample, and samples from all tokens
         then; it does not read the checkpoint's own settings."""
         if not (fields.get("top_k") or fields.get("top_p") or "temperature" in fields):
-            return [Entry("temperature", 0.0, "temperature", "default")]
-        neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+            neutral = {"temperature": 0.0, "repetition_penalty": 1.0}
+        else:
+            neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
         return [Entry(n, value, n, "default") for n, value in neutral.items() if n not in fields]
 
     def _end(self, value: int) -> Entry:

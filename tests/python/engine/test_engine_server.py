@@ -93,7 +93,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 def test_ready(engine: Engine) -> None:
     """The first frame says the model, the limits, the defaults and the token table."""
-    defaults = _core.SamplingParams(temperature=0.5, top_p=0.25, top_k=7)
+    defaults = _core.SamplingParams(temperature=0.5, top_p=0.25, top_k=7, repetition_penalty=1.25)
     engine.server.send_ready("a model", defaults)
     kind, payload = engine.client.read_frame()
     assert kind == wire.READY
@@ -114,7 +114,15 @@ def test_ready(engine: Engine) -> None:
             "top_p": 0.25,
             "top_k": 7,
             "seed": 0,
-            "bits": 4,  # skip_special_tokens
+            "bits": 4 | 16,  # skip_special_tokens, detokenize
+            "n": 1,
+            "min_p": 0.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "repetition_penalty": 1.25,
+            "logprobs": -1,
+            "prompt_logprobs": -1,
+            "stream_interval": 1,
         },
     }
     assert _core.TokenTable.deserialize(table).decode([0, 1, 2]) == "ABC"
@@ -238,7 +246,7 @@ BAD_FRAMES = {
     "magic": (wire.frame(wire.REQUESTS, b"", magic=b"HTTP"), "not a Quire frame"),
     "version": (
         wire.frame(wire.REQUESTS, b"", version=9),
-        "the other side speaks version 9, this side version 2",
+        "the other side speaks version 9, this side version 3",
     ),
     "unknown type": (wire.frame(77, b""), "unknown frame type 77"),
     "type of the other direction": (

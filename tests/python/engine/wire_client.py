@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from quire.sampling_params import SamplingParams
 
-MAGIC, VERSION = b"QUIR", 2
+MAGIC, VERSION = b"QUIR", 3
 REQUESTS, READY, START_ERROR, STEP = 1, 2, 3, 4
 FINISH_REASONS = ("", "stop", "length", "cancelled", "error")
 STATS = (
@@ -58,18 +58,39 @@ def frame(kind: int, payload: bytes, *, version: int = VERSION, magic: bytes = M
     return struct.pack("<4sHHI", magic, version, kind, len(payload)) + payload
 
 
-def addition(request_id: int, prompt_ids: list[int], params: SamplingParams) -> bytes:
+def addition(
+    request_id: int,
+    prompt_ids: list[int],
+    params: SamplingParams,
+    bad_word_ids: list[list[int]] = [],  # noqa: B006 (only read)
+    **times: int,
+) -> bytes:
+    """`times`: arrival_ns, tokenize_ns."""
     bits = (
         (params.seed is not None)
         | params.ignore_eos << 1
         | params.skip_special_tokens << 2
         | params.include_stop_str_in_output << 3
+        | params.detokenize << 4
     )
     stops = [text.encode() for text in params.stop]
+    penalties = (params.presence_penalty, params.frequency_penalty, params.repetition_penalty)
+    logprobs, prompt_logprobs = (
+        -1 if value is None else value for value in (params.logprobs, params.prompt_logprobs)
+    )
+    salt = (params.cache_salt or "").encode()
+    deadline_ns = times.get("arrival_ns", 0) + params.deadline_ms * 10**6 if params.deadline_ms else 0
     return b"".join(
         [
             struct.pack("<Q", request_id),
             _ints(prompt_ids),
+            struct.pack(
+                "<iqqq",
+                params.priority,
+                times.get("arrival_ns", 0),
+                times.get("tokenize_ns", 0),
+                deadline_ns,
+            ),
             struct.pack(
                 "<iiffi", params.max_tokens, params.min_tokens, params.temperature, params.top_p, params.top_k
             ),
@@ -77,6 +98,14 @@ def addition(request_id: int, prompt_ids: list[int], params: SamplingParams) -> 
             struct.pack("<I", len(stops)),
             *(struct.pack("<I", len(text)) + text for text in stops),
             _ints(list(params.stop_token_ids)),
+            struct.pack("<iffff", params.n, params.min_p, *penalties),
+            struct.pack("<I", len(params.logit_bias)),
+            *(struct.pack("<if", token_id, bias) for token_id, bias in params.logit_bias),
+            _ints(list(params.allowed_token_ids or ())),
+            struct.pack("<I", len(bad_word_ids)),
+            *map(_ints, bad_word_ids),
+            struct.pack("<iii", logprobs, prompt_logprobs, params.stream_interval),
+            struct.pack("<I", len(salt)) + salt,
         ]
     )
 
@@ -190,6 +219,12 @@ def decode_ready(payload: bytes) -> dict[str, object]:
     names = ("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "seed", "bits")
     defaults = dict(zip(names, reader.unpack("iiffiqB"), strict=True))
     assert reader.unpack("II") == (0, 0)  # neither stop strings nor stop tokens
+    names = ("n", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+    defaults |= dict(zip(names, reader.unpack("iffff"), strict=True))
+    assert reader.unpack("III") == (0, 0, 0)  # no biases, allowed ids, bad words
+    names = ("logprobs", "prompt_logprobs", "stream_interval")
+    defaults |= dict(zip(names, reader.unpack("iii"), strict=True))
+    assert reader.string() == ""  # cache_salt
     (size,) = reader.unpack("I")
     return {"model": model, **limits, "defaults": defaults, "token_table": reader.take(size)}
 

@@ -12,13 +12,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quire import _core
 from quire.errors import InvalidArgument
-from quire.sampling_params import ENGINE_FIELDS, NAMES, RequestOptions, SamplingParams, docs_page
+from quire.request_docs import docs_page
+from quire.sampling_params import NAMES, RequestOptions, SamplingParams
 from quire.schema import (
-    INT32_MAX,
-    INT64_MAX,
-    INT64_MIN,
     Entry,
     Field,
     Names,
@@ -104,6 +101,56 @@ def test_values_are_frozen_hashable_and_copyable() -> None:
             {"stop_token_ids": 5},
             "stop_token_ids: got 5; allowed: a list of integers in [0, 2147483647], at most 240 of them",
         ),
+        ({"n": 0}, "n: got 0; allowed: an integer in [1, 128]"),
+        (
+            {"temperature": 0, "n": 2},
+            "n: got 2 with temperature 0; allowed: 1 (greedy: all sequences would be the same)",
+        ),
+        ({"repetition_penalty": 0}, "repetition_penalty: got 0.0; allowed: a number > 0"),
+        ({"repetition_penalty": 1e39}, "repetition_penalty: got 1e+39; allowed: a number > 0"),
+        (
+            {"logprobs": -1},
+            "logprobs: got -1; allowed: an integer in [0, 20] "
+            "(-1, the whole vocabulary, would be megabytes for each token)",
+        ),
+        ({"prompt_logprobs": 21}, None),
+        (
+            {"logit_bias": {"x": 1}},
+            'logit_bias: got the id "x"; allowed: ids in [0, 2147483647]',
+        ),
+        (
+            {"logit_bias": {3: 100.5}},
+            "logit_bias: got 100.5 for the id 3; "
+            "allowed: an object of token ids and numbers in [-100, 100], at most 1024 of them",
+        ),
+        ({"logit_bias": [[3, 1], ["3", 1]]}, "logit_bias: got the id 3 twice; allowed: each id once"),
+        ({"logit_bias": [3, 1]}, None),
+        ({"logit_bias": {3: "1"}}, None),
+        ({"logit_bias": {3: math.nan}}, None),
+        ({"logit_bias": {True: 1}}, None),
+        ({"logit_bias": dict.fromkeys(range(1025), 1)}, None),
+        ({"logit_bias": 5}, None),
+        (
+            {"allowed_token_ids": []},
+            "allowed_token_ids: got 0 of them; "
+            "allowed: a list of integers in [0, 2147483647], at least 1 of them",
+        ),
+        ({"bad_words": ["a"] * 129}, None),
+        ({"bad_words": [""]}, None),
+        (
+            {"detokenize": False, "stop": "a"},
+            'stop: got ["a"] with detokenize false; allowed: none (without text no stop string can be found)',
+        ),
+        ({"stream_interval": 0}, "stream_interval: got 0; allowed: an integer in [1, 2147483647]"),
+        ({"cache_salt": ""}, 'cache_salt: got ""; allowed: a non-empty string of at most 1024 characters'),
+        (
+            {"cache_salt": "x" * 1025},
+            "cache_salt: got 1025 characters; allowed: a non-empty string of at most 1024 characters",
+        ),
+        ({"cache_salt": "\ud800"}, None),
+        ({"cache_salt": 5}, None),
+        ({"deadline_ms": 0}, "deadline_ms: got 0; allowed: an integer in [1, 2147483647]"),
+        ({"priority": 2**31}, None),
         (
             {"max_tokens": 3, "min_tokens": 4},
             "min_tokens: got 4; allowed: an integer in [0, 3] (max_tokens)",
@@ -133,7 +180,7 @@ def test_unknown_names() -> None:
     assert error_of(temprature=1).given == 'an unknown field (did you mean "temperature"?)'
     assert error_of(xyzzy=1).given == "an unknown field"
     assert error_of(max_new_tokens=1).given == 'another system\'s name of "max_tokens"'
-    assert error_of(presence_penalty=1.0).given == "a field that is not supported yet"
+    assert error_of(lora_name="x").given == "a field that is not supported yet"
     assert error_of(**{"\ud800": 1}).field == "\\ud800"
 
 
@@ -157,6 +204,7 @@ ALIASES = [
 ]
 GOOD = {"int": 3, "float": 0.5, "bool": True, "strings": "a", "ints": [3]}
 BAD = {"int": "three", "float": "half", "bool": "yes", "strings": [""], "ints": [-1]}
+assert {field.type for _, field, _ in ALIASES} <= set(GOOD)
 
 
 @pytest.mark.parametrize(("alias", "field", "is_opposite"), ALIASES, ids=[alias for alias, _, _ in ALIASES])
@@ -226,18 +274,33 @@ def test_bad_stop_token_ids_as_request_parameter(parameter: object) -> None:
     assert caught.value.field == "stop_token_ids"
 
 
+@pytest.mark.parametrize(
+    "value", [{7: 1, 3: -2.5}, {"3": -2.5, "7": 1.0}, [[7, 1], [3, -2.5]], ((3, -2.5), (7, 1.0))]
+)
+def test_logit_bias_has_one_form(value: object) -> None:
+    """An object or pairs, ids as numbers or as JSON spells them: pairs by id, also from a JSON string."""
+    expected = ((3, -2.5), (7, 1.0))
+    assert SamplingParams(logit_bias=value).logit_bias == expected
+    assert SamplingParams.from_dict({"logit_bias": value}).logit_bias == expected
+    assert SamplingParams.from_parameters({"logit_bias": json.dumps(value)}).logit_bias == expected
+    hash(SamplingParams(logit_bias=value))
+
+
+@pytest.mark.parametrize("parameter", ["5", "{", "[1", '{"3": 1, "3": 2}', '{"3": "x"}', "x", 5, True, ""])
+def test_bad_logit_bias_as_request_parameter(parameter: object) -> None:
+    """Objects come as JSON strings; an id given twice is an error."""
+    with pytest.raises(InvalidArgument) as caught:
+        SamplingParams.from_parameters({"logit_bias": parameter})
+    assert caught.value.field == "logit_bias"
+
+
 def test_options_that_exclude_each_other() -> None:
-    """The prompt cannot be part of a stream; log probabilities are not there yet."""
+    """The prompt cannot be part of a stream."""
     assert RequestOptions().includes_prompt
     assert not RequestOptions(stream=True).includes_prompt
     assert not RequestOptions(exclude_input_in_output=True).includes_prompt
-    for bad in (
-        {"stream": True, "exclude_input_in_output": False},
-        {"return_logprobs": True},
-        {"return_cumulative_logprob": True},
-    ):
-        with pytest.raises(InvalidArgument):
-            RequestOptions(**bad)
+    with pytest.raises(InvalidArgument):
+        RequestOptions(stream=True, exclude_input_in_output=False)
 
 
 @pytest.mark.parametrize(
@@ -317,75 +380,11 @@ def test_ranges_are_json(tmp_path: Path) -> None:
         assert table.from_dict(values) == table()
 
 
-def boundary_values(field: Field) -> list[float]:
-    """Values at and just outside the ends of a field's range that the core can represent."""
-    import numpy as np
-
-    if field.type == "float":
-        ends = [np.float32(field.minimum), np.float32(field.maximum)]
-        near = [np.nextafter(end, np.float32(side), dtype=np.float32) for end in ends for side in (-9, 9)]
-        return [float(value) for value in [*ends, *near]]
-    low, high = int(field.minimum), int(field.maximum)
-    limit = (-(2**31), INT32_MAX) if high == INT32_MAX else (INT64_MIN, INT64_MAX)
-    return [
-        value for value in (low - 1, low, low + 1, high - 1, high, high + 1) if limit[0] <= value <= limit[1]
-    ]
-
-
-@pytest.mark.parametrize(
-    "field",
-    [NAMES.fields[name] for name in ENGINE_FIELDS if NAMES.fields[name].type in ("int", "float")],
-    ids=lambda field: field.name,
-)
-def test_ranges_are_those_of_the_core(field: Field) -> None:
-    """At both ends of every range the C++ core agrees with the table."""
-    table = _core.TokenTable(_core.DecoderKind.JOINED, [b"a"], [0])
-    core = _core.EngineCore(_core.EngineConfig(num_blocks=8, max_model_len=64, vocab_size=1), table)
-    for index, value in enumerate(boundary_values(field)):
-        if field.name == "max_tokens" and value == 0:
-            continue  # how the core says "not given"
-        given = {"max_tokens": INT32_MAX, field.name: value}
-        try:
-            core.add_request(index, [0], _core.SamplingParams(**given))
-            in_core = True
-        except _core.InvalidArgument as error:
-            in_core = False
-            refused = error.field
-            assert refused == field.name
-        try:
-            field.check(value)
-            in_table = True
-        except InvalidArgument:
-            in_table = False
-        assert in_table == in_core, f"{field.name} = {value!r}"
-
-
 def test_a_string_that_is_exactly_a_number_is_that_number() -> None:
     """Clients of Triton's vLLM backend send numbers as strings."""
     given = {"temperature": "0.1", "top_p": "0.95", "max_tokens": "100", "seed": "-5"}
     params = SamplingParams.from_dict(given)
     assert SamplingParams(temperature=0.1, top_p=0.95, max_tokens=100, seed=-5) == params
-
-
-def test_conversion_to_the_core() -> None:
-    """to_core() carries every field."""
-    given = {
-        "max_tokens": 9,
-        "min_tokens": 2,
-        "temperature": 0.5,
-        "top_p": 0.25,
-        "top_k": 7,
-        "seed": -(2**40),
-        "stop": ["a", "é"],
-        "stop_token_ids": [1, 2],
-        "ignore_eos": True,
-        "include_stop_str_in_output": True,
-        "skip_special_tokens": False,
-    }
-    assert set(given) == set(ENGINE_FIELDS)
-    core = SamplingParams(**given).to_core()
-    assert given == {name: getattr(core, name) for name in given}
-    assert SamplingParams().to_core().seed is None
 
 
 def test_names_can_be_made_of_any_table() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,7 +40,9 @@ def test_tokenizes_as_the_library_does(server: TritonServer, byte_level_model: P
     """Ids are those of `tokenizers`; the prompt comes along because the answer will begin with it."""
     text = "def fibonacci(n): Straße 敏捷 👩‍👩‍👧‍👦"
     ids = Tokenizer(byte_level_model).encode(text)
-    assert infer(server, text.encode()) == {
+    outputs = infer(server, text.encode())
+    assert 0 < outputs.pop("tokenize_ns")[0] < outputs.pop("arrival_ns")[0] < time.monotonic_ns()
+    assert outputs == {
         "input_ids": ids,
         "row_lengths": [len(ids)],
         "stream": [False],
@@ -62,6 +65,8 @@ def test_typed_settings_come_out(server: TritonServer) -> None:
     }
     outputs = infer(server, b"hello", given)
     assert [len(outputs.pop("input_ids"))] == outputs.pop("row_lengths")
+    assert outputs.pop("tokenize_ns")
+    assert outputs.pop("arrival_ns")
     assert outputs == {
         "max_tokens": [5],
         "temperature": [0.5],
@@ -91,7 +96,8 @@ def test_typed_settings_come_out(server: TritonServer) -> None:
         ({"text_input": "x", "sampling_parameters": '{"top_p": 0}'}, "top_p"),
         ({"text_input": "x", "top_k": 5, "sampling_parameters": '{"top_k": 6}'}, "top_k"),
         ({"text_input": "x", "stream": True, "exclude_input_in_output": False}, "exclude_input_in_output"),
-        ({"text_input": "x", "return_logprobs": True}, "return_logprobs"),
+        ({"text_input": "x", "bad_words": ["a", ""]}, "bad_words"),
+        ({"text_input": "x", "logit_bias": '{"3": 101}'}, "logit_bias"),
         ({"text_input": ["x", ""]}, "text_input"),
     ],
 )

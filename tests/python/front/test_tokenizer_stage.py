@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 from quire.errors import ConfigError, InvalidArgument
-from quire.sampling_params import ENGINE_FIELDS, NAMES, RequestOptions
+from quire.sampling_params import ENGINE_FIELDS, NAMES, OPTION_FIELDS, RequestOptions
 from quire.schema import fields_of
 from quire.tokenizer import Tokenizer
 from quire.triton.tokenizer_stage import TokenizerStage, newest_settings, parse_request
@@ -54,25 +55,20 @@ def test_a_batch_keeps_order_and_neighbours(
 
 def test_only_what_applies_is_sent(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
     """Outputs that the request did not ask for are left out, also empty lists."""
-    response = run(stage, pb_utils, {"text_input": "a", "stream": True}, {"stop": "[]"})
-    assert set(response.outputs) == {"input_ids", "row_lengths", "stream", "acknowledge"}
+    always = {"input_ids", "row_lengths", "stream", "acknowledge", "arrival_ns", "tokenize_ns"}
+    parameters = {"stop": "[]", "bad_words": "[]", "logit_bias": "{}"}
+    response = run(stage, pb_utils, {"text_input": "a", "stream": True}, parameters)
+    assert set(response.outputs) == always
     response = run(
         stage,
         pb_utils,
         {"text_input": "a", "return_num_input_tokens": True, "return_finish_reason": False},
     )
-    assert set(response.outputs) == {
-        "input_ids",
-        "row_lengths",
-        "stream",
-        "acknowledge",
-        "prompt_text",
-        "return_num_input_tokens",
-    }
+    assert set(response.outputs) == {*always, "prompt_text", "return_num_input_tokens"}
 
 
 def test_outputs_have_the_configured_types(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
-    """Every output that can be sent is in config.pbtxt with the type of its tensor, and nothing else is."""
+    """Every output that can be sent is in config.pbtxt with the type of its tensor or field, and no other."""
     config = text_format.Parse((REPOSITORY / "tokenizer" / "config.pbtxt").read_text(), ModelConfig())
     given = {
         "max_tokens": 2,
@@ -86,9 +82,22 @@ def test_outputs_have_the_configured_types(stage: TokenizerStage, pb_utils: Simp
         "ignore_eos": True,
         "include_stop_str_in_output": True,
         "skip_special_tokens": True,
-        "return_finish_reason": True,
-        "return_num_input_tokens": True,
-        "return_num_output_tokens": True,
+        "n": 2,
+        "min_p": 0.5,
+        "presence_penalty": 1,
+        "frequency_penalty": 1,
+        "repetition_penalty": 2,
+        "logit_bias": {"3": 1.5},
+        "allowed_token_ids": [1],
+        "bad_words": "b",
+        "detokenize": True,
+        "logprobs": 0,
+        "prompt_logprobs": 1,
+        "stream_interval": 2,
+        "cache_salt": "s",
+        "priority": -1,
+        "deadline_ms": 5,
+        **{name: True for name in OPTION_FIELDS if name.startswith("return_")},
         "strict": False,
         "xyzzy": 1,  # a warning
         "truncate_prompt_tokens": 5,  # is for this stage
@@ -99,7 +108,22 @@ def test_outputs_have_the_configured_types(stage: TokenizerStage, pb_utils: Simp
     assert {name: dtypes.get(kind, "object") for name, kind in types.items()} == {
         name: str(value.dtype) for name, value in response.outputs.items()
     }
-    assert all(types[name] == NAMES.fields[name].tensor_type for name in ENGINE_FIELDS)
+    assert {*ENGINE_FIELDS} - {"bad_words"} <= {*types}
+    assert all(kind == NAMES.fields[name].tensor_type for name, kind in types.items() if name in NAMES.fields)
+
+
+def test_generation_takes_what_the_stage_sends() -> None:
+    """The inputs of generation and generation_unary are the outputs of the tokenizer, with the same types."""
+
+    def tensors(model: str, kind: str) -> dict[str, tuple[int, list[int]]]:
+        config = text_format.Parse((REPOSITORY / model / "config.pbtxt").read_text(), ModelConfig())
+        return {tensor.name: (tensor.data_type, list(tensor.dims)) for tensor in getattr(config, kind)}
+
+    sent = tensors("tokenizer", "output")
+    one, many = tensors("generation", "input"), tensors("generation_unary", "input")
+    assert one["prompt_text"][1] == [1]
+    assert one | {"prompt_text": sent["prompt_text"]} == {k: v for k, v in sent.items() if k != "row_lengths"}
+    assert many == {k: v for k, v in sent.items() if k != "acknowledge"}
 
 
 def text_format_name(data_type: int) -> str:
@@ -110,7 +134,7 @@ def test_inputs_are_the_options(stage: TokenizerStage) -> None:
     """The config's inputs are the prompt, the JSON, each option of the schema, and the lists."""
     config = text_format.Parse((REPOSITORY / "tokenizer" / "config.pbtxt").read_text(), ModelConfig())
     names = {tensor.name for tensor in config.input}
-    lists = {name for name, field in NAMES.fields.items() if field.type in ("strings", "ints")}
+    lists = {name for name, field in NAMES.fields.items() if field.is_list}
     assert {"text_input", "input_ids", "sampling_parameters", *fields_of(RequestOptions), *lists} == names
     assert all(tensor.optional for tensor in config.input)
 
@@ -168,6 +192,33 @@ def test_prompts_are_truncated_on_request(
         assert run(stage, pb_utils, {"text_input": text}, {"truncate": limit}).error.message.startswith(
             "truncate: got "
         )
+
+
+def test_lists_that_generation_knows_as_pairs(
+    stage: TokenizerStage, pb_utils: SimpleNamespace, byte_level_model: Path
+) -> None:
+    """bad_words leave as ids, with a space in front and without; logit_bias as ids and values, by id."""
+    tokenizer = Tokenizer(byte_level_model)
+    outputs = run(stage, pb_utils, {"text_input": "a", "bad_words": ["one", " one", "x y"]}).outputs
+    raw = tokenizer.raw
+    texts = ["one", " one", "x y", " x y"]
+    expected = [raw.encode(text, add_special_tokens=False).ids for text in texts]
+    assert outputs["bad_word_lengths"].tolist() == [len(ids) for ids in expected]
+    assert outputs["bad_word_ids"].tolist() == [token for ids in expected for token in ids]
+    given = {"logit_bias": {"9": -1, "4": 2.5}}
+    outputs = run(stage, pb_utils, {"text_input": "a", "sampling_parameters": json.dumps(given)}).outputs
+    assert (outputs["logit_bias_ids"].tolist(), outputs["logit_bias"].tolist()) == ([4, 9], [2.5, -1.0])
+    error = run(stage, pb_utils, {"text_input": "a", "bad_words": [f"word {i}" for i in range(65)]}).error
+    assert error.message.startswith("bad_words: got 130 sequences of tokens; allowed: at most 128")
+
+
+def test_times_go_with_the_request(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+    """When the request came, and how long this stage took, by the clock of the other stages."""
+    before = time.monotonic_ns()
+    outputs = run(stage, pb_utils, {"text_input": "a"}).outputs
+    took = time.monotonic_ns() - before
+    assert before <= outputs["arrival_ns"].item() <= before + took
+    assert 0 < outputs["tokenize_ns"].item() <= took
 
 
 def test_names_that_are_ignored_on_request(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:

@@ -42,7 +42,9 @@ def parse(parameters: dict[str, object] | None = None, **values: Any) -> Any:
     return parse_request(tensors, parameters or {}, dialect=TrtLlm(vocab_size=100))
 
 
-ALL_TOKENS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}  # sampling from all of them
+GREEDY = {"temperature": 0.0, "repetition_penalty": 1.0}
+# sampling from all of them
+ALL_TOKENS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,12 @@ ALL_TOKENS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}  # sampling from all
         ("end_id", 2, {"stop_token_ids": (2,)}),
         ("end_id", -1, {"ignore_eos": True}),
         ("pad_id", 2, {}),
+        ("bad_words", ["x", "", "y"], {"bad_words": ("x", "y")}),
+        ("repetition_penalty", 1.25, {"repetition_penalty": 1.25}),
+        ("presence_penalty", 0.5, {"presence_penalty": 0.5}),
+        ("frequency_penalty", -0.5, {"frequency_penalty": -0.5}),
+        ("num_return_sequences", 2, {"n": 2}),
+        ("return_log_probs", True, {}),
     ],
 )
 def test_what_an_input_means(name: str, value: object, given: dict[str, object]) -> None:
@@ -76,7 +84,7 @@ def test_a_batch_has_one_value_for_all() -> None:
     tensors = {"text_input": text, "max_tokens": np.asarray([[5], [5]], np.int32), "stop_words": words}
     parsed = parse_request(tensors, {}, dialect=TrtLlm(), allows_rows=True)
     assert parsed.prompts == ("a", "b")
-    assert parsed.given == {"max_tokens": 5, "stop": ("x", "y"), "temperature": 0.0}
+    assert parsed.given == {"max_tokens": 5, "stop": ("x", "y"), **GREEDY}
     tensors["max_tokens"] = np.asarray([[5], [6]], np.int32)
     with pytest.raises(InvalidArgument, match=r"^max_tokens: got different values for the rows; "):
         parse_request(tensors, {}, dialect=TrtLlm(), allows_rows=True)
@@ -85,19 +93,24 @@ def test_a_batch_has_one_value_for_all() -> None:
 def test_options() -> None:
     """Streaming and counts are the options of the other ensemble."""
     options = parse(
-        stream=True, exclude_input_in_output=True, return_num_input_tokens=True, return_finish_reason=True
+        stream=True,
+        exclude_input_in_output=True,
+        return_num_input_tokens=True,
+        return_finish_reason=True,
+        return_log_probs=True,
     ).options
     assert options.stream
     assert not options.includes_prompt
     assert options.return_num_input_tokens
     assert options.return_finish_reason
+    assert options.return_logprobs
     assert not options.return_num_output_tokens
 
 
 def test_greedy_unless_told_how_to_sample() -> None:
     """As TensorRT-LLM: without top_k, top_p and temperature the likeliest token; 0 is "off"."""
-    assert parse().given == {"temperature": 0.0}
-    assert parse(top_k=0, top_p=0.0).given == {"top_k": 0, "temperature": 0.0}
+    assert parse().given == GREEDY
+    assert parse(top_k=0, top_p=0.0).given == {"top_k": 0, **GREEDY}
     for given in ({"top_k": 1}, {"top_p": 0.5}, {"temperature": 0.5}, {"temperature": 0.5, "top_p": 0.0}):
         expected = {name: value for name, value in given.items() if value}
         assert parse(**given).given == ALL_TOKENS | expected  # and nothing of the checkpoint's settings
@@ -109,7 +122,7 @@ def test_what_asks_for_nothing_is_accepted(name: str) -> None:
     """Clients send every input with its neutral value."""
     for value in INPUTS[name].neutral:
         assert parse(**{name: list(value) if isinstance(value, tuple) else value}).given.keys() <= {
-            "temperature",
+            *GREEDY,
             INPUTS[name].field,
         }
 
@@ -117,16 +130,10 @@ def test_what_asks_for_nothing_is_accepted(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("bad_words", ["x"]),
-        ("repetition_penalty", 1.2),
-        ("presence_penalty", 0.5),
-        ("frequency_penalty", 0.5),
-        ("num_return_sequences", 2),
         ("beam_width", 4),
         ("length_penalty", 0.5),
         ("embedding_bias_words", ["x"]),
         ("embedding_bias_weights", [1.5]),
-        ("return_log_probs", True),
         ("return_context_logits", True),
         ("return_generation_logits", True),
         ("return_perf_metrics", True),
@@ -145,6 +152,8 @@ def test_what_we_do_not_do_yet_is_refused(name: str, value: object) -> None:
         ({"min_length": 5, "max_tokens": 4}, "min_length: got 5; "),
         ({"random_seed": 2**64 - 5}, "random_seed: got 18446744073709551611; "),
         ({"end_id": 100}, "end_id: got 100; "),
+        ({"num_return_sequences": 2}, "num_return_sequences: got 2 with temperature 0; "),
+        ({"presence_penalty": 2.5}, "presence_penalty: got 2.5; "),
         ({"end_id": -2}, "end_id: got -2; "),
         ({"max_tokens": 0}, "max_tokens: got 0; "),
         ({"temperature": float("nan")}, "temperature: got "),

@@ -193,51 +193,6 @@ def test_detokenizer_decodes_plain_ids(server: Server) -> None:
     assert server.generate("detokenizer", output_ids=[3, END_ID, 4])["text_output"] == "t3 t4"
 
 
-def test_sampling_settings_reach_the_engine(server: Server) -> None:
-    """Every field arrives at the engine as it was given; what was left out has its default."""
-    with grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
-        fields = {
-            "input_ids": [77, 78],
-            "max_tokens": 3,
-            "min_tokens": 2,
-            "temperature": 0.5,
-            "top_p": 0.25,
-            "top_k": 7,
-            "ignore_eos": True,
-            "skip_special_tokens": False,
-            "include_stop_str_in_output": True,
-            "stop": ["one", "zwölf"],
-            "stop_token_ids": [11, 12],
-        }
-        inputs = grpc_inputs(fields)
-        seed = grpc.InferInput("seed", [1], "INT64")
-        seed.set_data_from_numpy(np.array([-(2**40)]))
-        results: queue.Queue[Any] = queue.Queue()
-        client.start_stream(lambda result, error: results.put((result, error)))
-        client.async_stream_infer("generation", [*inputs, seed])
-        assert results.get(timeout=60)[1] is None
-    (event,) = server.repository.events("add", prompt=[77, 78])
-    given = {k: v for k, v in fields.items() if k != "input_ids"} | {"seed": -(2**40)}
-    assert {k: event[k] for k in given} == given
-
-    server.generate("generation", input_ids=[79], max_tokens=1)
-    (event,) = server.repository.events("add", prompt=[79])
-    defaults = {
-        "max_tokens": 1,
-        "min_tokens": 0,
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "top_k": 0,
-        "seed": None,
-        "ignore_eos": False,
-        "skip_special_tokens": True,
-        "include_stop_str_in_output": False,
-        "stop": [],
-        "stop_token_ids": [],
-    }
-    assert {k: event[k] for k in defaults} == defaults
-
-
 def test_requests_that_arrive_together_are_one_frame(server: Server) -> None:
     """A burst of requests does not cost one write each."""
     before = len(server.repository.events("frame"))

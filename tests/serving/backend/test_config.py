@@ -43,7 +43,7 @@ CASES = [
         "dynamic_batching: got a setting",
     ),
     ("generation", "decoupled: true", "decoupled: false", "decoupled }: got false; allowed: true"),
-    ("generation", 'name: "top_k" ', 'name: "topk" ', "input: got topk; allowed: input_ids, max_tokens"),
+    ("generation", 'name: "top_k" ', 'name: "topk" ', "input: got topk; allowed: input_ids, n, max_tokens"),
     (
         "generation",
         'name: "temperature"                data_type: TYPE_FP32',

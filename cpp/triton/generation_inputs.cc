@@ -1,0 +1,194 @@
+#include "generation_inputs.h"
+
+#include <cstring>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace quire::triton {
+
+namespace {
+
+void expect_scalar(const InputTensor& tensor) {
+  if (tensor.num_elements() != 1) {
+    throw InvalidArgument(std::string(tensor.name), "shape " + tensor.shape_text(), "shape [1]");
+  }
+}
+
+template <class T>
+T get_scalar(const InputTensor& tensor) {
+  expect_scalar(tensor);
+  QUIRE_CHECK(tensor.bytes.size() == sizeof(T), tensor.name << " has " << tensor.bytes.size() << " bytes");
+  T value;
+  std::memcpy(&value, tensor.bytes.data(), sizeof(T));
+  return value;
+}
+
+template <>
+bool get_scalar<bool>(const InputTensor& tensor) {
+  return get_scalar<uint8_t>(tensor) != 0;  // any byte may arrive; only 0 and 1 are values of bool
+}
+
+template <class T>
+std::vector<T> get_array(const InputTensor& tensor) {
+  if (tensor.shape.size() != 1) {
+    throw InvalidArgument(std::string(tensor.name), "shape " + tensor.shape_text(), "one dimension");
+  }
+  std::vector<T> values(tensor.bytes.size() / sizeof(T));
+  if (!values.empty()) std::memcpy(values.data(), tensor.bytes.data(), values.size() * sizeof(T));
+  return values;
+}
+
+// A STRING tensor: each element is a u32 length and its bytes.
+std::vector<std::string> get_strings(const InputTensor& tensor) {
+  std::vector<std::string> strings;
+  std::string_view rest = tensor.bytes;
+  while (!rest.empty()) {
+    uint32_t size = 0;
+    if (rest.size() >= sizeof(size)) std::memcpy(&size, rest.data(), sizeof(size));
+    if (rest.size() < sizeof(size) || rest.size() - sizeof(size) < size) {
+      throw InvalidArgument(std::string(tensor.name), "a damaged STRING tensor",
+                            "elements of length and bytes");
+    }
+    strings.emplace_back(rest.substr(sizeof(size), size));
+    rest.remove_prefix(sizeof(size) + size);
+  }
+  if (static_cast<int64_t>(strings.size()) != tensor.num_elements()) {
+    throw InvalidArgument(std::string(tensor.name), std::to_string(strings.size()) + " strings",
+                          "as many as its shape " + tensor.shape_text() + " says");
+  }
+  return strings;
+}
+
+// The value of `tensor` as the type of what it sets.
+void get(const InputTensor& tensor, bool& value) { value = get_scalar<bool>(tensor); }
+void get(const InputTensor& tensor, int32_t& value) { value = get_scalar<int32_t>(tensor); }
+void get(const InputTensor& tensor, int64_t& value) { value = get_scalar<int64_t>(tensor); }
+void get(const InputTensor& tensor, float& value) { value = get_scalar<float>(tensor); }
+void get(const InputTensor& tensor, std::string& value) {
+  expect_scalar(tensor);
+  value = std::move(get_strings(tensor).front());
+}
+void get(const InputTensor& tensor, std::vector<int32_t>& value) { value = get_array<int32_t>(tensor); }
+void get(const InputTensor& tensor, std::vector<float>& value) { value = get_array<float>(tensor); }
+void get(const InputTensor& tensor, std::vector<std::string>& value) { value = get_strings(tensor); }
+
+// Sets a member of SamplingParams, NewRequest or GenerationRequest.
+template <auto Member>
+void set(GenerationRequest& request, const InputTensor& tensor) {
+  if constexpr (requires { request.request.params.*Member; }) {
+    get(tensor, request.request.params.*Member);
+  } else if constexpr (requires { request.request.*Member; }) {
+    get(tensor, request.request.*Member);
+  } else {
+    get(tensor, request.*Member);
+  }
+}
+
+// As set(), of a count that the core spells "not given" where clients leave it out.
+template <auto Member, int32_t kMinimum>
+void set_given(GenerationRequest& request, const InputTensor& tensor) {
+  set<Member>(request, tensor);
+  const int32_t value = request.request.params.*Member;
+  if (value < kMinimum) {
+    throw InvalidArgument(std::string(tensor.name), std::to_string(value),
+                          "at least " + std::to_string(kMinimum));
+  }
+}
+
+void set_seed(GenerationRequest& request, const InputTensor& tensor) {
+  set<&SamplingParams::seed>(request, tensor);
+  request.request.params.has_seed = true;
+}
+
+void set_cache_salt(GenerationRequest& request, const InputTensor& tensor) {
+  set<&SamplingParams::cache_salt>(request, tensor);
+  if (request.request.params.cache_salt.empty()) {
+    throw InvalidArgument("cache_salt", "an empty string", "a non-empty string");
+  }
+}
+
+void set_deadline_ms(GenerationRequest& request, const InputTensor& tensor) {
+  set<&GenerationRequest::deadline_ms>(request, tensor);
+  if (request.deadline_ms < 1) {
+    throw InvalidArgument("deadline_ms", std::to_string(request.deadline_ms), "at least 1");
+  }
+}
+
+void set_allowed_token_ids(GenerationRequest& request, const InputTensor& tensor) {
+  set<&SamplingParams::allowed_token_ids>(request, tensor);
+  if (request.request.params.allowed_token_ids.empty()) {
+    throw InvalidArgument("allowed_token_ids", "no ids", "at least one id");
+  }
+}
+
+void set_warnings(GenerationRequest& request, const InputTensor& tensor) {
+  get_strings(tensor);  // for its checks
+  request.warnings = tensor.bytes;
+}
+
+using Params = SamplingParams;
+using Request = GenerationRequest;
+
+constexpr auto kBool = TRITONSERVER_TYPE_BOOL;
+constexpr auto kInt32 = TRITONSERVER_TYPE_INT32;
+constexpr auto kInt64 = TRITONSERVER_TYPE_INT64;
+constexpr auto kFloat = TRITONSERVER_TYPE_FP32;
+constexpr auto kString = TRITONSERVER_TYPE_BYTES;
+
+// Role unary has all but the last, role generation all but the first.
+constexpr GenerationInput kInputs[] = {
+    {"row_lengths", kInt32, set<&Request::row_lengths>},
+    {"input_ids", kInt32, set<&NewRequest::prompt_ids>},
+    {"n", kInt32, set<&Params::n>},
+    {"max_tokens", kInt32, set_given<&Params::max_tokens, 1>},
+    {"min_tokens", kInt32, set<&Params::min_tokens>},
+    {"temperature", kFloat, set<&Params::temperature>},
+    {"top_p", kFloat, set<&Params::top_p>},
+    {"top_k", kInt32, set<&Params::top_k>},
+    {"min_p", kFloat, set<&Params::min_p>},
+    {"presence_penalty", kFloat, set<&Params::presence_penalty>},
+    {"frequency_penalty", kFloat, set<&Params::frequency_penalty>},
+    {"repetition_penalty", kFloat, set<&Params::repetition_penalty>},
+    {"seed", kInt64, set_seed},
+    {"logit_bias_ids", kInt32, set<&Request::logit_bias_ids>},
+    {"logit_bias", kFloat, set<&Request::logit_bias>},
+    {"allowed_token_ids", kInt32, set_allowed_token_ids},
+    {"bad_word_ids", kInt32, set<&Request::bad_word_ids>},
+    {"bad_word_lengths", kInt32, set<&Request::bad_word_lengths>},
+    {"stop", kString, set<&Params::stop>},
+    {"stop_token_ids", kInt32, set<&Params::stop_token_ids>},
+    {"ignore_eos", kBool, set<&Params::ignore_eos>},
+    {"include_stop_str_in_output", kBool, set<&Params::include_stop_str_in_output>},
+    {"skip_special_tokens", kBool, set<&Params::skip_special_tokens>},
+    {"detokenize", kBool, set<&Params::detokenize>},
+    {"logprobs", kInt32, set_given<&Params::logprobs, 0>},
+    {"prompt_logprobs", kInt32, set_given<&Params::prompt_logprobs, 0>},
+    {"stream_interval", kInt32, set<&Params::stream_interval>},
+    {"cache_salt", kString, set_cache_salt},
+    {"priority", kInt32, set<&NewRequest::priority>},
+    {"deadline_ms", kInt32, set_deadline_ms},
+    {"arrival_ns", kInt64, set<&NewRequest::arrival_ns>},
+    {"tokenize_ns", kInt64, set<&NewRequest::tokenize_ns>},
+    {"stream", kBool, set<&Request::stream>},
+    {"prompt_text", kString, set<&Request::row_texts>},
+    {"warnings", kString, set_warnings},
+    {"return_finish_reason", kBool, set<&Request::return_finish_reason>},
+    {"return_stop_reason", kBool, set<&Request::return_stop_reason>},
+    {"return_cumulative_logprob", kBool, set<&Request::return_cumulative_logprob>},
+    {"return_logprobs", kBool, set<&Request::return_logprobs>},
+    {"return_num_input_tokens", kBool, set<&Request::return_num_input_tokens>},
+    {"return_num_output_tokens", kBool, set<&Request::return_num_output_tokens>},
+    {"return_token_ids", kBool, set<&Request::return_token_ids>},
+    {"return_receipt", kBool, set<&Request::return_receipt>},
+    {"acknowledge", kBool, set<&Request::acknowledge>},
+};
+
+}  // namespace
+
+std::span<const GenerationInput> generation_inputs(Role role) {
+  const std::span all(kInputs);
+  return role == Role::kUnary ? all.first(all.size() - 1) : all.subspan(1);
+}
+
+}  // namespace quire::triton

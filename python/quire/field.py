@@ -1,0 +1,273 @@
+"""How one request field is described and checked.
+
+A table is a frozen keyword-only dataclass whose attributes are made with `spec(...)`. The attribute is the
+only place that states a field's name, type, default, range, aliases and meaning; checks, parsers and the
+documentation are derived from it. Nothing is coerced (true and 1.0 are no integers), with two exceptions:
+an integer is fine where a float is expected, and a string that is exactly a number is that number, since
+clients of Triton's vLLM backend send {"temperature": "0.1"}. null (None) always means "not given".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from quire.errors import InvalidArgument, describe
+
+INT32_MAX = 2**31 - 1
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+
+# Number literals of JSON, of at most as many digits as make sense.
+_NUMBER = {
+    "int": re.compile(r"-?(0|[1-9]\d{0,19})", re.ASCII),
+    "float": re.compile(r"-?(0|[1-9]\d{0,19})(\.\d{1,40})?([eE][+-]?\d{1,3})?", re.ASCII),
+}
+
+_TYPE_NAMES = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a non-empty string",
+    "strings": "a non-empty string or a list of them",
+    "ints": "a list of integers",
+    "biases": "an object of token ids and numbers",
+}
+
+_TENSOR_TYPES = {
+    "float": "TYPE_FP32",
+    "bool": "TYPE_BOOL",
+    "string": "TYPE_STRING",
+    "strings": "TYPE_STRING",
+    "ints": "TYPE_INT32",
+    "biases": "TYPE_FP32",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One request field. `minimum` and `maximum` hold for each item of a list, and for each bias."""
+
+    name: str
+    type: str  # a key of _TYPE_NAMES
+    default: object
+    doc: str
+    minimum: float | None = None
+    maximum: float | None = None
+    exclusive_minimum: bool = False
+    aliases: tuple[str, ...] = ()
+    opposites: tuple[str, ...] = ()  # names under which true means false
+    min_items: int = 0  # of a list
+    max_items: int | None = None
+    max_length: int | None = None  # of a string, in characters
+    stage: str = "sampling"  # what honours it: "prompt" (ends before the engine), "sampling", "schedule"
+    unset: tuple[object, ...] = ()  # values that mean "not given", beside null
+    remark: str = ""  # in brackets behind what is allowed
+
+    @property
+    def range(self) -> str:
+        """ "[0, 2]", "(0, 1]", "> 0" or "" when every value of the type is allowed."""
+        if self.minimum is None:
+            return ""
+        if self.maximum is None:
+            return f"{'>' if self.exclusive_minimum else '>='} {self.minimum}"
+        return f"{'(' if self.exclusive_minimum else '['}{self.minimum}, {self.maximum}]"
+
+    @property
+    def allowed(self) -> str:
+        allowed = _TYPE_NAMES[self.type]
+        if self.range:
+            allowed += f" {'in ' if self.maximum is not None else ''}{self.range}"
+        if self.max_length is not None:
+            allowed += f" of at most {self.max_length} characters"
+        if self.min_items:
+            allowed += f", at least {self.min_items} of them"
+        if self.max_items is not None:
+            allowed += f", at most {self.max_items} of them"
+        return f"{allowed} ({self.remark})" if self.remark else allowed
+
+    @property
+    def is_list(self) -> bool:
+        return self.type in ("strings", "ints")
+
+    @property
+    def tensor_type(self) -> str:
+        """Its type as an input of the model `generation`."""
+        if self.type == "int":
+            return "TYPE_INT32" if self.maximum is not None and self.maximum <= INT32_MAX else "TYPE_INT64"
+        return _TENSOR_TYPES[self.type]
+
+    def spelled(self, name: str) -> Field:
+        """The same under the name that a request uses, for its errors."""
+        return self if name == self.name else dataclasses.replace(self, name=name)
+
+    def check(self, value: object) -> Any:
+        """`value` in its canonical form (lists and objects as tuples; None when not given), or
+        InvalidArgument."""
+        if value is None or (value in self.unset and not isinstance(value, bool)):
+            return None
+        if self.type == "bool":
+            if not isinstance(value, bool):
+                raise self.error(value)
+            return value
+        if self.type in ("int", "float"):
+            return self._check_number(value)
+        if self.type == "string":
+            return self._check_string(value, value)
+        if self.type == "biases":
+            return self._check_biases(value)
+        return self._check_list(value)
+
+    def from_parameter(self, value: object) -> Any:
+        """As check(), from a Triton request parameter, which is a string, a number or a boolean: lists and
+        objects come as JSON strings. A string that is no JSON list of strings is itself one string
+        ("[INST]")."""
+        if isinstance(value, str) and self.type in ("strings", "ints", "biases"):
+            pairs_hook = _pairs if self.type == "biases" else None
+            try:
+                parsed = json.loads(value, parse_constant=refuse_constant, object_pairs_hook=pairs_hook)
+            except (ValueError, RecursionError):
+                parsed = None
+            if self.type == "strings":
+                is_list = isinstance(parsed, list) and all(isinstance(item, str) for item in parsed)
+                return self.check(parsed if is_list else value)
+            if not isinstance(parsed, list):
+                example = '"[1, 2]"' if self.type == "ints" else """'{"5": 1.5}'"""
+                raise self.error(value, allowed=f"{self.allowed} as a JSON string, such as {example}")
+            return self.check(parsed)
+        return self.check(value)
+
+    def error(self, value: object, *, note: str = "", allowed: str = "") -> InvalidArgument:
+        return InvalidArgument(self.name, describe(value) + note, allowed or self.allowed)
+
+    def _check_number(self, value: object) -> int | float:
+        if isinstance(value, str) and _NUMBER[self.type].fullmatch(value):
+            value = int(value) if self.type == "int" else float(value)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            note = " (a string)" if isinstance(value, str) else ""
+            raise self.error(value, note=note)
+        if self.type == "int":
+            if isinstance(value, float):
+                is_whole = value.is_integer() and abs(value) < 2**53
+                note = f" (a float; write {int(value)})" if is_whole else " (a float)"
+                raise self.error(value, note=note)
+        else:
+            value = self._as_float(value)
+        if not self._is_in_range(value):
+            raise self.error(value)
+        return value
+
+    def _as_float(self, value: int | float) -> float:
+        try:
+            number = float(value)
+        except OverflowError:
+            raise self.error(value) from None
+        if not math.isfinite(_in_32_bits(number)):
+            raise self.error(number)
+        return number
+
+    def _is_in_range(self, value: int | float) -> bool:
+        low, high = self.minimum, self.maximum
+        if low is not None and value < low:
+            return False
+        if low is not None and self.exclusive_minimum and _in_32_bits(value) <= low:
+            return False
+        return high is None or value <= high
+
+    def _check_string(self, item: object, given: object) -> str:
+        """`item`, of `given`: itself, or a list of strings."""
+        if not isinstance(item, str) or item == "":
+            raise self.error(given)
+        try:
+            item.encode("utf-8")
+        except UnicodeEncodeError:
+            raise self.error(given, note=" (not valid Unicode: a lone surrogate)") from None
+        if self.max_length is not None and len(item) > self.max_length:
+            raise InvalidArgument(self.name, f"{len(item)} characters", self.allowed)
+        return item
+
+    def _check_list(self, value: object) -> tuple[object, ...]:
+        if isinstance(value, str) and self.type == "strings":
+            value = (value,)
+        if not isinstance(value, (list, tuple)):
+            raise self.error(value)
+        self._check_count(value)
+        for item in value:
+            if self.type == "strings":
+                self._check_string(item, value)
+            elif isinstance(item, bool) or not isinstance(item, int) or not self._is_in_range(item):
+                raise self.error(value)
+        return tuple(value)
+
+    def _check_biases(self, value: object) -> tuple[tuple[int, float], ...]:
+        """From {id: bias}, whose ids JSON spells as strings, or [[id, bias], ...]; by id."""
+        items: list[Any] | tuple[Any, ...]
+        if isinstance(value, Mapping):
+            items = tuple(value.items())
+        elif isinstance(value, (list, tuple)):
+            items = value
+        else:
+            raise self.error(value)
+        self._check_count(items)
+        biases: dict[int, float] = {}
+        for item in items:
+            if not isinstance(item, (list, tuple)) or len(item) != 2:
+                raise self.error(value)
+            token_id, bias = item
+            if isinstance(token_id, str) and _NUMBER["int"].fullmatch(token_id):
+                token_id = int(token_id)
+            if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id <= INT32_MAX:
+                raise InvalidArgument(self.name, f"the id {describe(token_id)}", f"ids in [0, {INT32_MAX}]")
+            if token_id in biases:
+                raise InvalidArgument(self.name, f"the id {token_id} twice", "each id once")
+            if isinstance(bias, bool) or not isinstance(bias, (int, float)):
+                raise self.error(value)
+            biases[token_id] = self._as_float(bias)
+            if not self._is_in_range(biases[token_id]):
+                given = f"{describe(bias)} for the id {token_id}"
+                raise InvalidArgument(self.name, given, self.allowed)
+        return tuple(sorted(biases.items()))
+
+    def _check_count(self, items: list[Any] | tuple[Any, ...]) -> None:
+        too_many = self.max_items is not None and len(items) > self.max_items
+        if too_many or len(items) < self.min_items:
+            raise InvalidArgument(self.name, f"{len(items)} of them", self.allowed)
+
+
+def spec(type: str, default: object, doc: str, **rest: Any) -> Any:
+    """A dataclass attribute that is a request field: see Field for the keywords."""
+    return dataclasses.field(default=default, metadata={"type": type, "doc": doc, **rest})
+
+
+_FIELDS: dict[type, Mapping[str, Field]] = {}
+
+
+def fields_of(table: type) -> Mapping[str, Field]:
+    """The fields of a table by name."""
+    if table not in _FIELDS:
+        _FIELDS[table] = {
+            item.name: Field(name=item.name, default=item.default, **item.metadata)
+            for item in dataclasses.fields(table)
+        }
+    return _FIELDS[table]
+
+
+def refuse_constant(name: str) -> object:
+    """For json.loads: NaN and the infinities, which JSON does not have."""
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _in_32_bits(value: float) -> float:
+    """As the engine keeps it: 1e-50 is 0, 1e39 infinite."""
+    stored: float = struct.unpack("f", struct.pack("f", value))[0]
+    return stored
+
+
+def _pairs(items: list[tuple[str, object]]) -> object:
+    # A JSON object keeps a key that is given twice, for the check to see.
+    return [list(item) for item in items]

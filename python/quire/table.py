@@ -1,0 +1,60 @@
+"""What every table of request fields can do: check itself, read what a client sends, name the nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from quire.schema import Names, fields_of, merge
+
+# Names of vLLM's SamplingParams that mean something we do not do yet. They are refused as such.
+NOT_YET = ("structured_outputs", "lora_name")
+
+T = TypeVar("T", bound="Table")
+
+
+class Table:
+    """Checks every attribute against its field, and names the nearest one for an unknown keyword."""
+
+    _named: frozenset[str]  # fields that were given
+
+    # Only looks at the names, before the generated __init__ would raise a bare TypeError.
+    def __new__(cls, **values: object) -> Table:
+        for name in values:
+            if name not in fields_of(cls):
+                raise names_of(cls).unknown(name)
+        table = super().__new__(cls)
+        object.__setattr__(table, "_named", frozenset(values))
+        return table
+
+    def __post_init__(self) -> None:
+        for name, field in fields_of(type(self)).items():
+            value = field.check(getattr(self, name))
+            if value is None:
+                object.__setattr__(self, "_named", self._named - {name})
+                value = field.default
+            object.__setattr__(self, name, value)
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """The fields that were given, also those given as the table's default."""
+        return {name: getattr(self, name) for name in fields_of(type(self)) if name in self._named}
+
+    def with_defaults(self: T, defaults: Mapping[str, Any]) -> T:
+        """The same with `defaults` for the fields that were not given."""
+        return type(self)(**{**defaults, **self.given}) if defaults else self
+
+    @classmethod
+    def from_dict(cls: type[T], values: Mapping[str, object]) -> T:
+        """From a JSON object: aliases are known, null means "not given"."""
+        return merge(names_of(cls).read(values)).make(cls)
+
+    @classmethod
+    def from_parameters(cls: type[T], values: Mapping[str, object]) -> T:
+        """From Triton request parameters: strings, numbers and booleans; lists as JSON strings."""
+        return merge(names_of(cls).read(values, parameters=True)).make(cls)
+
+
+def names_of(table: type) -> Names:
+    """The names of a table's fields."""
+    return Names(fields_of(table), NOT_YET)
