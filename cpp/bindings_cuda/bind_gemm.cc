@@ -1,6 +1,7 @@
-// Python's names of the GEMM for few rows.
+// Python's names of the GEMMs for few rows and for many.
 #include "bindings.h"
 #include "quire/cuda/skinny_gemm.h"
+#include "quire/cuda/wide_gemm.h"
 
 namespace quire::bindings {
 namespace {
@@ -39,6 +40,34 @@ void skinny_gemm(const cuda::SkinnyGemmWeight& weight, int32_t num_rows, Address
   cuda::launch_skinny_gemm(weight, p, stream_at(stream));
 }
 
+cuda::WideGemmWeight make_wide_weight(Address data, int64_t n, int64_t k, int dtype, bool silu_mul) {
+  return cuda::make_wide_gemm_weight(at<void>(data), n, k, static_cast<cuda::DType>(dtype), silu_mul);
+}
+
+cuda::WideGemmTuning make_wide_tuning(int32_t pair, int32_t group, int32_t columns, int32_t halves) {
+  cuda::WideGemmTuning tuning;
+  tuning.pair = pair;
+  tuning.group = group;
+  tuning.columns = columns;
+  tuning.halves = halves;
+  return tuning;
+}
+
+void wide_gemm(const cuda::WideGemmWeight& weight, int32_t num_rows, Address x, int64_t stride_x,
+               Address bias, Address out, int64_t stride_out, Address stream, bool overlaps,
+               const cuda::WideGemmTuning& tuning) {
+  cuda::WideGemmParams p;
+  p.num_rows = num_rows;
+  p.x = at<void>(x);
+  p.stride_x = stride_x;
+  p.bias = at<void>(bias);
+  p.out = at<void>(out);
+  p.stride_out = stride_out;
+  p.overlaps = overlaps;
+  p.tuning = tuning;
+  cuda::launch_wide_gemm(weight, p, stream_at(stream));
+}
+
 }  // namespace
 
 void bind_gemm(py::module_& m) {
@@ -54,6 +83,16 @@ void bind_gemm(py::module_& m) {
         py::arg("stride_x"), py::arg("bias"), py::arg("rows"), py::arg("num_x_rows"), py::arg("out"),
         py::arg("stride_out"), py::arg("stream"), py::arg("overlaps") = true, py::arg("is_invariant") = false,
         py::arg("tuning") = cuda::SkinnyGemmTuning(), Release());
+
+  py::class_<cuda::WideGemmWeight>(m, "WideGemmWeight")
+      .def(py::init(&make_wide_weight), py::arg("data"), py::arg("n"), py::arg("k"), py::arg("dtype"),
+           py::arg("silu_mul") = false);
+  py::class_<cuda::WideGemmTuning>(m, "WideGemmTuning")
+      .def(py::init(&make_wide_tuning), py::kw_only(), py::arg("pair") = -1, py::arg("group") = 0,
+           py::arg("columns") = 0, py::arg("halves") = -1);
+  m.def("wide_gemm", &wide_gemm, py::arg("weight"), py::arg("num_rows"), py::arg("x"), py::arg("stride_x"),
+        py::arg("bias"), py::arg("out"), py::arg("stride_out"), py::arg("stream"), py::arg("overlaps") = true,
+        py::arg("tuning") = cuda::WideGemmTuning(), Release());
 }
 
 }  // namespace quire::bindings

@@ -142,6 +142,34 @@ class SkinnyWeight:
         )
 
 
+class WideWeight:
+    """The same for the GEMM for many rows. Out's columns and in_size: multiples of 8; in_size at least 64."""
+
+    def __init__(self, weight: Tensor, *, silu_mul: bool = False) -> None:
+        self._weight = weight
+        self._handle = _cuda.WideGemmWeight(
+            weight.data_ptr(), weight.size(0), weight.size(1), DTYPES[weight.dtype], silu_mul
+        )
+
+    @staticmethod
+    def takes(weight: Tensor, *, silu_mul: bool = False) -> bool:
+        out_size, in_size = weight.shape
+        return out_size % (16 if silu_mul else 8) == 0 and in_size % 8 == 0 and in_size >= 64
+
+    def __call__(self, x: Tensor, bias: Tensor | None, out: Tensor) -> None:
+        """x: `[num_rows, in_size]`, rows may be apart."""
+        _cuda.wide_gemm(
+            self._handle,
+            x.size(0),
+            x.data_ptr(),
+            x.stride(0),
+            0 if bias is None else bias.data_ptr(),
+            out.data_ptr(),
+            out.stride(0),
+            _stream(),
+        )
+
+
 def update_block_tables(block_tables: Tensor, step: StepArrays) -> None:
     """Bring the device's copy of the block tables, ``[max_num_seqs, max_blocks_per_request]``, up to date."""
     _cuda.update_block_tables(

@@ -1,11 +1,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <iterator>
 
 #include "common/dispatch.h"
 #include "common/launch.h"
 #include "kernels.h"
 #include "quire/cuda/skinny_gemm.h"
+#include "tensor_map.h"
 
 namespace quire::cuda {
 namespace {
@@ -14,22 +16,7 @@ using gemm::kBoxColumns;
 using gemm::kBoxRows;
 using gemm::KernelArgs;
 using gemm::kUnitColumns;
-
-// The driver's function, without linking the driver's library.
-decltype(&cuTensorMapEncodeTiled) tensor_map_encoder() {
-  static const auto encoder = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault,
-                                           &found),
-          "cuTensorMapEncodeTiled");
-    if (found != cudaDriverEntryPointSuccess) {
-      throw std::runtime_error("cuTensorMapEncodeTiled: the driver does not have it");
-    }
-    return reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
-  }();
-  return encoder;
-}
+using gemm::make_tensor_map;
 
 // How many tiles of a weight's launch are taken, beyond each block's first: 0 between launches. Weights share
 // these when there are more of them; calls on one stream may, since no block takes a tile before the kernels
@@ -44,43 +31,15 @@ uint32_t* next_counter() {
   return static_cast<uint32_t*>(counters) + count++ % kNumCounters;
 }
 
-struct Dimension {
-  int64_t size;
-  int64_t stride;  // elements
-  int box;
-};
-
-// 16-bit elements; the first dimension has stride 1.
-template <int kDimensions>
-CUtensorMap make_tensor_map(DType dtype, const void* data, const Dimension (&dimensions)[kDimensions]) {
-  CUtensorMap map;
-  cuuint64_t sizes[kDimensions], strides[kDimensions];
-  cuuint32_t box[kDimensions], steps[kDimensions];
-  for (int i = 0; i < kDimensions; ++i) {
-    sizes[i] = static_cast<cuuint64_t>(dimensions[i].size);
-    box[i] = static_cast<cuuint32_t>(dimensions[i].box);
-    steps[i] = 1;
-    if (i > 0) strides[i - 1] = static_cast<cuuint64_t>(dimensions[i].stride * 2);
-  }
-  const CUresult status = tensor_map_encoder()(
-      &map, dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-      kDimensions, const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (status != CUDA_SUCCESS) {
-    throw std::runtime_error("cuTensorMapEncodeTiled: error " + std::to_string(static_cast<int>(status)));
-  }
-  return map;
-}
-
 // Four dimensions; a box is 64 rows of a tile. With silu_mul a tile is 8 gate rows, the 8 up rows that belong
 // to them, and so on.
 CUtensorMap make_weight_map(DType dtype, const void* data, int64_t n, int64_t k, bool silu_mul) {
   if (!silu_mul) {
-    return make_tensor_map<4>(dtype, data,
-                              {{k, 1, kBoxColumns}, {n, k, kBoxRows}, {1, n * k, 1}, {1, n * k, 1}});
+    return make_tensor_map(dtype, data,
+                           {{k, 1, kBoxColumns}, {n, k, kBoxRows}, {1, n * k, 1}, {1, n * k, 1}});
   }
-  return make_tensor_map<4>(
-      dtype, data, {{k, 1, kBoxColumns}, {8, k, 8}, {2, n / 2 * k, 2}, {n / 16, 8 * k, kBoxRows / 16}});
+  return make_tensor_map(dtype, data,
+                         {{k, 1, kBoxColumns}, {8, k, 8}, {2, n / 2 * k, 2}, {n / 16, 8 * k, kBoxRows / 16}});
 }
 
 int num_sms() {
@@ -189,14 +148,14 @@ void launch_skinny_gemm(const SkinnyGemmWeight& w, const SkinnyGemmParams& p, cu
     refuse("tuning.tile_rows", std::to_string(cut.tile_rows), "64, 128");
   }
   if (cut.parts == 8 && cut.tile_rows == 64) refuse("tuning.parts with tiles of 64 rows", "8", "1, 2, 4");
-  const int padded_rows = p.num_rows <= 8 ? 8 : p.num_rows <= 16 ? 16 : p.num_rows <= 32 ? 32 : 64;
+  constexpr int kPadded[] = {8, 16, 24, 32, 48, kSkinnyGemmMaxRows};
+  const int padded_rows = *std::lower_bound(std::begin(kPadded), std::end(kPadded), p.num_rows);
 
   KernelArgs args;
   std::memcpy(&args.weight, w.tensor_map, sizeof(args.weight));
   const bool gathers = p.rows != nullptr;
   const int64_t x_rows = gathers ? p.num_x_rows : p.num_rows;
-  args.x = make_tensor_map<2>(
-      w.dtype, p.x, {{w.k, 1, kBoxColumns}, {x_rows, std::max(p.stride_x, w.k), gathers ? 1 : padded_rows}});
+  args.x = make_tensor_map(w.dtype, p.x, x_rows, w.k, std::max(p.stride_x, w.k), gathers ? 1 : padded_rows);
   args.num_rows = p.num_rows;
   args.n_out = static_cast<int32_t>(n_out);
   args.num_tiles = num_tiles(w, cut.tile_rows);

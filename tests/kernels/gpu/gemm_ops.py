@@ -1,4 +1,5 @@
-"""The GEMM for few rows on torch tensors, as the tests and the benchmark call it: on the current stream."""
+"""The GEMMs for few and for many rows on torch tensors, as the tests and the benchmarks call them: on the
+current stream."""
 
 from __future__ import annotations
 
@@ -51,6 +52,47 @@ def skinny_gemm(
         _stream(),
         overlaps=overlaps,
         is_invariant=is_invariant,
+        **more,
+    )
+    return out
+
+
+class WideWeight(Weight):
+    """The same for the GEMM for many rows."""
+
+    def __init__(self, w: Tensor, silu_mul: bool = False) -> None:
+        assert w.is_contiguous()
+        self.tensor, self.silu_mul = w, silu_mul
+        self.num_out = w.size(0) // 2 if silu_mul else w.size(0)
+        self.handle = _cuda.WideGemmWeight(w.data_ptr(), w.size(0), w.size(1), DTYPE_IDS[w.dtype], silu_mul)
+
+
+def wide_tuning(**settings: int) -> Any:
+    return _cuda.WideGemmTuning(**settings)
+
+
+def wide_gemm(
+    x: Tensor,
+    weight: WideWeight,
+    *,
+    bias: Tensor | None = None,
+    out: Tensor | None = None,
+    overlaps: bool = True,
+    tuning: Any = None,
+) -> Tensor:
+    if out is None:
+        out = torch.empty((x.size(0), weight.num_out), dtype=x.dtype, device=x.device)
+    more = {} if tuning is None else {"tuning": tuning}
+    _cuda.wide_gemm(
+        weight.handle,
+        x.size(0),
+        x.data_ptr(),
+        x.stride(0),
+        0 if bias is None else bias.data_ptr(),
+        out.data_ptr(),
+        out.stride(0),
+        _stream(),
+        overlaps=overlaps,
         **more,
     )
     return out

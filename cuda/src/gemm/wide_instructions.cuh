@@ -1,0 +1,144 @@
+// What the GEMM for many rows needs beyond copy_engine.cuh and wgmma.cuh: copies to several blocks of a
+// cluster, copies out of shared memory, registers handed from one warpgroup to another, and a wider product.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+#include <type_traits>
+
+namespace quire::cuda::gemm::wide {
+
+// The box at element `column` of row `row`, to the same place in each block of the cluster whose bit is set
+// in `blocks`; its bytes count at the barrier at the same place in each of them.
+__device__ inline void copy_box_to_blocks(uint32_t to, const CUtensorMap* map, int32_t column, int32_t row,
+                                          uint32_t barrier, uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], [%1, {%2, %3}], [%4], %5;" ::"r"(to),
+      "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(blocks)
+      : "memory");
+}
+
+__device__ inline void copy_box_here(uint32_t to, const CUtensorMap* map, int32_t column, int32_t row,
+                                     uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], "
+      "[%4];" ::"r"(to),
+      "l"(map), "r"(column), "r"(row), "r"(barrier)
+      : "memory");
+}
+
+// The part of the box that lies in the tensor.
+__device__ inline void store_box(const CUtensorMap* map, int32_t column, int32_t row, uint32_t from) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map),
+               "r"(column), "r"(row), "r"(from)
+               : "memory");
+}
+__device__ inline void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// Until this thread's stores have read their shared memory, or have ended.
+__device__ inline void wait_stores_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+__device__ inline void wait_stores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+// Orders this thread's stores to shared memory before what the copy engine reads there after the next
+// barrier.
+__device__ inline void fence_shared_for_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+__device__ inline void sync_threads(int barrier_id, int num_threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(barrier_id), "r"(num_threads) : "memory");
+}
+
+// barrier: of any block of the cluster. Orders what this block has read, not what it has written.
+__device__ inline void release_in_cluster(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Every thread of the cluster. Orders nothing but initialized barriers behind fence_barrier_init().
+__device__ inline void sync_cluster() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+template <int kRegisters>
+__device__ inline void grow_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ inline void shrink_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// Four matrices of 8 x 8 elements of 16 bits: lane l gives the address of row l % 8 of matrix l / 8, and of
+// matrix i holds elements 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 in values[i].
+__device__ inline void store_matrices(uint32_t to, const uint32_t (&values)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(values[0]),
+               "r"(values[1]), "r"(values[2]), "r"(values[3])
+               : "memory");
+}
+
+template <int kPending>
+__device__ inline void wait_products() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+#define QUIRE_FLOATS_8(c, i)                                                                  \
+  "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), \
+      "+f"(c[i + 6]), "+f"(c[i + 7])
+#define QUIRE_FLOATS_32(c, i) \
+  QUIRE_FLOATS_8(c, i), QUIRE_FLOATS_8(c, i + 8), QUIRE_FLOATS_8(c, i + 16), QUIRE_FLOATS_8(c, i + 24)
+#define QUIRE_FLOATS_112(c)                                                                     \
+  QUIRE_FLOATS_32(c, 0), QUIRE_FLOATS_32(c, 32), QUIRE_FLOATS_32(c, 64), QUIRE_FLOATS_8(c, 96), \
+      QUIRE_FLOATS_8(c, 104)
+#define QUIRE_FLOATS_128(c) QUIRE_FLOATS_112(c), QUIRE_FLOATS_8(c, 112), QUIRE_FLOATS_8(c, 120)
+#define QUIRE_NAMES_112                                                              \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, " \
+  "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, " \
+  "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
+  "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, " \
+  "%66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, " \
+  "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, " \
+  "%98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define QUIRE_NAMES_128 \
+  QUIRE_NAMES_112       \
+  ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+// r0 to r2: the names of the operands after the accumulators.
+#define QUIRE_WGMMA(n, type, registers, r0, r1, r2)                                                \
+  asm volatile(                                                                                    \
+      "{\n"                                                                                        \
+      ".reg .pred adds;\n"                                                                         \
+      "setp.ne.b32 adds, " r2                                                                      \
+      ", 0;\n"                                                                                     \
+      "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" QUIRE_NAMES_##registers \
+      "}, " r0 ", " r1                                                                             \
+      ", adds, 1, 1, 0, 0;\n"                                                                      \
+      "}\n"                                                                                        \
+      : QUIRE_FLOATS_##registers(acc)                                                              \
+      : "l"(a), "l"(b), "r"(static_cast<int32_t>(adds)))
+
+// acc[64 rows of a, 2 kSize rows of b] = a b^T over 16 elements of k, plus acc when `adds`. Operands and
+// accumulators lie as wgmma.cuh says.
+template <class T, int kSize>
+__device__ inline void multiply(float (&acc)[kSize], uint64_t a, uint64_t b, bool adds) {
+  static_assert(kSize == 112 || kSize == 128);
+  if constexpr (std::is_same_v<T, __half>) {
+    if constexpr (kSize == 128) QUIRE_WGMMA(256, "f16", 128, "%128", "%129", "%130");
+    if constexpr (kSize == 112) QUIRE_WGMMA(224, "f16", 112, "%112", "%113", "%114");
+  } else {
+    if constexpr (kSize == 128) QUIRE_WGMMA(256, "bf16", 128, "%128", "%129", "%130");
+    if constexpr (kSize == 112) QUIRE_WGMMA(224, "bf16", 112, "%112", "%113", "%114");
+  }
+}
+
+#undef QUIRE_WGMMA
+#undef QUIRE_NAMES_112
+#undef QUIRE_NAMES_128
+#undef QUIRE_FLOATS_112
+#undef QUIRE_FLOATS_128
+#undef QUIRE_FLOATS_8
+#undef QUIRE_FLOATS_32
+
+}  // namespace quire::cuda::gemm::wide
