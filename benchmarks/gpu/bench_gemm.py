@@ -30,7 +30,7 @@ MODELS = {
     "8B": {"hidden": 4096, "inter": 14336, "qkv": 6144, "layers": 32},
     "1B": {"hidden": 2048, "inter": 8192, "qkv": 3072, "layers": 16},
 }
-ROWS = (1, 8, 16, 32, 48, 64)
+ROWS = (1, 8, 16, 24, 32, 48, 64)
 
 Gemm = Callable[[str, Tensor, Weight, Tensor], object]  # name of the shape, x, W, out
 

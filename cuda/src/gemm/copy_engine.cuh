@@ -113,6 +113,12 @@ __device__ inline void wait_for_cluster() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
+__device__ inline uint32_t rank_in_cluster() {
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
 // What L2 shall do with the lines of a copy.
 enum class CachePolicy : uint64_t {
   kNormal = 0x1000000000000000,

@@ -15,8 +15,7 @@
 
 namespace quire::cuda::gemm {
 
-// Partial sums of other blocks: [other ranks in order][unit of this block][lane] float4. A unit is a group of
-// a warp. Blocks share the groups or, when there are fewer than blocks, the warps.
+// Partial sums of other blocks: [other ranks in order][unit of this block][lane] float4.
 template <class S>
 struct Exchange {
   uint32_t base, ready;
@@ -46,7 +45,7 @@ struct Exchange {
     const int warp = threadIdx.x / 32;
     const int unit = by_group ? (group >> parts_log2) * S::kMathWarps + warp
                               : (warp & ((S::kMathWarps >> parts_log2) - 1)) * S::kGroups + group;
-    const int slot = (from - (from > owner(group))) * (S::kMathWarps * S::kGroups >> parts_log2) + unit;
+    const int slot = (from - (from > owner(group))) * S::units_per_rank(parts_log2) + unit;
     return base + (slot * 32 + threadIdx.x % 32) * 16;
   }
   template <int kRegs>

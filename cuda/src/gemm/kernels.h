@@ -42,8 +42,8 @@ inline constexpr int kBoxRows = 64;  // of W, in one copy
 inline constexpr int kUnitColumns = 128;
 inline constexpr int kLoadBytes = 2 * kBoxRows * kBoxColumns * 2;  // of W, in one stage
 
-// padded_rows: 8, 16, 32 or 64. tile_rows: 64 or 128. Fills in config's block and shared memory, and the
-// stages.
+// padded_rows: 8, 16, 24, 32, 48 or 64. tile_rows: 64 or 128. Fills in config's block and shared memory, and
+// the stages.
 template <class T>
 void launch_kernel(int padded_rows, int tile_rows, LaunchConfig config, KernelArgs args);
 

@@ -20,8 +20,15 @@ struct Shape {
   static_assert(kRows == 64 || kRows == 128);
   static_assert(kTokens % 8 == 0);
 
-  static constexpr int exchange_bytes(int parts) {
-    return (parts - 1) * (kMathWarps / parts) * kGroups * 32 * 16;
+  // Blocks of a cluster share the groups or, where there are fewer groups than blocks, the warps: units, of a
+  // group and a warp, that one block adds up at most.
+  __host__ __device__ static constexpr int units_per_rank(int parts_log2) {
+    const int parts = 1 << parts_log2;
+    return kGroups >= parts ? ((kGroups + parts - 1) >> parts_log2) * kMathWarps
+                            : (kMathWarps >> parts_log2) * kGroups;
+  }
+  static constexpr int exchange_bytes(int parts_log2) {
+    return ((1 << parts_log2) - 1) * units_per_rank(parts_log2) * 32 * 16;
   }
 };
 
@@ -37,8 +44,8 @@ inline constexpr int kSharedOfSm = 228 * 1024;
 inline constexpr int kSharedReserved = 1024;  // of each block
 
 template <class S>
-Layout make_layout(int parts, bool silu_mul, int blocks_per_sm) {
-  const int exchange_bytes = S::exchange_bytes(parts), staging_bytes = silu_mul ? S::kStagingBytes : 0;
+Layout make_layout(int parts_log2, bool silu_mul, int blocks_per_sm) {
+  const int exchange_bytes = S::exchange_bytes(parts_log2), staging_bytes = silu_mul ? S::kStagingBytes : 0;
   const int budget = kSharedOfSm / blocks_per_sm - kSharedReserved;
   const int room = budget - kBarrierBytes - exchange_bytes - staging_bytes;
   Layout layout{};

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <iterator>
 
 #include "common/dispatch.h"
 #include "common/launch.h"
@@ -34,11 +35,11 @@ uint32_t* next_counter() {
 // to them, and so on.
 CUtensorMap make_weight_map(DType dtype, const void* data, int64_t n, int64_t k, bool silu_mul) {
   if (!silu_mul) {
-    return make_tensor_map<4>(dtype, data,
-                              {{k, 1, kBoxColumns}, {n, k, kBoxRows}, {1, n * k, 1}, {1, n * k, 1}});
+    return make_tensor_map(dtype, data,
+                           {{k, 1, kBoxColumns}, {n, k, kBoxRows}, {1, n * k, 1}, {1, n * k, 1}});
   }
-  return make_tensor_map<4>(
-      dtype, data, {{k, 1, kBoxColumns}, {8, k, 8}, {2, n / 2 * k, 2}, {n / 16, 8 * k, kBoxRows / 16}});
+  return make_tensor_map(dtype, data,
+                         {{k, 1, kBoxColumns}, {8, k, 8}, {2, n / 2 * k, 2}, {n / 16, 8 * k, kBoxRows / 16}});
 }
 
 int num_sms() {
@@ -147,14 +148,14 @@ void launch_skinny_gemm(const SkinnyGemmWeight& w, const SkinnyGemmParams& p, cu
     refuse("tuning.tile_rows", std::to_string(cut.tile_rows), "64, 128");
   }
   if (cut.parts == 8 && cut.tile_rows == 64) refuse("tuning.parts with tiles of 64 rows", "8", "1, 2, 4");
-  const int padded_rows = p.num_rows <= 8 ? 8 : p.num_rows <= 16 ? 16 : p.num_rows <= 32 ? 32 : 64;
+  constexpr int kPadded[] = {8, 16, 24, 32, 48, kSkinnyGemmMaxRows};
+  const int padded_rows = *std::lower_bound(std::begin(kPadded), std::end(kPadded), p.num_rows);
 
   KernelArgs args;
   std::memcpy(&args.weight, w.tensor_map, sizeof(args.weight));
   const bool gathers = p.rows != nullptr;
   const int64_t x_rows = gathers ? p.num_x_rows : p.num_rows;
-  args.x = make_tensor_map<2>(
-      w.dtype, p.x, {{w.k, 1, kBoxColumns}, {x_rows, std::max(p.stride_x, w.k), gathers ? 1 : padded_rows}});
+  args.x = make_tensor_map(w.dtype, p.x, x_rows, w.k, std::max(p.stride_x, w.k), gathers ? 1 : padded_rows);
   args.num_rows = p.num_rows;
   args.n_out = static_cast<int32_t>(n_out);
   args.num_tiles = num_tiles(w, cut.tile_rows);

@@ -225,7 +225,7 @@ template <class T, int kTokens, int kRows>
 void launch_shape(LaunchConfig config, KernelArgs args) {
   using S = Shape<kTokens, kRows>;
   const auto kernel = skinny_gemm_kernel<T, kTokens, kRows>;
-  args.layout = make_layout<S>(1 << args.parts_log2, args.silu_mul, args.blocks_per_sm);
+  args.layout = make_layout<S>(args.parts_log2, args.silu_mul, args.blocks_per_sm);
   config.block = S::kThreads;
   config.shared_bytes = args.layout.barriers + kBarrierBytes;
   // All that the SM has: blocks of two GEMMs need it.
@@ -246,8 +246,12 @@ void launch_kernel(int padded_rows, int tile_rows, LaunchConfig config, KernelAr
       return launch_tokens<T, 8>(tile_rows, config, args);
     case 16:
       return launch_tokens<T, 16>(tile_rows, config, args);
+    case 24:
+      return launch_tokens<T, 24>(tile_rows, config, args);
     case 32:
       return launch_tokens<T, 32>(tile_rows, config, args);
+    case 48:
+      return launch_tokens<T, 48>(tile_rows, config, args);
     default:
       return launch_tokens<T, 64>(tile_rows, config, args);
   }

@@ -1,9 +1,10 @@
-// Descriptions of matrices for the copy engine.
+// Descriptions of tensors for the copy engine.
 #pragma once
 
 #include <cuda.h>
 
 #include <cstdint>
+#include <initializer_list>
 
 #include "quire/cuda/dtype.h"
 
@@ -13,22 +14,16 @@ inline constexpr int kBoxColumns = 64;  // elements of 16 bits: 128 bytes
 
 struct Dimension {
   int64_t size;
-  int64_t stride;  // elements; of the first dimension it is 1
+  int64_t stride;  // elements; 1 in the first dimension
   int box;
 };
 
-// Up to five dimensions of 16-bit elements, with the 128-byte swizzle. Throws std::runtime_error.
-CUtensorMap make_tensor_map(DType dtype, const void* data, const Dimension* dimensions, int num_dimensions);
+// 16-bit elements in boxes with the 128-byte swizzle; up to 5 dimensions. Throws std::runtime_error.
+CUtensorMap make_tensor_map(DType dtype, const void* data, std::initializer_list<Dimension> dimensions);
 
-template <int kNumDimensions>
-CUtensorMap make_tensor_map(DType dtype, const void* data, const Dimension (&dimensions)[kNumDimensions]) {
-  return make_tensor_map(dtype, data, dimensions, kNumDimensions);
-}
-
-// [rows, columns], rows `stride` elements apart, in boxes of box_rows x kBoxColumns.
-inline CUtensorMap make_tensor_map(DType dtype, const void* data, int64_t rows, int64_t columns,
-                                   int64_t stride, int box_rows) {
-  return make_tensor_map(dtype, data, {{columns, 1, kBoxColumns}, {rows, stride, box_rows}});
-}
+// [rows, columns] of 16-bit elements, rows `stride` elements apart, in boxes of box_rows x kBoxColumns with
+// the 128-byte swizzle.
+CUtensorMap make_tensor_map(DType dtype, const void* data, int64_t rows, int64_t columns, int64_t stride,
+                            int box_rows);
 
 }  // namespace quire::cuda::gemm

@@ -31,15 +31,16 @@ struct Wgmma;
 
 #define QUIRE_ACC_4(i) "+f"(acc[i]), "+f"(acc[i + 1]), "+f"(acc[i + 2]), "+f"(acc[i + 3])
 #define QUIRE_ACC_8(i) QUIRE_ACC_4(i), QUIRE_ACC_4(i + 4)
+#define QUIRE_ACC_12(i) QUIRE_ACC_8(i), QUIRE_ACC_4(i + 8)
 #define QUIRE_ACC_16(i) QUIRE_ACC_8(i), QUIRE_ACC_8(i + 8)
+#define QUIRE_ACC_24(i) QUIRE_ACC_16(i), QUIRE_ACC_8(i + 16)
 #define QUIRE_ACC_32(i) QUIRE_ACC_16(i), QUIRE_ACC_16(i + 16)
 #define QUIRE_REGS_4 "%0, %1, %2, %3"
 #define QUIRE_REGS_8 QUIRE_REGS_4 ", %4, %5, %6, %7"
-#define QUIRE_REGS_16 QUIRE_REGS_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
-#define QUIRE_REGS_32      \
-  QUIRE_REGS_16            \
-  ", %16, %17, %18, %19, " \
-  "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define QUIRE_REGS_12 QUIRE_REGS_8 ", %8, %9, %10, %11"
+#define QUIRE_REGS_16 QUIRE_REGS_12 ", %12, %13, %14, %15"
+#define QUIRE_REGS_24 QUIRE_REGS_16 ", %16, %17, %18, %19, %20, %21, %22, %23"
+#define QUIRE_REGS_32 QUIRE_REGS_24 ", %24, %25, %26, %27, %28, %29, %30, %31"
 #define QUIRE_WGMMA(type, name, columns, regs, a_reg, b_reg)                             \
   template <>                                                                            \
   struct Wgmma<type, columns> {                                                          \
@@ -53,21 +54,27 @@ struct Wgmma;
 #define QUIRE_WGMMAS(type, name)                \
   QUIRE_WGMMA(type, name, 8, 4, "%4", "%5")     \
   QUIRE_WGMMA(type, name, 16, 8, "%8", "%9")    \
+  QUIRE_WGMMA(type, name, 24, 12, "%12", "%13") \
   QUIRE_WGMMA(type, name, 32, 16, "%16", "%17") \
+  QUIRE_WGMMA(type, name, 48, 24, "%24", "%25") \
   QUIRE_WGMMA(type, name, 64, 32, "%32", "%33")
 
 QUIRE_WGMMAS(__nv_bfloat16, "bf16")
 QUIRE_WGMMAS(__half, "f16")
 
-#undef QUIRE_WGMMAS
-#undef QUIRE_WGMMA
-#undef QUIRE_REGS_32
-#undef QUIRE_REGS_16
-#undef QUIRE_REGS_8
-#undef QUIRE_REGS_4
-#undef QUIRE_ACC_32
-#undef QUIRE_ACC_16
-#undef QUIRE_ACC_8
 #undef QUIRE_ACC_4
+#undef QUIRE_ACC_8
+#undef QUIRE_ACC_12
+#undef QUIRE_ACC_16
+#undef QUIRE_ACC_24
+#undef QUIRE_ACC_32
+#undef QUIRE_REGS_4
+#undef QUIRE_REGS_8
+#undef QUIRE_REGS_12
+#undef QUIRE_REGS_16
+#undef QUIRE_REGS_24
+#undef QUIRE_REGS_32
+#undef QUIRE_WGMMA
+#undef QUIRE_WGMMAS
 
 }  // namespace quire::cuda::gemm

@@ -9,11 +9,9 @@ from torch import Tensor
 from quire import ops_cuda as ops
 
 # Up to so many rows our GEMM for few is faster than cuBLAS, on an H100 and for the shapes of 1B and 8B
-# models, and it overlaps with the kernels around it (docs/kernels/skinny_gemm.md).
+# models, and it overlaps with the kernels around it (docs/kernels/skinny_gemm.md). With more, the GEMM for
+# many is faster than cuBLAS and a kernel for SiLU * mul (docs/kernels/gate_up_gemm.md).
 _FASTER_ROWS = 64
-# With more than these, the GEMM for many is faster than that and than cuBLAS with a kernel for SiLU * mul
-# (docs/kernels/gate_up_gemm.md).
-_FASTER_GATE_UP_ROWS = 64
 
 
 class CudaLinear:
@@ -62,20 +60,23 @@ class CudaGateUp(CudaLinear):
     def prepare(self) -> None:
         """As in CudaLinear."""
         super().prepare()
-        self._fused = ops.SkinnyWeight(self.weight, silu_mul=True, is_invariant=self._is_invariant)
+        can_fuse = self.weight.size(0) % 16 == 0
+        self._fused = (
+            ops.SkinnyWeight(self.weight, silu_mul=True, is_invariant=self._is_invariant)
+            if can_fuse
+            else None
+        )
         takes = ops.WideWeight.takes(self.weight, silu_mul=True)
         self._wide = ops.WideWeight(self.weight, silu_mul=True) if takes else None
 
     def silu_mul(self, x: Tensor, gate_up: Tensor, out: Tensor) -> None:
         """x: ``[num_rows, in_size]``; gate_up: ``[num_rows, 2 * intermediate_size]``, scratch; out:
         ``[num_rows, intermediate_size]``."""
-        if self._wide is not None and (self._is_invariant or x.size(0) > _FASTER_GATE_UP_ROWS):
+        if self._wide is not None and (self._is_invariant or x.size(0) > _FASTER_ROWS):
             self._wide(x, self.bias, out)  # a row has the same bits in any number of rows
-        elif self._is_invariant:
+        elif self._fused is not None and (self._is_invariant or x.size(0) <= _FASTER_ROWS):
             for rows, to in _parts(x, out):
                 self._fused(rows, self.bias, to)
-        elif x.size(0) <= _FASTER_ROWS:
-            self._fused(x, self.bias, out)
         else:
             self(x, gate_up)
             ops.silu_mul(gate_up, out)

@@ -18,7 +18,7 @@ DTYPES = [torch.bfloat16, torch.float16]
 # One rounding of the sum; two more with silu_mul, whose inputs may also round to a neighbour.
 TOLERANCE = {torch.bfloat16: 2e-3, torch.float16: 3e-4}
 SILU_TOLERANCE = {torch.bfloat16: 4e-3, torch.float16: 6e-4}
-ROWS = [1, 2, 7, 8, 9, 16, 17, 31, 32, 33, 50, 63, 64]
+ROWS = [1, 2, 7, 8, 9, 16, 17, 24, 31, 32, 33, 48, 50, 63, 64]
 # n x k: whole tiles, ragged, odd, fewer tiles than SMs, many; k of one step and ragged.
 SIZES = [
     (128, 64),
@@ -80,7 +80,7 @@ def test_every_cut(parts: int, tile_rows: int, silu: bool) -> None:
     """Each number of blocks per tile, with fewer blocks than tiles, with and without prefetch."""
     n, k = (3008 if silu else 1500), 1160
     weight = Weight(normal(n, k, dtype=torch.bfloat16), silu)
-    for m in (1, 16, 30, 64):
+    for m in (1, 16, 21, 30, 45, 64):
         x = normal(m, k, dtype=torch.bfloat16, seed=m) * 0.1
         expected = product(x, weight.tensor)
         expected = silu_mul(expected, x.dtype) if silu else expected.to(x.dtype)
