@@ -258,6 +258,9 @@ void bind_outputs(py::module_& m) {
           },
           "The stop string or the stop token's id; None: another end, or none.")
       .def_property_readonly(
+          "has_logprobs", [](const ReleaseCopy& self) { return self.release.logprobs_idx >= 0; },
+          "Whether the request asked for any.")
+      .def_property_readonly(
           "logprobs",
           [](const ReleaseCopy& self) { return to_places(self.logprobs, self.logprobs_run.num_per_id); },
           "For each id [(token id, logprob, rank), ...]: its own, then the likeliest. None: not asked for.")

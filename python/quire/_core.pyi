@@ -374,6 +374,8 @@ class Release:
     @property
     def stop_reason(self) -> str | int | None: ...
     @property
+    def has_logprobs(self) -> bool: ...
+    @property
     def logprobs(self) -> list[list[tuple[int, float, int]]] | None: ...  # per id: (id, logprob, rank)
     @property
     def prompt_logprobs(self) -> list[list[tuple[int, float, int]]] | None: ...  # from the second token on
