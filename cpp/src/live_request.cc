@@ -54,6 +54,7 @@ std::unique_ptr<LiveRequest> make_sequence(const NewRequest& request, const Engi
   live->edits = make_logit_edits(params);
   live->waits_for_ids = live->edits && !live->edits->bad_words.empty();
   live->include_stop = params.include_stop_str_in_output;
+  live->cache_salt = params.cache_salt;
 
   const auto sort_unique = [](std::vector<int32_t>& ids) {
     std::sort(ids.begin(), ids.end());

@@ -17,6 +17,7 @@ OutputGate::OutputGate(const TokenTable& table, const SamplingParams& params, bo
       makes_text_(params.detokenize),
       skip_special_tokens_(params.skip_special_tokens),
       include_stop_(params.include_stop_str_in_output),
+      stream_interval_(static_cast<uint32_t>(params.stream_interval)),
       is_first_(is_first),
       open_text_(open_text),
       can_cut_(open_text.is_nothing()) {}

@@ -291,7 +291,9 @@ void Scheduler::complete(int32_t batch_idx, bool is_sampled) {
 void Scheduler::extend_hashes(RequestState& request, int32_t num_blocks) {
   const auto size = static_cast<size_t>(config_.block_size);
   for (size_t i = request.block_hashes.size(); i < static_cast<size_t>(num_blocks); ++i) {
-    const BlockHash& parent = i == 0 ? root_ : request.block_hashes[i - 1];
+    const BlockHash parent = i > 0                        ? request.block_hashes[i - 1]
+                             : request.cache_salt.empty() ? root_
+                                                          : salted_root(root_, request.cache_salt);
     request.block_hashes.push_back(hash_block(parent, std::span(request.token_ids).subspan(i * size, size)));
   }
 }

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "quire/block_hash.h"
@@ -43,6 +44,7 @@ struct alignas(64) RequestState {
   int32_t num_known_prompt_logprobs = 0;    // of the num_prompt_tokens - 1 places that predict one
   std::shared_ptr<const LogitEdits> edits;  // null: none
 
+  std::string cache_salt;                // of the first block's hash
   std::vector<BlockHash> block_hashes;   // of the first full blocks; extended when a block is full
   std::vector<int32_t> mask_ids;         // may not be sampled before min_tokens
   RequestState* next_sibling = nullptr;  // a ring: the unfinished sequences of a request; null: the only one
