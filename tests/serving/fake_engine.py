@@ -74,6 +74,7 @@ class Request:
     request_id: int
     prompt: list[int]
     max_tokens: int
+    has_text: bool = True  # detokenize
     index: int = 0  # of n; begins so many ids further on in the prompt
     num_out: int = 0
 
@@ -116,7 +117,7 @@ def decode_requests(payload: bytes) -> tuple[list[Request], list[int], list[dict
         priority, arrival_ns, tokenize_ns, deadline_ns = reader.take("iqqq")
         max_tokens, min_tokens, temperature, top_p, top_k, seed, bits = reader.take("iiffiqB")
         stop = [reader.string().decode() for _ in range(reader.take("I")[0])]
-        additions.append(Request(request_id, prompt, max_tokens or 16))
+        additions.append(Request(request_id, prompt, max_tokens or 16, bool(bits & 16)))
         stop_token_ids = reader.array("i")
         n, min_p, presence_penalty, frequency_penalty, repetition_penalty = reader.take("iffff")
         logit_bias = [reader.take("if") for _ in range(reader.take("I")[0])]
@@ -258,7 +259,9 @@ class Engine:
         is_first = all(request.token(i) == END_ID for i in range(min(request.num_out, len(request.prompt))))
         request.num_out += 1
         self.num_generated += 1
-        return Release(request, [token], int(token != STOP_ID), is_first, request.finish_reason())
+        return Release(
+            request, [token], int(request.has_text and token != STOP_ID), is_first, request.finish_reason()
+        )
 
     def run_step(self) -> None:
         self.step += 1
