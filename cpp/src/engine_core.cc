@@ -1,6 +1,7 @@
 #include "quire/engine_core.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <random>
@@ -8,21 +9,14 @@
 #include <unordered_map>
 #include <utility>
 
+#include "deadlines.h"
+#include "intake.h"
+#include "live_request.h"
 #include "quire/error.h"
-#include "quire/output_gate.h"
 #include "quire/scheduler.h"
 
 namespace quire {
 namespace {
-
-struct LiveRequest : RequestState {
-  explicit LiveRequest(OutputGate output_gate) : gate(std::move(output_gate)) {}
-
-  OutputGate gate;
-  std::vector<int32_t> end_ids;  // sorted: the request ends at any of them
-  bool include_stop = false;
-  int32_t num_counted_prompt_tokens = 0;  // in the statistics; recomputed ones count once
-};
 
 // SplitMix64: a full-period sequence, so requests without a seed get different ones.
 class SeedSequence {
@@ -52,12 +46,14 @@ uint64_t random_salt() {
 }  // namespace
 
 struct EngineCore::Impl {
-  Impl(EngineConfig engine_config, TokenTable token_table)
+  Impl(EngineConfig engine_config, TokenTable token_table, EngineClock engine_clock)
       : config(validated(std::move(engine_config))),
         table(std::move(token_table)),
+        clock(std::move(engine_clock)),
         // A secret salt: block hashes of one engine cannot be prepared by its clients.
         scheduler(config, random_salt()),
-        seeds(config.seed) {
+        seeds(config.seed),
+        prefill_rate(config.max_num_batched_tokens) {
     // A pool may be smaller than max_model_len. The last token of a request needs no KV.
     const int64_t num_slots = static_cast<int64_t>(config.num_blocks) * config.block_size;
     max_total_tokens = static_cast<int32_t>(std::min<int64_t>(config.max_model_len, num_slots + 1));
@@ -68,9 +64,14 @@ struct EngineCore::Impl {
 
   EngineConfig config;
   TokenTable table;
+  EngineClock clock;
   Scheduler scheduler;
   SeedSequence seeds;
-  int32_t max_total_tokens = 0;  // of any request
+  Deadlines deadlines;
+  PrefillRate prefill_rate;
+  std::array<int64_t, kMaxBatchesOut> launched_ns = {};  // of the batches out, the oldest first
+  int64_t updated_ns = 0;                                // the last update()
+  int32_t max_total_tokens = 0;                          // of any request
   std::unordered_map<uint64_t, std::unique_ptr<LiveRequest>> requests;
   StepOutputs outputs;
   StepOutputs ends;  // of cancelled and failed requests, until the next outputs
@@ -79,56 +80,15 @@ struct EngineCore::Impl {
   uint64_t num_prompt_tokens = 0;
   uint64_t num_generation_tokens = 0;
 
-  int32_t check_lengths(const NewRequest& request) const;
   bool is_first(const NewRequest& request) const;
   void begin_outputs();
-  Release& append_run(const LiveRequest& request, const OutputGate::Run& run, StepOutputs& out) const;
-  void append_end(LiveRequest& request, FinishReason reason, StepOutputs& out) const;
+  void end(LiveRequest& request, FinishReason reason, StepOutputs& out) const;
   FinishReason accept(LiveRequest& request, int32_t id);
   void end_early(uint64_t request_id, FinishReason reason, const std::string& error);
+  int64_t due_ns(const LiveRequest& request) const;
+  void end_due(int64_t now_ns);
   EngineStats stats() const;
 };
-
-// Returns how long the request may get.
-int32_t EngineCore::Impl::check_lengths(const NewRequest& request) const {
-  const auto num_prompt = static_cast<int64_t>(request.prompt_ids.size());
-  if (num_prompt == 0) throw InvalidArgument("prompt_ids", "no tokens", "at least 1 token");
-  if (num_prompt >= config.max_model_len) {
-    throw InvalidArgument("prompt_ids", std::to_string(num_prompt) + " tokens",
-                          "1 to " + std::to_string(config.max_model_len - 1) + " tokens (max_model_len " +
-                              std::to_string(config.max_model_len) + " must leave room for one more)");
-  }
-  const std::string pool = "the KV cache has " + std::to_string(config.num_blocks) + " blocks of " +
-                           std::to_string(config.block_size) + " tokens";
-  if (num_prompt >= max_total_tokens) {
-    throw InvalidArgument("prompt_ids", std::to_string(num_prompt) + " tokens",
-                          "1 to " + std::to_string(max_total_tokens - 1) + " tokens (" + pool + ")");
-  }
-  for (int32_t id : request.prompt_ids) {
-    if (id < 0 || id >= config.vocab_size) {
-      throw InvalidArgument("prompt_ids", std::to_string(id),
-                            "0 to " + std::to_string(config.vocab_size - 1) + " (vocab_size)");
-    }
-  }
-  const int32_t limit = config.max_output_tokens > 0 ? config.max_output_tokens : INT32_MAX;
-  for (const auto& [field, value] : {std::pair("max_tokens", request.params.max_tokens),
-                                     std::pair("min_tokens", request.params.min_tokens)}) {
-    if (value > limit) {
-      throw InvalidArgument(field, std::to_string(value),
-                            "at most " + std::to_string(limit) + " (max_output_tokens of the server)");
-    }
-  }
-  if (request.params.max_tokens == 0) {
-    return static_cast<int32_t>(std::min<int64_t>(max_total_tokens, num_prompt + limit));
-  }
-  const int64_t wanted = std::min<int64_t>(num_prompt + request.params.max_tokens, config.max_model_len);
-  if (wanted > max_total_tokens) {
-    throw InvalidArgument(
-        "max_tokens", std::to_string(request.params.max_tokens),
-        "at most " + std::to_string(max_total_tokens - num_prompt) + " with this prompt (" + pool + ")");
-  }
-  return static_cast<int32_t>(wanted);
-}
 
 bool EngineCore::Impl::is_first(const NewRequest& request) const {
   return std::none_of(request.prompt_ids.begin(), request.prompt_ids.end(), [&](int32_t id) {
@@ -141,29 +101,16 @@ void EngineCore::Impl::begin_outputs() {
   outputs.token_ids.clear();
   std::swap(outputs.releases, ends.releases);
   std::swap(outputs.token_ids, ends.token_ids);
+  outputs.receipts.clear();
+  std::swap(outputs.receipts, ends.receipts);
 }
 
-Release& EngineCore::Impl::append_run(const LiveRequest& request, const OutputGate::Run& run,
-                                      StepOutputs& out) const {
-  Release& release = out.releases.emplace_back();
-  release.request_id = request.request_id;
-  release.ids_begin = static_cast<uint32_t>(out.token_ids.size());
-  release.num_ids = run.num_ids;
-  release.num_text_ids = run.num_text_ids;
-  release.trim = run.trim;
-  release.is_first = run.is_first;
-  release.open_text = run.open_text;
-  release.num_prompt_tokens = static_cast<uint32_t>(request.num_prompt_tokens);
-  release.num_cached_tokens = static_cast<uint32_t>(std::max(request.num_cached_tokens, 0));
-  // The gate's held ids are the last ones; the run is the first of them.
-  const auto begin = request.token_ids.end() - request.gate.num_held() - run.num_ids;
-  out.token_ids.insert(out.token_ids.end(), begin, begin + run.num_ids);
-  return release;
-}
-
-void EngineCore::Impl::append_end(LiveRequest& request, FinishReason reason, StepOutputs& out) const {
-  const std::span<const int32_t> ids(request.token_ids);
-  append_run(request, request.gate.finish(ids.last(request.gate.num_held())), out).finish_reason = reason;
+// Its last release. The scheduler still has it.
+void EngineCore::Impl::end(LiveRequest& request, FinishReason reason, StepOutputs& out) const {
+  append_end(request, reason, out);
+  if (!request.return_receipt) return;
+  out.releases.back().receipt_idx = static_cast<int32_t>(out.receipts.size());
+  out.receipts.push_back(make_receipt(request, scheduler.waits(request), clock()));
 }
 
 // The request's next id. Returns why the request ends with it, or kNone.
@@ -187,8 +134,9 @@ FinishReason EngineCore::Impl::accept(LiveRequest& request, int32_t id) {
 void EngineCore::Impl::end_early(uint64_t request_id, FinishReason reason, const std::string& error) {
   const auto found = requests.find(request_id);
   if (found != requests.end()) {
-    append_end(*found->second, reason, ends);
+    end(*found->second, reason, ends);
     scheduler.remove(*found->second);
+    deadlines.remove(request_id);
     requests.erase(found);
   } else if (reason == FinishReason::kError) {
     Release& release = ends.releases.emplace_back();
@@ -198,6 +146,25 @@ void EngineCore::Impl::end_early(uint64_t request_id, FinishReason reason, const
     return;
   }
   ends.releases.back().error = error;
+}
+
+// When the request must be looked at: at its deadline, or when the rest of its prompt could at best be
+// computed just in time.
+int64_t EngineCore::Impl::due_ns(const LiveRequest& request) const {
+  return request.deadline_ns - prefill_rate.least_ns(scheduler.num_prompt_tokens_left(request));
+}
+
+void EngineCore::Impl::end_due(int64_t now_ns) {
+  while (const auto request_id = deadlines.due(now_ns)) {
+    const LiveRequest& request = *requests.at(*request_id);
+    const int64_t due = due_ns(request);
+    if (due > now_ns) {
+      deadlines.set(*request_id, due);
+    } else {
+      end_early(*request_id, FinishReason::kDeadline,
+                explain_deadline(request, now_ns, scheduler.num_prompt_tokens_left(request), prefill_rate));
+    }
+  }
 }
 
 EngineStats EngineCore::Impl::stats() const {
@@ -215,8 +182,13 @@ EngineStats EngineCore::Impl::stats() const {
   return stats;
 }
 
-EngineCore::EngineCore(EngineConfig config, TokenTable token_table)
-    : impl_(std::make_unique<Impl>(std::move(config), std::move(token_table))) {}
+int64_t monotonic_ns() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+}
+
+EngineCore::EngineCore(EngineConfig config, TokenTable token_table, EngineClock clock)
+    : impl_(std::make_unique<Impl>(std::move(config), std::move(token_table), std::move(clock))) {}
 
 EngineCore::~EngineCore() = default;
 
@@ -226,8 +198,12 @@ const TokenTable& EngineCore::token_table() const { return impl_->table; }
 void EngineCore::add_request(NewRequest request) {
   const int32_t vocab_size = impl_->config.vocab_size;
   const SamplingParams& params = request.params;
-  const int32_t max_total_tokens = impl_->check_lengths(request);
+  const int32_t max_total_tokens = max_total_tokens_of(request, impl_->config, impl_->max_total_tokens);
   validate(params, vocab_size);
+  if (request.priority != 0 && impl_->config.scheduling_policy != SchedulingPolicy::kPriority) {
+    throw InvalidArgument("priority", std::to_string(request.priority),
+                          "0, unless model.json says \"scheduling_policy\": \"priority\"");
+  }
   if (impl_->requests.contains(request.request_id)) {
     throw InvalidArgument("request_id", std::to_string(request.request_id), "an id that no live request has");
   }
@@ -246,6 +222,12 @@ void EngineCore::add_request(NewRequest request) {
   live->min_tokens = params.min_tokens;
   live->seed = params.has_seed ? static_cast<uint64_t>(params.seed) : impl_->seeds.next();
   live->include_stop = params.include_stop_str_in_output;
+  const int64_t now_ns = impl_->clock();
+  live->priority = request.priority;
+  live->arrival_ns = request.arrival_ns != 0 ? request.arrival_ns : now_ns;
+  live->tokenize_ns = request.tokenize_ns;
+  live->deadline_ns = request.deadline_ns;
+  live->return_receipt = request.return_receipt;
 
   const auto sort_unique = [](std::vector<int32_t>& ids) {
     std::sort(ids.begin(), ids.end());
@@ -263,6 +245,10 @@ void EngineCore::add_request(NewRequest request) {
   LiveRequest& state = *live;
   impl_->requests.emplace(state.request_id, std::move(live));
   impl_->scheduler.add(state);
+  if (request.deadline_ns != 0) {
+    impl_->deadlines.set(request.request_id, impl_->due_ns(state));
+    impl_->end_due(now_ns);
+  }
 }
 
 void EngineCore::cancel(uint64_t request_id) { impl_->end_early(request_id, FinishReason::kCancelled, ""); }
@@ -281,7 +267,10 @@ const Batch& EngineCore::schedule() {
                           "fewer than max_batches_out (" + std::to_string(impl_->config.max_batches_out) +
                               "): update() the oldest, or forget_batches()");
   }
-  return impl_->scheduler.schedule();
+  const int64_t now_ns = impl_->clock();
+  impl_->end_due(now_ns);
+  impl_->launched_ns[num_batches_out()] = now_ns;
+  return impl_->scheduler.schedule(now_ns);
 }
 
 int32_t EngineCore::num_batches_out() const { return impl_->scheduler.num_batches_out(); }
@@ -307,6 +296,12 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
     }
   }
 
+  // A batch runs behind the one before.
+  const int64_t now_ns = impl.clock();
+  impl.prefill_rate.add_step(batch.num_tokens, now_ns - std::max(impl.launched_ns[0], impl.updated_ns));
+  impl.updated_ns = now_ns;
+  std::shift_left(impl.launched_ns.begin(), impl.launched_ns.end(), 1);
+  impl.end_due(now_ns);
   impl.begin_outputs();
   int32_t sample_idx = 0;
   for (int32_t i = 0; i < batch.num_reqs; ++i) {
@@ -319,7 +314,7 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
     if (!request) continue;  // ended, or cancelled, after it was scheduled
     if (is_sampled && id == kNoToken) {
       // Not complete(): what this step computed must not be found by other requests.
-      impl.append_end(*request, FinishReason::kError, impl.outputs);
+      impl.end(*request, FinishReason::kError, impl.outputs);
       impl.outputs.releases.back().error = "the model's logits are not finite; no token can be sampled";
       scheduler.finish(*request);
       impl.finished.push_back(request);
@@ -332,19 +327,23 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
       const int32_t now = std::min(request->num_computed_tokens, request->num_prompt_tokens);
       if (now > before) impl.num_prompt_tokens += static_cast<uint64_t>(now - before);
       request->num_counted_prompt_tokens = std::max(before, now);
+      if (is_sampled) request->history.first_token_ns = now_ns;
     }
     if (!is_sampled) continue;
     const FinishReason reason = impl.accept(*request, id);
     if (reason != FinishReason::kNone) {
-      impl.append_end(*request, reason, impl.outputs);
+      impl.end(*request, reason, impl.outputs);
       scheduler.finish(*request);
       impl.finished.push_back(request);
     } else if (request->gate.has_ready()) {
-      impl.append_run(*request, request->gate.take_ready(), impl.outputs);
+      append_run(*request, request->gate.take_ready(), impl.outputs);
     }
   }
   scheduler.end_step();
-  for (const LiveRequest* request : impl.finished) impl.requests.erase(request->request_id);
+  for (const LiveRequest* request : impl.finished) {
+    impl.deadlines.remove(request->request_id);
+    impl.requests.erase(request->request_id);
+  }
   impl.finished.clear();
   ++impl.step;
   impl.outputs.stats = impl.stats();

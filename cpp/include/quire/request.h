@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "quire/receipt.h"
 #include "quire/sampling.h"
 #include "quire/token_table.h"
 
@@ -19,6 +20,7 @@ struct NewRequest {
   int64_t arrival_ns = 0;   // at the server; 0: not told
   int64_t tokenize_ns = 0;  // how long the tokenizer stage took
   int64_t deadline_ns = 0;  // 0: none
+  bool return_receipt = false;
 };
 
 // A run of ids whose text can be decoded on its own: it ends at a complete character and outside a possible
@@ -34,7 +36,9 @@ struct Release {
   FinishReason finish_reason = FinishReason::kNone;
   uint32_t num_prompt_tokens = 0;
   uint32_t num_cached_tokens = 0;  // prompt tokens found in the prefix cache
-  std::string error;               // when finish_reason is kError: what went wrong, for the client
+  int32_t receipt_idx = -1;        // of StepOutputs::receipts, with the end of who asked for it; -1: none
+  // For the client, when finish_reason is kError, or kDeadline and nothing was generated: what went wrong.
+  std::string error;
 };
 
 struct EngineStats {
@@ -54,6 +58,7 @@ struct StepOutputs {
   EngineStats stats;
   std::vector<Release> releases;
   std::vector<int32_t> token_ids;
+  std::vector<Receipt> receipts;
 };
 
 }  // namespace quire

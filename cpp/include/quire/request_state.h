@@ -8,6 +8,7 @@
 
 #include "quire/block_hash.h"
 #include "quire/config.h"
+#include "quire/receipt.h"
 
 namespace quire {
 
@@ -35,11 +36,18 @@ struct alignas(64) RequestState {
 
   std::vector<BlockHash> block_hashes;  // of the first full blocks; extended when a block is full
   std::vector<int32_t> mask_ids;        // may not be sampled before min_tokens
-  RequestState* previous = nullptr;     // in the waiting queue
+  int32_t priority = 0;                 // lower first
+  uint64_t arrival = 0;                 // its number among all requests
+  RequestHistory history;
+  RequestState* previous = nullptr;  // in the waiting queue
   RequestState* next = nullptr;
 
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
   int32_t num_output_tokens() const { return num_tokens() - num_prompt_tokens; }
+  // The order in which requests are served, waiting or running.
+  bool goes_before(const RequestState& other) const {
+    return priority != other.priority ? priority < other.priority : arrival < other.arrival;
+  }
   // With those of batches out: where scheduling goes on.
   int32_t num_tokens_ahead() const { return num_tokens() + num_pending_ids; }
   int32_t num_computed_ahead() const { return num_computed_tokens + num_scheduled_tokens; }

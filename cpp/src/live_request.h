@@ -1,0 +1,38 @@
+// A request while EngineCore has it, and what leaves of it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "quire/output_gate.h"
+#include "quire/request.h"
+#include "quire/request_state.h"
+
+namespace quire {
+
+struct LiveRequest : RequestState {
+  explicit LiveRequest(OutputGate output_gate) : gate(std::move(output_gate)) {}
+
+  OutputGate gate;
+  std::vector<int32_t> end_ids;  // sorted: the request ends at any of them
+  bool include_stop = false;
+  int32_t num_counted_prompt_tokens = 0;  // in the statistics; recomputed ones count once
+  // Of NewRequest:
+  int64_t arrival_ns = 0;
+  int64_t tokenize_ns = 0;
+  int64_t deadline_ns = 0;
+  bool return_receipt = false;
+};
+
+// Appends a run of the gate's ids to `out`. The release is valid until the next one is appended.
+Release& append_run(LiveRequest& request, const OutputGate::Run& run, StepOutputs& out);
+// Appends everything held, as the request's last release.
+void append_end(LiveRequest& request, FinishReason reason, StepOutputs& out);
+
+// waits: Scheduler::waits().
+Receipt make_receipt(const LiveRequest& request, const std::array<uint64_t, kNumWaitReasons>& waits,
+                     int64_t end_ns);
+
+}  // namespace quire
