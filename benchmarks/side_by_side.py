@@ -164,6 +164,7 @@ def ratio_line(row: dict[str, Any], other: dict[str, Any]) -> str:
 def run_shape(shape: str, options: argparse.Namespace, results: Results, work: Path, deadline: float) -> None:
     model = options.model or word_model.make(shape, work / shape)
     run = results.start(shape, machine=machine(), commit=options.commit)
+    (work / "engine.json").write_text("[]", "utf-8")  # for serve, where quire is left out or fails
     for side in options.sides:
         if time.monotonic() >= deadline:
             print(f"{side} {shape}: not started, time limit", flush=True)

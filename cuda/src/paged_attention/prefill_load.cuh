@@ -7,42 +7,91 @@
 
 namespace quire::cuda::attention {
 
-// By a whole warp.
-__device__ inline Piece find_piece(const KernelArgs& a, const Line& line, int32_t index) {
+// Piece number `index` of the line, which lies in the given tile.
+__device__ inline Piece piece_of(const Line& line, const Tile& tile, int32_t index) {
   Piece piece{};
-  if (index >= line.num_chunks) return piece;
-  piece.tile = a.work.tiles[find_tile(a.work, line.num_tiles, index)];
-  const int32_t offset = index - piece.tile.line_begin;
-  piece.kv_head = offset / piece.tile.num_chunks;
-  piece.chunk = offset - piece.kv_head * piece.tile.num_chunks;
-  piece.end_key = piece.tile.num_keys;
-  if (piece.tile.num_chunks > 1) {
+  piece.tile = tile;
+  const int32_t offset = index - tile.line_begin;
+  piece.kv_head = offset / tile.num_chunks;
+  piece.chunk = offset - piece.kv_head * tile.num_chunks;
+  piece.end_key = tile.num_keys;
+  if (tile.num_chunks > 1) {
     piece.first_key = piece.chunk * line.chunk_units * kUnitKeys;
-    piece.end_key = min(piece.first_key + line.chunk_units * kUnitKeys, piece.tile.num_keys);
+    piece.end_key = min(piece.first_key + line.chunk_units * kUnitKeys, tile.num_keys);
   }
   return piece;
 }
 
-// Warp 0: pieces, keys and values.
+// By a whole warp.
+__device__ inline Piece find_piece(const KernelArgs& a, const Line& line, int32_t index) {
+  if (index >= line.num_chunks) return Piece{};
+  return piece_of(line, a.work.tiles[find_tile(a.work, line.num_tiles, index)], index);
+}
+
+// Copies of tiles of keys, or of values: one box for each cache block.
 template <int kHeadDim>
-__device__ inline void produce(const KernelArgs& a, const CUtensorMap* key_map, const CUtensorMap* value_map,
-                               const Shared& shared) {
+struct TileCopy {
+  using S = Shape<kHeadDim>;
+  const KernelArgs& a;
+  const CUtensorMap* map;
+  int32_t box_tokens;
+
+  // Lane i's is the slot of the tile's box i, over 8; whatever, where there is none.
+  __device__ int32_t slot_of(const Piece& piece, int32_t first_key) const {
+    const int32_t from = threadIdx.x % 32 * box_tokens;
+    const int32_t key = first_key + from;
+    if (from >= S::kKeys || key >= piece.end_key) return 0;
+    const int32_t* const table = a.p.block_tables + piece.tile.block_table_row * a.p.stride_block_table;
+    const int32_t offset = key & (a.p.block_size - 1);
+    return (__ldg(table + (key >> a.block_shift)) << (a.block_shift - 3)) + offset / 8;
+  }
+
+  // By a whole warp.
+  __device__ void copy(uint32_t to, uint32_t full, const Piece& piece, int32_t first_key,
+                       int32_t slot) const {
+    constexpr int kMostBoxes = S::kKeys / 16;
+    const int lane = threadIdx.x % 32;
+    const int32_t num_keys = min(S::kKeys, piece.end_key - first_key);
+    const int32_t box_bytes = box_tokens * kHeadDim * 2;
+    const int32_t boxes = (num_keys + box_tokens - 1) / box_tokens;
+    if (boxes == kMostBoxes) {
+      int32_t slots[kMostBoxes];
+#pragma unroll
+      for (int i = 0; i < kMostBoxes; ++i) slots[i] = __shfl_sync(~0u, slot, i);
+      if (elect_lane()) {
+        arrive_and_expect(full, S::kStageBytes);
+#pragma unroll
+        for (int i = 0; i < kMostBoxes; ++i) {
+          copy_box(to + i * 16 * kHeadDim * 2, map, full, 0, 0, 0, piece.kv_head, slots[i]);
+        }
+      }
+    } else {
+      if (lane == 0) arrive_and_expect(full, boxes * box_bytes);
+      __syncwarp();
+      if (lane < boxes) copy_box(to + lane * box_bytes, map, full, 0, 0, 0, piece.kv_head, slot);
+    }
+  }
+};
+
+template <int kHeadDim>
+__device__ inline int32_t first_key_of_last_tile(const Piece& piece) {
+  constexpr int kKeys = Shape<kHeadDim>::kKeys;
+  return piece.first_key + (piece.end_key - piece.first_key - 1) / kKeys * kKeys;
+}
+
+// Warp 0: pieces and keys.
+template <int kHeadDim>
+__device__ inline void produce_keys(const KernelArgs& a, const CUtensorMap* map, const Shared& shared) {
   using S = Shape<kHeadDim>;
   const int lane = threadIdx.x % 32;
   const Line line = *a.work.line;
-  const int32_t box_tokens = min(a.p.block_size, kUnitKeys);
-  const int32_t boxes = S::kKeys / box_tokens;
-  // Lanes copy one box each: box_tokens keys from first_key + box_key on, of one chunk of the head.
-  const int32_t box_key = lane % boxes * box_tokens;
-  const int32_t chunk = lane / boxes;
-  const uint32_t box_at = (chunk * S::kKeys + box_key) * S::kRowBytes;
-  const int32_t block_mask = a.p.block_size - 1;
-
+  const TileCopy<kHeadDim> tiles = {a, map, min(a.p.block_size, kUnitKeys)};
   RingPosition<kPieces> ring;
-  RingPosition<S::kStages> keys_at, values_at;
-  int32_t index = blockIdx.x;  // the first piece is the worker's own, those after go to whoever asks
+  RingPosition<S::kStages> at;
+  // The first piece is the worker's own, those after go to whoever asks.
+  int32_t index = blockIdx.x;
+  Piece piece = find_piece(a, line, index);
   while (true) {
-    const Piece piece = find_piece(a, line, index);
     wait_barrier(QUIRE_BARRIER(piece_empty, ring.stage), ring.parity ^ 1);
     if (lane == 0) {
       shared.pieces[ring.stage] = piece;
@@ -50,49 +99,20 @@ __device__ inline void produce(const KernelArgs& a, const CUtensorMap* key_map, 
     }
     ring.advance();
     if (piece.first_key == piece.end_key) break;
-
-    const int32_t* const table = a.p.block_tables + piece.tile.block_table_row * a.p.stride_block_table;
-    const auto slot_of = [&](int32_t first_key) {
-      const int32_t key = first_key + box_key;
-      if (chunk >= S::kChunks || key >= piece.end_key) return -1;
-      return (__ldg(table + (key >> a.block_shift)) << a.block_shift) + (key & block_mask);
-    };
-    const auto copy_tile = [&](const CUtensorMap* map, uint32_t to, uint32_t full, int32_t first_key,
-                               int32_t slot) {
-      if (lane == 0) {
-        const int32_t used = min(boxes, (piece.end_key - first_key + box_tokens - 1) / box_tokens);
-        arrive_and_expect(full, used * box_tokens * kHeadDim * 2);
-      }
-      __syncwarp();
-      if (slot >= 0) copy_box(to + box_at, map, full, chunk * S::kChunk, piece.kv_head, slot);
-    };
-    const auto copy_keys = [&](int32_t first_key, int32_t slot) {
-      wait_barrier(QUIRE_BARRIER(keys_empty, keys_at.stage), keys_at.parity ^ 1);
-      copy_tile(key_map, shared.base + S::kKeysAt + keys_at.stage * S::kStageBytes,
-                QUIRE_BARRIER(keys_full, keys_at.stage), first_key, slot);
-      keys_at.advance();
-    };
-    const auto copy_values = [&](int32_t first_key, int32_t slot) {
-      wait_barrier(QUIRE_BARRIER(values_empty, values_at.stage), values_at.parity ^ 1);
-      copy_tile(value_map, shared.base + S::kValuesAt + values_at.stage * S::kStageBytes,
-                QUIRE_BARRIER(values_full, values_at.stage), first_key, slot);
-      values_at.advance();
-    };
-
-    int32_t first_key = piece.first_key + (piece.end_key - piece.first_key - 1) / S::kKeys * S::kKeys;
-    int32_t slot = slot_of(first_key);
-    copy_keys(first_key, slot);
-    while (first_key > piece.first_key) {
-      const int32_t next_slot = slot_of(first_key - S::kKeys);
-      copy_keys(first_key - S::kKeys, next_slot);
-      copy_values(first_key, slot);
-      first_key -= S::kKeys;
+    int32_t first_key = first_key_of_last_tile<kHeadDim>(piece);
+    int32_t slot = tiles.slot_of(piece, first_key);
+    for (; first_key >= piece.first_key; first_key -= S::kKeys) {
+      const int32_t next_slot = first_key > piece.first_key ? tiles.slot_of(piece, first_key - S::kKeys) : 0;
+      wait_barrier(QUIRE_BARRIER(keys_empty, at.stage), at.parity ^ 1);
+      // Asked for at the last tile, not before: who asks early takes work from those who end early.
+      if (first_key == piece.first_key && lane == 0) index = gridDim.x + atomicAdd(&a.work.line->next, 1);
+      tiles.copy(shared.base + S::kKeysAt + at.stage * S::kStageBytes, QUIRE_BARRIER(keys_full, at.stage),
+                 piece, first_key, slot);
+      at.advance();
       slot = next_slot;
     }
-    // Asked for at the last tile, not before: who asks early takes work from those who end early.
-    if (lane == 0) index = gridDim.x + atomicAdd(&a.work.line->next, 1);
-    copy_values(first_key, slot);
     index = __shfl_sync(~0u, index, 0);
+    piece = find_piece(a, line, index);
   }
   // The last worker to leave winds the counter back for the next layer.
   if (lane == 0 && atomicAdd(&a.work.line->num_done, 1) == static_cast<int32_t>(gridDim.x) - 1) {
@@ -101,7 +121,40 @@ __device__ inline void produce(const KernelArgs& a, const CUtensorMap* key_map, 
   }
 }
 
-// Warps 1 to 3: the query of each piece, rows past its end as zeros.
+// The next piece for a warp that does not compute.
+__device__ inline Piece take_piece(const Shared& shared, RingPosition<kPieces>& ring) {
+  wait_barrier(QUIRE_BARRIER(piece_full, ring.stage), ring.parity);
+  const Piece piece = shared.pieces[ring.stage];
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) arrive(QUIRE_BARRIER(piece_empty, ring.stage));
+  ring.advance();
+  return piece;
+}
+
+// Warp 1: values.
+template <int kHeadDim>
+__device__ inline void produce_values(const KernelArgs& a, const CUtensorMap* map, const Shared& shared) {
+  using S = Shape<kHeadDim>;
+  const TileCopy<kHeadDim> tiles = {a, map, min(a.p.block_size, kUnitKeys)};
+  RingPosition<kPieces> ring;
+  RingPosition<S::kStages> at;
+  while (true) {
+    const Piece piece = take_piece(shared, ring);
+    if (piece.first_key == piece.end_key) break;
+    int32_t first_key = first_key_of_last_tile<kHeadDim>(piece);
+    int32_t slot = tiles.slot_of(piece, first_key);
+    for (; first_key >= piece.first_key; first_key -= S::kKeys) {
+      const int32_t next_slot = first_key > piece.first_key ? tiles.slot_of(piece, first_key - S::kKeys) : 0;
+      wait_barrier(QUIRE_BARRIER(values_empty, at.stage), at.parity ^ 1);
+      tiles.copy(shared.base + S::kValuesAt + at.stage * S::kStageBytes, QUIRE_BARRIER(values_full, at.stage),
+                 piece, first_key, slot);
+      at.advance();
+      slot = next_slot;
+    }
+  }
+}
+
+// Warps 2 and 3: the query of each piece, rows past its end as zeros.
 template <class T, int kHeadDim>
 __device__ inline void produce_query(const KernelArgs& a, const Shared& shared) {
   using S = Shape<kHeadDim>;
@@ -110,15 +163,11 @@ __device__ inline void produce_query(const KernelArgs& a, const Shared& shared) 
   RingPosition<kPieces> ring;
   RingPosition<1> query;
   while (true) {
-    wait_barrier(QUIRE_BARRIER(piece_full, ring.stage), ring.parity);
-    const Piece piece = shared.pieces[ring.stage];
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) arrive(QUIRE_BARRIER(piece_empty, ring.stage));
-    ring.advance();
+    const Piece piece = take_piece(shared, ring);
     if (piece.first_key == piece.end_key) break;
     wait_barrier(QUIRE_BARRIER(query_empty, 0), query.parity ^ 1);
 #pragma unroll 4
-    for (int i = threadIdx.x - 32; i < S::kRows * kColumns; i += kQueryThreads) {
+    for (int i = threadIdx.x - (kGroupThreads - kQueryThreads); i < S::kRows * kColumns; i += kQueryThreads) {
       const int row = i / kColumns, column = i % kColumns;
       const int valid_row = min(row, piece.tile.num_rows - 1);
       const int64_t token = piece.tile.first_token + valid_row / a.group;

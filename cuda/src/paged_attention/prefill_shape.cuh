@@ -12,8 +12,9 @@ constexpr int kGroupThreads = 128;  // of a warpgroup
 constexpr int kConsumers = 2;       // warpgroups
 constexpr int kGroupRows = 64;      // of a consumer
 constexpr int kThreads = (1 + kConsumers) * kGroupThreads;
-constexpr int kQueryThreads = kGroupThreads - 32;
-constexpr int kPieces = 2;  // in the ring
+constexpr int kQueryThreads = 64;
+constexpr int kPieceReaders = 4 * kConsumers + 1 + kQueryThreads / 32;  // warps
+constexpr int kPieces = 2;                                              // in the ring
 constexpr int kConsumerWarps = 4 * kConsumers;
 
 struct Piece {
@@ -39,6 +40,9 @@ struct Shape {
   static constexpr int kChunk = kHeadDim % 64 == 0 ? 64 : 32;
   static constexpr int kChunks = kHeadDim / kChunk;
   static constexpr int kRowBytes = kChunk * 2;
+  // Of a tile of keys or values: 8 rows of a chunk, and all chunks of 8 keys.
+  static constexpr int kBoxRowsBytes = 8 * kRowBytes;
+  static constexpr int kGroupBytes = kChunks * kBoxRowsBytes;
   static constexpr int kQueryBytes = kRows * kHeadDim * 2;
   static constexpr int kStageBytes = kKeys * kHeadDim * 2;  // of keys, or of values
   static constexpr int kKeysAt = kQueryBytes;

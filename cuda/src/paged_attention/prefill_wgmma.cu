@@ -1,15 +1,15 @@
 // Attention of requests with many query tokens on Hopper's own units: wgmma, fed by the copy engine.
 //
 // Grid: plan's workers, one block per SM. Block: a warpgroup that loads and two that compute, 64 rows each.
-// Warp 0 takes pieces from the line's counter, hands them to the others through a ring, and copies keys and
-// values, one box per cache block and 128 bytes of head; the other warps of its group copy the query. The
-// computing warpgroups take turns at the tensor cores: the products of one run under the softmax of the
-// other, and within one the product with the values runs under the softmax of the next keys.
+// Warp 0 takes pieces from the line's counter, hands them to the others through a ring, and copies keys, one
+// box for each cache block; warp 1 copies values, warps 2 and 3 the query. The computing warpgroups take
+// turns at the tensor cores: the products of one run under the softmax of the other, and within one the
+// product with the values runs under the softmax of the next keys.
 //
 // Keys are walked from the last tile to the first, so that masks and the clearing of unused rows come first.
 //
 // Shared memory (a row: kChunk elements of head, swizzled): query [chunk][128][row], keys and values
-// [stage][chunk][kKeys][row], the ring of pieces, barriers.
+// [stage][kKeys / 8][chunk][8][row], the ring of pieces, barriers.
 #include "common/dependency.cuh"
 #include "common/launch.h"
 #include "copy_engine.cuh"
@@ -35,10 +35,10 @@ __device__ void consume(const KernelArgs& a, const Shared& shared) {
   const int my_turn = 1 + consumer, other_turn = 2 - consumer;
 
   const uint32_t query = shared.base + group_row * S::kRowBytes;
-  const uint64_t query_tile = describe_tile<S::kRowBytes>(query, 0);
-  const uint64_t keys_tile = describe_tile<S::kRowBytes>(shared.base + S::kKeysAt, 0);
+  const uint64_t query_tile = describe_tile<S::kRowBytes>(query, 8 * S::kRowBytes, 0);
+  const uint64_t keys_tile = describe_tile<S::kRowBytes>(shared.base + S::kKeysAt, S::kGroupBytes, 0);
   const uint64_t values_tile =
-      describe_tile<S::kRowBytes>(shared.base + S::kValuesAt, S::kKeys * S::kRowBytes);
+      describe_tile<S::kRowBytes>(shared.base + S::kValuesAt, S::kGroupBytes, S::kBoxRowsBytes);
   const auto multiply_keys = [&](float (&scores)[kScores], uint32_t stage) {
 #pragma unroll
     for (int k = 0; k < kHeadDim / 16; ++k) {
@@ -46,7 +46,7 @@ __device__ void consume(const KernelArgs& a, const Shared& shared) {
       const uint32_t in_row = k * 16 % S::kChunk * 2;
       Wgmma<T, S::kKeys>::multiply_shared(
           scores, query_tile + ((chunk * S::kRows * S::kRowBytes + in_row) >> 4),
-          keys_tile + ((stage * S::kStageBytes + chunk * S::kKeys * S::kRowBytes + in_row) >> 4), k == 0);
+          keys_tile + ((stage * S::kStageBytes + chunk * S::kBoxRowsBytes + in_row) >> 4), k == 0);
     }
     commit_products();
   };
@@ -55,7 +55,7 @@ __device__ void consume(const KernelArgs& a, const Shared& shared) {
 #pragma unroll
     for (int k = 0; k < S::kKeys / 16; ++k) {
       Wgmma<T, kHeadDim>::multiply_registers(
-          acc, probabilities[k], values_tile + ((stage * S::kStageBytes + k * 16 * S::kRowBytes) >> 4));
+          acc, probabilities[k], values_tile + ((stage * S::kStageBytes + k * 2 * S::kGroupBytes) >> 4));
     }
     commit_products();
   };
@@ -97,7 +97,7 @@ __device__ void consume(const KernelArgs& a, const Shared& shared) {
       }
     };
 
-    int32_t first_key = piece.first_key + (piece.end_key - piece.first_key - 1) / S::kKeys * S::kKeys;
+    int32_t first_key = first_key_of_last_tile<kHeadDim>(piece);
     wait_barrier(QUIRE_BARRIER(query_full, 0), query_at.parity);
     query_at.advance();
     wait_barrier(QUIRE_BARRIER(keys_full, keys_at.stage), keys_at.parity);
@@ -119,8 +119,9 @@ __device__ void consume(const KernelArgs& a, const Shared& shared) {
       const uint32_t values = shared.base + S::kValuesAt + values_at.stage * S::kStageBytes;
       for (int i = thread; i < (S::kKeys - used) * kColumns; i += kGroupThreads) {
         const int column = i % kColumns;
-        const uint32_t to = (column / kRowColumns * S::kKeys + used + i / kColumns) * S::kRowBytes +
-                            column % kRowColumns * 16;
+        const int32_t key = used + i / kColumns;
+        const uint32_t to = key / 8 * S::kGroupBytes + column / kRowColumns * S::kBoxRowsBytes +
+                            key % 8 * S::kRowBytes + column % kRowColumns * 16;
         asm volatile("st.shared.v4.b32 [%0], {%1, %1, %1, %1};\n" ::"r"(values + to), "r"(0) : "memory");
       }
       fence_shared_for_async();
@@ -186,7 +187,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int i = 0; i < kPieces; ++i) {
       init_barrier(QUIRE_BARRIER(piece_full, i), 1);
-      init_barrier(QUIRE_BARRIER(piece_empty, i), kConsumerWarps + kQueryThreads / 32);
+      init_barrier(QUIRE_BARRIER(piece_empty, i), kPieceReaders);
     }
     init_barrier(QUIRE_BARRIER(query_full, 0), kQueryThreads);
     init_barrier(QUIRE_BARRIER(query_empty, 0), kConsumerWarps);
@@ -205,7 +206,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x < kGroupThreads) {
     shrink_registers<56>();
     if (threadIdx.x < 32) {
-      produce<kHeadDim>(a, &key_map, &value_map, shared);
+      produce_keys<kHeadDim>(a, &key_map, shared);
+    } else if (threadIdx.x < 64) {
+      produce_values<kHeadDim>(a, &value_map, shared);
     } else {
       produce_query<T, kHeadDim>(a, shared);
     }

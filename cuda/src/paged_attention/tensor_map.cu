@@ -32,17 +32,21 @@ CUtensorMap encode_cache(const PagedAttentionParams& params, const void* cache, 
   // The caches' size is not known here, and not needed: only blocks of the tables are copied.
   constexpr cuuint64_t kAnySlot = cuuint64_t{1} << 31;
   const cuuint64_t head_bytes = static_cast<cuuint64_t>(c.head_dim) * 2;
-  const cuuint64_t sizes[3] = {static_cast<cuuint64_t>(c.head_dim), static_cast<cuuint64_t>(c.num_kv_heads),
-                               kAnySlot};
-  const cuuint64_t strides[2] = {head_bytes, head_bytes * c.num_kv_heads};
-  const cuuint32_t box[3] = {static_cast<cuuint32_t>(box_elements), 1, static_cast<cuuint32_t>(box_tokens)};
-  const cuuint32_t steps[3] = {1, 1, 1};
+  const cuuint64_t slot_bytes = head_bytes * c.num_kv_heads;
+  const auto chunks = static_cast<cuuint32_t>(c.head_dim / box_elements);
+  const cuuint64_t sizes[5] = {static_cast<cuuint64_t>(box_elements), 8, chunks,
+                               static_cast<cuuint64_t>(c.num_kv_heads), kAnySlot / 8};
+  const cuuint64_t strides[4] = {slot_bytes, static_cast<cuuint64_t>(box_elements) * 2, head_bytes,
+                                 8 * slot_bytes};
+  const cuuint32_t box[5] = {static_cast<cuuint32_t>(box_elements), 8, chunks, 1,
+                             static_cast<cuuint32_t>(box_tokens / 8)};
+  const cuuint32_t steps[5] = {1, 1, 1, 1, 1};
   CUtensorMap map;
   const CUresult result = encode_tiled()(
       &map,
       params.dtype == AttentionDType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                                 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-      3, const_cast<void*>(cache), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      5, const_cast<void*>(cache), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
       box_elements == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
       head_bytes % 256 == 0 ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);

@@ -9,9 +9,12 @@
 
 namespace quire::cuda::attention {
 
-// The cache as [slot, kv head, element], slot = block * block_size + offset; a box is box_tokens slots of
-// box_elements elements of one head, in shared memory rows of box_elements * 2 bytes (128 or 64), swizzled.
-// Throws std::runtime_error where the driver refuses.
+// The cache as [slot / 8, kv head, chunk of the head, slot % 8, element of the chunk], slot = block *
+// block_size
+// + offset; a chunk is box_elements elements. A box is one head of box_tokens slots: in shared memory
+// [slot / 8][chunk][slot % 8] rows of box_elements * 2 bytes (128 or 64), swizzled. One copy for each cache
+// block matters: the number of copies that a warp can start is what bounds them, not their bytes. Throws
+// std::runtime_error where the driver refuses.
 CUtensorMap encode_cache(const PagedAttentionParams& params, const void* cache, int32_t box_elements,
                          int32_t box_tokens);
 

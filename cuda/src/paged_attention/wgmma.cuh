@@ -11,16 +11,15 @@
 
 namespace quire::cuda::attention {
 
-// A tile in shared memory whose rows of kRowBytes (128 or 64) have their 16-byte columns swizzled as the copy
-// engine does: groups of 8 rows follow each other, and `next_row_chunk` bytes on the rows' next columns. Only
-// an operand whose rows are the product's inner dimension needs the latter.
+// A tile in shared memory of rows of kRowBytes (128 or 64) whose 16-byte columns are swizzled as the copy
+// engine does: 8 rows follow each other, the next 8 lie group_bytes on, and the rows' next columns
+// chunk_bytes on, which only an operand whose rows are not the product's inner dimension needs.
 template <int kRowBytes>
-__device__ inline uint64_t describe_tile(uint32_t address, uint32_t next_row_chunk) {
+__device__ inline uint64_t describe_tile(uint32_t address, uint32_t group_bytes, uint32_t chunk_bytes) {
   static_assert(kRowBytes == 128 || kRowBytes == 64);
   constexpr uint64_t kSwizzle = kRowBytes == 128 ? 1 : 2;
-  constexpr uint64_t kGroupBytes = 8 * kRowBytes;
-  return kSwizzle << 62 | kGroupBytes >> 4 << 32 | static_cast<uint64_t>(next_row_chunk >> 4) << 16 |
-         (address & 0x3ffff) >> 4;
+  return kSwizzle << 62 | static_cast<uint64_t>(group_bytes >> 4) << 32 |
+         static_cast<uint64_t>(chunk_bytes >> 4) << 16 | (address & 0x3ffff) >> 4;
 }
 
 // Before the first product, and after registers of one were touched.
