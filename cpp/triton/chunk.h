@@ -3,6 +3,7 @@
 // configurations.
 //
 //   ChunkHeader | int32 ids [num_ids] | prompt text [prompt_text_size] | warnings [warnings_size]
+//   | receipt [receipt_size]
 #pragma once
 
 #include <cstdint>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "quire/error.h"
+#include "quire/receipt.h"
 #include "quire/sampling.h"
 
 namespace quire::triton {
@@ -40,20 +42,24 @@ struct ChunkHeader {
   uint32_t prompt_text_size = 0;
   uint32_t open_text = 0;  // OpenText
   uint32_t warnings_size = 0;
+  uint32_t receipt_size = 0;  // 0, or sizeof(Receipt)
+  uint32_t unused = 0;
 
   static constexpr uint32_t kVersion = 0x51430003;  // "QC", 3
 };
-static_assert(sizeof(ChunkHeader) == 56, "no padding: the record is copied as bytes");
+static_assert(sizeof(ChunkHeader) == 64, "no padding: the record is copied as bytes");
 
 struct Chunk {
   ChunkHeader header;
   std::span<const int32_t> ids;
   std::string_view prompt_text;
   std::string_view warnings;  // a STRING tensor's bytes
+  std::string_view receipt;   // a Receipt's bytes, or empty
 };
 
 inline size_t chunk_size(const Chunk& chunk) {
-  return sizeof(ChunkHeader) + chunk.ids.size_bytes() + chunk.prompt_text.size() + chunk.warnings.size();
+  return sizeof(ChunkHeader) + chunk.ids.size_bytes() + chunk.prompt_text.size() + chunk.warnings.size() +
+         chunk.receipt.size();
 }
 
 // Writes chunk_size() bytes; the header's sizes are taken from the spans.
@@ -61,14 +67,22 @@ inline void write_chunk(Chunk chunk, char* out) {
   chunk.header.num_ids = static_cast<uint32_t>(chunk.ids.size());
   chunk.header.prompt_text_size = static_cast<uint32_t>(chunk.prompt_text.size());
   chunk.header.warnings_size = static_cast<uint32_t>(chunk.warnings.size());
+  chunk.header.receipt_size = static_cast<uint32_t>(chunk.receipt.size());
   std::memcpy(out, &chunk.header, sizeof(ChunkHeader));
   out += sizeof(ChunkHeader);
   if (!chunk.ids.empty()) std::memcpy(out, chunk.ids.data(), chunk.ids.size_bytes());
   out += chunk.ids.size_bytes();
-  for (const std::string_view text : {chunk.prompt_text, chunk.warnings}) {
+  for (const std::string_view text : {chunk.prompt_text, chunk.warnings, chunk.receipt}) {
     if (!text.empty()) std::memcpy(out, text.data(), text.size());
     out += text.size();
   }
+}
+
+// The JSON of a chunk's receipt; the request ends now, with its text.
+inline std::string finish_receipt(const Chunk& chunk, uint64_t now_ns) {
+  Receipt receipt;
+  std::memcpy(&receipt, chunk.receipt.data(), sizeof(receipt));
+  return to_json(receipt, static_cast<int64_t>(now_ns));
 }
 
 // Elements of a STRING tensor, each a u32 length and its bytes; -1 where the bytes are no such thing.
@@ -98,19 +112,22 @@ inline Chunk read_chunk(std::string_view bytes, std::vector<int32_t>& ids) {
   const ChunkHeader& header = chunk.header;
   if (header.version != ChunkHeader::kVersion) refuse("version " + std::to_string(header.version));
   const uint64_t ids_size = uint64_t{header.num_ids} * sizeof(int32_t);
-  const uint64_t texts_size = uint64_t{header.prompt_text_size} + header.warnings_size;
+  const uint64_t texts_size = uint64_t{header.prompt_text_size} + header.warnings_size + header.receipt_size;
   if (bytes.size() != sizeof(ChunkHeader) + ids_size + texts_size) {
     refuse(std::to_string(bytes.size()) + " bytes for " + std::to_string(header.num_ids) + " ids");
   }
   if (header.num_text_ids > header.num_ids || header.trim < 0 ||
-      header.finish_reason > static_cast<uint32_t>(FinishReason::kError)) {
+      header.finish_reason > static_cast<uint32_t>(kLastFinishReason) ||
+      (header.receipt_size != 0 && header.receipt_size != sizeof(Receipt))) {
     refuse("values out of range");
   }
   ids.resize(header.num_ids);
   if (!ids.empty()) std::memcpy(ids.data(), bytes.data() + sizeof(ChunkHeader), ids_size);
   chunk.ids = ids;
   chunk.prompt_text = bytes.substr(sizeof(ChunkHeader) + ids_size, header.prompt_text_size);
-  chunk.warnings = bytes.substr(sizeof(ChunkHeader) + ids_size + header.prompt_text_size);
+  chunk.warnings =
+      bytes.substr(sizeof(ChunkHeader) + ids_size + header.prompt_text_size, header.warnings_size);
+  chunk.receipt = bytes.substr(bytes.size() - header.receipt_size);
   if (count_strings(chunk.warnings) < 0) refuse("damaged warnings");
   return chunk;
 }

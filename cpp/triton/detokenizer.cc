@@ -116,6 +116,7 @@ void Detokenizer::send_text(TRITONBACKEND_Request* request, const Chunk& chunk,
   }
   if ((header.flags & kChunkReturnNumOutputTokens) != 0)
     response.add_uint32("num_output_tokens", header.num_ids);
+  if (!chunk.receipt.empty()) response.add_string("receipt", finish_receipt(chunk, now_ns()));
   response.send(true);
 }
 

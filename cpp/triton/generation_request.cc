@@ -54,8 +54,8 @@ void set_times(GenerationRequest& result) {
 }
 
 uint8_t requested_outputs(TRITONBACKEND_Request* request) {
-  constexpr std::string_view kNames[] = {"chunk", "output_ids", "finish_reason", "num_input_tokens",
-                                         "num_output_tokens"};
+  constexpr std::string_view kNames[] = {
+      "chunk", "output_ids", "finish_reason", "num_input_tokens", "num_output_tokens", "receipt"};
   uint8_t outputs = 0;
   uint32_t count = 0;
   check(TRITONBACKEND_RequestOutputCount(request, &count));
@@ -136,6 +136,7 @@ std::vector<GenerationRequest> split_rows(const GenerationRequest& request) {
     row.request.arrival_ns = request.request.arrival_ns;
     row.request.tokenize_ns = request.request.tokenize_ns;
     row.request.deadline_ns = request.request.deadline_ns;
+    row.request.return_receipt = request.request.return_receipt;
     row.request.prompt_ids.assign(next, next + lengths[i]);
     next += lengths[i];
     if (!request.row_texts.empty()) row.prompt_text = request.row_texts[i];

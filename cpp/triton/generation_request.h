@@ -18,6 +18,7 @@ enum GenerationOutput : uint8_t {
   kOutputFinishReason = 4,
   kOutputNumInputTokens = 8,
   kOutputNumOutputTokens = 16,
+  kOutputReceipt = 32,
 };
 
 struct GenerationRequest {
@@ -43,7 +44,6 @@ struct GenerationRequest {
   bool return_num_input_tokens = false;
   bool return_num_output_tokens = false;
   bool return_token_ids = false;
-  bool return_receipt = false;
   uint8_t outputs = 0;  // GenerationOutput
 };
 

@@ -18,6 +18,7 @@ constexpr TensorSpec kGenerationOutputs[] = {
     {"finish_reason", TRITONSERVER_TYPE_BYTES},
     {"num_input_tokens", TRITONSERVER_TYPE_UINT32},
     {"num_output_tokens", TRITONSERVER_TYPE_UINT32},
+    {"receipt", TRITONSERVER_TYPE_BYTES},
 };
 
 constexpr TensorSpec kDetokenizerInputs[] = {
@@ -28,7 +29,7 @@ constexpr TensorSpec kDetokenizerInputs[] = {
 constexpr TensorSpec kDetokenizerOutputs[] = {
     {"text_output", TRITONSERVER_TYPE_BYTES},        {"warnings", TRITONSERVER_TYPE_BYTES},
     {"finish_reason", TRITONSERVER_TYPE_BYTES},      {"num_input_tokens", TRITONSERVER_TYPE_UINT32},
-    {"num_output_tokens", TRITONSERVER_TYPE_UINT32},
+    {"num_output_tokens", TRITONSERVER_TYPE_UINT32}, {"receipt", TRITONSERVER_TYPE_BYTES},
 };
 
 std::string quote(std::string_view text) { return "'" + std::string(text) + "'"; }

@@ -45,6 +45,7 @@ Rows::Rows(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request
       return_finish_reason_(generation.return_finish_reason),
       return_num_input_tokens_(generation.return_num_input_tokens),
       return_num_output_tokens_(generation.return_num_output_tokens),
+      return_receipt_(generation.request.return_receipt),
       rows_(count) {
   check(TRITONBACKEND_ResponseFactoryNew(&factory_, request));
   start_ns_ = now_ns();
@@ -69,6 +70,7 @@ void Rows::answer(size_t row, const Chunk& chunk) {
   answer.finish_reason = static_cast<FinishReason>(header.finish_reason);
   answer.num_input_tokens = header.num_input_tokens;
   answer.num_output_tokens = static_cast<uint32_t>(chunk.ids.size());
+  if (!chunk.receipt.empty()) answer.receipt = finish_receipt(chunk, now_ns());
   if (++num_answered_ == rows_.size()) send();
 }
 
@@ -93,6 +95,10 @@ void Rows::send() {
     if (return_num_output_tokens_) {
       add_counts(response, "num_output_tokens", rows_.size(),
                  [&](size_t i) { return rows_[i].num_output_tokens; });
+    }
+    if (return_receipt_) {
+      add_strings(response, "receipt", rows_.size(),
+                  [&](size_t i) { return std::string_view(rows_[i].receipt); });
     }
     response.send(true);
   } catch (const std::exception& error) {

@@ -41,6 +41,7 @@ class Rows {
     FinishReason finish_reason = FinishReason::kNone;
     uint32_t num_input_tokens = 0;
     uint32_t num_output_tokens = 0;
+    std::string receipt;  // JSON
   };
 
   void send();
@@ -54,6 +55,7 @@ class Rows {
   const bool return_finish_reason_;
   const bool return_num_input_tokens_;
   const bool return_num_output_tokens_;
+  const bool return_receipt_;
   std::vector<Row> rows_;
   size_t num_answered_ = 0;
   uint64_t start_ns_ = 0;

@@ -73,6 +73,7 @@ Chunk Sequence::make_chunk(uint32_t flags) const {
   chunk.header.open_text = open_text_.bits();
   chunk.header.finish_reason = static_cast<uint32_t>(finish_reason_);
   chunk.header.num_input_tokens = static_cast<uint32_t>(generation_.request.prompt_ids.size());
+  if (receipt_) chunk.receipt = {reinterpret_cast<const char*>(&*receipt_), sizeof(Receipt)};
   if (!is_anything_sent_) {
     chunk.prompt_text = generation_.prompt_text;
     chunk.warnings = generation_.warnings;
@@ -94,6 +95,9 @@ void Sequence::write_outputs(ResponseBuilder& response, const Chunk& chunk) cons
     if (size > 0) std::memcpy(buffer, chunk.ids.data(), size);
   }
   if ((outputs & kOutputFinishReason) != 0) response.add_string("finish_reason", to_string(finish_reason_));
+  if ((outputs & kOutputReceipt) != 0 && receipt_) {
+    response.add_string("receipt", to_json(*receipt_, static_cast<int64_t>(now_ns())));
+  }
   if ((outputs & kOutputNumInputTokens) != 0)
     response.add_uint32("num_input_tokens", chunk.header.num_input_tokens);
   if ((outputs & kOutputNumOutputTokens) != 0) {

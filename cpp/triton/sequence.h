@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -38,11 +39,18 @@ class Sequence {
   bool is_finished() const { return finish_reason_ != FinishReason::kNone; }
   bool is_cancelled() const;  // as the server says of this very request
 
+  bool is_past_deadline(Clock::time_point now) const {
+    const int64_t deadline_ns = generation_.request.deadline_ns;
+    return deadline_ns != 0 && now.time_since_epoch() >= std::chrono::nanoseconds(deadline_ns);
+  }
+
   bool is_submitted() const { return is_submitted_; }  // the engine knows it
   void mark_submitted() { is_submitted_ = true; }
 
   // Takes what the engine released. Throws InternalError when the engine breaks the rules of Release.
   void take(const Release& release, std::span<const int32_t> ids);
+  // Before the last take().
+  void set_receipt(const Receipt& receipt) { receipt_ = receipt; }
   // The outstanding chunk has been dealt with; now an error may leave, see end_with_error().
   void acknowledge();
 
@@ -88,6 +96,7 @@ class Sequence {
   uint32_t num_textless_ids_ = 0;  // at the end, without text
   int32_t trim_ = 0;
   FinishReason finish_reason_ = FinishReason::kNone;
+  std::optional<Receipt> receipt_;  // for the client, with the last chunk
   // Of kError:
   TRITONSERVER_Error_Code error_code_ = TRITONSERVER_ERROR_UNKNOWN;
   std::string error_;

@@ -254,7 +254,7 @@ class Engine:
 
     def advance(self, request: Request) -> Release | None:
         if 0 < request.times[2] <= time.monotonic_ns():
-            error = b"" if request.num_out else b"deadline_ms: passed before the first token"
+            error = b"" if request.num_out else b"deadline exceeded: passed before the first token"
             return Release(request, finish_reason="deadline", error=error)
         token = request.token(request.num_out)
         if token == STALL_ID:

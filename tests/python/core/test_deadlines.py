@@ -41,7 +41,7 @@ def test_passed_at_intake(clock: Clock) -> None:
     assert driver.core.stats().num_waiting == 0
     driver.step()
     assert driver.sequences[1].finish_reason == "deadline"
-    assert driver.sequences[1].error == "deadline_ms: 20 ms passed before the prompt's turn came"
+    assert driver.sequences[1].error == "deadline exceeded: 20 ms (deadline_ms) passed before the request's turn came"
     driver.run()
 
 
@@ -75,7 +75,7 @@ def test_between_the_chunks_of_its_prompt(clock: Clock, max_batches_out: int) ->
     clock.ms += 10
     driver.collect()
     assert driver.sequences[1].finish_reason == "deadline"
-    assert driver.sequences[1].error == "deadline_ms: 10 ms passed before the first token"
+    assert driver.sequences[1].error == "deadline exceeded: 10 ms (deadline_ms) passed before the first token"
     assert driver.core.stats().num_free_blocks == free_before + 15
     assert driver.core.stats().num_running == 0
     driver.run()
@@ -186,8 +186,8 @@ def test_refused_when_the_prompt_surely_takes_longer(clock: Clock) -> None:
     driver.take(driver.core.take_outputs())
     assert driver.sequences[1].finish_reason == "deadline"
     assert driver.sequences[1].error == (
-        "deadline_ms: 49 ms cannot be met: 49 ms are left, and the prompt's next 100 tokens take at least "
-        "50 ms here"
+        "deadline exceeded: 49 ms (deadline_ms) cannot be met: 49 ms are left, and the prompt's next 100 tokens "
+        "take at least 50 ms"
     )
     driver.add(2, [1] * 100, max_tokens=1, deadline_ns=clock.in_ms(51))
     driver.step()

@@ -30,12 +30,15 @@ SCALARS = {
     "return_finish_reason": "TYPE_BOOL",
     "return_num_input_tokens": "TYPE_BOOL",
     "return_num_output_tokens": "TYPE_BOOL",
+    "return_receipt": "TYPE_BOOL",
+    "deadline_ms": "TYPE_INT32",
 }
 OUTPUTS = {
     "text_output": "TYPE_STRING",
     "finish_reason": "TYPE_STRING",
     "num_input_tokens": "TYPE_UINT32",
     "num_output_tokens": "TYPE_UINT32",
+    "receipt": "TYPE_STRING",
 }
 
 
