@@ -51,8 +51,8 @@ class EngineConfig(BaseModel):
     batch_invariant: bool = False
     """Logits of a request are bitwise the same whatever runs beside it. Slower; GPU only."""
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
-    """Who goes first. fcfs: who came first; a request's priority must be 0. priority: the lowest priority, then
-    who came first; a request may push running ones of worse priority out, which are computed again later."""
+    """Who goes first. fcfs: who came first; a request's priority must be 0. priority: the lowest priority,
+    then who came first; it may push running requests of worse priority out, which start again later."""
     enable_prefix_caching: bool = True
     """Reuse KV blocks of equal prompt beginnings."""
     enable_chunked_prefill: bool = True

@@ -3,10 +3,40 @@ StreamOutput per request that moved forward."""
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["CompletionOutput", "RequestOutput", "StreamOutput"]
+if TYPE_CHECKING:
+    from quire import _core
+
+__all__ = ["CompletionOutput", "Receipt", "RequestOutput", "StreamOutput"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """Where a sequence's time went, in ms, and what was computed for it. The stages add up to total_ms."""
+
+    tokenize_ms: float  # of all prompts of the call
+    queue_ms: float  # until it was first admitted
+    prefill_ms: float  # until its first token
+    decode_ms: float  # until its end; waiting again after a preemption included, as in prefill_ms
+    detokenize_ms: float
+    total_ms: float
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int  # found in the prefix cache
+    computed_tokens: int  # each once
+    recomputed_tokens: int  # again, after a preemption
+    preemptions: int
+    waited_steps: Mapping[str, int]  # "rows", "blocks", "token_budget": steps in which these were missing
+
+
+def make_receipt(receipt: _core.Receipt | None) -> Receipt | None:
+    """Finish it: the text is made."""
+    return None if receipt is None else Receipt(**json.loads(receipt.to_json(time.monotonic_ns())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +46,8 @@ class CompletionOutput:
     index: int
     text: str  # without a stop string unless include_stop_str_in_output
     token_ids: tuple[int, ...]  # the token that ended the sequence included
-    finish_reason: str  # "stop" or "length"
+    finish_reason: str  # "stop", "length" or "deadline"
+    receipt: Receipt | None = None  # None: not asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,5 +67,6 @@ class StreamOutput(NamedTuple):
     request_id: int
     text: str  # joined over all steps: the text of CompletionOutput
     token_ids: list[int]
-    finish_reason: str  # "" while it goes on; "stop", "length", "cancelled" or "error"
-    error: str  # the reason of finish_reason "error"
+    finish_reason: str  # "" while it goes on; "stop", "length", "deadline", "cancelled" or "error"
+    error: str  # the reason of "error", and of "deadline" where nothing was generated
+    receipt: Receipt | None = None  # with the end, when it was asked for

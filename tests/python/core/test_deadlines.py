@@ -41,7 +41,10 @@ def test_passed_at_intake(clock: Clock) -> None:
     assert driver.core.stats().num_waiting == 0
     driver.step()
     assert driver.sequences[1].finish_reason == "deadline"
-    assert driver.sequences[1].error == "deadline exceeded: 20 ms (deadline_ms) passed before the request's turn came"
+    assert (
+        driver.sequences[1].error
+        == "deadline exceeded: 20 ms (deadline_ms) passed before the request's turn came"
+    )
     driver.run()
 
 
@@ -186,8 +189,8 @@ def test_refused_when_the_prompt_surely_takes_longer(clock: Clock) -> None:
     driver.take(driver.core.take_outputs())
     assert driver.sequences[1].finish_reason == "deadline"
     assert driver.sequences[1].error == (
-        "deadline exceeded: 49 ms (deadline_ms) cannot be met: 49 ms are left, and the prompt's next 100 tokens "
-        "take at least 50 ms"
+        "deadline exceeded: 49 ms (deadline_ms) cannot be met: 49 ms are left, and the prompt's next 100 "
+        "tokens take at least 50 ms"
     )
     driver.add(2, [1] * 100, max_tokens=1, deadline_ns=clock.in_ms(51))
     driver.step()
@@ -270,7 +273,7 @@ def test_random_life(data: st.DataObject) -> None:
             assert (sequence.error != "") == (sequence.finish_reason == "deadline" and not sequence.released)
     deadlines.clear()
     driver.run()
-    for request_id, sequence in driver.sequences.items():
+    for sequence in driver.sequences.values():
         assert sequence.finish_reason in ("length", "deadline")
         if sequence.finish_reason == "length":
             assert sequence.released == sequence.sampled

@@ -24,7 +24,7 @@ def scheduled(batch: _core.Batch) -> dict[int, int]:
 def test_fcfs_refuses_a_priority() -> None:
     """The error names the setting that allows it; priority 0 is what everybody has."""
     core = make_core()
-    with pytest.raises(_core.InvalidArgument, match='priority: got -3; allowed: 0, unless .*"priority"'):
+    with pytest.raises(_core.InvalidArgument, match=r'priority: got -3; allowed: 0, unless .*"priority"'):
         core.add_request(1, [1], _core.SamplingParams(), priority=-3)
     assert not core.has_unfinished_requests()
     core.add_request(1, [1], _core.SamplingParams(), priority=0)

@@ -1,4 +1,4 @@
-"""Deadlines and receipts through the backend: text so far, an error where there is none, times that add up."""
+"""Deadlines and receipts through the backend: text so far, an error where there is none, exact times."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def test_nothing_was_generated(slow_server: Server, model: str) -> None:
     assert "deadline exceeded: " in error
 
 
-def test_before_the_engine_is_ready(start_server: StartServer, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_before_the_engine_is_ready(
+    start_server: StartServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """While the engine starts again the backend keeps the time, and the engine never hears of the request."""
     repository = Repository(tmp_path_factory.mktemp("restart") / "models")
     server = start_server(repository).wait_ready()
