@@ -32,13 +32,13 @@ std::string explain_deadline(const LiveRequest& request, int64_t now_ns, int32_t
   if (request.num_output_tokens() > 0) return "";
   const auto in_ms = [](int64_t ns) { return std::to_string(std::max<int64_t>(ns, 0) / 1'000'000) + " ms"; };
   const std::string begin =
-      "deadline exceeded: " + in_ms(request.deadline_ns - request.arrival_ns) + " (deadline_ms) ";
-  if (now_ns >= request.deadline_ns) {
-    const bool has_waited_only = request.history.admitted_ns == 0;
+      "deadline exceeded: " + in_ms(request.cold.deadline_ns - request.cold.arrival_ns) + " (deadline_ms) ";
+  if (now_ns >= request.cold.deadline_ns) {
+    const bool has_waited_only = request.history->admitted_ns == 0;
     return begin + "passed " +
            (has_waited_only ? "before the request's turn came" : "before the first token");
   }
-  return begin + "cannot be met: " + in_ms(request.deadline_ns - now_ns) +
+  return begin + "cannot be met: " + in_ms(request.cold.deadline_ns - now_ns) +
          " are left, and the prompt's next " + std::to_string(num_tokens_left) + " tokens take at least " +
          in_ms(rate.least_ns(num_tokens_left));
 }

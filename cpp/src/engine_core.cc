@@ -151,7 +151,7 @@ void EngineCore::Impl::end_early(uint64_t request_id, FinishReason reason, const
 // When the request must be looked at: at its deadline, or when the rest of its prompt could at best be
 // computed just in time.
 int64_t EngineCore::Impl::due_ns(const LiveRequest& request) const {
-  return request.deadline_ns - prefill_rate.least_ns(scheduler.num_prompt_tokens_left(request));
+  return request.cold.deadline_ns - prefill_rate.least_ns(scheduler.num_prompt_tokens_left(request));
 }
 
 void EngineCore::Impl::end_due(int64_t now_ns) {
@@ -224,9 +224,9 @@ void EngineCore::add_request(NewRequest request) {
   live->include_stop = params.include_stop_str_in_output;
   const int64_t now_ns = impl_->clock();
   live->priority = request.priority;
-  live->arrival_ns = request.arrival_ns != 0 ? request.arrival_ns : now_ns;
-  live->tokenize_ns = request.tokenize_ns;
-  live->deadline_ns = request.deadline_ns;
+  live->cold.arrival_ns = request.arrival_ns != 0 ? request.arrival_ns : now_ns;
+  live->cold.tokenize_ns = request.tokenize_ns;
+  live->cold.deadline_ns = request.deadline_ns;
   live->return_receipt = request.return_receipt;
 
   const auto sort_unique = [](std::vector<int32_t>& ids) {
@@ -309,7 +309,7 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
     const int32_t id = is_sampled ? sampled[sample_idx++] : -1;
     auto* request = static_cast<LiveRequest*>(scheduler.request(i));
     if (i + kPrefetchDistance < batch.num_reqs) {
-      prefetch(scheduler.request(i + kPrefetchDistance), sizeof(LiveRequest));
+      prefetch(scheduler.request(i + kPrefetchDistance), kNumUpdateBytes);
     }
     if (!request) continue;  // ended, or cancelled, after it was scheduled
     if (is_sampled && id == kNoToken) {
@@ -327,7 +327,7 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
       const int32_t now = std::min(request->num_computed_tokens, request->num_prompt_tokens);
       if (now > before) impl.num_prompt_tokens += static_cast<uint64_t>(now - before);
       request->num_counted_prompt_tokens = std::max(before, now);
-      if (is_sampled) request->history.first_token_ns = now_ns;
+      if (is_sampled) request->history->first_token_ns = now_ns;
     }
     if (!is_sampled) continue;
     const FinishReason reason = impl.accept(*request, id);

@@ -29,11 +29,11 @@ void append_end(LiveRequest& request, FinishReason reason, StepOutputs& out) {
 
 Receipt make_receipt(const LiveRequest& request, const std::array<uint64_t, kNumWaitReasons>& waits,
                      int64_t end_ns) {
-  RequestHistory history = request.history;
+  RequestHistory history = request.cold.history;
   history.leave_at(request.num_computed_tokens);
   Receipt receipt;
-  receipt.arrival_ns = request.arrival_ns;
-  receipt.tokenize_ns = request.tokenize_ns;
+  receipt.arrival_ns = request.cold.arrival_ns;
+  receipt.tokenize_ns = request.cold.tokenize_ns;
   receipt.end_ns = end_ns;
   receipt.admitted_ns = history.admitted_ns != 0 ? history.admitted_ns : end_ns;
   receipt.first_token_ns = history.first_token_ns != 0 ? history.first_token_ns : end_ns;

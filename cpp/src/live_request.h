@@ -13,18 +13,25 @@
 namespace quire {
 
 struct LiveRequest : RequestState {
-  explicit LiveRequest(OutputGate output_gate) : gate(std::move(output_gate)) {}
+  explicit LiveRequest(OutputGate output_gate) : gate(std::move(output_gate)) { history = &cold.history; }
+  LiveRequest(const LiveRequest&) = delete;
+  LiveRequest& operator=(const LiveRequest&) = delete;
 
   OutputGate gate;
   std::vector<int32_t> end_ids;  // sorted: the request ends at any of them
   bool include_stop = false;
   int32_t num_counted_prompt_tokens = 0;  // in the statistics; recomputed ones count once
-  // Of NewRequest:
-  int64_t arrival_ns = 0;
-  int64_t tokenize_ns = 0;
-  int64_t deadline_ns = 0;
   bool return_receipt = false;
+
+  struct Cold {
+    RequestHistory history;
+    // Of NewRequest:
+    int64_t arrival_ns = 0;
+    int64_t tokenize_ns = 0;
+    int64_t deadline_ns = 0;
+  } cold;  // last: steps do not touch it
 };
+constexpr size_t kNumUpdateBytes = sizeof(LiveRequest) - sizeof(LiveRequest::Cold);  // what update() touches
 
 // Appends a run of the gate's ids to `out`. The release is valid until the next one is appended.
 Release& append_run(LiveRequest& request, const OutputGate::Run& run, StepOutputs& out);

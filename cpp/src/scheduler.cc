@@ -152,7 +152,7 @@ bool Scheduler::admit(RequestState& request) {
       prefix_cache_hits_ += static_cast<uint64_t>(request.num_computed_tokens);
     }
   }
-  RequestHistory& history = request.history;
+  RequestHistory& history = *request.history;
   if (history.admitted_ns == 0) history.admitted_ns = now_ns_;
   history.enter_at(request.num_computed_tokens);
   const auto by_order = [](const RequestState* a, const RequestState* b) { return a->goes_before(*b); };
@@ -169,8 +169,8 @@ void Scheduler::preempt(RequestState& request) {
   for (int32_t i = 0; i < config_.max_batches_out; ++i) {
     if (request.batch_idx[i] >= 0) out_[i].num_new_tokens[request.batch_idx[i]] = 0;
   }
-  request.history.leave_at(request.num_computed_tokens);
-  ++request.history.num_preemptions;
+  request.history->leave_at(request.num_computed_tokens);
+  ++request.history->num_preemptions;
   request.num_scheduled_tokens = 0;
   request.num_computed_tokens = 0;
   request.num_published_blocks = 0;

@@ -10,7 +10,7 @@ void Scheduler::link_waiting(RequestState& request) {
   // New requests belong to the end, or near it; preempted ones, which came before all that wait with their
   // priority, to the head, or near it.
   RequestState* after = nullptr;
-  if (request.history.num_preemptions == 0) {
+  if (request.history->num_preemptions == 0) {
     after = waiting_tail_;
     while (after && request.goes_before(*after)) after = after->previous;
   } else {
@@ -23,7 +23,7 @@ void Scheduler::link_waiting(RequestState& request) {
   (after ? after->next : waiting_head_) = &request;
   (before ? before->previous : waiting_tail_) = &request;
   request.status = RequestState::Status::kWaiting;
-  for (size_t i = 0; i < kNumWaitReasons; ++i) request.history.waits[i] -= num_waits_[i];
+  for (size_t i = 0; i < kNumWaitReasons; ++i) request.history->waits[i] -= num_waits_[i];
   ++num_waiting_;
 }
 
@@ -31,13 +31,13 @@ void Scheduler::unlink_waiting(RequestState& request) {
   (request.previous ? request.previous->next : waiting_head_) = request.next;
   (request.next ? request.next->previous : waiting_tail_) = request.previous;
   request.previous = request.next = nullptr;
-  request.history.waits = waits(request);
+  request.history->waits = waits(request);
   --num_waiting_;
   if (refused_ == &request) refused_ = nullptr;
 }
 
 std::array<uint64_t, kNumWaitReasons> Scheduler::waits(const RequestState& request) const {
-  auto waits = request.history.waits;
+  auto waits = request.history->waits;
   if (request.status != RequestState::Status::kWaiting) return waits;
   for (size_t i = 0; i < kNumWaitReasons; ++i) waits[i] += num_waits_[i];
   return waits;

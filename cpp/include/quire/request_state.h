@@ -38,8 +38,8 @@ struct alignas(64) RequestState {
   std::vector<int32_t> mask_ids;        // may not be sampled before min_tokens
   int32_t priority = 0;                 // lower first
   uint64_t arrival = 0;                 // its number among all requests
-  RequestHistory history;
-  RequestState* previous = nullptr;  // in the waiting queue
+  RequestHistory* history = nullptr;    // elsewhere, since steps do not touch it; never null in the scheduler
+  RequestState* previous = nullptr;     // in the waiting queue
   RequestState* next = nullptr;
 
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
