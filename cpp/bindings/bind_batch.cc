@@ -43,6 +43,8 @@ void bind_batch_class(py::module_& m) {
       .def_readonly("num_sampled", &Batch::num_sampled)
       .def_readonly("max_query_len", &Batch::max_query_len)
       .def_readonly("max_seq_len", &Batch::max_seq_len)
+      .def_readonly("num_prompt_rows", &Batch::num_prompt_rows)
+      .def_readonly("has_logprobs", &Batch::has_logprobs)
       .def_property_readonly(
           "block_tables",
           [](const py::object& self) {
@@ -51,6 +53,14 @@ void bind_batch_class(py::module_& m) {
           },
           "[max_num_seqs, max_blocks_per_request] int32; entries past a request's blocks are stale; the next "
           "schedule() changes it")
+      .def_property_readonly("num_block_copies", &Batch::num_block_copies)
+      .def_property_readonly(
+          "block_copies",
+          [](const py::object& self) {
+            const auto& value = self.cast<const Batch&>();
+            return view(value.block_copies.data(), {value.num_block_copies(), 2}, self);
+          },
+          "[num_block_copies, 2] int32: source, destination; whole blocks to be copied ahead of the step")
       .def_property_readonly(
           "block_table_updates",
           [](const py::object& self) {
@@ -78,8 +88,10 @@ void bind_batch_class(py::module_& m) {
             "[num_tokens] int32; ~row: the id that the batch before samples for that row of block_tables");
   bind_view(batch, "positions", &Batch::positions, num_tokens, "[num_tokens] int32");
   bind_view(batch, "slot_mapping", &Batch::slot_mapping, num_tokens,
-            "[num_tokens] int64: block_id * block_size + offset");
+            "[num_tokens] int64: block_id * block_size + offset; -1: its KV is there already");
   bind_view(batch, "request_ids", &Batch::request_ids, num_reqs, "[num_reqs] uint64");
+  bind_view(batch, "sequence_index", &Batch::sequence_index, num_reqs,
+            "[num_reqs] uint32: which of the request's sequences");
   bind_view(
       batch, "query_start_loc", &Batch::query_start_loc, [](const Batch& b) { return b.num_reqs + 1; },
       "[num_reqs + 1] int32");
@@ -105,6 +117,15 @@ void bind_batch_class(py::module_& m) {
   bind_view(
       batch, "mask_ids", &Batch::mask_ids, [](const Batch& b) { return b.mask_offsets[b.num_sampled]; },
       "[mask_offsets[num_sampled]] int32: ids that may not be sampled");
+  bind_view(batch, "num_logprobs", &Batch::num_logprobs, num_sampled,
+            "[num_sampled] int32: logprobs of the id and of so many likeliest ones; 0: none");
+  const auto num_prompt_rows = [](const Batch& b) { return b.num_prompt_rows; };
+  bind_view(batch, "prompt_token_idx", &Batch::prompt_token_idx, num_prompt_rows,
+            "[num_prompt_rows] int32: tokens whose logits are wanted for prompt logprobs");
+  bind_view(batch, "prompt_next_ids", &Batch::prompt_next_ids, num_prompt_rows,
+            "[num_prompt_rows] int32: the tokens behind them, whose logprobs are wanted");
+  bind_view(batch, "prompt_num_logprobs", &Batch::prompt_num_logprobs, num_prompt_rows,
+            "[num_prompt_rows] int32: as num_logprobs, at least 1");
 }
 
 void bind_batch_layout(py::module_& m) {

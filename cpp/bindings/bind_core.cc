@@ -2,11 +2,13 @@
 // change with its later schedule() or update().
 #include <pybind11/functional.h>
 #include <pybind11/native_enum.h>
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <optional>
 #include <span>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "bindings.h"
@@ -188,8 +190,39 @@ void bind_token_table(py::module_& m) {
 struct ReleaseCopy {
   Release release;
   std::vector<int32_t> token_ids;
+  ReleaseLogprobs logprobs_run;
+  std::vector<Logprob> logprobs;  // [num_ids, num_per_id]
+  std::vector<Logprob> prompt_logprobs;
   std::optional<Receipt> receipt;
 };
+
+ReleaseCopy copy_release(const StepOutputs& outputs, const Release& release) {
+  const auto begin = outputs.token_ids.begin() + release.ids_begin;
+  ReleaseCopy copy{release, std::vector<int32_t>(begin, begin + release.num_ids), {}, {}, {}, {}};
+  if (release.receipt_idx >= 0) copy.receipt = outputs.receipts[static_cast<size_t>(release.receipt_idx)];
+  if (release.logprobs_idx < 0) return copy;
+  copy.logprobs_run = outputs.logprobs[static_cast<size_t>(release.logprobs_idx)];
+  const auto of_ids = outputs.of_ids(copy.logprobs_run), of_prompt = outputs.of_prompt(copy.logprobs_run);
+  copy.logprobs.assign(of_ids.begin(), of_ids.end());
+  copy.prompt_logprobs.assign(of_prompt.begin(), of_prompt.end());
+  return copy;
+}
+
+// A list for each place of (token id, logprob, rank): the place's own token, then the likeliest. None: not
+// asked for.
+py::object to_places(const std::vector<Logprob>& entries, uint32_t num_per_place) {
+  if (num_per_place == 0) return py::none();
+  py::list places;
+  for (size_t i = 0; i < entries.size(); i += num_per_place) {
+    py::list place;
+    for (size_t j = i; j < i + num_per_place; ++j) {
+      if (entries[j].token_id < 0) continue;
+      place.append(py::make_tuple(entries[j].token_id, entries[j].logprob, entries[j].rank));
+    }
+    places.append(std::move(place));
+  }
+  return places;
+}
 
 void bind_outputs(py::module_& m) {
   py::class_<EngineStats>(m, "EngineStats", "Gauges of now, and totals since the start.")
@@ -209,6 +242,7 @@ void bind_outputs(py::module_& m) {
 
   py::class_<ReleaseCopy>(m, "Release", "A run of ids whose text decodes on its own (TokenTable.decode).")
       .def_property_readonly("request_id", [](const ReleaseCopy& self) { return self.release.request_id; })
+      .def_property_readonly("index", [](const ReleaseCopy& self) { return self.release.index; })
       .def_readonly("token_ids", &ReleaseCopy::token_ids)
       .def_property_readonly("num_text_ids",
                              [](const ReleaseCopy& self) { return self.release.num_text_ids; })
@@ -224,8 +258,34 @@ void bind_outputs(py::module_& m) {
                              [](const ReleaseCopy& self) { return self.release.num_cached_tokens; })
       .def_property_readonly("error", [](const ReleaseCopy& self) { return self.release.error; })
       .def_readonly("receipt", &ReleaseCopy::receipt)
+      .def_property_readonly(
+          "stop_reason",
+          [](const ReleaseCopy& self) -> py::object {
+            if (!self.release.stop_string.empty()) return py::str(self.release.stop_string);
+            return self.release.stop_token_id < 0 ? py::none()
+                                                  : py::object(py::int_(self.release.stop_token_id));
+          },
+          "The stop string or the stop token's id; None: another end, or none.")
+      .def_property_readonly(
+          "logprobs",
+          [](const ReleaseCopy& self) { return to_places(self.logprobs, self.logprobs_run.num_per_id); },
+          "For each id [(token id, logprob, rank), ...]: its own, then the likeliest. None: not asked for.")
+      .def_property_readonly(
+          "prompt_logprobs",
+          [](const ReleaseCopy& self) {
+            return to_places(self.prompt_logprobs, self.logprobs_run.num_per_prompt_place);
+          },
+          "As logprobs, of the prompt from its second token on, with the first ids; None: not here.")
+      .def_property_readonly(
+          "cumulative_logprob",
+          [](const ReleaseCopy& self) -> std::optional<double> {
+            if (self.logprobs_run.num_per_id == 0) return std::nullopt;
+            return self.logprobs_run.cumulative_logprob;
+          },
+          "Of the request's ids up to here.")
       .def("__repr__", [](const ReleaseCopy& self) {
         return "Release(request_id=" + std::to_string(self.release.request_id) +
+               ", index=" + std::to_string(self.release.index) +
                ", num_ids=" + std::to_string(self.release.num_ids) + ", finish_reason='" +
                to_string(self.release.finish_reason) + "')";
       });
@@ -239,13 +299,24 @@ void bind_outputs(py::module_& m) {
       .def_property_readonly("releases", [](const StepOutputs& self) {
         std::vector<ReleaseCopy> copies;
         copies.reserve(self.releases.size());
-        for (const Release& release : self.releases) {
-          const auto begin = self.token_ids.begin() + release.ids_begin;
-          copies.push_back({release, std::vector<int32_t>(begin, begin + release.num_ids), std::nullopt});
-          if (release.receipt_idx >= 0) copies.back().receipt = self.receipts[release.receipt_idx];
-        }
+        for (const Release& release : self.releases) copies.push_back(copy_release(self, release));
         return copies;
       });
+}
+
+// token_logprobs, token_ranks, top_ids, top_logprobs: as LogprobRows has them.
+template <typename T>
+using Contiguous = py::array_t<T, py::array::c_style>;
+using LogprobArrays =
+    std::tuple<Contiguous<float>, Contiguous<int32_t>, Contiguous<int32_t>, Contiguous<float>>;
+
+LogprobRows to_rows(const std::optional<LogprobArrays>& arrays) {
+  if (!arrays) return {};
+  const auto span = [](const auto& array) {
+    return std::span(array.data(), static_cast<size_t>(array.size()));
+  };
+  const auto& [token_logprobs, token_ranks, top_ids, top_logprobs] = *arrays;
+  return {span(token_logprobs), span(token_ranks), span(top_ids), span(top_logprobs)};
 }
 
 void bind_engine_core(py::module_& m) {
@@ -287,10 +358,13 @@ void bind_engine_core(py::module_& m) {
       .def("forget_batches", &EngineCore::forget_batches)
       .def(
           "update",
-          [](EngineCore& self, const py::buffer& sampled) -> const StepOutputs& {
-            return self.update(Int32Buffer(sampled).span());
+          [](EngineCore& self, const py::buffer& sampled, const std::optional<LogprobArrays>& logprobs,
+             const std::optional<LogprobArrays>& prompt_logprobs) -> const StepOutputs& {
+            const StepLogprobs given{to_rows(logprobs), to_rows(prompt_logprobs)};
+            return self.update(Int32Buffer(sampled).span(), given);
           },
-          py::arg("sampled"), py::return_value_policy::reference_internal)
+          py::arg("sampled"), py::arg("logprobs") = py::none(), py::arg("prompt_logprobs") = py::none(),
+          py::return_value_policy::reference_internal)
       .def("take_outputs", &EngineCore::take_outputs, py::return_value_policy::reference_internal)
       .def("outputs", &EngineCore::outputs, py::return_value_policy::reference_internal)
       .def("stats", &EngineCore::stats)

@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -85,6 +86,15 @@ void bind_blocks(py::module_& m) {
             return std::pair{opened->row, opened->num_cached_blocks};
           },
           py::arg("hashes"), py::arg("num_tokens"), py::arg("num_spare_blocks") = 0)
+      .def(
+          "fork",
+          [](BlockManager& self, int32_t source_row, int32_t num_tokens,
+             int32_t num_spare_blocks) -> std::optional<std::tuple<int32_t, int32_t, int32_t>> {
+            const auto forked = self.fork(source_row, num_tokens, num_spare_blocks);
+            if (!forked) return std::nullopt;
+            return std::tuple{forked->row, forked->source_block, forked->own_block};
+          },
+          py::arg("source_row"), py::arg("num_tokens"), py::arg("num_spare_blocks") = 0)
       .def("extend", &BlockManager::extend, py::arg("row"), py::arg("num_tokens"))
       .def(
           "publish",

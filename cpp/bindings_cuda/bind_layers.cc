@@ -1,6 +1,7 @@
 // Python's names of the layers beside attention, and of the cache write.
 #include "bindings.h"
 #include "quire/cuda/block_table.h"
+#include "quire/cuda/copy_blocks.h"
 #include "quire/cuda/layers.h"
 #include "quire/cuda/rope_and_cache.h"
 
@@ -110,6 +111,18 @@ void update_block_tables(Address updates, Address num_updates, int32_t max_updat
   cuda::launch_block_table_update(p, stream_at(stream));
 }
 
+void copy_blocks(Address copies, int32_t num_copies, Address cache, int32_t num_arrays, int32_t num_blocks,
+                 int64_t block_bytes, Address stream) {
+  cuda::CopyBlocksParams p;
+  p.copies = at<int32_t>(copies);
+  p.num_copies = num_copies;
+  p.cache = at<void>(cache);
+  p.num_arrays = num_arrays;
+  p.num_blocks = num_blocks;
+  p.block_bytes = block_bytes;
+  cuda::launch_copy_blocks(p, stream_at(stream));
+}
+
 }  // namespace
 
 void bind_layers(py::module_& m) {
@@ -135,6 +148,8 @@ void bind_layers(py::module_& m) {
         py::arg("out2") = 0);
   m.def("update_block_tables", &update_block_tables, Release(), py::arg("updates"), py::arg("num_updates"),
         py::arg("max_updates"), py::arg("block_tables"), py::arg("num_entries"), py::arg("stream"));
+  m.def("copy_blocks", &copy_blocks, Release(), py::arg("copies"), py::arg("num_copies"), py::arg("cache"),
+        py::arg("num_arrays"), py::arg("num_blocks"), py::arg("block_bytes"), py::arg("stream"));
 }
 
 }  // namespace quire::bindings

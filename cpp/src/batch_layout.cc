@@ -80,6 +80,7 @@ BatchLayout::BatchLayout(const EngineConfig& config) : dump_row_(config.max_num_
   add(kTokenIds, "token_ids", num_tokens, int32_t{});
   add(kPositions, "positions", num_tokens, int32_t{});
   add(kSlotMapping, "slot_mapping", num_tokens, int64_t{});
+  add(kBlockCopies, "block_copies", 2 * int64_t{config.max_num_seqs}, int32_t{});
   add(kMaskIds, "mask_ids", int64_t{config.max_num_seqs} * kMaxMaskIds, int32_t{});
   add(kBlockTableUpdates, "block_table_updates",
       2 * int64_t{config.max_num_seqs} * config.max_blocks_per_request(), int32_t{});
@@ -121,6 +122,7 @@ int64_t pack(const Batch& batch, const BatchLayout& layout, void* buffer, int32_
   out.write(L::kTokenIds, batch.token_ids.data(), batch.num_tokens, num_tokens, 0);
   out.write(L::kPositions, batch.positions.data(), batch.num_tokens, num_tokens, 0);
   out.write(L::kSlotMapping, batch.slot_mapping.data(), batch.num_tokens, num_tokens, int64_t{-1});
+  out.write(L::kBlockCopies, batch.block_copies.data(), static_cast<int64_t>(batch.block_copies.size()));
   out.write(L::kMaskIds, batch.mask_ids.data(), num_mask_ids);
   out.write(L::kBlockTableUpdates, batch.block_table_updates.data(),
             static_cast<int64_t>(batch.block_table_updates.size()));

@@ -53,6 +53,30 @@ std::optional<BlockManager::Opened> BlockManager::open(std::span<const BlockHash
   return Opened{row, num_cached};
 }
 
+std::optional<BlockManager::Forked> BlockManager::fork(int32_t source_row, int32_t num_tokens,
+                                                       int32_t num_spare_blocks) {
+  const int32_t num_shared = num_tokens / block_size_;
+  const int32_t num_own = num_blocks_for(num_tokens) - num_shared;
+  QUIRE_CHECK(
+      rows_[source_row].is_open && num_shared + num_own <= rows_[source_row].num_blocks,
+      num_tokens << " tokens of row " << source_row << " with " << rows_[source_row].num_blocks << " blocks");
+  QUIRE_CHECK(!free_rows_.empty(), num_rows() << " rows are open");
+  if (num_own + num_spare_blocks > pool_.num_free()) return std::nullopt;
+
+  const int32_t row = free_rows_.back();
+  free_rows_.pop_back();
+  for (int32_t i = 0; i < num_shared; ++i) {
+    const int32_t block_id = block_tables_[index(source_row, i)];
+    pool_.acquire(block_id);
+    block_tables_[index(row, i)] = block_id;
+    add_update(index(row, i));
+  }
+  rows_[row] = {num_shared, true};
+  append_fresh_blocks(row, num_own);
+  if (num_own == 0) return Forked{row, -1, -1};
+  return Forked{row, block_tables_[index(source_row, num_shared)], block_tables_[index(row, num_shared)]};
+}
+
 int32_t BlockManager::num_cached_blocks(std::span<const BlockHash> hashes) const {
   int32_t num_cached = 0;
   for (const BlockHash& hash : hashes) {

@@ -29,7 +29,6 @@ void PrefillRate::add_step(int32_t num_tokens, int64_t duration_ns) {
 
 std::string explain_deadline(const LiveRequest& request, int64_t now_ns, int32_t num_tokens_left,
                              const PrefillRate& rate) {
-  if (request.num_output_tokens() > 0) return "";
   const auto in_ms = [](int64_t ns) { return std::to_string(std::max<int64_t>(ns, 0) / 1'000'000) + " ms"; };
   const std::string begin =
       "deadline exceeded: " + in_ms(request.cold.deadline_ns - request.cold.arrival_ns) + " (deadline_ms) ";

@@ -54,8 +54,8 @@ class PrefillRate {
   double best_ns_per_token_ = 0;
 };
 
-// Why a deadline ends the request now, for the client; empty when it has output. num_tokens_left: of its
-// prompt, to be computed.
+// Why a deadline ends a request that has no output, for the client. num_tokens_left: of its prompt, to be
+// computed.
 std::string explain_deadline(const LiveRequest& request, int64_t now_ns, int32_t num_tokens_left,
                              const PrefillRate& rate);
 

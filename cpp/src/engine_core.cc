@@ -18,6 +18,9 @@
 namespace quire {
 namespace {
 
+// Of one request, by index; null: it has ended. Not all are null.
+using Sequences = std::vector<std::unique_ptr<LiveRequest>>;
+
 // SplitMix64: a full-period sequence, so requests without a seed get different ones.
 class SeedSequence {
  public:
@@ -72,7 +75,7 @@ struct EngineCore::Impl {
   std::array<int64_t, kMaxBatchesOut> launched_ns = {};  // of the batches out, the oldest first
   int64_t updated_ns = 0;                                // the last update()
   int32_t max_total_tokens = 0;                          // of any request
-  std::unordered_map<uint64_t, std::unique_ptr<LiveRequest>> requests;
+  std::unordered_map<uint64_t, Sequences> requests;
   StepOutputs outputs;
   StepOutputs ends;  // of cancelled and failed requests, until the next outputs
   std::vector<LiveRequest*> finished;
@@ -80,29 +83,21 @@ struct EngineCore::Impl {
   uint64_t num_prompt_tokens = 0;
   uint64_t num_generation_tokens = 0;
 
-  bool is_first(const NewRequest& request) const;
   void begin_outputs();
   void end(LiveRequest& request, FinishReason reason, StepOutputs& out) const;
   FinishReason accept(LiveRequest& request, int32_t id);
+  void take_prompt_logprobs(const Batch& batch, const LogprobRows& rows);
+  void erase(const LiveRequest& request);
   void end_early(uint64_t request_id, FinishReason reason, const std::string& error);
-  int64_t due_ns(const LiveRequest& request) const;
+  int32_t num_prompt_tokens_left(const Sequences& sequences) const;
+  int64_t due_ns(const Sequences& sequences) const;
   void end_due(int64_t now_ns);
   EngineStats stats() const;
 };
 
-bool EngineCore::Impl::is_first(const NewRequest& request) const {
-  return std::none_of(request.prompt_ids.begin(), request.prompt_ids.end(), [&](int32_t id) {
-    return table.contributes(id, request.params.skip_special_tokens) && table.ends_start(id);
-  });
-}
-
 void EngineCore::Impl::begin_outputs() {
-  outputs.releases.clear();
-  outputs.token_ids.clear();
-  std::swap(outputs.releases, ends.releases);
-  std::swap(outputs.token_ids, ends.token_ids);
-  outputs.receipts.clear();
-  std::swap(outputs.receipts, ends.receipts);
+  outputs.clear();
+  std::swap(outputs, ends);
 }
 
 // Its last release. The scheduler still has it.
@@ -131,39 +126,79 @@ FinishReason EngineCore::Impl::accept(LiveRequest& request, int32_t id) {
   return request.num_tokens() >= request.max_total_tokens ? FinishReason::kLength : FinishReason::kNone;
 }
 
+void EngineCore::Impl::take_prompt_logprobs(const Batch& batch, const LogprobRows& rows) {
+  for (int32_t row = 0; row < batch.num_prompt_rows; ++row) {
+    auto* request = static_cast<LiveRequest*>(scheduler.request(batch.prompt_req_idx[row]));
+    if (!request) continue;  // ended meanwhile
+    const int32_t place = batch.positions[batch.prompt_token_idx[row]];
+    // A preempted request may have been scheduled again before this was known; then it comes twice.
+    if (place < request->num_known_prompt_logprobs) continue;
+    request->logprobs->set_prompt(place, batch.prompt_next_ids[row], rows, row);
+    request->num_known_prompt_logprobs = place + 1;
+  }
+}
+
 void EngineCore::Impl::end_early(uint64_t request_id, FinishReason reason, const std::string& error) {
   const auto found = requests.find(request_id);
   if (found != requests.end()) {
-    end(*found->second, reason, ends);
-    scheduler.remove(*found->second);
+    for (const auto& sequence : found->second) {
+      if (!sequence) continue;
+      end(*sequence, reason, ends);
+      ends.releases.back().error = error;
+      scheduler.remove(*sequence);
+    }
     deadlines.remove(request_id);
     requests.erase(found);
   } else if (reason == FinishReason::kError) {
     Release& release = ends.releases.emplace_back();
     release.request_id = request_id;
     release.finish_reason = reason;
-  } else {
-    return;
+    release.error = error;
   }
-  ends.releases.back().error = error;
+}
+
+void EngineCore::Impl::erase(const LiveRequest& request) {
+  const auto found = requests.find(request.request_id);
+  Sequences& sequences = found->second;
+  sequences[request.index].reset();
+  if (std::none_of(sequences.begin(), sequences.end(), [](const auto& s) { return s != nullptr; })) {
+    deadlines.remove(found->first);
+    requests.erase(found);
+  }
+}
+
+// To be computed before the first token of any of them; 0 once there is one.
+int32_t EngineCore::Impl::num_prompt_tokens_left(const Sequences& sequences) const {
+  int32_t num_left = INT32_MAX;
+  for (const auto& sequence : sequences) {
+    num_left = std::min(num_left, sequence ? scheduler.num_prompt_tokens_left(*sequence) : 0);
+  }
+  return num_left;
 }
 
 // When the request must be looked at: at its deadline, or when the rest of its prompt could at best be
 // computed just in time.
-int64_t EngineCore::Impl::due_ns(const LiveRequest& request) const {
-  return request.cold.deadline_ns - prefill_rate.least_ns(scheduler.num_prompt_tokens_left(request));
+int64_t EngineCore::Impl::due_ns(const Sequences& sequences) const {
+  const auto live =
+      std::find_if(sequences.begin(), sequences.end(), [](const auto& s) { return s != nullptr; });
+  return (*live)->cold.deadline_ns - prefill_rate.least_ns(num_prompt_tokens_left(sequences));
 }
 
 void EngineCore::Impl::end_due(int64_t now_ns) {
   while (const auto request_id = deadlines.due(now_ns)) {
-    const LiveRequest& request = *requests.at(*request_id);
-    const int64_t due = due_ns(request);
+    const Sequences& sequences = requests.at(*request_id);
+    const int64_t due = due_ns(sequences);
     if (due > now_ns) {
       deadlines.set(*request_id, due);
-    } else {
-      end_early(*request_id, FinishReason::kDeadline,
-                explain_deadline(request, now_ns, scheduler.num_prompt_tokens_left(request), prefill_rate));
+      continue;
     }
+    const bool has_output = std::any_of(sequences.begin(), sequences.end(), [](const auto& sequence) {
+      return !sequence || sequence->num_output_tokens() > 0;
+    });
+    end_early(*request_id, FinishReason::kDeadline,
+              has_output ? ""
+                         : explain_deadline(*sequences.front(), now_ns, num_prompt_tokens_left(sequences),
+                                            prefill_rate));
   }
 }
 
@@ -208,45 +243,18 @@ void EngineCore::add_request(NewRequest request) {
     throw InvalidArgument("request_id", std::to_string(request.request_id), "an id that no live request has");
   }
 
-  auto live = std::make_unique<LiveRequest>(
-      OutputGate(impl_->table, params, impl_->is_first(request),
-                 impl_->table.open_text(request.prompt_ids, params.skip_special_tokens)));
-  live->request_id = request.request_id;
-  live->num_prompt_tokens = static_cast<int32_t>(request.prompt_ids.size());
-  live->max_total_tokens = max_total_tokens;
-  live->token_ids = std::move(request.prompt_ids);
-  live->token_ids.reserve(static_cast<size_t>(max_total_tokens));
-  live->temperature = params.temperature;
-  live->top_p = params.top_p;
-  live->top_k = std::max(params.top_k, 0);
-  live->min_tokens = params.min_tokens;
-  live->seed = params.has_seed ? static_cast<uint64_t>(params.seed) : impl_->seeds.next();
-  live->include_stop = params.include_stop_str_in_output;
   const int64_t now_ns = impl_->clock();
-  live->priority = request.priority;
-  live->cold.arrival_ns = request.arrival_ns != 0 ? request.arrival_ns : now_ns;
-  live->cold.tokenize_ns = request.tokenize_ns;
-  live->cold.deadline_ns = request.deadline_ns;
-  live->return_receipt = request.return_receipt;
-
-  const auto sort_unique = [](std::vector<int32_t>& ids) {
-    std::sort(ids.begin(), ids.end());
-    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-  };
-  const std::vector<int32_t>& eos = impl_->config.eos_token_ids;
-  live->end_ids = params.stop_token_ids;
-  if (!params.ignore_eos) live->end_ids.insert(live->end_ids.end(), eos.begin(), eos.end());
-  sort_unique(live->end_ids);
-  if (params.min_tokens > 0) {
-    live->mask_ids = params.stop_token_ids;
-    live->mask_ids.insert(live->mask_ids.end(), eos.begin(), eos.end());
-    sort_unique(live->mask_ids);
+  const uint64_t seed = params.has_seed ? static_cast<uint64_t>(params.seed) : impl_->seeds.next();
+  Sequences sequences;
+  for (uint32_t i = 0; i < static_cast<uint32_t>(params.n); ++i) {
+    sequences.push_back(make_live_request(request, impl_->config, impl_->table, max_total_tokens, seed, i));
+    if (sequences.back()->cold.arrival_ns == 0) sequences.back()->cold.arrival_ns = now_ns;
   }
-  LiveRequest& state = *live;
-  impl_->requests.emplace(state.request_id, std::move(live));
-  impl_->scheduler.add(state);
+  const Sequences& live = impl_->requests.emplace(request.request_id, std::move(sequences)).first->second;
+  for (size_t i = 0; i < live.size(); ++i)
+    impl_->scheduler.add(*live[i], i == 0 ? nullptr : live[i - 1].get());
   if (request.deadline_ns != 0) {
-    impl_->deadlines.set(request.request_id, impl_->due_ns(state));
+    impl_->deadlines.set(request.request_id, impl_->due_ns(live));
     impl_->end_due(now_ns);
   }
 }
@@ -277,7 +285,7 @@ int32_t EngineCore::num_batches_out() const { return impl_->scheduler.num_batche
 
 void EngineCore::forget_batches() { impl_->scheduler.forget_batches(); }
 
-const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
+const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const StepLogprobs& logprobs) {
   Impl& impl = *impl_;
   Scheduler& scheduler = impl.scheduler;
   if (num_batches_out() == 0) {
@@ -295,6 +303,8 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
                                 std::to_string(kNoToken) + " (no token)");
     }
   }
+  if (batch.has_logprobs) logprobs.sampled.require("logprobs", batch.num_sampled);
+  if (batch.num_prompt_rows > 0) logprobs.prompt.require("prompt_logprobs", batch.num_prompt_rows);
 
   // A batch runs behind the one before.
   const int64_t now_ns = impl.clock();
@@ -303,6 +313,7 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
   std::shift_left(impl.launched_ns.begin(), impl.launched_ns.end(), 1);
   impl.end_due(now_ns);
   impl.begin_outputs();
+  if (batch.num_prompt_rows > 0) impl.take_prompt_logprobs(batch, logprobs.prompt);
   int32_t sample_idx = 0;
   for (int32_t i = 0; i < batch.num_reqs; ++i) {
     const bool is_sampled = sample_idx < batch.num_sampled && batch.sample_req_idx[sample_idx] == i;
@@ -322,7 +333,8 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
     }
     scheduler.complete(i, is_sampled);
     if (request->num_counted_prompt_tokens < request->num_prompt_tokens) {
-      // Tokens found in the cache were not computed.
+      // Tokens found in the cache were not computed, and a fork's are its sibling's.
+      if (request->is_forked) request->num_counted_prompt_tokens = request->num_prompt_tokens;
       const int32_t before = std::max(request->num_counted_prompt_tokens, request->num_cached_tokens);
       const int32_t now = std::min(request->num_computed_tokens, request->num_prompt_tokens);
       if (now > before) impl.num_prompt_tokens += static_cast<uint64_t>(now - before);
@@ -330,6 +342,7 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
       if (is_sampled) request->history->first_token_ns = now_ns;
     }
     if (!is_sampled) continue;
+    if (request->logprobs) request->logprobs->push(id, logprobs.sampled, sample_idx - 1);
     const FinishReason reason = impl.accept(*request, id);
     if (reason != FinishReason::kNone) {
       impl.end(*request, reason, impl.outputs);
@@ -340,10 +353,7 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled) {
     }
   }
   scheduler.end_step();
-  for (const LiveRequest* request : impl.finished) {
-    impl.deadlines.remove(request->request_id);
-    impl.requests.erase(request->request_id);
-  }
+  for (const LiveRequest* request : impl.finished) impl.erase(*request);
   impl.finished.clear();
   ++impl.step;
   impl.outputs.stats = impl.stats();
@@ -363,14 +373,23 @@ EngineStats EngineCore::stats() const { return impl_->stats(); }
 void EngineCore::check_integrity() const {
   const Scheduler& scheduler = impl_->scheduler;
   scheduler.check_integrity();
-  const auto num_live = static_cast<size_t>(scheduler.num_running() + scheduler.num_waiting());
-  QUIRE_CHECK(num_live == impl_->requests.size(),
-              num_live << " scheduled, " << impl_->requests.size() << " live");
-  for (const auto& [request_id, request] : impl_->requests) {
-    QUIRE_CHECK(request->request_id == request_id, request_id << " is " << request->request_id);
-    QUIRE_CHECK(request->gate.num_held() <= static_cast<uint32_t>(request->num_output_tokens()),
-                "request " << request_id << " holds " << request->gate.num_held() << " ids");
+  int32_t num_live = 0;
+  for (const auto& [request_id, sequences] : impl_->requests) {
+    const int32_t num_live_before = num_live;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const LiveRequest* request = sequences[i].get();
+      if (!request) continue;
+      ++num_live;
+      QUIRE_CHECK(request->request_id == request_id && request->index == i,
+                  request_id << " is " << request->request_id << ", sequence " << request->index);
+      QUIRE_CHECK(request->gate.num_held() <= static_cast<uint32_t>(request->num_output_tokens()),
+                  "request " << request_id << " holds " << request->gate.num_held() << " ids");
+    }
+    QUIRE_CHECK(num_live > num_live_before, "request " << request_id << " has ended");
   }
+  QUIRE_CHECK(num_live == scheduler.num_running() + scheduler.num_waiting(),
+              scheduler.num_running()
+                  << " running, " << scheduler.num_waiting() << " waiting, " << num_live << " live");
 }
 
 }  // namespace quire

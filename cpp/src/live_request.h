@@ -3,9 +3,11 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
+#include "quire/logprobs.h"
 #include "quire/output_gate.h"
 #include "quire/request.h"
 #include "quire/request_state.h"
@@ -18,7 +20,9 @@ struct LiveRequest : RequestState {
   LiveRequest& operator=(const LiveRequest&) = delete;
 
   OutputGate gate;
-  std::vector<int32_t> end_ids;  // sorted: the request ends at any of them
+  std::vector<int32_t> end_ids;               // sorted: the request ends at any of them
+  std::vector<int32_t> stop_token_ids;        // of them, sorted: those that are a stop_reason
+  std::unique_ptr<RequestLogprobs> logprobs;  // null: none asked for
   bool include_stop = false;
   int32_t num_counted_prompt_tokens = 0;  // in the statistics; recomputed ones count once
   bool return_receipt = false;

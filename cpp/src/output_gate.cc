@@ -14,6 +14,7 @@ OutputGate::OutputGate(const TokenTable& table, const SamplingParams& params, bo
                    ? nullptr
                    : std::make_unique<StopScanner>(params.stop, is_first, table.kind(), open_text)),
       boundary_(table.kind(), open_text),
+      makes_text_(params.detokenize),
       skip_special_tokens_(params.skip_special_tokens),
       include_stop_(params.include_stop_str_in_output),
       is_first_(is_first),
@@ -25,6 +26,11 @@ OutputGate::OutputGate(OutputGate&&) noexcept = default;
 OutputGate& OutputGate::operator=(OutputGate&&) noexcept = default;
 
 bool OutputGate::push(int32_t id, bool can_stop) {
+  if (!makes_text_) {
+    ++num_pushed_;
+    num_ready_ = num_held();
+    return false;
+  }
   if (table_->contributes(id, skip_special_tokens_)) {
     const TextBoundary::Step step = boundary_.push(*table_, id);
     can_cut_ = step.cut_after;
@@ -40,7 +46,8 @@ bool OutputGate::push(int32_t id, bool can_stop) {
 
 OutputGate::Run OutputGate::take(uint32_t num_ids) {
   Run run;
-  run.num_ids = run.num_text_ids = num_ids;
+  run.num_ids = num_ids;
+  if (makes_text_) run.num_text_ids = num_ids;
   run.is_first = is_first_ && num_released_ <= first_text_idx_;
   if (num_released_ == 0) run.open_text = open_text_;
   num_released_ += num_ids;
@@ -49,7 +56,7 @@ OutputGate::Run OutputGate::take(uint32_t num_ids) {
 }
 
 OutputGate::Run OutputGate::take_ready() {
-  const Run run = take(num_ready_);
+  Run run = take(num_ready_);
   if (scanner_) scanner_->release(run.num_ids);
   return run;
 }
@@ -57,13 +64,14 @@ OutputGate::Run OutputGate::take_ready() {
 OutputGate::Run OutputGate::finish(std::span<const int32_t> held_ids) {
   QUIRE_CHECK(held_ids.size() == num_held(), held_ids.size() << " given, " << num_held() << " held");
   Run run = take(num_held());
-  run.num_text_ids -= num_silent_;
+  if (makes_text_) run.num_text_ids -= num_silent_;
   if (scanner_ && scanner_->is_matched()) {
     const uint64_t kept = include_stop_ ? scanner_->match_end() : scanner_->match_begin();
     const std::string text = table_->decode(held_ids.first(run.num_text_ids), run.is_first, 0,
                                             skip_special_tokens_, run.open_text);
     QUIRE_CHECK(kept <= text.size(), kept << " of " << text.size() << " bytes before the stop string");
     run.trim = static_cast<int32_t>(text.size() - kept);
+    run.stop_string = text.substr(scanner_->match_begin(), scanner_->match_end() - scanner_->match_begin());
   }
   return run;
 }

@@ -52,6 +52,18 @@ void validate_logprobs(const char* field, int32_t value) {
 
 }  // namespace
 
+uint64_t sequence_seed(uint64_t seed, uint32_t index) {
+  if (index == 0) return seed;
+  // SplitMix64 of the seed, index steps on, then mixed once more: neighbouring seeds share no sequence.
+  uint64_t z = (seed ^ 0x6A09E667F3BCC909ULL) + index * 0x9E3779B97F4A7C15ULL;
+  for (int i = 0; i < 2; ++i) {
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
+    z ^= z >> 31;
+  }
+  return z;
+}
+
 void validate(const SamplingParams& params, int32_t vocab_size) {
   require(params.max_tokens >= 0, "max_tokens", params.max_tokens, "at least 1, or 0 (fill max_model_len)");
   require(params.min_tokens >= 0, "min_tokens", params.min_tokens, "at least 0");

@@ -24,6 +24,7 @@ void Scheduler::allocate(BatchOut& out) const {
   batch.positions.resize(max_tokens);
   batch.slot_mapping.resize(max_tokens);
   batch.request_ids.resize(max_reqs);
+  batch.sequence_index.resize(max_reqs);
   batch.query_start_loc.resize(max_reqs + 1);
   batch.seq_lens.resize(max_reqs);
   batch.block_table_rows.resize(max_reqs);
@@ -40,16 +41,28 @@ void Scheduler::allocate(BatchOut& out) const {
   batch.output_idx.resize(max_reqs);
   batch.mask_offsets.resize(max_reqs + 1);
   batch.mask_ids.resize(max_reqs * kMaxMaskIds);
+  batch.block_copies.reserve(2 * max_reqs);
+  batch.num_logprobs.resize(max_reqs);
+  batch.prompt_token_idx.resize(max_tokens);
+  batch.prompt_req_idx.resize(max_tokens);
+  batch.prompt_next_ids.resize(max_tokens);
+  batch.prompt_num_logprobs.resize(max_tokens);
   out.requests.resize(max_reqs);
   out.num_new_tokens.resize(max_reqs);
 }
 
-void Scheduler::add(RequestState& request) {
+void Scheduler::add(RequestState& request, RequestState* sibling) {
   QUIRE_CHECK(request.status == RequestState::Status::kNew && request.mask_ids.size() <= kMaxMaskIds,
               "request " << request.request_id << ", " << request.mask_ids.size() << " masked ids");
   if (config_.enable_prefix_caching) {
     request.block_hashes.reserve(static_cast<size_t>(request.max_total_tokens / config_.block_size));
+    if (sibling) request.block_hashes = sibling->block_hashes;
     extend_hashes(request, request.num_tokens() / config_.block_size);
+  }
+  if (sibling) {
+    RequestState* after = sibling->next_sibling ? sibling->next_sibling : sibling;
+    sibling->next_sibling = &request;
+    request.next_sibling = after;
   }
   request.arrival = num_added_++;
   link_waiting(request);
@@ -67,7 +80,10 @@ const Batch& Scheduler::schedule(int64_t now_ns) {
   Batch& batch = out_[newest_].batch;
   batch.num_reqs = batch.num_tokens = batch.num_sampled = 0;
   batch.max_query_len = batch.max_seq_len = 0;
+  batch.num_prompt_rows = 0;
+  batch.has_logprobs = false;
   batch.query_start_loc[0] = batch.mask_offsets[0] = 0;
+  batch.block_copies.clear();
   fill_batch(batch);
   blocks_.take_updates(batch.block_table_updates);
   if (batch.num_tokens > 0) ++num_out_;
@@ -79,10 +95,12 @@ void Scheduler::fill_batch(const Batch& batch) {
   wait_reason_ = WaitReason::kNone;
   const bool may_overtake = waits_for_worse();
   for (size_t i = 0; i < running_.size() && batch.num_tokens < config_.max_num_batched_tokens; ++i) {
-    if (may_overtake && wait_reason_ == WaitReason::kNone && waiting_head_ &&
-        waiting_head_->priority < running_[i]->priority) {
-      if (admit(*waiting_head_)) continue;  // at this place; who was here is the next one, or had to go
-      if (i >= running_.size()) break;
+    if (may_overtake && wait_reason_ == WaitReason::kNone) {
+      RequestState* const better = first_waiting();
+      if (better && better->priority < running_[i]->priority) {
+        if (admit(*better)) continue;  // at this place; who was here is the next one, or had to go
+        if (i >= running_.size()) break;
+      }
     }
     RequestState& request = *running_[i];
     if (i + kPrefetchDistance < running_.size()) prefetch(running_[i + kPrefetchDistance], kNumHotBytes);
@@ -104,10 +122,12 @@ void Scheduler::fill_batch(const Batch& batch) {
 
   // Blocks given back in this step are for those that run, or were admitted for them; admitting more at once
   // would only preempt again.
-  while (waiting_head_ && wait_reason_ == WaitReason::kNone && num_preemptions_ == num_preemptions_before &&
-         batch.num_tokens < config_.max_num_batched_tokens && admit(*waiting_head_)) {
+  while (wait_reason_ == WaitReason::kNone && num_preemptions_ == num_preemptions_before &&
+         batch.num_tokens < config_.max_num_batched_tokens) {
+    RequestState* const request = first_waiting();
+    if (!request || !admit(*request)) break;
   }
-  if (waiting_head_) count_wait(batch);
+  if (first_waiting()) count_wait(batch);
 }
 
 void Scheduler::forget_batches() {
@@ -119,6 +139,7 @@ void Scheduler::forget_batches() {
       out.requests[i]->num_scheduled_tokens = out.requests[i]->num_pending_ids = 0;
     }
   }
+  take_back_forks();
   blocks_.repeat_updates();
 }
 
@@ -128,6 +149,7 @@ bool Scheduler::admit(RequestState& request) {
   if (request.num_pending_ids > 0) return false;
   const int32_t num_tokens = request.num_tokens();
   const int32_t budget = config_.max_num_batched_tokens - out_[newest_].batch.num_tokens;
+  if (const RequestState* source = fork_source(request)) return fork(request, *source);
   const std::span<const BlockHash> hashes = findable_hashes(request);
   if (!config_.enable_chunked_prefill) {
     const int32_t num_found = blocks_.num_cached_blocks(hashes) * config_.block_size;
@@ -152,11 +174,7 @@ bool Scheduler::admit(RequestState& request) {
       prefix_cache_hits_ += static_cast<uint64_t>(request.num_computed_tokens);
     }
   }
-  RequestHistory& history = *request.history;
-  if (history.admitted_ns == 0) history.admitted_ns = now_ns_;
-  history.enter_at(request.num_computed_tokens);
-  const auto by_order = [](const RequestState* a, const RequestState* b) { return a->goes_before(*b); };
-  running_.insert(std::upper_bound(running_.begin(), running_.end(), &request, by_order), &request);
+  start_running(request);
   append_to_batch(request, std::min(num_tokens - request.num_computed_tokens, budget));
   return true;
 }
@@ -169,7 +187,7 @@ void Scheduler::preempt(RequestState& request) {
   for (int32_t i = 0; i < config_.max_batches_out; ++i) {
     if (request.batch_idx[i] >= 0) out_[i].num_new_tokens[request.batch_idx[i]] = 0;
   }
-  request.history->leave_at(request.num_computed_tokens);
+  request.history->leave_at(request.num_computed_ahead());
   ++request.history->num_preemptions;
   request.num_scheduled_tokens = 0;
   request.num_computed_tokens = 0;
@@ -182,6 +200,7 @@ void Scheduler::preempt(RequestState& request) {
 void Scheduler::release_row(RequestState& request) {
   blocks_.close(request.row);
   request.row = -1;
+  request.is_forked = false;
 }
 
 void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
@@ -205,11 +224,13 @@ void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
   }
   batch.num_tokens += num_tokens;
   batch.request_ids[req_idx] = request.request_id;
+  batch.sequence_index[req_idx] = request.index;
   batch.query_start_loc[req_idx + 1] = batch.num_tokens;
   batch.seq_lens[req_idx] = end;
   batch.block_table_rows[req_idx] = request.row;
   batch.max_query_len = std::max(batch.max_query_len, num_tokens);
   batch.max_seq_len = std::max(batch.max_seq_len, end);
+  if (request.num_prompt_logprobs > 0) append_prompt_rows(request, begin, end);
   if (end < request.num_tokens_ahead()) return;
 
   const int32_t sample_idx = batch.num_sampled++;
@@ -229,6 +250,22 @@ void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
     mask_end += static_cast<int32_t>(request.mask_ids.size());
   }
   batch.mask_offsets[sample_idx + 1] = mask_end;
+  batch.num_logprobs[sample_idx] = request.num_logprobs;
+  batch.has_logprobs |= request.num_logprobs > 0;
+}
+
+// Those of the tokens [begin, end) that predict another token of the prompt. The request's entry is the last.
+void Scheduler::append_prompt_rows(const RequestState& request, int32_t begin, int32_t end) {
+  Batch& batch = out_[newest_].batch;
+  const int32_t first_token = batch.num_tokens - (end - begin);
+  end = std::min(end, request.num_prompt_tokens - 1);
+  for (int32_t place = std::max(begin, request.num_known_prompt_logprobs); place < end; ++place) {
+    const int32_t row = batch.num_prompt_rows++;
+    batch.prompt_token_idx[row] = first_token + place - begin;
+    batch.prompt_req_idx[row] = batch.num_reqs - 1;
+    batch.prompt_next_ids[row] = request.token_ids[place + 1];
+    batch.prompt_num_logprobs[row] = request.num_prompt_logprobs;
+  }
 }
 
 void Scheduler::complete(int32_t batch_idx, bool is_sampled) {
@@ -268,6 +305,7 @@ void Scheduler::finish(RequestState& request) {
     release_row(request);
     has_finished_ = true;
   }
+  if (request.next_sibling) unlink_sibling(request);
   request.status = RequestState::Status::kFinished;
 }
 

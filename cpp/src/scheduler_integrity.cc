@@ -32,6 +32,8 @@ void Scheduler::check_integrity() const {
                 where() << ": " << num_tokens << " tokens, " << num_blocks << " blocks");
     QUIRE_CHECK(request->num_tokens_ahead() <= request->max_total_tokens, where());
     check_entries(*request);
+    check_siblings(*request);
+    check_written_blocks(*request);
   }
   const auto by_order = [](const RequestState* a, const RequestState* b) { return a->goes_before(*b); };
   QUIRE_CHECK(std::is_sorted(running_.begin(), running_.end(), by_order), num_running() << " running");
@@ -43,6 +45,7 @@ void Scheduler::check_integrity() const {
                     (!previous || previous->goes_before(*request)),
                 "request " << request->request_id);
     check_entries(*request);
+    check_siblings(*request);
     QUIRE_CHECK(++num_waiting <= num_waiting_, "queue of " << num_waiting_);
   }
   QUIRE_CHECK(num_waiting == num_waiting_ && previous == waiting_tail_,

@@ -56,12 +56,38 @@ void Scheduler::count_wait(const Batch& batch) {
   ++num_waits_[static_cast<size_t>(reason)];
 }
 
+RequestState* Scheduler::first_waiting() const {
+  RequestState* request = waiting_head_;
+  while (request && waits_for_sibling(*request)) request = request->next;
+  return request;
+}
+
 bool Scheduler::waits_for_worse() const {
-  return waiting_head_ && !running_.empty() && waiting_head_->priority < running_.back()->priority;
+  const RequestState* request = first_waiting();
+  return request && !running_.empty() && request->priority < running_.back()->priority;
+}
+
+bool Scheduler::was_refused(const RequestState& request) const {
+  return refused_ == &request && blocks_.pool().num_free() <= refused_num_free_ && !running_.empty();
+}
+
+// The running requests of worse priority are behind it, and not in this batch yet.
+bool Scheduler::push_out_worse(const RequestState& request) {
+  if (running_.empty() || running_.back()->priority <= request.priority) return false;
+  preempt(*running_.back());
+  return true;
+}
+
+// Its row is open, and num_computed_tokens says what is there.
+void Scheduler::start_running(RequestState& request) {
+  request.history->enter_at(request.num_computed_tokens, now_ns_);
+  const auto by_order = [](const RequestState* a, const RequestState* b) { return a->goes_before(*b); };
+  running_.insert(std::upper_bound(running_.begin(), running_.end(), &request, by_order), &request);
 }
 
 // At least one token is computed, else there would be nothing to sample from.
 std::span<const BlockHash> Scheduler::findable_hashes(const RequestState& request) const {
+  if (request.needs_prompt_logprobs()) return {};  // tokens found in the cache have no logits
   const std::span<const BlockHash> hashes(request.block_hashes);
   const auto num_blocks = static_cast<size_t>((request.num_tokens() - 1) / config_.block_size);
   return hashes.first(std::min(hashes.size(), num_blocks));
@@ -69,22 +95,23 @@ std::span<const BlockHash> Scheduler::findable_hashes(const RequestState& reques
 
 std::optional<BlockManager::Opened> Scheduler::open_row(const RequestState& request,
                                                         std::span<const BlockHash> hashes) {
-  // The running ones that it may push out are behind it, and not in this batch yet.
   const bool may_preempt = may_preempt_for(request, hashes);
   while (true) {
     const bool is_alone = running_.empty();
-    const bool was_refused =
-        refused_ == &request && blocks_.pool().num_free() <= refused_num_free_ && !is_alone;
-    if (num_running() < config_.max_num_seqs && !was_refused) {
-      const auto opened = blocks_.open(hashes, request.num_tokens(), is_alone ? 0 : num_watermark_blocks_);
-      if (opened) return opened;
-      QUIRE_CHECK(!is_alone, request.num_tokens() << " tokens do not fit an empty pool of "
-                                                  << config_.num_blocks << " blocks");
-      refused_ = &request;
-      refused_num_free_ = blocks_.pool().num_free();
+    if (num_running() >= config_.max_num_seqs) {
+      wait_reason_ = WaitReason::kRows;
+    } else {
+      wait_reason_ = WaitReason::kBlocks;
+      if (!was_refused(request)) {
+        const auto opened = blocks_.open(hashes, request.num_tokens(), is_alone ? 0 : num_watermark_blocks_);
+        if (opened) return opened;
+        QUIRE_CHECK(!is_alone, request.num_tokens() << " tokens do not fit an empty pool of "
+                                                    << config_.num_blocks << " blocks");
+        refused_ = &request;
+        refused_num_free_ = blocks_.pool().num_free();
+      }
     }
-    if (!may_preempt || is_alone || running_.back()->priority <= request.priority) return std::nullopt;
-    preempt(*running_.back());
+    if (!may_preempt || !push_out_worse(request)) return std::nullopt;
   }
 }
 

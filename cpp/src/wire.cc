@@ -5,8 +5,13 @@
 //                max_num_batched_tokens, SamplingParams defaults, string token_table
 //   kStartError  the message, to the end of the payload
 //   kStep        EngineStats in the order of its fields, i32[] token_ids, Receipt[], u32 releases, each:
-//                u64 request_id, u32 ids_begin, num_ids, num_text_ids, i32 trim, u8 is_first, u32 open_text,
-//                u8 finish_reason, u32 num_prompt_tokens, num_cached_tokens, i32 receipt_idx, string error
+//                u64 request_id, u32 index, ids_begin, num_ids, num_text_ids, i32 trim, u8 is_first,
+//                u32 open_text, u8 finish_reason, u32 num_prompt_tokens, num_cached_tokens, i32 receipt_idx,
+//                string error,
+//                when finish_reason is kStop: i32 stop_token_id, string stop_string; then
+//                u32 ReleaseLogprobs, each: u32 release_idx, begin, num_per_id, num_prompt_places,
+//                num_per_prompt_place, f64 cumulative_logprob; then Logprob[], each: i32 token_id, f32
+//                logprob, i32 rank
 // SamplingParams: i32 max_tokens, min_tokens, f32 temperature, top_p, i32 top_k, i64 seed, u8 RequestBits,
 // string[] stop, i32[] stop_token_ids, i32 n, f32 min_p, presence_penalty, frequency_penalty,
 // repetition_penalty, (i32 token_id, f32 bias)[] logit_bias, i32[] allowed_token_ids, i32[][] bad_word_ids,
@@ -214,8 +219,11 @@ void get_request(Reader& reader, NewRequest& request) {
   get_params(reader, request.params);
 }
 
+constexpr size_t kReleaseLogprobsSize = 5 * 4 + 8;
+
 void get_release(Reader& reader, size_t num_token_ids, Release& release) {
   release.request_id = reader.get<uint64_t>();
+  release.index = reader.get<uint32_t>();
   release.ids_begin = reader.get<uint32_t>();
   release.num_ids = reader.get<uint32_t>();
   release.num_text_ids = reader.get<uint32_t>();
@@ -239,12 +247,57 @@ void get_release(Reader& reader, size_t num_token_ids, Release& release) {
     throw Error("wire: unknown finish reason " + std::to_string(reason));
   }
   release.finish_reason = static_cast<FinishReason>(reason);
+  release.stop_token_id = -1;
+  release.stop_string.clear();
+  release.logprobs_idx = -1;
+  if (release.finish_reason != FinishReason::kStop) return;
+  release.stop_token_id = reader.get<int32_t>();
+  release.stop_string = reader.get_string();
+}
+
+void put_logprobs(std::string& out, const StepOutputs& frame) {
+  put(out, static_cast<uint32_t>(frame.logprobs.size()));
+  for (const ReleaseLogprobs& run : frame.logprobs) {
+    for (const uint32_t value :
+         {run.release_idx, run.begin, run.num_per_id, run.num_prompt_places, run.num_per_prompt_place}) {
+      put(out, value);
+    }
+    put(out, run.cumulative_logprob);
+  }
+  put_array(out, frame.logprob_entries);
+}
+
+void get_logprobs(Reader& reader, StepOutputs& frame) {
+  frame.logprobs.resize(reader.get_count(kReleaseLogprobsSize));
+  for (ReleaseLogprobs& run : frame.logprobs) {
+    for (uint32_t* value :
+         {&run.release_idx, &run.begin, &run.num_per_id, &run.num_prompt_places, &run.num_per_prompt_place}) {
+      *value = reader.get<uint32_t>();
+    }
+    run.cumulative_logprob = reader.get<double>();
+  }
+  reader.get_array(frame.logprob_entries);
+  for (size_t i = 0; i < frame.logprobs.size(); ++i) {
+    const ReleaseLogprobs& run = frame.logprobs[i];
+    if (run.release_idx >= frame.releases.size()) {
+      throw Error("wire: logprobs of release " + std::to_string(run.release_idx) + " of " +
+                  std::to_string(frame.releases.size()));
+    }
+    Release& release = frame.releases[run.release_idx];
+    const uint64_t num_entries = uint64_t{release.num_ids} * run.num_per_id +
+                                 uint64_t{run.num_prompt_places} * run.num_per_prompt_place;
+    if (run.begin + num_entries > frame.logprob_entries.size()) {
+      throw Error("wire: a release names logprobs [" + std::to_string(run.begin) + ", +" +
+                  std::to_string(num_entries) + ") of " + std::to_string(frame.logprob_entries.size()));
+    }
+    release.logprobs_idx = static_cast<int32_t>(i);
+  }
 }
 
 // Bytes of the smallest encoded addition and release: what a count must be backed by.
 constexpr size_t kMinParamsSize = 5 * 4 + 8 + 1 + 2 * 4 + 5 * 4 + 3 * 4 + 3 * 4 + 4;
 constexpr size_t kMinRequestSize = 8 + 4 + 4 + 3 * 8 + 1 + kMinParamsSize;
-constexpr size_t kMinReleaseSize = 8 + 3 * 4 + 4 + 2 + 4 * 4 + 4;
+constexpr size_t kMinReleaseSize = 8 + 4 * 4 + 4 + 2 + 4 * 4 + 4;
 
 }  // namespace
 
@@ -313,6 +366,7 @@ void encode(const StepOutputs& frame, std::string& out) {
   put(out, static_cast<uint32_t>(frame.releases.size()));
   for (const Release& release : frame.releases) {
     put(out, release.request_id);
+    put(out, release.index);
     put(out, release.ids_begin);
     put(out, release.num_ids);
     put(out, release.num_text_ids);
@@ -324,7 +378,11 @@ void encode(const StepOutputs& frame, std::string& out) {
     put(out, release.num_cached_tokens);
     put(out, release.receipt_idx);
     put_string(out, release.error);
+    if (release.finish_reason != FinishReason::kStop) continue;
+    put(out, release.stop_token_id);
+    put_string(out, release.stop_string);
   }
+  put_logprobs(out, frame);
   writer.finish();
 }
 
@@ -378,6 +436,7 @@ void decode_step(std::string_view payload, StepOutputs& frame) {
                   std::to_string(num_receipts));
     }
   }
+  get_logprobs(reader, frame);
   reader.expect_end();
 }
 

@@ -95,13 +95,30 @@ ResponseBuilder::ResponseBuilder(TRITONBACKEND_ResponseFactory* factory) {
   check(TRITONBACKEND_ResponseNewFromFactory(&response_, factory));
 }
 
+bool is_requested(TRITONBACKEND_Request* request, std::string_view output) {
+  uint32_t count = 0;
+  check(TRITONBACKEND_RequestOutputCount(request, &count));
+  for (uint32_t i = 0; i < count; ++i) {
+    const char* name = nullptr;
+    check(TRITONBACKEND_RequestOutputName(request, i, &name));
+    if (name == output) return true;
+  }
+  return false;
+}
+
 ResponseBuilder::~ResponseBuilder() {
   if (response_ != nullptr) log_if_failed(TRITONBACKEND_ResponseDelete(response_), "deleting a response");
 }
 
 char* ResponseBuilder::add(const char* name, TRITONSERVER_DataType type, int64_t count, size_t byte_size) {
+  return add(name, type, std::span(&count, 1), byte_size);
+}
+
+char* ResponseBuilder::add(const char* name, TRITONSERVER_DataType type, std::span<const int64_t> shape,
+                           size_t byte_size) {
   TRITONBACKEND_Output* output = nullptr;
-  check(TRITONBACKEND_ResponseOutput(response_, &output, name, type, &count, 1));
+  check(TRITONBACKEND_ResponseOutput(response_, &output, name, type, shape.data(),
+                                     static_cast<uint32_t>(shape.size())));
   void* buffer = nullptr;
   auto memory = TRITONSERVER_MEMORY_CPU;
   int64_t memory_id = 0;

@@ -2,8 +2,11 @@
 // decoding is a pure function of it. It lives for one hop inside one process; the version guards mixed
 // configurations.
 //
-//   ChunkHeader | int32 ids [num_ids] | prompt text [prompt_text_size] | warnings [warnings_size]
-//   | receipt [receipt_size]
+//   ChunkHeader | int32 ids [num_ids] | Logprob [num_ids, num_per_id] | Logprob [num_prompt_places,
+//   num_per_prompt_place] | prompt text [prompt_text_size] | warnings [warnings_size] | stop reason
+//   [stop_reason_size] | receipt [receipt_size]
+//
+// The tensor holds one chunk, or one for each of a request's n sequences that share a response, back to back.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +17,7 @@
 #include <vector>
 
 #include "quire/error.h"
+#include "quire/logprobs.h"
 #include "quire/receipt.h"
 #include "quire/sampling.h"
 
@@ -27,6 +31,11 @@ enum ChunkFlags : uint32_t {
   kChunkReturnFinishReason = 16,
   kChunkReturnNumInputTokens = 32,
   kChunkReturnNumOutputTokens = 64,
+  kChunkReturnLogprobs = 128,
+  kChunkReturnCumulativeLogprob = 256,
+  kChunkReturnStopReason = 512,
+  kChunkReturnTokenIds = 1024,
+  kChunkReturnIndex = 2048,
 };
 
 struct ChunkHeader {
@@ -42,47 +51,64 @@ struct ChunkHeader {
   uint32_t prompt_text_size = 0;
   uint32_t open_text = 0;  // OpenText
   uint32_t warnings_size = 0;
-  uint32_t receipt_size = 0;  // 0, or sizeof(Receipt)
-  uint32_t unused = 0;
+  uint32_t stop_reason_size = 0;
+  uint32_t num_per_id = 0;  // logprobs; 0: not asked for
+  uint32_t num_prompt_places = 0;
+  uint32_t num_per_prompt_place = 0;  // 0: not asked for, or not in this chunk
+  double cumulative_logprob = 0;      // of all ids up to here
+  uint32_t index = 0;                 // of the sequence
+  uint32_t receipt_size = 0;          // 0, or sizeof(Receipt)
 
   static constexpr uint32_t kVersion = 0x51430003;  // "QC", 3
 };
-static_assert(sizeof(ChunkHeader) == 64, "no padding: the record is copied as bytes");
+static_assert(sizeof(ChunkHeader) == 88, "no padding: the record is copied as bytes");
 
 struct Chunk {
   ChunkHeader header;
   std::span<const int32_t> ids;
   std::string_view prompt_text;
   std::string_view warnings;  // a STRING tensor's bytes
-  std::string_view receipt;   // a Receipt's bytes, or empty
+  std::string_view stop_reason;
+  std::string_view receipt;                  // a Receipt's bytes, or empty
+  std::span<const Logprob> logprobs;         // [num_ids, num_per_id]
+  std::span<const Logprob> prompt_logprobs;  // [num_prompt_places, num_per_prompt_place]
 };
 
 inline size_t chunk_size(const Chunk& chunk) {
-  return sizeof(ChunkHeader) + chunk.ids.size_bytes() + chunk.prompt_text.size() + chunk.warnings.size() +
-         chunk.receipt.size();
+  return sizeof(ChunkHeader) + chunk.ids.size_bytes() + chunk.logprobs.size_bytes() +
+         chunk.prompt_logprobs.size_bytes() + chunk.prompt_text.size() + chunk.warnings.size() +
+         chunk.stop_reason.size() + chunk.receipt.size();
 }
 
-// Writes chunk_size() bytes; the header's sizes are taken from the spans.
-inline void write_chunk(Chunk chunk, char* out) {
+// Writes chunk_size() bytes and returns their end. The header's sizes are taken from the spans, but for the
+// shapes of logprobs.
+inline char* write_chunk(Chunk chunk, char* out) {
   chunk.header.num_ids = static_cast<uint32_t>(chunk.ids.size());
   chunk.header.prompt_text_size = static_cast<uint32_t>(chunk.prompt_text.size());
   chunk.header.warnings_size = static_cast<uint32_t>(chunk.warnings.size());
+  chunk.header.stop_reason_size = static_cast<uint32_t>(chunk.stop_reason.size());
   chunk.header.receipt_size = static_cast<uint32_t>(chunk.receipt.size());
-  std::memcpy(out, &chunk.header, sizeof(ChunkHeader));
-  out += sizeof(ChunkHeader);
-  if (!chunk.ids.empty()) std::memcpy(out, chunk.ids.data(), chunk.ids.size_bytes());
-  out += chunk.ids.size_bytes();
-  for (const std::string_view text : {chunk.prompt_text, chunk.warnings, chunk.receipt}) {
-    if (!text.empty()) std::memcpy(out, text.data(), text.size());
-    out += text.size();
+  const auto write = [&](const void* bytes, size_t size) {
+    if (size > 0) std::memcpy(out, bytes, size);
+    out += size;
+  };
+  write(&chunk.header, sizeof(ChunkHeader));
+  write(chunk.ids.data(), chunk.ids.size_bytes());
+  for (const auto& logprobs : {chunk.logprobs, chunk.prompt_logprobs}) {
+    write(logprobs.data(), logprobs.size_bytes());
   }
+  for (const std::string_view text : {chunk.prompt_text, chunk.warnings, chunk.stop_reason, chunk.receipt}) {
+    write(text.data(), text.size());
+  }
+  return out;
 }
 
-// The JSON of a chunk's receipt; the request ends now, with its text.
-inline std::string finish_receipt(const Chunk& chunk, uint64_t now_ns) {
-  Receipt receipt;
-  std::memcpy(&receipt, chunk.receipt.data(), sizeof(receipt));
-  return to_json(receipt, static_cast<int64_t>(now_ns));
+// The logprob of each id alone, as [num_ids] floats; 0 where the chunk has none.
+inline void write_token_logprobs(const Chunk& chunk, char* out) {
+  std::memset(out, 0, chunk.ids.size() * sizeof(float));
+  for (size_t i = 0; i < chunk.logprobs.size(); i += chunk.header.num_per_id, out += sizeof(float)) {
+    std::memcpy(out, &chunk.logprobs[i].logprob, sizeof(float));
+  }
 }
 
 // Elements of a STRING tensor, each a u32 length and its bytes; -1 where the bytes are no such thing.
@@ -99,37 +125,69 @@ inline int64_t count_strings(std::string_view bytes) {
   return count;
 }
 
-// Throws InvalidArgument for bytes that write_chunk() cannot have made. `ids` keeps the ids (the bytes may be
-// unaligned).
-inline Chunk read_chunk(std::string_view bytes, std::vector<int32_t>& ids) {
+// Takes one chunk from the front of `bytes`. Its ids and logprobs (those in `bytes` may be unaligned) go to
+// the front of `ids` and `logprobs`, which have room for them and are moved behind them.
+inline Chunk take_chunk(std::string_view& bytes, std::span<int32_t>& ids, std::span<Logprob>& logprobs) {
   const auto refuse = [&](const std::string& what) {
     throw InvalidArgument("chunk", what,
                           "the output 'chunk' of a generation model of this server, unchanged");
   };
+  const auto take = [&](size_t size) {
+    const std::string_view taken = bytes.substr(0, size);
+    bytes.remove_prefix(size);
+    return taken;
+  };
+  const auto take_array = [&]<class T>(std::span<T>& room, size_t count) {
+    const std::span<T> values = room.first(count);
+    room = room.subspan(count);
+    const std::string_view taken = take(values.size_bytes());
+    if (count > 0) std::memcpy(values.data(), taken.data(), taken.size());
+    return std::span<const T>(values);
+  };
   Chunk chunk;
-  if (bytes.size() < sizeof(ChunkHeader)) refuse(std::to_string(bytes.size()) + " bytes");
-  std::memcpy(&chunk.header, bytes.data(), sizeof(ChunkHeader));
-  const ChunkHeader& header = chunk.header;
+  ChunkHeader& header = chunk.header;
+  const size_t num_bytes = bytes.size();
+  if (num_bytes < sizeof(ChunkHeader)) refuse(std::to_string(num_bytes) + " bytes");
+  std::memcpy(&header, take(sizeof(ChunkHeader)).data(), sizeof(ChunkHeader));
   if (header.version != ChunkHeader::kVersion) refuse("version " + std::to_string(header.version));
-  const uint64_t ids_size = uint64_t{header.num_ids} * sizeof(int32_t);
-  const uint64_t texts_size = uint64_t{header.prompt_text_size} + header.warnings_size + header.receipt_size;
-  if (bytes.size() != sizeof(ChunkHeader) + ids_size + texts_size) {
-    refuse(std::to_string(bytes.size()) + " bytes for " + std::to_string(header.num_ids) + " ids");
-  }
-  if (header.num_text_ids > header.num_ids || header.trim < 0 ||
+  if (header.num_per_id > kMaxLogprobs + 1 || header.num_per_prompt_place > kMaxLogprobs + 1 ||
+      header.num_text_ids > header.num_ids || header.trim < 0 ||
       header.finish_reason > static_cast<uint32_t>(kLastFinishReason) ||
       (header.receipt_size != 0 && header.receipt_size != sizeof(Receipt))) {
     refuse("values out of range");
   }
-  ids.resize(header.num_ids);
-  if (!ids.empty()) std::memcpy(ids.data(), bytes.data() + sizeof(ChunkHeader), ids_size);
-  chunk.ids = ids;
-  chunk.prompt_text = bytes.substr(sizeof(ChunkHeader) + ids_size, header.prompt_text_size);
-  chunk.warnings =
-      bytes.substr(sizeof(ChunkHeader) + ids_size + header.prompt_text_size, header.warnings_size);
-  chunk.receipt = bytes.substr(bytes.size() - header.receipt_size);
+  const uint64_t num_logprobs = uint64_t{header.num_ids} * header.num_per_id;
+  const uint64_t num_prompt_logprobs = uint64_t{header.num_prompt_places} * header.num_per_prompt_place;
+  const uint64_t arrays_size =
+      uint64_t{header.num_ids} * sizeof(int32_t) + (num_logprobs + num_prompt_logprobs) * sizeof(Logprob);
+  const uint64_t texts_size = uint64_t{header.prompt_text_size} + header.warnings_size +
+                              header.stop_reason_size + header.receipt_size;
+  if (bytes.size() < arrays_size + texts_size) {
+    refuse(std::to_string(num_bytes) + " bytes for " + std::to_string(header.num_ids) + " ids");
+  }
+  chunk.ids = take_array(ids, header.num_ids);
+  chunk.logprobs = take_array(logprobs, num_logprobs);
+  chunk.prompt_logprobs = take_array(logprobs, num_prompt_logprobs);
+  chunk.prompt_text = take(header.prompt_text_size);
+  chunk.warnings = take(header.warnings_size);
+  chunk.stop_reason = take(header.stop_reason_size);
+  chunk.receipt = take(header.receipt_size);
   if (count_strings(chunk.warnings) < 0) refuse("damaged warnings");
   return chunk;
+}
+
+// Throws InvalidArgument for bytes that write_chunk() cannot have made. `ids` and `logprobs` keep what the
+// chunks view, but for the texts, which are those of `bytes`. At least one chunk.
+inline void read_chunks(std::string_view bytes, std::vector<Chunk>& chunks, std::vector<int32_t>& ids,
+                        std::vector<Logprob>& logprobs) {
+  chunks.clear();
+  ids.resize(bytes.size() / sizeof(int32_t));
+  logprobs.resize(bytes.size() / sizeof(Logprob));
+  std::span<int32_t> room_for_ids = ids;
+  std::span<Logprob> room_for_logprobs = logprobs;
+  do {
+    chunks.push_back(take_chunk(bytes, room_for_ids, room_for_logprobs));
+  } while (!bytes.empty());
 }
 
 }  // namespace quire::triton

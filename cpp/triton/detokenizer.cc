@@ -6,6 +6,8 @@
 #include "api.h"
 #include "chunk.h"
 #include "generation.h"
+#include "logprobs_json.h"
+#include "receipts.h"
 #include "registry.h"
 
 namespace quire::triton {
@@ -25,6 +27,37 @@ void send_final_flag(TRITONBACKEND_Request* request) {
       TRITONBACKEND_ResponseFactorySendFlags(factory, TRITONSERVER_RESPONSE_COMPLETE_FINAL);
   log_if_failed(TRITONBACKEND_ResponseFactoryDelete(factory), "deleting a response factory");
   check(error);
+}
+
+void add_logprobs(TRITONBACKEND_Request* request, ResponseBuilder& response, std::span<const Chunk> chunks,
+                  const TokenTable& token_table) {
+  const ChunkHeader& first = chunks.front().header;
+  const size_t count = chunks.size();
+  if ((first.flags & kChunkReturnCumulativeLogprob) != 0) {
+    response.add_floats("cumulative_logprob", count,
+                        [&](size_t i) { return static_cast<float>(chunks[i].header.cumulative_logprob); });
+  }
+  // Two forms of the same: each ensemble has one.
+  if ((first.flags & kChunkReturnLogprobs) != 0 && is_requested(request, "logprobs")) {
+    std::vector<std::string> texts;
+    for (const Chunk& chunk : chunks) {
+      texts.push_back(logprobs_json(chunk.logprobs, chunk.header.num_per_id, false, token_table));
+    }
+    response.add_strings("logprobs", count, [&](size_t i) { return std::string_view(texts[i]); });
+  }
+  if ((first.flags & kChunkReturnLogprobs) != 0 && is_requested(request, "output_log_probs")) {
+    size_t length = 0;
+    for (const Chunk& chunk : chunks) length = std::max(length, chunk.ids.size());
+    const int64_t shape[] = {static_cast<int64_t>(count), static_cast<int64_t>(length)};
+    const size_t row_size = length * sizeof(float);
+    char* out = response.add("output_log_probs", TRITONSERVER_TYPE_FP32, shape, count * row_size);
+    std::memset(out, 0, count * row_size);  // behind a shorter row
+    for (size_t i = 0; i < count; ++i) write_token_logprobs(chunks[i], out + i * row_size);
+  }
+  if (first.num_per_prompt_place > 0) {  // of sequence 0 alone
+    response.add_string("prompt_logprobs", logprobs_json(chunks.front().prompt_logprobs,
+                                                         first.num_per_prompt_place, true, token_table));
+  }
 }
 
 }  // namespace
@@ -71,8 +104,8 @@ void Detokenizer::answer(TRITONBACKEND_Request* request) {
 }
 
 void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view bytes) {
-  const Chunk chunk = read_chunk(bytes, ids_);
-  const ChunkHeader& header = chunk.header;
+  read_chunks(bytes, chunks_, ids_, logprobs_);
+  const ChunkHeader& header = chunks_.front().header;
   const auto generation = registry::find(header.owner);
   if (!generation) {
     throw ServerError(TRITONSERVER_ERROR_UNAVAILABLE, "chunk: its generation model is not loaded any more");
@@ -83,7 +116,7 @@ void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view 
     if (feedback.is_cancelled || (header.flags & kChunkProbe) != 0) {
       send_final_flag(request);
     } else {
-      send_text(request, chunk, generation->model_info()->token_table);
+      send_texts(request, generation->model_info()->token_table);
     }
   } catch (const std::exception& error) {
     // Where generation waits, the error is reported by generation, see generation.h.
@@ -94,29 +127,53 @@ void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view 
   if (is_acknowledged) generation->post(std::move(feedback));
 }
 
-void Detokenizer::send_text(TRITONBACKEND_Request* request, const Chunk& chunk,
-                            const TokenTable& token_table) {
-  const ChunkHeader& header = chunk.header;
-  text_.clear();
-  token_table.decode_to(chunk.ids.first(header.num_text_ids), (header.flags & kChunkIsFirst) != 0,
-                        header.trim, (header.flags & kChunkSkipSpecialTokens) != 0, text_,
-                        OpenText(header.open_text));
+void Detokenizer::decode(const TokenTable& token_table) {
+  texts_.resize(std::max(texts_.size(), chunks_.size()));
+  for (size_t i = 0; i < chunks_.size(); ++i) {
+    const ChunkHeader& header = chunks_[i].header;
+    texts_[i] = chunks_[i].prompt_text;
+    token_table.decode_to(chunks_[i].ids.first(header.num_text_ids), (header.flags & kChunkIsFirst) != 0,
+                          header.trim, (header.flags & kChunkSkipSpecialTokens) != 0, texts_[i],
+                          OpenText(header.open_text));
+  }
+}
+
+void Detokenizer::send_texts(TRITONBACKEND_Request* request, const TokenTable& token_table) {
+  decode(token_table);
+  const uint64_t text_ns = now_ns();
+  const size_t count = chunks_.size();
+  const Chunk& first = chunks_.front();
+  const auto header = [&](size_t i) -> const ChunkHeader& { return chunks_[i].header; };
+  const auto is_wanted = [&](ChunkFlags flag) { return (first.header.flags & flag) != 0; };
   ResponseBuilder response(request);
-  response.add_string("text_output", chunk.prompt_text, text_);
-  if (!chunk.warnings.empty()) {
-    char* buffer = response.add("warnings", TRITONSERVER_TYPE_BYTES, count_strings(chunk.warnings),
-                                chunk.warnings.size());
-    std::memcpy(buffer, chunk.warnings.data(), chunk.warnings.size());
+  response.add_strings("text_output", count, [&](size_t i) { return std::string_view(texts_[i]); });
+  if (!first.warnings.empty()) {
+    char* buffer = response.add("warnings", TRITONSERVER_TYPE_BYTES, count_strings(first.warnings),
+                                first.warnings.size());
+    std::memcpy(buffer, first.warnings.data(), first.warnings.size());
   }
-  if ((header.flags & kChunkReturnFinishReason) != 0) {
-    response.add_string("finish_reason", to_string(static_cast<FinishReason>(header.finish_reason)));
+  if (is_wanted(kChunkReturnIndex)) {
+    response.add_uint32s("index", count, [&](size_t i) { return header(i).index; });
   }
-  if ((header.flags & kChunkReturnNumInputTokens) != 0) {
-    response.add_uint32("num_input_tokens", header.num_input_tokens);
+  if (is_wanted(kChunkReturnFinishReason)) {
+    response.add_strings("finish_reason", count, [&](size_t i) {
+      return std::string_view(to_string(static_cast<FinishReason>(header(i).finish_reason)));
+    });
   }
-  if ((header.flags & kChunkReturnNumOutputTokens) != 0)
-    response.add_uint32("num_output_tokens", header.num_ids);
-  if (!chunk.receipt.empty()) response.add_string("receipt", finish_receipt(chunk, now_ns()));
+  if (is_wanted(kChunkReturnNumInputTokens)) {
+    response.add_uint32("num_input_tokens", first.header.num_input_tokens);
+  }
+  if (is_wanted(kChunkReturnNumOutputTokens)) {
+    response.add_uint32s("num_output_tokens", count, [&](size_t i) { return header(i).num_ids; });
+  }
+  if (is_wanted(kChunkReturnStopReason)) {
+    response.add_strings("stop_reason", count, [&](size_t i) { return chunks_[i].stop_reason; });
+  }
+  if (is_wanted(kChunkReturnTokenIds)) {
+    response.add_ids("output_ids", count, [&](size_t i) { return chunks_[i].ids; });
+  }
+  add_logprobs(request, response, chunks_, token_table);
+  add_receipts(response, chunks_, text_ns);
   response.send(true);
 }
 
@@ -130,10 +187,10 @@ void Detokenizer::answer_ids(TRITONBACKEND_Request* request, std::string_view by
     throw InvalidArgument("output_ids", "id " + std::to_string(*bad),
                           "ids 0 to " + std::to_string(info->vocab_size - 1));
   }
-  text_.clear();
-  info->token_table.decode_to(ids_, true, 0, true, text_);
+  std::string text;
+  info->token_table.decode_to(ids_, true, 0, true, text);
   ResponseBuilder response(request);
-  response.add_string("text_output", text_);
+  response.add_string("text_output", text);
   response.send(true);
 }
 

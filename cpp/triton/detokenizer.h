@@ -1,5 +1,5 @@
-// Role detokenizer: ids to text, a pure function of one chunk. Keeps nothing between requests; any number of
-// instances may run.
+// Role detokenizer: ids to text, a pure function of the chunks in one tensor. Keeps nothing between requests;
+// any number of instances may run.
 //
 // It is also generation's ear in an ensemble: it acknowledges each chunk after its response has been sent,
 // and says when the server has marked its request cancelled. See generation.h.
@@ -28,7 +28,9 @@ class Detokenizer {
  private:
   void answer(TRITONBACKEND_Request* request);
   void answer_chunk(TRITONBACKEND_Request* request, std::string_view bytes);
-  void send_text(TRITONBACKEND_Request* request, const Chunk& chunk, const TokenTable& token_table);
+  void decode(const TokenTable& token_table);  // chunks_ to texts_
+  // The response to chunks_.
+  void send_texts(TRITONBACKEND_Request* request, const TokenTable& token_table);
   void answer_ids(TRITONBACKEND_Request* request, std::string_view bytes);
 
   const std::string generation_model_;
@@ -36,7 +38,9 @@ class Detokenizer {
   // Scratch, reused
   std::string joined_;
   std::vector<int32_t> ids_;
-  std::string text_;
+  std::vector<Logprob> logprobs_;
+  std::vector<Chunk> chunks_;
+  std::vector<std::string> texts_;
 };
 
 }  // namespace quire::triton

@@ -15,8 +15,8 @@ constexpr auto kTick = 10ms;                // how often cancellation flags and 
 constexpr auto kProbeInterval = 100ms;      // silence after which a client is probed
 constexpr auto kProbeCost = 500us;          // share of the interval per open request: at most 2,000 probes/s
 constexpr auto kAcknowledgePatience = 60s;  // then nobody follows this generation
-// Triton has no code for deadlines. Nobody else sees this one: who cancels does not read his answer. (Over HTTP
-// Triton 2.51 says 400 whatever the code is; the message begins with "deadline exceeded".)
+// Triton has no code for deadlines. Nobody else sees this one: who cancels does not read his answer. (Over
+// HTTP Triton 2.51 says 400 whatever the code is; the message begins with "deadline exceeded".)
 constexpr auto kDeadlineCode = TRITONSERVER_ERROR_CANCELLED;
 
 std::atomic<uint64_t> next_generation_id{1};
@@ -228,14 +228,14 @@ void Generation::on_step(const StepOutputs& outputs) {
     if (it == sequences_.end() || it->second->is_finished()) continue;  // aborted meanwhile
     Sequence& sequence = *it->second;
     if (release.finish_reason == FinishReason::kError) {
+      if (sequence.has_siblings()) requests_.cancellations.push_back(sequence.id());
       sequence.end_with_error(TRITONSERVER_ERROR_INVALID_ARG, release.error);
     } else if (release.finish_reason == FinishReason::kCancelled) {
       sequence.end_with_error(TRITONSERVER_ERROR_CANCELLED, "the engine cancelled the request");
     } else if (release.finish_reason == FinishReason::kDeadline && !release.error.empty()) {
       sequence.end_with_error(kDeadlineCode, release.error);
     } else {
-      if (release.receipt_idx >= 0) sequence.set_receipt(outputs.receipts[release.receipt_idx]);
-      sequence.take(release, std::span(outputs.token_ids).subspan(release.ids_begin, release.num_ids));
+      sequence.take(release, outputs);
       if (sequence.is_due()) sequence.send();
     }
     if (!sequence.is_open()) sequences_.erase(it);

@@ -53,17 +53,31 @@ void set_times(GenerationRequest& result) {
   }
 }
 
-uint8_t requested_outputs(TRITONBACKEND_Request* request) {
-  constexpr std::string_view kNames[] = {
-      "chunk", "output_ids", "finish_reason", "num_input_tokens", "num_output_tokens", "receipt"};
-  uint8_t outputs = 0;
+uint32_t requested_outputs(TRITONBACKEND_Request* request) {
+  // In the order of GenerationOutput.
+  constexpr std::string_view kNames[] = {"chunk",
+                                         "output_ids",
+                                         "finish_reason",
+                                         "num_input_tokens",
+                                         "num_output_tokens",
+                                         "stop_reason",
+                                         "cumulative_logprob",
+                                         "logprob_ids",
+                                         "logprobs",
+                                         "logprob_ranks",
+                                         "prompt_logprob_ids",
+                                         "prompt_logprobs",
+                                         "prompt_logprob_ranks",
+                                         "index",
+                                         "receipt"};
+  uint32_t outputs = 0;
   uint32_t count = 0;
   check(TRITONBACKEND_RequestOutputCount(request, &count));
   for (uint32_t i = 0; i < count; ++i) {
     const char* name = nullptr;
     check(TRITONBACKEND_RequestOutputName(request, i, &name));
     const auto* found = std::find(std::begin(kNames), std::end(kNames), name);
-    if (found != std::end(kNames)) outputs |= static_cast<uint8_t>(1U << (found - kNames));
+    if (found != std::end(kNames)) outputs |= 1U << (found - kNames);
   }
   return outputs;
 }
@@ -96,6 +110,10 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
   join_pairs(result);
   set_times(result);
   result.outputs = requested_outputs(request);
+  // Who asks for the numbers alone gets those of the sampled tokens.
+  SamplingParams& params = result.request.params;
+  if (result.return_logprobs || result.return_cumulative_logprob)
+    params.logprobs = std::max(params.logprobs, 0);
   if (role == Role::kUnary) {
     if (result.stream)
       throw InvalidArgument("stream", "true", "false (this model answers with one response)");

@@ -1,5 +1,8 @@
 // The one response to a request of role unary: the texts of its rows, in order, once all are there.
 //
+// With n > 1 each row has n answers, side by side: answer i of row r is element r * n + i of every output but
+// num_input_tokens and prompt_logprobs, which have one for each row.
+//
 // Each row is a Sequence of its own, so rows are scheduled like any other requests. The response is sent
 // exactly once: by the last row, by the first error, or by the destructor. One thread at a time, as for
 // Sequence.
@@ -30,7 +33,7 @@ class Rows {
 
   // Nobody waits for the rows any more: the response is sent, or its client is gone.
   bool is_over() const;
-  // The whole answer of a row.
+  // The whole answer of a row, or one of its n.
   void answer(size_t row, const Chunk& chunk);
   // Answers the request with an error.
   void fail(TRITONSERVER_Error_Code code, const std::string& message);
@@ -41,10 +44,17 @@ class Rows {
     FinishReason finish_reason = FinishReason::kNone;
     uint32_t num_input_tokens = 0;
     uint32_t num_output_tokens = 0;
-    std::string receipt;  // JSON
+    std::string receipt;       // JSON
+    std::vector<int32_t> ids;  // this and what follows where it is asked for
+    std::string stop_reason;
+    std::string logprobs;  // JSON
+    std::string prompt_logprobs;
+    std::vector<float> token_logprobs;
+    float cumulative_logprob = 0;
   };
 
   void send();
+  void add_logprobs(class ResponseBuilder& response) const;
   void complete(bool is_success);
 
   TRITONBACKEND_ModelInstance* instance_;
@@ -56,7 +66,14 @@ class Rows {
   const bool return_num_input_tokens_;
   const bool return_num_output_tokens_;
   const bool return_receipt_;
-  std::vector<Row> rows_;
+  const bool return_stop_reason_;
+  const bool return_token_ids_;
+  const bool return_cumulative_logprob_;
+  const bool return_prompt_logprobs_;
+  const bool return_logprobs_;          // as JSON
+  const bool return_output_log_probs_;  // the same as numbers, of the sampled tokens alone
+  const size_t n_;
+  std::vector<Row> rows_;  // [rows * n]
   size_t num_answered_ = 0;
   uint64_t start_ns_ = 0;
 };

@@ -1,14 +1,47 @@
 #include "sequence.h"
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "api.h"
+#include "receipts.h"
 
 namespace quire::triton {
 
+namespace {
+
+// Those of three tensors that were asked for, one bit each. shape: [num_places, num_per_place]. logprobs(i):
+// of chunk i.
+template <class Value>
+void add_logprobs(ResponseBuilder& response, const std::array<const char*, 3>& names, uint32_t outputs,
+                  size_t count, const std::array<int64_t, 2>& shape, Value&& logprobs) {
+  const auto add = [&]<class T>(size_t i, TRITONSERVER_DataType type, T Logprob::* member) {
+    if ((outputs & (1U << i)) == 0) return;
+    char* out = response.add(names[i], type, shape, static_cast<size_t>(shape[0] * shape[1]) * sizeof(T));
+    for (size_t chunk = 0; chunk < count; ++chunk) {
+      for (const Logprob& logprob : logprobs(chunk)) {
+        std::memcpy(out, &(logprob.*member), sizeof(T));
+        out += sizeof(T);
+      }
+    }
+  };
+  add(0, TRITONSERVER_TYPE_INT32, &Logprob::token_id);
+  add(1, TRITONSERVER_TYPE_FP32, &Logprob::logprob);
+  add(2, TRITONSERVER_TYPE_INT32, &Logprob::rank);
+}
+
+}  // namespace
+
 Sequence::Sequence(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
                    GenerationRequest generation, uint64_t owner)
-    : instance_(instance), request_(request), generation_(std::move(generation)), owner_(owner) {
+    : instance_(instance),
+      request_(request),
+      generation_(std::move(generation)),
+      owner_(owner),
+      streams_(static_cast<size_t>(generation_.request.params.n)),
+      num_unfinished_(streams_.size()),
+      num_ends_left_(streams_.size()) {
   check(TRITONBACKEND_ResponseFactoryNew(&factory_, request));
   start_ns_ = now_ns();
   last_sent_ = Clock::now();
@@ -20,7 +53,10 @@ Sequence::Sequence(std::shared_ptr<Rows> rows, size_t row, GenerationRequest gen
       rows_(std::move(rows)),
       row_(row),
       generation_(std::move(generation)),
-      owner_(owner) {
+      owner_(owner),
+      streams_(static_cast<size_t>(generation_.request.params.n)),
+      num_unfinished_(streams_.size()),
+      num_ends_left_(streams_.size()) {
   start_ns_ = now_ns();
   last_sent_ = Clock::now();
 }
@@ -36,95 +72,220 @@ bool Sequence::is_cancelled() const {
   return is_cancelled;
 }
 
-void Sequence::take(const Release& release, std::span<const int32_t> ids) {
-  QUIRE_CHECK(!is_finished(), "request " << id() << " was finished before");
+void Sequence::take(const Release& release, const StepOutputs& outputs) {
+  QUIRE_CHECK(release.index < streams_.size(),
+              "request " << id() << ", sequence " << release.index << " of " << streams_.size());
+  Stream& stream = streams_[release.index];
+  QUIRE_CHECK(stream.finish_reason == FinishReason::kNone,
+              "request " << id() << ", sequence " << release.index << " was finished before");
   const bool is_last = release.finish_reason != FinishReason::kNone;
   // Only the end of the text may be cut: runs are merged by joining them.
-  QUIRE_CHECK(is_last || (release.trim == 0 && release.num_text_ids == release.num_ids),
+  const uint32_t num_text_ids = generation_.request.params.detokenize ? release.num_ids : 0;
+  QUIRE_CHECK(is_last || (release.trim == 0 && release.num_text_ids == num_text_ids),
               "request " << id() << ", trim " << release.trim << ", " << release.num_text_ids << " of "
                          << release.num_ids << " ids with text");
   if (first_output_ns_ == 0) first_output_ns_ = now_ns();
-  if (num_sent_ == output_ids_.size()) {
-    is_first_ = release.is_first;
-    open_text_ = release.open_text;
+  if (!stream.is_due()) {
+    stream.is_first = release.is_first;
+    stream.open_text = release.open_text;
   }
-  output_ids_.insert(output_ids_.end(), ids.begin(), ids.end());
-  num_textless_ids_ = release.num_ids - release.num_text_ids;
-  trim_ = release.trim;
-  finish_reason_ = release.finish_reason;
+  const auto ids = std::span(outputs.token_ids).subspan(release.ids_begin, release.num_ids);
+  stream.output_ids.insert(stream.output_ids.end(), ids.begin(), ids.end());
+  stream.num_textless_ids = release.num_ids - release.num_text_ids;
+  stream.trim = release.trim;
+  stream.finish_reason = release.finish_reason;
+  num_unfinished_ -= is_last;
+  if (release.logprobs_idx >= 0) {
+    stream.take_logprobs(outputs.logprobs[static_cast<size_t>(release.logprobs_idx)], outputs);
+  }
+  if (!release.stop_string.empty()) {
+    stream.stop_reason = release.stop_string;
+  } else if (release.stop_token_id >= 0) {
+    stream.stop_reason = std::to_string(release.stop_token_id);
+  }
+  if (release.receipt_idx >= 0) stream.receipt = outputs.receipts[static_cast<size_t>(release.receipt_idx)];
 }
 
-Chunk Sequence::make_chunk(uint32_t flags) const {
+void Sequence::Stream::take_logprobs(const ReleaseLogprobs& run, const StepOutputs& outputs) {
+  const auto of_run = outputs.of_ids(run);
+  logprobs.num_per_id = run.num_per_id;
+  logprobs.of_ids.insert(logprobs.of_ids.end(), of_run.begin(), of_run.end());
+  logprobs.cumulative = run.cumulative_logprob;
+  if (run.num_per_prompt_place == 0) return;
+  const auto of_prompt = outputs.of_prompt(run);
+  logprobs.num_prompt_places = run.num_prompt_places;
+  logprobs.num_per_prompt_place = run.num_per_prompt_place;
+  logprobs.of_prompt.assign(of_prompt.begin(), of_prompt.end());
+}
+
+void Sequence::Stream::drop_sent() {
+  num_sent = output_ids.size();
+  is_anything_sent = true;
+  is_end_sent = finish_reason != FinishReason::kNone;
+  logprobs.of_ids.clear();
+  logprobs.of_prompt.clear();
+  logprobs.num_prompt_places = logprobs.num_per_prompt_place = 0;
+}
+
+const Sequence::Stream* Sequence::find_due() const {
+  for (size_t i = 0; i < streams_.size(); ++i) {
+    const Stream& stream = streams_[(next_stream_ + i) % streams_.size()];
+    if (stream.is_due()) return &stream;
+  }
+  return nullptr;
+}
+
+ChunkHeader Sequence::make_header(uint32_t flags, bool is_last) const {
+  const auto flag = [](bool is_set, ChunkFlags bit) { return is_set ? bit : 0U; };
+  ChunkHeader header;
+  header.flags = flags | flag(generation_.request.params.skip_special_tokens, kChunkSkipSpecialTokens) |
+                 flag(generation_.acknowledge && !is_last, kChunkAcknowledge);
+  header.owner = owner_;
+  header.sequence_id = id();
+  return header;
+}
+
+Chunk Sequence::make_probe() const {
+  Chunk probe;
+  probe.header = make_header(kChunkProbe, false);
+  return probe;
+}
+
+Chunk Sequence::make_chunk(const Stream& stream, bool is_last) const {
   const auto flag = [](bool is_set, ChunkFlags bit) { return is_set ? bit : 0U; };
   Chunk chunk;
-  chunk.header.flags = flags | flag(generation_.request.params.skip_special_tokens, kChunkSkipSpecialTokens) |
-                       flag(generation_.acknowledge && !is_finished(), kChunkAcknowledge);
-  chunk.header.owner = owner_;
-  chunk.header.sequence_id = id();
-  if ((flags & kChunkProbe) != 0) return chunk;
-
-  chunk.header.flags |= flag(is_first_, kChunkIsFirst) |
-                        flag(generation_.return_finish_reason, kChunkReturnFinishReason) |
-                        flag(generation_.return_num_input_tokens, kChunkReturnNumInputTokens) |
-                        flag(generation_.return_num_output_tokens, kChunkReturnNumOutputTokens);
-  chunk.ids = std::span(output_ids_).subspan(num_sent_);
-  chunk.header.num_text_ids = static_cast<uint32_t>(chunk.ids.size()) - num_textless_ids_;
-  chunk.header.trim = trim_;
-  chunk.header.open_text = open_text_.bits();
-  chunk.header.finish_reason = static_cast<uint32_t>(finish_reason_);
+  chunk.header = make_header(flag(stream.is_first, kChunkIsFirst) |
+                                 flag(generation_.stream && streams_.size() > 1, kChunkReturnIndex) |
+                                 flag(generation_.return_finish_reason, kChunkReturnFinishReason) |
+                                 flag(generation_.return_num_input_tokens, kChunkReturnNumInputTokens) |
+                                 flag(generation_.return_num_output_tokens, kChunkReturnNumOutputTokens) |
+                                 flag(generation_.return_logprobs, kChunkReturnLogprobs) |
+                                 flag(generation_.return_cumulative_logprob, kChunkReturnCumulativeLogprob) |
+                                 flag(generation_.return_stop_reason, kChunkReturnStopReason) |
+                                 flag(generation_.return_token_ids, kChunkReturnTokenIds),
+                             is_last);
+  chunk.header.index = static_cast<uint32_t>(&stream - streams_.data());
+  chunk.ids = std::span(stream.output_ids).subspan(stream.num_sent);
+  const bool has_text = generation_.request.params.detokenize;
+  chunk.header.num_text_ids =
+      has_text ? static_cast<uint32_t>(chunk.ids.size()) - stream.num_textless_ids : 0;
+  chunk.logprobs = stream.logprobs.of_ids;
+  chunk.prompt_logprobs = stream.logprobs.of_prompt;
+  chunk.header.num_per_id = stream.logprobs.num_per_id;
+  chunk.header.num_prompt_places = stream.logprobs.num_prompt_places;
+  chunk.header.num_per_prompt_place = stream.logprobs.num_per_prompt_place;
+  chunk.header.cumulative_logprob = stream.logprobs.cumulative;
+  chunk.stop_reason = stream.stop_reason;
+  chunk.header.trim = stream.trim;
+  chunk.header.open_text = stream.open_text.bits();
+  chunk.header.finish_reason = static_cast<uint32_t>(stream.finish_reason);
   chunk.header.num_input_tokens = static_cast<uint32_t>(generation_.request.prompt_ids.size());
-  if (receipt_) chunk.receipt = {reinterpret_cast<const char*>(&*receipt_), sizeof(Receipt)};
-  if (!is_anything_sent_) {
-    chunk.prompt_text = generation_.prompt_text;
-    chunk.warnings = generation_.warnings;
+  if (stream.receipt) {
+    chunk.receipt = {reinterpret_cast<const char*>(&*stream.receipt), sizeof(Receipt)};
   }
+  if (!stream.is_anything_sent) chunk.prompt_text = generation_.prompt_text;
+  if (!is_warned_) chunk.warnings = generation_.warnings;
   return chunk;
 }
 
-void Sequence::write_outputs(ResponseBuilder& response, const Chunk& chunk) const {
-  const uint8_t outputs = generation_.outputs;
+// chunks: a probe, or those of the streams that share a response; num_output_tokens tells their ids apart.
+void Sequence::write_outputs(ResponseBuilder& response, std::span<const Chunk> chunks) const {
+  const uint32_t outputs = generation_.outputs;
+  const size_t count = chunks.size();
+  const ChunkHeader& first = chunks.front().header;
   if ((outputs & kOutputChunk) != 0) {
-    const size_t size = chunk_size(chunk);
-    write_chunk(chunk, response.add("chunk", TRITONSERVER_TYPE_UINT8, static_cast<int64_t>(size), size));
+    size_t size = 0;
+    for (const Chunk& chunk : chunks) size += chunk_size(chunk);
+    char* buffer = response.add("chunk", TRITONSERVER_TYPE_UINT8, static_cast<int64_t>(size), size);
+    for (const Chunk& chunk : chunks) buffer = write_chunk(chunk, buffer);
   }
-  if ((chunk.header.flags & kChunkProbe) != 0) return;
+  if ((first.flags & kChunkProbe) != 0) return;
   if ((outputs & kOutputIds) != 0) {
-    const size_t size = chunk.ids.size_bytes();
-    char* buffer =
-        response.add("output_ids", TRITONSERVER_TYPE_INT32, static_cast<int64_t>(chunk.ids.size()), size);
-    if (size > 0) std::memcpy(buffer, chunk.ids.data(), size);
+    response.add_ids("output_ids", count, [&](size_t i) { return chunks[i].ids; });
   }
-  if ((outputs & kOutputFinishReason) != 0) response.add_string("finish_reason", to_string(finish_reason_));
-  if ((outputs & kOutputReceipt) != 0 && receipt_) {
-    response.add_string("receipt", to_json(*receipt_, static_cast<int64_t>(now_ns())));
+  if ((outputs & kOutputIndex) != 0) {
+    response.add_uint32s("index", count, [&](size_t i) { return chunks[i].header.index; });
   }
-  if ((outputs & kOutputNumInputTokens) != 0)
-    response.add_uint32("num_input_tokens", chunk.header.num_input_tokens);
+  if ((outputs & kOutputFinishReason) != 0) {
+    response.add_strings("finish_reason", count, [&](size_t i) {
+      return std::string_view(to_string(static_cast<FinishReason>(chunks[i].header.finish_reason)));
+    });
+  }
+  if ((outputs & kOutputNumInputTokens) != 0) response.add_uint32("num_input_tokens", first.num_input_tokens);
+  if ((outputs & kOutputReceipt) != 0) add_receipts(response, chunks, now_ns());
   if ((outputs & kOutputNumOutputTokens) != 0) {
-    response.add_uint32("num_output_tokens", static_cast<uint32_t>(chunk.ids.size()));
+    response.add_uint32s("num_output_tokens", count,
+                         [&](size_t i) { return static_cast<uint32_t>(chunks[i].ids.size()); });
+  }
+  if ((outputs & kOutputStopReason) != 0) {
+    response.add_strings("stop_reason", count, [&](size_t i) { return chunks[i].stop_reason; });
+  }
+  write_logprobs(response, chunks);
+}
+
+void Sequence::write_logprobs(ResponseBuilder& response, std::span<const Chunk> chunks) const {
+  const uint32_t outputs = generation_.outputs;
+  const size_t count = chunks.size();
+  const ChunkHeader& first = chunks.front().header;
+  if (first.num_per_id > 0) {
+    if ((outputs & kOutputCumulativeLogprob) != 0) {
+      response.add_floats("cumulative_logprob", count,
+                          [&](size_t i) { return static_cast<float>(chunks[i].header.cumulative_logprob); });
+    }
+    int64_t num_ids = 0;
+    for (const Chunk& chunk : chunks) num_ids += static_cast<int64_t>(chunk.ids.size());
+    add_logprobs(response, {"logprob_ids", "logprobs", "logprob_ranks"}, outputs / kOutputLogprobs, count,
+                 {num_ids, first.num_per_id}, [&](size_t i) { return chunks[i].logprobs; });
+  }
+  if (first.num_per_prompt_place > 0) {  // of sequence 0 alone
+    add_logprobs(response, {"prompt_logprob_ids", "prompt_logprobs", "prompt_logprob_ranks"},
+                 outputs / kOutputPromptLogprobs, 1, {first.num_prompt_places, first.num_per_prompt_place},
+                 [&](size_t) { return chunks.front().prompt_logprobs; });
   }
 }
 
+void Sequence::send_rows() {
+  try {
+    for (const Stream& stream : streams_) rows_->answer(row_, make_chunk(stream, true));
+  } catch (const std::exception& error) {
+    rows_->fail(TRITONSERVER_ERROR_INTERNAL, error.what());
+  }
+  rows_.reset();
+}
+
 void Sequence::send() {
-  const bool is_last = is_finished();
+  last_sent_ = Clock::now();
+  if (rows_) {
+    send_rows();
+    return;
+  }
+  // A client that streams gets one stream's run, any other all streams.
+  std::span<Stream> sent(streams_);
+  if (generation_.stream) {
+    const auto due = static_cast<size_t>(find_due() - streams_.data());
+    sent = sent.subspan(due, 1);
+    next_stream_ = (due + 1) % streams_.size();
+  }
+  const auto num_ends = std::count_if(sent.begin(), sent.end(), [](const Stream& stream) {
+    return stream.finish_reason != FinishReason::kNone;
+  });
+  num_ends_left_ -= static_cast<size_t>(num_ends);
+  const bool is_last = num_ends_left_ == 0;
   // What is sent counts as sent before it is on its way: the acknowledgement may come from another thread at
   // once.
   is_outstanding_ = generation_.acknowledge && !is_last;
-  last_sent_ = Clock::now();
-  if (rows_) {
-    try {
-      rows_->answer(row_, make_chunk(0));
-    } catch (const std::exception& error) {
-      rows_->fail(TRITONSERVER_ERROR_INTERNAL, error.what());
-    }
-    rows_.reset();
-    return;
-  }
   try {
     ResponseBuilder response(factory_);
-    write_outputs(response, make_chunk(0));
-    num_sent_ = output_ids_.size();
-    is_anything_sent_ = true;
+    if (sent.size() == 1) {
+      const Chunk chunk = make_chunk(sent.front(), is_last);
+      write_outputs(response, {&chunk, 1});
+    } else {
+      std::vector<Chunk> chunks;
+      for (const Stream& stream : sent) chunks.push_back(make_chunk(stream, is_last));
+      write_outputs(response, chunks);
+    }
+    for (Stream& stream : sent) stream.drop_sent();
+    is_warned_ = true;
     response.send(is_last);
   } catch (const std::exception& error) {
     fail(TRITONSERVER_ERROR_INTERNAL, std::string("a response could not be sent: ") + error.what());
@@ -143,7 +304,8 @@ void Sequence::send_probe() {
   last_sent_ = Clock::now();
   try {
     ResponseBuilder response(factory_);
-    write_outputs(response, make_chunk(kChunkProbe));
+    const Chunk probe = make_probe();
+    write_outputs(response, {&probe, 1});
     response.send(false);
   } catch (const std::exception& error) {
     fail(TRITONSERVER_ERROR_INTERNAL, std::string("a probe could not be sent: ") + error.what());
@@ -156,14 +318,14 @@ bool Sequence::is_abandoned(Clock::time_point now, Clock::duration patience) con
 
 void Sequence::acknowledge() {
   is_outstanding_ = false;
-  if (finish_reason_ == FinishReason::kError) fail(error_code_, error_);
+  if (has_failed_) fail(error_code_, error_);
 }
 
 void Sequence::end_with_error(TRITONSERVER_Error_Code code, const std::string& message) {
   if (!is_outstanding_) {
     fail(code, message);
-  } else if (finish_reason_ != FinishReason::kError) {
-    finish_reason_ = FinishReason::kError;
+  } else if (!has_failed_) {
+    has_failed_ = true;
     error_code_ = code;
     error_ = message;
   }

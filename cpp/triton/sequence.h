@@ -1,4 +1,6 @@
 // One request of a client while it is being answered: what came in, what the engine produced, what has left.
+// It has n streams, one for each sequence that the engine makes of the prompt. A client that streams gets
+// them as they come, a response for each run of one stream; else one response has them all.
 //
 // Invariant: the request is completed (FINAL, statistics, release) exactly once, by send(), fail() or the
 // destructor. One thread at a time: execute() makes it, the generation thread does the rest.
@@ -36,7 +38,9 @@ class Sequence {
   const NewRequest& request() const { return generation_.request; }
   bool is_open() const { return request_ != nullptr || rows_ != nullptr; }
   // No more will come of the engine: it has finished, or the sequence ends with an error.
-  bool is_finished() const { return finish_reason_ != FinishReason::kNone; }
+  bool is_finished() const { return num_unfinished_ == 0 || has_failed_; }
+  // Whether the engine works on more than the one stream that it says has ended.
+  bool has_siblings() const { return num_unfinished_ > 1; }
   bool is_cancelled() const;  // as the server says of this very request
 
   bool is_past_deadline(Clock::time_point now) const {
@@ -48,19 +52,18 @@ class Sequence {
   void mark_submitted() { is_submitted_ = true; }
 
   // Takes what the engine released. Throws InternalError when the engine breaks the rules of Release.
-  void take(const Release& release, std::span<const int32_t> ids);
-  // Before the last take().
-  void set_receipt(const Receipt& receipt) { receipt_ = receipt; }
+  // outputs: whose release it is.
+  void take(const Release& release, const StepOutputs& outputs);
   // The outstanding chunk has been dealt with; now an error may leave, see end_with_error().
   void acknowledge();
 
   // Whether send() has something to say now: a client that does not stream gets one response, at the end.
   bool is_due() const {
-    return is_open() && !is_outstanding_ &&
-           (is_finished() || (generation_.stream && num_sent_ < output_ids_.size()));
+    if (!is_open() || is_outstanding_) return false;
+    return is_finished() || (generation_.stream && find_due() != nullptr);
   }
-  // Sends what is pending as one response. When the engine has finished it is the last, and completes the
-  // request.
+  // Sends what is pending, of one stream or of all, as one response. When the engine has finished and nothing
+  // else is pending it is the last, and completes the request.
   void send();
   // Whether nothing was sent for `silence`, so that only a probe will tell if the client is still there.
   bool is_probe_due(Clock::time_point now, Clock::duration silence) const;
@@ -74,8 +77,45 @@ class Sequence {
   void fail(TRITONSERVER_Error_Code code, const std::string& message);
 
  private:
-  void write_outputs(class ResponseBuilder& response, const Chunk& chunk) const;
-  Chunk make_chunk(uint32_t flags) const;
+  // What the engine makes of the prompt, once.
+  struct Stream {
+    // All ids that the engine released; [0, num_sent) have left. Prompt and these are what another engine
+    // would need to go on.
+    std::vector<int32_t> output_ids;
+    size_t num_sent = 0;
+    bool is_end_sent = false;
+    bool is_anything_sent = false;
+    // Of the pending ids [num_sent, output_ids.size()):
+    bool is_first = true;
+    OpenText open_text;
+    uint32_t num_textless_ids = 0;  // at the end, without text
+    int32_t trim = 0;
+    struct {
+      uint32_t num_per_id = 0;
+      std::vector<Logprob> of_ids;
+      uint32_t num_prompt_places = 0;
+      uint32_t num_per_prompt_place = 0;
+      std::vector<Logprob> of_prompt;
+      double cumulative = 0;  // of all ids
+    } logprobs;
+    std::string stop_reason;
+    FinishReason finish_reason = FinishReason::kNone;
+    std::optional<Receipt> receipt;  // for the client, with the end
+
+    void take_logprobs(const ReleaseLogprobs& run, const StepOutputs& outputs);
+    void drop_sent();
+    bool is_due() const {
+      return num_sent < output_ids.size() || (finish_reason != FinishReason::kNone && !is_end_sent);
+    }
+  };
+
+  const Stream* find_due() const;
+  void send_rows();
+  void write_outputs(class ResponseBuilder& response, std::span<const Chunk> chunks) const;
+  void write_logprobs(class ResponseBuilder& response, std::span<const Chunk> chunks) const;
+  Chunk make_chunk(const Stream& stream, bool is_last) const;
+  Chunk make_probe() const;
+  ChunkHeader make_header(uint32_t flags, bool is_last) const;
   void complete(bool is_success);
 
   TRITONBACKEND_ModelInstance* instance_;
@@ -86,24 +126,18 @@ class Sequence {
   const GenerationRequest generation_;
   const uint64_t owner_;
 
-  // All ids that the engine released; [0, num_sent_) have left. Prompt and these are what another engine
-  // would need to go on.
-  std::vector<int32_t> output_ids_;
-  size_t num_sent_ = 0;
-  // Of the pending ids [num_sent_, output_ids_.size()):
-  bool is_first_ = true;
-  OpenText open_text_;
-  uint32_t num_textless_ids_ = 0;  // at the end, without text
-  int32_t trim_ = 0;
-  FinishReason finish_reason_ = FinishReason::kNone;
-  std::optional<Receipt> receipt_;  // for the client, with the last chunk
-  // Of kError:
+  std::vector<Stream> streams_;  // [n]
+  size_t num_unfinished_;        // of them
+  size_t num_ends_left_;         // to be sent
+  size_t next_stream_ = 0;       // where the search for a due one begins: all get their turn
+  bool has_failed_ = false;
+  // If so:
   TRITONSERVER_Error_Code error_code_ = TRITONSERVER_ERROR_UNKNOWN;
   std::string error_;
 
   bool is_submitted_ = false;
-  bool is_anything_sent_ = false;  // a response that is no probe
-  bool is_outstanding_ = false;    // sent, to be acknowledged
+  bool is_outstanding_ = false;  // sent, to be acknowledged
+  bool is_warned_ = false;       // the warnings have left
   Clock::time_point last_sent_;
   uint64_t start_ns_ = 0;
   uint64_t first_output_ns_ = 0;

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from quire.errors import QuireError as QuireError
     from quire.llm import LLM as LLM
     from quire.outputs import CompletionOutput as CompletionOutput
+    from quire.outputs import Logprob as Logprob
     from quire.outputs import Receipt as Receipt
     from quire.outputs import RequestOutput as RequestOutput
     from quire.outputs import StreamOutput as StreamOutput
@@ -27,6 +28,7 @@ _HOMES = {
     "EngineConfig": "quire.config",
     "EngineError": "quire.errors",
     "InvalidArgument": "quire.errors",
+    "Logprob": "quire.outputs",
     "ModelError": "quire.errors",
     "QuireError": "quire.errors",
     "Receipt": "quire.outputs",

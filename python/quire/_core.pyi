@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -152,6 +152,8 @@ class SamplingParams:
     @property
     def cache_salt(self) -> str: ...
 
+def sequence_seed(seed: int, index: int) -> int: ...
+
 class FinishReason(enum.IntEnum):
     NONE = 0
     STOP = 1
@@ -230,13 +232,19 @@ class Batch:
     @property
     def max_seq_len(self) -> int: ...
     @property
+    def num_prompt_rows(self) -> int: ...
+    @property
+    def has_logprobs(self) -> bool: ...
+    @property
     def token_ids(self) -> npt.NDArray[np.int32]: ...  # [num_tokens]; ~row: not known yet
     @property
     def positions(self) -> npt.NDArray[np.int32]: ...  # [num_tokens]
     @property
-    def slot_mapping(self) -> npt.NDArray[np.int64]: ...  # [num_tokens]
+    def slot_mapping(self) -> npt.NDArray[np.int64]: ...  # [num_tokens]; -1: its KV is there already
     @property
     def request_ids(self) -> npt.NDArray[np.uint64]: ...  # [num_reqs]
+    @property
+    def sequence_index(self) -> npt.NDArray[np.uint32]: ...  # [num_reqs]
     @property
     def query_start_loc(self) -> npt.NDArray[np.int32]: ...  # [num_reqs + 1]
     @property
@@ -245,6 +253,10 @@ class Batch:
     def block_table_rows(self) -> npt.NDArray[np.int32]: ...  # [num_reqs]
     @property
     def block_tables(self) -> npt.NDArray[np.int32]: ...  # [max_num_seqs, max_blocks_per_request]
+    @property
+    def num_block_copies(self) -> int: ...
+    @property
+    def block_copies(self) -> npt.NDArray[np.int32]: ...  # [num_block_copies, 2]: source, destination
     @property
     def block_table_updates(self) -> npt.NDArray[np.int32]: ...  # [num_updates, 2]: flat index, block id
     @property
@@ -267,6 +279,14 @@ class Batch:
     def mask_offsets(self) -> npt.NDArray[np.int32]: ...  # [num_sampled + 1]
     @property
     def mask_ids(self) -> npt.NDArray[np.int32]: ...  # [mask_offsets[-1]]
+    @property
+    def num_logprobs(self) -> npt.NDArray[np.int32]: ...  # [num_sampled]; 0: none
+    @property
+    def prompt_token_idx(self) -> npt.NDArray[np.int32]: ...  # [num_prompt_rows]
+    @property
+    def prompt_next_ids(self) -> npt.NDArray[np.int32]: ...  # [num_prompt_rows]
+    @property
+    def prompt_num_logprobs(self) -> npt.NDArray[np.int32]: ...  # [num_prompt_rows]
     def pack(
         self, layout: BatchLayout, address: int, num_tokens: int, num_reqs: int, num_sampled: int
     ) -> int: ...  # bytes used
@@ -307,6 +327,8 @@ class Release:
     @property
     def request_id(self) -> int: ...
     @property
+    def index(self) -> int: ...  # of the sequence
+    @property
     def token_ids(self) -> list[int]: ...
     @property
     def num_text_ids(self) -> int: ...
@@ -326,6 +348,14 @@ class Release:
     def error(self) -> str: ...
     @property
     def receipt(self) -> Receipt | None: ...
+    @property
+    def stop_reason(self) -> str | int | None: ...
+    @property
+    def logprobs(self) -> list[list[tuple[int, float, int]]] | None: ...  # per id: (id, logprob, rank)
+    @property
+    def prompt_logprobs(self) -> list[list[tuple[int, float, int]]] | None: ...  # from the second token on
+    @property
+    def cumulative_logprob(self) -> float | None: ...
 
 class StepOutputs:
     """What may leave after a step. Holds until the next update() or take_outputs(); releases are copies."""
@@ -335,6 +365,11 @@ class StepOutputs:
     def stats(self) -> EngineStats: ...
     @property
     def releases(self) -> list[Release]: ...
+
+# token_logprobs [n], token_ranks [n], top_ids [n, 20], top_logprobs [n, 20]
+_LogprobArrays: TypeAlias = tuple[
+    npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32]
+]
 
 class EngineCore:
     """The engine without a model. One owner thread."""
@@ -364,7 +399,12 @@ class EngineCore:
     def schedule(self) -> Batch: ...
     def num_batches_out(self) -> int: ...
     def forget_batches(self) -> None: ...
-    def update(self, sampled: npt.NDArray[np.int32] | Buffer) -> StepOutputs: ...  # [num_sampled]
+    def update(
+        self,
+        sampled: npt.NDArray[np.int32] | Buffer,  # [num_sampled]
+        logprobs: _LogprobArrays | None = None,  # [num_sampled], when the batch has_logprobs
+        prompt_logprobs: _LogprobArrays | None = None,  # [num_prompt_rows], when there are any
+    ) -> StepOutputs: ...
     def take_outputs(self) -> StepOutputs: ...
     def outputs(self) -> StepOutputs: ...
     def stats(self) -> EngineStats: ...
@@ -396,6 +436,9 @@ class BlockManager:
     def open(
         self, hashes: Sequence[tuple[int, int]], num_tokens: int, num_spare_blocks: int = 0
     ) -> tuple[int, int] | None: ...  # row, num_cached_blocks
+    def fork(
+        self, source_row: int, num_tokens: int, num_spare_blocks: int = 0
+    ) -> tuple[int, int, int] | None: ...  # row, source_block, own_block
     def extend(self, row: int, num_tokens: int) -> bool: ...
     def publish(self, row: int, block_idx: int, hash: tuple[int, int]) -> None: ...
     def close(self, row: int) -> None: ...

@@ -12,7 +12,15 @@ from quire import _core
 from quire.config import EngineConfig
 from quire.engine.core_errors import invalid_argument
 from quire.errors import EngineError, InvalidArgument, describe
-from quire.outputs import CompletionOutput, RequestOutput, StreamOutput, make_receipt
+from quire.outputs import (
+    CompletionOutput,
+    Receipt,
+    RequestOutput,
+    StreamOutput,
+    TokenLogprobs,
+    make_receipt,
+    token_logprobs,
+)
 from quire.runner.threads import OWN_CORES
 from quire.sampling_params import SamplingParams
 
@@ -42,7 +50,7 @@ class LLM:
         self._engine = build(self.config, OWN_CORES)
         self._core = self._engine.core
         self._next_id = 0
-        self._open: dict[int, bool] = {}  # requests of add_request(): whether special tokens are left out
+        self._open: dict[int, _Open] = {}  # requests of add_request()
 
     def generate(
         self,
@@ -121,7 +129,7 @@ class LLM:
         except _core.InvalidArgument as error:
             raise invalid_argument(error, "prompt: ") from None
         self._next_id += 1
-        self._open[request_id] = request.params.skip_special_tokens
+        self._open[request_id] = _Open(request.params.n, request.params.skip_special_tokens)
         return request_id
 
     def _add(self, request_id: int, request: _Request) -> None:
@@ -145,11 +153,28 @@ class LLM:
         outputs = []
         for release in self._step(self._core, self._engine.runner).releases:
             request_id, ids, end = release.request_id, release.token_ids, release.finish_reason
-            skip = self._open.pop(request_id) if end else self._open[request_id]
+            request = self._open[request_id]
+            if end:
+                request.num_unfinished -= 1
+                if not request.num_unfinished:
+                    del self._open[request_id]
             text_ids = ids[: release.num_text_ids]
-            text = decode(text_ids, release.is_first, release.trim, skip, release.open_text)
-            receipt = make_receipt(release.receipt)
-            outputs.append(StreamOutput(request_id, text, ids, end, release.error, receipt))
+            text = decode(
+                text_ids, release.is_first, release.trim, request.skip_special_tokens, release.open_text
+            )
+            outputs.append(
+                StreamOutput(
+                    request_id,
+                    text,
+                    ids,
+                    end,
+                    release.error,
+                    release.index,
+                    release.stop_reason,
+                    *self._logprobs(release),
+                    make_receipt(release.receipt),
+                )
+            )
         return outputs
 
     def cancel(self, request_id: int) -> None:
@@ -210,6 +235,18 @@ class LLM:
             request.tokenize_ns = tokenize_ns
         return requests
 
+    def _logprobs(
+        self, release: _core.Release
+    ) -> tuple[list[TokenLogprobs] | None, float | None, list[TokenLogprobs | None] | None]:
+        """logprobs, cumulative_logprob and prompt_logprobs of a StreamOutput."""
+        table = self._core.token_table
+        prompt = token_logprobs(release.prompt_logprobs, table)
+        return (
+            token_logprobs(release.logprobs, table),
+            release.cumulative_logprob,
+            None if prompt is None else [None, *prompt],
+        )
+
     def _collect(
         self, outputs: _core.StepOutputs, requests: list[_Request], first_id: int
     ) -> Iterator[RequestOutput]:
@@ -218,28 +255,34 @@ class LLM:
         for release in outputs.releases:
             index = release.request_id - first_id
             request = requests[index]
-            request.token_ids += release.token_ids
+            sequence = request.sequences[release.index]
+            sequence.token_ids += release.token_ids
             text_ids = release.token_ids[: release.num_text_ids]
             skip = request.params.skip_special_tokens
-            request.texts.append(
+            sequence.texts.append(
                 table.decode(text_ids, release.is_first, release.trim, skip, release.open_text)
             )
+            logprobs, sequence.cumulative_logprob, prompt_logprobs = self._logprobs(release)
+            if logprobs is not None:
+                sequence.logprobs += logprobs
+                sequence.has_logprobs = True
+            request.prompt_logprobs = prompt_logprobs or request.prompt_logprobs
             if release.finish_reason == "error":
                 raise EngineError(f"prompts[{index}]: {release.error}")
-            if release.finish_reason:
-                completion = CompletionOutput(
-                    index=0,
-                    text="".join(request.texts),
-                    token_ids=tuple(request.token_ids),
-                    finish_reason=release.finish_reason,
-                    receipt=make_receipt(release.receipt),
-                )
+            sequence.finish_reason = release.finish_reason
+            sequence.stop_reason = release.stop_reason
+            sequence.receipt = make_receipt(release.receipt)
+            if all(sequence.finish_reason for sequence in request.sequences):
+                prompt_logprobs = request.prompt_logprobs
                 yield RequestOutput(
                     request_id=release.request_id,
                     prompt=request.prompt,
                     prompt_token_ids=tuple(request.prompt_ids),
                     num_cached_tokens=release.num_cached_tokens,
-                    outputs=(completion,),
+                    outputs=tuple(
+                        sequence.completion(index) for index, sequence in enumerate(request.sequences)
+                    ),
+                    prompt_logprobs=None if prompt_logprobs is None else tuple(prompt_logprobs),
                 )
 
     def get_default_sampling_params(self) -> SamplingParams:
@@ -263,8 +306,45 @@ class _Request:
     arrival_ns: int = 0
     return_receipt: bool = False
     tokenize_ns: int = 0
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    sequences: list[_Sequence] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sequences = [_Sequence() for _ in range(self.params.n)]
+
+
+@dataclass
+class _Sequence:
+    """One of the n continuations of a prompt so far."""
+
     token_ids: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    has_logprobs: bool = False
+    cumulative_logprob: float | None = None
+    finish_reason: str = ""
+    stop_reason: str | int | None = None
+    receipt: Receipt | None = None
+
+    def completion(self, index: int) -> CompletionOutput:
+        return CompletionOutput(
+            index=index,
+            text="".join(self.texts),
+            token_ids=tuple(self.token_ids),
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+            logprobs=tuple(self.logprobs) if self.has_logprobs else None,
+            cumulative_logprob=self.cumulative_logprob,
+            receipt=self.receipt,
+        )
+
+
+@dataclass
+class _Open:
+    """A request of add_request() that has not ended."""
+
+    num_unfinished: int  # of its sequences
+    skip_special_tokens: bool
 
 
 @contextmanager

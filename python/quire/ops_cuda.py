@@ -151,6 +151,21 @@ def update_block_tables(block_tables: Tensor, step: StepArrays) -> None:
     )
 
 
+def copy_blocks(kv_memory: Tensor, copies: Tensor) -> None:
+    """Copy whole blocks in all layers. kv_memory: ``[num_layers, 2, num_blocks, block_size, num_kv_heads,
+    head_dim]``; copies: ``[2 * num_copies]`` int32, pairs of source and destination."""
+    num_layers, two, num_blocks = kv_memory.shape[:3]
+    _cuda.copy_blocks(
+        copies.data_ptr(),
+        copies.size(0) // 2,
+        kv_memory.data_ptr(),
+        num_layers * two,
+        num_blocks,
+        kv_memory.stride(2) * kv_memory.itemsize,
+        _stream(),
+    )
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float, *, residual: Tensor | None, out: Tensor) -> None:
     """As `quire.ops.rms_norm`."""
     _cuda.rms_norm(
@@ -238,6 +253,24 @@ def rope_and_cache(qkv: Tensor, cos: Tensor, sin: Tensor, cache: KVCache, step: 
         kv_dtype=cache.kv_dtype,
         places_are_settled=True,  # a copy in front of the step wrote them
     )
+
+
+def logprobs(
+    logits: Tensor, token_ids: Tensor, num_logprobs: Tensor, out: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
+    """As `quire.ops.logprobs`."""
+    _cuda.logprobs(
+        DTYPES[logits.dtype],
+        logits.size(0),
+        logits.size(1),
+        logits.data_ptr(),
+        logits.stride(0),
+        token_ids.data_ptr(),
+        num_logprobs.data_ptr(),
+        *(tensor.data_ptr() for tensor in out),
+        _stream(),
+    )
+    return out
 
 
 def sample(logits: Tensor, step: StepArrays, last_token_ids: Tensor, out: Tensor) -> None:

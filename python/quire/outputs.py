@@ -7,12 +7,39 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from quire import _core
 
-__all__ = ["CompletionOutput", "Receipt", "RequestOutput", "StreamOutput"]
+__all__ = ["CompletionOutput", "Logprob", "Receipt", "RequestOutput", "StreamOutput"]
+
+
+class Logprob(NamedTuple):
+    """A token at one place of the text: of the model's own probabilities, before any sampling parameter."""
+
+    logprob: float
+    rank: int  # 1: the likeliest
+    decoded_token: str
+
+
+# Of one place, by token id: the token that stands there first, then the likeliest ones in order.
+TokenLogprobs: TypeAlias = "dict[int, Logprob]"
+
+
+def token_logprobs(
+    places: list[list[tuple[int, float, int]]] | None, table: _core.TokenTable
+) -> list[TokenLogprobs] | None:
+    """What the core gives (`Release.logprobs`), with texts. None: not asked for."""
+    if places is None:
+        return None
+    return [
+        {
+            token: Logprob(logprob, rank, table.decode([token], False, 0, False))
+            for token, logprob, rank in place
+        }
+        for place in places
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +70,13 @@ def make_receipt(receipt: _core.Receipt | None) -> Receipt | None:
 class CompletionOutput:
     """One continuation of a prompt."""
 
-    index: int
+    index: int  # below the request's n
     text: str  # without a stop string unless include_stop_str_in_output
     token_ids: tuple[int, ...]  # the token that ended the sequence included
     finish_reason: str  # "stop", "length" or "deadline"
+    stop_reason: str | int | None = None  # the stop string, or the id of stop_token_ids, that ended it
+    logprobs: tuple[TokenLogprobs, ...] | None = None  # of each token; None: not asked for
+    cumulative_logprob: float | None = None  # of all tokens
     receipt: Receipt | None = None  # None: not asked for
 
 
@@ -58,15 +88,21 @@ class RequestOutput:
     prompt: str | None  # None when token ids were given
     prompt_token_ids: tuple[int, ...]
     num_cached_tokens: int  # prompt tokens whose keys and values were found in the prefix cache
-    outputs: tuple[CompletionOutput, ...]
+    outputs: tuple[CompletionOutput, ...]  # [n]
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None  # of each token; of the first: None
 
 
 class StreamOutput(NamedTuple):
-    """What a step added to one request. A tuple: hundreds are made in each step."""
+    """What a step added to one sequence of a request. A tuple: hundreds are made in each step."""
 
     request_id: int
     text: str  # joined over all steps: the text of CompletionOutput
     token_ids: list[int]
     finish_reason: str  # "" while it goes on; "stop", "length", "deadline", "cancelled" or "error"
     error: str  # the reason of "error", and of "deadline" where nothing was generated
+    sequence_index: int = 0  # below the request's n; each sequence has an end of its own
+    stop_reason: str | int | None = None
+    logprobs: list[TokenLogprobs] | None = None  # of token_ids
+    cumulative_logprob: float | None = None  # of all tokens so far
+    prompt_logprobs: list[TokenLogprobs | None] | None = None  # with the first tokens
     receipt: Receipt | None = None  # with the end, when it was asked for

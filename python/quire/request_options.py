@@ -33,7 +33,7 @@ class RequestOptions(Table):
     return_logprobs: bool = spec(
         "bool",
         False,
-        "Also answer logprobs (JSON): of each token and of the `logprobs` likeliest ones.",
+        "Also answer logprobs (JSON): of each token and of the `logprobs` likeliest ones (not given: none).",
         aliases=("return_log_probs",),
     )
     return_num_input_tokens: bool = spec("bool", False, "Also answer num_input_tokens.")

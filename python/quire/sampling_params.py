@@ -31,7 +31,7 @@ class SamplingParams(Table):
     n: int = spec(
         "int",
         1,
-        "Sequences that continue the prompt, which is computed once. 1 when greedy.",
+        "Sequences that continue the prompt, which is computed once. 1 when greedy (all would be the same).",
         minimum=1,
         maximum=128,
         aliases=("num_return_sequences",),
@@ -115,7 +115,8 @@ class SamplingParams(Table):
     seed: int | None = spec(
         "int",
         None,
-        "Same seed, prompt and engine settings: same tokens. Not given, null or -1: drawn for each request.",
+        "Same seed, prompt and engine settings: same tokens. Not given, null or -1: drawn for each request. "
+        "Of n sequences the first one draws from it, the others from seeds that follow from it.",
         minimum=INT64_MIN,
         maximum=INT64_MAX,
         aliases=("random_seed", "sampling_seed", "sampling_param_seed"),

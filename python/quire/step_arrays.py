@@ -19,6 +19,7 @@ class StepArrays:
     token_ids: Tensor  # [num_tokens] int32; ~row: the last id sampled for that row
     positions: Tensor  # [num_tokens] int32
     slot_mapping: Tensor  # [num_tokens] int64
+    block_copies: Tensor  # [2 * capacity] int32: pairs of source and destination
     query_start_loc: Tensor  # [num_reqs + 1] int32
     seq_lens: Tensor  # [num_reqs] int32
     block_table_rows: Tensor  # [num_reqs] int32

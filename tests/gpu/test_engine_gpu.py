@@ -7,16 +7,16 @@ one undecided choice does not hide the rest.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gpu_engines import make_llm, prompts
 from llama_models import MODELS
-from llama_reference import gaps, make_llama
-from quire import LLM, SamplingParams
+from llama_reference import gaps
+from quire import SamplingParams, _core
 
 pytestmark = pytest.mark.gpu
 
@@ -38,38 +38,6 @@ MODES: dict[str, dict[str, Any]] = {
 }
 NUM_TOKENS = 48
 GREEDY = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The checkpoint of one of MODELS, made once."""
-    root = tmp_path_factory.mktemp("models")
-
-    def make(model: str) -> Path:
-        return root / model if (root / model).exists() else make_llama(root / model, **MODELS[model])
-
-    return make
-
-
-def make_llm(folder: Path, **settings: Any) -> LLM:
-    """A small pool and few graphs, so that many engines start fast and fit side by side."""
-    values: dict[str, Any] = {
-        "device": "cuda",
-        "dtype": "bfloat16",
-        "max_model_len": 1024,
-        "max_num_seqs": 32,
-        "max_num_batched_tokens": 512,
-        "num_gpu_blocks_override": 400,
-    }
-    return LLM(str(folder), **values | settings)
-
-
-def prompts(model: str, seed: int, count: int, lengths: tuple[int, ...] = ()) -> list[list[int]]:
-    """Random prompts around the sizes where blocks, tiles and chunks end."""
-    lengths = lengths or (1, 2, 15, 16, 17, 33, 63, 64, 65, 130, 300)
-    generator = random.Random(seed)
-    vocab_size = MODELS[model].get("vocab_size", 512)
-    return [[generator.randrange(vocab_size) for _ in range(lengths[i % len(lengths)])] for i in range(count)]
 
 
 def ids(outputs: list[Any]) -> list[list[int]]:
@@ -224,6 +192,39 @@ def test_logits_bit_by_bit(folder: Callable[[str], Path], num_tokens: int) -> No
         assert alone.isfinite().all()
         assert torch.equal(together[index], alone), f"prompt {index} of {len(prompt)} tokens"
     assert torch.equal(last_logits(given[::-1]).flip(0), together)
+
+
+def seed_of(seed: int, index: int) -> int:
+    """Of a request with n = 1 that draws as sequence `index`."""
+    derived = _core.sequence_seed(seed, index)
+    return derived - 2**64 if derived >= 2**63 else derived
+
+
+@pytest.mark.parametrize("mode", ["batch-invariant", "eager", "large-blocks"])
+def test_sequences_of_one_prompt(folder: Callable[[str], Path], mode: str) -> None:
+    """n sequences over prompts that end inside a block, at its end and behind it, beside other requests:
+    twice the same, all different, and each is what a request with its seed gets alone: no sequence disturbs
+    another's keys and values. Only a first token may differ: alone, its logits come with the whole prompt,
+    from another kernel."""
+    model = "gqa2-64"
+    llm = make_llm(folder(model), **{"batch_invariant": True, "enable_prefix_caching": False} | MODES[mode])
+    given = prompts(model, 7, 11)
+    values: dict[str, Any] = {"temperature": 0.8, "max_tokens": 40, "ignore_eos": True}
+    params = [SamplingParams(n=5, seed=seed, **values) for seed in range(len(given))]
+    first, again = ([[c.token_ids for c in o.outputs] for o in llm.generate(given, params)] for _ in "12")
+    assert first == again
+    num_equal = 0
+    for seed, (prompt, answers) in enumerate(zip(given, first, strict=True)):
+        assert len(set(answers)) == 5
+        for index, answer in enumerate(answers):
+            alone = SamplingParams(seed=seed_of(seed, index), **values)
+            [expected] = ids(llm.generate(prompt, alone))
+            where = f"{mode}, prompt {seed} of {len(prompt)} tokens, sequence {index}"
+            assert list(answer) == expected or (index > 0 and answer[0] != expected[0]), where
+            num_equal += list(answer) == expected
+    assert num_equal >= 50
+    stats = llm.stats()
+    assert (stats.num_running, stats.num_free_blocks) == (0, stats.num_blocks)
 
 
 def test_runs_repeat(folder: Callable[[str], Path]) -> None:

@@ -18,7 +18,7 @@ import signal
 import socket
 import struct
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ class Request:
     max_tokens: int
     times: tuple[int, int, int] = (0, 0, 0)  # arrival, tokenize, deadline
     return_receipt: bool = False
+    index: int = 0  # of n; begins so many ids further on in the prompt
     num_out: int = 0
     admitted_ns: int = field(default_factory=time.monotonic_ns)
     first_token_ns: int = 0
@@ -86,7 +87,7 @@ class Request:
         return "length" if self.num_out >= self.max_tokens else None
 
     def token(self, idx: int) -> int:
-        return self.prompt[idx % len(self.prompt)]
+        return self.prompt[(self.index + idx) % len(self.prompt)]
 
 
 @dataclass
@@ -193,8 +194,9 @@ def step_frame(step: int, num_running: int, num_generated: int, releases: list[R
     for r in releases:
         parts.append(
             struct.pack(
-                "<QIIIiBIBIIi",
+                "<QIIIIiBIBIIi",
                 r.request.request_id,
+                r.request.index,
                 begin,
                 len(r.ids),
                 r.num_text_ids,
@@ -208,7 +210,10 @@ def step_frame(step: int, num_running: int, num_generated: int, releases: list[R
             )
         )
         parts.append(string(r.error))
+        if r.finish_reason == "stop":
+            parts.append(struct.pack("<i", STOP_ID) + string(b""))
         begin += len(r.ids)
+    parts.append(struct.pack("<II", 0, 0))  # no logprobs
     return frame(STEP, b"".join(parts))
 
 
@@ -217,7 +222,7 @@ class Engine:
         self.sock = sock
         self.step_seconds: float = config.get("step_seconds", 0.002)
         self.log_path: str | None = config.get("log")
-        self.running: dict[int, Request] = {}
+        self.running: dict[tuple[int, int], Request] = {}
         self.received = b""
         self.step = 0
         self.num_generated = 0
@@ -246,10 +251,13 @@ class Engine:
                     error = b"input_ids: got id 901; allowed: ids that the fake engine likes"
                     self.refused.append(Release(request, finish_reason="error", error=error))
                 else:
-                    self.running[request.request_id] = request
+                    for index in range(params["n"]):
+                        self.running[request.request_id, index] = replace(request, index=index)
             for request_id in cancellations:
-                request = self.running.pop(request_id, None)
-                self.log("cancel", request_id=request_id, num_out=request.num_out if request else None)
+                keys = [key for key in self.running if key[0] == request_id] or [(request_id, 0)]
+                for key in keys:
+                    request = self.running.pop(key, None)
+                    self.log("cancel", request_id=request_id, num_out=request.num_out if request else None)
         return bool(data)
 
     def advance(self, request: Request) -> Release | None:
@@ -278,7 +286,7 @@ class Engine:
         self.refused = []
         for release in releases:
             if release.finish_reason:
-                self.running.pop(release.request.request_id, None)
+                self.running.pop((release.request.request_id, release.request.index), None)
                 self.log("finish", request_id=release.request.request_id, num_out=release.request.num_out)
         if releases:
             self.sock.sendall(step_frame(self.step, len(self.running), self.num_generated, releases))

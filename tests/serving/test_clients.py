@@ -44,7 +44,7 @@ def grpc_answer(server: TritonServer, model: str, inputs: list[grpcclient.InferI
 
 
 def test_metadata_is_that_of_the_vllm_backend(server: TritonServer) -> None:
-    """Types and shapes of what both have; the outputs for log probabilities are still to come."""
+    """Types and shapes of what both have, and what only we have."""
     with httpclient.InferenceServerClient(server.http_url.removeprefix("http://")) as client:
         metadata = client.get_model_metadata("ensemble")
     inputs = {entry["name"]: (entry["datatype"], entry["shape"]) for entry in metadata["inputs"]}
@@ -57,7 +57,14 @@ def test_metadata_is_that_of_the_vllm_backend(server: TritonServer) -> None:
         "finish_reason": ("BYTES", [-1]),
         "num_input_tokens": ("UINT32", [1]),
         "num_output_tokens": ("UINT32", [-1]),
-        "warnings": ("BYTES", [-1]),  # ours
+        "cumulative_logprob": ("FP32", [-1]),
+        "logprobs": ("BYTES", [-1]),
+        # Ours:
+        "prompt_logprobs": ("BYTES", [-1]),
+        "stop_reason": ("BYTES", [-1]),
+        "output_ids": ("INT32", [-1]),
+        "index": ("UINT32", [-1]),
+        "warnings": ("BYTES", [-1]),
     } == {entry["name"]: (entry["datatype"], entry["shape"]) for entry in metadata["outputs"]}
 
 

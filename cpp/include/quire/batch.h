@@ -18,6 +18,8 @@ struct Batch {
   int32_t num_sampled = 0;  // requests whose last token is in this batch: each gets one new token
   int32_t max_query_len = 0;
   int32_t max_seq_len = 0;
+  int32_t num_prompt_rows = 0;  // tokens of prompts whose logits are wanted for their logprobs
+  bool has_logprobs = false;    // some of num_logprobs are not 0
 
   // Per token, [num_tokens]
   // A negative id is ~row: the id that the batch before sampled for row `row` of block_tables, and that
@@ -26,10 +28,11 @@ struct Batch {
   // all known until it samples, and its first sample replaces what the row's former owner left there.
   std::vector<int32_t> token_ids;
   std::vector<int32_t> positions;
-  std::vector<int64_t> slot_mapping;  // block_id * block_size + offset
+  std::vector<int64_t> slot_mapping;  // block_id * block_size + offset; -1: its KV is there already
 
   // Per request, [num_reqs]
   std::vector<uint64_t> request_ids;
+  std::vector<uint32_t> sequence_index;   // among the sequences of the request
   std::vector<int32_t> query_start_loc;   // [num_reqs + 1]
   std::vector<int32_t> seq_lens;          // tokens with KV after this step
   std::vector<int32_t> block_table_rows;  // row of block_tables
@@ -44,6 +47,10 @@ struct Batch {
   // schedule() before, each once. After forget_batches(): every entry that is in use.
   std::vector<int32_t> block_table_updates;  // [num_block_table_updates(), 2]
 
+  // Pairs of block ids (source, destination): copies of whole blocks, keys and values of all layers, to be
+  // made behind the batch before and ahead of this one. No destination is a source. Mostly none.
+  std::vector<int32_t> block_copies;  // [num_block_copies(), 2], at most max_num_seqs of them
+
   // Per sampled request, [num_sampled], in the order of the ids that update() takes
   std::vector<int32_t> sample_token_idx;  // index in [0, num_tokens) whose logits are sampled
   std::vector<int32_t> sample_req_idx;    // index in [0, num_reqs)
@@ -57,7 +64,15 @@ struct Batch {
   // ids that may not be sampled (min_tokens): row j masks [mask_offsets[j], mask_offsets[j + 1])
   std::vector<int32_t> mask_offsets;  // [num_sampled + 1]
   std::vector<int32_t> mask_ids;
+  std::vector<int32_t> num_logprobs;  // the sampled id's and that many likeliest ones; 0: none
 
+  // Per row of prompt logprobs, [num_prompt_rows], in the order of the tokens
+  std::vector<int32_t> prompt_token_idx;     // index in [0, num_tokens): a token whose logits are wanted
+  std::vector<int32_t> prompt_req_idx;       // index in [0, num_reqs)
+  std::vector<int32_t> prompt_next_ids;      // the token behind it, whose logprob is wanted
+  std::vector<int32_t> prompt_num_logprobs;  // as num_logprobs; never 0
+
+  int32_t num_block_copies() const { return static_cast<int32_t>(block_copies.size() / 2); }
   int32_t num_block_table_updates() const { return static_cast<int32_t>(block_table_updates.size() / 2); }
 };
 

@@ -34,6 +34,7 @@ class BatchLayout {
     kTokenIds,
     kPositions,
     kSlotMapping,
+    kBlockCopies,  // pairs; not in the header: what copies them is launched for those that there are
     kMaskIds,
     kBlockTableUpdates,  // pairs
     kNumArrays,

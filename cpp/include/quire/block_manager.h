@@ -26,6 +26,16 @@ class BlockManager {
     int32_t num_cached_blocks;
   };
   std::optional<Opened> open(std::span<const BlockHash> hashes, int32_t num_tokens, int32_t num_spare_blocks);
+  // Opens a row that goes on from the first num_tokens of `source_row`: it shares the blocks that these fill,
+  // and has one of its own for the rest, into which the caller copies the source's block before it reads or
+  // writes it. Empty, and nothing changed, when fewer than num_spare_blocks would stay free. A free row must
+  // exist, and the source must have that many tokens.
+  struct Forked {
+    int32_t row;
+    int32_t source_block;  // to be copied
+    int32_t own_block;     // there; -1: nothing to copy
+  };
+  std::optional<Forked> fork(int32_t source_row, int32_t num_tokens, int32_t num_spare_blocks);
   // How many of the leading hashes are cached.
   int32_t num_cached_blocks(std::span<const BlockHash> hashes) const;
   // Room for num_tokens in all. False, and nothing changed, when the pool has too few free blocks.

@@ -31,14 +31,17 @@ class EngineCore {
   const EngineConfig& config() const;
   const TokenTable& token_table() const;
 
+  // params.n sequences of one prompt, which share its blocks; each releases its ids and its end under its
+  // index. Sequence i draws from sequence_seed(seed, i).
   // Throws InvalidArgument (prompt empty, too long, id outside the vocabulary, params out of range, a
   // priority that the policy does not know, id in use); the engine is unchanged then. A deadline ends the
   // request (kDeadline, with what it has so far) in the first schedule() or update() after it, and frees its
   // blocks then. So it does, with nothing, as soon as the rest of the prompt surely takes longer than the
   // time that is left, perhaps at once: see PrefillRate.
   void add_request(NewRequest request);
-  // Frees the request's blocks at once; its end (kCancelled) is in the next update() or take_outputs(). An
-  // unknown id is no error: the request may have finished meanwhile. Legal while batches are out.
+  // Frees the request's blocks at once; the end of each unfinished sequence (kCancelled) is in the next
+  // update() or take_outputs(). An unknown id is no error: the request may have finished meanwhile. Legal
+  // while batches are out.
   void cancel(uint64_t request_id);
   // Ends a request that never got in (add_request threw) or must be ended: kError with the message.
   void fail(uint64_t request_id, const std::string& message);
@@ -55,7 +58,9 @@ class EngineCore {
   // an error. An id for a request that has ended meanwhile is ignored. Returns what may leave now. Valid
   // until the next update() or take_outputs(). Throws InvalidArgument, and changes nothing, when no batch is
   // out or the ids do not fit it.
-  const StepOutputs& update(std::span<const int32_t> sampled);
+  // logprobs: what the batch asks for (Batch::has_logprobs, num_prompt_rows); may be empty where it asks for
+  // none.
+  const StepOutputs& update(std::span<const int32_t> sampled, const StepLogprobs& logprobs = {});
   // The model run failed: no batch is out any more, and what they held is scheduled again.
   void forget_batches();
   // Ends of cancelled and failed requests when no step runs. Same storage as update().

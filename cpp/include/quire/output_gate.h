@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "quire/sampling.h"
 #include "quire/token_table.h"
@@ -26,6 +27,7 @@ class OutputGate {
     int32_t trim = 0;
     bool is_first = false;
     OpenText open_text;
+    std::string stop_string;  // that ends the sequence; with finish() only
   };
 
   // table must outlive the gate. is_first: nothing in the prompt takes part in the text. open_text: what the
@@ -54,6 +56,7 @@ class OutputGate {
   const TokenTable* table_;
   std::unique_ptr<StopScanner> scanner_;  // null: no stop strings
   TextBoundary boundary_;
+  bool makes_text_;  // false: ids leave as they come
   bool skip_special_tokens_;
   bool include_stop_;
   bool is_first_;

@@ -18,6 +18,7 @@ struct RequestHistory {
   int64_t admitted_ns = 0;     // the first time; 0: never
   int64_t first_token_ns = 0;  // 0: none yet
   uint32_t num_preemptions = 0;
+  int32_t num_found_tokens = 0;       // of the prompt, in the cache or at a sibling, at the first admission
   int32_t num_reached_tokens = 0;     // the most that had their KV at once
   int32_t num_recomputed_tokens = 0;  // had it, lost it, and get it again: up to num_reached_tokens
   // Steps by WaitReason. While it waits, less the scheduler's counts at the time when it began to.
@@ -28,8 +29,12 @@ struct RequestHistory {
     num_recomputed_tokens -= std::max(num_reached_tokens - num_tokens, 0);
     num_reached_tokens = std::max(num_reached_tokens, num_tokens);
   }
-  // It goes on from num_tokens tokens that it found in the cache.
-  void enter_at(int32_t num_tokens) { num_recomputed_tokens += std::max(num_reached_tokens - num_tokens, 0); }
+  // It goes on from num_tokens tokens that it found in the cache, or at a sibling.
+  void enter_at(int32_t num_tokens, int64_t now_ns) {
+    if (admitted_ns == 0) admitted_ns = now_ns;
+    if (num_reached_tokens == 0) num_reached_tokens = num_found_tokens = num_tokens;
+    num_recomputed_tokens += std::max(num_reached_tokens - num_tokens, 0);
+  }
 };
 
 // Times are of CLOCK_MONOTONIC, in ns, each at least the one before: arrival, + tokenize_ns, admitted,
@@ -42,7 +47,7 @@ struct Receipt {
   int64_t end_ns = 0;          // of the request in the engine
   uint32_t num_prompt_tokens = 0;
   uint32_t num_output_tokens = 0;
-  uint32_t num_cached_tokens = 0;      // found in the prefix cache at the first admission
+  uint32_t num_cached_tokens = 0;      // found in the prefix cache, or at a sibling, at the first admission
   uint32_t num_computed_tokens = 0;    // each once
   uint32_t num_recomputed_tokens = 0;  // again, after a preemption
   uint32_t num_preemptions = 0;

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "quire/logprobs.h"
 #include "quire/receipt.h"
 #include "quire/sampling.h"
 #include "quire/token_table.h"
@@ -27,6 +29,7 @@ struct NewRequest {
 // stop string.
 struct Release {
   uint64_t request_id = 0;
+  uint32_t index = 0;      // of the sequence, below the request's n; each of them has an end of its own
   uint32_t ids_begin = 0;  // [ids_begin, ids_begin + num_ids) of StepOutputs::token_ids
   uint32_t num_ids = 0;
   uint32_t num_text_ids = 0;  // the first so many ids carry text; a stop token behind them does not
@@ -39,6 +42,21 @@ struct Release {
   int32_t receipt_idx = -1;        // of StepOutputs::receipts, with the end of who asked for it; -1: none
   // For the client, when finish_reason is kError, or kDeadline and nothing was generated: what went wrong.
   std::string error;
+  // When finish_reason is kStop, what stopped it; neither of them at an end-of-sequence token.
+  int32_t stop_token_id = -1;  // one of stop_token_ids
+  std::string stop_string;     // one of stop
+  int32_t logprobs_idx = -1;   // in StepOutputs::logprobs; -1: none asked for
+};
+
+// Of one release: [begin, ...) of StepOutputs::logprob_entries. First num_per_id for each id of the release,
+// then num_per_prompt_place for each token of the prompt but its first, in the first release of a request.
+struct ReleaseLogprobs {
+  uint32_t release_idx = 0;
+  uint32_t begin = 0;
+  uint32_t num_per_id = 0;  // 0: not asked for
+  uint32_t num_prompt_places = 0;
+  uint32_t num_per_prompt_place = 0;  // 0: not asked for, or not here
+  double cumulative_logprob = 0;      // of the request's ids up to here
 };
 
 struct EngineStats {
@@ -59,6 +77,26 @@ struct StepOutputs {
   std::vector<Release> releases;
   std::vector<int32_t> token_ids;
   std::vector<Receipt> receipts;
+  std::vector<ReleaseLogprobs> logprobs;  // of the releases that have some, in their order
+  std::vector<Logprob> logprob_entries;
+
+  void clear() {  // all but the stats
+    releases.clear();
+    token_ids.clear();
+    logprobs.clear();
+    logprob_entries.clear();
+    receipts.clear();
+  }
+  // [num_ids, num_per_id] and [num_prompt_places, num_per_prompt_place]
+  std::span<const Logprob> of_ids(const ReleaseLogprobs& run) const {
+    const size_t num = size_t{releases[run.release_idx].num_ids} * run.num_per_id;
+    return std::span(logprob_entries).subspan(run.begin, num);
+  }
+  std::span<const Logprob> of_prompt(const ReleaseLogprobs& run) const {
+    const size_t begin = run.begin + of_ids(run).size();
+    return std::span(logprob_entries)
+        .subspan(begin, size_t{run.num_prompt_places} * run.num_per_prompt_place);
+  }
 };
 
 }  // namespace quire

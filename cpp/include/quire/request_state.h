@@ -24,6 +24,8 @@ struct alignas(64) RequestState {
   int32_t num_published_blocks = 0;  // leading blocks that are findable, or whose hash another block has
   int32_t row = -1;                  // of the block tables, while running
   Status status = Status::kNew;
+  bool is_forked = false;  // since its admission: it shares a sibling's prompt, see Scheduler
+  uint32_t index = 0;      // among the sequences of its request
   float temperature = 1.0f;
   float top_p = 1.0f;
   int32_t top_k = 0;
@@ -33,13 +35,17 @@ struct alignas(64) RequestState {
   int32_t max_total_tokens = 0;    // prompt + output; the request ends there
   int32_t num_cached_tokens = -1;  // prompt tokens found in the cache at the first admission; -1 before
   std::array<int32_t, kMaxBatchesOut> batch_idx = {-1, -1};  // in each batch out; -1: not in it
+  int32_t num_logprobs = 0;                                  // as Batch has it
+  int32_t num_prompt_logprobs = 0;                           // the same of the prompt's tokens
+  int32_t num_known_prompt_logprobs = 0;  // of the num_prompt_tokens - 1 places that predict one
 
-  std::vector<BlockHash> block_hashes;  // of the first full blocks; extended when a block is full
-  std::vector<int32_t> mask_ids;        // may not be sampled before min_tokens
-  int32_t priority = 0;                 // lower first
-  uint64_t arrival = 0;                 // its number among all requests
-  RequestHistory* history = nullptr;    // elsewhere, since steps do not touch it; never null in the scheduler
-  RequestState* previous = nullptr;     // in the waiting queue
+  std::vector<BlockHash> block_hashes;   // of the first full blocks; extended when a block is full
+  std::vector<int32_t> mask_ids;         // may not be sampled before min_tokens
+  RequestState* next_sibling = nullptr;  // a ring: the unfinished sequences of a request; null: the only one
+  int32_t priority = 0;                  // lower first
+  uint64_t arrival = 0;                  // its number among all requests
+  RequestHistory* history = nullptr;  // elsewhere, since steps do not touch it; never null in the scheduler
+  RequestState* previous = nullptr;   // in the waiting queue
   RequestState* next = nullptr;
 
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
@@ -47,6 +53,9 @@ struct alignas(64) RequestState {
   // The order in which requests are served, waiting or running.
   bool goes_before(const RequestState& other) const {
     return priority != other.priority ? priority < other.priority : arrival < other.arrival;
+  }
+  bool needs_prompt_logprobs() const {
+    return num_prompt_logprobs > 0 && num_known_prompt_logprobs < num_prompt_tokens - 1;
   }
   // With those of batches out: where scheduling goes on.
   int32_t num_tokens_ahead() const { return num_tokens() + num_pending_ids; }

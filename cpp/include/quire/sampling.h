@@ -51,6 +51,9 @@ struct SamplingParams {
                                         // kMaxCacheSaltBytes
 };
 
+// The seed of sequence `index` of a request with `seed`; that of sequence 0 is `seed`.
+uint64_t sequence_seed(uint64_t seed, uint32_t index);
+
 // Throws InvalidArgument that names the field. Does not modify.
 void validate(const SamplingParams& params, int32_t vocab_size);
 

@@ -20,6 +20,12 @@
 // hash only when it is full of tokens whose batches have ended (complete()), and is never written from then
 // on.
 //
+// Sequences of one request (siblings) share its prompt's blocks. One is admitted as any request; the others
+// wait until its prompt has its KV, and fork from it: they share the full blocks and get a copy of the last
+// one (Batch::block_copies), so a block that is still written has one holder. A fork's first step computes
+// the prompt's last token once more, to sample after it; its KV is there and not written again (slot -1).
+// Any sibling that has the prompt will do as a source; where none runs, one is admitted as any request again.
+//
 // Progress: the blocks of a prompt are taken whole at admission, so only growing outputs can run out of
 // blocks. Then the last running request gives its blocks back and waits, before those that came later. The
 // first running request is given up for none but those of better priority, and alone it fits (the caller
@@ -46,8 +52,9 @@ class Scheduler {
   Scheduler(const EngineConfig& config, uint64_t salt);
 
   // Requests belong to the caller and stay where they are from add() to remove() or finish().
-  // add: to the queue. Needs token_ids, priority and the limits; num_tokens must fit the pool.
-  void add(RequestState& request);
+  // add: to the queue. Needs token_ids, priority, history and the limits; num_tokens must fit the pool.
+  // sibling: another sequence of the same request, with the same prompt and limits; null: it is the first.
+  void add(RequestState& request, RequestState* sibling = nullptr);
   // Takes the request out, wherever it is, and frees its blocks. Legal while batches are out.
   void remove(RequestState& request);
 
@@ -87,14 +94,27 @@ class Scheduler {
   void fill_batch(const Batch& batch);  // batch: the newest
   bool admit(RequestState& request);
   void count_wait(const Batch& batch);
+  bool may_fork(const RequestState& request) const;
+  const RequestState* fork_source(const RequestState& request) const;
+  bool waits_for_sibling(const RequestState& request) const;
+  bool fork(RequestState& request, const RequestState& source);
+  void take_back_forks();
+  void unlink_sibling(RequestState& request);
   void preempt(RequestState& request);  // the last running one
   void release_row(RequestState& request);
   void drop_finished();
   void check_entries(const RequestState& request) const;
+  void check_siblings(const RequestState& request) const;
+  void check_written_blocks(const RequestState& request) const;
   void append_to_batch(RequestState& request, int32_t num_tokens);
+  void append_prompt_rows(const RequestState& request, int32_t begin, int32_t end);
   void extend_hashes(RequestState& request, int32_t num_blocks);
   void link_waiting(RequestState& request);  // to its place
-  bool waits_for_worse() const;              // a waiting request is better than some running one
+  RequestState* first_waiting() const;       // that does not wait for a sibling; null: none
+  bool waits_for_worse() const;              // it is better than some running one
+  bool was_refused(const RequestState& request) const;
+  bool push_out_worse(const RequestState& request);
+  void start_running(RequestState& request);
   std::optional<BlockManager::Opened> open_row(const RequestState& request,
                                                std::span<const BlockHash> hashes);
   bool may_preempt_for(const RequestState& request, std::span<const BlockHash> hashes) const;

@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 from quire.errors import EngineError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from quire import _core
+    from quire.runner.sampled import Sampled
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +36,8 @@ class Runner(Protocol):
         `batch.block_tables` it reads now."""
         ...
 
-    def collect(self) -> NDArray[np.int32]:
-        """One id for each sampled request of the oldest batch out, once they are there: ``[num_sampled]``,
-        valid until the next call."""
+    def collect(self) -> Sampled:
+        """What the oldest batch out gave, once it is there; valid until the next call."""
         ...
 
     def discard(self) -> None:
@@ -60,7 +57,7 @@ def step(core: _core.EngineCore, runner: Runner) -> _core.StepOutputs:
             break
         runner.launch(batch)
     if core.num_batches_out():
-        return core.update(runner.collect())
+        return core.update(*runner.collect())
     outputs = core.take_outputs()
     if core.has_unfinished_requests():
         # Going round again would spin at full load for ever.

@@ -51,7 +51,8 @@ class Activations:
         return rows
 
     def select(self, rows: Rows, index: Tensor) -> Rows:
-        """The first rows, holding `attention` and `residual` of the rows in `index`."""
+        """The first rows, holding `attention` and `residual` of the rows in `index`; `rows` may be of other
+        buffers."""
         chosen = self.rows(index.shape[0])
         # Copies: the rows overlap.
         chosen.attention.copy_(rows.attention.index_select(0, index))
@@ -98,12 +99,22 @@ class Llama(LlamaWeights[Linear, Linear]):
     ) -> Tensor:
         """Logits ``[num_sampled, vocab_size]``; this step's keys and values enter the caches.
 
-        token_ids: ``[num_tokens]`` int32.
         sampled: ``[num_sampled]`` int32, the tokens whose logits are wanted; None: all of them, in order.
+        The others are as for attend().
+        """
+        rows = self.attend(token_ids, batch, caches, buffers)
+        return self.logits(rows if sampled is None else buffers.select(rows, sampled))
+
+    def attend(
+        self, token_ids: Tensor, batch: ops.BatchInfo, caches: list[ops.KVCache], buffers: Activations
+    ) -> Rows:
+        """All but what lies behind the last layer's attention: what logits() goes on from, for the tokens
+        whose logits are wanted. This step's keys and values enter the caches.
+
+        token_ids: ``[num_tokens]`` int32.
         caches: one per layer.
         """
         eps = self.config.rms_norm_eps
-        last = len(self.layers) - 1
         rows = buffers.rows(token_ids.shape[0])
         ops.embedding(token_ids, self.embedding, out=rows.residual)
         ops.rms_norm(rows.residual, self.layers[0].input_norm, eps, out=rows.hidden)
@@ -112,12 +123,20 @@ class Llama(LlamaWeights[Linear, Linear]):
             ops.rope_and_cache(qkv, self.rope, cache, batch)
             query = qkv[:, : self.config.q_size]
             ops.paged_attention(query, cache, batch, self.softmax_scale, out=rows.attention)
-            if i == last and sampled is not None:
-                rows = buffers.select(rows, sampled)  # nothing reads the other tokens from here on
-            added = layer.o(rows.attention)
-            ops.rms_norm(added, layer.mlp_norm, eps, residual=rows.residual, out=rows.hidden)
-            ops.silu_mul(layer.gate_up(rows.hidden), out=rows.mlp)
-            added = layer.down(rows.mlp)
-            next_norm = self.norm if i == last else self.layers[i + 1].input_norm
-            ops.rms_norm(added, next_norm, eps, residual=rows.residual, out=rows.hidden)
+            if i + 1 < len(self.layers):
+                self._finish_layer(i, rows, self.layers[i + 1].input_norm)
+        return rows
+
+    def logits(self, rows: Rows) -> Tensor:
+        """Logits ``[num_rows, vocab_size]`` of rows of attend()."""
+        self._finish_layer(len(self.layers) - 1, rows, self.norm)
         return self.head(rows.hidden)
+
+    def _finish_layer(self, index: int, rows: Rows, next_norm: Tensor) -> None:
+        """What lies behind a layer's attention, and the norm that follows."""
+        layer, eps = self.layers[index], self.config.rms_norm_eps
+        added = layer.o(rows.attention)
+        ops.rms_norm(added, layer.mlp_norm, eps, residual=rows.residual, out=rows.hidden)
+        ops.silu_mul(layer.gate_up(rows.hidden), out=rows.mlp)
+        added = layer.down(rows.mlp)
+        ops.rms_norm(added, next_norm, eps, residual=rows.residual, out=rows.hidden)

@@ -14,7 +14,7 @@ from quire.models.activations_cuda import CudaActivations
 from quire.models.config import ModelConfig
 from quire.models.linear_cuda import CudaGateUp, CudaLinear
 from quire.models.rope import cos_sin
-from quire.models.weights import LlamaWeights
+from quire.models.weights import LayerWeights, LlamaWeights
 from quire.step_arrays import StepArrays
 
 
@@ -88,12 +88,40 @@ class CudaLlama(LlamaWeights[CudaLinear, CudaGateUp]):
                 attended, residual = sampled_attention, sampled_residual
                 hidden, added = hidden[:num_sampled], added[:num_sampled]
                 gate_up, mlp = gate_up[:num_sampled], mlp[:num_sampled]
-            layer.o(attended, out=added)
-            ops.rms_norm(added, layer.mlp_norm, eps, residual=residual, out=hidden)
-            layer.gate_up.silu_mul(hidden, gate_up, out=mlp)
-            layer.down(mlp, out=added)
             next_norm = self.norm if i == last else self.layers[i + 1].input_norm
-            ops.rms_norm(added, next_norm, eps, residual=residual, out=hidden)
+            self._finish_layer(layer, next_norm, attended, residual, hidden, added, gate_up, mlp)
         logits = buffers.logits[:num_sampled]
         self.head(hidden, out=logits)
         return logits
+
+    def logits_of(self, index: Tensor, buffers: CudaActivations) -> Tensor:
+        """Logits of other tokens of the step that forward() computed last, with is_all_sampled false: of
+        those in `index`, at most as many as `buffers.logits` has rows. Overwrites the step's own."""
+        num_rows = index.size(0)
+        attended, residual = buffers.sampled_attention[:num_rows], buffers.sampled_residual[:num_rows]
+        hidden, added = buffers.hidden[:num_rows], buffers.added[:num_rows]
+        gate_up, mlp = buffers.gate_up[:num_rows], buffers.mlp[:num_rows]
+        ops.gather_rows(index, buffers.attention, attended, buffers.residual, residual)
+        self._finish_layer(self.layers[-1], self.norm, attended, residual, hidden, added, gate_up, mlp)
+        logits = buffers.logits[:num_rows]
+        self.head(hidden, out=logits)
+        return logits
+
+    def _finish_layer(
+        self,
+        layer: LayerWeights[CudaLinear, CudaGateUp],
+        next_norm: Tensor,
+        attended: Tensor,
+        residual: Tensor,
+        hidden: Tensor,
+        added: Tensor,
+        gate_up: Tensor,
+        mlp: Tensor,
+    ) -> None:
+        """What lies behind a layer's attention, and the norm that follows, into `hidden`."""
+        eps = self.config.rms_norm_eps
+        layer.o(attended, out=added)
+        ops.rms_norm(added, layer.mlp_norm, eps, residual=residual, out=hidden)
+        layer.gate_up.silu_mul(hidden, gate_up, out=mlp)
+        layer.down(mlp, out=added)
+        ops.rms_norm(added, next_norm, eps, residual=residual, out=hidden)

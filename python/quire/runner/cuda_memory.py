@@ -18,6 +18,8 @@ from quire.runner.step_shapes import StepShapes
 _LIBRARIES = 192 << 20
 # A captured step of a 32-layer model: about 350 kernel nodes.
 _GRAPH_BYTES_PER_LAYER = 160 << 10
+# CudaLogprobs: three inputs, the token's own logprob and rank, 20 likeliest ids and their logprobs.
+_LOGPROBS_BYTES_PER_ROW = 4 * (3 + 2 + 2 * 20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ def plan(
     graphs = 0 if config.enforce_eager else len(shapes) * model.num_layers * _GRAPH_BYTES_PER_LAYER
     # Block tables, and the updates of all their entries that a batch may carry.
     workspace += _LIBRARIES + 3 * 4 * config.max_num_seqs * -(-max_model_len // config.block_size)
+    workspace += _LOGPROBS_BYTES_PER_ROW * (config.max_num_seqs + config.max_num_batched_tokens)
     block_bytes = kv_block_bytes(model, config.block_size, kv_dtype.itemsize)
     setting, given = "gpu_memory_utilization", 0
     if config.num_gpu_blocks_override is not None or config.kv_cache_memory_bytes is not None:

@@ -11,7 +11,8 @@ import logging
 import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -25,12 +26,10 @@ from quire.models.activations_cuda import CudaActivations
 from quire.models.checkpoint import load_model_weights
 from quire.models.config import ModelConfig
 from quire.models.llama_cuda import CudaLlama
+from quire.runner.cuda_logprobs import CudaLogprobs
+from quire.runner.sampled import Sampled
 from quire.runner.step_buffers import StepBuffers
 from quire.runner.step_shapes import StepShape, StepShapes
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +52,13 @@ def make_attention(
         device=device,
         split_keys=_INVARIANT_SPLIT_KEYS if config.batch_invariant else 0,
     )
+
+
+class _BatchOut(NamedTuple):
+    copy: int  # of the buffers
+    num_sampled: int
+    has_logprobs: bool
+    num_prompt_rows: int
 
 
 class CudaRunner:
@@ -106,9 +112,13 @@ class CudaRunner:
             torch.zeros(max_num_seqs, dtype=torch.int32, pin_memory=True) for _ in range(self.max_batches_out)
         ]
         self._done = [torch.cuda.Event() for _ in range(self.max_batches_out)]  # type: ignore[no-untyped-call]
-        self._out: deque[tuple[int, int]] = deque()  # (copy of the buffers, num_sampled) of batches out
+        self._out: deque[_BatchOut] = deque()
         self._next_copy = 0
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._make_logprobs = partial(
+            CudaLogprobs, max_num_seqs, config.max_num_batched_tokens, device, self.max_batches_out
+        )
+        self._logprobs: CudaLogprobs | None = None  # made when a request asks for some
         self._shapes = StepShapes(max_num_seqs, config.max_num_batched_tokens)
         self._graphs: dict[StepShape, torch.cuda.CUDAGraph] = {}
         torch.cuda.synchronize(device)  # what was filled on the default stream is there
@@ -128,21 +138,32 @@ class CudaRunner:
         copy = self._next_copy
         with torch.cuda.stream(self._stream):
             self._buffers.upload(copy, batch, shape)
+            if batch.num_block_copies:  # rare, so outside of the graphs
+                copies = self._buffers.arrays(shape).block_copies
+                ops.copy_blocks(self._kv_memory, copies[: 2 * batch.num_block_copies])
             if self._graphs:
                 self._graphs[shape].replay()
             else:
                 self._compute(shape)
             self._sampled_host[copy].copy_(self._sampled, non_blocking=True)
+            if batch.has_logprobs or batch.num_prompt_rows:
+                if self._logprobs is None:
+                    self._logprobs = self._make_logprobs()
+                self._logprobs.launch(copy, batch, self._sampled, self._model, self._activations)
             self._done[copy].record()
-        self._out.append((copy, batch.num_sampled))
+        self._out.append(_BatchOut(copy, batch.num_sampled, batch.has_logprobs, batch.num_prompt_rows))
         self._next_copy = (copy + 1) % self.max_batches_out
 
-    def collect(self) -> NDArray[np.int32]:
-        """Wait for the oldest batch out: int32 ``[num_sampled]``, valid until the next launch."""
-        copy, num_sampled = self._out.popleft()
+    def collect(self) -> Sampled:
+        """Wait for the oldest batch out. What it gave is valid until the next launch."""
+        copy, num_sampled, has_logprobs, num_prompt_rows = self._out.popleft()
         self._done[copy].synchronize()
-        ids: NDArray[np.int32] = self._sampled_host[copy].numpy()[:num_sampled]
-        return ids
+        ids = self._sampled_host[copy].numpy()[:num_sampled]
+        if self._logprobs is None:
+            return Sampled(ids)
+        logprobs = self._logprobs.sampled(copy, num_sampled) if has_logprobs else None
+        prompt_logprobs = self._logprobs.prompt(copy, num_prompt_rows) if num_prompt_rows else None
+        return Sampled(ids, logprobs, prompt_logprobs)
 
     def discard(self) -> None:
         """Nobody will collect what is launched. Returns when none of it runs any more."""

@@ -15,7 +15,8 @@ from quire import _core, ops
 from quire.config import EngineConfig
 from quire.models.checkpoint import load_model_weights
 from quire.models.config import ModelConfig
-from quire.models.llama import Activations, Llama
+from quire.models.llama import Activations, Llama, Rows
+from quire.runner.sampled import PROMPT_PIECE, Logprobs, Sampled
 from quire.runner.threads import ThreadPolicy, num_usable_cores
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ def _allow_read_only_views() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.from_numpy(array)
+
+
+def _arrays(logprobs: tuple[Tensor, ...]) -> Logprobs:
+    token_logprobs, token_ranks, top_ids, top_logprobs = (tensor.numpy() for tensor in logprobs)
+    return token_logprobs, token_ranks, top_ids, top_logprobs
 
 
 class ModelRunner:
@@ -63,14 +69,15 @@ class ModelRunner:
             for _ in range(model.num_layers)
         ]
         self._last_token_ids = np.zeros(config.max_num_seqs, dtype=np.int32)  # by row of the block tables
-        self._launched: deque[NDArray[np.int32]] = deque()
+        self._launched: deque[Sampled] = deque()
+        self._prompt_activations: Activations | None = None  # of prompt logprobs, once they are asked for
 
     def launch(self, batch: _core.Batch) -> None:
         """Compute the batch's tokens, and sample."""
         self._launched.append(self._run(batch))
 
-    def collect(self) -> NDArray[np.int32]:
-        """The new id of each sampled request of the oldest launched batch: int32 ``[num_sampled]``."""
+    def collect(self) -> Sampled:
+        """What the oldest launched batch gave."""
         return self._launched.popleft()
 
     def discard(self) -> None:
@@ -87,9 +94,11 @@ class ModelRunner:
         return token_ids
 
     @torch.inference_mode()
-    def _run(self, batch: _core.Batch) -> NDArray[np.int32]:
+    def _run(self, batch: _core.Batch) -> Sampled:
         view = torch.from_numpy
         num_tokens = batch.num_tokens
+        if batch.num_block_copies:
+            self._copy_blocks(batch)
         info = ops.BatchInfo(
             positions=view(batch.positions),
             slot_mapping=view(batch.slot_mapping),
@@ -104,17 +113,47 @@ class ModelRunner:
         picked = None if is_decode else view(batch.sample_token_idx)
         num_weights = self.model.num_largest_weights
         torch.set_num_threads(self._threads.num_gemm_threads(num_tokens, num_weights, self.num_threads))
+        prompt_logprobs = logprobs = None
         try:
-            logits = self.model.forward(
-                view(self._token_ids(batch)), info, picked, self.caches, self.activations
-            )
+            rows = self.model.attend(view(self._token_ids(batch)), info, self.caches, self.activations)
+            if batch.num_prompt_rows:
+                prompt_logprobs = self._prompt_logprobs(batch, rows)
+            logits = self.model.logits(rows if picked is None else self.activations.select(rows, picked))
         finally:
             torch.set_num_threads(self.num_threads)
         sampled = torch.empty(num_sampled, dtype=torch.int32)
         if num_sampled:
             self._sample(batch, logits, sampled)
+        if batch.has_logprobs:
+            logprobs = _arrays(ops.logprobs(logits, token_ids=sampled, num_logprobs=view(batch.num_logprobs)))
         self._last_token_ids[batch.sample_rows] = sampled.numpy()
-        return sampled.numpy()
+        return Sampled(sampled.numpy(), logprobs, prompt_logprobs)
+
+    def _prompt_logprobs(self, batch: _core.Batch, rows: Rows) -> Logprobs:
+        """Of the batch's prompt rows, a piece at a time: logits of all of them could take gigabytes. `rows`
+        stay as they are."""
+        if self._prompt_activations is None:
+            self._prompt_activations = Activations(
+                self.model.config, self.activations.residual.dtype, PROMPT_PIECE, 0
+            )
+        pieces = []
+        for begin in range(0, batch.num_prompt_rows, PROMPT_PIECE):
+            piece = slice(begin, begin + PROMPT_PIECE)
+            chosen = self._prompt_activations.select(rows, torch.from_numpy(batch.prompt_token_idx[piece]))
+            pieces.append(
+                ops.logprobs(
+                    self.model.logits(chosen),
+                    token_ids=torch.from_numpy(batch.prompt_next_ids[piece]),
+                    num_logprobs=torch.from_numpy(batch.prompt_num_logprobs[piece]),
+                )
+            )
+        return _arrays(tuple(map(torch.cat, zip(*pieces, strict=True))))
+
+    def _copy_blocks(self, batch: _core.Batch) -> None:
+        sources, destinations = torch.from_numpy(batch.block_copies).unbind(1)
+        for cache in self.caches:
+            for blocks in (cache.key_cache, cache.value_cache):
+                blocks[destinations] = blocks[sources]
 
     @staticmethod
     def _sample(batch: _core.Batch, logits: Tensor, out: Tensor) -> None:

@@ -83,6 +83,8 @@ class TrtLlm:
             elif known.field in NAMES.fields:
                 if not (name == "top_p" and value == 0):  # 0 is TensorRT-LLM's "off"
                     given += _field(known.field, name, value)
+                if name == "return_log_probs" and value:  # it also answers cum_log_probs
+                    given += _field("return_cumulative_logprob", name, value)
             elif value not in known.neutral:
                 allowed = " or ".join(describe(list(n) if isinstance(n, tuple) else n) for n in known.neutral)
                 shown = list(value) if isinstance(value, tuple) else value

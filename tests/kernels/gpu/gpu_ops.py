@@ -152,6 +152,18 @@ def gather_rows(indices: Tensor, *tensors: Tensor, outs: list[Tensor] | None = N
     return outs
 
 
+def copy_blocks(kv_memory: Tensor, copies: Tensor) -> None:
+    _cuda.copy_blocks(
+        copies.data_ptr(),
+        copies.size(0) // 2,
+        kv_memory.data_ptr(),
+        kv_memory.size(0) * kv_memory.size(1),
+        kv_memory.size(2),
+        kv_memory.stride(2) * kv_memory.itemsize,
+        _stream(),
+    )
+
+
 def update_block_tables(updates: Tensor, num_updates: Tensor, block_tables: Tensor) -> None:
     _cuda.update_block_tables(
         updates.data_ptr(),

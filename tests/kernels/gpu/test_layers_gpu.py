@@ -184,6 +184,23 @@ def test_update_block_tables(num_updates: int) -> None:
     assert torch.equal(tables.cpu(), expected)
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 40, 16, 1, 8), (5, 2, 40, 16, 8, 128), (3, 2, 40, 64, 3, 96)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_copy_blocks(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Keys and values of every layer, all bytes of a block and no byte more; a source may be copied twice; a
+    block outside the cache is skipped; nothing to copy is fine."""
+    cache = torch.randint(0, 256, (*shape[:-1], shape[-1] * dtype.itemsize), dtype=torch.uint8).cuda()
+    expected = cache.clone()
+    pairs = [(3, 7), (3, 0), (39, 1), (12, 38), (-1, 5), (40, 5), (5, -1), (5, 40)]
+    for source, destination in pairs[:4]:
+        expected[:, :, destination] = cache[:, :, source]
+    # Two more pairs that are not asked for.
+    copies = torch.tensor([*pairs, (3, 20), (3, 21)], dtype=torch.int32, device="cuda").flatten()
+    gpu_ops.copy_blocks(cache.view(dtype), copies[:0])
+    gpu_ops.copy_blocks(cache.view(dtype), copies[: 2 * len(pairs)])
+    assert torch.equal(cache, expected)
+
+
 def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x [num_tokens, num_heads, head_dim] in float32, as Hugging Face's rotate_half."""
     a, b = x.float().chunk(2, -1)

@@ -6,6 +6,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from quire import _core
@@ -48,6 +49,7 @@ class Sequence:
     prompt: list[int]
     sampled: list[int] = field(default_factory=list)  # as the fake model gave them
     released: list[int] = field(default_factory=list)  # as the core let them out
+    index: int = 0
     text: bytes = b""
     finish_reason: str = ""
     num_cached_tokens: int = 0
@@ -60,12 +62,25 @@ class Sequence:
         return self.prompt + self.sampled
 
 
+Key: TypeAlias = "int | tuple[int, int]"
+
+
+def key_of(request_id: int, index: int) -> Key:
+    """Of a sequence in Driver.sequences: that of index 0 goes by its request."""
+    return (request_id, index) if index else request_id
+
+
+def id_and_index(key: Key) -> tuple[int, int]:
+    return key if isinstance(key, tuple) else (key, 0)
+
+
 @dataclass
 class Launch:
     """A batch on its way to the fake model: what a device gets, and what the host had when it left."""
 
     arrays: dict[str, np.ndarray]  # as packed, padding included
-    request_ids: list[int]
+    keys: list[Key]
+    block_copies: list[list[int]]
     block_tables: np.ndarray  # [num_reqs, stride]: the requests' rows
     request_of_sample: list[int]
 
@@ -81,7 +96,7 @@ class FakeModel:
     is far ahead), and keeps for itself a copy of the block tables and the last id sampled for each row.
     """
 
-    def __init__(self, core: _core.EngineCore, sequences: dict[int, Sequence]) -> None:
+    def __init__(self, core: _core.EngineCore, sequences: dict[Key, Sequence]) -> None:
         config = core.config
         self.sequences = sequences
         self.block_size = config.block_size
@@ -101,7 +116,8 @@ class FakeModel:
         self.launched.append(
             Launch(
                 self.packed(batch),
-                batch.request_ids.tolist(),
+                list(map(key_of, batch.request_ids.tolist(), batch.sequence_index.tolist())),
+                batch.block_copies.tolist(),
                 batch.block_tables[rows].copy(),
                 batch.sample_req_idx.tolist(),
             )
@@ -117,6 +133,7 @@ class FakeModel:
         assert (buffer[used:] == 0xCC).all()
         sizes = {"header": 4, "mask_ids": len(batch.mask_ids)}
         sizes["block_table_updates"] = 2 * len(batch.block_table_updates)
+        sizes["block_copies"] = 2 * len(batch.block_copies)
         sizes |= dict.fromkeys(("token_ids", "positions", "slot_mapping"), num_tokens)
         sizes |= {"query_start_loc": num_reqs + 1, "seq_lens": num_reqs, "block_table_rows": num_reqs}
         sizes |= {"mask_offsets": num_sampled + 1}
@@ -135,15 +152,22 @@ class FakeModel:
         assert len(updates) == num_updates == len(set(updates[:, 0].tolist()))
         self.block_tables.reshape(-1)[updates[:, 0]] = updates[:, 1]
 
+        copies = arrays["block_copies"].reshape(-1, 2).tolist()
+        assert copies == launch.block_copies
+        assert not {source for source, _ in copies} & {destination for _, destination in copies}
+        blocks = self.cache.reshape(-1, self.block_size)
+        for source, destination in copies:
+            blocks[destination] = blocks[source]
         slot_mapping = arrays["slot_mapping"][:num_tokens]
+        written = slot_mapping >= 0
         token_ids = arrays["token_ids"][:num_tokens]
         token_ids = np.where(token_ids < 0, self.last_token_ids[np.maximum(~token_ids, 0)], token_ids)
-        assert len(set(slot_mapping.tolist())) == num_tokens, "two tokens share a slot"
-        self.cache[slot_mapping] = token_ids
+        assert len(set(slot_mapping[written].tolist())) == written.sum(), "two tokens share a slot"
+        self.cache[slot_mapping[written]] = token_ids[written]
         starts = arrays["query_start_loc"]
         ends: list[int] = []
-        for i, request_id in enumerate(launch.request_ids):
-            tokens = self.sequences[request_id].tokens
+        for i, key in enumerate(launch.keys):
+            tokens = self.sequences[key].tokens
             begin, end = starts[i : i + 2]
             seq_len = int(arrays["seq_lens"][i])
             first = seq_len - int(end - begin)
@@ -153,7 +177,10 @@ class FakeModel:
             num_blocks = -(-seq_len // self.block_size)
             assert row[:num_blocks].tolist() == launch.block_tables[i, :num_blocks].tolist()
             slots = row[positions // self.block_size] * self.block_size + positions % self.block_size
-            assert slots[first:].tolist() == slot_mapping[begin:end].tolist()
+            if slot_mapping[begin] < 0:  # its KV is its sibling's
+                assert (end - begin, seq_len) == (1, len(self.sequences[key].prompt))
+            else:
+                assert slots[first:].tolist() == slot_mapping[begin:end].tolist()
             assert self.cache[slots].tolist() == tokens[:seq_len]
             if seq_len == len(tokens):
                 ends.append(i)
@@ -164,10 +191,10 @@ class FakeModel:
         assert rows[:num_sampled].tolist() == arrays["block_table_rows"][ends].tolist()
         sampled = np.zeros(len(rows), dtype=np.int32)
         for j, i in enumerate(ends):
-            sequence = self.sequences[launch.request_ids[i]]
+            sequence = self.sequences[launch.keys[i]]
             assert arrays["output_idx"][j] == len(sequence.sampled)
             masked = arrays["mask_ids"][slice(*arrays["mask_offsets"][j : j + 2])]
-            sampled[j] = self.next_token(sequence.tokens, set(masked.tolist()))
+            sampled[j] = self.next_token(sequence.tokens, set(masked.tolist()), sequence.index)
             sequence.sampled.append(int(sampled[j]))
         self.last_token_ids[rows] = sampled
         return sampled[:num_sampled]
@@ -198,16 +225,17 @@ class FakeModel:
         nothing any more but its cache."""
         if not has_run:
             self.launched.clear()
-        lengths = {request_id: len(sequence.sampled) for request_id, sequence in self.sequences.items()}
+        lengths = {key: len(sequence.sampled) for key, sequence in self.sequences.items()}
         while self.launched:
             self.collect()
-        for request_id, sequence in self.sequences.items():
-            del sequence.sampled[lengths[request_id] :]
+        for key, sequence in self.sequences.items():
+            del sequence.sampled[lengths[key] :]
         self.block_tables.fill(POISON)
         self.last_token_ids.fill(POISON)
 
-    def next_token(self, tokens: list[int], masked: Iterable[int] = ()) -> int:
-        token = zlib.crc32(np.asarray(tokens, dtype=np.int32).tobytes()) % self.vocab_size
+    def next_token(self, tokens: list[int], masked: Iterable[int] = (), index: int = 0) -> int:
+        """index: of the sequence; stands for the seed."""
+        token = zlib.crc32(np.asarray(tokens, dtype=np.int32).tobytes(), index) % self.vocab_size
         while token in masked:
             token = (token + 1) % self.vocab_size
         return token
@@ -218,7 +246,7 @@ class Driver:
 
     def __init__(self, core: _core.EngineCore) -> None:
         self.core = core
-        self.sequences: dict[int, Sequence] = {}
+        self.sequences: dict[Key, Sequence] = {}
         self.model = FakeModel(core, self.sequences)
         self.params: dict[int, _core.SamplingParams] = {}
 
@@ -227,7 +255,8 @@ class Driver:
         more = {name: fields.pop(name) for name in REQUEST_FIELDS if name in fields}
         self.params[request_id] = _core.SamplingParams(**fields)
         self.core.add_request(request_id, prompt, self.params[request_id], **more)
-        self.sequences[request_id] = Sequence(prompt)
+        for index in range(self.params[request_id].n):
+            self.sequences[key_of(request_id, index)] = Sequence(prompt, index=index)
 
     def step(self, cancel: Iterable[int] = ()) -> _core.Batch:
         """Launches what may be out and ends the oldest batch; `cancel` happens before it ends. Returns the
@@ -265,7 +294,7 @@ class Driver:
 
     def take(self, outputs: _core.StepOutputs) -> None:
         for release in outputs.releases:
-            sequence = self.sequences[release.request_id]
+            sequence = self.sequences[key_of(release.request_id, release.index)]
             assert sequence.finish_reason == "", "a release after the end"
             sequence.released += release.token_ids
             sequence.text += self.core.token_table.decode(
@@ -281,7 +310,7 @@ class Driver:
             sequence.error = release.error
             sequence.receipt = release.receipt
 
-    def run(self, max_steps: int = 10_000) -> dict[int, Sequence]:
+    def run(self, max_steps: int = 10_000) -> dict[Key, Sequence]:
         """Steps until nothing is left; every block is free then."""
         while self.core.num_batches_out():
             self.collect()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from core_helpers import Driver, Sequence, make_core
+from core_helpers import Driver, Key, Sequence, id_and_index, make_core
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quire import _core
@@ -131,11 +131,11 @@ def test_random_life(data: st.DataObject) -> None:
         max_batches_out=2,
     )
     driver = Driver(core)
-    cancelled: set[int] = set()
+    cancelled: set[Key] = set()
     # Each thing that happens is drawn from a list in which what keeps the engine going is most frequent.
     events = ["launch", "launch", "launch", "collect", "collect", "add", "cancel", "fail"]
     for event in data.draw(st.lists(st.sampled_from(events), max_size=60), "events"):
-        live = [i for i, sequence in driver.sequences.items() if not sequence.finish_reason]
+        live = [key for key, sequence in driver.sequences.items() if not sequence.finish_reason]
         if event == "launch" and core.num_batches_out() < 2:
             driver.launch()
         elif event == "collect":
@@ -144,24 +144,25 @@ def test_random_life(data: st.DataObject) -> None:
             stem = list(range(100, 100 + data.draw(st.integers(0, 30), "stem")))
             tail = data.draw(st.lists(st.integers(16, 255), min_size=1, max_size=20), "tail")
             max_tokens = data.draw(st.integers(0, 30), "max_tokens")
-            driver.add(len(driver.sequences), stem + tail, max_tokens=max_tokens)
+            n = data.draw(st.sampled_from([1, 1, 1, 2, 3, 8]), "n")
+            driver.add(len(driver.params), stem + tail, max_tokens=max_tokens, n=n)
         elif event == "cancel" and live:
-            request_id = data.draw(st.sampled_from(live), "cancel")
-            cancelled.add(request_id)
+            request_id, _ = id_and_index(data.draw(st.sampled_from(live), "cancel"))
+            cancelled |= {key for key in live if id_and_index(key)[0] == request_id}
             core.cancel(request_id)
             core.check_integrity()
         elif event == "fail":
             driver.forget(data.draw(st.booleans(), "has_run"))
     driver.run()
-    for request_id, sequence in driver.sequences.items():
-        assert (request_id in cancelled) == (sequence.finish_reason == "cancelled")
+    for key, sequence in driver.sequences.items():
+        assert (key in cancelled) == (sequence.finish_reason == "cancelled")
         expected: list[int] = []
         while len(expected) < len(sequence.released):
-            expected.append(driver.model.next_token(sequence.prompt + expected))
+            expected.append(driver.model.next_token(sequence.prompt + expected, index=sequence.index))
         assert expected == sequence.released
-        if request_id not in cancelled:
+        if key not in cancelled:
             wanted = 60 - len(sequence.prompt)
-            wanted = min(driver.params[request_id].max_tokens or wanted, wanted)
+            wanted = min(driver.params[id_and_index(key)[0]].max_tokens or wanted, wanted)
             assert len(expected) == wanted or expected[-1] < 16
             assert all(token >= 16 for token in expected[:-1])
 

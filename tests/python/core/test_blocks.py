@@ -127,6 +127,30 @@ class ManagerMachine(RuleBasedStateMachine):
         self.rows[row] = list(tokens)
         self.computed[row] = num_cached * self.BLOCK_SIZE
 
+    @precondition(lambda self: 0 < len(self.rows) < self.num_rows)
+    @rule(data=st.data(), spare=st.integers(0, 2))
+    def fork(self, data: st.DataObject, spare: int) -> None:
+        source = data.draw(st.sampled_from(sorted(self.rows)))
+        num_tokens = data.draw(st.integers(0, self.computed[source]))
+        free_before = self.manager.pool.num_free
+        num_shared, rest = divmod(num_tokens, self.BLOCK_SIZE)
+        forked = self.manager.fork(source, num_tokens, spare)
+        if (rest > 0) + spare > free_before:
+            assert forked is None
+            assert self.manager.pool.num_free == free_before
+            return
+        assert forked is not None
+        row, source_block, own_block = forked
+        assert row not in self.rows
+        theirs, blocks = self.manager.blocks(source), self.manager.blocks(row)
+        assert blocks[:num_shared] == theirs[:num_shared]
+        assert blocks[num_shared:] == ([own_block] if rest else [])
+        assert (source_block, own_block) == ((theirs[num_shared], blocks[num_shared]) if rest else (-1, -1))
+        assert own_block not in theirs
+        assert self.manager.pool.num_free == free_before - (rest > 0)
+        self.rows[row] = self.rows[source][:num_tokens]
+        self.computed[row] = num_tokens
+
     @precondition(lambda self: self.rows)
     @rule(data=st.data(), more=st.lists(st.integers(0, 1), min_size=1, max_size=4))
     def extend(self, data: st.DataObject, more: list[int]) -> None:

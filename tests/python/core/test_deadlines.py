@@ -118,7 +118,7 @@ def test_it_is_noticed_before_a_step_starts(clock: Clock) -> None:
 def test_held_text_leaves_with_the_end(clock: Clock) -> None:
     """What might have become a stop string is text after all."""
     driver = make_driver(clock)
-    driver.model.next_token = lambda tokens, masked=(): ord("a")  # type: ignore[method-assign]
+    driver.model.next_token = lambda *_: ord("a")  # type: ignore[method-assign]
     driver.add(1, [1], max_tokens=50, stop=["aaaaaaaab"], deadline_ns=clock.in_ms(10))
     for _ in range(3):
         driver.step()

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +17,20 @@ import wire_client as wire
 from quire import _core
 from quire.engine.loop import serve
 from quire.errors import EngineError
+from quire.runner.sampled import Logprobs, Sampled
 from quire.sampling_params import SamplingParams
 from wire_client import Client
 
 VOCAB_SIZE = 256
 EOS = 0
+
+
+def logprob_rows(ids: np.ndarray) -> Logprobs:
+    """Of each token its id in 256ths, at rank 2 behind token 99."""
+    own = (-ids / 256).astype(np.float32)
+    top_ids, top = np.full((len(ids), 20), -1, np.int32), np.full((len(ids), 20), -np.inf, np.float32)
+    top_ids[:, 0], top[:, 0] = 99, -0.5
+    return own, np.full(len(ids), 2, np.int32), top_ids, top
 
 
 @dataclass
@@ -30,14 +40,16 @@ class CountingRunner:
     max_batches_out: int = 1
     may_run: threading.Event = field(default_factory=threading.Event)
     num_steps: int = 0
-    launched: deque[np.ndarray] = field(default_factory=deque)
+    launched: deque[Sampled] = field(default_factory=deque)
 
     def launch(self, batch: _core.Batch) -> None:
         assert self.may_run.wait(60)
         self.num_steps += 1
-        self.launched.append((batch.output_idx + 1).astype(np.int32))
+        ids = (batch.output_idx + 1).astype(np.int32)
+        prompt_logprobs = logprob_rows(batch.prompt_next_ids) if batch.num_prompt_rows else None
+        self.launched.append(Sampled(ids, logprob_rows(ids) if batch.has_logprobs else None, prompt_logprobs))
 
-    def collect(self) -> np.ndarray:
+    def collect(self) -> Sampled:
         return self.launched.popleft()
 
     def discard(self) -> None:
@@ -138,6 +150,35 @@ def test_add(engine: Engine) -> None:
     assert (stats["num_running"], stats["num_waiting"]) == (0, 0)
     assert stats["num_free_blocks"] == stats["num_blocks"] == 64
     assert (stats["num_prompt_tokens"], stats["num_generation_tokens"]) == (20, 6)
+
+
+def test_logprobs_beside_the_ids(engine: Engine) -> None:
+    """Of each release its own; the prompt's with the first. Others have none."""
+    engine.start().client.add(1, [5, 6, 7], max_tokens=3, logprobs=2, prompt_logprobs=0)
+    engine.client.add(2, [5, 6, 7], max_tokens=3)
+    engine.client.finish(1, 2)
+    releases = [release for step in engine.client.steps for release in step.releases]
+    mine = [release for release in releases if release.request_id == 1]
+    assert [token for release in mine for token in release.ids] == [1, 2, 3]
+    assert [place for release in mine for place in release.logprobs or []] == [
+        [(token, -token / 256, 2), (99, -0.5, 1), (-1, float("-inf"), 2)] for token in (1, 2, 3)
+    ]
+    assert mine[-1].cumulative_logprob == -6 / 256
+    assert mine[0].prompt_logprobs == [[(6, -6 / 256, 2)], [(7, -7 / 256, 2)]]
+    assert all(release.prompt_logprobs is None for release in mine[1:])
+    assert all(release.logprobs is None for release in releases if release.request_id == 2)
+
+
+@pytest.mark.parametrize(
+    ("params", "stop_reason"),
+    [({"stop_token_ids": [3]}, 3), ({"stop": ["CD"]}, "CD"), ({"max_tokens": 2}, None)],
+)
+def test_stop_reason(engine: Engine, params: dict[str, Any], stop_reason: str | int | None) -> None:
+    """The stop token's id, or the stop string: here token i is letter i of the alphabet."""
+    engine.start().client.add(1, [5], **{"max_tokens": 9} | params)
+    engine.client.finish(1)
+    releases = [release for step in engine.client.steps for release in step.releases]
+    assert [release.stop_reason for release in releases][-1] == stop_reason
 
 
 def test_many_at_once(engine: Engine) -> None:

@@ -29,6 +29,7 @@ STATS = (
 @dataclass
 class Release:
     request_id: int
+    index: int
     ids: list[int]
     num_text_ids: int
     trim: int
@@ -39,6 +40,10 @@ class Release:
     num_cached_tokens: int
     receipt: bytes | None
     error: str
+    stop_reason: str | int | None = None
+    logprobs: list[list[tuple[int, float, int]]] | None = None  # of each id; None: not asked for
+    prompt_logprobs: list[list[tuple[int, float, int]]] | None = None
+    cumulative_logprob: float = 0.0
 
 
 @dataclass
@@ -189,6 +194,7 @@ def decode_step(payload: bytes) -> Step:
     for _ in range(reader.unpack("I")[0]):
         (
             request_id,
+            index,
             begin,
             num_ids,
             num_text_ids,
@@ -199,10 +205,11 @@ def decode_step(payload: bytes) -> Step:
             prompt,
             cached,
             receipt,
-        ) = reader.unpack("QIIIiBIBIIi")
+        ) = reader.unpack("QIIIIiBIBIIi")
         releases.append(
             Release(
                 request_id,
+                index,
                 token_ids[begin : begin + num_ids],
                 num_text_ids,
                 trim,
@@ -215,8 +222,24 @@ def decode_step(payload: bytes) -> Step:
                 reader.string(),
             )
         )
+        if releases[-1].finish_reason == "stop":
+            (token_id,) = reader.unpack("i")
+            releases[-1].stop_reason = reader.string() or (token_id if token_id >= 0 else None)
+    runs = [reader.unpack("IIIIId") for _ in range(reader.unpack("I")[0])]
+    entries = [reader.unpack("ifi") for _ in range(reader.unpack("I")[0])]
+    for release_idx, begin, num_per_id, num_prompt_places, num_per_prompt_place, cumulative in runs:
+        release = releases[int(release_idx)]
+        release.cumulative_logprob = cumulative
+        end = begin + len(release.ids) * num_per_id
+        release.logprobs = _places(entries[int(begin) : int(end)], int(num_per_id))
+        last = end + num_prompt_places * num_per_prompt_place
+        release.prompt_logprobs = _places(entries[int(end) : int(last)], int(num_per_prompt_place))
     assert reader.at_end
     return Step(stats, releases)
+
+
+def _places(entries: list[tuple[int, ...]], size: int) -> list[list[tuple[int, float, int]]] | None:
+    return [entries[i : i + size] for i in range(0, len(entries), size)] if size else None
 
 
 def decode_ready(payload: bytes) -> dict[str, object]:

@@ -104,6 +104,7 @@ def test_options() -> None:
     assert options.return_num_input_tokens
     assert options.return_finish_reason
     assert options.return_logprobs
+    assert options.return_cumulative_logprob
     assert not options.return_num_output_tokens
 
 

@@ -21,6 +21,7 @@ from quire.triton.installation import find_backend_library
 
 ROOT = Path(__file__).resolve().parents[3]
 SCALARS = {
+    "n": "TYPE_INT32",
     "max_tokens": "TYPE_INT32",
     "stream": "TYPE_BOOL",
     "acknowledge": "TYPE_BOOL",
@@ -38,6 +39,7 @@ OUTPUTS = {
     "finish_reason": "TYPE_STRING",
     "num_input_tokens": "TYPE_UINT32",
     "num_output_tokens": "TYPE_UINT32",
+    "index": "TYPE_UINT32",
     "receipt": "TYPE_STRING",
 }
 
@@ -59,9 +61,8 @@ def ensemble_config() -> str:
     """generation -> detokenizer, with the tokenizer's part left to the client."""
 
     def tensor(name: str, data_type: str, more: str = "") -> str:
-        return (
-            f'{{ name: "{name}" data_type: {data_type} dims: [ {-1 if name == "input_ids" else 1} ] {more} }}'
-        )
+        has_many = name == "input_ids" or (name in OUTPUTS and name != "num_input_tokens")
+        return f'{{ name: "{name}" data_type: {data_type} dims: [ {-1 if has_many else 1} ] {more} }}'
 
     def mapping(kind: str, names: list[str]) -> str:
         return " ".join(f'{kind} {{ key: "{name}" value: "{name}" }}' for name in names)

@@ -86,7 +86,7 @@ def test_wrong_dtype_or_shape(server: Server, name: str, value: np.ndarray[Any, 
             "chunk, output_ids: got 2 of them; allowed: exactly one of them",
         ),
         ({"chunk": [1, 2, 3]}, "chunk: got 3 bytes"),
-        ({"chunk": [0] * 56}, "chunk: got version 0"),
+        ({"chunk": [0] * 200}, "chunk: got version 0"),
         ({"output_ids": [1, 1000]}, "output_ids: got id 1000; allowed: ids 0 to 999"),
     ],
 )

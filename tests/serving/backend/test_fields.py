@@ -48,7 +48,7 @@ DEFAULTS = {
     "tokenize_ns": 0,
     "deadline_ns": 0,
 }
-first_ids = itertools.count(10)
+first_ids = itertools.count(200)
 
 
 def ask(server: Server, tensors: dict[str, np.ndarray[Any, Any]]) -> str:
@@ -108,8 +108,9 @@ def test_every_field_reaches_the_engine(server: Server, name: str) -> None:
 def test_what_a_request_leaves_out(server: Server) -> None:
     """Defaults, and the time at which generation got it."""
     before = time.monotonic_ns()
-    server.generate("generation", input_ids=[9], max_tokens=1)
-    (event,) = server.repository.events("add", prompt=[9])
+    first_id = next(first_ids)
+    server.generate("generation", input_ids=[first_id], max_tokens=1)
+    (event,) = server.repository.events("add", prompt=[first_id])
     assert {k: event[k] for k in DEFAULTS} == DEFAULTS
     assert before < event["arrival_ns"] < time.monotonic_ns()
 

@@ -1,0 +1,25 @@
+"""What a runner gives for a batch: ids, and logprobs where requests ask for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Of rows of logits, as `quire.ops.logprobs` gives them: token_logprobs [num_rows], token_ranks [num_rows],
+# top_ids [num_rows, 20], top_logprobs [num_rows, 20].
+Logprobs: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]"
+
+# Rows of prompts that go through the vocabulary's projection at once: logits of a whole prompt could take
+# gigabytes.
+PROMPT_PIECE = 256
+
+
+class Sampled(NamedTuple):
+    """The arguments of `EngineCore.update`."""
+
+    ids: NDArray[np.int32]  # [num_sampled]
+    logprobs: Logprobs | None = None  # [num_sampled], when batch.has_logprobs
+    prompt_logprobs: Logprobs | None = None  # [num_prompt_rows], when there are any
