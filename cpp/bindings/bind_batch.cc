@@ -33,6 +33,54 @@ void bind_view(py::class_<Batch>& batch, const char* name, std::vector<T> Batch:
       doc);
 }
 
+// Adds a property that views a whole array of BatchEdits.
+template <typename T>
+void bind_edits_view(py::class_<BatchEdits>& edits, const char* name, std::vector<T> BatchEdits::* field,
+                     const char* doc) {
+  edits.def_property_readonly(
+      name,
+      [field](const py::object& self) {
+        const auto& value = self.cast<const BatchEdits&>().*field;
+        return view(value.data(), {static_cast<py::ssize_t>(value.size())}, self);
+      },
+      doc);
+}
+
+void bind_batch_edits(py::module_& m) {
+  py::class_<BatchEdits> edits(
+      m, "BatchEdits", "What requests of a batch change about their logits: views, as those of Batch.");
+  bind_edits_view(edits, "min_p", &BatchEdits::min_p, "[num_sampled] float32; 0: off");
+  bind_edits_view(edits, "repetition_penalty", &BatchEdits::repetition_penalty, "[num_sampled] float32");
+  bind_edits_view(edits, "presence_penalty", &BatchEdits::presence_penalty, "[num_sampled] float32");
+  bind_edits_view(edits, "frequency_penalty", &BatchEdits::frequency_penalty, "[num_sampled] float32");
+  bind_edits_view(edits, "allowed_rows", &BatchEdits::allowed_rows,
+                  "[num_sampled] int32: rows of allowed_masks; -1: all tokens are allowed");
+  bind_edits_view(edits, "bias_offsets", &BatchEdits::bias_offsets, "[num_sampled + 1] int32");
+  bind_edits_view(edits, "bias_ids", &BatchEdits::bias_ids, "[num_biases] int32; ascending in each row");
+  bind_edits_view(edits, "biases", &BatchEdits::biases, "[num_biases] float32; -inf: not to be sampled");
+  bind_edits_view(edits, "counted_rows", &BatchEdits::counted_rows,
+                  "[num_counted] int32: rows of token_counts to be written first");
+  bind_edits_view(edits, "counted_offsets", &BatchEdits::counted_offsets, "[num_counted + 1] int32");
+  bind_edits_view(edits, "counted_prompt_lens", &BatchEdits::counted_prompt_lens, "[num_counted] int32");
+  bind_edits_view(edits, "counted_token_ids", &BatchEdits::counted_token_ids, "[counted_offsets[-1]] int32");
+  bind_edits_view(edits, "masked_rows", &BatchEdits::masked_rows,
+                  "[num_masked] int32: rows of allowed_masks to be written first");
+  bind_edits_view(edits, "masks", &BatchEdits::masks, "[num_masked * num_mask_words] uint32");
+  edits
+      .def_property_readonly("num_bytes", [](const BatchEdits& self) { return edits_layout(self).num_bytes; })
+      .def(
+          "pack",
+          [](const BatchEdits& self, uintptr_t address) {
+            pack(self, reinterpret_cast<void*>(address));
+            const EditsLayout layout = edits_layout(self);
+            py::dict offsets;
+            for (int i = 0; i < kNumEditArrays; ++i) offsets[kEditArrayNames[i]] = layout.offsets[i];
+            return offsets;
+          },
+          py::arg("address"),
+          "Write all arrays to num_bytes bytes of memory; where each of them lies, in bytes.");
+}
+
 void bind_batch_class(py::module_& m) {
   py::class_<Batch> batch(
       m, "Batch",
@@ -117,6 +165,10 @@ void bind_batch_class(py::module_& m) {
   bind_view(
       batch, "mask_ids", &Batch::mask_ids, [](const Batch& b) { return b.mask_offsets[b.num_sampled]; },
       "[mask_offsets[num_sampled]] int32: ids that may not be sampled");
+  batch.def_property_readonly(
+      "edits", [](const Batch& self) { return self.edits.is_empty ? nullptr : &self.edits; },
+      py::return_value_policy::reference_internal,
+      "of requests with penalties, biases and the like; None when there are none");
   bind_view(batch, "num_logprobs", &Batch::num_logprobs, num_sampled,
             "[num_sampled] int32: logprobs of the id and of so many likeliest ones; 0: none");
   const auto num_prompt_rows = [](const Batch& b) { return b.num_prompt_rows; };
@@ -153,6 +205,7 @@ void bind_batch_layout(py::module_& m) {
 
 void bind_batch(py::module_& m) {
   bind_batch_layout(m);
+  bind_batch_edits(m);
   bind_batch_class(m);
 }
 

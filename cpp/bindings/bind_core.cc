@@ -190,6 +190,7 @@ void bind_token_table(py::module_& m) {
 struct ReleaseCopy {
   Release release;
   std::vector<int32_t> token_ids;
+  std::string stop_string;
   ReleaseLogprobs logprobs_run;
   std::vector<Logprob> logprobs;  // [num_ids, num_per_id]
   std::vector<Logprob> prompt_logprobs;
@@ -198,7 +199,13 @@ struct ReleaseCopy {
 
 ReleaseCopy copy_release(const StepOutputs& outputs, const Release& release) {
   const auto begin = outputs.token_ids.begin() + release.ids_begin;
-  ReleaseCopy copy{release, std::vector<int32_t>(begin, begin + release.num_ids), {}, {}, {}, {}};
+  ReleaseCopy copy{.release = release,
+                   .token_ids = {begin, begin + release.num_ids},
+                   .stop_string = std::string(outputs.stop_string(release)),
+                   .logprobs_run = {},
+                   .logprobs = {},
+                   .prompt_logprobs = {},
+                   .receipt = {}};
   if (release.receipt_idx >= 0) copy.receipt = outputs.receipts[static_cast<size_t>(release.receipt_idx)];
   if (release.logprobs_idx < 0) return copy;
   copy.logprobs_run = outputs.logprobs[static_cast<size_t>(release.logprobs_idx)];
@@ -261,11 +268,14 @@ void bind_outputs(py::module_& m) {
       .def_property_readonly(
           "stop_reason",
           [](const ReleaseCopy& self) -> py::object {
-            if (!self.release.stop_string.empty()) return py::str(self.release.stop_string);
+            if (!self.stop_string.empty()) return py::str(self.stop_string);
             return self.release.stop_token_id < 0 ? py::none()
                                                   : py::object(py::int_(self.release.stop_token_id));
           },
           "The stop string or the stop token's id; None: another end, or none.")
+      .def_property_readonly(
+          "has_logprobs", [](const ReleaseCopy& self) { return self.release.logprobs_idx >= 0; },
+          "Whether the request asked for any.")
       .def_property_readonly(
           "logprobs",
           [](const ReleaseCopy& self) { return to_places(self.logprobs, self.logprobs_run.num_per_id); },

@@ -122,7 +122,9 @@ void embedding(int dtype, int32_t num_tokens, int32_t vocab_size, int32_t hidden
 void sample(int dtype, int32_t num_rows, int32_t vocab_size, Address logits, int64_t stride_logits,
             Address temperature, Address top_k, Address top_p, Address seed, Address output_idx,
             Address mask_offsets, Address mask_ids, Address out, Address min_p, Address repetition_penalty,
-            Address presence_penalty, Address frequency_penalty, Address token_counts, Address sample_rows) {
+            Address presence_penalty, Address frequency_penalty, Address token_counts, Address sample_rows,
+            Address allowed_rows, Address allowed_masks, Address bias_offsets, Address bias_ids,
+            Address biases) {
   cpu::SampleParams p;
   p.dtype = static_cast<cpu::DType>(dtype);
   p.num_rows = num_rows;
@@ -143,6 +145,11 @@ void sample(int dtype, int32_t num_rows, int32_t vocab_size, Address logits, int
   p.frequency_penalty = at<float>(frequency_penalty);
   p.token_counts = at<uint16_t>(token_counts);
   p.sample_rows = at<int32_t>(sample_rows);
+  p.allowed_rows = at<int32_t>(allowed_rows);
+  p.allowed_masks = at<uint32_t>(allowed_masks);
+  p.bias_offsets = at<int32_t>(bias_offsets);
+  p.bias_ids = at<int32_t>(bias_ids);
+  p.biases = at<float>(biases);
   cpu::sample(p);
 }
 

@@ -11,7 +11,8 @@ void sample(int dtype, int32_t num_rows, int32_t vocab_size, Address logits, int
             Address temperature, Address top_k, Address top_p, Address seed, Address output_idx,
             Address mask_offsets, Address mask_ids, Address out, Address stream, Address sample_rows,
             Address last_token_ids, Address min_p, Address repetition_penalty, Address presence_penalty,
-            Address frequency_penalty, Address token_counts) {
+            Address frequency_penalty, Address token_counts, Address allowed_rows, Address allowed_masks,
+            Address bias_offsets, Address bias_ids, Address biases) {
   cuda::SampleParams p;
   p.dtype = static_cast<cuda::DType>(dtype);
   p.num_rows = num_rows;
@@ -33,6 +34,11 @@ void sample(int dtype, int32_t num_rows, int32_t vocab_size, Address logits, int
   p.presence_penalty = at<float>(presence_penalty);
   p.frequency_penalty = at<float>(frequency_penalty);
   p.token_counts = at<uint16_t>(token_counts);
+  p.allowed_rows = at<int32_t>(allowed_rows);
+  p.allowed_masks = at<uint32_t>(allowed_masks);
+  p.bias_offsets = at<int32_t>(bias_offsets);
+  p.bias_ids = at<int32_t>(bias_ids);
+  p.biases = at<float>(biases);
   cuda::launch_sample(p, stream_at(stream));
 }
 
@@ -76,7 +82,8 @@ void bind_sample(py::module_& m) {
         arg("mask_offsets"), arg("mask_ids"), arg("out"), arg("stream"), arg("sample_rows") = Address{0},
         arg("last_token_ids") = Address{0}, arg("min_p") = Address{0}, arg("repetition_penalty") = Address{0},
         arg("presence_penalty") = Address{0}, arg("frequency_penalty") = Address{0},
-        arg("token_counts") = Address{0});
+        arg("token_counts") = Address{0}, arg("allowed_rows") = Address{0}, arg("allowed_masks") = Address{0},
+        arg("bias_offsets") = Address{0}, arg("bias_ids") = Address{0}, arg("biases") = Address{0});
   m.def("token_counts", &token_counts, Release());
   m.def("logprobs", &logprobs, Release());
 }

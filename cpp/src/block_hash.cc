@@ -1,6 +1,8 @@
 #include "quire/block_hash.h"
 
 #include <bit>
+#include <cstring>
+#include <vector>
 
 namespace quire {
 namespace {
@@ -31,6 +33,15 @@ BlockHash root_hash(uint64_t salt) {
   mix(hash, salt);
   mix(hash, ~salt);
   return hash;
+}
+
+BlockHash salted_root(const BlockHash& root, std::string_view cache_salt) {
+  // -1 is no token id: no block of tokens has the hash of a salt.
+  std::vector<int32_t> words(2 + (cache_salt.size() + 3) / 4);
+  words[0] = -1;
+  words[1] = static_cast<int32_t>(cache_salt.size());
+  if (!cache_salt.empty()) std::memcpy(words.data() + 2, cache_salt.data(), cache_salt.size());
+  return hash_block(root, words);
 }
 
 BlockHash hash_block(const BlockHash& parent, std::span<const int32_t> token_ids) {

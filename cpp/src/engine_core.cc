@@ -247,7 +247,7 @@ void EngineCore::add_request(NewRequest request) {
   const uint64_t seed = params.has_seed ? static_cast<uint64_t>(params.seed) : impl_->seeds.next();
   Sequences sequences;
   for (uint32_t i = 0; i < static_cast<uint32_t>(params.n); ++i) {
-    sequences.push_back(make_live_request(request, impl_->config, impl_->table, max_total_tokens, seed, i));
+    sequences.push_back(make_sequence(request, impl_->config, impl_->table, max_total_tokens, seed, i));
     if (sequences.back()->cold.arrival_ns == 0) sequences.back()->cold.arrival_ns = now_ns;
   }
   const Sequences& live = impl_->requests.emplace(request.request_id, std::move(sequences)).first->second;
@@ -326,7 +326,7 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const St
     if (is_sampled && id == kNoToken) {
       // Not complete(): what this step computed must not be found by other requests.
       impl.end(*request, FinishReason::kError, impl.outputs);
-      impl.outputs.releases.back().error = "the model's logits are not finite; no token can be sampled";
+      impl.outputs.releases.back().error = no_token_error(request->edits.get());
       scheduler.finish(*request);
       impl.finished.push_back(request);
       continue;

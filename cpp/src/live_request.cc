@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <span>
+#include <string>
+#include <utility>
 
 namespace quire {
 namespace {
@@ -22,7 +24,72 @@ void append_logprobs(const LiveRequest& request, Release& release, StepOutputs& 
   of_release.cumulative_logprob = logprobs.cumulative_logprob();
 }
 
+// Whether nothing in the prompt takes part in the text.
+bool is_first(const NewRequest& request, const TokenTable& table) {
+  return std::none_of(request.prompt_ids.begin(), request.prompt_ids.end(), [&](int32_t id) {
+    return table.contributes(id, request.params.skip_special_tokens) && table.ends_start(id);
+  });
+}
+
 }  // namespace
+
+std::unique_ptr<LiveRequest> make_sequence(const NewRequest& request, const EngineConfig& config,
+                                           const TokenTable& table, int32_t max_total_tokens, uint64_t seed,
+                                           uint32_t index) {
+  const SamplingParams& params = request.params;
+  auto live = std::make_unique<LiveRequest>(
+      OutputGate(table, params, is_first(request, table),
+                 table.open_text(request.prompt_ids, params.skip_special_tokens)));
+  live->request_id = request.request_id;
+  live->index = index;
+  live->num_prompt_tokens = static_cast<int32_t>(request.prompt_ids.size());
+  live->max_total_tokens = max_total_tokens;
+  live->token_ids.reserve(static_cast<size_t>(max_total_tokens));
+  live->token_ids = request.prompt_ids;
+  live->temperature = params.temperature;
+  live->top_p = params.top_p;
+  live->top_k = std::max(params.top_k, 0);
+  live->min_tokens = params.min_tokens;
+  live->seed = sequence_seed(seed, index);
+  live->edits = make_logit_edits(params);
+  live->waits_for_ids = live->edits && !live->edits->bad_words.empty();
+  live->include_stop = params.include_stop_str_in_output;
+  live->priority = request.priority;
+  live->cold.arrival_ns = request.arrival_ns;
+  live->cold.tokenize_ns = request.tokenize_ns;
+  live->cold.deadline_ns = request.deadline_ns;
+  live->return_receipt = request.return_receipt;
+  live->cache_salt = params.cache_salt;
+
+  const auto sort_unique = [](std::vector<int32_t>& ids) {
+    std::sort(ids.begin(), ids.end());
+    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  };
+  const std::vector<int32_t>& eos = config.eos_token_ids;
+  live->end_ids = params.stop_token_ids;
+  if (!params.ignore_eos) live->end_ids.insert(live->end_ids.end(), eos.begin(), eos.end());
+  sort_unique(live->end_ids);
+  for (int32_t id : params.stop_token_ids) {
+    const bool is_eos = !params.ignore_eos && std::find(eos.begin(), eos.end(), id) != eos.end();
+    if (!is_eos) live->stop_token_ids.push_back(id);
+  }
+  sort_unique(live->stop_token_ids);
+  if (params.min_tokens > 0) {
+    live->mask_ids = params.stop_token_ids;
+    live->mask_ids.insert(live->mask_ids.end(), eos.begin(), eos.end());
+    sort_unique(live->mask_ids);
+  }
+  // Sequence 0 is the one that computes the prompt.
+  const int32_t prompt_logprobs = index == 0 ? params.prompt_logprobs : -1;
+  // The kernels know no "0 likeliest ones".
+  if (params.logprobs >= 0) live->num_logprobs = std::max(params.logprobs, 1);
+  if (prompt_logprobs >= 0) live->num_prompt_logprobs = std::max(prompt_logprobs, 1);
+  if (params.logprobs >= 0 || prompt_logprobs >= 0) {
+    live->logprobs =
+        std::make_unique<RequestLogprobs>(params.logprobs, prompt_logprobs, live->num_prompt_tokens);
+  }
+  return live;
+}
 
 Release& append_run(LiveRequest& request, const OutputGate::Run& run, StepOutputs& out) {
   Release& release = out.releases.emplace_back();
@@ -45,13 +112,17 @@ Release& append_run(LiveRequest& request, const OutputGate::Run& run, StepOutput
 
 void append_end(LiveRequest& request, FinishReason reason, StepOutputs& out) {
   const std::span<const int32_t> ids(request.token_ids);
-  OutputGate::Run run = request.gate.finish(ids.last(request.gate.num_held()));
-  Release& release = append_run(request, run, out);
+  const auto held_ids = ids.last(request.gate.num_held());
+  std::string stop_string;
+  if (reason == FinishReason::kStop) stop_string = request.gate.stop_string(held_ids);
+  Release& release = append_run(request, request.gate.finish(held_ids), out);
   release.finish_reason = reason;
   if (reason != FinishReason::kStop) return;
-  release.stop_string = std::move(run.stop_string);
   const std::vector<int32_t>& stops = request.stop_token_ids;
-  if (release.stop_string.empty() && std::binary_search(stops.begin(), stops.end(), ids.back())) {
+  if (!stop_string.empty()) {
+    release.stop_string_idx = static_cast<int32_t>(out.stop_strings.size());
+    out.stop_strings.push_back(std::move(stop_string));
+  } else if (std::binary_search(stops.begin(), stops.end(), ids.back())) {
     release.stop_token_id = ids.back();
   }
 }

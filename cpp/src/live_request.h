@@ -37,6 +37,11 @@ struct LiveRequest : RequestState {
 };
 constexpr size_t kNumUpdateBytes = sizeof(LiveRequest) - sizeof(LiveRequest::Cold);  // what update() touches
 
+// Sequence `index` of the request's n, which draws from `seed` as sequence_seed() says. The request is valid.
+std::unique_ptr<LiveRequest> make_sequence(const NewRequest& request, const EngineConfig& config,
+                                           const TokenTable& table, int32_t max_total_tokens, uint64_t seed,
+                                           uint32_t index);
+
 // Appends a run of the gate's ids to `out`. The release is valid until the next one is appended.
 Release& append_run(LiveRequest& request, const OutputGate::Run& run, StepOutputs& out);
 // Appends everything held, as the request's last release.

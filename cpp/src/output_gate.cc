@@ -17,6 +17,7 @@ OutputGate::OutputGate(const TokenTable& table, const SamplingParams& params, bo
       makes_text_(params.detokenize),
       skip_special_tokens_(params.skip_special_tokens),
       include_stop_(params.include_stop_str_in_output),
+      stream_interval_(static_cast<uint32_t>(params.stream_interval)),
       is_first_(is_first),
       open_text_(open_text),
       can_cut_(open_text.is_nothing()) {}
@@ -56,9 +57,18 @@ OutputGate::Run OutputGate::take(uint32_t num_ids) {
 }
 
 OutputGate::Run OutputGate::take_ready() {
-  Run run = take(num_ready_);
+  const Run run = take(num_ready_);
   if (scanner_) scanner_->release(run.num_ids);
   return run;
+}
+
+std::string OutputGate::stop_string(std::span<const int32_t> held_ids) const {
+  if (!scanner_ || !scanner_->is_matched()) return {};
+  const bool is_first = is_first_ && num_released_ <= first_text_idx_;
+  const OpenText open_text = num_released_ == 0 ? open_text_ : OpenText();
+  const std::string text =
+      table_->decode(held_ids.first(num_held() - num_silent_), is_first, 0, skip_special_tokens_, open_text);
+  return text.substr(scanner_->match_begin(), scanner_->match_end() - scanner_->match_begin());
 }
 
 OutputGate::Run OutputGate::finish(std::span<const int32_t> held_ids) {
@@ -71,7 +81,6 @@ OutputGate::Run OutputGate::finish(std::span<const int32_t> held_ids) {
                                             skip_special_tokens_, run.open_text);
     QUIRE_CHECK(kept <= text.size(), kept << " of " << text.size() << " bytes before the stop string");
     run.trim = static_cast<int32_t>(text.size() - kept);
-    run.stop_string = text.substr(scanner_->match_begin(), scanner_->match_end() - scanner_->match_begin());
   }
   return run;
 }

@@ -94,8 +94,10 @@ void validate(const SamplingParams& params, int32_t vocab_size) {
   validate_logprobs("logprobs", params.logprobs);
   validate_logprobs("prompt_logprobs", params.prompt_logprobs);
   require(params.stream_interval >= 1, "stream_interval", params.stream_interval, "at least 1");
-  require_count("cache_salt", params.cache_salt.size(), kMaxCacheSaltBytes, "bytes");
   require(is_valid_utf8(params.cache_salt), "cache_salt", "invalid UTF-8", "UTF-8");
+  const auto is_start = [](char byte) { return (byte & 0xC0) != 0x80; };
+  const auto length = std::count_if(params.cache_salt.begin(), params.cache_salt.end(), is_start);
+  require_count("cache_salt", static_cast<size_t>(length), kMaxCacheSaltLength, "characters");
   require(params.detokenize || params.stop.empty(), "stop", "stop strings with detokenize false",
           "none (without text no stop string can be found)");
   for (const std::string& string : params.stop) {

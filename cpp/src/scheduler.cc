@@ -84,6 +84,7 @@ const Batch& Scheduler::schedule(int64_t now_ns) {
   batch.has_logprobs = false;
   batch.query_start_loc[0] = batch.mask_offsets[0] = 0;
   batch.block_copies.clear();
+  batch.edits.is_empty = true;
   fill_batch(batch);
   blocks_.take_updates(batch.block_table_updates);
   if (batch.num_tokens > 0) ++num_out_;
@@ -106,6 +107,7 @@ void Scheduler::fill_batch(const Batch& batch) {
     if (i + kPrefetchDistance < running_.size()) prefetch(running_[i + kPrefetchDistance], kNumHotBytes);
     // Its last id is on its way: it needs no KV.
     if (request.num_tokens_ahead() >= request.max_total_tokens) continue;
+    if (request.waits_for_ids && request.num_pending_ids > 0) continue;
     const int32_t budget = config_.max_num_batched_tokens - batch.num_tokens;
     const int32_t num_left = request.num_tokens_ahead() - request.num_computed_ahead();
     if (num_left > budget && !config_.enable_chunked_prefill) break;
@@ -140,6 +142,7 @@ void Scheduler::forget_batches() {
     }
   }
   take_back_forks();
+  for (RequestState* request : running_) request->has_written_edits = false;
   blocks_.repeat_updates();
 }
 
@@ -201,6 +204,7 @@ void Scheduler::release_row(RequestState& request) {
   blocks_.close(request.row);
   request.row = -1;
   request.is_forked = false;
+  request.has_written_edits = false;
 }
 
 void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
@@ -252,6 +256,7 @@ void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
   batch.mask_offsets[sample_idx + 1] = mask_end;
   batch.num_logprobs[sample_idx] = request.num_logprobs;
   batch.has_logprobs |= request.num_logprobs > 0;
+  if (request.edits || !batch.edits.is_empty) append_edits(batch, request, config_.vocab_size);
 }
 
 // Those of the tokens [begin, end) that predict another token of the prompt. The request's entry is the last.
@@ -288,7 +293,9 @@ void Scheduler::complete(int32_t batch_idx, bool is_sampled) {
 void Scheduler::extend_hashes(RequestState& request, int32_t num_blocks) {
   const auto size = static_cast<size_t>(config_.block_size);
   for (size_t i = request.block_hashes.size(); i < static_cast<size_t>(num_blocks); ++i) {
-    const BlockHash& parent = i == 0 ? root_ : request.block_hashes[i - 1];
+    const BlockHash parent = i > 0                        ? request.block_hashes[i - 1]
+                             : request.cache_salt.empty() ? root_
+                                                          : salted_root(root_, request.cache_salt);
     request.block_hashes.push_back(hash_block(parent, std::span(request.token_ids).subspan(i * size, size)));
   }
 }

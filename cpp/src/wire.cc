@@ -24,6 +24,8 @@
 #include <type_traits>
 
 #include "quire/error.h"
+#include "wire_bytes.h"
+#include "wire_logprobs.h"
 
 namespace quire::wire {
 
@@ -39,74 +41,6 @@ enum RequestBits : uint8_t {
   kIncludeStopStr = 8,
   kDetokenize = 16,
   kAllRequestBits = 31,
-};
-
-template <class T>
-void put(std::string& out, T value) {
-  static_assert(std::is_arithmetic_v<T>);
-  out.append(reinterpret_cast<const char*>(&value), sizeof(T));
-}
-
-void put_string(std::string& out, std::string_view text) {
-  put(out, static_cast<uint32_t>(text.size()));
-  out.append(text);
-}
-
-template <class T>
-void put_array(std::string& out, const std::vector<T>& values) {
-  put(out, static_cast<uint32_t>(values.size()));
-  out.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
-}
-
-// Takes values from the front of a payload; throws where the payload ends too early.
-class Reader {
- public:
-  explicit Reader(std::string_view bytes) : bytes_(bytes) {}
-
-  template <class T>
-  T get() {
-    T value;
-    std::memcpy(&value, take(sizeof(T)).data(), sizeof(T));
-    return value;
-  }
-
-  // A count of elements of at least `element_size` bytes each: bounded by what is left, so that a damaged
-  // count cannot ask for memory that the payload does not back.
-  uint32_t get_count(size_t element_size) {
-    const auto count = get<uint32_t>();
-    if (count > bytes_.size() / element_size) {
-      throw Error("wire: a count of " + std::to_string(count) + " elements does not fit in the " +
-                  std::to_string(bytes_.size()) + " bytes left");
-    }
-    return count;
-  }
-
-  std::string_view get_string() { return take(get_count(1)); }
-
-  template <class T>
-  void get_array(std::vector<T>& values) {
-    values.resize(get_count(sizeof(T)));
-    const auto bytes = take(values.size() * sizeof(T));
-    if (!bytes.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
-  }
-
-  void expect_end() const {
-    if (!bytes_.empty())
-      throw Error("wire: " + std::to_string(bytes_.size()) + " bytes too many in a payload");
-  }
-
- private:
-  std::string_view take(size_t size) {
-    if (size > bytes_.size()) {
-      throw Error("wire: payload ends early: " + std::to_string(size) + " bytes wanted, " +
-                  std::to_string(bytes_.size()) + " left");
-    }
-    const auto taken = bytes_.substr(0, size);
-    bytes_.remove_prefix(size);
-    return taken;
-  }
-
-  std::string_view bytes_;
 };
 
 // Writes the header on construction, and its payload size when the payload is complete.
@@ -219,9 +153,8 @@ void get_request(Reader& reader, NewRequest& request) {
   get_params(reader, request.params);
 }
 
-constexpr size_t kReleaseLogprobsSize = 5 * 4 + 8;
-
-void get_release(Reader& reader, size_t num_token_ids, Release& release) {
+void get_release(Reader& reader, StepOutputs& frame, Release& release) {
+  const size_t num_token_ids = frame.token_ids.size();
   release.request_id = reader.get<uint64_t>();
   release.index = reader.get<uint32_t>();
   release.ids_begin = reader.get<uint32_t>();
@@ -248,50 +181,14 @@ void get_release(Reader& reader, size_t num_token_ids, Release& release) {
   }
   release.finish_reason = static_cast<FinishReason>(reason);
   release.stop_token_id = -1;
-  release.stop_string.clear();
+  release.stop_string_idx = -1;
   release.logprobs_idx = -1;
   if (release.finish_reason != FinishReason::kStop) return;
   release.stop_token_id = reader.get<int32_t>();
-  release.stop_string = reader.get_string();
-}
-
-void put_logprobs(std::string& out, const StepOutputs& frame) {
-  put(out, static_cast<uint32_t>(frame.logprobs.size()));
-  for (const ReleaseLogprobs& run : frame.logprobs) {
-    for (const uint32_t value :
-         {run.release_idx, run.begin, run.num_per_id, run.num_prompt_places, run.num_per_prompt_place}) {
-      put(out, value);
-    }
-    put(out, run.cumulative_logprob);
-  }
-  put_array(out, frame.logprob_entries);
-}
-
-void get_logprobs(Reader& reader, StepOutputs& frame) {
-  frame.logprobs.resize(reader.get_count(kReleaseLogprobsSize));
-  for (ReleaseLogprobs& run : frame.logprobs) {
-    for (uint32_t* value :
-         {&run.release_idx, &run.begin, &run.num_per_id, &run.num_prompt_places, &run.num_per_prompt_place}) {
-      *value = reader.get<uint32_t>();
-    }
-    run.cumulative_logprob = reader.get<double>();
-  }
-  reader.get_array(frame.logprob_entries);
-  for (size_t i = 0; i < frame.logprobs.size(); ++i) {
-    const ReleaseLogprobs& run = frame.logprobs[i];
-    if (run.release_idx >= frame.releases.size()) {
-      throw Error("wire: logprobs of release " + std::to_string(run.release_idx) + " of " +
-                  std::to_string(frame.releases.size()));
-    }
-    Release& release = frame.releases[run.release_idx];
-    const uint64_t num_entries = uint64_t{release.num_ids} * run.num_per_id +
-                                 uint64_t{run.num_prompt_places} * run.num_per_prompt_place;
-    if (run.begin + num_entries > frame.logprob_entries.size()) {
-      throw Error("wire: a release names logprobs [" + std::to_string(run.begin) + ", +" +
-                  std::to_string(num_entries) + ") of " + std::to_string(frame.logprob_entries.size()));
-    }
-    release.logprobs_idx = static_cast<int32_t>(i);
-  }
+  const std::string_view stop_string = reader.get_string();
+  if (stop_string.empty()) return;
+  release.stop_string_idx = static_cast<int32_t>(frame.stop_strings.size());
+  frame.stop_strings.emplace_back(stop_string);
 }
 
 // Bytes of the smallest encoded addition and release: what a count must be backed by.
@@ -380,7 +277,7 @@ void encode(const StepOutputs& frame, std::string& out) {
     put_string(out, release.error);
     if (release.finish_reason != FinishReason::kStop) continue;
     put(out, release.stop_token_id);
-    put_string(out, release.stop_string);
+    put_string(out, frame.stop_string(release));
   }
   put_logprobs(out, frame);
   writer.finish();
@@ -428,8 +325,9 @@ void decode_step(std::string_view payload, StepOutputs& frame) {
   reader.get_array(frame.token_ids);
   reader.get_array(frame.receipts);
   frame.releases.resize(reader.get_count(kMinReleaseSize));
+  frame.stop_strings.clear();
   for (Release& release : frame.releases) {
-    get_release(reader, frame.token_ids.size(), release);
+    get_release(reader, frame, release);
     const auto num_receipts = static_cast<int64_t>(frame.receipts.size());
     if (release.receipt_idx < -1 || release.receipt_idx >= num_receipts) {
       throw Error("wire: a release names receipt " + std::to_string(release.receipt_idx) + " of " +

@@ -28,6 +28,7 @@ Generation::Generation(const ModelSettings& settings)
     : id_(next_generation_id++),
       name_(settings.name),
       version_(settings.version),
+      forwarded_headers_(settings.forwarded_headers),
       engine_({settings.python, settings.engine_module, settings.engine_config.string()}, *this) {}
 
 Generation::~Generation() { stop(); }
@@ -55,8 +56,9 @@ void Generation::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Re
   for (uint32_t i = 0; i < count; ++i) {
     const uint64_t start_ns = now_ns();
     try {
-      GenerationRequest generation = read_generation_request(requests[i], Role::kGeneration, info->defaults);
-      check_limits(generation.request, info->vocab_size, info->max_model_len);
+      GenerationRequest generation =
+          read_generation_request(requests[i], Role::kGeneration, info->defaults, forwarded_headers_);
+      check_limits(generation, info->vocab_size, info->max_model_len);
       generation.request.request_id = next_request_id++;
       mailbox_.post(std::make_unique<Sequence>(instance, requests[i], std::move(generation), id_));
     } catch (const std::exception& error) {
@@ -72,10 +74,11 @@ void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACK
     const uint64_t start_ns = now_ns();
     std::vector<std::unique_ptr<Sequence>> sequences;
     try {
-      const GenerationRequest whole = read_generation_request(requests[i], Role::kUnary, info->defaults);
+      const GenerationRequest whole =
+          read_generation_request(requests[i], Role::kUnary, info->defaults, forwarded_headers_);
       std::vector<GenerationRequest> rows = split_rows(whole);
       for (GenerationRequest& row : rows) {
-        check_limits(row.request, info->vocab_size, info->max_model_len);
+        check_limits(row, info->vocab_size, info->max_model_len);
         row.request.request_id = next_request_id++;
       }
       const auto answer = std::make_shared<Rows>(instance, requests[i], whole, rows.size(), info);

@@ -90,6 +90,7 @@ class Generation : private EngineClient::Events {
   const uint64_t id_;
   const std::string name_;
   const uint64_t version_;
+  const std::optional<std::regex> forwarded_headers_;
 
   mutable std::mutex info_mutex_;  // guards info_
   std::shared_ptr<const ModelInfo> info_;

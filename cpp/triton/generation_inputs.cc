@@ -98,27 +98,27 @@ void set_given(GenerationRequest& request, const InputTensor& tensor) {
 
 void set_seed(GenerationRequest& request, const InputTensor& tensor) {
   set<&SamplingParams::seed>(request, tensor);
-  request.request.params.has_seed = true;
+  request.request.params.has_seed = request.request.params.seed != -1;
 }
 
 void set_cache_salt(GenerationRequest& request, const InputTensor& tensor) {
   set<&SamplingParams::cache_salt>(request, tensor);
   if (request.request.params.cache_salt.empty()) {
-    throw InvalidArgument("cache_salt", "an empty string", "a non-empty string");
+    throw InvalidArgument(std::string(tensor.name), "an empty string", "a non-empty string");
   }
 }
 
 void set_deadline_ms(GenerationRequest& request, const InputTensor& tensor) {
   set<&GenerationRequest::deadline_ms>(request, tensor);
   if (request.deadline_ms < 1) {
-    throw InvalidArgument("deadline_ms", std::to_string(request.deadline_ms), "at least 1");
+    throw InvalidArgument(std::string(tensor.name), std::to_string(request.deadline_ms), "at least 1");
   }
 }
 
 void set_allowed_token_ids(GenerationRequest& request, const InputTensor& tensor) {
   set<&SamplingParams::allowed_token_ids>(request, tensor);
   if (request.request.params.allowed_token_ids.empty()) {
-    throw InvalidArgument("allowed_token_ids", "no ids", "at least one id");
+    throw InvalidArgument(std::string(tensor.name), "no ids", "at least one id");
   }
 }
 
@@ -136,10 +136,14 @@ constexpr auto kInt64 = TRITONSERVER_TYPE_INT64;
 constexpr auto kFloat = TRITONSERVER_TYPE_FP32;
 constexpr auto kString = TRITONSERVER_TYPE_BYTES;
 
+constexpr bool kList = true;
+constexpr bool kScalar = false;
+constexpr bool kInternal = false;  // no field of a client's
+
 // Role unary has all but the last, role generation all but the first.
 constexpr GenerationInput kInputs[] = {
-    {"row_lengths", kInt32, set<&Request::row_lengths>},
-    {"input_ids", kInt32, set<&NewRequest::prompt_ids>},
+    {"row_lengths", kInt32, set<&Request::row_lengths>, kList, kInternal},
+    {"input_ids", kInt32, set<&NewRequest::prompt_ids>, kList, kInternal},
     {"n", kInt32, set<&Params::n>},
     {"max_tokens", kInt32, set_given<&Params::max_tokens, 1>},
     {"min_tokens", kInt32, set<&Params::min_tokens>},
@@ -151,13 +155,13 @@ constexpr GenerationInput kInputs[] = {
     {"frequency_penalty", kFloat, set<&Params::frequency_penalty>},
     {"repetition_penalty", kFloat, set<&Params::repetition_penalty>},
     {"seed", kInt64, set_seed},
-    {"logit_bias_ids", kInt32, set<&Request::logit_bias_ids>},
-    {"logit_bias", kFloat, set<&Request::logit_bias>},
-    {"allowed_token_ids", kInt32, set_allowed_token_ids},
-    {"bad_word_ids", kInt32, set<&Request::bad_word_ids>},
-    {"bad_word_lengths", kInt32, set<&Request::bad_word_lengths>},
-    {"stop", kString, set<&Params::stop>},
-    {"stop_token_ids", kInt32, set<&Params::stop_token_ids>},
+    {"logit_bias_ids", kInt32, set<&Request::logit_bias_ids>, kList, kInternal},
+    {"logit_bias", kFloat, set<&Request::logit_bias>, kList},
+    {"allowed_token_ids", kInt32, set_allowed_token_ids, kList},
+    {"bad_word_ids", kInt32, set<&Request::bad_word_ids>, kList, kInternal},
+    {"bad_word_lengths", kInt32, set<&Request::bad_word_lengths>, kList, kInternal},
+    {"stop", kString, set<&Params::stop>, kList},
+    {"stop_token_ids", kInt32, set<&Params::stop_token_ids>, kList},
     {"ignore_eos", kBool, set<&Params::ignore_eos>},
     {"include_stop_str_in_output", kBool, set<&Params::include_stop_str_in_output>},
     {"skip_special_tokens", kBool, set<&Params::skip_special_tokens>},
@@ -168,11 +172,11 @@ constexpr GenerationInput kInputs[] = {
     {"cache_salt", kString, set_cache_salt},
     {"priority", kInt32, set<&NewRequest::priority>},
     {"deadline_ms", kInt32, set_deadline_ms},
-    {"arrival_ns", kInt64, set<&NewRequest::arrival_ns>},
-    {"tokenize_ns", kInt64, set<&NewRequest::tokenize_ns>},
+    {"arrival_ns", kInt64, set<&NewRequest::arrival_ns>, kScalar, kInternal},
+    {"tokenize_ns", kInt64, set<&NewRequest::tokenize_ns>, kScalar, kInternal},
     {"stream", kBool, set<&Request::stream>},
-    {"prompt_text", kString, set<&Request::row_texts>},
-    {"warnings", kString, set_warnings},
+    {"prompt_text", kString, set<&Request::row_texts>, kList, kInternal},
+    {"warnings", kString, set_warnings, kList, kInternal},
     {"return_finish_reason", kBool, set<&Request::return_finish_reason>},
     {"return_stop_reason", kBool, set<&Request::return_stop_reason>},
     {"return_cumulative_logprob", kBool, set<&Request::return_cumulative_logprob>},
@@ -181,7 +185,7 @@ constexpr GenerationInput kInputs[] = {
     {"return_num_output_tokens", kBool, set<&Request::return_num_output_tokens>},
     {"return_token_ids", kBool, set<&Request::return_token_ids>},
     {"return_receipt", kBool, set<&NewRequest::return_receipt>},
-    {"acknowledge", kBool, set<&Request::acknowledge>},
+    {"acknowledge", kBool, set<&Request::acknowledge>, kScalar, kInternal},
 };
 
 }  // namespace

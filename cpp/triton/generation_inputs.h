@@ -15,6 +15,8 @@ struct GenerationInput {
   TRITONSERVER_DataType type;
   // Throws InvalidArgument that names the tensor when its shape or its content does not fit. The type fits.
   void (*set)(GenerationRequest& request, const InputTensor& tensor);
+  bool is_list = false;
+  bool is_field = true;  // of a client's; false: between the stages, a tensor only
 };
 
 // Of role generation or unary.

@@ -6,6 +6,7 @@
 
 #include "api.h"
 #include "generation_inputs.h"
+#include "request_parameters.h"
 
 namespace quire::triton {
 
@@ -85,13 +86,15 @@ uint32_t requested_outputs(TRITONBACKEND_Request* request) {
 }  // namespace
 
 GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role role,
-                                          const SamplingParams& defaults) {
+                                          const SamplingParams& defaults,
+                                          const std::optional<std::regex>& forwarded_headers) {
   GenerationRequest result;
   result.request.params = defaults;
   uint32_t num_inputs = 0;
   check(TRITONBACKEND_RequestInputCount(request, &num_inputs));
   const auto inputs = generation_inputs(role);
   bool has_ids = false;
+  std::vector<std::string_view> names;  // of the tensors
   std::string joined;
   for (uint32_t i = 0; i < num_inputs; ++i) {
     const InputTensor tensor = read_input(request, i, joined);
@@ -105,6 +108,14 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
     }
     known->set(result, tensor);
     has_ids |= tensor.name == "input_ids";
+    names.push_back(tensor.name);
+  }
+  // A stage in front has read the request parameters, and says when the request came.
+  if (result.request.arrival_ns == 0) {
+    const auto has_tensor = [&](std::string_view name) {
+      return std::find(names.begin(), names.end(), name) != names.end();
+    };
+    read_request_parameters(request, inputs, has_tensor, forwarded_headers, result);
   }
   if (!has_ids) throw InvalidArgument("input_ids", "nothing", "the ids of the prompt");
   join_pairs(result);
@@ -149,6 +160,7 @@ std::vector<GenerationRequest> split_rows(const GenerationRequest& request) {
   auto next = ids.begin();
   for (size_t i = 0; i < lengths.size(); ++i) {
     GenerationRequest row;
+    row.aliases = request.aliases;
     row.request.params = request.request.params;
     row.request.priority = request.request.priority;
     row.request.arrival_ns = request.request.arrival_ns;
@@ -163,8 +175,16 @@ std::vector<GenerationRequest> split_rows(const GenerationRequest& request) {
   return rows;
 }
 
-void check_limits(const NewRequest& request, int32_t vocab_size, int32_t max_model_len) {
-  validate(request.params, vocab_size);
+void check_limits(const GenerationRequest& generation, int32_t vocab_size, int32_t max_model_len) {
+  const NewRequest& request = generation.request;
+  try {
+    validate(request.params, vocab_size);
+  } catch (const InvalidArgument& error) {
+    for (const auto& [field, alias] : generation.aliases) {
+      if (field == error.field()) throw error.renamed(alias);
+    }
+    throw;
+  }
   const auto& ids = request.prompt_ids;
   // One place is left for the first token of the answer.
   const auto max_prompt = static_cast<size_t>(max_model_len - 1);

@@ -2,7 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <regex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "abi.h"
@@ -27,7 +30,8 @@ enum GenerationOutput : uint32_t {
 };
 
 struct GenerationRequest {
-  NewRequest request;  // request_id is given by the caller
+  NewRequest request;                                        // request_id is given by the caller
+  std::vector<std::pair<std::string, std::string>> aliases;  // fields that came under another name
   bool stream = false;
   bool acknowledge = false;  // a detokenizer of this server follows and acknowledges each chunk
   std::string prompt_text;   // stands before the first text
@@ -53,15 +57,17 @@ struct GenerationRequest {
 };
 
 // Throws InvalidArgument that names the tensor. Checks what one tensor must be; check_limits() does the rest.
-// `role`: kGeneration or kUnary. `defaults`: of what the request leaves out.
+// `role`: kGeneration or kUnary. `defaults`: of what the request leaves out. `forwarded_headers`: names of
+// request parameters that mean nothing here.
 GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role role,
-                                          const SamplingParams& defaults);
+                                          const SamplingParams& defaults,
+                                          const std::optional<std::regex>& forwarded_headers);
 
 // One request for each row of a request to role unary. Throws InvalidArgument when the lengths do not fit.
 std::vector<GenerationRequest> split_rows(const GenerationRequest& request);
 
 // Throws InvalidArgument: sampling settings out of range, prompt empty, too long, or with ids outside the
 // vocabulary.
-void check_limits(const NewRequest& request, int32_t vocab_size, int32_t max_model_len);
+void check_limits(const GenerationRequest& request, int32_t vocab_size, int32_t max_model_len);
 
 }  // namespace quire::triton

@@ -71,6 +71,7 @@ class Parser {
       expect('"', "a key");
       std::string key = parse_string();
       expect(':', "':'");
+      if (object.contains(key)) fail("each key once");
       object[std::move(key)] = parse_value(depth + 1);
     } while (accept(','));
     expect('}', "',' or '}'");

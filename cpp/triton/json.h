@@ -1,5 +1,4 @@
-// A JSON reader for the model configuration that the server hands over: small documents from a trusted
-// writer.
+// A JSON reader for small documents: the model configuration, request parameters that are lists.
 #pragma once
 
 #include <map>
@@ -30,6 +29,10 @@ class Json {
   const Json& operator[](std::string_view key) const;
 
   bool is_null() const { return std::holds_alternative<std::monostate>(value_); }
+  bool is_number() const { return std::holds_alternative<double>(value_); }
+  bool is_string() const { return std::holds_alternative<std::string>(value_); }
+  bool is_array() const { return std::holds_alternative<std::shared_ptr<Array>>(value_); }
+  bool is_object() const { return std::holds_alternative<std::shared_ptr<Object>>(value_); }
   // The value, or `otherwise` when it is of another type.
   bool as_bool(bool otherwise = false) const;
   double as_number(double otherwise = 0) const;

@@ -132,8 +132,9 @@ void read_model_config(const Json& config, ModelSettings& settings) {
                                        : Role::kDetokenizer;
 
   const std::vector<std::string_view> known =
-      settings.role == Role::kGeneration ? std::vector<std::string_view>{"role", "python", "engine_module"}
-                                         : std::vector<std::string_view>{"role", "generation_model"};
+      settings.role == Role::kGeneration
+          ? std::vector<std::string_view>{"role", "python", "engine_module", "forwarded_headers"}
+          : std::vector<std::string_view>{"role", "generation_model"};
   for (const auto& [key, value] : parameters.as_object()) {
     if (std::find(known.begin(), known.end(), key) == known.end()) {
       throw InvalidArgument("config.pbtxt: parameters of role " + role, quote(key), joined(known));
@@ -152,6 +153,13 @@ void read_model_config(const Json& config, ModelSettings& settings) {
   settings.python = parameter("python", python != nullptr && *python != '\0' ? python : "python3");
   settings.engine_module = parameter("engine_module", "quire.engine");
   settings.generation_model = parameter("generation_model", "generation");
+  const std::string headers = parameter("forwarded_headers", "");
+  try {
+    if (!headers.empty()) settings.forwarded_headers.emplace(headers, std::regex::icase);
+  } catch (const std::regex_error&) {
+    throw InvalidArgument("config.pbtxt: parameters: forwarded_headers", quote(headers),
+                          "a regular expression");
+  }
 }
 
 ModelSettings read_model_settings(TRITONBACKEND_Model* model) {

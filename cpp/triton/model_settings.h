@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
+#include <regex>
 #include <span>
 #include <string>
 
@@ -20,9 +22,10 @@ struct ModelSettings {
   uint64_t version = 0;
   Role role = Role::kGeneration;
   // role generation
-  std::string python;                   // interpreter that runs the engine
-  std::string engine_module;            // module that is the engine
-  std::filesystem::path engine_config;  // <model folder>/<version>/model.json
+  std::string python;                           // interpreter that runs the engine
+  std::string engine_module;                    // module that is the engine
+  std::filesystem::path engine_config;          // <model folder>/<version>/model.json
+  std::optional<std::regex> forwarded_headers;  // request parameters that are HTTP headers, gRPC metadata
   // role detokenizer: whose token table decodes plain output_ids; role unary: whose engine answers
   std::string generation_model;
 };

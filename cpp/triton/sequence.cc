@@ -98,8 +98,8 @@ void Sequence::take(const Release& release, const StepOutputs& outputs) {
   if (release.logprobs_idx >= 0) {
     stream.take_logprobs(outputs.logprobs[static_cast<size_t>(release.logprobs_idx)], outputs);
   }
-  if (!release.stop_string.empty()) {
-    stream.stop_reason = release.stop_string;
+  if (release.stop_string_idx >= 0) {
+    stream.stop_reason = outputs.stop_string(release);
   } else if (release.stop_token_id >= 0) {
     stream.stop_reason = std::to_string(release.stop_token_id);
   }

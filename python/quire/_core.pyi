@@ -218,6 +218,42 @@ class BatchLayout:
     @property
     def arrays(self) -> dict[str, tuple[int, int, str]]: ...  # name -> offset in bytes, count, dtype
 
+class BatchEdits:
+    """What requests of a batch change about their logits: views, as those of Batch. What each array holds:
+    quire/logit_edits.h."""
+
+    @property
+    def min_p(self) -> npt.NDArray[np.float32]: ...  # [num_sampled]
+    @property
+    def repetition_penalty(self) -> npt.NDArray[np.float32]: ...  # [num_sampled]
+    @property
+    def presence_penalty(self) -> npt.NDArray[np.float32]: ...  # [num_sampled]
+    @property
+    def frequency_penalty(self) -> npt.NDArray[np.float32]: ...  # [num_sampled]
+    @property
+    def allowed_rows(self) -> npt.NDArray[np.int32]: ...  # [num_sampled]; -1: all tokens
+    @property
+    def bias_offsets(self) -> npt.NDArray[np.int32]: ...  # [num_sampled + 1]
+    @property
+    def bias_ids(self) -> npt.NDArray[np.int32]: ...  # [bias_offsets[-1]]
+    @property
+    def biases(self) -> npt.NDArray[np.float32]: ...  # [bias_offsets[-1]]
+    @property
+    def counted_rows(self) -> npt.NDArray[np.int32]: ...  # [num_counted]
+    @property
+    def counted_offsets(self) -> npt.NDArray[np.int32]: ...  # [num_counted + 1]
+    @property
+    def counted_prompt_lens(self) -> npt.NDArray[np.int32]: ...  # [num_counted]
+    @property
+    def counted_token_ids(self) -> npt.NDArray[np.int32]: ...  # [counted_offsets[-1]]
+    @property
+    def masked_rows(self) -> npt.NDArray[np.int32]: ...  # [num_masked]
+    @property
+    def masks(self) -> npt.NDArray[np.uint32]: ...  # [num_masked * num_mask_words]
+    @property
+    def num_bytes(self) -> int: ...
+    def pack(self, address: int) -> dict[str, int]: ...  # name -> offset in bytes
+
 class Batch:
     """One step's work. Arrays are read-only views of the core's memory, until the batch's update()."""
 
@@ -279,6 +315,8 @@ class Batch:
     def mask_offsets(self) -> npt.NDArray[np.int32]: ...  # [num_sampled + 1]
     @property
     def mask_ids(self) -> npt.NDArray[np.int32]: ...  # [mask_offsets[-1]]
+    @property
+    def edits(self) -> BatchEdits | None: ...
     @property
     def num_logprobs(self) -> npt.NDArray[np.int32]: ...  # [num_sampled]; 0: none
     @property
@@ -350,6 +388,8 @@ class Release:
     def receipt(self) -> Receipt | None: ...
     @property
     def stop_reason(self) -> str | int | None: ...
+    @property
+    def has_logprobs(self) -> bool: ...
     @property
     def logprobs(self) -> list[list[tuple[int, float, int]]] | None: ...  # per id: (id, logprob, rank)
     @property
@@ -543,6 +583,11 @@ def cpu_sample(
     frequency_penalty: int,
     token_counts: int,
     sample_rows: int,
+    allowed_rows: int,
+    allowed_masks: int,
+    bias_offsets: int,
+    bias_ids: int,
+    biases: int,
     /,
 ) -> None: ...
 def cpu_token_counts(

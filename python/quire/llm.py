@@ -239,6 +239,8 @@ class LLM:
         self, release: _core.Release
     ) -> tuple[list[TokenLogprobs] | None, float | None, list[TokenLogprobs | None] | None]:
         """logprobs, cumulative_logprob and prompt_logprobs of a StreamOutput."""
+        if not release.has_logprobs:
+            return None, None, None
         table = self._core.token_table
         prompt = token_logprobs(release.prompt_logprobs, table)
         return (

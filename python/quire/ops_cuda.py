@@ -255,6 +255,27 @@ def rope_and_cache(qkv: Tensor, cos: Tensor, sin: Tensor, cache: KVCache, step: 
     )
 
 
+def num_mask_words(vocab_size: int) -> int:
+    """Of a row of allowed_masks."""
+    return -(-vocab_size // 32)
+
+
+def token_counts(
+    token_counts: Tensor, num_reqs: int, *, rows: int, token_offsets: int, prompt_lens: int, token_ids: int
+) -> None:
+    """As `quire.ops.token_counts`, with addresses of what says which rows, and of what."""
+    _cuda.token_counts(
+        num_reqs,
+        token_counts.size(1),
+        rows,
+        token_offsets,
+        prompt_lens,
+        token_ids,
+        token_counts.data_ptr(),
+        _stream(),
+    )
+
+
 def logprobs(
     logits: Tensor, token_ids: Tensor, num_logprobs: Tensor, out: tuple[Tensor, ...]
 ) -> tuple[Tensor, ...]:
@@ -273,9 +294,9 @@ def logprobs(
     return out
 
 
-def sample(logits: Tensor, step: StepArrays, last_token_ids: Tensor, out: Tensor) -> None:
+def sample(logits: Tensor, step: StepArrays, last_token_ids: Tensor, out: Tensor, **edits: int) -> None:
     """As `quire.ops.sample`; each id also becomes its row's entry of `last_token_ids`. A row that is not
-    finite gets -1."""
+    finite gets -1. edits: addresses of min_p, penalties, biases and the like."""
     _cuda.sample(
         DTYPES[logits.dtype],
         logits.size(0),
@@ -293,4 +314,5 @@ def sample(logits: Tensor, step: StepArrays, last_token_ids: Tensor, out: Tensor
         _stream(),
         step.sample_rows.data_ptr(),
         last_token_ids.data_ptr(),
+        **edits,
     )

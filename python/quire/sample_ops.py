@@ -46,13 +46,19 @@ def sample(
     frequency_penalty: Tensor | None = None,  # [num_rows] float32; 0: off
     token_counts: Tensor | None = None,  # [max_num_seqs + 1, vocab_size] uint16; the ids drawn are counted
     sample_rows: Tensor | None = None,  # [num_rows] int32: each row's row of token_counts
+    allowed_rows: Tensor | None = None,  # [num_rows] int32: rows of allowed_masks; -1: all ids; both or none
+    allowed_masks: Tensor | None = None,  # [max_num_seqs + 1, num_mask_words] int32: a bit per id
+    bias_offsets: Tensor | None = None,  # [num_rows + 1] int32; the three: all or none
+    bias_ids: Tensor | None = None,  # int32; row j's are in bias_offsets[j : j + 2], ascending, each once
+    biases: Tensor | None = None,  # float32, added to the ids' logits; -inf: not to be sampled
     out: Tensor | None = None,
 ) -> Tensor:
-    """One id per row, `[num_rows]` int32: mask, penalties, temperature, min_p, top_k, top_p, then a draw.
+    """One id per row, `[num_rows]` int32: masks, biases, penalties, temperature, min_p, top_k, top_p, then a
+    draw.
 
     The draw depends on the row's logits, counts, seed and output_idx only. Tokens rank by (logit descending,
     id ascending). A row with a NaN or inf logit, or with no token left, gets -1 in `out`, and the error names
-    the first such row; the other rows of `out` are valid. What penalties and min_p do: quire/cpu/sample.h.
+    the first such row; the other rows of `out` are valid. What each of them does: quire/cpu/sample.h.
     """
     num_rows, vocab_size = _check_logits(logits)
     if out is None:
@@ -94,6 +100,11 @@ def sample(
         penalty_args = (*addresses[:3], token_counts.data_ptr(), addresses[3])
     elif not (repetition_penalty is None and presence_penalty is None and frequency_penalty is None):
         raise ValueError("token_counts: got None; allowed: a tensor when a penalty is given")
+    edit_args = (
+        *penalty_args,
+        *_allowed_args(allowed_rows, allowed_masks, num_rows, vocab_size),
+        *_bias_args(bias_offsets, bias_ids, biases, num_rows),
+    )
     _core.cpu_sample(
         dtype_id("logits", logits),
         num_rows,
@@ -108,9 +119,44 @@ def sample(
         *mask_args,
         out.data_ptr(),
         0 if min_p is None else min_p.data_ptr(),
-        *penalty_args,
+        *edit_args,
     )
     return out
+
+
+def num_mask_words(vocab_size: int) -> int:
+    """Of a row of allowed_masks."""
+    return -(-vocab_size // 32)
+
+
+def _allowed_args(
+    rows: Tensor | None, masks: Tensor | None, num_rows: int, vocab_size: int
+) -> tuple[int, int]:
+    if rows is None and masks is None:
+        return 0, 0
+    if rows is None or masks is None:
+        missing = "allowed_rows" if rows is None else "allowed_masks"
+        raise ValueError(f"{missing}: got None; allowed: both, or neither")
+    check("allowed_rows", rows, torch.int32, (num_rows,), "num_rows")
+    shape = (masks.size(0), num_mask_words(vocab_size))
+    check("allowed_masks", masks, torch.int32, shape, "max_num_seqs + 1, num_mask_words")
+    if rows.numel() and not -1 <= int(rows.min()) <= int(rows.max()) < masks.size(0):
+        raise ValueError(f"allowed_rows: got {rows.tolist()}; allowed: -1 to {masks.size(0) - 1}")
+    return rows.data_ptr(), masks.data_ptr()
+
+
+def _bias_args(
+    offsets: Tensor | None, ids: Tensor | None, biases: Tensor | None, num_rows: int
+) -> tuple[int, int, int]:
+    if offsets is None:
+        return 0, 0, 0
+    if ids is None or biases is None:
+        missing = "bias_ids" if ids is None else "biases"
+        raise ValueError(f"{missing}: got None; allowed: a tensor when bias_offsets is given")
+    check("bias_offsets", offsets, torch.int32, (num_rows + 1,), "num_rows + 1")
+    check("bias_ids", ids, torch.int32, (ids.numel(),), "num_biases")
+    check("biases", biases, torch.float32, (ids.numel(),), "num_biases")
+    return offsets.data_ptr(), ids.data_ptr(), biases.data_ptr()
 
 
 def token_counts(

@@ -142,7 +142,7 @@ class SamplingParams(Table):
         "strings",
         (),
         "Words that are not generated, as their tokens with and without a space in front: "
-        f"at most {MAX_BAD_WORDS} sequences of tokens.",
+        f"at most {MAX_BAD_WORDS} sequences of tokens. The prompt's tokens do not count.",
         max_items=MAX_BAD_WORDS,
     )
     stop: Sequence[str] = spec(

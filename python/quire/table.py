@@ -28,11 +28,12 @@ class Table:
         return table
 
     def __post_init__(self) -> None:
-        for name, field in fields_of(type(self)).items():
-            value = field.check(getattr(self, name))
+        fields = fields_of(type(self))
+        for name in self._named:  # the others have their defaults
+            value = fields[name].check(getattr(self, name))
             if value is None:
                 object.__setattr__(self, "_named", self._named - {name})
-                value = field.default
+                value = fields[name].default
             object.__setattr__(self, name, value)
 
     @property

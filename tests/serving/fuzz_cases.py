@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from field_cases import FIELD_CASES
 from quire.errors import InvalidArgument
 from quire.sampling_params import NAMES, NOT_YET, OPTION_FIELDS, SAMPLING_FIELDS
 from quire.tokenizer import Tokenizer
@@ -47,6 +48,11 @@ STRINGS += [
     "1" * 400,
     "x" * 50_000,
     "\u202e",
+    '{"3": 1.5}',
+    '{"3": 1, "3": 2}',
+    "[[3, 1.5]]",
+    "the",
+    "x" * 1024,
 ]
 LISTS = [
     [],
@@ -64,6 +70,16 @@ LISTS = [
     ["x" * 999],
 ]
 LISTS += [list(range(300)), ["a"] * 300, {}, {"a": 1}, {"": {"": [{}]}}, None, True, False]
+LISTS += [
+    {"3": 1.5, "40": -100},
+    {"3": 100.5},
+    {"99999999": 1},
+    {"-1": 1},
+    {"3": "1"},
+    [[3, 1.5]],
+    [[3, 1], [3, 2]],
+]
+LISTS += [[5, 6, 7], [5, 99999999], ["the", " the"], [f"w{i}" for i in range(70)], {"3": [1]}, [[3, None]]]
 DEEP: Any = 1
 for _ in range(60):
     DEEP = [DEEP]
@@ -124,7 +140,13 @@ RAW += [
 ]
 
 
-LIST_TENSORS = {"stop": str, "stop_token_ids": int}  # inputs of the ensemble: top-level keys may be lists
+# Inputs of the ensemble: top-level keys may be lists.
+LIST_TENSORS = {name: str if f.type == "strings" else int for name, f in NAMES.fields.items() if f.is_list}
+# Fields that change nothing about a greedy answer without an end of its own.
+HARMLESS = {"max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "ignore_eos", "cache_salt"}
+HARMLESS |= {"include_stop_str_in_output", "skip_special_tokens", "stream_interval", "priority"}
+HARMLESS |= {"logprobs", "prompt_logprobs", "deadline_ms"}
+PATIENCE_MS = 60_000  # a deadline that is never passed
 
 
 @dataclass
@@ -151,7 +173,7 @@ class CaseMaker:
     def make(self) -> Case:
         """The next case; one that would generate for long is drawn anew."""
         makers: list[Callable[[], Case | None]] = [self.good, self.parameter, self.parameter, self.nested]
-        makers += [self.nested, self.malformed, self.option, self.text]
+        makers += [self.nested, self.combined, self.malformed, self.option, self.text]
         if self.rng.random() < 0.03:
             return Case(self.rng.choice(RAW), status_only=True)
         while True:
@@ -208,6 +230,17 @@ class CaseMaker:
             inner[name] = self.rng.choice(ANY) if good is None else good
         return self.judge(base | {"sampling_parameters": json.dumps(inner)})
 
+    def combined(self) -> Case | None:
+        """Several fields with good values, and sometimes one with a bad one."""
+        names = self.rng.sample(sorted(FIELD_CASES), self.rng.randint(2, 6))
+        inner = {name: FIELD_CASES[name].good for name in names}
+        bad = [name for name in names if FIELD_CASES[name].bad]
+        if bad and self.rng.random() < 0.3:
+            name = self.rng.choice(bad)
+            inner[name] = self.rng.choice(FIELD_CASES[name].bad)
+        base = {name: value for name, value in self.base().items() if name not in inner}
+        return self.judge(base | {"sampling_parameters": json.dumps(inner)})
+
     def malformed(self) -> Case | None:
         return self.judge(self.base() | {"sampling_parameters": self.rng.choice(MALFORMED)})
 
@@ -260,13 +293,14 @@ class CaseMaker:
             message = str(error) if exact else f"{error.field}: got "
             return Case(_json(body), error=message, stream=body.get("stream") is True)
         given = parsed.given
+        if given.get("n", 1) > 8 or given.get("deadline_ms", PATIENCE_MS) < PATIENCE_MS:
+            return None
+        if given.get("priority"):
+            return None  # a matter of the server's policy
         if not 1 <= given.get("max_tokens", 2**31) <= MAX_TOKENS:
             return None
         case = Case(_json(body), stream=parsed.options.stream)
-        is_plain = (
-            not {"stop", "stop_token_ids", "min_tokens", "truncate_prompt_tokens"} & set(given)
-            and given.get("temperature") == 0
-        )
+        is_plain = given.keys() <= HARMLESS and given.get("temperature") == 0
         if is_plain and not parsed.options.includes_prompt and parsed.prompts[0] in PROMPTS:
             case.expects = (parsed.prompts[0], given["max_tokens"])
         return case
@@ -274,6 +308,7 @@ class CaseMaker:
     def check_model_limits(self, parsed: ParsedRequest) -> None:
         prompt = parsed.prompts[0]
         assert isinstance(prompt, str)
+        self.tokenizer.bad_word_ids(parsed.given.get("bad_words", ()))
         ids = self.tokenizer.encode(prompt)
         limit = parsed.given.get("truncate_prompt_tokens")
         if limit is not None:
@@ -281,9 +316,12 @@ class CaseMaker:
         num_tokens = len(ids)
         if not 0 < num_tokens < self.max_model_len:
             raise InvalidArgument("text_input", f"{num_tokens} tokens", "fewer")
-        for token in parsed.given.get("stop_token_ids", ()):
-            if token >= self.vocab_size:
-                raise InvalidArgument("stop_token_ids", str(token), "ids of the vocabulary")
+        ids = {name: parsed.given.get(name, ()) for name in ("allowed_token_ids", "stop_token_ids")}
+        ids = {"logit_bias": [token for token, _ in parsed.given.get("logit_bias", ())], **ids}
+        for name, tokens in ids.items():
+            for token in tokens:
+                if token >= self.vocab_size:
+                    raise InvalidArgument(name, str(token), f"0 to {self.vocab_size - 1}")
 
 
 def _as_triton_hands_it_on(value: object) -> object:

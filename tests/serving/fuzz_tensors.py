@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import queue
 import random
@@ -10,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as grpcclient
+from field_cases import FIELD_CASES
 from quire.errors import InvalidArgument
-from quire.sampling_params import NAMES, SAMPLING_FIELDS
+from quire.sampling_params import ENGINE_FIELDS, NAMES
 
 PROMPT = [5, 6, 7]
 MAX_TOKENS = 2
@@ -30,10 +32,27 @@ SHAPES: list[list[int]] = [[1], [1], [1], [], [0], [2], [3], [1, 1], [300], [1, 
 HUGE: list[list[int]] = [[2**31], [2**40], [2**62], [2**32, 2**32], [-1], [-5, 2]]
 INTS = [0, 1, 2, 3, 5, -1, -2, 2**31 - 1, -(2**31), 100, 2**20]
 FLOATS = [0.0, -0.0, 0.5, 1.0, 2.0, 2.5, -1.0, math.nan, math.inf, -math.inf, 1e-45, 3e38]
+PARAMETERS = [*INTS, 2**40, -(2**63), 0.5, -1.5, 1e300, True, False, "", "0.5", "1", "1e3", "nan", " 1", "x"]
+PARAMETERS += ["[1, 2]", "[1.5]", '["a", "b"]', "[", "[" * 5000, "{}", '{"3": 1, "3": 2}', "null", "ß" * 2000]
 TEXTS = [b"", b"a", b"\xff\xfe", "敏捷".encode(), b"\0", b"x" * 70_000, b"zzz"]
 
-# The tokenizer does the rest.
-_SAMPLING_INPUTS = [name for name in SAMPLING_FIELDS if name != "truncate_prompt_tokens"]
+LISTS = ("input_ids", "stop", "stop_token_ids", "allowed_token_ids")
+# Which come with another tensor: alone they are wrong unless they are empty.
+HALVES = {
+    "logit_bias_ids": "INT32",
+    "logit_bias": "FP32",
+    "bad_word_ids": "INT32",
+    "bad_word_lengths": "INT32",
+}
+OTHER_TYPES = {"input_ids": "INT32", "stream": "BOOL", "return_logprobs": "BOOL", "unknown": "INT32"}
+OTHER_TYPES |= {"arrival_ns": "INT64", "tokenize_ns": "INT64", **HALVES}
+NAMES_OF_INPUTS = [*OTHER_TYPES, *(name for name in ENGINE_FIELDS if name not in ("bad_words", "logit_bias"))]
+LIMITS = {"min_tokens": MAX_TOKENS, "n": 1}  # of a request that is greedy
+# Request parameters: what generation knows of the fields, and names that it does not.
+PARAMETER_NAMES = [name for name in ENGINE_FIELDS if name not in ("max_tokens", "temperature", "priority")]
+PARAMETER_NAMES += [alias for name in PARAMETER_NAMES for alias in NAMES.fields[name].aliases]
+PARAMETER_NAMES += ["temprature", "truncate", "strict", "echo", "x" * 300]
+PATIENCE_MS = 60_000  # a deadline that is never passed
 
 
 class TensorFuzzer:
@@ -58,12 +77,13 @@ class TensorFuzzer:
 
     def step(self) -> tuple[str, str, str]:
         """(kind, what was sent, problem or "")."""
-        name = self.rng.choice(["input_ids", "stream", "unknown", *_SAMPLING_INPUTS])
-        if self.rng.random() < 0.25:
+        name = self.rng.choice(NAMES_OF_INPUTS)
+        if self.rng.random() < 0.2:
+            return self.step_parameter()
+        if self.rng.random() < 0.35:
             ids, error = self.ask([])
             return "good", "a good request", error or ("" if ids == self.expected else f"{ids}")
-        types = {"input_ids": "INT32", "stream": "BOOL", "unknown": "INT32"}
-        declared = types.get(name) or NAMES.fields[name].tensor_type.removeprefix("TYPE_").replace(
+        declared = OTHER_TYPES.get(name) or NAMES.fields[name].tensor_type.removeprefix("TYPE_").replace(
             "STRING", "BYTES"
         )
         dtype = declared if self.rng.random() < 0.7 else self.rng.choice([*TYPES, "BYTES"])
@@ -79,14 +99,49 @@ class TensorFuzzer:
         what = f"{name} {dtype} {shape} {raw[:24]!r}"
         # Bytes that do not fit the shape may still happen to be a tensor (an empty one).
         allowed = not is_damaged and dtype == declared and self.is_allowed(name, shape, values)
-        if name == "max_tokens" and allowed and values[0] > 100:
-            return self.step()  # it would run for long
+        if allowed and (
+            (name == "max_tokens" and values[0] > 100)  # it would run for long
+            or (name == "deadline_ms" and values[0] < PATIENCE_MS)
+            or (name == "priority" and values[0])  # a matter of the server's policy
+        ):
+            return self.step()
         ids, error = self.ask([tensor])
         if allowed:
             return "allowed", what, error
         if not error:
             return "bad", what, "" if is_damaged else f"no error, {ids}"
         return "bad", what, "" if name in error else f"the error does not name {name}: {error}"
+
+    def step_parameter(self) -> tuple[str, str, str]:
+        """As step(), of a request parameter."""
+        name = self.rng.choice(PARAMETER_NAMES)
+        value = self.rng.choice([*PARAMETERS, *(case.good for case in FIELD_CASES.values())])
+        value = json.dumps(value) if isinstance(value, (list, dict)) else value
+        allowed = self.is_allowed_parameter(name, value)
+        if allowed is None:
+            return self.step_parameter()
+        ids, error = self.ask([], {name: value})
+        if allowed:
+            return "allowed", f"{name}={value!r}", error
+        problem = "" if f"{name[:80]}: got " in error else f"the error does not name {name}: {error}, {ids}"
+        return "bad", f"{name}={value!r}", problem
+
+    def is_allowed_parameter(self, name: str, value: object) -> bool | None:
+        """What the schema says of it; None: it is not worth asking."""
+        try:
+            field = NAMES.find(name)
+            checked = field.from_parameter(value)
+        except InvalidArgument:
+            return False
+        if field.name not in ENGINE_FIELDS or field.name == "bad_words":
+            return False
+        if checked is None or (field.name == "deadline_ms" and checked < PATIENCE_MS):
+            return None
+        ids = [token for token, _ in checked] if field.name == "logit_bias" else checked
+        if field.type in ("ints", "biases"):
+            return all(token < self.vocab_size for token in ids)
+        limit = LIMITS.get(field.name)
+        return limit is None or checked <= limit
 
     def content(self, dtype: str, count: int) -> tuple[list[Any], bytes]:
         if dtype == "BYTES":
@@ -104,13 +159,19 @@ class TensorFuzzer:
 
     def is_allowed(self, name: str, shape: list[int], values: list[Any]) -> bool:
         """What the schema says of a tensor of the right type."""
-        is_list = name in ("input_ids", "stop", "stop_token_ids")
+        is_list = name in (*LISTS, *HALVES)
         if name == "unknown" or len(shape) != 1 or (not is_list and shape != [1]):
             return False
-        if name == "stream":
+        if name in HALVES:
+            return not values
+        if name in ("stream", "return_logprobs"):
             return True
-        if name in ("input_ids", "stop_token_ids"):
-            limit = 2047 if name == "input_ids" else 240
+        if name in ("arrival_ns", "tokenize_ns"):
+            return bool(0 <= values[0] <= 2**31)
+        if name == "cache_salt":
+            return is_utf8(values[0]) and 0 < len(values[0].decode()) <= 1024
+        if name in ("input_ids", "stop_token_ids", "allowed_token_ids"):
+            limit = {"input_ids": 2047, "stop_token_ids": 240}.get(name, self.vocab_size)
             fits = len(values) <= limit and all(0 <= value < self.vocab_size for value in values)
             return fits and (name == "stop_token_ids" or bool(values))
         if name == "stop":
@@ -121,9 +182,11 @@ class TensorFuzzer:
             )
         except InvalidArgument:
             return False
-        return not (name == "min_tokens" and checked > MAX_TOKENS)
+        return checked is None or bool(checked <= LIMITS.get(name, checked))
 
-    def ask(self, tensors: list[grpcclient.InferInput]) -> tuple[list[int], str]:
+    def ask(
+        self, tensors: list[grpcclient.InferInput], parameters: dict[str, Any] | None = None
+    ) -> tuple[list[int], str]:
         """The ids of a greedy request with these tensors in place of its own; its error."""
         inputs = {}
         for name, array, dtype in (
@@ -136,7 +199,11 @@ class TensorFuzzer:
         inputs |= {tensor.name(): tensor for tensor in tensors}
         outputs = [grpcclient.InferRequestedOutput("output_ids")]
         self.client.async_stream_infer(
-            "generation", list(inputs.values()), outputs=outputs, enable_empty_final_response=True
+            "generation",
+            list(inputs.values()),
+            outputs=outputs,
+            enable_empty_final_response=True,
+            parameters=parameters or {},
         )
         ids: list[int] = []
         while True:

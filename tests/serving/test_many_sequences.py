@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,27 @@ def test_generate(server: TritonServer, expected: list[str]) -> None:
     body["sampling_parameters"] = '{"n": "3"}'
     del body["n"]
     assert generate(server.http_url, body)["text_output"] == answer["text_output"]
+
+
+@pytest.mark.parametrize("model", ["ensemble", "ensemble_unary"])
+def test_token_outputs(server: TritonServer, model: str) -> None:
+    """Log probabilities, stop reasons and ids of each sequence; those of the prompt once."""
+    flags = ("return_logprobs", "return_cumulative_logprob", "return_stop_reason", "return_token_ids")
+    body = {"text_input": PROMPT, "n": 3, "seed": 7, "logprobs": 1, "prompt_logprobs": 0, **SAMPLING}
+    body |= dict.fromkeys((*flags, "return_num_output_tokens", "exclude_input_in_output"), True)
+    answer = generate(server.http_url, body | {"stop": ["("], "max_tokens": 60}, model)
+    lengths = answer["num_output_tokens"]
+    ids = answer["output_ids"]
+    assert len(ids) == sum(lengths)
+    for index in range(3):
+        places = json.loads(answer["logprobs"][index])
+        own = ids[sum(lengths[:index]) :][: lengths[index]]
+        assert [int(next(iter(place))) for place in places] == own
+        total = sum(next(iter(place.values()))["logprob"] for place in places)
+        assert answer["cumulative_logprob"][index] == pytest.approx(total, abs=1e-3)
+        assert answer["stop_reason"][index] in ("(", "")
+    assert "(" in answer["stop_reason"]
+    assert json.loads(answer["prompt_logprobs"])[0] is None
 
 
 def test_generate_stream(server: TritonServer, expected: list[str]) -> None:

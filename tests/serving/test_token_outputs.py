@@ -176,6 +176,30 @@ def test_trtllm(server: TritonServer, expected: RequestOutput) -> None:
     assert "logprobs" not in answer
 
 
+def test_trtllm_rows(server: TritonServer) -> None:
+    """A row for each prompt, with 0 behind the end of a shorter one."""
+    tensors = [httpclient.InferInput("text_input", [2, 1], "BYTES")]
+    tensors[0].set_data_from_numpy(np.asarray([[PROMPT.encode()], [b"import os\n"]], np.object_))
+    for name, dtype, value in (
+        ("max_tokens", "INT32", np.asarray([[24]], np.int32)),
+        ("stop_words", "BYTES", np.asarray([[b"return"]], np.object_)),
+        ("return_log_probs", "BOOL", np.asarray([[True]])),
+        ("return_num_output_tokens", "BOOL", np.asarray([[True]])),
+    ):
+        tensors.append(httpclient.InferInput(name, [1, 1], dtype))
+        tensors[-1].set_data_from_numpy(value)
+    with httpclient.InferenceServerClient(server.http_url.removeprefix("http://")) as client:
+        result = client.infer("ensemble_trtllm_unary", tensors)
+    rows = result.as_numpy("output_log_probs")
+    lengths = result.as_numpy("num_output_tokens").tolist()
+    assert rows.shape == (2, max(lengths))
+    assert len({*lengths}) == 2
+    for row, length, total in zip(rows, lengths, result.as_numpy("cum_log_probs"), strict=True):
+        assert (row[:length] < 0).all()
+        assert (row[length:] == 0).all()
+        assert row.sum() == pytest.approx(total, abs=1e-3)
+
+
 def tensor(name: str, dtype: str, value: Any) -> InferInput:
     array = np.asarray(
         value, {"INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}.get(dtype, np.object_)

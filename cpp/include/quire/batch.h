@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "quire/logit_edits.h"
+
 namespace quire {
 
 // Largest number of mask_ids of one request.
@@ -65,6 +67,7 @@ struct Batch {
   std::vector<int32_t> mask_offsets;  // [num_sampled + 1]
   std::vector<int32_t> mask_ids;
   std::vector<int32_t> num_logprobs;  // the sampled id's and that many likeliest ones; 0: none
+  BatchEdits edits;                   // of requests with penalties, biases and the like
 
   // Per row of prompt logprobs, [num_prompt_rows], in the order of the tokens
   std::vector<int32_t> prompt_token_idx;     // index in [0, num_tokens): a token whose logits are wanted

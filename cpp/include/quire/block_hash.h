@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string_view>
 
 namespace quire {
 
@@ -22,6 +23,9 @@ struct BlockHash {
 
 // The parent of a first block. Different salts share no blocks.
 BlockHash root_hash(uint64_t salt);
+
+// The parent of a first block among requests of one cache_salt, which share blocks with no others.
+BlockHash salted_root(const BlockHash& root, std::string_view cache_salt);
 
 // token_ids: one full block.
 BlockHash hash_block(const BlockHash& parent, std::span<const int32_t> token_ids);

@@ -27,7 +27,6 @@ class OutputGate {
     int32_t trim = 0;
     bool is_first = false;
     OpenText open_text;
-    std::string stop_string;  // that ends the sequence; with finish() only
   };
 
   // table must outlive the gate. is_first: nothing in the prompt takes part in the text. open_text: what the
@@ -44,9 +43,12 @@ class OutputGate {
   void push_silent() { ++num_silent_; }
 
   uint32_t num_held() const { return num_pushed_ + num_silent_ - num_released_; }
-  bool has_ready() const { return num_ready_ > 0; }
+  // Whether take_ready() is due: with the first ids, and then with stream_interval of them.
+  bool has_ready() const { return num_ready_ > 0 && (num_ready_ >= stream_interval_ || num_released_ == 0); }
   // The ids that may leave now, possibly none. They are held no longer.
   Run take_ready();
+  // The stop string that is complete, if any. held_ids: [num_held].
+  std::string stop_string(std::span<const int32_t> held_ids) const;
   // The sequence is over: everything held leaves. held_ids: [num_held].
   Run finish(std::span<const int32_t> held_ids);
 
@@ -59,6 +61,7 @@ class OutputGate {
   bool makes_text_;  // false: ids leave as they come
   bool skip_special_tokens_;
   bool include_stop_;
+  uint32_t stream_interval_;
   bool is_first_;
   OpenText open_text_;
   bool can_cut_;             // the ids so far form complete runs

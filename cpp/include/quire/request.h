@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "quire/logprobs.h"
@@ -43,9 +44,9 @@ struct Release {
   // For the client, when finish_reason is kError, or kDeadline and nothing was generated: what went wrong.
   std::string error;
   // When finish_reason is kStop, what stopped it; neither of them at an end-of-sequence token.
-  int32_t stop_token_id = -1;  // one of stop_token_ids
-  std::string stop_string;     // one of stop
-  int32_t logprobs_idx = -1;   // in StepOutputs::logprobs; -1: none asked for
+  int32_t stop_token_id = -1;    // one of stop_token_ids
+  int32_t stop_string_idx = -1;  // in StepOutputs::stop_strings: one of stop
+  int32_t logprobs_idx = -1;     // in StepOutputs::logprobs; -1: none asked for
 };
 
 // Of one release: [begin, ...) of StepOutputs::logprob_entries. First num_per_id for each id of the release,
@@ -76,6 +77,7 @@ struct StepOutputs {
   EngineStats stats;
   std::vector<Release> releases;
   std::vector<int32_t> token_ids;
+  std::vector<std::string> stop_strings;  // those that ended a request
   std::vector<Receipt> receipts;
   std::vector<ReleaseLogprobs> logprobs;  // of the releases that have some, in their order
   std::vector<Logprob> logprob_entries;
@@ -83,9 +85,14 @@ struct StepOutputs {
   void clear() {  // all but the stats
     releases.clear();
     token_ids.clear();
+    stop_strings.clear();
     logprobs.clear();
     logprob_entries.clear();
     receipts.clear();
+  }
+  std::string_view stop_string(const Release& release) const {  // "": none
+    return release.stop_string_idx < 0 ? std::string_view()
+                                       : stop_strings[static_cast<size_t>(release.stop_string_idx)];
   }
   // [num_ids, num_per_id] and [num_prompt_places, num_per_prompt_place]
   std::span<const Logprob> of_ids(const ReleaseLogprobs& run) const {

@@ -4,10 +4,13 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include "quire/block_hash.h"
 #include "quire/config.h"
+#include "quire/logit_edits.h"
 #include "quire/receipt.h"
 
 namespace quire {
@@ -24,8 +27,10 @@ struct alignas(64) RequestState {
   int32_t num_published_blocks = 0;  // leading blocks that are findable, or whose hash another block has
   int32_t row = -1;                  // of the block tables, while running
   Status status = Status::kNew;
-  bool is_forked = false;  // since its admission: it shares a sibling's prompt, see Scheduler
-  uint32_t index = 0;      // among the sequences of its request
+  bool is_forked = false;          // since its admission: it shares a sibling's prompt, see Scheduler
+  uint32_t index = 0;              // among the sequences of its request
+  bool waits_for_ids = false;      // scheduled only when no id is pending: bad words of several ids
+  bool has_written_edits = false;  // a batch since it got its row has written its rows of BatchEdits' tables
   float temperature = 1.0f;
   float top_p = 1.0f;
   int32_t top_k = 0;
@@ -37,8 +42,10 @@ struct alignas(64) RequestState {
   std::array<int32_t, kMaxBatchesOut> batch_idx = {-1, -1};  // in each batch out; -1: not in it
   int32_t num_logprobs = 0;                                  // as Batch has it
   int32_t num_prompt_logprobs = 0;                           // the same of the prompt's tokens
-  int32_t num_known_prompt_logprobs = 0;  // of the num_prompt_tokens - 1 places that predict one
+  int32_t num_known_prompt_logprobs = 0;    // of the num_prompt_tokens - 1 places that predict one
+  std::shared_ptr<const LogitEdits> edits;  // null: none
 
+  std::string cache_salt;                // of the first block's hash
   std::vector<BlockHash> block_hashes;   // of the first full blocks; extended when a block is full
   std::vector<int32_t> mask_ids;         // may not be sampled before min_tokens
   RequestState* next_sibling = nullptr;  // a ring: the unfinished sequences of a request; null: the only one

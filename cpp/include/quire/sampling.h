@@ -13,7 +13,7 @@ constexpr int32_t kMaxLogprobs = 20;
 constexpr int32_t kMaxSequences = 128;  // of one prompt
 constexpr int32_t kMaxLogitBias = 1024;
 constexpr int32_t kMaxBadWords = 128;
-constexpr int32_t kMaxCacheSaltBytes = 4096;
+constexpr int32_t kMaxCacheSaltLength = 1024;  // characters
 
 struct LogitBias {
   int32_t token_id = 0;
@@ -48,7 +48,7 @@ struct SamplingParams {
   bool detokenize = true;               // false: ids only, no text; no stop strings then
   int32_t stream_interval = 1;          // tokens that a run has at least, but for the first and the last
   std::string cache_salt;               // prefixes are shared among requests of one salt; UTF-8, at most
-                                        // kMaxCacheSaltBytes
+                                        // kMaxCacheSaltLength
 };
 
 // The seed of sequence `index` of a request with `seed`; that of sequence 0 is `seed`.

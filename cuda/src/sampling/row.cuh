@@ -65,6 +65,10 @@ __device__ inline uint16_t* counts_of(const SampleParams& p, int row_idx) {
   return p.token_counts + static_cast<int64_t>(p.sample_rows[row_idx]) * p.vocab_size;
 }
 
+__device__ inline bool has_biases(const SampleParams& p, int row_idx) {
+  return p.bias_offsets != nullptr && p.bias_offsets[row_idx] != p.bias_offsets[row_idx + 1];
+}
+
 // Where a row's id goes. Written by one thread of the cluster.
 struct Result {
   const SampleParams& params;
@@ -95,9 +99,9 @@ __device__ inline float scale_of(float temperature) {
 }
 
 // All methods are called by all threads of the block, those marked "cluster" by all blocks of the cluster.
-template <class T>
-struct Row : RowView<T> {
-  using RowView<T>::begin, RowView<T>::size;
+template <class T, bool kEdited = false>
+struct Row : RowView<T, kEdited> {
+  using RowView<T, kEdited>::begin, RowView<T, kEdited>::size;
 
   Shared& shared;
   float max = 0;  // of the row
@@ -107,7 +111,7 @@ struct Row : RowView<T> {
   int exchange_idx = 0;
 
   __device__ Row(Shared& shared, const T* row, int vocab_size)
-      : RowView<T>(row, vocab_size, cg::this_cluster().block_rank()), shared(shared) {}
+      : RowView<T, kEdited>(row, vocab_size, cg::this_cluster().block_rank()), shared(shared) {}
 
   __device__ uint64_t mass_of(float logit) const {
     return __float2ull_rn(expf((logit - max) * inverse_temperature) * kUnit);

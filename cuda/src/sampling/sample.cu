@@ -1,244 +1,20 @@
-#include <utility>
-
-#include "bins.cuh"
-#include "bisect.cuh"
-#include "common/dependency.cuh"
-#include "common/dispatch.h"
-#include "common/launch.h"
-#include "philox.cuh"
-#include "quire/cuda/sample.h"
-#include "row.cuh"
-#include "shortcut.cuh"
+#include "sample_kernel.cuh"
 
 namespace quire::cuda {
 namespace sampling {
+
 namespace {
 
 constexpr int kFewRows = 32;
 
-// Bits of this block's ids that may not be sampled, in memory; null when there are none.
-template <class T>
-__device__ const uint32_t* build_mask(const SampleParams& p, int row_idx, const RowView<T>& row,
-                                      uint32_t* memory) {
-  if (p.mask_offsets == nullptr) return nullptr;
-  const int mask_begin = p.mask_offsets[row_idx], mask_end = p.mask_offsets[row_idx + 1];
-  if (mask_begin == mask_end) return nullptr;
-  for (int i = threadIdx.x; i < (row.size + 31) / 32; i += kThreads) memory[i] = 0;
-  __syncthreads();
-  for (int i = mask_begin + threadIdx.x; i < mask_end; i += kThreads) {
-    const int64_t place = static_cast<int64_t>(p.mask_ids[i]) - row.begin;
-    if (place >= 0 && place < row.size) atomicOr(&memory[place / 32], 1u << (place % 32));
-  }
-  __syncthreads();
-  return memory;
-}
-
-// The row with everything that it asks for.
-template <class T>
-__device__ Row<T> make_row(const SampleParams& p, int row_idx, Shared& shared, const uint32_t* mask) {
-  Row<T> row(shared, static_cast<const T*>(p.logits) + row_idx * p.stride_logits, p.vocab_size);
-  row.set_temperature(p.temperature[row_idx]);
-  row.edits.mask = mask;
-  if (has_penalties(p, row_idx)) {
-    row.edits.counts = counts_of(p, row_idx) + row.begin;
-    row.edits.repetition = p.repetition_penalty[row_idx];
-    row.edits.presence = p.presence_penalty[row_idx];
-    row.edits.frequency = p.frequency_penalty[row_idx];
-  }
-  return row;
-}
-
-// Warp. The segment that the draw falls into, in proportion to the weights that the findings sum up. rest:
-// the draw less the segments before.
-__device__ inline int choose_segment(const Finding (&findings)[kNumSegments], double u, float max,
-                                     float scale, double& rest) {
-  const int lane = threadIdx.x % kWarpSize;
-  const double up_to = scan_weights(findings, max, scale);
-  const double target = u * __shfl_sync(kAllLanes, up_to, kWarpSize - 1);
-  double before = __shfl_up_sync(kAllLanes, up_to, 1);
-  if (lane == 0) before = 0;
-  const unsigned weighing = __ballot_sync(kAllLanes, up_to > before);
-  const unsigned past = __ballot_sync(kAllLanes, up_to > before && up_to > target);
-  const int chosen = past != 0 ? __ffs(static_cast<int>(past)) - 1 : 31 - __clz(static_cast<int>(weighing));
-  const double first = weight_of(findings[2 * lane], max, scale);
-  const bool is_second = target - before >= first && weight_of(findings[2 * lane + 1], max, scale) > 0;
-  rest = __shfl_sync(kAllLanes, target - before - (is_second ? first : 0), chosen);
-  return __shfl_sync(kAllLanes, 2 * lane + is_second, chosen);
-}
-
-// Cluster. Draws with top_k or top_p where the shortcut does not decide.
-template <class T>
-__device__ void draw_from_bins(Row<T>& row, int top_k, float top_p, double u, const Result& out) {
-  const cg::cluster_group cluster = cg::this_cluster();
-  Shared& shared = row.shared;
-  build_histogram(row, top_k == 0);
-  if (cluster.block_rank() == 0) {
-    const Plan plan = make_plan(row, top_k, top_p);
-    if (threadIdx.x < kClusterSize) cluster.map_shared_rank(&shared, threadIdx.x)->plan = plan;
-    if (threadIdx.x == 0) shared.num_candidates = 0;
-  }
-  cluster.sync();
-  const Plan plan = shared.plan;
-  if (plan.first_bin < 0) {
-    draw_by_bisection(row, plan, top_k, top_p, u, out);
-    return;
-  }
-  gather_candidates(row, plan.first_bin, plan.last_bin);
-  if (cluster.block_rank() == 0) draw_from_candidates(row, plan, top_k, top_p, u, out);
-  cluster.sync();
-  if (!shared.walk_ids) return;
-  const auto mass = [&](float logit) {
-    return row.bin_of(logit) < plan.last_bin ? row.mass_of(logit) : uint64_t{0};
-  };
-  const ClusterSum sums = row.sum_ids(mass);
-  row.write_crossing_id(sums, shared.walk_target, mass, out);
-}
-
-// The two functions below are calls, so that what they need costs the usual row no registers. Each kernel has
-// its own, which may have as many registers as the kernel.
-
-// scan_edited of any row.
-template <class T, int kBlocksPerSm>
-__device__ __noinline__ Scan scan_unusual(const SampleParams& p, int row_idx, Shared& shared,
-                                          const uint32_t* mask) {
-  const Row<T> row = make_row<T>(p, row_idx, shared, mask);
-  return scan_edited(row, row.scale);
-}
-
-// Cluster. Draws from any row whose findings and maxima all blocks know. max: of the row; thread_max: the
-// largest logit that this thread saw.
-template <class T, int kBlocksPerSm>
-__device__ __noinline__ void draw_unusual(const SampleParams& p, int row_idx, Shared& shared,
-                                          const uint32_t* mask, float max, float thread_max) {
-  const cg::cluster_group cluster = cg::this_cluster();
-  Row<T> row = make_row<T>(p, row_idx, shared, mask);
-  row.max = max;
-  int top_k = p.top_k[row_idx];
-  if (top_k < 0 || top_k >= p.vocab_size) top_k = 0;
-  const float top_p = p.top_p[row_idx] < 1 ? p.top_p[row_idx] : 1.0f;
-  const float min_p = p.min_p == nullptr ? 0.0f : p.min_p[row_idx];
-  const double u = uniform(p.seed[row_idx], p.output_idx[row_idx]);
-  const Result out{p, row_idx};
-  int pass = 0;
-  if (min_p > 0) {
-    row.edits.floor =
-        min_p < 1 ? static_cast<float>(max + p.temperature[row_idx] * log(static_cast<double>(min_p))) : max;
-    if (top_k == 0) {  // the sums again, without what min_p puts out
-      pass = 1;
-      tell(shared.findings[1], join(scan_edited(row, row.scale), row.scale));
-      cluster.sync();
-    }
-  }
-  const auto& findings = shared.findings[pass];
-  if (top_k == 0 && top_p >= 1) {
-    double rest;
-    const int warp = threadIdx.x / kWarpSize;
-    const int segment = choose_segment(findings, u, max, row.scale, rest);
-    if (segment != static_cast<int>(cluster.block_rank()) * kNumWarps + warp) return;
-    const int id = pick_in_segment(row, row.segment(), rest, max, row.scale);
-    if (threadIdx.x % kWarpSize == 0) out.write(id);
-    return;
-  }
-  if (top_k <= kMaxShortcut) {
-    const float cutoff = fmaxf(bound_of(shared, top_k > 0 ? top_k : kFirstGuess), row.edits.floor);
-    uint64_t total_mass = 0;
-    if (top_k == 0) {
-      const double sum = __shfl_sync(kAllLanes, scan_weights(findings, max, row.scale), kWarpSize - 1);
-      total_mass = static_cast<uint64_t>(sum * kUnit);
-    }
-    if (try_shortcut(row, thread_max, cutoff, total_mass, top_k, top_p, u, out)) return;
-  }
-  draw_from_bins(row, top_k, top_p, u, out);
-}
-
-// Grid [rows * kClusterSize], a cluster per row, block kThreads. Shared memory: Shared, then the mask's bits.
-//
-// A block may leave once no other block reads or writes its shared memory: every access to another block's is
-// followed by a barrier of the cluster.
-template <class T, int kBlocksPerSm>
-__global__ void __launch_bounds__(kThreads, kBlocksPerSm)
-    sample_kernel(const __grid_constant__ SampleParams p) {
-  extern __shared__ __align__(16) unsigned char memory[];
-  const cg::cluster_group cluster = cg::this_cluster();
-  Shared& shared = *reinterpret_cast<Shared*>(memory);
-  launch_dependents();
-  if (threadIdx.x == 0) shared.num_candidates = 0;
-  auto all_have_started = cluster.barrier_arrive();
-  wait_for_dependencies();
-
-  const int row_idx = blockIdx.x / kClusterSize, lane = threadIdx.x % kWarpSize;
-  const T* logits = static_cast<const T*>(p.logits) + row_idx * p.stride_logits;
-  RowView<T> row(logits, p.vocab_size, static_cast<int>(cluster.block_rank()));
-  const Segment segment = row.segment();
-  typename RowView<T>::Vector vecs[kBatch];
-  const bool is_whole = row.is_whole(segment);
-  if (is_whole) row.load_batch(segment.first + lane * RowView<T>::kSize, segment.end, vecs);
-
-  // While the logits are on their way.
-  const float temperature = p.temperature[row_idx];
-  const bool is_greedy = temperature == 0;
-  const int top_k = p.top_k[row_idx];
-  const bool has_top_k = top_k > 0 && top_k < p.vocab_size;
-  const bool has_set = !is_greedy && (has_top_k || p.top_p[row_idx] < 1);
-  const bool has_counts = has_penalties(p, row_idx);
-  const float scale = scale_of(temperature);
-  row.edits.mask = build_mask(p, row_idx, row, reinterpret_cast<uint32_t*>(memory + sizeof(Shared)));
-  // The leader's first warp finishes a usual row alone: the others make room for the next row's.
-  const bool is_usual = is_greedy || !(has_set || has_counts || row.edits.mask != nullptr ||
-                                       (p.min_p != nullptr && p.min_p[row_idx] > 0));
-
-  Scan scan;
-  if (!is_whole || has_counts) {
-    scan = scan_unusual<T, kBlocksPerSm>(p, row_idx, shared, row.edits.mask);
-  } else if (!is_greedy && !has_top_k) {
-    scan = scan_plain<true>(row, segment, vecs, scale);
-  } else {
-    scan = scan_plain<false>(row, segment, vecs, scale);
-  }
-  Finding finding = join(scan, scale);
-  if (is_greedy && finding.key > kMinusInfKey && finding.key < kInfKey) {
-    int id = INT32_MAX;
-    if (key_of(scan.largest) == finding.key) {
-      id = row.begin + (!is_whole || has_counts ? scan.place : find_in_vector(row, scan));
-    }
-    finding.id = __reduce_min_sync(kAllLanes, id);
-  }
-  // Before the first write to another block's memory, which must exist.
-  cluster.barrier_wait(std::move(all_have_started));
-  if (is_usual) {
-    if (lane == 0) tell(shared.findings[0], finding, 0);
-    __syncwarp();
-    auto all_have_told = cluster.barrier_arrive();
-    if (cluster.block_rank() > 0 || threadIdx.x >= kWarpSize) return;
-    cluster.barrier_wait(std::move(all_have_told));
-  } else {
-    tell(shared.findings[0], finding);
-    if (has_set) tell_maxima(shared, scan.largest);
-    cluster.sync();
-  }
-
-  const Finding(&findings)[kNumSegments] = shared.findings[0];
-  const uint32_t key = largest_key(findings);
-  if (key <= kMinusInfKey || key >= kInfKey || !(temperature >= 0)) {
-    if (cluster.block_rank() == 0 && threadIdx.x == 0) Result{p, row_idx}.write(-1);
-    return;
-  }
-  const float max = logit_of(key);
-  if (!is_usual) {
-    draw_unusual<T, kBlocksPerSm>(p, row_idx, shared, row.edits.mask, max, scan.largest);
-    return;
-  }
-  int id;
-  if (is_greedy) {
-    id = first_id(findings, key);
-  } else {
-    double rest;
-    const double u = uniform(p.seed[row_idx], p.output_idx[row_idx]);
-    const int chosen = choose_segment(findings, u, max, scale, rest);
-    const RowView<T> view(logits, p.vocab_size, chosen / kNumWarps);
-    id = pick_in_segment(view, view.segment(chosen % kNumWarps), rest, max, scale);
-  }
-  if (lane == 0) Result{p, row_idx}.write(id);
+void launch_plain(const SampleParams& p, cudaStream_t stream) {
+  dispatch_dtype(p.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    // Few rows leave room on every SM, and blocks may have 64 registers; for many rows a fifth block per SM,
+    // with 48 registers, is worth more, if not to rows with top_k or top_p.
+    launch("sample", p.num_rows <= kFewRows ? sample_kernel<T, 4, false> : sample_kernel<T, 5, false>,
+           launch_config(p, stream), p);
+  });
 }
 
 }  // namespace
@@ -255,20 +31,18 @@ void launch_sample(const SampleParams& p, cudaStream_t stream) {
                                     p.presence_penalty == nullptr || p.frequency_penalty == nullptr)) {
     refuse("token_counts", "an array", "null without sample_rows and the three penalties");
   }
-  dispatch_dtype(p.dtype, [&](auto type) {
-    using T = typename decltype(type)::type;
-    LaunchConfig config;
-    config.grid = p.num_rows * kClusterSize;
-    config.block = kThreads;
-    config.shared_bytes = sizeof(Shared);
-    if (p.mask_offsets != nullptr) config.shared_bytes += (slice_size(p.vocab_size) + 31) / 32 * 4;
-    config.cluster = kClusterSize;
-    config.overlaps = true;
-    config.stream = stream;
-    // Few rows leave room on every SM, and blocks may have 64 registers; for many rows a fifth block per SM,
-    // with 48 registers, is worth more, if not to rows with top_k or top_p.
-    launch("sample", p.num_rows <= kFewRows ? sample_kernel<T, 4> : sample_kernel<T, 5>, config, p);
-  });
+  if ((p.allowed_rows == nullptr) != (p.allowed_masks == nullptr)) {
+    refuse("allowed_rows", "one of two arrays", "allowed_rows and allowed_masks, or neither");
+  }
+  if (p.bias_offsets != nullptr && (p.bias_ids == nullptr || p.biases == nullptr)) {
+    refuse("bias_offsets", "an array", "null without bias_ids and biases");
+  }
+  if (p.min_p != nullptr || p.token_counts != nullptr || p.allowed_rows != nullptr ||
+      p.bias_offsets != nullptr) {
+    launch_edited(p, stream);
+  } else {
+    launch_plain(p, stream);
+  }
 }
 
 }  // namespace quire::cuda

@@ -64,14 +64,36 @@ __device__ inline float exp2_fast(float x) {
 // An entry of token_counts: whether the token is in the prompt, and how often in the output.
 constexpr int kInPrompt = 0x8000, kMaxCount = 0x7fff;
 
+// The bias of an id that has one. A call: it is rare, and the loops that need it are unrolled.
+__device__ __noinline__ inline float find_bias(const int32_t* ids, const float* biases, int count, int id) {
+  int first = 0, last = count - 1;
+  while (first < last) {
+    const int middle = (first + last) / 2;
+    if (ids[middle] < id) {
+      first = middle + 1;
+    } else {
+      last = middle;
+    }
+  }
+  return biases[first];
+}
+
 // What a row asks for beside its logits. The same as quire::cpu does, bit by bit: see sample.h.
 struct Edits {
-  const uint32_t* mask = nullptr;    // of this block's ids, in shared memory; set bits may not be sampled
+  const uint32_t* mask = nullptr;     // of this block's ids, in shared memory; set bits may not be sampled
+  const uint32_t* biased = nullptr;   // the same: bits of the ids that have a bias
+  const int32_t* bias_ids = nullptr;  // [num_biases], ascending, of the whole row
+  const float* biases = nullptr;
+  int num_biases = 0;
   const uint16_t* counts = nullptr;  // of this block's ids; null: no penalties
   float repetition = 1, presence = 0, frequency = 0;
   float floor = minus_inf();  // logits below are out: min_p
 
   __device__ bool is_masked(int i) const { return mask != nullptr && ((mask[i / 32] >> (i % 32)) & 1) != 0; }
+
+  __device__ bool is_biased(int i) const {
+    return biased != nullptr && ((biased[i / 32] >> (i % 32)) & 1) != 0;
+  }
 
   // entry: of token_counts.
   __device__ float apply(float logit, int entry) const {
@@ -96,7 +118,10 @@ __host__ __device__ constexpr int segment_size(int vocab_size) {
 __host__ __device__ constexpr int slice_size(int vocab_size) { return segment_size(vocab_size) * kNumWarps; }
 
 // One block's view of a row: a slice of kNumWarps segments.
-template <class T>
+//
+// kEdited: it may have penalties, min_p, biases and allowed ids. Most calls have none, and these cost
+// registers.
+template <class T, bool kEdited = false>
 struct RowView {
   static constexpr int kSize = kVecSize<T>;
   static constexpr int kStep = kWarpSize * kSize;  // ids from one vector of a thread to its next
@@ -124,9 +149,17 @@ struct RowView {
 
   __device__ Segment segment() const { return segment(threadIdx.x / kWarpSize); }
 
+  __device__ bool has_counts() const { return kEdited && edits.counts != nullptr; }
+  __device__ bool has_biases() const { return kEdited && edits.biased != nullptr; }
+
+  __device__ float biased_logit(float logit, int i) const {
+    if (!kEdited || !edits.is_biased(i)) return logit;
+    return __fadd_rn(logit, find_bias(edits.bias_ids, edits.biases, edits.num_biases, begin + i));
+  }
+
   __device__ float logit(int i) const {
     if (edits.is_masked(i)) return minus_inf();
-    return edits.apply(to_float(logits[i]), edits.counts != nullptr ? edits.counts[i] : 0);
+    return edits.apply(biased_logit(to_float(logits[i]), i), has_counts() ? edits.counts[i] : 0);
   }
 
   // Whether a segment consists of whole vectors.
@@ -136,7 +169,7 @@ struct RowView {
 
   // Whether a segment takes the fast way. Both ways give the same numbers.
   __device__ bool is_plain(const Segment& segment) const {
-    return is_whole(segment) && edits.counts == nullptr && edits.floor == minus_inf();
+    return is_whole(segment) && !has_counts() && !has_biases() && edits.floor == minus_inf();
   }
 
   // vecs[j] from logits[i + j * kStep] on, of a whole segment: all in flight at once. -inf past the end.
@@ -174,13 +207,12 @@ struct RowView {
 #pragma unroll
       for (int k = 0; k < kSize; ++k) vec[k] = i + k < end ? logits[i + k] : from_float<T>(minus_inf());
     }
-    const bool has_counts = edits.counts != nullptr;
-    if (has_counts && i + kSize <= end && reinterpret_cast<uintptr_t>(edits.counts) % 16 == 0) {
+    if (has_counts() && i + kSize <= end && reinterpret_cast<uintptr_t>(edits.counts) % 16 == 0) {
       counts = load_vec<uint16_t, kSize>(edits.counts + i);
     } else {
 #pragma unroll
       for (int k = 0; k < kSize; ++k) {
-        counts[k] = has_counts && i + k < end ? edits.counts[i + k] : uint16_t{0};
+        counts[k] = has_counts() && i + k < end ? edits.counts[i + k] : uint16_t{0};
       }
     }
   }
@@ -190,7 +222,7 @@ struct RowView {
 #pragma unroll
     for (int k = 0; k < kSize; ++k) {
       const bool is_out = i + k >= end || edits.is_masked(i + k);
-      values[k] = is_out ? minus_inf() : edits.apply(to_float(vec[k]), counts[k]);
+      values[k] = is_out ? minus_inf() : edits.apply(biased_logit(to_float(vec[k]), i + k), counts[k]);
     }
   }
 

@@ -11,6 +11,7 @@ from quire.errors import InvalidArgument
 from quire.models.activations_cuda import CudaActivations
 from quire.models.config import ModelConfig
 from quire.models.weights import LlamaWeights
+from quire.runner import cuda_logit_edits
 from quire.runner.memory import MemoryLedger, kv_block_bytes, num_kv_blocks
 from quire.runner.step_shapes import StepShapes
 
@@ -58,6 +59,7 @@ def plan(
         model, dtype.itemsize, config.max_num_batched_tokens, config.max_num_seqs
     )
     graphs = 0 if config.enforce_eager else len(shapes) * model.num_layers * _GRAPH_BYTES_PER_LAYER
+    workspace += cuda_logit_edits.num_bytes(config.max_num_seqs, model.vocab_size)
     # Block tables, and the updates of all their entries that a batch may carry.
     workspace += _LIBRARIES + 3 * 4 * config.max_num_seqs * -(-max_model_len // config.block_size)
     workspace += _LOGPROBS_BYTES_PER_ROW * (config.max_num_seqs + config.max_num_batched_tokens)

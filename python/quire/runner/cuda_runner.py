@@ -26,6 +26,7 @@ from quire.models.activations_cuda import CudaActivations
 from quire.models.checkpoint import load_model_weights
 from quire.models.config import ModelConfig
 from quire.models.llama_cuda import CudaLlama
+from quire.runner.cuda_logit_edits import CudaLogitEdits
 from quire.runner.cuda_logprobs import CudaLogprobs
 from quire.runner.sampled import Sampled
 from quire.runner.step_buffers import StepBuffers
@@ -114,6 +115,7 @@ class CudaRunner:
         self._done = [torch.cuda.Event() for _ in range(self.max_batches_out)]  # type: ignore[no-untyped-call]
         self._out: deque[_BatchOut] = deque()
         self._next_copy = 0
+        self._edits = CudaLogitEdits(max_num_seqs, model.vocab_size, device, self.max_batches_out)
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._make_logprobs = partial(
             CudaLogprobs, max_num_seqs, config.max_num_batched_tokens, device, self.max_batches_out
@@ -145,6 +147,9 @@ class CudaRunner:
                 self._graphs[shape].replay()
             else:
                 self._compute(shape)
+            if edits := batch.edits:
+                step, logits = self._buffers.arrays(shape), self._activations.logits
+                self._edits.sample(copy, batch, edits, step, logits, self._last_token_ids, self._sampled)
             self._sampled_host[copy].copy_(self._sampled, non_blocking=True)
             if batch.has_logprobs or batch.num_prompt_rows:
                 if self._logprobs is None:

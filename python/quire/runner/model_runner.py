@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from quire.config import EngineConfig
 from quire.models.checkpoint import load_model_weights
 from quire.models.config import ModelConfig
 from quire.models.llama import Activations, Llama, Rows
+from quire.runner.logit_edits import LogitEdits
 from quire.runner.sampled import PROMPT_PIECE, Logprobs, Sampled
 from quire.runner.threads import ThreadPolicy, num_usable_cores
 
@@ -70,7 +72,10 @@ class ModelRunner:
         ]
         self._last_token_ids = np.zeros(config.max_num_seqs, dtype=np.int32)  # by row of the block tables
         self._launched: deque[Sampled] = deque()
+        self._prompt_piece = min(PROMPT_PIECE, config.max_num_seqs)  # no more logits than a step samples from
         self._prompt_activations: Activations | None = None  # of prompt logprobs, once they are asked for
+        self._make_edits = partial(LogitEdits, config.max_num_seqs, model.vocab_size)
+        self._edits: LogitEdits | None = None  # made when a request asks for some
 
     def launch(self, batch: _core.Batch) -> None:
         """Compute the batch's tokens, and sample."""
@@ -134,11 +139,11 @@ class ModelRunner:
         stay as they are."""
         if self._prompt_activations is None:
             self._prompt_activations = Activations(
-                self.model.config, self.activations.residual.dtype, PROMPT_PIECE, 0
+                self.model.config, self.activations.residual.dtype, self._prompt_piece, 0
             )
         pieces = []
-        for begin in range(0, batch.num_prompt_rows, PROMPT_PIECE):
-            piece = slice(begin, begin + PROMPT_PIECE)
+        for begin in range(0, batch.num_prompt_rows, self._prompt_piece):
+            piece = slice(begin, begin + self._prompt_piece)
             chosen = self._prompt_activations.select(rows, torch.from_numpy(batch.prompt_token_idx[piece]))
             pieces.append(
                 ops.logprobs(
@@ -155,12 +160,21 @@ class ModelRunner:
             for blocks in (cache.key_cache, cache.value_cache):
                 blocks[destinations] = blocks[sources]
 
-    @staticmethod
-    def _sample(batch: _core.Batch, logits: Tensor, out: Tensor) -> None:
+    def _edit_arguments(self, batch: _core.Batch) -> dict[str, Tensor]:
+        """Of `ops.sample`, for requests with penalties, biases and the like."""
+        edits = batch.edits
+        if edits is None:
+            return {}
+        if self._edits is None:
+            self._edits = self._make_edits()
+        return self._edits.arguments(batch, edits)
+
+    def _sample(self, batch: _core.Batch, logits: Tensor, out: Tensor) -> None:
         """One id per row of `logits` into `out`. A row that is not finite gets -1, with which the core ends
         that request alone."""
         view = torch.from_numpy
         out.fill_(-1)
+        edit_arguments = self._edit_arguments(batch)
         with suppress(_core.InvalidArgument):
             ops.sample(
                 logits,
@@ -172,4 +186,5 @@ class ModelRunner:
                 mask_offsets=view(batch.mask_offsets),
                 mask_ids=view(batch.mask_ids),
                 out=out,
+                **edit_arguments,
             )

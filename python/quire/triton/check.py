@@ -19,7 +19,7 @@ from quire.triton.tokenizer_stage import DIALECTS, STAGE_PARAMETERS
 
 # Config parameters of our own models, by backend.
 _ROLES = ("generation", "detokenizer", "unary")
-_QUIRE_PARAMETERS = ("role", "generation_model", "python", "engine_module")
+_QUIRE_PARAMETERS = ("role", "generation_model", "python", "engine_module", "forwarded_headers")
 
 
 @dataclass(frozen=True, kw_only=True)

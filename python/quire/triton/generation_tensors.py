@@ -16,6 +16,8 @@ _NUMPY_TYPES = {
     "TYPE_BOOL": np.bool_,
 }
 
+_RETURNS = tuple(name for name in OPTION_FIELDS if name.startswith("return_"))
+
 Tensor = np.ndarray[Any, Any]
 
 
@@ -45,8 +47,8 @@ def generation_tensors(
         tensors["prompt_text"] = _strings(texts)
     if warnings:
         tensors["warnings"] = _strings(warnings)
-    for name in OPTION_FIELDS:
-        if name.startswith("return_") and getattr(options, name):
+    for name in _RETURNS:
+        if getattr(options, name):
             tensors[name] = np.asarray([True])
     for name, value in given.items():
         tensors |= _field_tensors(name, value, bad_word_ids)

@@ -237,6 +237,11 @@ def sample(
     presence_penalty: Tensor | None = None,
     frequency_penalty: Tensor | None = None,
     token_counts: Tensor | None = None,
+    allowed_rows: Tensor | None = None,
+    allowed_masks: Tensor | None = None,
+    bias_offsets: Tensor | None = None,
+    bias_ids: Tensor | None = None,
+    biases: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     if out is None:
@@ -263,6 +268,11 @@ def sample(
         presence_penalty=_address(presence_penalty),
         frequency_penalty=_address(frequency_penalty),
         token_counts=_address(token_counts),
+        allowed_rows=_address(allowed_rows),
+        allowed_masks=_address(allowed_masks),
+        bias_offsets=_address(bias_offsets),
+        bias_ids=_address(bias_ids),
+        biases=_address(biases),
     )
     return out
 

@@ -105,6 +105,41 @@ def test_streams(llama_folder: Callable[..., Path]) -> None:
     assert len({len(ids) for ids in ids}) > 1, "they end at different steps"
 
 
+def test_penalties_and_biases(llama_folder: Callable[..., Path], alone: LLM) -> None:
+    """Each sequence counts its own tokens, and knows those of the shared prompt."""
+    edits: dict[str, Any] = {"repetition_penalty": 1.5, "frequency_penalty": 1.0, "min_p": 0.01}
+    edits |= {"allowed_token_ids": list(range(0, 200, 2)), "logit_bias": {4: 3.0}}
+    llm = make(llama_folder(), max_num_seqs=3)
+    [output] = llm.generate([prompts(3)[4]], SamplingParams(n=4, seed=5, **edits, **VALUES))
+    for index, completion in enumerate(output.outputs):
+        [expected] = alone.generate(
+            [prompts(3)[4]], SamplingParams(seed=derived(5, index), **edits, **VALUES)
+        )
+        assert completion.token_ids == expected.outputs[0].token_ids
+
+
+def test_logprobs(llama_folder: Callable[..., Path], alone: LLM) -> None:
+    """Each sequence has its own; the prompt's come once."""
+    llm = make(llama_folder())
+    [output] = llm.generate([[3, 4, 5]], SamplingParams(n=3, seed=5, logprobs=2, prompt_logprobs=1, **VALUES))
+    for index, completion in enumerate(output.outputs):
+        one = SamplingParams(seed=derived(5, index), logprobs=2, prompt_logprobs=1, **VALUES)
+        [expected] = alone.generate([[3, 4, 5]], one)
+        assert completion.logprobs is not None
+        assert expected.outputs[0].logprobs is not None
+        assert len(completion.logprobs) == 20
+        for given, wanted in zip(completion.logprobs, expected.outputs[0].logprobs, strict=True):
+            assert given.keys() == wanted.keys()
+            for token_id, logprob in given.items():
+                assert logprob.logprob == pytest.approx(wanted[token_id].logprob, abs=1e-4)
+        assert completion.cumulative_logprob == pytest.approx(
+            expected.outputs[0].cumulative_logprob, abs=1e-3
+        )
+        assert output.prompt_logprobs is not None
+        assert expected.prompt_logprobs is not None
+        assert len(output.prompt_logprobs) == len(expected.prompt_logprobs) == 3
+
+
 def test_cancelling_ends_every_sequence(llama_folder: Callable[..., Path]) -> None:
     llm = make(llama_folder())
     request_id = llm.add_request([3, 4, 5], SamplingParams(n=4, seed=5, **VALUES))

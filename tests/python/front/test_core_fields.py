@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from quire import _core
 from quire.errors import InvalidArgument
@@ -10,6 +13,16 @@ from quire.schema import INT32_MAX, INT64_MAX, INT64_MIN, Field
 
 # How the core says "not given".
 NOT_GIVEN = {("max_tokens", 0), ("logprobs", -1), ("prompt_logprobs", -1)}
+
+
+def test_other_names_are_those_of_the_backend() -> None:
+    """The backend's table of aliases is the schema's, but for fields that only a tokenizer can honour."""
+    source = (Path(__file__).parents[3] / "cpp" / "triton" / "request_parameters.cc").read_text()
+    table = source.split("kAliases[] = {")[1].split("};")[0]
+    not_there = ("truncate_prompt_tokens", "exclude_input_in_output")
+    fields = [field for name, field in NAMES.fields.items() if name not in not_there]
+    expected = {(alias, field.name) for field in fields for alias in field.aliases}
+    assert expected == set(re.findall(r'\{"(\w+)", "(\w+)"\}', table))
 
 
 def a_core(vocab_size: int = 1) -> _core.EngineCore:
@@ -74,7 +87,7 @@ def test_ranges_are_those_of_the_core(field: Field) -> None:
         ({"bad_word_ids": [[1], []]}, "bad_words: got a sequence of no ids; "),
         ({"bad_word_ids": [[1], [4]]}, "bad_words: got 4; "),
         ({"bad_word_ids": [[1]] * 129}, "bad_words: got 129 sequences of ids; allowed: at most 128"),
-        ({"cache_salt": "x" * 4097}, "cache_salt: got 4097 bytes; "),
+        ({"cache_salt": "ß" * 1025}, "cache_salt: got 1025 characters; allowed: at most 1024 characters"),
         ({"repetition_penalty": float("inf")}, "repetition_penalty: got inf; "),
         ({"min_p": float("nan")}, "min_p: got nan; "),
     ],
@@ -93,9 +106,14 @@ def test_counts_are_those_of_the_core() -> None:
     """What the tables say of the number of items is what the core takes."""
     core = a_core(4)
     biases, stops = NAMES.fields["logit_bias"].max_items, NAMES.fields["stop_token_ids"].max_items
-    assert (biases, stops, MAX_BAD_WORDS) == (1024, 240, 128)  # those of the refusals above
+    salt = NAMES.fields["cache_salt"].max_length
+    assert (biases, stops, MAX_BAD_WORDS, salt) == (1024, 240, 128, 1024)  # those of the refusals above
     core = a_core(2000)
-    many = {"logit_bias": [(i, 1.0) for i in range(biases)], "stop_token_ids": [1] * stops}
+    many = {
+        "logit_bias": [(i, 1.0) for i in range(biases)],
+        "stop_token_ids": [1] * stops,
+        "cache_salt": "ß" * salt,
+    }
     core.add_request(1, [0], _core.SamplingParams(**many, bad_word_ids=[[1]] * MAX_BAD_WORDS))
 
 

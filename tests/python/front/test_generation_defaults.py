@@ -33,6 +33,7 @@ def test_without_a_file(tmp_path: Path) -> None:
         ({"temperature": 0.6, "top_p": 0.9, "do_sample": True}, {"temperature": 0.6, "top_p": 0.9}),
         ({"temperature": 0.6, "top_k": 20, "do_sample": False}, {"temperature": 0.0, "top_k": 20}),
         ({"do_sample": False}, {"temperature": 0.0}),
+        ({"repetition_penalty": 1.1, "min_p": 0.05}, {"min_p": 0.05, "repetition_penalty": 1.1}),
         ({"temperature": None, "do_sample": None}, {}),
         # A program's own loop is meant by these, not a server's limit.
         ({"max_new_tokens": 20, "max_length": 20, "bos_token_id": 1, "transformers_version": "5"}, {}),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from backend_server import Repository, StartServer
+from backend_server import ROOT, Repository, StartServer
 
 pytestmark = pytest.mark.serving
 
@@ -27,7 +29,8 @@ CASES = [
         "generation",
         'key: "engine_module"',
         'key: "engine_modul"',
-        "parameters of role generation: got engine_modul; allowed: role, python, engine_module",
+        "parameters of role generation: got engine_modul; "
+        "allowed: role, python, engine_module, forwarded_headers",
     ),
     (
         "detokenizer",
@@ -65,6 +68,22 @@ def test_wrong_setting(
     server.process.wait(60)
     assert server.process.returncode != 0
     assert message in server.log().replace("'", "")
+
+
+def test_every_known_input_is_declared(start_server: StartServer, tmp_path: Path) -> None:
+    """What the load names as allowed is what the two models' config.pbtxt declare."""
+    for model, name in (("generation", "acknowledge"), ("generation_unary", "row_lengths")):
+        repository = Repository(tmp_path / model / "models")
+        if model == "generation_unary":
+            shutil.copytree(ROOT / "model_repository" / model, repository.path / model)
+        text = (ROOT / "model_repository" / model / "config.pbtxt").read_text()
+        declared = re.findall(r'name: "(\w+)" .*dims', text.split("input [")[1].split("]\n\n")[0])
+        repository.edit(model, f'name: "{name}" ', 'name: "nix" ')
+        server = start_server(repository)
+        server.process.wait(60)
+        found = re.findall(r"input: got nix; allowed: ([\w, ]+)", server.log().replace("'", ""))
+        known = max(found, key=len)  # the log has it several times, once in a table that is cut
+        assert sorted(known.split(", ")) == sorted(declared)
 
 
 def test_missing_interpreter(start_server: StartServer, tmp_path: Path) -> None:

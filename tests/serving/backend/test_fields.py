@@ -3,88 +3,31 @@
 from __future__ import annotations
 
 import itertools
-import queue
 import time
 from typing import Any
 
 import numpy as np
 import pytest
-import tritonclient.grpc as grpc
 from backend_server import Server
+from engine_fields import BAD_WORD_IDS, DEFAULTS, as_logged, ask
 from field_cases import FIELD_CASES
 from quire.sampling_params import ENGINE_FIELDS, NAMES, RequestOptions
 from quire.triton.generation_tensors import generation_tensors
-from tritonclient.utils import np_to_triton_dtype
 
 pytestmark = pytest.mark.serving
 
-BAD_WORD_IDS = [[3, 4], [5]]
-DEFAULTS = {
-    "n": 1,
-    "max_tokens": 1,
-    "min_tokens": 0,
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": 0,
-    "min_p": 0.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "repetition_penalty": 1.0,
-    "seed": None,
-    "logit_bias": [],
-    "allowed_token_ids": [],
-    "bad_word_ids": [],
-    "stop": [],
-    "stop_token_ids": [],
-    "ignore_eos": False,
-    "include_stop_str_in_output": False,
-    "skip_special_tokens": True,
-    "detokenize": True,
-    "logprobs": -1,
-    "prompt_logprobs": -1,
-    "stream_interval": 1,
-    "cache_salt": "",
-    "priority": 0,
-    "tokenize_ns": 0,
-    "deadline_ns": 0,
-}
-first_ids = itertools.count(200)
+prompts = ([id, 555] for id in itertools.count(10))  # each used once
 
 
-def ask(server: Server, tensors: dict[str, np.ndarray[Any, Any]]) -> str:
-    """The error of one request; "" when it was answered."""
-    inputs = []
-    for name, array in tensors.items():
-        tensor = grpc.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
-        inputs.append(tensor.set_data_from_numpy(array))
-    answers: queue.Queue[Any] = queue.Queue()
-    with grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
-        client.start_stream(lambda result, error: answers.put(error))
-        client.async_stream_infer("generation", inputs)
-        error = answers.get(timeout=60)
-    return str(error) if error else ""
-
-
-def tensors_of(**given: Any) -> tuple[int, dict[str, np.ndarray[Any, Any]]]:
-    """A request whose prompt is one id of its own, with fields as the tokenizer stage sends them."""
-    first_id = next(first_ids)
+def tensors_of(**given: Any) -> tuple[list[int], dict[str, np.ndarray[Any, Any]]]:
+    """A prompt of its own, and a request with it and with fields as the tokenizer stage sends them."""
+    prompt = next(prompts)
     given = {"max_tokens": 1, **given}
     times = {"arrival_ns": time.monotonic_ns(), "tokenize_ns": 5}
-    tensors = generation_tensors(
-        [[first_id]], given, RequestOptions(), bad_word_ids=BAD_WORD_IDS, times=times
-    )
+    tensors = generation_tensors([prompt], given, RequestOptions(), bad_word_ids=BAD_WORD_IDS, times=times)
     for name in ("row_lengths", "acknowledge"):
         del tensors[name]
-    return first_id, tensors
-
-
-def as_logged(name: str, value: Any) -> dict[str, Any]:
-    """What the engine says of a field."""
-    if name == "bad_words":
-        return {"bad_word_ids": BAD_WORD_IDS}
-    if name == "logit_bias":
-        return {name: [[int(token_id), bias] for token_id, bias in value.items()]}
-    return {name: value}
+    return prompt, tensors
 
 
 @pytest.mark.parametrize("name", ENGINE_FIELDS)
@@ -94,9 +37,9 @@ def test_every_field_reaches_the_engine(server: Server, name: str) -> None:
     given = {
         key: NAMES.fields[key].check(value) for key, value in {name: case.good, **dict(case.needs)}.items()
     }
-    first_id, tensors = tensors_of(**given)
+    prompt, tensors = tensors_of(**given)
     assert ask(server, tensors) == ""
-    (event,) = server.repository.events("add", prompt=[first_id])
+    (event,) = server.repository.events("add", prompt=prompt)
     expected = DEFAULTS | {"tokenize_ns": 5, "arrival_ns": tensors["arrival_ns"].item()} | dict(case.needs)
     if name == "deadline_ms":
         expected["deadline_ns"] = tensors["arrival_ns"].item() + case.good * 10**6
@@ -108,9 +51,8 @@ def test_every_field_reaches_the_engine(server: Server, name: str) -> None:
 def test_what_a_request_leaves_out(server: Server) -> None:
     """Defaults, and the time at which generation got it."""
     before = time.monotonic_ns()
-    first_id = next(first_ids)
-    server.generate("generation", input_ids=[first_id], max_tokens=1)
-    (event,) = server.repository.events("add", prompt=[first_id])
+    server.generate("generation", input_ids=[9, 555], max_tokens=1)
+    (event,) = server.repository.events("add", prompt=[9, 555])
     assert {k: event[k] for k in DEFAULTS} == DEFAULTS
     assert before < event["arrival_ns"] < time.monotonic_ns()
 
@@ -131,9 +73,9 @@ def test_every_bad_value_is_refused_by_name(server: Server, name: str, value: An
         items = tuple((int(token_id), bias) for token_id, bias in value.items())
     elif isinstance(value, list):
         items = tuple(value)
-    first_id, tensors = tensors_of(**{name: items})
+    prompt, tensors = tensors_of(**{name: items})
     assert f"{name}: got " in ask(server, tensors)
-    assert not server.repository.events("add", prompt=[first_id])
+    assert not server.repository.events("add", prompt=prompt)
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,16 @@
 // One token id per row of logits, on the GPU.
 //
-// Order of a row: mask ids -> penalties -> temperature -> min_p -> top_k -> top_p -> draw, as in vLLM. Tokens
-// are ranked by (logit descending, id ascending), so ties never make a set ambiguous: top_k keeps the first
-// top_k of that order, top_p the shortest prefix of what is left whose renormalised probability reaches top_p
-// (at least one token). The draw takes one number from Philox4x32-10 with key = seed and counter =
+// Order of a row: allowed ids and mask ids -> biases -> penalties (repetition, frequency, presence; before
+// the greedy choice too) -> temperature -> min_p -> top_k -> top_p -> draw, as in vLLM: its
+// allowed_token_ids, its bad_words and its min_tokens are masks here, or biases of -inf, which are masks too.
+// Tokens are ranked by (logit descending, id ascending), so ties never make a set ambiguous: top_k keeps the
+// first top_k of that order, top_p the shortest prefix of what is left whose renormalised probability reaches
+// top_p (at least one token). The draw takes one number from Philox4x32-10 with key = seed and counter =
 // output_idx, and walks the tokens in the order in which quire/cpu/sample.h does: ids differ from the CPU's
 // only where float32 rounding decides.
 //
-// Exactly, for a logit x of a token that is in the prompt, or count times in the output:
+// Exactly, for a logit x, of a token that is in the prompt, or count times in the output:
+//   bias       x = x + bias: float32, rounded once
 //   penalties  x = x > 0 ? x / repetition : x * repetition; x = fma(-frequency, count, x);
 //              x = x - presence if count > 0: float32, each step rounded once
 //   min_p      out if x < float32(max + temperature * log(min_p)), computed in float64: less than min_p times
@@ -54,6 +57,18 @@ struct SampleParams {
   // to an entry that nobody reads: the last one, for padding.
   const int32_t* sample_rows = nullptr;  // [num_rows]
   int32_t* last_token_ids = nullptr;     // [max_num_seqs + 1]
+
+  // Both or none: an id may be sampled in row j when its bit is set in row allowed_rows[j] of allowed_masks,
+  // bit id % 32 of word id / 32; all ids when that is -1.
+  const int32_t* allowed_rows = nullptr;    // [num_rows]
+  const uint32_t* allowed_masks = nullptr;  // [max_num_seqs + 1, (vocab_size + 31) / 32]
+
+  // All three or none: biases[i] is added to the logit of bias_ids[i], for i in [bias_offsets[j],
+  // bias_offsets[j + 1]) in row j. -inf: the id is not sampled.
+  const int32_t* bias_offsets = nullptr;  // [num_rows + 1]
+  const int32_t* bias_ids = nullptr;      // ascending in each row, each once; ids outside the vocabulary are
+                                          // ignored
+  const float* biases = nullptr;          // finite or -inf
 };
 
 // A row with a NaN or +inf logit, with no token left, or with a negative or NaN temperature gets -1; the

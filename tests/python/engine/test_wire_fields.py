@@ -1,0 +1,103 @@
+"""The core reads every field of a request from the frame that the wire's description says."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any
+
+import pytest
+import wire_client as wire
+from quire import _core
+from quire.sampling_params import CORE_FIELDS, SamplingParams
+
+VOCAB_SIZE = 8
+
+# What the core refuses, with the words that show which bytes it read.
+BAD: dict[str, tuple[Any, str]] = {
+    "n": (129, "n: got 129; "),
+    "max_tokens": (-3, "max_tokens: got -3; "),
+    "min_tokens": (-4, "min_tokens: got -4; "),
+    "temperature": (2.5, "temperature: got 2.5; "),
+    "top_p": (1.5, "top_p: got 1.5; "),
+    "top_k": (-7, "top_k: got -7; "),
+    "min_p": (1.25, "min_p: got 1.25; "),
+    "presence_penalty": (2.25, "presence_penalty: got 2.25; "),
+    "frequency_penalty": (-2.25, "frequency_penalty: got -2.25; "),
+    "repetition_penalty": (-1.5, "repetition_penalty: got -1.5; "),
+    "logit_bias": (((1, 0.5), (99, 1.0)), "logit_bias: got 99; "),
+    "allowed_token_ids": ((1, 98), "allowed_token_ids: got 98; "),
+    "stop": (("a", ""), "stop: got an empty string; "),
+    "stop_token_ids": ((1, 97), "stop_token_ids: got 97; "),
+    "detokenize": (False, "stop: got stop strings with detokenize false; "),
+    "logprobs": (21, "logprobs: got 21; "),
+    "prompt_logprobs": (22, "prompt_logprobs: got 22; "),
+    "stream_interval": (-2, "stream_interval: got -2; "),
+    "cache_salt": ("ß" * 1025, "cache_salt: got 1025 characters; "),
+}
+# Which have no bad value in C++.
+ALWAYS_GOOD = {"seed", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens", "bad_words"}
+
+
+def test_every_field_is_tried() -> None:
+    """A field that is new to the schema is new here."""
+    assert {*BAD, *ALWAYS_GOOD} == {*CORE_FIELDS}
+
+
+@pytest.fixture(scope="module")
+def answer() -> Any:
+    """Sends one addition to a core of its own; the error that comes back."""
+
+    def ask(params: SamplingParams, **rest: Any) -> str:
+        ours, theirs = socket.socketpair()
+        table = _core.TokenTable(_core.DecoderKind.JOINED, [b"a"] * VOCAB_SIZE, [0] * VOCAB_SIZE)
+        config = _core.EngineConfig(num_blocks=8, max_model_len=64, vocab_size=VOCAB_SIZE)
+        core = _core.EngineCore(config, table)
+        server = _core.EngineServer(core, theirs.detach())
+        client = wire.Client(ours)
+        client.send(wire.requests([wire.addition(7, [1, 2], params, **rest)]))
+        assert server.wait_for_work()
+        core.take_outputs()
+        server.publish()
+        releases = client.read_step().releases
+        ours.close()
+        return releases[0].error if releases else ""
+
+    return ask
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_field_is_where_it_is_said_to_be(answer: Any, name: str) -> None:
+    """A bad value, sent past the checks of Python, is refused as what it is."""
+    value, message = BAD[name]
+    params = SamplingParams(stop=["x"], max_tokens=5)
+    object.__setattr__(params, name, value)
+    assert answer(params).startswith(message)
+
+
+def test_words_are_read_in_their_order(answer: Any) -> None:
+    """Sequences of ids, behind which the next fields are found again."""
+    params = SamplingParams(max_tokens=5)
+    object.__setattr__(params, "logprobs", 23)
+    assert answer(params, bad_word_ids=[[1], [2, 3]]).startswith("logprobs: got 23; ")
+    assert answer(params, bad_word_ids=[[1], [2, 96]]).startswith("bad_words: got 96; ")
+    assert answer(params, bad_word_ids=[[1], []]).startswith("bad_words: got a sequence of no ids; ")
+
+
+def test_what_is_fine_is_taken(answer: Any) -> None:
+    """Every field at once."""
+    params = SamplingParams(
+        n=2,
+        max_tokens=5,
+        temperature=0.5,
+        logit_bias={1: 0.5},
+        allowed_token_ids=[1, 2],
+        stop=["x"],
+        stop_token_ids=[3],
+        logprobs=2,
+        prompt_logprobs=1,
+        stream_interval=3,
+        cache_salt="s",
+        deadline_ms=60_000,
+    )
+    assert answer(params, bad_word_ids=[[1, 2]], arrival_ns=time.monotonic_ns(), tokenize_ns=3) == ""

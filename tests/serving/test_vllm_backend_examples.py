@@ -1,0 +1,138 @@
+"""What the public examples of Triton's vLLM backend do, done here against the real server: the client that
+streams a file of prompts, the curl lines of its README, every combination of additional outputs."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc.aio as aio
+from client import GrpcStream, generate, generate_stream, result_text, text_inputs
+from quire.triton.server import TritonServer
+
+pytestmark = pytest.mark.serving
+
+PROMPTS = ["def fibonacci(n):\n", "import os\n", "class Stack:\n", "# Straße 敏捷\n"]
+SAMPLING = {"temperature": "0", "top_p": "0.95", "max_tokens": "20"}  # numbers as strings
+
+
+@pytest.fixture(scope="module")
+def answers(server: TritonServer) -> dict[str, str]:
+    """What each prompt is continued with."""
+    body = {"max_tokens": 20, "temperature": 0, "exclude_input_in_output": True}
+    return {text: generate(server.http_url, body | {"text_input": text})["text_output"] for text in PROMPTS}
+
+
+def inputs_of(prompt: str, stream: bool, exclude: bool | None, in_tensor: bool) -> list[aio.InferInput]:
+    """Prompt and flags; the settings as a tensor too, or as request parameters only."""
+    values: dict[str, Any] = {"text_input": prompt, "stream": stream}
+    if exclude is not None:
+        values["exclude_input_in_output"] = exclude
+    if in_tensor:
+        values["sampling_parameters"] = json.dumps(SAMPLING)
+    inputs = []
+    for name, value in values.items():
+        is_flag = isinstance(value, bool)
+        array = np.array([value]) if is_flag else np.array([value.encode()], dtype=np.object_)
+        inputs.append(aio.InferInput(name, [1], "BOOL" if is_flag else "BYTES"))
+        inputs[-1].set_data_from_numpy(array)
+    return inputs
+
+
+async def stream_prompts(
+    url: str, stream: bool, exclude: bool | None, in_tensor: bool, iterations: int
+) -> dict[str, list[str]]:
+    """All prompts over one gRPC stream, without waiting for answers; texts by request id."""
+    texts: dict[str, list[str]] = {}
+
+    async def requests() -> AsyncIterator[dict[str, Any]]:
+        for number in range(iterations * len(PROMPTS)):
+            texts[str(number)] = []
+            yield {
+                "model_name": "ensemble",
+                "inputs": inputs_of(PROMPTS[number % len(PROMPTS)], stream, exclude, in_tensor),
+                "outputs": [aio.InferRequestedOutput("text_output")],
+                "request_id": str(number),
+                "parameters": SAMPLING,
+            }
+
+    async with aio.InferenceServerClient(url) as client:
+        async for result, error in client.stream_infer(requests()):
+            assert error is None
+            texts[result.get_response().id] += [text.decode() for text in result.as_numpy("text_output")]
+    return texts
+
+
+@pytest.mark.parametrize(
+    ("stream", "exclude", "in_tensor"),
+    [
+        (True, None, True),
+        (True, True, False),
+        (False, None, True),
+        (False, True, True),
+        (False, False, False),
+    ],
+)
+def test_the_client_that_streams_prompts(
+    server: TritonServer, answers: dict[str, str], stream: bool, exclude: bool | None, in_tensor: bool
+) -> None:
+    """Every answer under its own id; the prompt stands in front unless it streams or excludes it."""
+    texts = asyncio.run(stream_prompts(server.grpc_url, stream, exclude, in_tensor, iterations=3))
+    assert len(texts) == 3 * len(PROMPTS)
+    for number, parts in texts.items():
+        prompt = PROMPTS[int(number) % len(PROMPTS)]
+        front = "" if stream or exclude else prompt
+        assert front + answers[prompt] == "".join(parts)
+        assert (len(parts) > 1) == stream
+
+
+def test_the_curl_lines(server: TritonServer, answers: dict[str, str]) -> None:
+    """Settings in `parameters`, which Triton takes apart, streaming and not."""
+    prompt = PROMPTS[0]
+    parameters = {"stream": False, "temperature": 0, "max_tokens": 20}
+    answer = generate(server.http_url, {"text_input": prompt, "parameters": parameters})
+    assert prompt + answers[prompt] == answer["text_output"]
+    assert {"model_name": "ensemble", "model_version": "1"}.items() <= answer.items()
+    parameters["exclude_input_in_output"] = True
+    body = {"text_input": prompt, "parameters": parameters}
+    assert answers[prompt] == generate(server.http_url, body)["text_output"]
+    parameters["stream"] = True
+    events = list(generate_stream(server.http_url, body))
+    assert answers[prompt] == "".join(event["text_output"] for event in events)
+    assert len(events) > 1
+
+
+FLAGS = ("return_finish_reason", "return_num_input_tokens", "return_num_output_tokens")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("asked", list(itertools.product([None, True, False], repeat=3)), ids=str)
+def test_additional_outputs(
+    server: TritonServer, answers: dict[str, str], stream: bool, asked: tuple[bool | None, ...]
+) -> None:
+    """Each is there where it is asked for, in every response, and not otherwise."""
+    prompt = PROMPTS[0]
+    given = {name: value for name, value in zip(FLAGS, asked, strict=True) if value is not None}
+    inputs = text_inputs(text_input=prompt, stream=stream, sampling_parameters=SAMPLING, **given)
+    with GrpcStream(server.grpc_url, inputs) as requested:
+        results = list(requested)
+    front = "" if stream else prompt
+    assert front + answers[prompt] == "".join(map(result_text, results))
+    for flag, value in zip(FLAGS, asked, strict=True):
+        name = flag.removeprefix("return_")
+        values = [result.as_numpy(name) for result in results]
+        if not value:
+            assert values == [None] * len(results)
+        elif name == "finish_reason":
+            # "" before the end; the vLLM backend says "None".
+            assert [item[0] for item in values] == [b""] * (len(results) - 1) + [b"length"]
+        elif name == "num_input_tokens":
+            assert len({item[0] for item in values}) == 1
+        else:
+            assert sum(int(item[0]) for item in values) == 20
+            assert all(item[0] > 0 for item in values)
