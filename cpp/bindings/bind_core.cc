@@ -1,5 +1,6 @@
 // Python names of the core. Objects that belong to an EngineCore (Batch, StepOutputs) keep it alive, and
 // change with its later schedule() or update().
+#include <pybind11/functional.h>
 #include <pybind11/native_enum.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
@@ -67,12 +68,17 @@ void bind_errors(py::module_& m) {
 }
 
 void bind_config(py::module_& m) {
+  py::native_enum<SchedulingPolicy>(m, "SchedulingPolicy", "enum.IntEnum", "Who goes first.")
+      .value("FCFS", SchedulingPolicy::kFcfs)
+      .value("PRIORITY", SchedulingPolicy::kPriority)
+      .finalize();
   const EngineConfig defaults;
   py::class_<EngineConfig>(m, "EngineConfig", "Limits and sizes of one engine; checked by EngineCore.")
       .def(py::init([](int32_t num_blocks, int32_t max_model_len, int32_t vocab_size, int32_t block_size,
                        int32_t max_num_seqs, int32_t max_num_batched_tokens, int32_t max_batches_out,
                        float watermark, bool enable_prefix_caching, bool enable_chunked_prefill,
-                       uint64_t seed, std::vector<int32_t> eos_token_ids, int32_t max_output_tokens) {
+                       uint64_t seed, std::vector<int32_t> eos_token_ids, int32_t max_output_tokens,
+                       SchedulingPolicy scheduling_policy) {
              EngineConfig config;
              config.num_blocks = num_blocks;
              config.max_model_len = max_model_len;
@@ -87,6 +93,7 @@ void bind_config(py::module_& m) {
              config.seed = seed;
              config.eos_token_ids = std::move(eos_token_ids);
              config.max_output_tokens = max_output_tokens;
+             config.scheduling_policy = scheduling_policy;
              return config;
            }),
            py::kw_only(), py::arg("num_blocks"), py::arg("max_model_len"), py::arg("vocab_size"),
@@ -96,7 +103,8 @@ void bind_config(py::module_& m) {
            py::arg("enable_prefix_caching") = defaults.enable_prefix_caching,
            py::arg("enable_chunked_prefill") = defaults.enable_chunked_prefill,
            py::arg("seed") = defaults.seed, py::arg("eos_token_ids") = defaults.eos_token_ids,
-           py::arg("max_output_tokens") = defaults.max_output_tokens)
+           py::arg("max_output_tokens") = defaults.max_output_tokens,
+           py::arg("scheduling_policy") = defaults.scheduling_policy)
       .def_readonly("num_blocks", &EngineConfig::num_blocks)
       .def_readonly("max_model_len", &EngineConfig::max_model_len)
       .def_readonly("vocab_size", &EngineConfig::vocab_size)
@@ -109,7 +117,8 @@ void bind_config(py::module_& m) {
       .def_readonly("enable_chunked_prefill", &EngineConfig::enable_chunked_prefill)
       .def_readonly("seed", &EngineConfig::seed)
       .def_readonly("eos_token_ids", &EngineConfig::eos_token_ids)
-      .def_readonly("max_output_tokens", &EngineConfig::max_output_tokens);
+      .def_readonly("max_output_tokens", &EngineConfig::max_output_tokens)
+      .def_readonly("scheduling_policy", &EngineConfig::scheduling_policy);
 }
 
 void bind_token_table(py::module_& m) {
@@ -185,6 +194,7 @@ struct ReleaseCopy {
   ReleaseLogprobs logprobs_run;
   std::vector<Logprob> logprobs;  // [num_ids, num_per_id]
   std::vector<Logprob> prompt_logprobs;
+  std::optional<Receipt> receipt;
 };
 
 ReleaseCopy copy_release(const StepOutputs& outputs, const Release& release) {
@@ -194,7 +204,9 @@ ReleaseCopy copy_release(const StepOutputs& outputs, const Release& release) {
                    .stop_string = std::string(outputs.stop_string(release)),
                    .logprobs_run = {},
                    .logprobs = {},
-                   .prompt_logprobs = {}};
+                   .prompt_logprobs = {},
+                   .receipt = {}};
+  if (release.receipt_idx >= 0) copy.receipt = outputs.receipts[static_cast<size_t>(release.receipt_idx)];
   if (release.logprobs_idx < 0) return copy;
   copy.logprobs_run = outputs.logprobs[static_cast<size_t>(release.logprobs_idx)];
   const auto of_ids = outputs.of_ids(copy.logprobs_run), of_prompt = outputs.of_prompt(copy.logprobs_run);
@@ -232,6 +244,9 @@ void bind_outputs(py::module_& m) {
       .def_readonly("num_prompt_tokens", &EngineStats::num_prompt_tokens)
       .def_readonly("num_generation_tokens", &EngineStats::num_generation_tokens);
 
+  py::class_<Receipt>(m, "Receipt", "Where the time of a request went, up to its end in the core.")
+      .def("to_json", &to_json, py::arg("text_ns"));
+
   py::class_<ReleaseCopy>(m, "Release", "A run of ids whose text decodes on its own (TokenTable.decode).")
       .def_property_readonly("request_id", [](const ReleaseCopy& self) { return self.release.request_id; })
       .def_property_readonly("index", [](const ReleaseCopy& self) { return self.release.index; })
@@ -249,6 +264,7 @@ void bind_outputs(py::module_& m) {
       .def_property_readonly("num_cached_tokens",
                              [](const ReleaseCopy& self) { return self.release.num_cached_tokens; })
       .def_property_readonly("error", [](const ReleaseCopy& self) { return self.release.error; })
+      .def_readonly("receipt", &ReleaseCopy::receipt)
       .def_property_readonly(
           "stop_reason",
           [](const ReleaseCopy& self) -> py::object {
@@ -317,11 +333,13 @@ void bind_engine_core(py::module_& m) {
   // schedule() and update() keep the GIL: they take tens of microseconds, less than another thread may make
   // us wait for getting it back.
   py::class_<EngineCore>(m, "EngineCore", "The engine without a model. One owner thread.")
-      .def(py::init([](const EngineConfig& config, const TokenTable& token_table) {
+      .def(py::init([](const EngineConfig& config, const TokenTable& token_table,
+                       std::optional<EngineClock> clock) {
              py::gil_scoped_release release;  // allocates the block tables, copies the token table
-             return std::make_unique<EngineCore>(config, token_table);
+             return std::make_unique<EngineCore>(config, token_table,
+                                                 clock ? std::move(*clock) : EngineClock(monotonic_ns));
            }),
-           py::arg("config"), py::arg("token_table"))
+           py::arg("config"), py::arg("token_table"), py::arg("clock") = py::none())
       .def_property_readonly("config", &EngineCore::config, py::return_value_policy::reference_internal)
       .def_property_readonly("token_table", &EngineCore::token_table,
                              py::return_value_policy::reference_internal)
@@ -329,18 +347,19 @@ void bind_engine_core(py::module_& m) {
           "add_request",
           [](EngineCore& self, uint64_t request_id, std::vector<int32_t> prompt_ids,
              const SamplingParams& params, int32_t priority, int64_t arrival_ns, int64_t tokenize_ns,
-             int64_t deadline_ns) {
+             int64_t deadline_ns, bool return_receipt) {
             self.add_request({.request_id = request_id,
                               .prompt_ids = std::move(prompt_ids),
                               .params = params,
                               .priority = priority,
                               .arrival_ns = arrival_ns,
                               .tokenize_ns = tokenize_ns,
-                              .deadline_ns = deadline_ns});
+                              .deadline_ns = deadline_ns,
+                              .return_receipt = return_receipt});
           },
           py::arg("request_id"), py::arg("prompt_ids"), py::arg("params"), py::kw_only(),
           py::arg("priority") = 0, py::arg("arrival_ns") = 0, py::arg("tokenize_ns") = 0,
-          py::arg("deadline_ns") = 0)
+          py::arg("deadline_ns") = 0, py::arg("return_receipt") = false)
       .def("cancel", &EngineCore::cancel, py::arg("request_id"))
       .def("fail", &EngineCore::fail, py::arg("request_id"), py::arg("message"))
       .def("has_unfinished_requests", &EngineCore::has_unfinished_requests)

@@ -135,6 +135,7 @@ void bind_sampling(py::module_& m) {
       .value("LENGTH", FinishReason::kLength)
       .value("CANCELLED", FinishReason::kCancelled)
       .value("ERROR", FinishReason::kError)
+      .value("DEADLINE", FinishReason::kDeadline)
       .finalize();
 }
 

@@ -1,6 +1,7 @@
 #include "quire/engine_core.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <random>
@@ -8,6 +9,8 @@
 #include <unordered_map>
 #include <utility>
 
+#include "deadlines.h"
+#include "intake.h"
 #include "live_request.h"
 #include "quire/error.h"
 #include "quire/scheduler.h"
@@ -46,12 +49,14 @@ uint64_t random_salt() {
 }  // namespace
 
 struct EngineCore::Impl {
-  Impl(EngineConfig engine_config, TokenTable token_table)
+  Impl(EngineConfig engine_config, TokenTable token_table, EngineClock engine_clock)
       : config(validated(std::move(engine_config))),
         table(std::move(token_table)),
+        clock(std::move(engine_clock)),
         // A secret salt: block hashes of one engine cannot be prepared by its clients.
         scheduler(config, random_salt()),
-        seeds(config.seed) {
+        seeds(config.seed),
+        prefill_rate(config.max_num_batched_tokens) {
     // A pool may be smaller than max_model_len. The last token of a request needs no KV.
     const int64_t num_slots = static_cast<int64_t>(config.num_blocks) * config.block_size;
     max_total_tokens = static_cast<int32_t>(std::min<int64_t>(config.max_model_len, num_slots + 1));
@@ -62,9 +67,14 @@ struct EngineCore::Impl {
 
   EngineConfig config;
   TokenTable table;
+  EngineClock clock;
   Scheduler scheduler;
   SeedSequence seeds;
-  int32_t max_total_tokens = 0;  // of any request
+  Deadlines deadlines;
+  PrefillRate prefill_rate;
+  std::array<int64_t, kMaxBatchesOut> launched_ns = {};  // of the batches out, the oldest first
+  int64_t updated_ns = 0;                                // the last update()
+  int32_t max_total_tokens = 0;                          // of any request
   std::unordered_map<uint64_t, Sequences> requests;
   StepOutputs outputs;
   StepOutputs ends;  // of cancelled and failed requests, until the next outputs
@@ -73,59 +83,29 @@ struct EngineCore::Impl {
   uint64_t num_prompt_tokens = 0;
   uint64_t num_generation_tokens = 0;
 
-  int32_t check_lengths(const NewRequest& request) const;
   void begin_outputs();
+  void end(LiveRequest& request, FinishReason reason, StepOutputs& out) const;
   FinishReason accept(LiveRequest& request, int32_t id);
   void take_prompt_logprobs(const Batch& batch, const LogprobRows& rows);
   void erase(const LiveRequest& request);
   void end_early(uint64_t request_id, FinishReason reason, const std::string& error);
+  int32_t num_prompt_tokens_left(const Sequences& sequences) const;
+  int64_t due_ns(const Sequences& sequences) const;
+  void end_due(int64_t now_ns);
   EngineStats stats() const;
 };
-
-// Returns how long the request may get.
-int32_t EngineCore::Impl::check_lengths(const NewRequest& request) const {
-  const auto num_prompt = static_cast<int64_t>(request.prompt_ids.size());
-  if (num_prompt == 0) throw InvalidArgument("prompt_ids", "no tokens", "at least 1 token");
-  if (num_prompt >= config.max_model_len) {
-    throw InvalidArgument("prompt_ids", std::to_string(num_prompt) + " tokens",
-                          "1 to " + std::to_string(config.max_model_len - 1) + " tokens (max_model_len " +
-                              std::to_string(config.max_model_len) + " must leave room for one more)");
-  }
-  const std::string pool = "the KV cache has " + std::to_string(config.num_blocks) + " blocks of " +
-                           std::to_string(config.block_size) + " tokens";
-  if (num_prompt >= max_total_tokens) {
-    throw InvalidArgument("prompt_ids", std::to_string(num_prompt) + " tokens",
-                          "1 to " + std::to_string(max_total_tokens - 1) + " tokens (" + pool + ")");
-  }
-  for (int32_t id : request.prompt_ids) {
-    if (id < 0 || id >= config.vocab_size) {
-      throw InvalidArgument("prompt_ids", std::to_string(id),
-                            "0 to " + std::to_string(config.vocab_size - 1) + " (vocab_size)");
-    }
-  }
-  const int32_t limit = config.max_output_tokens > 0 ? config.max_output_tokens : INT32_MAX;
-  for (const auto& [field, value] : {std::pair("max_tokens", request.params.max_tokens),
-                                     std::pair("min_tokens", request.params.min_tokens)}) {
-    if (value > limit) {
-      throw InvalidArgument(field, std::to_string(value),
-                            "at most " + std::to_string(limit) + " (max_output_tokens of the server)");
-    }
-  }
-  if (request.params.max_tokens == 0) {
-    return static_cast<int32_t>(std::min<int64_t>(max_total_tokens, num_prompt + limit));
-  }
-  const int64_t wanted = std::min<int64_t>(num_prompt + request.params.max_tokens, config.max_model_len);
-  if (wanted > max_total_tokens) {
-    throw InvalidArgument(
-        "max_tokens", std::to_string(request.params.max_tokens),
-        "at most " + std::to_string(max_total_tokens - num_prompt) + " with this prompt (" + pool + ")");
-  }
-  return static_cast<int32_t>(wanted);
-}
 
 void EngineCore::Impl::begin_outputs() {
   outputs.clear();
   std::swap(outputs, ends);
+}
+
+// Its last release. The scheduler still has it.
+void EngineCore::Impl::end(LiveRequest& request, FinishReason reason, StepOutputs& out) const {
+  append_end(request, reason, out);
+  if (!request.return_receipt) return;
+  out.releases.back().receipt_idx = static_cast<int32_t>(out.receipts.size());
+  out.receipts.push_back(make_receipt(request, scheduler.waits(request), clock()));
 }
 
 // The request's next id. Returns why the request ends with it, or kNone.
@@ -163,10 +143,11 @@ void EngineCore::Impl::end_early(uint64_t request_id, FinishReason reason, const
   if (found != requests.end()) {
     for (const auto& sequence : found->second) {
       if (!sequence) continue;
-      append_end(*sequence, reason, ends);
+      end(*sequence, reason, ends);
       ends.releases.back().error = error;
       scheduler.remove(*sequence);
     }
+    deadlines.remove(request_id);
     requests.erase(found);
   } else if (reason == FinishReason::kError) {
     Release& release = ends.releases.emplace_back();
@@ -181,7 +162,43 @@ void EngineCore::Impl::erase(const LiveRequest& request) {
   Sequences& sequences = found->second;
   sequences[request.index].reset();
   if (std::none_of(sequences.begin(), sequences.end(), [](const auto& s) { return s != nullptr; })) {
+    deadlines.remove(found->first);
     requests.erase(found);
+  }
+}
+
+// To be computed before the first token of any of them; 0 once there is one.
+int32_t EngineCore::Impl::num_prompt_tokens_left(const Sequences& sequences) const {
+  int32_t num_left = INT32_MAX;
+  for (const auto& sequence : sequences) {
+    num_left = std::min(num_left, sequence ? scheduler.num_prompt_tokens_left(*sequence) : 0);
+  }
+  return num_left;
+}
+
+// When the request must be looked at: at its deadline, or when the rest of its prompt could at best be
+// computed just in time.
+int64_t EngineCore::Impl::due_ns(const Sequences& sequences) const {
+  const auto live =
+      std::find_if(sequences.begin(), sequences.end(), [](const auto& s) { return s != nullptr; });
+  return (*live)->cold.deadline_ns - prefill_rate.least_ns(num_prompt_tokens_left(sequences));
+}
+
+void EngineCore::Impl::end_due(int64_t now_ns) {
+  while (const auto request_id = deadlines.due(now_ns)) {
+    const Sequences& sequences = requests.at(*request_id);
+    const int64_t due = due_ns(sequences);
+    if (due > now_ns) {
+      deadlines.set(*request_id, due);
+      continue;
+    }
+    const bool has_output = std::any_of(sequences.begin(), sequences.end(), [](const auto& sequence) {
+      return !sequence || sequence->num_output_tokens() > 0;
+    });
+    end_early(*request_id, FinishReason::kDeadline,
+              has_output ? ""
+                         : explain_deadline(*sequences.front(), now_ns, num_prompt_tokens_left(sequences),
+                                            prefill_rate));
   }
 }
 
@@ -200,8 +217,13 @@ EngineStats EngineCore::Impl::stats() const {
   return stats;
 }
 
-EngineCore::EngineCore(EngineConfig config, TokenTable token_table)
-    : impl_(std::make_unique<Impl>(std::move(config), std::move(token_table))) {}
+int64_t monotonic_ns() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+}
+
+EngineCore::EngineCore(EngineConfig config, TokenTable token_table, EngineClock clock)
+    : impl_(std::make_unique<Impl>(std::move(config), std::move(token_table), std::move(clock))) {}
 
 EngineCore::~EngineCore() = default;
 
@@ -211,20 +233,30 @@ const TokenTable& EngineCore::token_table() const { return impl_->table; }
 void EngineCore::add_request(NewRequest request) {
   const int32_t vocab_size = impl_->config.vocab_size;
   const SamplingParams& params = request.params;
-  const int32_t max_total_tokens = impl_->check_lengths(request);
+  const int32_t max_total_tokens = max_total_tokens_of(request, impl_->config, impl_->max_total_tokens);
   validate(params, vocab_size);
+  if (request.priority != 0 && impl_->config.scheduling_policy != SchedulingPolicy::kPriority) {
+    throw InvalidArgument("priority", std::to_string(request.priority),
+                          "0, unless model.json says \"scheduling_policy\": \"priority\"");
+  }
   if (impl_->requests.contains(request.request_id)) {
     throw InvalidArgument("request_id", std::to_string(request.request_id), "an id that no live request has");
   }
 
+  const int64_t now_ns = impl_->clock();
   const uint64_t seed = params.has_seed ? static_cast<uint64_t>(params.seed) : impl_->seeds.next();
   Sequences sequences;
   for (uint32_t i = 0; i < static_cast<uint32_t>(params.n); ++i) {
     sequences.push_back(make_sequence(request, impl_->config, impl_->table, max_total_tokens, seed, i));
+    if (sequences.back()->cold.arrival_ns == 0) sequences.back()->cold.arrival_ns = now_ns;
   }
   const Sequences& live = impl_->requests.emplace(request.request_id, std::move(sequences)).first->second;
   for (size_t i = 0; i < live.size(); ++i)
     impl_->scheduler.add(*live[i], i == 0 ? nullptr : live[i - 1].get());
+  if (request.deadline_ns != 0) {
+    impl_->deadlines.set(request.request_id, impl_->due_ns(live));
+    impl_->end_due(now_ns);
+  }
 }
 
 void EngineCore::cancel(uint64_t request_id) { impl_->end_early(request_id, FinishReason::kCancelled, ""); }
@@ -243,7 +275,10 @@ const Batch& EngineCore::schedule() {
                           "fewer than max_batches_out (" + std::to_string(impl_->config.max_batches_out) +
                               "): update() the oldest, or forget_batches()");
   }
-  return impl_->scheduler.schedule();
+  const int64_t now_ns = impl_->clock();
+  impl_->end_due(now_ns);
+  impl_->launched_ns[num_batches_out()] = now_ns;
+  return impl_->scheduler.schedule(now_ns);
 }
 
 int32_t EngineCore::num_batches_out() const { return impl_->scheduler.num_batches_out(); }
@@ -271,6 +306,12 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const St
   if (batch.has_logprobs) logprobs.sampled.require("logprobs", batch.num_sampled);
   if (batch.num_prompt_rows > 0) logprobs.prompt.require("prompt_logprobs", batch.num_prompt_rows);
 
+  // A batch runs behind the one before.
+  const int64_t now_ns = impl.clock();
+  impl.prefill_rate.add_step(batch.num_tokens, now_ns - std::max(impl.launched_ns[0], impl.updated_ns));
+  impl.updated_ns = now_ns;
+  std::shift_left(impl.launched_ns.begin(), impl.launched_ns.end(), 1);
+  impl.end_due(now_ns);
   impl.begin_outputs();
   if (batch.num_prompt_rows > 0) impl.take_prompt_logprobs(batch, logprobs.prompt);
   int32_t sample_idx = 0;
@@ -279,12 +320,12 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const St
     const int32_t id = is_sampled ? sampled[sample_idx++] : -1;
     auto* request = static_cast<LiveRequest*>(scheduler.request(i));
     if (i + kPrefetchDistance < batch.num_reqs) {
-      prefetch(scheduler.request(i + kPrefetchDistance), sizeof(LiveRequest));
+      prefetch(scheduler.request(i + kPrefetchDistance), kNumUpdateBytes);
     }
     if (!request) continue;  // ended, or cancelled, after it was scheduled
     if (is_sampled && id == kNoToken) {
       // Not complete(): what this step computed must not be found by other requests.
-      append_end(*request, FinishReason::kError, impl.outputs);
+      impl.end(*request, FinishReason::kError, impl.outputs);
       impl.outputs.releases.back().error = no_token_error(request->edits.get());
       scheduler.finish(*request);
       impl.finished.push_back(request);
@@ -298,12 +339,13 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const St
       const int32_t now = std::min(request->num_computed_tokens, request->num_prompt_tokens);
       if (now > before) impl.num_prompt_tokens += static_cast<uint64_t>(now - before);
       request->num_counted_prompt_tokens = std::max(before, now);
+      if (is_sampled) request->history->first_token_ns = now_ns;
     }
     if (!is_sampled) continue;
     if (request->logprobs) request->logprobs->push(id, logprobs.sampled, sample_idx - 1);
     const FinishReason reason = impl.accept(*request, id);
     if (reason != FinishReason::kNone) {
-      append_end(*request, reason, impl.outputs);
+      impl.end(*request, reason, impl.outputs);
       scheduler.finish(*request);
       impl.finished.push_back(request);
     } else if (request->gate.has_ready()) {

@@ -54,6 +54,11 @@ std::unique_ptr<LiveRequest> make_sequence(const NewRequest& request, const Engi
   live->edits = make_logit_edits(params);
   live->waits_for_ids = live->edits && !live->edits->bad_words.empty();
   live->include_stop = params.include_stop_str_in_output;
+  live->priority = request.priority;
+  live->cold.arrival_ns = request.arrival_ns;
+  live->cold.tokenize_ns = request.tokenize_ns;
+  live->cold.deadline_ns = request.deadline_ns;
+  live->return_receipt = request.return_receipt;
   live->cache_salt = params.cache_salt;
 
   const auto sort_unique = [](std::vector<int32_t>& ids) {
@@ -120,6 +125,26 @@ void append_end(LiveRequest& request, FinishReason reason, StepOutputs& out) {
   } else if (std::binary_search(stops.begin(), stops.end(), ids.back())) {
     release.stop_token_id = ids.back();
   }
+}
+
+Receipt make_receipt(const LiveRequest& request, const std::array<uint64_t, kNumWaitReasons>& waits,
+                     int64_t end_ns) {
+  RequestHistory history = request.cold.history;
+  history.leave_at(request.num_computed_tokens);
+  Receipt receipt;
+  receipt.arrival_ns = request.cold.arrival_ns;
+  receipt.tokenize_ns = request.cold.tokenize_ns;
+  receipt.end_ns = end_ns;
+  receipt.admitted_ns = history.admitted_ns != 0 ? history.admitted_ns : end_ns;
+  receipt.first_token_ns = history.first_token_ns != 0 ? history.first_token_ns : end_ns;
+  receipt.num_prompt_tokens = static_cast<uint32_t>(request.num_prompt_tokens);
+  receipt.num_output_tokens = static_cast<uint32_t>(request.num_output_tokens());
+  receipt.num_cached_tokens = static_cast<uint32_t>(history.num_found_tokens);
+  receipt.num_computed_tokens = static_cast<uint32_t>(history.num_reached_tokens - history.num_found_tokens);
+  receipt.num_recomputed_tokens = static_cast<uint32_t>(history.num_recomputed_tokens);
+  receipt.num_preemptions = history.num_preemptions;
+  for (size_t i = 0; i < waits.size(); ++i) receipt.waits[i] = static_cast<uint32_t>(waits[i]);
+  return receipt;
 }
 
 }  // namespace quire

@@ -120,6 +120,8 @@ const char* to_string(FinishReason reason) {
       return "cancelled";
     case FinishReason::kError:
       return "error";
+    case FinishReason::kDeadline:
+      return "deadline";
   }
   return "unknown";
 }

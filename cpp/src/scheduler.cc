@@ -64,7 +64,8 @@ void Scheduler::add(RequestState& request, RequestState* sibling) {
     sibling->next_sibling = &request;
     request.next_sibling = after;
   }
-  link_waiting(request, nullptr);
+  request.arrival = num_added_++;
+  link_waiting(request);
 }
 
 void Scheduler::remove(RequestState& request) {
@@ -72,7 +73,8 @@ void Scheduler::remove(RequestState& request) {
   drop_finished();
 }
 
-const Batch& Scheduler::schedule() {
+const Batch& Scheduler::schedule(int64_t now_ns) {
+  now_ns_ = now_ns;
   QUIRE_CHECK(num_out_ < config_.max_batches_out, num_out_ << " batches are out");
   newest_ = (oldest_ + num_out_) % config_.max_batches_out;
   Batch& batch = out_[newest_].batch;
@@ -91,7 +93,16 @@ const Batch& Scheduler::schedule() {
 
 void Scheduler::fill_batch(const Batch& batch) {
   const uint64_t num_preemptions_before = num_preemptions_;
+  wait_reason_ = WaitReason::kNone;
+  const bool may_overtake = waits_for_worse();
   for (size_t i = 0; i < running_.size() && batch.num_tokens < config_.max_num_batched_tokens; ++i) {
+    if (may_overtake && wait_reason_ == WaitReason::kNone) {
+      RequestState* const better = first_waiting();
+      if (better && better->priority < running_[i]->priority) {
+        if (admit(*better)) continue;  // at this place; who was here is the next one, or had to go
+        if (i >= running_.size()) break;
+      }
+    }
     RequestState& request = *running_[i];
     if (i + kPrefetchDistance < running_.size()) prefetch(running_[i + kPrefetchDistance], kNumHotBytes);
     // Its last id is on its way: it needs no KV.
@@ -102,23 +113,23 @@ void Scheduler::fill_batch(const Batch& batch) {
     if (num_left > budget && !config_.enable_chunked_prefill) break;
     const int32_t num_now = std::min(num_left, budget);
     while (!blocks_.extend(request.row, request.num_computed_ahead() + num_now)) {
-      // Everyone behind `request` is admitted later and not in this batch yet.
+      // Everyone behind `request` is not in this batch yet.
       RequestState& victim = *running_.back();
       preempt(victim);
+      wait_reason_ = WaitReason::kBlocks;
       if (&victim == &request) break;
     }
     if (request.status == RequestState::Status::kRunning) append_to_batch(request, num_now);
   }
 
-  // Blocks given back in this step are for those that run; admitting at once would only preempt again.
-  if (num_preemptions_ != num_preemptions_before) return;
-  RequestState* request = waiting_head_;
-  while (request && batch.num_tokens < config_.max_num_batched_tokens &&
-         num_running() < config_.max_num_seqs) {
-    RequestState* const next = request->next;
-    if (!waits_for_sibling(*request) && !admit(*request)) return;
-    request = next;
+  // Blocks given back in this step are for those that run, or were admitted for them; admitting more at once
+  // would only preempt again.
+  while (wait_reason_ == WaitReason::kNone && num_preemptions_ == num_preemptions_before &&
+         batch.num_tokens < config_.max_num_batched_tokens) {
+    RequestState* const request = first_waiting();
+    if (!request || !admit(*request)) break;
   }
+  if (first_waiting()) count_wait(batch);
 }
 
 void Scheduler::forget_batches() {
@@ -136,29 +147,23 @@ void Scheduler::forget_batches() {
 }
 
 bool Scheduler::admit(RequestState& request) {
+  wait_reason_ = WaitReason::kBlocks;  // unless it is admitted
   // Preempted, and its last id is on its way, into a row that it no longer has. It may even end with it.
   if (request.num_pending_ids > 0) return false;
   const int32_t num_tokens = request.num_tokens();
   const int32_t budget = config_.max_num_batched_tokens - out_[newest_].batch.num_tokens;
-  const bool is_alone = running_.empty();
-  if (&request == refused_ && blocks_.pool().num_free() <= refused_num_free_ && !is_alone) return false;
   if (const RequestState* source = fork_source(request)) return fork(request, *source);
-
-  // At least one token is computed, else there would be nothing to sample from.
-  std::span<const BlockHash> hashes(request.block_hashes);
-  hashes = hashes.first(std::min(hashes.size(), static_cast<size_t>((num_tokens - 1) / config_.block_size)));
-  if (request.needs_prompt_logprobs()) hashes = {};  // tokens found in the cache have no logits
+  const std::span<const BlockHash> hashes = findable_hashes(request);
   if (!config_.enable_chunked_prefill) {
     const int32_t num_found = blocks_.num_cached_blocks(hashes) * config_.block_size;
-    if (num_tokens - num_found > budget) return false;
+    if (num_tokens - num_found > budget) {
+      wait_reason_ = WaitReason::kTokenBudget;
+      return false;
+    }
   }
-  const auto opened = blocks_.open(hashes, num_tokens, is_alone ? 0 : num_watermark_blocks_);
-  if (!opened) {
-    QUIRE_CHECK(!is_alone,
-                num_tokens << " tokens do not fit an empty pool of " << config_.num_blocks << " blocks");
-    refuse(request);
-    return false;
-  }
+  const auto opened = open_row(request, hashes);
+  if (!opened) return false;
+  wait_reason_ = WaitReason::kNone;
 
   unlink_waiting(request);
   request.status = RequestState::Status::kRunning;
@@ -172,14 +177,9 @@ bool Scheduler::admit(RequestState& request) {
       prefix_cache_hits_ += static_cast<uint64_t>(request.num_computed_tokens);
     }
   }
-  running_.push_back(&request);
+  start_running(request);
   append_to_batch(request, std::min(num_tokens - request.num_computed_tokens, budget));
   return true;
-}
-
-void Scheduler::refuse(const RequestState& request) {
-  refused_ = &request;
-  refused_num_free_ = blocks_.pool().num_free();
 }
 
 void Scheduler::preempt(RequestState& request) {
@@ -190,11 +190,13 @@ void Scheduler::preempt(RequestState& request) {
   for (int32_t i = 0; i < config_.max_batches_out; ++i) {
     if (request.batch_idx[i] >= 0) out_[i].num_new_tokens[request.batch_idx[i]] = 0;
   }
+  request.history->leave_at(request.num_computed_ahead());
+  ++request.history->num_preemptions;
   request.num_scheduled_tokens = 0;
   request.num_computed_tokens = 0;
   request.num_published_blocks = 0;
   if (config_.enable_prefix_caching) extend_hashes(request, request.num_tokens() / config_.block_size);
-  link_waiting(request, waiting_head_);
+  link_waiting(request);
   ++num_preemptions_;
 }
 
@@ -325,87 +327,6 @@ void Scheduler::drop_finished() {
   if (!has_finished_) return;
   std::erase_if(running_, [](const RequestState* r) { return r->status == RequestState::Status::kFinished; });
   has_finished_ = false;
-}
-
-void Scheduler::link_waiting(RequestState& request, RequestState* before) {
-  RequestState* after = before ? before->previous : waiting_tail_;
-  request.next = before;
-  request.previous = after;
-  (after ? after->next : waiting_head_) = &request;
-  (before ? before->previous : waiting_tail_) = &request;
-  request.status = RequestState::Status::kWaiting;
-  ++num_waiting_;
-}
-
-void Scheduler::unlink_waiting(RequestState& request) {
-  (request.previous ? request.previous->next : waiting_head_) = request.next;
-  (request.next ? request.next->previous : waiting_tail_) = request.previous;
-  request.previous = request.next = nullptr;
-  --num_waiting_;
-  if (refused_ == &request) refused_ = nullptr;
-}
-
-void Scheduler::check_integrity() const {
-  blocks_.check_integrity();
-  QUIRE_CHECK(blocks_.num_open_rows() == num_running(), blocks_.num_open_rows()
-                                                            << " open rows, " << num_running() << " running");
-  std::vector<bool> is_taken(static_cast<size_t>(blocks_.num_rows()), false);
-  for (const RequestState* request : running_) {
-    const auto where = [&] { return "request " + std::to_string(request->request_id); };
-    QUIRE_CHECK(request->status == RequestState::Status::kRunning, where());
-    QUIRE_CHECK(request->row >= 0 && blocks_.is_open(request->row) && !is_taken[request->row],
-                where() << ", row " << request->row);
-    is_taken[request->row] = true;
-    const auto num_blocks = static_cast<int32_t>(blocks_.blocks(request->row).size());
-    QUIRE_CHECK(request->num_computed_tokens < request->num_tokens(),
-                where() << ": " << request->num_computed_tokens << " of " << request->num_tokens());
-    QUIRE_CHECK(request->num_computed_ahead() <= num_blocks * config_.block_size,
-                where() << ": " << request->num_computed_ahead() << " computed, " << num_blocks << " blocks");
-    QUIRE_CHECK(request->num_computed_ahead() < request->num_tokens_ahead(),
-                where() << ": " << request->num_computed_ahead() << " of " << request->num_tokens_ahead());
-    // Room is taken for ids that are not known yet, or were on their way before forget_batches().
-    const int32_t num_tokens = request->num_tokens() + config_.max_batches_out - 1;
-    QUIRE_CHECK((num_blocks - 1) * config_.block_size < num_tokens,
-                where() << ": " << num_tokens << " tokens, " << num_blocks << " blocks");
-    QUIRE_CHECK(request->num_tokens_ahead() <= request->max_total_tokens, where());
-    check_entries(*request);
-    check_siblings(*request);
-    check_written_blocks(*request);
-  }
-  int32_t num_waiting = 0;
-  const RequestState* previous = nullptr;
-  for (const RequestState* request = waiting_head_; request; previous = request, request = request->next) {
-    QUIRE_CHECK(request->status == RequestState::Status::kWaiting && request->row < 0 &&
-                    request->previous == previous && request->num_computed_ahead() == 0,
-                "request " << request->request_id);
-    check_entries(*request);
-    check_siblings(*request);
-    QUIRE_CHECK(++num_waiting <= num_waiting_, "queue of " << num_waiting_);
-  }
-  QUIRE_CHECK(num_waiting == num_waiting_ && previous == waiting_tail_,
-              num_waiting << " of " << num_waiting_);
-  QUIRE_CHECK(num_out_ >= 0 && num_out_ <= config_.max_batches_out, num_out_ << " batches are out");
-}
-
-// What the request has in batches out is what the batches say.
-void Scheduler::check_entries(const RequestState& request) const {
-  int32_t num_scheduled = 0;
-  int32_t num_sampled = 0;
-  for (int32_t i = 0; i < kMaxBatchesOut; ++i) {
-    const int32_t idx = request.batch_idx[i];
-    if (idx < 0) continue;
-    const Batch& batch = out_[i].batch;
-    const bool is_out = (i - oldest_ + config_.max_batches_out) % config_.max_batches_out < num_out_;
-    QUIRE_CHECK(is_out && idx < batch.num_reqs && out_[i].requests[idx] == &request,
-                "request " << request.request_id << " at " << idx << " of batch " << i);
-    num_scheduled += out_[i].num_new_tokens[idx];
-    const auto samples = std::span(batch.sample_req_idx).first(static_cast<size_t>(batch.num_sampled));
-    num_sampled += std::find(samples.begin(), samples.end(), idx) != samples.end();
-  }
-  QUIRE_CHECK(num_scheduled == request.num_scheduled_tokens && num_sampled == request.num_pending_ids,
-              "request " << request.request_id << ": " << num_scheduled << " and " << num_sampled
-                         << " in batches, " << request.num_scheduled_tokens << " and "
-                         << request.num_pending_ids << " counted");
 }
 
 }  // namespace quire

@@ -31,11 +31,16 @@ bool Scheduler::waits_for_sibling(const RequestState& request) const {
 
 bool Scheduler::fork(RequestState& request, const RequestState& source) {
   const int32_t num_prompt = request.num_prompt_tokens;
-  const auto forked = blocks_.fork(source.row, num_prompt, num_watermark_blocks_);
-  if (!forked) {
-    refuse(request);
-    return false;
+  while (num_running() >= config_.max_num_seqs) {
+    wait_reason_ = WaitReason::kRows;
+    if (!push_out_worse(request)) return false;
   }
+  auto forked = blocks_.fork(source.row, num_prompt, num_watermark_blocks_);
+  for (; !forked; forked = blocks_.fork(source.row, num_prompt, num_watermark_blocks_)) {
+    wait_reason_ = WaitReason::kBlocks;
+    if (!push_out_worse(request)) return false;
+  }
+  wait_reason_ = WaitReason::kNone;
   Batch& batch = out_[newest_].batch;
   if (forked->own_block >= 0) {
     batch.block_copies.push_back(forked->source_block);
@@ -48,7 +53,7 @@ bool Scheduler::fork(RequestState& request, const RequestState& source) {
   request.num_published_blocks = std::min(source.num_published_blocks, num_prompt / config_.block_size);
   request.num_computed_tokens = num_prompt - 1;
   request.num_cached_tokens = source.num_cached_tokens;
-  running_.push_back(&request);
+  start_running(request);
   append_to_batch(request, 1);
   batch.slot_mapping[batch.num_tokens - 1] = -1;
   return true;
@@ -64,7 +69,8 @@ void Scheduler::take_back_forks() {
     request.num_computed_tokens = 0;
     request.num_published_blocks = 0;
     request.num_cached_tokens = -1;
-    link_waiting(request, waiting_head_);
+    request.history->num_reached_tokens = 0;
+    link_waiting(request);
   }
 }
 

@@ -1,12 +1,13 @@
 // Codec of wire.h. Payloads, in order of the fields:
 //   kRequests    u32 additions, each: u64 id, i32[] prompt, i32 priority, i64 arrival_ns, tokenize_ns,
-//                deadline_ns, SamplingParams; then u64[] cancellations
+//                deadline_ns, u8 return_receipt, SamplingParams; then u64[] cancellations
 //   kReady       string model, i32 max_model_len, vocab_size, block_size, num_blocks, max_num_seqs,
 //                max_num_batched_tokens, SamplingParams defaults, string token_table
 //   kStartError  the message, to the end of the payload
-//   kStep        EngineStats in the order of its fields, i32[] token_ids, u32 releases, each: u64 request_id,
-//                u32 index, ids_begin, num_ids, num_text_ids, i32 trim, u8 is_first,
-//                u32 open_text, u8 finish_reason, u32 num_prompt_tokens, num_cached_tokens, string error,
+//   kStep        EngineStats in the order of its fields, i32[] token_ids, Receipt[], u32 releases, each:
+//                u64 request_id, u32 index, ids_begin, num_ids, num_text_ids, i32 trim, u8 is_first,
+//                u32 open_text, u8 finish_reason, u32 num_prompt_tokens, num_cached_tokens, i32 receipt_idx,
+//                string error,
 //                when finish_reason is kStop: i32 stop_token_id, string stop_string; then
 //                u32 ReleaseLogprobs, each: u32 release_idx, begin, num_per_id, num_prompt_places,
 //                num_per_prompt_place, f64 cumulative_logprob; then Logprob[], each: i32 token_id, f32
@@ -105,6 +106,7 @@ void put_request(std::string& out, const NewRequest& request) {
   put(out, request.arrival_ns);
   put(out, request.tokenize_ns);
   put(out, request.deadline_ns);
+  put(out, static_cast<uint8_t>(request.return_receipt));
   put_params(out, request.params);
 }
 
@@ -147,6 +149,7 @@ void get_request(Reader& reader, NewRequest& request) {
   request.arrival_ns = reader.get<int64_t>();
   request.tokenize_ns = reader.get<int64_t>();
   request.deadline_ns = reader.get<int64_t>();
+  request.return_receipt = reader.get<uint8_t>() != 0;
   get_params(reader, request.params);
 }
 
@@ -163,6 +166,7 @@ void get_release(Reader& reader, StepOutputs& frame, Release& release) {
   const auto reason = reader.get<uint8_t>();
   release.num_prompt_tokens = reader.get<uint32_t>();
   release.num_cached_tokens = reader.get<uint32_t>();
+  release.receipt_idx = reader.get<int32_t>();
   release.error = reader.get_string();
 
   if (uint64_t{release.ids_begin} + release.num_ids > num_token_ids ||
@@ -172,7 +176,7 @@ void get_release(Reader& reader, StepOutputs& frame, Release& release) {
                 " with text, of " + std::to_string(num_token_ids));
   }
   if (release.trim < 0) throw Error("wire: a release trims " + std::to_string(release.trim) + " bytes");
-  if (reason > static_cast<uint8_t>(FinishReason::kError)) {
+  if (reason > static_cast<uint8_t>(kLastFinishReason)) {
     throw Error("wire: unknown finish reason " + std::to_string(reason));
   }
   release.finish_reason = static_cast<FinishReason>(reason);
@@ -189,8 +193,8 @@ void get_release(Reader& reader, StepOutputs& frame, Release& release) {
 
 // Bytes of the smallest encoded addition and release: what a count must be backed by.
 constexpr size_t kMinParamsSize = 5 * 4 + 8 + 1 + 2 * 4 + 5 * 4 + 3 * 4 + 3 * 4 + 4;
-constexpr size_t kMinRequestSize = 8 + 4 + 4 + 3 * 8 + kMinParamsSize;
-constexpr size_t kMinReleaseSize = 8 + 4 * 4 + 4 + 2 + 3 * 4 + 4;
+constexpr size_t kMinRequestSize = 8 + 4 + 4 + 3 * 8 + 1 + kMinParamsSize;
+constexpr size_t kMinReleaseSize = 8 + 4 * 4 + 4 + 2 + 4 * 4 + 4;
 
 }  // namespace
 
@@ -255,6 +259,7 @@ void encode(const StepOutputs& frame, std::string& out) {
   put(out, stats.num_prompt_tokens);
   put(out, stats.num_generation_tokens);
   put_array(out, frame.token_ids);
+  put_array(out, frame.receipts);
   put(out, static_cast<uint32_t>(frame.releases.size()));
   for (const Release& release : frame.releases) {
     put(out, release.request_id);
@@ -268,6 +273,7 @@ void encode(const StepOutputs& frame, std::string& out) {
     put(out, static_cast<uint8_t>(release.finish_reason));
     put(out, release.num_prompt_tokens);
     put(out, release.num_cached_tokens);
+    put(out, release.receipt_idx);
     put_string(out, release.error);
     if (release.finish_reason != FinishReason::kStop) continue;
     put(out, release.stop_token_id);
@@ -317,9 +323,17 @@ void decode_step(std::string_view payload, StepOutputs& frame) {
   stats.num_prompt_tokens = reader.get<uint64_t>();
   stats.num_generation_tokens = reader.get<uint64_t>();
   reader.get_array(frame.token_ids);
+  reader.get_array(frame.receipts);
   frame.releases.resize(reader.get_count(kMinReleaseSize));
   frame.stop_strings.clear();
-  for (Release& release : frame.releases) get_release(reader, frame, release);
+  for (Release& release : frame.releases) {
+    get_release(reader, frame, release);
+    const auto num_receipts = static_cast<int64_t>(frame.receipts.size());
+    if (release.receipt_idx < -1 || release.receipt_idx >= num_receipts) {
+      throw Error("wire: a release names receipt " + std::to_string(release.receipt_idx) + " of " +
+                  std::to_string(num_receipts));
+    }
+  }
   get_logprobs(reader, frame);
   reader.expect_end();
 }

@@ -4,7 +4,7 @@
 //
 //   ChunkHeader | int32 ids [num_ids] | Logprob [num_ids, num_per_id] | Logprob [num_prompt_places,
 //   num_per_prompt_place] | prompt text [prompt_text_size] | warnings [warnings_size] | stop reason
-//   [stop_reason_size]
+//   [stop_reason_size] | receipt [receipt_size]
 //
 // The tensor holds one chunk, or one for each of a request's n sequences that share a response, back to back.
 #pragma once
@@ -18,6 +18,7 @@
 
 #include "quire/error.h"
 #include "quire/logprobs.h"
+#include "quire/receipt.h"
 #include "quire/sampling.h"
 
 namespace quire::triton {
@@ -56,7 +57,7 @@ struct ChunkHeader {
   uint32_t num_per_prompt_place = 0;  // 0: not asked for, or not in this chunk
   double cumulative_logprob = 0;      // of all ids up to here
   uint32_t index = 0;                 // of the sequence
-  uint32_t unused = 0;
+  uint32_t receipt_size = 0;          // 0, or sizeof(Receipt)
 
   static constexpr uint32_t kVersion = 0x51430003;  // "QC", 3
 };
@@ -68,6 +69,7 @@ struct Chunk {
   std::string_view prompt_text;
   std::string_view warnings;  // a STRING tensor's bytes
   std::string_view stop_reason;
+  std::string_view receipt;                  // a Receipt's bytes, or empty
   std::span<const Logprob> logprobs;         // [num_ids, num_per_id]
   std::span<const Logprob> prompt_logprobs;  // [num_prompt_places, num_per_prompt_place]
 };
@@ -75,7 +77,7 @@ struct Chunk {
 inline size_t chunk_size(const Chunk& chunk) {
   return sizeof(ChunkHeader) + chunk.ids.size_bytes() + chunk.logprobs.size_bytes() +
          chunk.prompt_logprobs.size_bytes() + chunk.prompt_text.size() + chunk.warnings.size() +
-         chunk.stop_reason.size();
+         chunk.stop_reason.size() + chunk.receipt.size();
 }
 
 // Writes chunk_size() bytes and returns their end. The header's sizes are taken from the spans, but for the
@@ -85,6 +87,7 @@ inline char* write_chunk(Chunk chunk, char* out) {
   chunk.header.prompt_text_size = static_cast<uint32_t>(chunk.prompt_text.size());
   chunk.header.warnings_size = static_cast<uint32_t>(chunk.warnings.size());
   chunk.header.stop_reason_size = static_cast<uint32_t>(chunk.stop_reason.size());
+  chunk.header.receipt_size = static_cast<uint32_t>(chunk.receipt.size());
   const auto write = [&](const void* bytes, size_t size) {
     if (size > 0) std::memcpy(out, bytes, size);
     out += size;
@@ -94,7 +97,7 @@ inline char* write_chunk(Chunk chunk, char* out) {
   for (const auto& logprobs : {chunk.logprobs, chunk.prompt_logprobs}) {
     write(logprobs.data(), logprobs.size_bytes());
   }
-  for (const std::string_view text : {chunk.prompt_text, chunk.warnings, chunk.stop_reason}) {
+  for (const std::string_view text : {chunk.prompt_text, chunk.warnings, chunk.stop_reason, chunk.receipt}) {
     write(text.data(), text.size());
   }
   return out;
@@ -149,15 +152,16 @@ inline Chunk take_chunk(std::string_view& bytes, std::span<int32_t>& ids, std::s
   if (header.version != ChunkHeader::kVersion) refuse("version " + std::to_string(header.version));
   if (header.num_per_id > kMaxLogprobs + 1 || header.num_per_prompt_place > kMaxLogprobs + 1 ||
       header.num_text_ids > header.num_ids || header.trim < 0 ||
-      header.finish_reason > static_cast<uint32_t>(FinishReason::kError)) {
+      header.finish_reason > static_cast<uint32_t>(kLastFinishReason) ||
+      (header.receipt_size != 0 && header.receipt_size != sizeof(Receipt))) {
     refuse("values out of range");
   }
   const uint64_t num_logprobs = uint64_t{header.num_ids} * header.num_per_id;
   const uint64_t num_prompt_logprobs = uint64_t{header.num_prompt_places} * header.num_per_prompt_place;
   const uint64_t arrays_size =
       uint64_t{header.num_ids} * sizeof(int32_t) + (num_logprobs + num_prompt_logprobs) * sizeof(Logprob);
-  const uint64_t texts_size =
-      uint64_t{header.prompt_text_size} + header.warnings_size + header.stop_reason_size;
+  const uint64_t texts_size = uint64_t{header.prompt_text_size} + header.warnings_size +
+                              header.stop_reason_size + header.receipt_size;
   if (bytes.size() < arrays_size + texts_size) {
     refuse(std::to_string(num_bytes) + " bytes for " + std::to_string(header.num_ids) + " ids");
   }
@@ -167,6 +171,7 @@ inline Chunk take_chunk(std::string_view& bytes, std::span<int32_t>& ids, std::s
   chunk.prompt_text = take(header.prompt_text_size);
   chunk.warnings = take(header.warnings_size);
   chunk.stop_reason = take(header.stop_reason_size);
+  chunk.receipt = take(header.receipt_size);
   if (count_strings(chunk.warnings) < 0) refuse("damaged warnings");
   return chunk;
 }

@@ -7,6 +7,7 @@
 #include "chunk.h"
 #include "generation.h"
 #include "logprobs_json.h"
+#include "receipts.h"
 #include "registry.h"
 
 namespace quire::triton {
@@ -139,6 +140,7 @@ void Detokenizer::decode(const TokenTable& token_table) {
 
 void Detokenizer::send_texts(TRITONBACKEND_Request* request, const TokenTable& token_table) {
   decode(token_table);
+  const uint64_t text_ns = now_ns();
   const size_t count = chunks_.size();
   const Chunk& first = chunks_.front();
   const auto header = [&](size_t i) -> const ChunkHeader& { return chunks_[i].header; };
@@ -171,6 +173,7 @@ void Detokenizer::send_texts(TRITONBACKEND_Request* request, const TokenTable& t
     response.add_ids("output_ids", count, [&](size_t i) { return chunks_[i].ids; });
   }
   add_logprobs(request, response, chunks_, token_table);
+  add_receipts(response, chunks_, text_ns);
   response.send(true);
 }
 

@@ -15,6 +15,9 @@ constexpr auto kTick = 10ms;                // how often cancellation flags and 
 constexpr auto kProbeInterval = 100ms;      // silence after which a client is probed
 constexpr auto kProbeCost = 500us;          // share of the interval per open request: at most 2,000 probes/s
 constexpr auto kAcknowledgePatience = 60s;  // then nobody follows this generation
+// Triton has no code for deadlines. Nobody else sees this one: who cancels does not read his answer. (Over
+// HTTP Triton 2.51 says 400 whatever the code is; the message begins with "deadline exceeded".)
+constexpr auto kDeadlineCode = TRITONSERVER_ERROR_CANCELLED;
 
 std::atomic<uint64_t> next_generation_id{1};
 std::atomic<uint64_t> next_request_id{1};
@@ -164,6 +167,9 @@ void Generation::tick(Clock::time_point now) {
     Sequence& sequence = *current->second;
     if (sequence.is_cancelled()) {
       abort(current, TRITONSERVER_ERROR_CANCELLED, "the client cancelled the request");
+    } else if (!sequence.is_submitted() && sequence.is_past_deadline(now)) {
+      // Later the engine sees to it.
+      abort(current, kDeadlineCode, "deadline exceeded: deadline_ms passed before the engine was ready");
     } else if (sequence.is_abandoned(now, kAcknowledgePatience)) {
       sequence.acknowledge();
       abort(current, TRITONSERVER_ERROR_CANCELLED,
@@ -229,6 +235,8 @@ void Generation::on_step(const StepOutputs& outputs) {
       sequence.end_with_error(TRITONSERVER_ERROR_INVALID_ARG, release.error);
     } else if (release.finish_reason == FinishReason::kCancelled) {
       sequence.end_with_error(TRITONSERVER_ERROR_CANCELLED, "the engine cancelled the request");
+    } else if (release.finish_reason == FinishReason::kDeadline && !release.error.empty()) {
+      sequence.end_with_error(kDeadlineCode, release.error);
     } else {
       sequence.take(release, outputs);
       if (sequence.is_due()) sequence.send();

@@ -184,7 +184,7 @@ constexpr GenerationInput kInputs[] = {
     {"return_num_input_tokens", kBool, set<&Request::return_num_input_tokens>},
     {"return_num_output_tokens", kBool, set<&Request::return_num_output_tokens>},
     {"return_token_ids", kBool, set<&Request::return_token_ids>},
-    {"return_receipt", kBool, set<&Request::return_receipt>},
+    {"return_receipt", kBool, set<&NewRequest::return_receipt>},
     {"acknowledge", kBool, set<&Request::acknowledge>, kScalar, kInternal},
 };
 

@@ -69,7 +69,8 @@ uint32_t requested_outputs(TRITONBACKEND_Request* request) {
                                          "prompt_logprob_ids",
                                          "prompt_logprobs",
                                          "prompt_logprob_ranks",
-                                         "index"};
+                                         "index",
+                                         "receipt"};
   uint32_t outputs = 0;
   uint32_t count = 0;
   check(TRITONBACKEND_RequestOutputCount(request, &count));
@@ -165,6 +166,7 @@ std::vector<GenerationRequest> split_rows(const GenerationRequest& request) {
     row.request.arrival_ns = request.request.arrival_ns;
     row.request.tokenize_ns = request.request.tokenize_ns;
     row.request.deadline_ns = request.request.deadline_ns;
+    row.request.return_receipt = request.request.return_receipt;
     row.request.prompt_ids.assign(next, next + lengths[i]);
     next += lengths[i];
     if (!request.row_texts.empty()) row.prompt_text = request.row_texts[i];

@@ -26,6 +26,7 @@ enum GenerationOutput : uint32_t {
   kOutputLogprobs = 128,         // logprob_ids; the next bits: logprobs, logprob_ranks
   kOutputPromptLogprobs = 1024,  // the same of the prompt
   kOutputIndex = 8192,
+  kOutputReceipt = 16384,
 };
 
 struct GenerationRequest {
@@ -52,7 +53,6 @@ struct GenerationRequest {
   bool return_num_input_tokens = false;
   bool return_num_output_tokens = false;
   bool return_token_ids = false;
-  bool return_receipt = false;
   uint32_t outputs = 0;  // GenerationOutput
 };
 

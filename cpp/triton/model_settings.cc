@@ -27,6 +27,7 @@ constexpr TensorSpec kGenerationOutputs[] = {
     {"prompt_logprobs", TRITONSERVER_TYPE_FP32},
     {"prompt_logprob_ranks", TRITONSERVER_TYPE_INT32},
     {"index", TRITONSERVER_TYPE_UINT32},
+    {"receipt", TRITONSERVER_TYPE_BYTES},
 };
 
 constexpr TensorSpec kDetokenizerInputs[] = {
@@ -35,12 +36,19 @@ constexpr TensorSpec kDetokenizerInputs[] = {
 };
 
 constexpr TensorSpec kDetokenizerOutputs[] = {
-    {"text_output", TRITONSERVER_TYPE_BYTES},        {"warnings", TRITONSERVER_TYPE_BYTES},
-    {"finish_reason", TRITONSERVER_TYPE_BYTES},      {"num_input_tokens", TRITONSERVER_TYPE_UINT32},
-    {"num_output_tokens", TRITONSERVER_TYPE_UINT32}, {"stop_reason", TRITONSERVER_TYPE_BYTES},
-    {"output_ids", TRITONSERVER_TYPE_INT32},         {"cumulative_logprob", TRITONSERVER_TYPE_FP32},
-    {"logprobs", TRITONSERVER_TYPE_BYTES},           {"prompt_logprobs", TRITONSERVER_TYPE_BYTES},
-    {"output_log_probs", TRITONSERVER_TYPE_FP32},    {"index", TRITONSERVER_TYPE_UINT32},
+    {"text_output", TRITONSERVER_TYPE_BYTES},
+    {"warnings", TRITONSERVER_TYPE_BYTES},
+    {"finish_reason", TRITONSERVER_TYPE_BYTES},
+    {"num_input_tokens", TRITONSERVER_TYPE_UINT32},
+    {"num_output_tokens", TRITONSERVER_TYPE_UINT32},
+    {"stop_reason", TRITONSERVER_TYPE_BYTES},
+    {"output_ids", TRITONSERVER_TYPE_INT32},
+    {"cumulative_logprob", TRITONSERVER_TYPE_FP32},
+    {"logprobs", TRITONSERVER_TYPE_BYTES},
+    {"prompt_logprobs", TRITONSERVER_TYPE_BYTES},
+    {"output_log_probs", TRITONSERVER_TYPE_FP32},
+    {"index", TRITONSERVER_TYPE_UINT32},
+    {"receipt", TRITONSERVER_TYPE_BYTES},
 };
 
 std::string quote(std::string_view text) { return "'" + std::string(text) + "'"; }

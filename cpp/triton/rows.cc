@@ -6,6 +6,7 @@
 #include "api.h"
 #include "generation.h"
 #include "logprobs_json.h"
+#include "receipts.h"
 
 namespace quire::triton {
 
@@ -18,6 +19,7 @@ Rows::Rows(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request
       return_finish_reason_(generation.return_finish_reason),
       return_num_input_tokens_(generation.return_num_input_tokens),
       return_num_output_tokens_(generation.return_num_output_tokens),
+      return_receipt_(generation.request.return_receipt),
       return_stop_reason_(generation.return_stop_reason),
       return_token_ids_(generation.return_token_ids),
       return_cumulative_logprob_(generation.return_cumulative_logprob),
@@ -64,6 +66,7 @@ void Rows::answer(size_t row, const Chunk& chunk) {
     answer.token_logprobs.resize(chunk.ids.size());
     write_token_logprobs(chunk, reinterpret_cast<char*>(answer.token_logprobs.data()));
   }
+  answer.receipt = finish_receipt(chunk, now_ns());
   if (++num_answered_ == rows_.size()) send();
 }
 
@@ -88,6 +91,10 @@ void Rows::send() {
     if (return_num_output_tokens_) {
       response.add_uint32s("num_output_tokens", rows_.size(),
                            [&](size_t i) { return rows_[i].num_output_tokens; });
+    }
+    if (return_receipt_) {
+      response.add_strings("receipt", rows_.size(),
+                           [&](size_t i) { return std::string_view(rows_[i].receipt); });
     }
     if (return_stop_reason_) {
       response.add_strings("stop_reason", rows_.size(),

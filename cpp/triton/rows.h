@@ -44,6 +44,7 @@ class Rows {
     FinishReason finish_reason = FinishReason::kNone;
     uint32_t num_input_tokens = 0;
     uint32_t num_output_tokens = 0;
+    std::string receipt;       // JSON
     std::vector<int32_t> ids;  // this and what follows where it is asked for
     std::string stop_reason;
     std::string logprobs;  // JSON
@@ -64,6 +65,7 @@ class Rows {
   const bool return_finish_reason_;
   const bool return_num_input_tokens_;
   const bool return_num_output_tokens_;
+  const bool return_receipt_;
   const bool return_stop_reason_;
   const bool return_token_ids_;
   const bool return_cumulative_logprob_;

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "api.h"
+#include "receipts.h"
 
 namespace quire::triton {
 
@@ -102,6 +103,7 @@ void Sequence::take(const Release& release, const StepOutputs& outputs) {
   } else if (release.stop_token_id >= 0) {
     stream.stop_reason = std::to_string(release.stop_token_id);
   }
+  if (release.receipt_idx >= 0) stream.receipt = outputs.receipts[static_cast<size_t>(release.receipt_idx)];
 }
 
 void Sequence::Stream::take_logprobs(const ReleaseLogprobs& run, const StepOutputs& outputs) {
@@ -178,6 +180,9 @@ Chunk Sequence::make_chunk(const Stream& stream, bool is_last) const {
   chunk.header.open_text = stream.open_text.bits();
   chunk.header.finish_reason = static_cast<uint32_t>(stream.finish_reason);
   chunk.header.num_input_tokens = static_cast<uint32_t>(generation_.request.prompt_ids.size());
+  if (stream.receipt) {
+    chunk.receipt = {reinterpret_cast<const char*>(&*stream.receipt), sizeof(Receipt)};
+  }
   if (!stream.is_anything_sent) chunk.prompt_text = generation_.prompt_text;
   if (!is_warned_) chunk.warnings = generation_.warnings;
   return chunk;
@@ -207,6 +212,7 @@ void Sequence::write_outputs(ResponseBuilder& response, std::span<const Chunk> c
     });
   }
   if ((outputs & kOutputNumInputTokens) != 0) response.add_uint32("num_input_tokens", first.num_input_tokens);
+  if ((outputs & kOutputReceipt) != 0) add_receipts(response, chunks, now_ns());
   if ((outputs & kOutputNumOutputTokens) != 0) {
     response.add_uint32s("num_output_tokens", count,
                          [&](size_t i) { return static_cast<uint32_t>(chunks[i].ids.size()); });

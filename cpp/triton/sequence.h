@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -41,6 +42,11 @@ class Sequence {
   // Whether the engine works on more than the one stream that it says has ended.
   bool has_siblings() const { return num_unfinished_ > 1; }
   bool is_cancelled() const;  // as the server says of this very request
+
+  bool is_past_deadline(Clock::time_point now) const {
+    const int64_t deadline_ns = generation_.request.deadline_ns;
+    return deadline_ns != 0 && now.time_since_epoch() >= std::chrono::nanoseconds(deadline_ns);
+  }
 
   bool is_submitted() const { return is_submitted_; }  // the engine knows it
   void mark_submitted() { is_submitted_ = true; }
@@ -94,6 +100,7 @@ class Sequence {
     } logprobs;
     std::string stop_reason;
     FinishReason finish_reason = FinishReason::kNone;
+    std::optional<Receipt> receipt;  // for the client, with the end
 
     void take_logprobs(const ReleaseLogprobs& run, const StepOutputs& outputs);
     void drop_sent();

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from quire.llm import LLM as LLM
     from quire.outputs import CompletionOutput as CompletionOutput
     from quire.outputs import Logprob as Logprob
+    from quire.outputs import Receipt as Receipt
     from quire.outputs import RequestOutput as RequestOutput
     from quire.outputs import StreamOutput as StreamOutput
     from quire.sampling_params import SamplingParams as SamplingParams
@@ -30,6 +31,7 @@ _HOMES = {
     "Logprob": "quire.outputs",
     "ModelError": "quire.errors",
     "QuireError": "quire.errors",
+    "Receipt": "quire.outputs",
     "RequestOutput": "quire.outputs",
     "SamplingParams": "quire.sampling_params",
     "StreamOutput": "quire.outputs",

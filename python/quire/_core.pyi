@@ -1,7 +1,7 @@
 """Quire's C++ core. A test compares this file with the module."""
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -17,6 +17,10 @@ class InvalidArgument(ValueError):  # noqa: N818 (the name of the C++ class)
 
 class InternalError(RuntimeError):
     """An invariant of Quire does not hold: a bug."""
+
+class SchedulingPolicy(enum.IntEnum):
+    FCFS = 0
+    PRIORITY = 1
 
 class EngineConfig:
     """Limits and sizes of one engine; checked by EngineCore."""
@@ -37,6 +41,7 @@ class EngineConfig:
         seed: int = 0,
         eos_token_ids: Sequence[int] = (),
         max_output_tokens: int = 0,
+        scheduling_policy: SchedulingPolicy = SchedulingPolicy.FCFS,
     ) -> None: ...
     @property
     def num_blocks(self) -> int: ...
@@ -64,6 +69,8 @@ class EngineConfig:
     def eos_token_ids(self) -> list[int]: ...
     @property
     def max_output_tokens(self) -> int: ...
+    @property
+    def scheduling_policy(self) -> SchedulingPolicy: ...
 
 class SamplingParams:
     """What a request may ask; checked by EngineCore.add_request. Users write quire.SamplingParams."""
@@ -153,6 +160,7 @@ class FinishReason(enum.IntEnum):
     LENGTH = 2
     CANCELLED = 3
     ERROR = 4
+    DEADLINE = 5
 
 class DecoderKind(enum.IntEnum):
     BYTE_LEVEL = 0
@@ -345,6 +353,11 @@ class EngineStats:
     @property
     def num_generation_tokens(self) -> int: ...
 
+class Receipt:
+    """Where the time of a request went, up to its end in the core."""
+
+    def to_json(self, text_ns: int) -> str: ...
+
 class Release:
     """A run of ids whose text decodes on its own: TokenTable.decode(token_ids[:num_text_ids], is_first, trim,
     skip_special_tokens, open_text)."""
@@ -371,6 +384,8 @@ class Release:
     def num_cached_tokens(self) -> int: ...
     @property
     def error(self) -> str: ...
+    @property
+    def receipt(self) -> Receipt | None: ...
     @property
     def stop_reason(self) -> str | int | None: ...
     @property
@@ -399,7 +414,9 @@ _LogprobArrays: TypeAlias = tuple[
 class EngineCore:
     """The engine without a model. One owner thread."""
 
-    def __init__(self, config: EngineConfig, token_table: TokenTable) -> None: ...
+    def __init__(
+        self, config: EngineConfig, token_table: TokenTable, clock: Callable[[], int] | None = None
+    ) -> None: ...
     @property
     def config(self) -> EngineConfig: ...
     @property
@@ -414,6 +431,7 @@ class EngineCore:
         arrival_ns: int = 0,
         tokenize_ns: int = 0,
         deadline_ns: int = 0,
+        return_receipt: bool = False,
     ) -> None: ...
     def cancel(self, request_id: int) -> None: ...
     def fail(self, request_id: int, message: str) -> None: ...

@@ -50,6 +50,9 @@ class EngineConfig(BaseModel):
     """No CUDA graphs: a faster start and a slower engine."""
     batch_invariant: bool = False
     """Logits of a request are bitwise the same whatever runs beside it. Slower; GPU only."""
+    scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
+    """Who goes first. fcfs: who came first; a request's priority must be 0. priority: the lowest priority,
+    then who came first; it may push running requests of worse priority out, which start again later."""
     enable_prefix_caching: bool = True
     """Reuse KV blocks of equal prompt beginnings."""
     enable_chunked_prefill: bool = True

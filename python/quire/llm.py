@@ -12,7 +12,15 @@ from quire import _core
 from quire.config import EngineConfig
 from quire.engine.core_errors import invalid_argument
 from quire.errors import EngineError, InvalidArgument, describe
-from quire.outputs import CompletionOutput, RequestOutput, StreamOutput, TokenLogprobs, token_logprobs
+from quire.outputs import (
+    CompletionOutput,
+    Receipt,
+    RequestOutput,
+    StreamOutput,
+    TokenLogprobs,
+    make_receipt,
+    token_logprobs,
+)
 from quire.runner.threads import OWN_CORES
 from quire.sampling_params import SamplingParams
 
@@ -50,6 +58,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = False,
+        return_receipt: bool = False,
     ) -> list[RequestOutput]:
         """Continue every prompt; the outputs are in the prompts' order.
 
@@ -57,13 +66,14 @@ class LLM:
         sampling_params: one for all, or one per prompt; default: SamplingParams(). Fields that they leave out
             are those of get_default_sampling_params().
         use_tqdm: show a progress bar (the name is vLLM's).
+        return_receipt: say where the time went (CompletionOutput.receipt).
         Raises InvalidArgument that names the prompt before anything runs.
         """
         if self._open:
             raise EngineError(
                 "generate: requests of add_request() are open; call step() until they have ended"
             )
-        requests = self._parse(prompts, sampling_params)
+        requests = self._parse(prompts, sampling_params, return_receipt)
         first_id = self._next_id
         self._next_id += len(requests)
         for index, request in enumerate(requests):
@@ -93,7 +103,13 @@ class LLM:
                 self._discard_batches(self._core, self._engine.runner)
         return [finished[first_id + index] for index in range(len(requests))]
 
-    def add_request(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> int:
+    def add_request(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        return_receipt: bool = False,
+    ) -> int:
         """Queue one prompt; its id. step() returns what becomes of it. Requests may be added between any two
         steps.
 
@@ -105,7 +121,8 @@ class LLM:
         ...     for output in llm.step():
         ...         print(output.text, end="", flush=True)
         """
-        [request] = self._parse(prompt if isinstance(prompt, str) else [prompt], sampling_params)
+        prompts = prompt if isinstance(prompt, str) else [prompt]
+        [request] = self._parse(prompts, sampling_params, return_receipt)
         request_id = self._next_id
         try:
             self._add(request_id, request)
@@ -116,14 +133,16 @@ class LLM:
         return request_id
 
     def _add(self, request_id: int, request: _Request) -> None:
-        params, now = request.params, time.monotonic_ns()
+        params, arrival_ns = request.params, request.arrival_ns
         self._core.add_request(
             request_id,
             request.prompt_ids,
             params.to_core(request.bad_word_ids),
             priority=params.priority,
-            arrival_ns=now,
-            deadline_ns=now + params.deadline_ms * 1_000_000 if params.deadline_ms else 0,
+            arrival_ns=arrival_ns,
+            tokenize_ns=request.tokenize_ns,
+            deadline_ns=arrival_ns + params.deadline_ms * 1_000_000 if params.deadline_ms else 0,
+            return_receipt=request.return_receipt,
         )
 
     def step(self) -> list[StreamOutput]:
@@ -153,6 +172,7 @@ class LLM:
                     release.index,
                     release.stop_reason,
                     *self._logprobs(release),
+                    make_receipt(release.receipt),
                 )
             )
         return outputs
@@ -169,9 +189,13 @@ class LLM:
         return bool(self._open)
 
     def _parse(
-        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+        return_receipt: bool,
     ) -> list[_Request]:
         """One _Request per prompt; texts are tokenized together."""
+        arrival_ns = time.monotonic_ns()
         if isinstance(prompts, str) or (len(prompts) > 0 and type(prompts[0]) is int):
             prompts = cast("Sequence[Prompt]", [prompts])
         prompts = cast("Sequence[Prompt]", prompts)
@@ -205,7 +229,10 @@ class LLM:
                     raise InvalidArgument(field, error.given, error.allowed) from None
             text = prompt if isinstance(prompt, str) else None
             bad_word_ids = self._engine.tokenizer.bad_word_ids(params[index].bad_words)
-            requests.append(_Request(text, ids, params[index], bad_word_ids))
+            requests.append(_Request(text, ids, params[index], bad_word_ids, arrival_ns, return_receipt))
+        tokenize_ns = time.monotonic_ns() - arrival_ns
+        for request in requests:
+            request.tokenize_ns = tokenize_ns
         return requests
 
     def _logprobs(
@@ -246,6 +273,7 @@ class LLM:
                 raise EngineError(f"prompts[{index}]: {release.error}")
             sequence.finish_reason = release.finish_reason
             sequence.stop_reason = release.stop_reason
+            sequence.receipt = make_receipt(release.receipt)
             if all(sequence.finish_reason for sequence in request.sequences):
                 prompt_logprobs = request.prompt_logprobs
                 yield RequestOutput(
@@ -277,6 +305,9 @@ class _Request:
     prompt_ids: list[int]
     params: SamplingParams
     bad_word_ids: Sequence[Sequence[int]] = ()
+    arrival_ns: int = 0
+    return_receipt: bool = False
+    tokenize_ns: int = 0
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     sequences: list[_Sequence] = field(init=False)
 
@@ -295,6 +326,7 @@ class _Sequence:
     cumulative_logprob: float | None = None
     finish_reason: str = ""
     stop_reason: str | int | None = None
+    receipt: Receipt | None = None
 
     def completion(self, index: int) -> CompletionOutput:
         return CompletionOutput(
@@ -305,6 +337,7 @@ class _Sequence:
             stop_reason=self.stop_reason,
             logprobs=tuple(self.logprobs) if self.has_logprobs else None,
             cumulative_logprob=self.cumulative_logprob,
+            receipt=self.receipt,
         )
 
 

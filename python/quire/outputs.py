@@ -3,13 +3,16 @@ StreamOutput per request that moved forward."""
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from quire import _core
 
-__all__ = ["CompletionOutput", "Logprob", "RequestOutput", "StreamOutput"]
+__all__ = ["CompletionOutput", "Logprob", "Receipt", "RequestOutput", "StreamOutput"]
 
 
 class Logprob(NamedTuple):
@@ -40,16 +43,41 @@ def token_logprobs(
 
 
 @dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """Where a sequence's time went, in ms, and what was computed for it. The stages add up to total_ms."""
+
+    tokenize_ms: float  # of all prompts of the call
+    queue_ms: float  # until it was first admitted
+    prefill_ms: float  # until its first token
+    decode_ms: float  # until its end; waiting again after a preemption included, as in prefill_ms
+    detokenize_ms: float
+    total_ms: float
+    prompt_tokens: int
+    output_tokens: int
+    cached_tokens: int  # found in the prefix cache
+    computed_tokens: int  # each once
+    recomputed_tokens: int  # again, after a preemption
+    preemptions: int
+    waited_steps: Mapping[str, int]  # "rows", "blocks", "token_budget": steps in which these were missing
+
+
+def make_receipt(receipt: _core.Receipt | None) -> Receipt | None:
+    """Finish it: the text is made."""
+    return None if receipt is None else Receipt(**json.loads(receipt.to_json(time.monotonic_ns())))
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompletionOutput:
     """One continuation of a prompt."""
 
     index: int  # below the request's n
     text: str  # without a stop string unless include_stop_str_in_output
     token_ids: tuple[int, ...]  # the token that ended the sequence included
-    finish_reason: str  # "stop" or "length"
+    finish_reason: str  # "stop", "length" or "deadline"
     stop_reason: str | int | None = None  # the stop string, or the id of stop_token_ids, that ended it
     logprobs: tuple[TokenLogprobs, ...] | None = None  # of each token; None: not asked for
     cumulative_logprob: float | None = None  # of all tokens
+    receipt: Receipt | None = None  # None: not asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +98,11 @@ class StreamOutput(NamedTuple):
     request_id: int
     text: str  # joined over all steps: the text of CompletionOutput
     token_ids: list[int]
-    finish_reason: str  # "" while it goes on; "stop", "length", "cancelled" or "error"
-    error: str  # the reason of finish_reason "error"
+    finish_reason: str  # "" while it goes on; "stop", "length", "deadline", "cancelled" or "error"
+    error: str  # the reason of "error", and of "deadline" where nothing was generated
     sequence_index: int = 0  # below the request's n; each sequence has an end of its own
     stop_reason: str | int | None = None
     logprobs: list[TokenLogprobs] | None = None  # of token_ids
     cumulative_logprob: float | None = None  # of all tokens so far
     prompt_logprobs: list[TokenLogprobs | None] | None = None  # with the first tokens
+    receipt: Receipt | None = None  # with the end, when it was asked for

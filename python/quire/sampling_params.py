@@ -201,7 +201,7 @@ class SamplingParams(Table):
     priority: int = spec(
         "int",
         0,
-        "Lower is first, where the server's policy is priority.",
+        'Lower is first. Other than 0 only where model.json says "scheduling_policy": "priority".',
         minimum=-INT32_MAX - 1,
         maximum=INT32_MAX,
         stage="schedule",
@@ -209,7 +209,8 @@ class SamplingParams(Table):
     deadline_ms: int | None = spec(
         "int",
         None,
-        "Milliseconds after its arrival at which the request ends, finished or not.",
+        "Milliseconds after its arrival at which the request ends with what it has; an error where that is "
+        "nothing. Refused at once when it cannot be met.",
         minimum=1,
         maximum=INT32_MAX,
         stage="schedule",

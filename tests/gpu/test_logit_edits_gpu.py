@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 import torch
 from edits_reference import Fields
+from gpu_engines import make_llm, prompts
 from llama_models import MODELS
 from quire import LLM, SamplingParams, _core, ops
-from test_engine_gpu import folder, ids, make_llm, prompts
-
-__all__ = ["folder"]  # a fixture
+from test_engine_gpu import ids
 
 pytestmark = pytest.mark.gpu
 

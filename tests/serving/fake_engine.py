@@ -35,7 +35,7 @@ GARBAGE_ID = 905  # the engine says something that is no frame
 
 MAGIC, VERSION = 0x52495551, 3
 REQUESTS, READY, START_ERROR, STEP = 1, 2, 3, 4
-FINISH = {None: 0, "stop": 1, "length": 2, "cancelled": 3, "error": 4}
+FINISH = {None: 0, "stop": 1, "length": 2, "cancelled": 3, "error": 4, "deadline": 5}
 
 
 def frame(kind: int, payload: bytes) -> bytes:
@@ -75,8 +75,12 @@ class Request:
     prompt: list[int]
     max_tokens: int
     has_text: bool = True  # detokenize
+    times: tuple[int, int, int] = (0, 0, 0)  # arrival, tokenize, deadline
+    return_receipt: bool = False
     index: int = 0  # of n; begins so many ids further on in the prompt
     num_out: int = 0
+    admitted_ns: int = field(default_factory=time.monotonic_ns)
+    first_token_ns: int = 0
 
     def finish_reason(self) -> str | None:
         if self.num_out and self.token(self.num_out - 1) == STOP_ID:
@@ -114,10 +118,11 @@ def decode_requests(payload: bytes) -> tuple[list[Request], list[int], list[dict
     for _ in range(reader.take("I")[0]):
         (request_id,) = reader.take("Q")
         prompt = reader.array("i")
-        priority, arrival_ns, tokenize_ns, deadline_ns = reader.take("iqqq")
+        priority, arrival_ns, tokenize_ns, deadline_ns, receipt = reader.take("iqqqB")
         max_tokens, min_tokens, temperature, top_p, top_k, seed, bits = reader.take("iiffiqB")
         stop = [reader.string().decode() for _ in range(reader.take("I")[0])]
-        additions.append(Request(request_id, prompt, max_tokens or 16, bool(bits & 16)))
+        times = (arrival_ns, tokenize_ns, deadline_ns)
+        additions.append(Request(request_id, prompt, max_tokens or 16, bool(bits & 16), times, bool(receipt)))
         stop_token_ids = reader.array("i")
         n, min_p, presence_penalty, frequency_penalty, repetition_penalty = reader.take("iffff")
         logit_bias = [reader.take("if") for _ in range(reader.take("I")[0])]
@@ -172,16 +177,25 @@ class Release:
     finish_reason: str | None = None
     error: bytes = b""
 
+    def receipt(self) -> bytes:
+        """Receipt in cpp/include/quire/receipt.h, with counts that a test recognizes."""
+        request, now = self.request, time.monotonic_ns()
+        arrival, tokenize, _ = request.times
+        times = (arrival, tokenize, request.admitted_ns, request.first_token_ns or now, now)
+        return struct.pack("<5q10I", *times, len(request.prompt), request.num_out, 1, 2, 3, 4, 5, 6, 7, 0)
+
 
 def step_frame(step: int, num_running: int, num_generated: int, releases: list[Release]) -> bytes:
     stats = struct.pack("<Q4I5Q", step, num_running, 0, 512 - num_running, 512, 0, 0, 0, 0, num_generated)
     ids = [token for release in releases for token in release.ids]
-    parts = [stats, array("i", ids), struct.pack("<I", len(releases))]
+    given = [r for r in releases if r.finish_reason and r.request.return_receipt]
+    parts = [stats, array("i", ids), struct.pack("<I", len(given)), *(r.receipt() for r in given)]
+    parts.append(struct.pack("<I", len(releases)))
     begin = 0
     for r in releases:
         parts.append(
             struct.pack(
-                "<QIIIIiBIBII",
+                "<QIIIIiBIBIIi",
                 r.request.request_id,
                 r.request.index,
                 begin,
@@ -193,6 +207,7 @@ def step_frame(step: int, num_running: int, num_generated: int, releases: list[R
                 FINISH[r.finish_reason],
                 len(r.request.prompt),
                 0,
+                given.index(r) if r in given else -1,
             )
         )
         parts.append(string(r.error))
@@ -247,6 +262,9 @@ class Engine:
         return bool(data)
 
     def advance(self, request: Request) -> Release | None:
+        if 0 < request.times[2] <= time.monotonic_ns():
+            error = b"" if request.num_out else b"deadline exceeded: passed before the first token"
+            return Release(request, finish_reason="deadline", error=error)
         token = request.token(request.num_out)
         if token == STALL_ID:
             return None
@@ -258,6 +276,7 @@ class Engine:
             self.sock.sendall(b"this is not a frame")
         is_first = all(request.token(i) == END_ID for i in range(min(request.num_out, len(request.prompt))))
         request.num_out += 1
+        request.first_token_ns = request.first_token_ns or time.monotonic_ns()
         self.num_generated += 1
         return Release(
             request, [token], int(request.has_text and token != STOP_ID), is_first, request.finish_reason()

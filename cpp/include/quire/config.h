@@ -11,6 +11,11 @@ constexpr int32_t kMaxBatchesOut = 2;
 // Together with a request's stop_token_ids at most kMaxMaskIds (batch.h).
 constexpr int32_t kMaxEosTokenIds = 16;
 
+enum class SchedulingPolicy : uint8_t {
+  kFcfs,      // in the order of arrival; requests have no priority
+  kPriority,  // by priority, then arrival; a request may push running ones of worse priority out
+};
+
 struct EngineConfig {
   int32_t block_size = 16;                // tokens per KV block
   int32_t num_blocks = 0;                 // KV blocks in the pool
@@ -20,6 +25,7 @@ struct EngineConfig {
   int32_t max_output_tokens = 0;          // largest max_tokens of a request; 0: what fits into the context
   int32_t max_batches_out = 1;            // 2: a step may be scheduled before the ids of the last are known
   float watermark = 0.01f;                // share of blocks kept free when a request is admitted
+  SchedulingPolicy scheduling_policy = SchedulingPolicy::kFcfs;
   bool enable_prefix_caching = true;
   bool enable_chunked_prefill = true;  // false: a prompt is scheduled whole or not at all
   int32_t vocab_size = 0;              // rows of the logits

@@ -2,6 +2,7 @@
 // One owner thread. Composes Scheduler (what runs), TokenTable + TextBoundary + StopMatcher (what may leave).
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -15,9 +16,14 @@ namespace quire {
 // What a sampler gives for a row whose logits are not finite.
 constexpr int32_t kNoToken = -1;
 
+// Nanoseconds of CLOCK_MONOTONIC, as in NewRequest.
+using EngineClock = std::function<int64_t()>;
+int64_t monotonic_ns();
+
 class EngineCore {
  public:
-  EngineCore(EngineConfig config, TokenTable token_table);
+  // clock: asked in add_request(), schedule() and update(); tests have their own.
+  EngineCore(EngineConfig config, TokenTable token_table, EngineClock clock = monotonic_ns);
   ~EngineCore();
   EngineCore(const EngineCore&) = delete;
   EngineCore& operator=(const EngineCore&) = delete;
@@ -27,8 +33,11 @@ class EngineCore {
 
   // params.n sequences of one prompt, which share its blocks; each releases its ids and its end under its
   // index. Sequence i draws from sequence_seed(seed, i).
-  // Throws InvalidArgument (prompt empty, too long, id outside the vocabulary, params out of range, id in
-  // use); the engine is unchanged then.
+  // Throws InvalidArgument (prompt empty, too long, id outside the vocabulary, params out of range, a
+  // priority that the policy does not know, id in use); the engine is unchanged then. A deadline ends the
+  // request (kDeadline, with what it has so far) in the first schedule() or update() after it, and frees its
+  // blocks then. So it does, with nothing, as soon as the rest of the prompt surely takes longer than the
+  // time that is left, perhaps at once: see PrefillRate.
   void add_request(NewRequest request);
   // Frees the request's blocks at once; the end of each unfinished sequence (kCancelled) is in the next
   // update() or take_outputs(). An unknown id is no error: the request may have finished meanwhile. Legal

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "quire/logprobs.h"
+#include "quire/receipt.h"
 #include "quire/sampling.h"
 #include "quire/token_table.h"
 
@@ -22,6 +23,7 @@ struct NewRequest {
   int64_t arrival_ns = 0;   // at the server; 0: not told
   int64_t tokenize_ns = 0;  // how long the tokenizer stage took
   int64_t deadline_ns = 0;  // 0: none
+  bool return_receipt = false;
 };
 
 // A run of ids whose text can be decoded on its own: it ends at a complete character and outside a possible
@@ -38,7 +40,9 @@ struct Release {
   FinishReason finish_reason = FinishReason::kNone;
   uint32_t num_prompt_tokens = 0;
   uint32_t num_cached_tokens = 0;  // prompt tokens found in the prefix cache
-  std::string error;               // when finish_reason is kError: what went wrong, for the client
+  int32_t receipt_idx = -1;        // of StepOutputs::receipts, with the end of who asked for it; -1: none
+  // For the client, when finish_reason is kError, or kDeadline and nothing was generated: what went wrong.
+  std::string error;
   // When finish_reason is kStop, what stopped it; neither of them at an end-of-sequence token.
   int32_t stop_token_id = -1;    // one of stop_token_ids
   int32_t stop_string_idx = -1;  // in StepOutputs::stop_strings: one of stop
@@ -74,6 +78,7 @@ struct StepOutputs {
   std::vector<Release> releases;
   std::vector<int32_t> token_ids;
   std::vector<std::string> stop_strings;  // those that ended a request
+  std::vector<Receipt> receipts;
   std::vector<ReleaseLogprobs> logprobs;  // of the releases that have some, in their order
   std::vector<Logprob> logprob_entries;
 
@@ -83,6 +88,7 @@ struct StepOutputs {
     stop_strings.clear();
     logprobs.clear();
     logprob_entries.clear();
+    receipts.clear();
   }
   std::string_view stop_string(const Release& release) const {  // "": none
     return release.stop_string_idx < 0 ? std::string_view()

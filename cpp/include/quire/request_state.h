@@ -11,6 +11,7 @@
 #include "quire/block_hash.h"
 #include "quire/config.h"
 #include "quire/logit_edits.h"
+#include "quire/receipt.h"
 
 namespace quire {
 
@@ -48,11 +49,18 @@ struct alignas(64) RequestState {
   std::vector<BlockHash> block_hashes;   // of the first full blocks; extended when a block is full
   std::vector<int32_t> mask_ids;         // may not be sampled before min_tokens
   RequestState* next_sibling = nullptr;  // a ring: the unfinished sequences of a request; null: the only one
-  RequestState* previous = nullptr;      // in the waiting queue
+  int32_t priority = 0;                  // lower first
+  uint64_t arrival = 0;                  // its number among all requests
+  RequestHistory* history = nullptr;  // elsewhere, since steps do not touch it; never null in the scheduler
+  RequestState* previous = nullptr;   // in the waiting queue
   RequestState* next = nullptr;
 
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
   int32_t num_output_tokens() const { return num_tokens() - num_prompt_tokens; }
+  // The order in which requests are served, waiting or running.
+  bool goes_before(const RequestState& other) const {
+    return priority != other.priority ? priority < other.priority : arrival < other.arrival;
+  }
   bool needs_prompt_logprobs() const {
     return num_prompt_logprobs > 0 && num_known_prompt_logprobs < num_prompt_tokens - 1;
   }

@@ -57,9 +57,17 @@ uint64_t sequence_seed(uint64_t seed, uint32_t index);
 // Throws InvalidArgument that names the field. Does not modify.
 void validate(const SamplingParams& params, int32_t vocab_size);
 
-enum class FinishReason : uint8_t { kNone = 0, kStop = 1, kLength = 2, kCancelled = 3, kError = 4 };
+enum class FinishReason : uint8_t {
+  kNone = 0,
+  kStop = 1,
+  kLength = 2,
+  kCancelled = 3,
+  kError = 4,
+  kDeadline = 5,
+};
+constexpr FinishReason kLastFinishReason = FinishReason::kDeadline;
 
-// "", "stop", "length", "cancelled", "error".
+// "", "stop", "length", "cancelled", "error", "deadline".
 const char* to_string(FinishReason reason);
 
 }  // namespace quire

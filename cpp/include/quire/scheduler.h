@@ -1,9 +1,13 @@
 // Decides what runs in each step, under one token budget and without phases.
 //
 // Each request has num_tokens known tokens and num_computed_tokens of them in the cache; a step moves
-// requests forward, running ones first, then waiting ones, both in the order of their arrival. Chunked
-// prefill, prefix reuse, and recomputing after a preemption are all the same move. A request gets a new token
-// in the step that computes its last known one.
+// requests forward, running ones first, then waiting ones, both in the order of their priority, then arrival
+// (RequestState::goes_before()). Chunked prefill, prefix reuse, and recomputing after a preemption are all
+// the same move. A request gets a new token in the step that computes its last known one.
+//
+// A waiting request of better priority does not stand behind running ones of worse priority: it takes the
+// step's tokens first, and where rows or blocks are missing the worst of those give theirs back. Where all
+// priorities are equal none of this happens.
 //
 // Up to max_batches_out batches are out at once: a request moves on from what is scheduled already, and a
 // token that is sampled but not known yet goes into the next batch by its row (Batch::token_ids). The batches
@@ -23,12 +27,16 @@
 // Any sibling that has the prompt will do as a source; where none runs, one is admitted as any request again.
 //
 // Progress: the blocks of a prompt are taken whole at admission, so only growing outputs can run out of
-// blocks. Then the request admitted last gives its blocks back and waits at the head of the queue. The first
-// running request is never given up for another one, and alone it fits (the caller checks that), so it ends.
+// blocks. Then the last running request gives its blocks back and waits, before those that came later. The
+// first running request is given up for none but those of better priority, and alone it fits (the caller
+// checks that), so it ends. A priority that always has requests can starve the worse ones; that is its
+// meaning.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "quire/batch.h"
@@ -44,14 +52,15 @@ class Scheduler {
   Scheduler(const EngineConfig& config, uint64_t salt);
 
   // Requests belong to the caller and stay where they are from add() to remove() or finish().
-  // add: to the end of the queue. Needs token_ids and the limits; num_tokens must fit the pool. sibling:
-  // another sequence of the same request, with the same prompt and limits; null: it is the first.
+  // add: to the queue. Needs token_ids, priority, history and the limits; num_tokens must fit the pool.
+  // sibling: another sequence of the same request, with the same prompt and limits; null: it is the first.
   void add(RequestState& request, RequestState* sibling = nullptr);
   // Takes the request out, wherever it is, and frees its blocks. Legal while batches are out.
   void remove(RequestState& request);
 
   // Builds the next batch; it is out unless it has no tokens. Fewer than max_batches_out may be out before.
-  const Batch& schedule();
+  // now_ns: for RequestState::history.
+  const Batch& schedule(int64_t now_ns);
   int32_t num_batches_out() const { return num_out_; }
   // Takes back what batches out have scheduled: their tokens come again.
   void forget_batches();
@@ -64,6 +73,12 @@ class Scheduler {
   void complete(int32_t batch_idx, bool is_sampled);
   void finish(RequestState& request);  // as remove(), but it leaves the list of running ones in end_step()
   void end_step();
+
+  // Tokens of the request's prompt that surely are still to be computed: neither done, nor in batches out,
+  // nor found in the cache. 0 once it has an output token.
+  int32_t num_prompt_tokens_left(const RequestState& request) const;
+  // The request's steps of waiting so far, by WaitReason.
+  std::array<uint64_t, kNumWaitReasons> waits(const RequestState& request) const;
 
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
   int32_t num_waiting() const { return num_waiting_; }
@@ -78,14 +93,14 @@ class Scheduler {
  private:
   void fill_batch(const Batch& batch);  // batch: the newest
   bool admit(RequestState& request);
+  void count_wait(const Batch& batch);
   bool may_fork(const RequestState& request) const;
   const RequestState* fork_source(const RequestState& request) const;
   bool waits_for_sibling(const RequestState& request) const;
   bool fork(RequestState& request, const RequestState& source);
   void take_back_forks();
   void unlink_sibling(RequestState& request);
-  void refuse(const RequestState& request);
-  void preempt(RequestState& request);
+  void preempt(RequestState& request);  // the last running one
   void release_row(RequestState& request);
   void drop_finished();
   void check_entries(const RequestState& request) const;
@@ -94,14 +109,23 @@ class Scheduler {
   void append_to_batch(RequestState& request, int32_t num_tokens);
   void append_prompt_rows(const RequestState& request, int32_t begin, int32_t end);
   void extend_hashes(RequestState& request, int32_t num_blocks);
-  void link_waiting(RequestState& request, RequestState* before);
+  void link_waiting(RequestState& request);  // to its place
+  RequestState* first_waiting() const;       // that does not wait for a sibling; null: none
+  bool waits_for_worse() const;              // it is better than some running one
+  bool was_refused(const RequestState& request) const;
+  bool push_out_worse(const RequestState& request);
+  void start_running(RequestState& request);
+  std::optional<BlockManager::Opened> open_row(const RequestState& request,
+                                               std::span<const BlockHash> hashes);
+  bool may_preempt_for(const RequestState& request, std::span<const BlockHash> hashes) const;
+  std::span<const BlockHash> findable_hashes(const RequestState& request) const;
   void unlink_waiting(RequestState& request);
 
   EngineConfig config_;
   BlockHash root_;
   BlockManager blocks_;
   int32_t num_watermark_blocks_;
-  std::vector<RequestState*> running_;  // in the order of admission
+  std::vector<RequestState*> running_;  // in the order of goes_before()
   RequestState* waiting_head_ = nullptr;
   RequestState* waiting_tail_ = nullptr;
   int32_t num_waiting_ = 0;
@@ -123,6 +147,10 @@ class Scheduler {
   const RequestState* refused_ = nullptr;
   int32_t refused_num_free_ = 0;
 
+  int64_t now_ns_ = 0;  // of schedule()
+  uint64_t num_added_ = 0;
+  WaitReason wait_reason_ = WaitReason::kNone;            // of this step
+  std::array<uint64_t, kNumWaitReasons> num_waits_ = {};  // steps in which somebody had to wait, by reason
   uint64_t num_preemptions_ = 0;
   uint64_t prefix_cache_queries_ = 0;
   uint64_t prefix_cache_hits_ = 0;

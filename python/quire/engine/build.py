@@ -57,6 +57,7 @@ def build(config: EngineConfig, threads: ThreadPolicy) -> Engine:
         seed=config.seed,
         eos_token_ids=model.eos_token_ids,
         max_output_tokens=config.max_output_tokens or 0,
+        scheduling_policy=_core.SchedulingPolicy[config.scheduling_policy.upper()],
     )
     try:
         core = _core.EngineCore(core_config, table)  # before the weights: it checks the settings

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 from quire import _core
 
+REQUEST_FIELDS = ("priority", "arrival_ns", "tokenize_ns", "deadline_ns", "return_receipt")
 POISON = -(2**31)  # in cache slots that nobody wrote
 
 
@@ -25,7 +26,9 @@ def word_table(size: int) -> _core.TokenTable:
     return _core.TokenTable(_core.DecoderKind.JOINED, texts, [0] * size, separator=" ")
 
 
-def make_core(table: _core.TokenTable | None = None, **settings: object) -> _core.EngineCore:
+def make_core(
+    table: _core.TokenTable | None = None, clock: Callable[[], int] | None = None, **settings: object
+) -> _core.EngineCore:
     """An EngineCore with small defaults that a test overrides."""
     defaults: dict[str, object] = {
         "num_blocks": 64,
@@ -36,7 +39,7 @@ def make_core(table: _core.TokenTable | None = None, **settings: object) -> _cor
         "vocab_size": 256,
         "watermark": 0.0,
     }
-    return _core.EngineCore(_core.EngineConfig(**(defaults | settings)), table or byte_table())
+    return _core.EngineCore(_core.EngineConfig(**(defaults | settings)), table or byte_table(), clock)
 
 
 @dataclass
@@ -51,6 +54,8 @@ class Sequence:
     finish_reason: str = ""
     num_cached_tokens: int = 0
     num_releases: int = 0
+    error: str = ""
+    receipt: _core.Receipt | None = None
 
     @property
     def tokens(self) -> list[int]:
@@ -245,9 +250,11 @@ class Driver:
         self.model = FakeModel(core, self.sequences)
         self.params: dict[int, _core.SamplingParams] = {}
 
-    def add(self, request_id: int, prompt: list[int], **params: object) -> None:
-        self.params[request_id] = _core.SamplingParams(**params)
-        self.core.add_request(request_id, prompt, self.params[request_id])
+    def add(self, request_id: int, prompt: list[int], **fields: object) -> None:
+        """`fields`: of SamplingParams, and those that EngineCore.add_request() takes beside them."""
+        more = {name: fields.pop(name) for name in REQUEST_FIELDS if name in fields}
+        self.params[request_id] = _core.SamplingParams(**fields)
+        self.core.add_request(request_id, prompt, self.params[request_id], **more)
         for index in range(self.params[request_id].n):
             self.sequences[key_of(request_id, index)] = Sequence(prompt, index=index)
 
@@ -300,6 +307,8 @@ class Driver:
             sequence.finish_reason = release.finish_reason
             sequence.num_cached_tokens = release.num_cached_tokens
             sequence.num_releases += 1
+            sequence.error = release.error
+            sequence.receipt = release.receipt
 
     def run(self, max_steps: int = 10_000) -> dict[Key, Sequence]:
         """Steps until nothing is left; every block is free then."""

@@ -10,7 +10,8 @@ from quire.sampling_params import SamplingParams
 
 MAGIC, VERSION = b"QUIR", 3
 REQUESTS, READY, START_ERROR, STEP = 1, 2, 3, 4
-FINISH_REASONS = ("", "stop", "length", "cancelled", "error")
+FINISH_REASONS = ("", "stop", "length", "cancelled", "error", "deadline")
+RECEIPT_SIZE = 80
 STATS = (
     "step",
     "num_running",
@@ -37,6 +38,7 @@ class Release:
     finish_reason: str
     num_prompt_tokens: int
     num_cached_tokens: int
+    receipt: bytes | None
     error: str
     stop_reason: str | int | None = None
     logprobs: list[list[tuple[int, float, int]]] | None = None  # of each id; None: not asked for
@@ -70,7 +72,7 @@ def addition(
     bad_word_ids: list[list[int]] = [],  # noqa: B006 (only read)
     **times: int,
 ) -> bytes:
-    """`times`: arrival_ns, tokenize_ns."""
+    """`times`: arrival_ns, tokenize_ns; return_receipt: 0 or 1."""
     bits = (
         (params.seed is not None)
         | params.ignore_eos << 1
@@ -90,11 +92,12 @@ def addition(
             struct.pack("<Q", request_id),
             _ints(prompt_ids),
             struct.pack(
-                "<iqqq",
+                "<iqqqB",
                 params.priority,
                 times.get("arrival_ns", 0),
                 times.get("tokenize_ns", 0),
                 deadline_ns,
+                times.get("return_receipt", 0),
             ),
             struct.pack(
                 "<iiffi", params.max_tokens, params.min_tokens, params.temperature, params.top_p, params.top_k
@@ -186,11 +189,23 @@ def decode_step(payload: bytes) -> Step:
     reader = _Reader(payload)
     stats = dict(zip(STATS, reader.unpack("QIIIIQQQQQ"), strict=True))
     token_ids = reader.ints()
+    receipts = [reader.take(RECEIPT_SIZE) for _ in range(reader.unpack("I")[0])]
     releases = []
     for _ in range(reader.unpack("I")[0]):
-        request_id, index, begin, num_ids, num_text_ids, trim, is_first, open_text, reason, prompt, cached = (
-            reader.unpack("QIIIIiBIBII")
-        )
+        (
+            request_id,
+            index,
+            begin,
+            num_ids,
+            num_text_ids,
+            trim,
+            is_first,
+            open_text,
+            reason,
+            prompt,
+            cached,
+            receipt,
+        ) = reader.unpack("QIIIIiBIBIIi")
         releases.append(
             Release(
                 request_id,
@@ -203,6 +218,7 @@ def decode_step(payload: bytes) -> Step:
                 FINISH_REASONS[reason],
                 prompt,
                 cached,
+                receipts[receipt] if receipt >= 0 else None,
                 reader.string(),
             )
         )

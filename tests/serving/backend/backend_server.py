@@ -31,6 +31,8 @@ SCALARS = {
     "return_finish_reason": "TYPE_BOOL",
     "return_num_input_tokens": "TYPE_BOOL",
     "return_num_output_tokens": "TYPE_BOOL",
+    "return_receipt": "TYPE_BOOL",
+    "deadline_ms": "TYPE_INT32",
 }
 OUTPUTS = {
     "text_output": "TYPE_STRING",
@@ -38,6 +40,7 @@ OUTPUTS = {
     "num_input_tokens": "TYPE_UINT32",
     "num_output_tokens": "TYPE_UINT32",
     "index": "TYPE_UINT32",
+    "receipt": "TYPE_STRING",
 }
 
 
