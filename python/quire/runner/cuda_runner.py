@@ -7,10 +7,13 @@ one copy to the device, one graph, one copy back, and no synchronisation but the
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -60,6 +63,20 @@ class _BatchOut(NamedTuple):
     num_sampled: int
     has_logprobs: bool
     num_prompt_rows: int
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """What a former engine left, its graphs above all, is freed before and not inside: while a stream captures,
+    CUDA refuses that, and the capture is lost."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class CudaRunner:
@@ -210,7 +227,7 @@ class CudaRunner:
             transient=True,
             disable=not sys.stderr.isatty(),
         )
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream), _no_garbage_collection():
             for shape in shapes:
                 self._buffers.fill_with_padding(shape)
                 self._compute(shape)
