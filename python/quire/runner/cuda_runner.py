@@ -67,8 +67,8 @@ class _BatchOut(NamedTuple):
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """What a former engine left, its graphs above all, is freed before and not inside: while a stream captures,
-    CUDA refuses that, and the capture is lost."""
+    """What a former engine left, its graphs above all, is freed before and not inside: while a stream
+    captures, CUDA refuses that, and the capture is lost."""
     gc.collect()
     was_enabled = gc.isenabled()
     gc.disable()
