@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -119,6 +121,22 @@ def test_deadline_status_of_unary_grpc(
         client.infer("ensemble_unary", inputs)
     assert error.value.status() == "StatusCode.CANCELLED"
     assert "deadline exceeded: 200 ms" in error.value.message()
+
+
+def test_deadline_status_of_http_infer(
+    two_rows: TritonServer, both_rows_taken: list[Iterator[dict[str, Any]]]
+) -> None:
+    fields = {"text_input": "x", "sampling_parameters": json.dumps({"priority": 5, "deadline_ms": 200})}
+    inputs = [
+        {"name": name, "datatype": "BYTES", "shape": [1], "data": [value]} for name, value in fields.items()
+    ]
+    request = urllib.request.Request(
+        f"{two_rows.http_url}/v2/models/ensemble_unary/infer", json.dumps({"inputs": inputs}).encode()
+    )
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(request, timeout=60)
+    assert error.value.code == 400  # as Triton 2.51 says CANCELLED
+    assert b"deadline exceeded: 200 ms" in error.value.read()
 
 
 @pytest.mark.parametrize("model", ["ensemble", "ensemble_unary"])
