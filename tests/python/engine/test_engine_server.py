@@ -39,12 +39,16 @@ class CountingRunner:
 
     max_batches_out: int = 1
     may_run: threading.Event = field(default_factory=threading.Event)
+    step_seconds: float = 0  # time for the server's other thread, where a test needs it to get its turn
     num_steps: int = 0
+    num_sampled: int = 0
     launched: deque[Sampled] = field(default_factory=deque)
 
     def launch(self, batch: _core.Batch) -> None:
         assert self.may_run.wait(60)
+        time.sleep(self.step_seconds)
         self.num_steps += 1
+        self.num_sampled += batch.num_sampled
         ids = (batch.output_idx + 1).astype(np.int32)
         prompt_logprobs = logprob_rows(batch.prompt_next_ids) if batch.num_prompt_rows else None
         self.launched.append(Sampled(ids, logprob_rows(ids) if batch.has_logprobs else None, prompt_logprobs))
@@ -214,6 +218,7 @@ def test_refused_request(engine: Engine) -> None:
 def test_cancel_while_running(engine: Engine) -> None:
     """A cancelled request ends, its blocks are free, and the others go on."""
     engine.runner.may_run.clear()
+    engine.runner.step_seconds = 0.01
     engine.start().client.add(1, [1] * 40, max_tokens=60)
     engine.client.add(2, [2] * 40, max_tokens=4)
     engine.client.cancel(1)
@@ -265,6 +270,7 @@ def test_disconnect_ends_the_loop(engine: Engine) -> None:
 def test_disconnect_while_running(engine: Engine) -> None:
     """With requests running and output that nobody reads."""
     engine.runner.may_run.clear()
+    engine.runner.step_seconds = 0.01
     engine.start()
     for i in range(8):
         engine.client.add(i, [1] * 10, max_tokens=100)
@@ -351,7 +357,7 @@ def test_close_sends_what_was_published() -> None:
     engine.start()
     for i in range(64):
         engine.client.add(i, [1, 2, 3], max_tokens=100)
-    while engine.core.has_unfinished_requests() or engine.runner.num_steps < 400:
+    while engine.runner.num_sampled < 64 * 100 or engine.core.has_unfinished_requests():
         time.sleep(0.01)
     engine.server.stop()
     engine.join()
