@@ -233,8 +233,10 @@ class CudaRunner:
                 self._compute(shape)
                 graph = torch.cuda.CUDAGraph()
                 graph.capture_begin(pool=pool, capture_error_mode="thread_local")
-                self._compute(shape)
-                graph.capture_end()
+                try:
+                    self._compute(shape)
+                finally:  # a stream that captures for ever would be the end of the whole process
+                    graph.capture_end()
                 self._graphs[shape] = graph
         self._stream.synchronize()
         free_after, _ = torch.cuda.mem_get_info()
