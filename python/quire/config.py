@@ -49,7 +49,10 @@ class EngineConfig(BaseModel):
     enforce_eager: bool = False
     """No CUDA graphs: a faster start and a slower engine."""
     batch_invariant: bool = False
-    """Logits of a request are bitwise the same whatever runs beside it. Slower; GPU only."""
+    """Logits of a request are bitwise the same whatever runs beside it, as long as its tokens are cut into
+    steps in the same way: a single token that is left of a prompt (behind a cached prefix or a chunk), or is
+    computed again (preemption), goes to another kernel. No prefix caching, no chunked prefill and blocks for
+    all requests rule that out. Slower; GPU only."""
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
     """Who goes first. fcfs: who came first; a request's priority must be 0. priority: the lowest priority,
     then who came first; it may push running requests of worse priority out, which start again later."""
