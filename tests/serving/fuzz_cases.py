@@ -159,6 +159,7 @@ class Case:
     status_only: bool = False
     expects: tuple[str, int] | None = None  # prompt and max_tokens whose greedy text is the answer
     stream: bool = False
+    n: int = 1
 
 
 class CaseMaker:
@@ -299,7 +300,7 @@ class CaseMaker:
             return None  # a matter of the server's policy
         if not 1 <= given.get("max_tokens", 2**31) <= MAX_TOKENS:
             return None
-        case = Case(_json(body), stream=parsed.options.stream)
+        case = Case(_json(body), stream=parsed.options.stream, n=given.get("n", 1))
         is_plain = given.keys() <= HARMLESS and given.get("temperature") == 0
         if is_plain and not parsed.options.includes_prompt and parsed.prompts[0] in PROMPTS:
             case.expects = (parsed.prompts[0], given["max_tokens"])

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from client import generate, metrics, wait_until
@@ -75,10 +76,18 @@ class HttpClient:
             return "" if is_refused and case.error in error else f"HTTP {status}: {error[:300]}"
         if status != 200 or error:
             return f"HTTP {status}: {error[:300]}"
-        text = "".join(answer["text_output"] for answer in answers)
-        if case.expects is not None and text != self.answers[case.expects]:
-            return f"{text!r} instead of {self.answers[case.expects]!r}"
+        texts = [text for answer in answers for text in texts_of(answer)]
+        if not case.stream and len(texts) != case.n:
+            return f"{len(texts)} texts instead of {case.n}"
+        if case.expects is not None and "".join(texts) != self.answers[case.expects]:
+            return f"{texts!r} instead of {self.answers[case.expects]!r}"
         return ""
+
+
+def texts_of(answer: dict[str, Any]) -> list[str]:
+    """One, or those of n > 1 sequences."""
+    text = answer["text_output"]
+    return text if isinstance(text, list) else [text]
 
 
 def in_parallel(works: list[Callable[[], None]]) -> None:
