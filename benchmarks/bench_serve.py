@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +24,7 @@ from typing import Any
 
 from quire.errors import ServerError
 from quire.model_path import data_folder
-from quire.triton.perf_analyzer import find_perf_analyzer
+from quire.triton.perf_analyzer import find_perf_analyzer, recorded_requests
 from quire.triton.server import TritonServer
 from quire_options import add_options, cases_of, max_id_of, model_folder, settings_of, write_rows
 from word_model import text_of
@@ -40,7 +38,7 @@ class PerfAnalyzer:
 
     def __init__(self, url: str, work: Path, max_threads: int) -> None:
         self._executable, environment = find_perf_analyzer(work / "lib")
-        self._environment = os.environ | environment
+        self._environment = environment
         self._url = url
         self._work = work
         self._max_threads = max_threads
@@ -49,19 +47,13 @@ class PerfAnalyzer:
         """The requests of the profile that it exports."""
         load, profile = self._work / "load.json", self._work / "profile.json"
         load.write_text(json.dumps({"data": requests_of(case, max_id)}), "utf-8")
-        profile.unlink(missing_ok=True)  # perf_analyzer refuses to write over it
         command = [
             str(self._executable), "-m", ENSEMBLE, "-i", "grpc", "--async", "--streaming", "-u", self._url,
             "--input-data", str(load), "--concurrency-range", str(case.concurrency),
             "--request-count", str(case.requests), "--profile-export-file", str(profile),
             "--max-threads", str(self._max_threads),
         ]  # fmt: skip
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            output = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
-            raise ServerError(f"perf_analyzer: status {done.returncode}\n{output}")
-        experiments = json.loads(profile.read_text("utf-8"))["experiments"]
-        return [request for experiment in experiments for request in experiment["requests"]]
+        return recorded_requests(command, self._environment, profile)
 
 
 def requests_of(case: Case, max_id: int) -> list[dict[str, Any]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from client import generate, generate_stream, metrics, wait_until
-from quire.triton.perf_analyzer import find_perf_analyzer
+from quire.triton.perf_analyzer import find_perf_analyzer, recorded_requests
 from quire.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
@@ -95,11 +93,7 @@ def test_perf_analyzer_measures_the_ensemble(server: TritonServer, tmp_path: Pat
         "--profile-export-file", str(profile), "--max-threads", "4",
     ]  # fmt: skip
     before = metrics(server.metrics_url)["vllm:generation_tokens_total"]
-    result = subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, timeout=240, check=False
-    )
-    assert 0 == result.returncode, result.stdout + result.stderr
-    rows = [row for e in json.loads(profile.read_text())["experiments"] for row in e["requests"]]
+    rows = recorded_requests(command, environment, profile, timeout=240)
     assert len(rows) >= requests
     assert all(row["response_timestamps"] for row in rows)
     made = metrics(server.metrics_url)["vllm:generation_tokens_total"] - before

@@ -1,16 +1,25 @@
-"""Finds perf_analyzer, NVIDIA's load tool: in the tritonclient wheel (2.50: the last with it), or on PATH."""
+"""perf_analyzer, NVIDIA's load tool: found in the tritonclient wheel (2.50: the last with it) or on PATH, and
+run."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from quire.errors import ServerNotFound
+from quire.errors import ServerError, ServerNotFound
 from quire.triton.installation import find_installation
 
 # What the wheel's binary links, and the stems of the same libraries in the nvidia-pytriton wheel.
 _LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
+
+# 2.50 ends once in twenty times with status 0 and an empty profile.
+_ATTEMPTS = 4
 
 
 def find_perf_analyzer(library_folder: Path) -> tuple[Path, dict[str, str]]:
@@ -29,3 +38,28 @@ def find_perf_analyzer(library_folder: Path) -> tuple[Path, dict[str, str]]:
             if target and not (library_folder / name).is_symlink():
                 (library_folder / name).symlink_to(target)
     return Path(found), {"LD_LIBRARY_PATH": str(library_folder)}
+
+
+def recorded_requests(
+    command: Sequence[str], environment: Mapping[str, str], profile: Path, timeout: float | None = None
+) -> list[dict[str, Any]]:
+    """Runs perf_analyzer, whose --profile-export-file is `profile`, for at most `timeout` seconds; the
+    requests of that file. Raises ServerError with the end of its output."""
+    for _ in range(_ATTEMPTS):
+        profile.unlink(missing_ok=True)  # it refuses to write over it
+        done = subprocess.run(
+            command,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        text = profile.read_text("utf-8") if profile.exists() else ""
+        if done.returncode:
+            break
+        if text:
+            experiments = json.loads(text)["experiments"]
+            return [request for experiment in experiments for request in experiment["requests"]]
+    output = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
+    raise ServerError(f"perf_analyzer: status {done.returncode}, no profile\n{output}")

@@ -1,0 +1,46 @@
+"""Running perf_analyzer, with a stand-in for it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from quire.errors import ServerError
+from quire.triton.perf_analyzer import recorded_requests
+
+STAND_IN = """
+import pathlib, sys
+profile, runs = map(pathlib.Path, sys.argv[1:3])
+first_good, status = map(int, sys.argv[3:])
+assert not profile.exists()
+with runs.open("a") as file:
+    file.write("x")
+good = '{"experiments": [{"requests": [{"timestamp": 1}]}, {"requests": [{"timestamp": 2}]}]}'
+profile.write_text(good if len(runs.read_text()) >= first_good else "")
+print("the end of its output")
+sys.exit(status)
+"""
+
+
+def run(folder: Path, first_good: int, status: int = 0) -> list[dict[str, int]]:
+    script = folder / "stand_in.py"
+    script.write_text(STAND_IN)
+    command = [sys.executable, script, folder / "profile", folder / "runs", first_good, status]
+    return recorded_requests([str(word) for word in command], {}, folder / "profile")
+
+
+def test_an_empty_profile_is_run_again(tmp_path: Path) -> None:
+    assert run(tmp_path, first_good=3) == [{"timestamp": 1}, {"timestamp": 2}]
+    assert (tmp_path / "runs").read_text() == "xxx"
+
+
+def test_not_for_ever(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match="status 0, no profile\nthe end of its output"):
+        run(tmp_path, first_good=99)
+
+
+def test_a_failure_is_not_run_again(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match="status 3"):
+        run(tmp_path, first_good=1, status=3)
+    assert (tmp_path / "runs").read_text() == "x"
