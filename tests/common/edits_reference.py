@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from quire.sampling_params import SamplingParams
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,17 @@ class Fields:
     logit_bias: dict[int, float] = field(default_factory=dict)
     allowed_token_ids: Sequence[int] = ()
     bad_word_ids: Sequence[Sequence[int]] = ()
+
+    @classmethod
+    def of(cls, params: SamplingParams, bad_word_ids: Sequence[Sequence[int]]) -> Fields:
+        return cls(
+            presence_penalty=params.presence_penalty,
+            frequency_penalty=params.frequency_penalty,
+            repetition_penalty=params.repetition_penalty,
+            logit_bias=dict(params.logit_bias),
+            allowed_token_ids=params.allowed_token_ids or (),
+            bad_word_ids=bad_word_ids,
+        )
 
     def banned(self, output: Sequence[int]) -> set[int]:
         """Ids that would complete a bad word."""

@@ -147,17 +147,6 @@ def requests() -> tuple[list[list[int]], list[SamplingParams], list[list[list[in
     return prompts(MODEL, 21, len(params), lengths=(1, 7, 16, 33)), params, words
 
 
-def fields(params: SamplingParams, words: list[list[int]]) -> Fields:
-    return Fields(
-        presence_penalty=params.presence_penalty,
-        frequency_penalty=params.frequency_penalty,
-        repetition_penalty=params.repetition_penalty,
-        logit_bias=dict(params.logit_bias),
-        allowed_token_ids=params.allowed_token_ids or (),
-        bad_word_ids=words,
-    )
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_every_id_is_that_of_the_reference(
     folder: Callable[[str], Path],
@@ -173,7 +162,7 @@ def test_every_id_is_that_of_the_reference(
     with_words(monkeypatch, words)
     judge = Judge(llm, monkeypatch)
     judge.requests = [
-        (prompt, fields(item, own), item.min_p)
+        (prompt, Fields.of(item, own), item.min_p)
         for prompt, item, own in zip(given, params, words, strict=True)
     ]
     judge.outputs = [[] for _ in given]

@@ -63,16 +63,7 @@ class Judge:
     def expect(self, prompts: list[list[int]], params: list[SamplingParams], words: list[Any]) -> None:
         self.prompts, self.outputs = prompts, [[] for _ in prompts]
         for item, ids in zip(params, words, strict=True):
-            self.fields.append(
-                Fields(
-                    presence_penalty=item.presence_penalty,
-                    frequency_penalty=item.frequency_penalty,
-                    repetition_penalty=item.repetition_penalty,
-                    logit_bias=dict(item.logit_bias),
-                    allowed_token_ids=item.allowed_token_ids or (),
-                    bad_word_ids=ids,
-                )
-            )
+            self.fields.append(Fields.of(item, ids))
             self.min_p.append(item.min_p)
 
     def judge(self, batch: _core.Batch, logits: Tensor, out: Tensor) -> None:
