@@ -1,8 +1,8 @@
 // top_k and top_p of any size, for flat rows and large top_k: bisects the order-preserving keys of the
 // logits.
 //
-// Each of up to 3 cuts takes one pass over shared memory and one exchange in the cluster for every bit of a
-// key (16 bits for bfloat16, 19 for float16, 32 for float32). Slower than bins.cuh, and without a limit.
+// Each of up to 3 cuts takes one pass over the row and one exchange in the cluster for every bit of a key (16
+// bits for bfloat16, 19 for float16, 32 for float32). Slower than bins.cuh, and without a limit.
 #pragma once
 
 #include "row.cuh"
@@ -16,6 +16,12 @@ template <>
 inline constexpr int kUnusedBits<__nv_bfloat16> = 16;
 template <>
 inline constexpr int kUnusedBits<__half> = 13;
+
+// The same of a row: a bias or a penalty makes a float32 of a logit.
+template <class T, bool kEdited>
+__device__ int unused_bits(const Row<T, kEdited>& row) {
+  return row.has_counts() || row.has_biases() ? 0 : kUnusedBits<T>;
+}
 
 // The first tokens of the rank order: those with larger keys, and the first num_ties with this key.
 struct Cut {
@@ -47,13 +53,14 @@ __device__ ClusterSum measure(Row<T, kEdited>& row, uint32_t key) {
 // is less than that of the row.
 template <class T, bool kEdited>
 __device__ Cut cut(Row<T, kEdited>& row, int by, uint64_t limit) {
+  const int num_unused = unused_bits(row);
   uint32_t key = 0;
-  for (int bit = 31; bit >= kUnusedBits<T>; --bit) {
+  for (int bit = 31; bit >= num_unused; --bit) {
     const uint32_t larger = key | (1u << bit);
     const ClusterSum sum = by == 0 ? measure<false>(row, larger) : measure(row, larger);
     if (sum.total[by] > limit) key = larger;
   }
-  if ((key & 0x80000000u) == 0) key |= (1u << kUnusedBits<T>)-1;
+  if ((key & 0x80000000u) == 0) key |= (1u << num_unused) - 1;
   const ClusterSum above = measure(row, key + 1);
   const uint64_t mass = row.mass_of(logit_of(key));
   Cut result;
