@@ -1,4 +1,4 @@
-// Batch and BatchLayout: a step's arrays as views, or packed into one buffer.
+// Batch and its layouts: a step's arrays as views, or packed into buffers.
 #include <pybind11/numpy.h>
 
 #include <cstdint>
@@ -6,6 +6,7 @@
 
 #include "bindings.h"
 #include "quire/batch_layout.h"
+#include "quire/edits_layout.h"
 
 namespace quire::bindings {
 namespace {
@@ -67,18 +68,22 @@ void bind_batch_edits(py::module_& m) {
                   "[num_masked] int32: rows of allowed_masks to be written first");
   bind_edits_view(edits, "masks", &BatchEdits::masks, "[num_masked * num_mask_words] uint32");
   edits
-      .def_property_readonly("num_bytes", [](const BatchEdits& self) { return edits_layout(self).num_bytes; })
+      .def_property_readonly("num_table_row_bytes",
+                             [](const BatchEdits& self) { return table_rows_layout(self).num_bytes; })
       .def(
-          "pack",
+          "pack_table_rows",
           [](const BatchEdits& self, uintptr_t address) {
-            pack(self, reinterpret_cast<void*>(address));
-            const EditsLayout layout = edits_layout(self);
+            pack_table_rows(self, reinterpret_cast<void*>(address));
+            const TableRowsLayout layout = table_rows_layout(self);
             py::dict offsets;
-            for (int i = 0; i < kNumEditArrays; ++i) offsets[kEditArrayNames[i]] = layout.offsets[i];
+            for (int i = 0; i < kNumTableRowArrays; ++i) {
+              offsets[kTableRowArrayNames[i]] = layout.offsets[i];
+            }
             return offsets;
           },
           py::arg("address"),
-          "Write all arrays to num_bytes bytes of memory; where each of them lies, in bytes.");
+          "Write counted_rows to masks to num_table_row_bytes bytes of memory; where each of them lies, in "
+          "bytes.");
 }
 
 void bind_batch_class(py::module_& m) {
@@ -128,7 +133,15 @@ void bind_batch_class(py::module_& m) {
           py::arg("num_sampled"),
           "Write all arrays, padded to the given sizes, to layout.num_bytes bytes of memory; how many of "
           "them "
-          "hold something.");
+          "hold something.")
+      .def(
+          "pack_edits",
+          [](const Batch& self, const EditsLayout& layout, uintptr_t address, int32_t num_sampled) {
+            return pack(self, layout, reinterpret_cast<void*>(address), num_sampled);
+          },
+          py::arg("layout"), py::arg("address"), py::arg("num_sampled"),
+          "Write num_logprobs and the edits of the samples, padded to num_sampled, to layout.num_bytes bytes "
+          "of memory; how many biases there are.");
   const auto num_tokens = [](const Batch& b) { return b.num_tokens; };
   const auto num_reqs = [](const Batch& b) { return b.num_reqs; };
   const auto num_sampled = [](const Batch& b) { return b.num_sampled; };
@@ -180,7 +193,19 @@ void bind_batch_class(py::module_& m) {
             "[num_prompt_rows] int32: as num_logprobs, at least 1");
 }
 
-void bind_batch_layout(py::module_& m) {
+// The property `arrays` of a layout.
+template <typename Layout>
+py::dict arrays_of(const Layout& layout) {
+  py::dict arrays;
+  for (const BatchLayout::Array& array : layout.arrays()) {
+    arrays[array.name] = py::make_tuple(array.offset, array.count, array.dtype);
+  }
+  return arrays;
+}
+constexpr const char* kArraysDoc =
+    "name -> (offset in bytes, number of elements, numpy's name of the type), in the buffer's order";
+
+void bind_layouts(py::module_& m) {
   py::class_<BatchLayout>(
       m, "BatchLayout", "Where each array of a batch lies in one buffer, for the largest batch of a config.")
       .def(py::init([](const EngineConfig& config) {
@@ -189,22 +214,18 @@ void bind_batch_layout(py::module_& m) {
            }),
            py::arg("config"))
       .def_property_readonly("num_bytes", &BatchLayout::num_bytes)
-      .def_property_readonly(
-          "arrays",
-          [](const BatchLayout& self) {
-            py::dict arrays;
-            for (const BatchLayout::Array& array : self.arrays()) {
-              arrays[array.name] = py::make_tuple(array.offset, array.count, array.dtype);
-            }
-            return arrays;
-          },
-          "name -> (offset in bytes, number of elements, numpy's name of the type), in the buffer's order");
+      .def_property_readonly("arrays", &arrays_of<BatchLayout>, kArraysDoc);
+  py::class_<EditsLayout>(m, "EditsLayout",
+                          "The same of what samples ask for beside: num_logprobs and BatchEdits.")
+      .def(py::init<int32_t>(), py::arg("max_num_seqs"))
+      .def_property_readonly("num_bytes", &EditsLayout::num_bytes)
+      .def_property_readonly("arrays", &arrays_of<EditsLayout>, kArraysDoc);
 }
 
 }  // namespace
 
 void bind_batch(py::module_& m) {
-  bind_batch_layout(m);
+  bind_layouts(m);
   bind_batch_edits(m);
   bind_batch_class(m);
 }

@@ -95,33 +95,18 @@ void append_rows(BatchEdits& edits, const RequestState& request, int32_t vocab_s
   }
 }
 
-// visit(data, number of elements) for every array; all elements have 4 bytes.
-template <typename Edits, typename Visit>
-void for_each_array(Edits& edits, Visit visit) {
-  const auto visit_all = [&](auto&... arrays) { (visit(arrays.data(), arrays.size()), ...); };
-  visit_all(edits.min_p, edits.repetition_penalty, edits.presence_penalty, edits.frequency_penalty,
-            edits.allowed_rows, edits.bias_offsets, edits.bias_ids, edits.biases, edits.counted_rows,
-            edits.counted_offsets, edits.counted_prompt_lens, edits.counted_token_ids, edits.masked_rows,
-            edits.masks);
+// visit(data, number of elements) for every array of the tables' rows; all elements have 4 bytes.
+template <typename Visit>
+void for_each_table_row_array(const BatchEdits& edits, Visit visit) {
+  const auto visit_all = [&](const auto&... arrays) { (visit(arrays.data(), arrays.size()), ...); };
+  visit_all(edits.counted_rows, edits.counted_offsets, edits.counted_prompt_lens, edits.counted_token_ids,
+            edits.masked_rows, edits.masks);
 }
 
 }  // namespace
 
-const std::array<const char*, kNumEditArrays> kEditArrayNames = {
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "allowed_rows",
-    "bias_offsets",
-    "bias_ids",
-    "biases",
-    "counted_rows",
-    "counted_offsets",
-    "counted_prompt_lens",
-    "counted_token_ids",
-    "masked_rows",
-    "masks",
+const std::array<const char*, kNumTableRowArrays> kTableRowArrayNames = {
+    "counted_rows", "counted_offsets", "counted_prompt_lens", "counted_token_ids", "masked_rows", "masks",
 };
 
 std::shared_ptr<const LogitEdits> make_logit_edits(const SamplingParams& params) {
@@ -168,21 +153,23 @@ void append_edits(Batch& batch, RequestState& request, int32_t vocab_size) {
   edits.bias_offsets.push_back(static_cast<int32_t>(edits.bias_ids.size()));
 }
 
-EditsLayout edits_layout(const BatchEdits& edits) {
-  EditsLayout layout;
+TableRowsLayout table_rows_layout(const BatchEdits& edits) {
+  TableRowsLayout layout;
+  if (edits.counted_rows.empty() && edits.masked_rows.empty()) return layout;
   int index = 0;
-  for_each_array(edits, [&](const auto* data, size_t count) {
+  for_each_table_row_array(edits, [&](const auto* data, size_t count) {
     layout.offsets[index++] = layout.num_bytes;
     const auto num_bytes = static_cast<int64_t>(count * sizeof(*data));
-    layout.num_bytes += (num_bytes + kEditsAlignment - 1) / kEditsAlignment * kEditsAlignment;
+    layout.num_bytes += (num_bytes + kTableRowsAlignment - 1) / kTableRowsAlignment * kTableRowsAlignment;
   });
   return layout;
 }
 
-void pack(const BatchEdits& edits, void* buffer) {
-  const EditsLayout layout = edits_layout(edits);
+void pack_table_rows(const BatchEdits& edits, void* buffer) {
+  const TableRowsLayout layout = table_rows_layout(edits);
+  if (layout.num_bytes == 0) return;
   int index = 0;
-  for_each_array(edits, [&](const auto* data, size_t count) {
+  for_each_table_row_array(edits, [&](const auto* data, size_t count) {
     if (count > 0)
       std::memcpy(static_cast<char*>(buffer) + layout.offsets[index], data, count * sizeof(*data));
     ++index;

@@ -218,6 +218,15 @@ class BatchLayout:
     @property
     def arrays(self) -> dict[str, tuple[int, int, str]]: ...  # name -> offset in bytes, count, dtype
 
+class EditsLayout:
+    """The same of what samples ask for beside: num_logprobs and BatchEdits."""
+
+    def __init__(self, max_num_seqs: int) -> None: ...
+    @property
+    def num_bytes(self) -> int: ...
+    @property
+    def arrays(self) -> dict[str, tuple[int, int, str]]: ...  # as BatchLayout.arrays
+
 class BatchEdits:
     """What requests of a batch change about their logits: views, as those of Batch. What each array holds:
     quire/logit_edits.h."""
@@ -251,8 +260,8 @@ class BatchEdits:
     @property
     def masks(self) -> npt.NDArray[np.uint32]: ...  # [num_masked * num_mask_words]
     @property
-    def num_bytes(self) -> int: ...
-    def pack(self, address: int) -> dict[str, int]: ...  # name -> offset in bytes
+    def num_table_row_bytes(self) -> int: ...  # 0: no row is written
+    def pack_table_rows(self, address: int) -> dict[str, int]: ...  # name -> offset in bytes
 
 class Batch:
     """One step's work. Arrays are read-only views of the core's memory, until the batch's update()."""
@@ -328,6 +337,7 @@ class Batch:
     def pack(
         self, layout: BatchLayout, address: int, num_tokens: int, num_reqs: int, num_sampled: int
     ) -> int: ...  # bytes used
+    def pack_edits(self, layout: EditsLayout, address: int, num_sampled: int) -> int: ...  # number of biases
 
 class EngineStats:
     """Gauges of now, and totals since the start."""

@@ -75,16 +75,17 @@ constexpr int32_t num_mask_words(int32_t vocab_size) { return (vocab_size + 31) 
 // edits, or when the batch has some already.
 void append_edits(Batch& batch, RequestState& request, int32_t vocab_size);
 
-// The arrays of BatchEdits one behind the other, in their order, each at a multiple of kEditsAlignment bytes.
-constexpr int64_t kEditsAlignment = 16;
-constexpr int kNumEditArrays = 14;
-struct EditsLayout {
-  std::array<int64_t, kNumEditArrays> offsets{};  // bytes from the buffer's start
-  int64_t num_bytes = 0;
+// The rows of the tables that a batch writes (counted_rows to masks), one array behind the other in their
+// order, each at a multiple of kTableRowsAlignment bytes.
+constexpr int64_t kTableRowsAlignment = 16;
+constexpr int kNumTableRowArrays = 6;
+struct TableRowsLayout {
+  std::array<int64_t, kNumTableRowArrays> offsets{};  // bytes from the buffer's start
+  int64_t num_bytes = 0;                              // 0: no row is written
 };
-extern const std::array<const char*, kNumEditArrays> kEditArrayNames;
-EditsLayout edits_layout(const BatchEdits& edits);
-// buffer: edits_layout(edits).num_bytes.
-void pack(const BatchEdits& edits, void* buffer);
+extern const std::array<const char*, kNumTableRowArrays> kTableRowArrayNames;
+TableRowsLayout table_rows_layout(const BatchEdits& edits);
+// buffer: table_rows_layout(edits).num_bytes.
+void pack_table_rows(const BatchEdits& edits, void* buffer);
 
 }  // namespace quire

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
+from quire import _core
 from quire.config import EngineConfig
 from quire.errors import InvalidArgument
 from quire.models.activations_cuda import CudaActivations
 from quire.models.config import ModelConfig
 from quire.models.weights import LlamaWeights
 from quire.runner.logit_edits import table_bytes
+from quire.runner.logprob_rows import logprobs_bytes
 from quire.runner.memory import MemoryLedger, kv_block_bytes, num_kv_blocks
 from quire.runner.step_shapes import StepShapes
 
@@ -19,8 +21,6 @@ from quire.runner.step_shapes import StepShapes
 _LIBRARIES = 192 << 20
 # A captured step of a 32-layer model: about 350 kernel nodes.
 _GRAPH_BYTES_PER_LAYER = 160 << 10
-# CudaLogprobs: three inputs, the token's own logprob and rank, 20 likeliest ids and their logprobs.
-_LOGPROBS_BYTES_PER_ROW = 4 * (3 + 2 + 2 * 20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +60,10 @@ def plan(
     )
     graphs = 0 if config.enforce_eager else len(shapes) * model.num_layers * _GRAPH_BYTES_PER_LAYER
     workspace += table_bytes(config.max_num_seqs, model.vocab_size)
+    workspace += _core.EditsLayout(config.max_num_seqs).num_bytes
+    workspace += logprobs_bytes(config.max_num_seqs, config.max_num_batched_tokens)
     # Block tables, and the updates of all their entries that a batch may carry.
     workspace += _LIBRARIES + 3 * 4 * config.max_num_seqs * -(-max_model_len // config.block_size)
-    workspace += _LOGPROBS_BYTES_PER_ROW * (config.max_num_seqs + config.max_num_batched_tokens)
     block_bytes = kv_block_bytes(model, config.block_size, kv_dtype.itemsize)
     setting, given = "gpu_memory_utilization", 0
     if config.num_gpu_blocks_override is not None or config.kv_cache_memory_bytes is not None:

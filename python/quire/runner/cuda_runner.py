@@ -3,23 +3,19 @@
 The host stays one step ahead: while the GPU computes a batch, the next one is scheduled, packed and launched.
 Sampled ids stay on the device and feed the next step; the host learns them one step late. Per step there is
 one copy to the device, one graph, one copy back, and no synchronisation but the wait for those ids.
+
+Steps are plain or full. A full step samples with penalties, biases, allowed ids and min_p, and gives
+logprobs; it is for batches in which a request asks for such. What its sampler reads beside takes another copy
+to the device. Everybody else's steps know nothing of it.
 """
 
 from __future__ import annotations
 
-import gc
-import logging
-import sys
-import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from quire import _core
@@ -30,13 +26,12 @@ from quire.models.checkpoint import load_model_weights
 from quire.models.config import ModelConfig
 from quire.models.llama_cuda import CudaLlama
 from quire.runner.cuda_logit_edits import CudaLogitEdits
-from quire.runner.cuda_logprobs import CudaLogprobs
+from quire.runner.cuda_logprobs import PromptLogprobs
+from quire.runner.logprob_rows import LogprobRows
 from quire.runner.sampled import Sampled
 from quire.runner.step_buffers import StepBuffers
+from quire.runner.step_graphs import StepGraphs
 from quire.runner.step_shapes import StepShape, StepShapes
-
-log = logging.getLogger(__name__)
-
 
 # Keys per piece of a request's context when results may not depend on the batch.
 _INVARIANT_SPLIT_KEYS = 1024
@@ -61,22 +56,9 @@ def make_attention(
 class _BatchOut(NamedTuple):
     copy: int  # of the buffers
     num_sampled: int
+    num_rows: int  # of a full step's LogprobRows; 0: a plain step
     has_logprobs: bool
     num_prompt_rows: int
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """What a former engine left, its graphs above all, is freed before and not inside: while a stream
-    captures, CUDA refuses that, and the capture is lost."""
-    gc.collect()
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 class CudaRunner:
@@ -132,17 +114,22 @@ class CudaRunner:
         self._done = [torch.cuda.Event() for _ in range(self.max_batches_out)]  # type: ignore[no-untyped-call]
         self._out: deque[_BatchOut] = deque()
         self._next_copy = 0
+        # Of full steps.
         self._edits = CudaLogitEdits(max_num_seqs, model.vocab_size, device, self.max_batches_out)
+        self._edit_arguments = self._edits.sampler_arguments()
+        self._sampled_rows = LogprobRows(max_num_seqs, device, self.max_batches_out)
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._make_logprobs = partial(
-            CudaLogprobs, max_num_seqs, config.max_num_batched_tokens, device, self.max_batches_out
+        self._make_prompt_logprobs = partial(
+            PromptLogprobs, config.max_num_batched_tokens, device, self.max_batches_out
         )
-        self._logprobs: CudaLogprobs | None = None  # made when a request asks for some
+        self._prompt_logprobs: PromptLogprobs | None = None  # made when a request asks for some
         self._shapes = StepShapes(max_num_seqs, config.max_num_batched_tokens)
-        self._graphs: dict[StepShape, torch.cuda.CUDAGraph] = {}
+        self._graphs: StepGraphs | None = None
         torch.cuda.synchronize(device)  # what was filled on the default stream is there
         if not config.enforce_eager:
-            self._capture()
+            self._graphs = StepGraphs(self._compute)
+            with torch.inference_mode(), torch.cuda.stream(self._stream):
+                self._graphs.capture_plain(self._shapes, self._buffers.fill_with_padding)
 
     @torch.inference_mode()
     def launch(self, batch: _core.Batch) -> None:
@@ -155,37 +142,46 @@ class CudaRunner:
             is_decode = batch.num_tokens == batch.num_sampled
             shape = StepShape(batch.num_tokens, batch.num_reqs, num_sampled, is_decode)
         copy = self._next_copy
+        is_full = batch.has_logprobs or batch.edits is not None
         with torch.cuda.stream(self._stream):
             self._buffers.upload(copy, batch, shape)
+            if is_full:
+                self._edits.upload(copy, batch, shape.num_sampled)
             if batch.num_block_copies:  # rare, so outside of the graphs
                 copies = self._buffers.arrays(shape).block_copies
                 ops.copy_blocks(self._kv_memory, copies[: 2 * batch.num_block_copies])
             if self._graphs:
-                self._graphs[shape].replay()
+                self._graphs.replay(shape, is_full=is_full)
             else:
-                self._compute(shape)
-            if edits := batch.edits:
-                step, logits = self._buffers.arrays(shape), self._activations.logits
-                self._edits.sample(copy, batch, edits, step, logits, self._last_token_ids, self._sampled)
-            self._sampled_host[copy].copy_(self._sampled, non_blocking=True)
-            if batch.has_logprobs or batch.num_prompt_rows:
-                if self._logprobs is None:
-                    self._logprobs = self._make_logprobs()
-                self._logprobs.launch(copy, batch, self._sampled, self._model, self._activations)
+                self._compute(shape, is_full)
+            if is_full:
+                self._sampled_rows.download(copy, shape.num_sampled)
+            else:
+                self._sampled_host[copy].copy_(self._sampled, non_blocking=True)
+            if batch.num_prompt_rows:
+                if self._prompt_logprobs is None:
+                    self._prompt_logprobs = self._make_prompt_logprobs()
+                self._prompt_logprobs.launch(copy, batch, self._model, self._activations)
             self._done[copy].record()
-        self._out.append(_BatchOut(copy, batch.num_sampled, batch.has_logprobs, batch.num_prompt_rows))
+        num_rows = shape.num_sampled if is_full else 0
+        self._out.append(
+            _BatchOut(copy, batch.num_sampled, num_rows, batch.has_logprobs, batch.num_prompt_rows)
+        )
         self._next_copy = (copy + 1) % self.max_batches_out
 
     def collect(self) -> Sampled:
         """Wait for the oldest batch out. What it gave is valid until the next launch."""
-        copy, num_sampled, has_logprobs, num_prompt_rows = self._out.popleft()
+        copy, num_sampled, num_rows, has_logprobs, num_prompt_rows = self._out.popleft()
         self._done[copy].synchronize()
-        ids = self._sampled_host[copy].numpy()[:num_sampled]
-        if self._logprobs is None:
-            return Sampled(ids)
-        logprobs = self._logprobs.sampled(copy, num_sampled) if has_logprobs else None
-        prompt_logprobs = self._logprobs.prompt(copy, num_prompt_rows) if num_prompt_rows else None
-        return Sampled(ids, logprobs, prompt_logprobs)
+        logprobs = prompt_logprobs = None
+        if num_rows:
+            ids, logprobs = self._sampled_rows.host(copy, num_rows, num_sampled)
+        else:
+            ids = self._sampled_host[copy].numpy()[:num_sampled]
+        if num_prompt_rows:
+            assert self._prompt_logprobs is not None
+            prompt_logprobs = self._prompt_logprobs.host(copy, num_prompt_rows)
+        return Sampled(ids, logprobs if has_logprobs else None, prompt_logprobs)
 
     def discard(self) -> None:
         """Nobody will collect what is launched. Returns when none of it runs any more."""
@@ -197,7 +193,7 @@ class CudaRunner:
         self._stream.synchronize()
         return self._activations.logits[:num_rows].clone()
 
-    def _compute(self, shape: StepShape) -> None:
+    def _compute(self, shape: StepShape, is_full: bool) -> None:
         """Launch a step's kernels on the current stream."""
         step = self._buffers.arrays(shape)
         ops.update_block_tables(self._block_tables, step)
@@ -212,37 +208,9 @@ class CudaRunner:
             max_query_len=1 if shape.is_decode else shape.num_tokens,
             is_all_sampled=shape.is_decode,
         )
-        ops.sample(logits, step, self._last_token_ids, out=self._sampled)
-
-    @torch.inference_mode()
-    def _capture(self) -> None:
-        """Every shape's step as a graph; run once before, so that libraries have loaded what they need."""
-        start = time.monotonic()
-        free_before, _ = torch.cuda.mem_get_info()
-        pool = torch.cuda.graph_pool_handle()
-        shapes = track(
-            self._shapes.all(),
-            description="capturing CUDA graphs",
-            console=Console(stderr=True),
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        )
-        with torch.cuda.stream(self._stream), _no_garbage_collection():
-            for shape in shapes:
-                self._buffers.fill_with_padding(shape)
-                self._compute(shape)
-                graph = torch.cuda.CUDAGraph()
-                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
-                try:
-                    self._compute(shape)
-                finally:  # a stream that captures for ever would be the end of the whole process
-                    graph.capture_end()
-                self._graphs[shape] = graph
-        self._stream.synchronize()
-        free_after, _ = torch.cuda.mem_get_info()
-        log.info(
-            "captured %d CUDA graphs in %.1f s, %.0f MiB",
-            len(self._graphs),
-            time.monotonic() - start,
-            (free_before - free_after) / (1 << 20),
-        )
+        if not is_full:
+            ops.sample(logits, step, self._last_token_ids, out=self._sampled)
+            return
+        ids, *out = self._sampled_rows.on_device(shape.num_sampled)
+        ops.sample(logits, step, self._last_token_ids, out=ids, **self._edit_arguments)
+        ops.logprobs(logits, ids, self._edits.num_logprobs, out=tuple(out))

@@ -34,17 +34,53 @@ def biases_of(edits: _core.BatchEdits, row: int) -> dict[int, float]:
     return dict(zip(edits.bias_ids[part].tolist(), edits.biases[part].tolist(), strict=True))
 
 
-def packed(edits: _core.BatchEdits) -> dict[str, np.ndarray]:
-    """The arrays, read back from a buffer; poisoned between them."""
-    buffer = np.full(edits.num_bytes + 64, 0xCC, dtype=np.uint8)
-    offsets = edits.pack(buffer.ctypes.data)
-    assert (buffer[edits.num_bytes :] == 0xCC).all()
+NEUTRAL_ROW = {
+    "num_logprobs": 0,
+    "min_p": 0,
+    "repetition_penalty": 1,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "allowed_rows": -1,
+}
+
+
+def packed(batch: _core.Batch) -> dict[str, np.ndarray]:
+    """The arrays of its edits, read back from the buffers that they were packed into, which were poisoned."""
+    edits = edits_of(batch)
+    buffer = np.full(edits.num_table_row_bytes + 64, 0xCC, dtype=np.uint8)
+    offsets = edits.pack_table_rows(buffer.ctypes.data)
+    assert (buffer[edits.num_table_row_bytes :] == 0xCC).all()
     arrays = {}
     for name, offset in offsets.items():
         assert offset % 16 == 0
         given = getattr(edits, name)
-        arrays[name] = np.frombuffer(buffer.tobytes(), given.dtype, len(given), offset)
-        assert arrays[name].tolist() == given.tolist()
+        num_bytes = given.nbytes if edits.num_table_row_bytes else 0
+        arrays[name] = buffer[offset : offset + num_bytes].view(given.dtype)
+        assert arrays[name].tolist() == (given.tolist() if num_bytes else [])
+    per_sample = packed_samples(batch, batch.num_sampled)
+    for name in (*NEUTRAL_ROW, "bias_offsets", "bias_ids", "biases"):
+        if name != "num_logprobs":
+            assert per_sample[name].tolist() == getattr(edits, name).tolist()
+    return arrays | per_sample
+
+
+def packed_samples(batch: _core.Batch, num_sampled: int) -> dict[str, np.ndarray]:
+    """What its samples ask for, padded to so many: as a graph that takes that many reads it."""
+    layout = _core.EditsLayout(max(num_sampled, 8))
+    buffer = np.full(layout.num_bytes, 0xCC, dtype=np.uint8)
+    num_biases = batch.pack_edits(layout, buffer.ctypes.data, num_sampled)
+    counts = {"bias_offsets": num_sampled + 1, "bias_ids": num_biases, "biases": num_biases}
+    arrays = {}
+    for name, (offset, capacity, dtype) in layout.arrays.items():
+        count = counts.get(name, num_sampled)
+        arrays[name] = buffer[offset : offset + 4 * count].view(dtype)
+        assert count <= capacity
+        assert offset % 256 == 0
+        assert (buffer[offset + 4 * count : offset + 4 * capacity] == 0xCC).all()
+    n = batch.num_sampled
+    for name, value in NEUTRAL_ROW.items():
+        assert arrays[name][n:].tolist() == [value] * (num_sampled - n)
+    assert arrays["bias_offsets"][n:].tolist() == [num_biases] * (num_sampled + 1 - n)
     return arrays
 
 
@@ -77,8 +113,7 @@ def test_arrays() -> None:
     core.add_request(5, [8], _core.SamplingParams(repetition_penalty=1.25, bad_word_ids=[[9], [7], [9]]))
     batch = core.schedule()
     rows = batch.sample_rows.tolist()
-    edits = edits_of(batch)
-    arrays = packed(edits)
+    arrays = packed(batch)
     assert arrays["min_p"].tolist() == [0, 0, 0.25, 0, 0]
     assert arrays["repetition_penalty"].tolist() == [1, 1, 1, 1, 1.25]
     assert arrays["presence_penalty"].tolist() == [0, 0.5, 0, 0, 0]
@@ -94,12 +129,53 @@ def test_arrays() -> None:
     assert arrays["masked_rows"].tolist() == [rows[3]]
     assert arrays["masks"].tolist() == [1 | 1 << 31, 1, 0, 0, 0, 0, 0, 1 << 31]
     update(core, 10, 10, 10, 31, 10)
-    again = packed(edits_of(core.schedule()))
+    batch = core.schedule()
+    assert edits_of(batch).num_table_row_bytes == 0
+    again = packed(batch)
     for name in ("counted_rows", "counted_prompt_lens", "counted_token_ids", "masked_rows", "masks"):
         assert again[name].tolist() == []
-    assert again["counted_offsets"].tolist() == [0]
     for name in ("min_p", "allowed_rows", "bias_ids", "biases", "presence_penalty"):
         assert again[name].tolist() == arrays[name].tolist()
+
+
+def test_samples_padded_to_a_graph() -> None:
+    """Padding asks for nothing; a batch without edits, or without logprobs, has neutral ones."""
+    core = make_core()
+    core.add_request(1, [1, 2], _core.SamplingParams(logprobs=3))
+    core.add_request(2, [3], _core.SamplingParams())
+    batch = core.schedule()
+    assert batch.edits is None
+    arrays = packed_samples(batch, 7)
+    assert arrays["num_logprobs"].tolist() == [3, 0, 0, 0, 0, 0, 0]
+    for name, value in NEUTRAL_ROW.items():
+        assert name == "num_logprobs" or (arrays[name] == value).all()
+    core = make_core()
+    core.add_request(3, [1], _core.SamplingParams(min_p=0.5, logit_bias=[(9, 1.5), (4, -2.0)]))
+    batch = core.schedule()
+    arrays = packed_samples(batch, 3)
+    assert not batch.has_logprobs
+    assert arrays["num_logprobs"].tolist() == [0, 0, 0]
+    assert arrays["min_p"].tolist() == [0.5, 0, 0]
+    assert arrays["bias_offsets"].tolist() == [0, 2, 2, 2]
+    for num_sampled in (0, 9):
+        with pytest.raises(_core.InvalidArgument, match=r"num_sampled: got \d; allowed: 1 .* to 8"):
+            batch.pack_edits(_core.EditsLayout(8), 0, num_sampled)
+
+
+def test_as_many_biases_as_there_may_be() -> None:
+    """Every row of the largest batch has room for the most that a request can ask for."""
+    core = make_core(vocab_size=4096, max_num_seqs=3)
+    words = [[5, 2000 + i] for i in range(128)]
+    for request_id in range(3):
+        params = _core.SamplingParams(logit_bias=[(i, 1.0) for i in range(1024)], bad_word_ids=words)
+        core.add_request(request_id, [1, 2], params)
+    update(core, *[5] * core.schedule().num_sampled)
+    batch = core.schedule()
+    assert len(edits_of(batch).biases) == 3 * (1024 + 128)
+    layout = _core.EditsLayout(3)
+    buffer = np.zeros(layout.num_bytes, dtype=np.uint8)
+    assert batch.pack_edits(layout, buffer.ctypes.data, 3) == 3 * (1024 + 128)
+    assert layout.arrays["biases"][1] == 3 * (1024 + 128)
 
 
 def test_edits_end_with_their_request() -> None:
@@ -218,7 +294,7 @@ class EditingModel(FakeModel):
 
     def launch(self, batch: _core.Batch) -> None:
         super().launch(batch)
-        arrays = None if batch.edits is None else packed(batch.edits)
+        arrays = None if batch.edits is None else packed(batch)
         request_ids = batch.request_ids[batch.sample_req_idx].tolist()
         self.edits.append(Edited(arrays, request_ids, batch.sample_rows.tolist()))
 
@@ -226,7 +302,7 @@ class EditingModel(FakeModel):
         self.sample_idx = 0
         arrays = self.edits[0].arrays
         if arrays is not None:
-            offsets = arrays["counted_offsets"]
+            offsets = arrays["counted_offsets"]  # none when no row is written
             for i, row in enumerate(arrays["counted_rows"]):
                 ids = arrays["counted_token_ids"][offsets[i] : offsets[i + 1]]
                 prompt, output = np.split(ids, [arrays["counted_prompt_lens"][i]])

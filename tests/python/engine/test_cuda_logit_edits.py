@@ -48,8 +48,21 @@ def cuda_logit_edits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         sys.modules.pop(name, None)
 
 
+def logprobs_of(num_rows: int) -> tuple[np.ndarray, ...]:
+    """Such as nobody looks at."""
+    few, many = (num_rows,), (num_rows, 20)
+    return (
+        np.zeros(few, np.float32),
+        np.ones(few, np.int32),
+        np.zeros(many, np.int32),
+        np.zeros(many, np.float32),
+    )
+
+
 def test_the_same_ids_as_on_the_cpu(cuda_logit_edits: Any) -> None:
-    """Every kind of edit, requests that come and go, buffers that grow."""
+    """Every kind of edit and none, requests that come and go, rows of tables that need more room than any
+    before: from the same addresses, padded."""
+    cuda_ops = importlib.import_module("quire.ops_cuda")
     config = _core.EngineConfig(
         vocab_size=VOCAB_SIZE, block_size=4, num_blocks=64, max_model_len=64, max_num_seqs=6
     )
@@ -63,32 +76,42 @@ def test_the_same_ids_as_on_the_cpu(cuda_logit_edits: Any) -> None:
         {"presence_penalty": 0.5, "frequency_penalty": 0.4},
         {},
         {"allowed_token_ids": list(range(50, 90))},
-        {"logit_bias": [(7, 4.0), (9, -100.0)], "min_p": 0.1},
+        {"logit_bias": [(7, 4.0), (9, -100.0)], "min_p": 0.1, "logprobs": 3},
         {"repetition_penalty": 1.5, "bad_word_ids": [[3], [5, 6]], "allowed_token_ids": [2, 3, 4, 5, 6]},
     ]
     for request_id in range(15):
         values = params[request_id % 5] | {"max_tokens": 5 + request_id, "ignore_eos": True, "seed": 1}
         prompt = [(7 * request_id + i) % 256 for i in range(1 + 3 * request_id)]
         core.add_request(request_id, prompt, _core.SamplingParams(**values))
+    core.add_request(15, [1], _core.SamplingParams(max_tokens=60, ignore_eos=True))
     rng = np.random.default_rng(3)
-    num_edited = 0
+    addresses = edits.sampler_arguments()
+    num_steps = num_edited = num_masked = 0
     while core.has_unfinished_requests():
         batch = core.schedule()
+        n = batch.num_sampled
         ids = torch.zeros(6, dtype=torch.int32)
-        if batch.num_sampled:
-            shape = StepShape(batch.num_tokens, batch.num_reqs, batch.num_sampled, False)
-            buffers.upload(num_edited % 2, batch, shape)
+        if n:
+            shape = StepShape(batch.num_tokens, batch.num_reqs, 6, False)
+            buffers.upload(num_steps % 2, batch, shape)
             logits = torch.from_numpy(rng.normal(size=(6, VOCAB_SIZE)).astype(np.float32))
             given = batch.edits
             names = ("temperature", "top_k", "top_p", "seed", "output_idx", "mask_offsets", "mask_ids")
             arrays = {name: torch.from_numpy(getattr(batch, name)) for name in names}
             rest = {} if given is None else twin.arguments(batch, given)
-            ids = ops.sample(logits[: batch.num_sampled], **arrays, **rest)
-            if given is not None:
-                num_edited += 1
-                out = torch.full((6,), -7, dtype=torch.int32)
-                last, step = torch.zeros(7, dtype=torch.int32), buffers.arrays(shape)
-                edits.sample(num_edited % 2, batch, given, step, logits, last, out)
-                assert out.tolist() == [*ids.tolist(), *[-7] * (6 - batch.num_sampled)]
-        core.update(ids[: batch.num_sampled].numpy())
-    assert num_edited > 10
+            ids = ops.sample(logits[:n], **arrays, **rest)
+            out = torch.full((6,), -7, dtype=torch.int32)
+            last = torch.zeros(7, dtype=torch.int32)
+            edits.upload(num_steps % 2, batch, 6)
+            cuda_ops.sample(logits, buffers.arrays(shape), last, out, **addresses)
+            assert out[:n].tolist() == ids.tolist()
+            assert out[n:].tolist() == logits[n:].argmax(-1).tolist(), "padding is greedy"
+            num_logprobs = batch.num_logprobs.tolist() if batch.has_logprobs else [0] * n
+            assert edits.num_logprobs.tolist() == [*num_logprobs, *[0] * (6 - n)]
+            assert edits.sampler_arguments() == addresses
+            num_steps += 1
+            num_edited += given is not None
+            num_masked += given is not None and len(given.masked_rows)
+        core.update(ids[:n].numpy(), logprobs_of(n) if batch.has_logprobs else None)
+    assert num_steps > num_edited > 10
+    assert num_masked == 6
