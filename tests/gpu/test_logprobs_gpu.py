@@ -119,15 +119,18 @@ def test_batch_mates_change_nothing(
 
 
 def test_nobody_else_notices(folder: Callable[[str], Path]) -> None:
-    """The same tokens with logprobs and without; a step whose requests ask for none makes no buffers."""
+    """The same tokens with logprobs and without; a step whose requests ask for none captures and makes
+    nothing, and the graphs of such steps stay."""
     model = "gqa2-64"
     llm = make_llm(folder(model), batch_invariant=True, enable_prefix_caching=False)
     given = prompts(model, 24, 12)
     none = [make_params(index, logprobs=None, prompt_logprobs=None) for index in range(len(given))]
     plain = outputs_of(llm, given, none)
     runner: Any = llm._engine.runner
-    assert runner._logprobs is None
-    num_graphs = len(runner._graphs)
+    assert runner._prompt_logprobs is None
+    assert runner._graphs.full == {}
+    captured = dict(runner._graphs.plain)
     asked = outputs_of(llm, given, [make_params(index) for index in range(len(given))])
     assert [answer[0] for answer in plain] == [answer[0] for answer in asked]
-    assert len(runner._graphs) == num_graphs
+    assert runner._graphs.plain == captured
+    assert len(runner._graphs.full) > 0

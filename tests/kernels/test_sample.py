@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from draw_reference import ROUNDING, draw_error
 from kernel_reference import REFUSED
 from quire import _core, ops
 from torch import Tensor
@@ -295,3 +297,47 @@ def test_philox_known_answers() -> None:
     assert _core.philox4x32(0, 0) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
     words = {tuple(_core.philox4x32(seed, counter)) for seed in (0, 1, 2**63) for counter in (0, 1, 2**40)}
     assert len(words) == 9
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p", "min_p"),
+    [
+        (1.0, 0, 1.0, 0.0),
+        (0.7, 40, 0.9, 0.0),
+        (1.0, 0, 0.9, 0.01),
+        (1.5, 0, 0.95, 0.0),
+        (1.0, 3000, 0.9, 0.0),
+        (1.0, 3000, 1.0, 0.0),
+    ],
+)
+def test_every_draw_is_where_float64_has_it(
+    temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    """Each id, and of the others none but for rounding; ties of bfloat16, and values that are no bfloat16.
+    What says so judges the GPU's draws, too."""
+    logits = random_logits(24, 20000, scale=2.5).bfloat16().float()
+    logits[::2] += random_logits(12, 20000, seed=1)
+    for row, token in enumerate(
+        ops.sample(
+            logits,
+            temperature=torch.full((24,), temperature),
+            top_k=torch.full((24,), top_k, dtype=torch.int32),
+            top_p=torch.full((24,), top_p),
+            seed=torch.arange(24),
+            output_idx=torch.full((24,), 5, dtype=torch.int32),
+            min_p=torch.full((24,), min_p),
+        ).tolist()
+    ):
+        given: dict[str, Any] = {
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "seed": row,
+            "output_idx": 5,
+        }
+        assert draw_error(logits[row], token, **given) <= ROUNDING
+        probs = reference_probs(logits[row], temperature, top_k, top_p)
+        for other in probs.topk(8).indices.tolist():
+            assert other == token or draw_error(logits[row], other, **given) > ROUNDING
+        assert draw_error(logits[row], int(probs.argmin()), **given) > ROUNDING

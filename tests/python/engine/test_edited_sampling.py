@@ -8,107 +8,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import VOCAB_SIZE, with_batches_out
-from edits_reference import Fields
-from quire import LLM, SamplingParams, _core, ops
+from edits_judge import NUM_TOKENS, EditsJudge, Samples, make_params, with_words
+from quire import LLM, SamplingParams, _core
 from torch import Tensor
 
-NUM_TOKENS = 24
-COMMON = list(range(40, 60))
 
-# Each field alone, then all of them in combinations.
-CASES: list[dict[str, Any]] = [
-    {},
-    {"presence_penalty": 1.5},
-    {"frequency_penalty": 0.7},
-    {"presence_penalty": -1.0, "frequency_penalty": -0.3},
-    {"repetition_penalty": 1.4},
-    {"repetition_penalty": 0.7},
-    {"logit_bias": {5: 30.0, 6: 29.5, 300 - 1: -100.0}},
-    {"allowed_token_ids": COMMON},
-    {"allowed_token_ids": [*COMMON, 299, 0], "presence_penalty": 0.9},
-    {"min_p": 0.2},
-    {"min_p": 0.05, "top_p": 0.9, "top_k": 50},
-    {
-        "presence_penalty": 0.5,
-        "frequency_penalty": 0.2,
-        "repetition_penalty": 1.2,
-        "logit_bias": dict.fromkeys(COMMON, 2.0),
-        "allowed_token_ids": list(range(30, 200)),
-        "min_p": 0.02,
-        "top_k": 40,
-        "min_tokens": 10,
-    },
-    {"allowed_token_ids": COMMON[:2], "repetition_penalty": 2.0, "logit_bias": {COMMON[0]: 1.0}},
-]
-
-
-class Judge:
-    """Stands between the runner and its sampler, and samples each row again from logits that numpy edited."""
+class Judge(EditsJudge):
+    """Stands between the runner and its sampler."""
 
     def __init__(self, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.runner: Any = llm._engine.runner
-        self.first_id = llm._next_id
+        super().__init__(llm)
         self.sample = self.runner._sample
-        self.prompts: list[list[int]] = []
-        self.fields: list[Fields] = []
-        self.min_p: list[float] = []
-        self.outputs: list[list[int]] = []
-        self.num_edited = self.num_changed = self.num_resumed = 0
-        monkeypatch.setattr(self.runner, "_sample", self.judge)
+        monkeypatch.setattr(self.runner, "_sample", self.sample_and_judge)
 
-    def expect(self, prompts: list[list[int]], params: list[SamplingParams], words: list[Any]) -> None:
-        self.prompts, self.outputs = prompts, [[] for _ in prompts]
-        for item, ids in zip(params, words, strict=True):
-            self.fields.append(Fields.of(item, ids))
-            self.min_p.append(item.min_p)
-
-    def judge(self, batch: _core.Batch, logits: Tensor, out: Tensor) -> None:
+    def sample_and_judge(self, batch: _core.Batch, logits: Tensor, out: Tensor) -> None:
         before = logits.clone()
         self.sample(batch, logits, out)
         assert torch.equal(logits, before), "the model's logits stay as they are"
-        self.num_edited += batch.edits is not None
-        for j, req_idx in enumerate(batch.sample_req_idx):
-            index = int(batch.request_ids[req_idx]) - self.first_id
-            output, own = self.outputs[index], self.fields[index]
-            if batch.edits is None:
-                assert (own, self.min_p[index]) == (Fields(), 0)
-            assert batch.output_idx[j] == len(output)
-            masked = batch.mask_ids[slice(*batch.mask_offsets[j : j + 2])].tolist()
-            row = before[j].float().numpy()
-            edited = own.edit(row, self.prompts[index], output, masked)
-            part = slice(j, j + 1)
-            expected = ops.sample(
-                torch.from_numpy(edited)[None],
-                temperature=torch.from_numpy(batch.temperature[part]),
-                top_k=torch.from_numpy(batch.top_k[part]),
-                top_p=torch.from_numpy(batch.top_p[part]),
-                seed=torch.from_numpy(batch.seed[part]),
-                output_idx=torch.from_numpy(batch.output_idx[part]),
-                min_p=torch.tensor([self.min_p[index]]),
-            )
-            assert int(out[j]) == int(expected), f"request {index}, token {len(output)}"
-            assert int(out[j]) not in own.banned(output)
-            self.num_changed += own != Fields() and int(np.argmax(row)) != int(np.argmax(edited))
-            output.append(int(out[j]))
+        self.judge(Samples(batch), before.float().numpy(), out.tolist(), exactly=True)
 
 
 def make_prompts(count: int) -> list[list[int]]:
     rng = random.Random(5)
     return [[rng.randrange(256) for _ in range(rng.choice([1, 7, 16, 33]))] for _ in range(count)]
-
-
-def make_params() -> list[SamplingParams]:
-    """Every case greedy, and drawn."""
-    params = []
-    for seed, case in enumerate(CASES):
-        for temperature in (0.0, 1.1):
-            values = {"temperature": temperature, "max_tokens": NUM_TOKENS, "ignore_eos": True, "seed": seed}
-            params.append(SamplingParams(**values | case))
-    return params
 
 
 MODES: dict[str, dict[str, Any]] = {
@@ -128,7 +53,7 @@ def test_every_id_is_that_of_the_reference(
     llm = LLM(str(llama_folder()), **{"dtype": "float32", "max_model_len": 256} | MODES[mode])
     llm._core = with_batches_out(llm, batches_out)
     monkeypatch.setattr(llm._engine.runner, "max_batches_out", batches_out)
-    params = make_params()
+    params = make_params(VOCAB_SIZE)
     prompts = make_prompts(len(params))
     judge = Judge(llm, monkeypatch)
     judge.expect(prompts, params, [()] * len(params))
@@ -162,16 +87,7 @@ def test_bad_words(
     judge = Judge(llm, monkeypatch)
     params = [greedy] * len(prompts)
     judge.expect(prompts, params, words)
-    to_core = SamplingParams.to_core
-    waiting = iter(words)
-
-    # As ids: random models answer with bytes that are no text.
-    def with_words(self: SamplingParams, *args: Any, **kwargs: Any) -> _core.SamplingParams:
-        core = to_core(self, *args, **kwargs)
-        values = {name: getattr(core, name) for name in vars(_core.SamplingParams) if name[0] != "_"}
-        return _core.SamplingParams(**values | {"bad_word_ids": next(waiting)})
-
-    monkeypatch.setattr(SamplingParams, "to_core", with_words)
+    with_words(monkeypatch, words)
     answers = [list(output.outputs[0].token_ids) for output in llm.generate(prompts, params)]
     assert answers == [output[:NUM_TOKENS] for output in judge.outputs]
     for index, answer in enumerate(answers):
