@@ -42,13 +42,19 @@ __device__ inline void scan_values(const float (&values)[kSize], int i, float sc
   }
 }
 
-// This thread's part of its warp's segment, whatever is to be edited. place is that of the logit itself.
+// This thread's part of its warp's segment, whatever is to be edited. place is that of the logit itself, in
+// threads that have their warp's largest.
 template <class T, bool kEdited>
 __device__ Scan scan_edited(const RowView<T, kEdited>& row, float scale) {
   Scan scan;
   row.template for_each_vector<false>(
       row.segment(), [&](const auto& values, int i) { scan_values<true>(values, i, scale, scan); });
-  if (scan.largest > minus_inf()) {
+  bool is_wanted = scan.largest > minus_inf();
+  if constexpr (kEdited) {
+    const uint32_t key = key_of(scan.largest);
+    is_wanted &= key == __reduce_max_sync(kAllLanes, key);
+  }
+  if (is_wanted) {
     while (row.logit(scan.place) != scan.largest) ++scan.place;
   }
   return scan;

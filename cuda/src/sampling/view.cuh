@@ -107,6 +107,16 @@ struct Edits {
   }
 };
 
+// Penalties alone, as a call too. entry: of token_counts, not 0.
+__device__ __noinline__ inline float penalised(float logit, int entry, float repetition, float presence,
+                                               float frequency) {
+  Edits edits;
+  edits.repetition = repetition;
+  edits.presence = presence;
+  edits.frequency = frequency;
+  return edits.apply(logit, entry);
+}
+
 struct Segment {
   int first, end;  // in the slice
 };
@@ -217,13 +227,44 @@ struct RowView {
     }
   }
 
+  // The floats of both, -inf past the end.
   __device__ void edit(const Vector& vec, const Counts& counts, int i, int end,
                        float (&values)[kSize]) const {
+    if constexpr (kEdited) {
+      unpack(vec, i, end, values);
+      if (i < end) edit_touched(counts, i, values);
+    } else {
 #pragma unroll
-    for (int k = 0; k < kSize; ++k) {
-      const bool is_out = i + k >= end || edits.is_masked(i + k);
-      values[k] = is_out ? minus_inf() : edits.apply(biased_logit(to_float(vec[k]), i + k), counts[k]);
+      for (int k = 0; k < kSize; ++k) {
+        const bool is_out = i + k >= end || edits.is_masked(i + k);
+        values[k] = is_out ? minus_inf() : edits.apply(biased_logit(to_float(vec[k]), i + k), counts[k]);
+      }
     }
+  }
+
+  // Biases, penalties and the floor. Most vectors have no logit with one of the first two.
+  __device__ void edit_touched(const Counts& counts, int i, float (&values)[kSize]) const {
+    static_assert(32 % kSize == 0, "the ids of a vector lie in one word");
+    const auto bits_at = [&](const uint32_t* words) {
+      return words == nullptr ? 0 : (words[i / 32] >> (i % 32)) & ((1u << kSize) - 1);
+    };
+    const uint32_t biased = bits_at(edits.biased);
+    uint32_t any_count = 0;
+#pragma unroll
+    for (int k = 0; k < kSize; ++k) any_count |= counts[k];
+    if ((biased | any_count) != 0) {
+      const uint32_t masked = bits_at(edits.mask);
+#pragma unroll
+      for (int k = 0; k < kSize; ++k) {
+        const bool is_biased = ((biased >> k) & 1) != 0;
+        if ((!is_biased && counts[k] == 0) || ((masked >> k) & 1) != 0) continue;
+        values[k] = biased_logit(values[k], i + k);
+        if (counts[k] == 0) continue;
+        values[k] = penalised(values[k], counts[k], edits.repetition, edits.presence, edits.frequency);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kSize; ++k) values[k] = values[k] < edits.floor ? minus_inf() : values[k];
   }
 
   // use(values, i) for the vectors of this thread in a segment that its warp looks at: values from logits[i]
