@@ -9,6 +9,8 @@
 // follows_layer, plan, block tables and all keys in front of the query tokens are read before the wait. That
 // is safe because this kernel lets its dependents start only after its own wait: whatever runs after the
 // first layer's attention runs after the end of all that was in front of that, and so of the plan.
+// Behind the kernel of this layer's prompts it waits for nothing: that lets this one start only after its own
+// wait, and has nothing that this one reads. Its end is waited for at this kernel's end.
 //
 // Shared memory: ring [warp][stage][keys, values][16], then the exchange.
 #pragma once
@@ -168,7 +170,10 @@ __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
   const int warp = threadIdx.x / 32;
   float* const exchange = reinterpret_cast<float*>(shared + kWarps * Shape::kRingBytes);
 
-  if (!a.p.follows_layer) wait_for_dependencies();
+  const bool waits_first = !a.p.follows_layer && !a.follows_prefill;
+  const bool waits_last = a.follows_prefill;
+  if (waits_first) wait_for_dependencies();
+  if (waits_last) __threadfence();  // what the SM's cache has of these arrays may be of a kernel before
   const Line line = load_32_bytes(a.work.line);
   const int32_t first_tile = __ldcg(a.work.first_tile + blockIdx.x);
   Cursor at;
@@ -177,7 +182,7 @@ __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
   at.line = blockIdx.x * line.per_worker;
   at.line_end = min(at.line + line.per_worker, line.num_chunks);
   if (at.line >= at.line_end) {
-    if (a.p.follows_layer) wait_for_dependencies();
+    if (!waits_first) wait_for_dependencies();
     return;
   }
 
@@ -191,7 +196,7 @@ __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
   const bool is_copier = threadIdx.x < Shape::kTileCache && first_tile + threadIdx.x < line.num_tiles;
   Tile cached;
   if (is_copier) cached = tile_in_memory(first_tile + threadIdx.x);
-  bool has_waited = !a.p.follows_layer;
+  bool has_waited = waits_first || waits_last;
 #pragma unroll 1  // a short way to the first key through cold instruction caches
   for (int i = 0; i < Shape::kStages - 1; ++i) {
     if (!has_waited && !loader.is_old()) {
@@ -252,6 +257,7 @@ __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
     }
   }
   if (num_cut > 0) count_and_merge<T, kHeadDim>(a, cut, num_cut, line.balanced);
+  if (waits_last) wait_for_dependencies();
 }
 
 template <class T, class KV, int kHeadDim, int kFold>
