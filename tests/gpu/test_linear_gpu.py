@@ -22,7 +22,7 @@ def random_linear(*, bias: bool, is_invariant: bool) -> CudaLinear:
     return linear
 
 
-@pytest.mark.parametrize("num_rows", [1, 64, 65, 256, 257, 300, 2048])
+@pytest.mark.parametrize("num_rows", [1, 64, 65, 128, 129, 256, 257, 300, 2048])
 @pytest.mark.parametrize(("bias", "is_invariant"), [(False, False), (True, False), (False, True)])
 def test_sum_with_the_residual(num_rows: int, bias: bool, is_invariant: bool) -> None:
     """The residual and what is left for it are the product on top of it, in every number of rows."""

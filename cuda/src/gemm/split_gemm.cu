@@ -35,7 +35,7 @@ struct Cut {
 // One round, of the fewest columns, in two parts of k where there is room. All of it is measured: the fastest
 // of what was tried for the shapes of 8B and 1B models (docs/kernels/split_gemm.md).
 Cut choose_cut(int64_t n, int64_t k, const SplitGemmParams& p) {
-  constexpr int64_t kLong = 8192;  // k of which larger tiles pay for their exchange
+  constexpr int64_t kLong = 8192;  // k of which larger tiles pay for the exchange of their sums
   const bool is_small = ceil_div(p.num_rows, kSmallTileRows) == ceil_div(p.num_rows, kTileRows);
   Cut cut{is_small ? kSmallTileRows : kTileRows, 2 * kGroupColumns, 1};
   if (p.tuning.rows > 0) cut.rows = p.tuning.rows;
@@ -46,7 +46,7 @@ Cut choose_cut(int64_t n, int64_t k, const SplitGemmParams& p) {
   if (fits(kGroupColumns, 2)) {
     cut.columns = kGroupColumns;
     cut.parts = 2;
-  } else if (fits(2 * kGroupColumns, 2) && is_small && k >= kLong) {
+  } else if (fits(2 * kGroupColumns, 2) && cut.rows == kTileRows && k >= kLong) {
     cut.parts = 2;
   } else if (fits(kGroupColumns, 1)) {
     cut.columns = kGroupColumns;

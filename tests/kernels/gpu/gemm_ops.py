@@ -1,5 +1,5 @@
-"""The GEMMs for few, for some and for many rows on torch tensors, as the tests and the benchmarks call them: on the
-current stream."""
+"""The GEMMs for few, for some and for many rows on torch tensors, as the tests and the benchmarks call them:
+on the current stream."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-// out = x W^T for 65 to 256 rows of x, where whole tiles of out are too few for the device: k is cut among the
-// blocks of a cluster, which add up their sums through the cluster's shared memory.
+// out = x W^T for 65 to 256 rows of x, where whole tiles of out are too few for the device: k is cut among
+// the blocks of a cluster, which add up their sums through the cluster's shared memory.
 //
 //   out[m, n] = sum over k of x[m, k] W[n, k] (+ bias[n]), accumulated in float32, rounded once
 //
@@ -38,8 +38,8 @@ struct SplitGemmParams {
   SplitGemmTuning tuning;
 };
 
-// weight: as make_wide_gemm_weight() gives it, without silu_mul. Throws std::invalid_argument for what it does
-// not support, std::runtime_error when the launch fails.
+// weight: as make_wide_gemm_weight() gives it, without silu_mul. Throws std::invalid_argument for what it
+// does not support, std::runtime_error when the launch fails.
 void launch_split_gemm(const WideGemmWeight& weight, const SplitGemmParams& params, cudaStream_t stream);
 
 }  // namespace quire::cuda
