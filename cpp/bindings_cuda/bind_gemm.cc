@@ -1,6 +1,7 @@
-// Python's names of the GEMMs for few rows and for many.
+// Python's names of the GEMMs for few rows, for some and for many.
 #include "bindings.h"
 #include "quire/cuda/skinny_gemm.h"
+#include "quire/cuda/split_gemm.h"
 #include "quire/cuda/wide_gemm.h"
 
 namespace quire::bindings {
@@ -67,6 +68,29 @@ void wide_gemm(const cuda::WideGemmWeight& weight, int32_t num_rows, Address x, 
   cuda::launch_wide_gemm(weight, p, stream_at(stream));
 }
 
+cuda::SplitGemmTuning make_split_tuning(int32_t parts, int32_t columns, int32_t rows) {
+  cuda::SplitGemmTuning tuning;
+  tuning.parts = parts;
+  tuning.columns = columns;
+  tuning.rows = rows;
+  return tuning;
+}
+
+void split_gemm(const cuda::WideGemmWeight& weight, int32_t num_rows, Address x, int64_t stride_x,
+                Address bias, Address out, int64_t stride_out, Address stream, bool overlaps,
+                const cuda::SplitGemmTuning& tuning) {
+  cuda::SplitGemmParams p;
+  p.num_rows = num_rows;
+  p.x = at<void>(x);
+  p.stride_x = stride_x;
+  p.bias = at<void>(bias);
+  p.out = at<void>(out);
+  p.stride_out = stride_out;
+  p.overlaps = overlaps;
+  p.tuning = tuning;
+  cuda::launch_split_gemm(weight, p, stream_at(stream));
+}
+
 }  // namespace
 
 void bind_gemm(py::module_& m) {
@@ -91,6 +115,13 @@ void bind_gemm(py::module_& m) {
   m.def("wide_gemm", &wide_gemm, py::arg("weight"), py::arg("num_rows"), py::arg("x"), py::arg("stride_x"),
         py::arg("bias"), py::arg("out"), py::arg("stride_out"), py::arg("stream"), py::arg("overlaps") = true,
         py::arg("tuning") = cuda::WideGemmTuning(), Release());
+
+  py::class_<cuda::SplitGemmTuning>(m, "SplitGemmTuning")
+      .def(py::init(&make_split_tuning), py::kw_only(), py::arg("parts") = 0, py::arg("columns") = 0,
+           py::arg("rows") = 0);
+  m.def("split_gemm", &split_gemm, py::arg("weight"), py::arg("num_rows"), py::arg("x"), py::arg("stride_x"),
+        py::arg("bias"), py::arg("out"), py::arg("stride_out"), py::arg("stream"), py::arg("overlaps") = true,
+        py::arg("tuning") = cuda::SplitGemmTuning(), Release());
 }
 
 }  // namespace quire::bindings

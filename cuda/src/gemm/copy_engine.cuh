@@ -40,6 +40,12 @@ __device__ inline float4 load_float4(uint32_t from) {
   return values;
 }
 
+__device__ inline void store_float4(uint32_t to, float4 values) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(values.x), "f"(values.y),
+               "f"(values.z), "f"(values.w)
+               : "memory");
+}
+
 __device__ inline Vec<uint32_t, 4> load_words(uint32_t from) {
   Vec<uint32_t, 4> words;
   asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
