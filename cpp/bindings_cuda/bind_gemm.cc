@@ -11,15 +11,14 @@ cuda::SkinnyGemmWeight make_weight(Address data, int64_t n, int64_t k, int dtype
   return cuda::make_skinny_gemm_weight(at<void>(data), n, k, static_cast<cuda::DType>(dtype), silu_mul);
 }
 
-cuda::SkinnyGemmTuning make_tuning(int32_t parts, int32_t tile_rows, int32_t num_blocks,
-                                   int32_t blocks_per_sm, int32_t trigger, int32_t prefetch) {
+cuda::SkinnyGemmTuning make_tuning(int32_t parts, int32_t num_blocks, int32_t blocks_per_sm, int32_t trigger,
+                                   int32_t in_flight) {
   cuda::SkinnyGemmTuning tuning;
   tuning.parts = parts;
-  tuning.tile_rows = tile_rows;
   tuning.num_blocks = num_blocks;
   tuning.blocks_per_sm = blocks_per_sm;
   tuning.trigger = trigger;
-  tuning.prefetch = prefetch;
+  tuning.in_flight = in_flight;
   return tuning;
 }
 
@@ -100,9 +99,8 @@ void bind_gemm(py::module_& m) {
       .def(py::init(&make_weight), py::arg("data"), py::arg("n"), py::arg("k"), py::arg("dtype"),
            py::arg("silu_mul") = false);
   py::class_<cuda::SkinnyGemmTuning>(m, "SkinnyGemmTuning")
-      .def(py::init(&make_tuning), py::kw_only(), py::arg("parts") = 0, py::arg("tile_rows") = 0,
-           py::arg("num_blocks") = 0, py::arg("blocks_per_sm") = 0, py::arg("trigger") = -1,
-           py::arg("prefetch") = -1);
+      .def(py::init(&make_tuning), py::kw_only(), py::arg("parts") = 0, py::arg("num_blocks") = 0,
+           py::arg("blocks_per_sm") = 0, py::arg("trigger") = -1, py::arg("in_flight") = 0);
   m.def("skinny_gemm", &skinny_gemm, py::arg("weight"), py::arg("num_rows"), py::arg("x"),
         py::arg("stride_x"), py::arg("bias"), py::arg("rows"), py::arg("num_x_rows"), py::arg("out"),
         py::arg("stride_out"), py::arg("stream"), py::arg("overlaps") = true, py::arg("is_invariant") = false,

@@ -35,6 +35,13 @@ struct DecodeShape : DecodeTypes<T, KV, kHeadDim * kFold> {
   static constexpr int kRingBytes = kStages * Types::kStageBytes;  // of a warp
   static constexpr int kSharedBytes = kWarps * kRingBytes + Exchange<kHeadDim>::kBytes;
   static_assert(kStages >= 2);
+  // Steps that copies are ahead: what the ring holds, for a short run. In a long one less suffices for the
+  // memory's rate, blocks' shares of it are more equal, and the kernels around this one get theirs.
+  // Measured for these types alone.
+  static constexpr int kMostAhead = kStages - 1;
+  static constexpr int kLongRun = 20;  // steps
+  static constexpr bool kSparesLongRuns = kHeadDim == 128 && !Types::kIsFloat8;
+  static constexpr int kLongAhead = kSparesLongRuns ? 1 : kMostAhead;
 };
 
 // A place in a worker's run of chunks.
@@ -186,6 +193,9 @@ __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
     return;
   }
 
+  // Beside prompts, decode has fewer SMs.
+  const bool is_long = line.per_worker * line.chunk_units >= Shape::kLongRun && !a.follows_prefill;
+  const int num_ahead = is_long ? Shape::kLongAhead : Shape::kMostAhead;
   const auto tile_in_memory = [&](int32_t i) { return load_32_bytes(a.work.tiles + i); };
   Loader<Shape> loader;
   loader.at = at;
@@ -198,7 +208,7 @@ __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
   if (is_copier) cached = tile_in_memory(first_tile + threadIdx.x);
   bool has_waited = waits_first || waits_last;
 #pragma unroll 1  // a short way to the first key through cold instruction caches
-  for (int i = 0; i < Shape::kStages - 1; ++i) {
+  for (int i = 0; i < num_ahead; ++i) {
     if (!has_waited && !loader.is_old()) {
       wait_for_dependencies();
       has_waited = true;
@@ -221,7 +231,11 @@ __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
     float acc[kWidth / 16][kTiles][4] = {};
     DecodeSoftmax<kTiles> softmax;
     for (; at.unit < at.unit_end; ++at.unit) {
-      wait_copies<Shape::kStages - 2>();
+      if (is_long) {
+        wait_copies<Shape::kLongAhead - 1>();
+      } else {
+        wait_copies<Shape::kMostAhead - 1>();
+      }
       __syncwarp();  // all lanes' copies of this stage are there, and all have read the stage before it
       loader.step(a, line, tile_at_hand);
       float scores[kTiles][4] = {};
