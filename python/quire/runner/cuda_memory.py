@@ -19,8 +19,8 @@ from quire.runner.step_shapes import StepShapes
 
 # cuBLAS takes 32 MiB on Hopper, torch's allocator rounds up, and modules are loaded on first use.
 _LIBRARIES = 192 << 20
-# A captured step of a 32-layer model: about 350 kernel nodes. Of the 435 MiB that this makes of 87 shapes, all
-# plain steps and what captures them take 182, and all full ones 84.
+# A captured step of a 32-layer model: about 350 kernel nodes. Of the 435 MiB that this makes of 87 shapes,
+# the plain steps and what captures them take 182, and the full ones 84 when all of them are captured.
 _GRAPH_BYTES_PER_LAYER = 160 << 10
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from core_helpers import Driver, FakeModel, Sequence, make_core
+from edits_buffers import edits_of, packed
 from edits_reference import Fields
 from quire import _core
 
@@ -24,64 +25,9 @@ def update(core: _core.EngineCore, *ids: int) -> list[_core.Release]:
     return core.update(np.array(ids, dtype=np.int32)).releases
 
 
-def edits_of(batch: _core.Batch) -> _core.BatchEdits:
-    assert batch.edits is not None
-    return batch.edits
-
-
 def biases_of(edits: _core.BatchEdits, row: int) -> dict[int, float]:
     part = slice(*edits.bias_offsets[row : row + 2])
     return dict(zip(edits.bias_ids[part].tolist(), edits.biases[part].tolist(), strict=True))
-
-
-NEUTRAL_ROW = {
-    "num_logprobs": 0,
-    "min_p": 0,
-    "repetition_penalty": 1,
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
-    "allowed_rows": -1,
-}
-
-
-def packed(batch: _core.Batch) -> dict[str, np.ndarray]:
-    """The arrays of its edits, read back from the buffers that they were packed into, which were poisoned."""
-    edits = edits_of(batch)
-    buffer = np.full(edits.num_table_row_bytes + 64, 0xCC, dtype=np.uint8)
-    offsets = edits.pack_table_rows(buffer.ctypes.data)
-    assert (buffer[edits.num_table_row_bytes :] == 0xCC).all()
-    arrays = {}
-    for name, offset in offsets.items():
-        assert offset % 16 == 0
-        given = getattr(edits, name)
-        num_bytes = given.nbytes if edits.num_table_row_bytes else 0
-        arrays[name] = buffer[offset : offset + num_bytes].view(given.dtype)
-        assert arrays[name].tolist() == (given.tolist() if num_bytes else [])
-    per_sample = packed_samples(batch, batch.num_sampled)
-    for name in (*NEUTRAL_ROW, "bias_offsets", "bias_ids", "biases"):
-        if name != "num_logprobs":
-            assert per_sample[name].tolist() == getattr(edits, name).tolist()
-    return arrays | per_sample
-
-
-def packed_samples(batch: _core.Batch, num_sampled: int) -> dict[str, np.ndarray]:
-    """What its samples ask for, padded to so many: as a graph that takes that many reads it."""
-    layout = _core.EditsLayout(max(num_sampled, 8))
-    buffer = np.full(layout.num_bytes, 0xCC, dtype=np.uint8)
-    num_biases = batch.pack_edits(layout, buffer.ctypes.data, num_sampled)
-    counts = {"bias_offsets": num_sampled + 1, "bias_ids": num_biases, "biases": num_biases}
-    arrays = {}
-    for name, (offset, capacity, dtype) in layout.arrays.items():
-        count = counts.get(name, num_sampled)
-        arrays[name] = buffer[offset : offset + 4 * count].view(dtype)
-        assert count <= capacity
-        assert offset % 256 == 0
-        assert (buffer[offset + 4 * count : offset + 4 * capacity] == 0xCC).all()
-    n = batch.num_sampled
-    for name, value in NEUTRAL_ROW.items():
-        assert arrays[name][n:].tolist() == [value] * (num_sampled - n)
-    assert arrays["bias_offsets"][n:].tolist() == [num_biases] * (num_sampled + 1 - n)
-    return arrays
 
 
 NEUTRAL = {
@@ -136,46 +82,6 @@ def test_arrays() -> None:
         assert again[name].tolist() == []
     for name in ("min_p", "allowed_rows", "bias_ids", "biases", "presence_penalty"):
         assert again[name].tolist() == arrays[name].tolist()
-
-
-def test_samples_padded_to_a_graph() -> None:
-    """Padding asks for nothing; a batch without edits, or without logprobs, has neutral ones."""
-    core = make_core()
-    core.add_request(1, [1, 2], _core.SamplingParams(logprobs=3))
-    core.add_request(2, [3], _core.SamplingParams())
-    batch = core.schedule()
-    assert batch.edits is None
-    arrays = packed_samples(batch, 7)
-    assert arrays["num_logprobs"].tolist() == [3, 0, 0, 0, 0, 0, 0]
-    for name, value in NEUTRAL_ROW.items():
-        assert name == "num_logprobs" or (arrays[name] == value).all()
-    core = make_core()
-    core.add_request(3, [1], _core.SamplingParams(min_p=0.5, logit_bias=[(9, 1.5), (4, -2.0)]))
-    batch = core.schedule()
-    arrays = packed_samples(batch, 3)
-    assert not batch.has_logprobs
-    assert arrays["num_logprobs"].tolist() == [0, 0, 0]
-    assert arrays["min_p"].tolist() == [0.5, 0, 0]
-    assert arrays["bias_offsets"].tolist() == [0, 2, 2, 2]
-    for num_sampled in (0, 9):
-        with pytest.raises(_core.InvalidArgument, match=r"num_sampled: got \d; allowed: 1 .* to 8"):
-            batch.pack_edits(_core.EditsLayout(8), 0, num_sampled)
-
-
-def test_as_many_biases_as_there_may_be() -> None:
-    """Every row of the largest batch has room for the most that a request can ask for."""
-    core = make_core(vocab_size=4096, max_num_seqs=3)
-    words = [[5, 2000 + i] for i in range(128)]
-    for request_id in range(3):
-        params = _core.SamplingParams(logit_bias=[(i, 1.0) for i in range(1024)], bad_word_ids=words)
-        core.add_request(request_id, [1, 2], params)
-    update(core, *[5] * core.schedule().num_sampled)
-    batch = core.schedule()
-    assert len(edits_of(batch).biases) == 3 * (1024 + 128)
-    layout = _core.EditsLayout(3)
-    buffer = np.zeros(layout.num_bytes, dtype=np.uint8)
-    assert batch.pack_edits(layout, buffer.ctypes.data, 3) == 3 * (1024 + 128)
-    assert layout.arrays["biases"][1] == 3 * (1024 + 128)
 
 
 def test_edits_end_with_their_request() -> None:

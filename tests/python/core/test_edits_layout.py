@@ -1,0 +1,53 @@
+"""What samples ask for, packed to fixed places for graphs that take a number of samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from core_helpers import make_core
+from edits_buffers import NEUTRAL_ROW, edits_of, packed_samples
+from quire import _core
+
+
+def update(core: _core.EngineCore, *ids: int) -> None:
+    core.update(np.array(ids, dtype=np.int32))
+
+
+def test_samples_padded_to_a_graph() -> None:
+    """Padding asks for nothing; a batch without edits, or without logprobs, has neutral ones."""
+    core = make_core()
+    core.add_request(1, [1, 2], _core.SamplingParams(logprobs=3))
+    core.add_request(2, [3], _core.SamplingParams())
+    batch = core.schedule()
+    assert batch.edits is None
+    arrays = packed_samples(batch, 7)
+    assert arrays["num_logprobs"].tolist() == [3, 0, 0, 0, 0, 0, 0]
+    for name, value in NEUTRAL_ROW.items():
+        assert name == "num_logprobs" or (arrays[name] == value).all()
+    core = make_core()
+    core.add_request(3, [1], _core.SamplingParams(min_p=0.5, logit_bias=[(9, 1.5), (4, -2.0)]))
+    batch = core.schedule()
+    arrays = packed_samples(batch, 3)
+    assert not batch.has_logprobs
+    assert arrays["num_logprobs"].tolist() == [0, 0, 0]
+    assert arrays["min_p"].tolist() == [0.5, 0, 0]
+    assert arrays["bias_offsets"].tolist() == [0, 2, 2, 2]
+    for num_sampled in (0, 9):
+        with pytest.raises(_core.InvalidArgument, match=r"num_sampled: got \d; allowed: 1 .* to 8"):
+            batch.pack_edits(_core.EditsLayout(8), 0, num_sampled)
+
+
+def test_as_many_biases_as_there_may_be() -> None:
+    """Every row of the largest batch has room for the most that a request can ask for."""
+    core = make_core(vocab_size=4096, max_num_seqs=3)
+    words = [[5, 2000 + i] for i in range(128)]
+    for request_id in range(3):
+        params = _core.SamplingParams(logit_bias=[(i, 1.0) for i in range(1024)], bad_word_ids=words)
+        core.add_request(request_id, [1, 2], params)
+    update(core, *[5] * core.schedule().num_sampled)
+    batch = core.schedule()
+    assert len(edits_of(batch).biases) == 3 * (1024 + 128)
+    layout = _core.EditsLayout(3)
+    buffer = np.zeros(layout.num_bytes, dtype=np.uint8)
+    assert batch.pack_edits(layout, buffer.ctypes.data, 3) == 3 * (1024 + 128)
+    assert layout.arrays["biases"][1] == 3 * (1024 + 128)
