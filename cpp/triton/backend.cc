@@ -5,6 +5,7 @@
 #include "detokenizer.h"
 #include "generation.h"
 #include "registry.h"
+#include "tokenizer_call.h"
 
 #define QUIRE_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -15,6 +16,7 @@ namespace {
 // State of a model; `generation` is of role generation only.
 struct LoadedModel {
   ModelSettings settings;
+  TRITONSERVER_Server* server = nullptr;
   std::shared_ptr<Generation> generation;
 };
 
@@ -71,6 +73,7 @@ QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Mod
   return guarded([&] {
     auto loaded = std::make_unique<LoadedModel>();
     loaded->settings = read_model_settings(model);
+    check(TRITONBACKEND_ModelServer(model, &loaded->server));
     if (loaded->settings.role == Role::kGeneration) {
       loaded->generation = std::make_shared<Generation>(loaded->settings);
       loaded->generation->start();
@@ -117,7 +120,7 @@ QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceExecute(TRITONBACKEN
     if (loaded.detokenizer) {
       loaded.detokenizer->execute(requests, count);
     } else if (settings.role == Role::kUnary) {
-      registry::find(settings.generation_model)->execute_unary(instance, requests, count);
+      execute_unary({instance, loaded.model->server, settings}, requests, count);
     } else {
       loaded.model->generation->execute(instance, requests, count);
     }

@@ -64,9 +64,13 @@ class Generation : private EngineClient::Events {
 
   // Takes over every request of the batch and answers it, now (errors) or later.
   void execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count);
-  // The same for requests to a model of role unary, in `instance`, that uses this engine.
-  void execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count);
+  // The same for a request to a model of role unary, in `instance`, that uses this engine. tokenized: what a
+  // tokenizer answered to it, or null. start_ns: when the model got it.
+  void execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
+                     TRITONSERVER_InferenceResponse* tokenized, uint64_t start_ns);
   void post(Feedback feedback) { mailbox_.post(std::move(feedback)); }
+  // Looks after a request that is being tokenized, see TokenizerCall::watch().
+  void watch(std::shared_ptr<TokenizerCall> call) { mailbox_.post(std::move(call)); }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -102,7 +106,8 @@ class Generation : private EngineClient::Events {
   std::unique_ptr<EngineMetrics> metrics_;
   Sequences sequences_;
   std::vector<uint64_t> unsubmitted_;  // in the order of arrival
-  wire::RequestsFrame requests_;       // to be sent at the end of this round
+  std::vector<std::shared_ptr<TokenizerCall>> calls_;
+  wire::RequestsFrame requests_;  // to be sent at the end of this round
   Clock::time_point next_tick_ = Clock::time_point::max();
   bool was_ready_ = false;
   bool is_first_start_settled_ = false;

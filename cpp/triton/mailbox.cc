@@ -42,6 +42,12 @@ void Mailbox::post(Feedback feedback) {
   wake(lock);
 }
 
+void Mailbox::post(std::shared_ptr<TokenizerCall> call) {
+  std::unique_lock lock(mutex_);
+  mail_.calls.push_back(std::move(call));
+  wake(lock);
+}
+
 void Mailbox::post_stop() {
   std::unique_lock lock(mutex_);
   mail_.stop = true;
@@ -62,7 +68,8 @@ short Mailbox::wait(int fd, short events, std::chrono::steady_clock::time_point 
   int timeout = timeout_ms(deadline);
   {
     const std::lock_guard lock(mutex_);
-    is_owner_asleep_ = mail_.sequences.empty() && mail_.feedback.empty() && !mail_.stop;
+    is_owner_asleep_ =
+        mail_.sequences.empty() && mail_.feedback.empty() && mail_.calls.empty() && !mail_.stop;
     if (!is_owner_asleep_) timeout = 0;
   }
   // poll() ignores negative descriptors.

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "sequence.h"
+#include "tokenizer_call.h"
 
 namespace quire::triton {
 
@@ -23,6 +24,7 @@ struct Feedback {
 struct Mail {
   std::vector<std::unique_ptr<Sequence>> sequences;
   std::vector<Feedback> feedback;
+  std::vector<std::shared_ptr<TokenizerCall>> calls;
   bool stop = false;
 };
 
@@ -35,6 +37,7 @@ class Mailbox {
 
   void post(std::unique_ptr<Sequence> sequence);
   void post(Feedback feedback);
+  void post(std::shared_ptr<TokenizerCall> call);
   void post_stop();
 
   // Owner: sleeps until there is mail, `fd` (may be -1) has one of `events`, or the deadline passes; then
