@@ -53,6 +53,7 @@ std::shared_ptr<const ModelInfo> Generation::model_info() const {
 void Generation::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests,
                          uint32_t count) {
   const auto info = model_info();
+  std::vector<std::unique_ptr<Sequence>> sequences;
   for (uint32_t i = 0; i < count; ++i) {
     const uint64_t start_ns = now_ns();
     try {
@@ -60,11 +61,12 @@ void Generation::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Re
                                                              info->defaults, forwarded_headers_);
       check_limits(generation, info->vocab_size, info->max_model_len);
       generation.request.request_id = next_request_id++;
-      mailbox_.post(std::make_unique<Sequence>(instance, requests[i], std::move(generation), id_));
+      sequences.push_back(std::make_unique<Sequence>(instance, requests[i], std::move(generation), id_));
     } catch (const std::exception& error) {
       answer_with_error(instance, requests[i], error, start_ns);
     }
   }
+  post(std::move(sequences));
 }
 
 void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
@@ -87,7 +89,15 @@ void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACK
     answer_with_error(instance, request, error, start_ns);
     return;
   }
-  for (auto& sequence : sequences) mailbox_.post(std::move(sequence));
+  post(std::move(sequences));
+}
+
+// The rows of a request together: they share an answer, which one thread at a time may touch.
+void Generation::post(std::vector<std::unique_ptr<Sequence>> sequences) {
+  if (mailbox_.post(sequences)) return;
+  for (auto& sequence : sequences) {
+    sequence->fail(TRITONSERVER_ERROR_UNAVAILABLE, "model '" + name_ + "' is being unloaded");
+  }
 }
 
 // ---------------------------------------------------------------------------------------------- generation
@@ -97,23 +107,24 @@ void Generation::run() {
   metrics_ = std::make_unique<EngineMetrics>(name_, version_);
   engine_.try_start(Clock::now());
   Mail mail;
-  while (!mail.stop) {
+  bool is_stopping = false;
+  while (!(is_stopping && is_idle() && mailbox_.close())) {
     mail.sequences.clear();
     mail.feedback.clear();
     mail.calls.clear();
+    mail.stop = false;
     const short events =
         mailbox_.wait(engine_.fd(), engine_.poll_events(), std::min(next_tick_, engine_.deadline()), mail);
     const auto now = Clock::now();
+    is_stopping |= mail.stop;
     for (auto& sequence : mail.sequences) admit(std::move(sequence), now);
     for (const Feedback& feedback : mail.feedback) handle(feedback);
     for (auto& call : mail.calls) calls_.push_back(std::move(call));
     engine_.service(events, now);
     if (now >= next_tick_) tick(now);
     submit();
-    const bool is_idle = sequences_.empty() && calls_.empty();
-    next_tick_ = is_idle ? Clock::time_point::max() : std::min(next_tick_, now + kTick);
+    next_tick_ = is_idle() ? Clock::time_point::max() : std::min(next_tick_, now + kTick);
   }
-  fail_all(TRITONSERVER_ERROR_UNAVAILABLE, "model '" + name_ + "' is being unloaded");
   engine_.stop();
   metrics_.reset();
 }
@@ -194,12 +205,6 @@ void Generation::abort(Sequences::iterator it, TRITONSERVER_Error_Code code, con
   if (sequence.is_submitted() && !sequence.is_finished()) requests_.cancellations.push_back(sequence.id());
   sequence.end_with_error(code, why);
   if (!sequence.is_open()) sequences_.erase(it);
-}
-
-void Generation::fail_all(TRITONSERVER_Error_Code code, const std::string& message) {
-  for (auto& [id, sequence] : sequences_) sequence->fail(code, message);
-  sequences_.clear();
-  unsubmitted_.clear();
 }
 
 void Generation::on_ready(wire::ReadyFrame& ready) {

@@ -55,7 +55,7 @@ class Generation : private EngineClient::Events {
   // Starts the engine and returns when it is ready; throws ServerError with the engine's own message when it
   // fails.
   void start();
-  // Answers every open request, ends the engine, joins the thread.
+  // Waits until every open request is answered, ends the engine, joins the thread.
   void stop();
 
   uint64_t id() const { return id_; }  // unique in the process, over reloads
@@ -76,6 +76,9 @@ class Generation : private EngineClient::Events {
   using Clock = std::chrono::steady_clock;
   using Sequences = std::unordered_map<uint64_t, std::unique_ptr<Sequence>>;
 
+  void post(std::vector<std::unique_ptr<Sequence>> sequences);
+  bool is_idle() const { return sequences_.empty() && calls_.empty(); }
+
   void run();
   void admit(std::unique_ptr<Sequence> sequence, Clock::time_point now);
   void handle(const Feedback& feedback);
@@ -84,7 +87,6 @@ class Generation : private EngineClient::Events {
   Clock::duration probe_interval() const;
   // Ends a sequence with an error, and tells the engine if it still works on it.
   void abort(Sequences::iterator it, TRITONSERVER_Error_Code code, const std::string& why);
-  void fail_all(TRITONSERVER_Error_Code code, const std::string& message);
 
   void on_ready(wire::ReadyFrame& ready) override;
   void on_step(const StepOutputs& outputs) override;

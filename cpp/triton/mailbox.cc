@@ -28,12 +28,14 @@ Mailbox::Mailbox() : event_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (event_fd_ < 0) throw Error(std::string("cannot make an event: ") + std::strerror(errno));
 }
 
-Mailbox::~Mailbox() { close(event_fd_); }
+Mailbox::~Mailbox() { ::close(event_fd_); }
 
-void Mailbox::post(std::unique_ptr<Sequence> sequence) {
+bool Mailbox::post(std::span<std::unique_ptr<Sequence>> sequences) {
   std::unique_lock lock(mutex_);
-  mail_.sequences.push_back(std::move(sequence));
+  if (is_closed_) return false;
+  for (auto& sequence : sequences) mail_.sequences.push_back(std::move(sequence));
   wake(lock);
+  return true;
 }
 
 void Mailbox::post(Feedback feedback) {
@@ -44,6 +46,7 @@ void Mailbox::post(Feedback feedback) {
 
 void Mailbox::post(std::shared_ptr<TokenizerCall> call) {
   std::unique_lock lock(mutex_);
+  if (is_closed_) return;
   mail_.calls.push_back(std::move(call));
   wake(lock);
 }
@@ -82,6 +85,12 @@ short Mailbox::wait(int fd, short events, std::chrono::steady_clock::time_point 
   is_owner_asleep_ = false;
   std::swap(mail_, mail);
   return polled[1].revents;
+}
+
+bool Mailbox::close() {
+  const std::lock_guard lock(mutex_);
+  is_closed_ = mail_.sequences.empty() && mail_.calls.empty();
+  return is_closed_;
 }
 
 }  // namespace quire::triton

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -35,20 +36,24 @@ class Mailbox {
   Mailbox(const Mailbox&) = delete;
   Mailbox& operator=(const Mailbox&) = delete;
 
-  void post(std::unique_ptr<Sequence> sequence);
+  // All at once, or none and false: the mailbox is closed.
+  [[nodiscard]] bool post(std::span<std::unique_ptr<Sequence>> sequences);
   void post(Feedback feedback);
-  void post(std::shared_ptr<TokenizerCall> call);
+  void post(std::shared_ptr<TokenizerCall> call);  // dropped when the mailbox is closed
   void post_stop();
 
   // Owner: sleeps until there is mail, `fd` (may be -1) has one of `events`, or the deadline passes; then
   // moves all mail into `mail`, whose vectors are reused. Returns the events of `fd`.
   short wait(int fd, short events, std::chrono::steady_clock::time_point deadline, Mail& mail);
+  // Owner: the last look. False, and nothing has changed, while there are sequences or calls in it.
+  [[nodiscard]] bool close();
 
  private:
   void wake(std::unique_lock<std::mutex>& lock);  // unlocks
 
   std::mutex mutex_;
   Mail mail_;
+  bool is_closed_ = false;
   // Then whoever posts first writes to the event. Posts to a busy owner cost no system call.
   bool is_owner_asleep_ = false;
   int event_fd_;

@@ -48,7 +48,7 @@ void execute_unary(const UnaryModel& model, TRITONBACKEND_Request** requests, ui
     try {
       generation = registry::find(model.settings.generation_model);
       if (!model.settings.tokenizer_model.empty()) {
-        call = std::make_shared<TokenizerCall>(model, requests[i], start_ns);
+        call = std::make_shared<TokenizerCall>(model, generation, requests[i], start_ns);
         TokenizerCall::start(call);
       }
     } catch (const std::exception& error) {
@@ -153,14 +153,14 @@ void TokenizerCall::copy_parameters() {
 
 bool TokenizerCall::watch() {
   const std::lock_guard lock(mutex_);
-  if (!inner_) return false;
+  if (!inner_ || is_told_) return !is_handed_on_;
   try {
-    if (!is_cancelled(request_)) return true;
-    check(TRITONSERVER_InferenceRequestCancel(inner_.get()));
+    is_told_ = is_cancelled(request_);
+    if (is_told_) check(TRITONSERVER_InferenceRequestCancel(inner_.get()));
   } catch (const std::exception& error) {
     QUIRE_LOG(ERROR, std::string("passing a cancellation on: ") + error.what());
   }
-  return false;
+  return true;
 }
 
 void TokenizerCall::on_response(TRITONSERVER_InferenceResponse* response, const uint32_t flags, void* call) {
@@ -184,10 +184,12 @@ void TokenizerCall::end_one() {
   if (--num_open_ > 0) return;
   const auto self = std::move(self_);
   hand_on();
+  generation_.reset();
+  const std::lock_guard lock(mutex_);
+  is_handed_on_ = true;
 }
 
 void TokenizerCall::hand_on() {
-  std::shared_ptr<Generation> generation;
   try {
     if (is_cancelled(request_)) {
       throw ServerError(TRITONSERVER_ERROR_CANCELLED, "the client cancelled the request");
@@ -197,12 +199,11 @@ void TokenizerCall::hand_on() {
                         "tokenizer_model: model '" + model_.settings.tokenizer_model + "' answered nothing");
     }
     check(TRITONSERVER_InferenceResponseError(response_.get()));
-    generation = registry::find(model_.settings.generation_model);
   } catch (const std::exception& error) {
     answer_with_error(model_.instance, request_, error, start_ns_);
     return;
   }
-  generation->execute_unary(model_.instance, request_, response_.get(), start_ns_);
+  generation_->execute_unary(model_.instance, request_, response_.get(), start_ns_);
 }
 
 }  // namespace quire::triton

@@ -11,11 +11,14 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
 
 #include "abi.h"
 #include "model_settings.h"
 
 namespace quire::triton {
+
+class Generation;
 
 // Where requests to a model of role unary come from; lives as long as one of them.
 struct UnaryModel {
@@ -33,15 +36,16 @@ void execute_unary(const UnaryModel& model, TRITONBACKEND_Request** requests, ui
 // the tokenizer has answered and has released its own request, whose inputs are buffers of the former.
 class TokenizerCall {
  public:
-  TokenizerCall(const UnaryModel& model, TRITONBACKEND_Request* request, uint64_t start_ns)
-      : model_(model), request_(request), start_ns_(start_ns) {}
+  TokenizerCall(const UnaryModel& model, std::shared_ptr<Generation> generation,
+                TRITONBACKEND_Request* request, uint64_t start_ns)
+      : model_(model), request_(request), start_ns_(start_ns), generation_(std::move(generation)) {}
   TokenizerCall(const TokenizerCall&) = delete;
   TokenizerCall& operator=(const TokenizerCall&) = delete;
 
   // Takes over the server's request, and keeps `call` alive until it is handed on. Throws, without taking it
   // over, when the tokenizer cannot be asked.
   static void start(const std::shared_ptr<TokenizerCall>& call);
-  // Tells the tokenizer when the client has gone. False: there is nothing left to watch for. Any thread.
+  // Tells the tokenizer when the client has gone. False: the request is handed on. Any thread.
   bool watch();
 
  private:
@@ -62,11 +66,15 @@ class TokenizerCall {
   const UnaryModel model_;
   TRITONBACKEND_Request* const request_;  // ours, and valid, as long as inner_ is there
   const uint64_t start_ns_;
-  std::shared_ptr<TokenizerCall> self_;  // while the tokenizer works
-  std::atomic<int> num_open_{2};         // the response and the release are still to come
+  std::shared_ptr<Generation> generation_;  // null once handed on
+  std::shared_ptr<TokenizerCall> self_;     // while the tokenizer works
+  std::atomic<int> num_open_{2};            // the response and the release are still to come
   std::unique_ptr<TRITONSERVER_InferenceResponse, DeleteResponse> response_;
-  std::mutex mutex_;  // guards inner_ once started
+
+  std::mutex mutex_;  // guards the rest once started
   std::unique_ptr<TRITONSERVER_InferenceRequest, DeleteRequest> inner_;
+  bool is_told_ = false;  // the tokenizer, of the cancellation
+  bool is_handed_on_ = false;
 };
 
 }  // namespace quire::triton
