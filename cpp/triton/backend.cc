@@ -1,4 +1,5 @@
 // The functions that Triton calls, and nothing else: from models and instances of the server to our objects.
+#include <cstdlib>
 #include <memory>
 
 #include "api.h"
@@ -66,7 +67,12 @@ TRITONSERVER_Error* guarded(F&& call) {
 using namespace quire::triton;
 
 QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backend*) {
-  return guarded([] { check_api_version(); });
+  return guarded([] {
+    check_api_version();
+    // Where its exit timeout is over, the server ends by exit() with requests open, and its gRPC front end
+    // waits there for their answers.
+    [[maybe_unused]] static const int registered = std::atexit(registry::give_up_all);
+  });
 }
 
 QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model* model) {

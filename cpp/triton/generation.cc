@@ -45,6 +45,11 @@ void Generation::stop() {
   thread_.join();
 }
 
+void Generation::give_up() {
+  mailbox_.post_give_up();
+  given_up_.get_future().wait_for(1s);
+}
+
 std::shared_ptr<const ModelInfo> Generation::model_info() const {
   const std::lock_guard lock(info_mutex_);
   return info_;
@@ -112,7 +117,7 @@ void Generation::run() {
     mail.sequences.clear();
     mail.feedback.clear();
     mail.calls.clear();
-    mail.stop = false;
+    mail.stop = mail.give_up = false;
     const short events =
         mailbox_.wait(engine_.fd(), engine_.poll_events(), std::min(next_tick_, engine_.deadline()), mail);
     const auto now = Clock::now();
@@ -123,6 +128,7 @@ void Generation::run() {
     engine_.service(events, now);
     if (now >= next_tick_) tick(now);
     submit();
+    if (mail.give_up) answer_all();
     next_tick_ = is_idle() ? Clock::time_point::max() : std::min(next_tick_, now + kTick);
   }
   engine_.stop();
@@ -205,6 +211,14 @@ void Generation::abort(Sequences::iterator it, TRITONSERVER_Error_Code code, con
   if (sequence.is_submitted() && !sequence.is_finished()) requests_.cancellations.push_back(sequence.id());
   sequence.end_with_error(code, why);
   if (!sequence.is_open()) sequences_.erase(it);
+}
+
+void Generation::answer_all() {
+  for (auto it = sequences_.begin(); it != sequences_.end();) {
+    const auto current = it++;
+    abort(current, TRITONSERVER_ERROR_UNAVAILABLE, "the server ends");
+  }
+  given_up_.set_value();
 }
 
 void Generation::on_ready(wire::ReadyFrame& ready) {

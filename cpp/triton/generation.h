@@ -58,6 +58,10 @@ class Generation : private EngineClient::Events {
   // Waits until every open request is answered, ends the engine, joins the thread.
   void stop();
 
+  // For a process that ends: answers every open request with an error instead of waiting. Returns when that
+  // is done, or has not been possible in a second.
+  void give_up();
+
   uint64_t id() const { return id_; }  // unique in the process, over reloads
   const std::string& name() const { return name_; }
   std::shared_ptr<const ModelInfo> model_info() const;
@@ -77,6 +81,7 @@ class Generation : private EngineClient::Events {
   using Sequences = std::unordered_map<uint64_t, std::unique_ptr<Sequence>>;
 
   void post(std::vector<std::unique_ptr<Sequence>> sequences);
+  void answer_all();
   bool is_idle() const { return sequences_.empty() && calls_.empty(); }
 
   void run();
@@ -102,6 +107,7 @@ class Generation : private EngineClient::Events {
   std::shared_ptr<const ModelInfo> info_;
   Mailbox mailbox_;
   std::promise<void> first_start_;
+  std::promise<void> given_up_;
 
   // Of the generation thread
   EngineClient engine_;

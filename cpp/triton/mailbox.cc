@@ -57,6 +57,12 @@ void Mailbox::post_stop() {
   wake(lock);
 }
 
+void Mailbox::post_give_up() {
+  std::unique_lock lock(mutex_);
+  mail_.give_up = true;
+  wake(lock);
+}
+
 void Mailbox::wake(std::unique_lock<std::mutex>& lock) {
   const bool is_wake_needed = is_owner_asleep_;
   is_owner_asleep_ = false;
@@ -71,8 +77,8 @@ short Mailbox::wait(int fd, short events, std::chrono::steady_clock::time_point 
   int timeout = timeout_ms(deadline);
   {
     const std::lock_guard lock(mutex_);
-    is_owner_asleep_ =
-        mail_.sequences.empty() && mail_.feedback.empty() && mail_.calls.empty() && !mail_.stop;
+    is_owner_asleep_ = mail_.sequences.empty() && mail_.feedback.empty() && mail_.calls.empty() &&
+                       !mail_.stop && !mail_.give_up;
     if (!is_owner_asleep_) timeout = 0;
   }
   // poll() ignores negative descriptors.

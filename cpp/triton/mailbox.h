@@ -27,6 +27,7 @@ struct Mail {
   std::vector<Feedback> feedback;
   std::vector<std::shared_ptr<TokenizerCall>> calls;
   bool stop = false;
+  bool give_up = false;
 };
 
 class Mailbox {
@@ -41,6 +42,7 @@ class Mailbox {
   void post(Feedback feedback);
   void post(std::shared_ptr<TokenizerCall> call);  // dropped when the mailbox is closed
   void post_stop();
+  void post_give_up();
 
   // Owner: sleeps until there is mail, `fd` (may be -1) has one of `events`, or the deadline passes; then
   // moves all mail into `mail`, whose vectors are reused. Returns the events of `fd`.

@@ -251,18 +251,17 @@ def test_a_server_that_stops_answers_first(tmp_path: Path) -> None:
         stopped.result()
 
 
-def test_server_stops_while_requests_are_open(tmp_path: Path) -> None:
-    """Requests that do not end, in the tokenizer and in the engine, keep nobody from ending."""
+def test_a_server_that_stops_does_not_wait_for_ever(tmp_path: Path) -> None:
+    """When the exit timeout is over, open requests get an error, and the server ends."""
     repository = WordRepository(tmp_path / "models")
     server = TritonServer(
         repository.path, env={"PYTHONPATH": str(ROOT / "tests" / "serving")}, exit_timeout=1
     )
-    with server, Client(server) as client:
-        client.begin(f"1 {STALL_ID}", max_tokens=10)
+    with server, Client(server) as client, ThreadPoolExecutor(1) as pool:
+        stalled = pool.submit(client.error, f"1 {STALL_ID}", max_tokens=10)
         wait_for(lambda: repository.events("add", prompt=[1, STALL_ID]))
-        client.begin("wait 2", max_tokens=10)
-        wait_for(lambda: repository.tokenized("wait 2: begins"))
         begin = time.monotonic()
         server.stop()
-        assert time.monotonic() - begin < 20
+        assert time.monotonic() - begin < 15  # killed after 26
+        assert stalled.result() == ("UNAVAILABLE", "the server ends")
     wait_for(lambda: repository.events("end"))

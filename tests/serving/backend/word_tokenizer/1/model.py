@@ -38,7 +38,7 @@ class TritonPythonModel:
         if command == "sleep":
             time.sleep(0.5)
         if command == "wait":
-            deadline = time.monotonic() + 3
+            deadline = time.monotonic() + 10
             while not request.is_cancelled() and time.monotonic() < deadline:
                 time.sleep(0.01)
         if command == "refuse":
