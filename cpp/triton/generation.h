@@ -16,11 +16,13 @@
 // running (later versions do). So in an ensemble only generation reports errors, those of the detokenizer
 // included, and only when no chunk is outstanding.
 //
-// Cancellation: a request called directly has its own flag, looked at every few milliseconds. In an ensemble
-// that flag never comes; but the step that follows is marked, so its detokenizer says so in its feedback. A
-// stream that is silent is probed, for the same reason. What Triton does not know, no backend can: its HTTP
-// front end does not read a connection between the request and the first response, so a client of /generate
-// that goes away is not noticed.
+// Cancellation: a request called directly, or to a model of role unary, has its own flag, looked at every few
+// milliseconds, also while a tokenizer works on it. In an ensemble that flag never comes; but the step that
+// follows is marked, so its detokenizer says so in its feedback. A stream that is silent is probed, for the
+// same reason. What Triton does not know, no backend can: its HTTP front end does not read a connection
+// between the request and the first response, so a client of /generate that goes away is not noticed.
+//
+// End: unloading waits for open requests, as Triton waits for those of an ensemble; give_up() ends the wait.
 #pragma once
 
 #include <future>

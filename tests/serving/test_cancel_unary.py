@@ -1,5 +1,5 @@
-"""A client of the unary models that cancels its gRPC call, in every stage: nothing more is computed for it, its
-blocks are free, and others do not notice."""
+"""A client of the unary models that cancels its gRPC call, in every stage: nothing more is computed for it,
+its blocks are free, and others do not notice."""
 
 from __future__ import annotations
 
