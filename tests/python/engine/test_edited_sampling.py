@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import VOCAB_SIZE, with_batches_out
 from edits_reference import Fields
 from quire import LLM, SamplingParams, _core, ops
+from random_llama import VOCAB_SIZE, with_batches_out
 from torch import Tensor
 
 NUM_TOKENS = 24
