@@ -30,7 +30,7 @@ MODELS = {
     "8B": {"hidden": 4096, "inter": 14336, "qkv": 6144, "layers": 32},
     "1B": {"hidden": 2048, "inter": 8192, "qkv": 3072, "layers": 16},
 }
-ROWS = (1, 8, 16, 24, 32, 48, 64)
+ROWS = (1, 8, 16, 24, 32, 40, 48, 56, 64)
 
 Gemm = Callable[[str, Tensor, Weight, Tensor], object]  # name of the shape, x, W, out
 
@@ -187,12 +187,10 @@ def time_chains(models: Iterable[str]) -> list[dict[str, object]]:
 def cuts(name: str) -> list[dict[str, int]]:
     """Ways to cut one shape's work."""
     all_cuts = []
-    for tile_rows, parts, blocks_per_sm in itertools.product((64, 128), (1, 2, 4, 8), (2, 3)):
-        if parts == 8 and tile_rows == 64:
-            continue
+    for parts, blocks_per_sm, in_flight in itertools.product((1, 2, 4), (2, 3), (1, 2, 3, 4)):
         if name in ("gate_up", "lm_head") and parts > 2:
             continue
-        all_cuts.append({"tile_rows": tile_rows, "parts": parts, "blocks_per_sm": blocks_per_sm})
+        all_cuts.append({"parts": parts, "blocks_per_sm": blocks_per_sm, "in_flight": in_flight})
     return all_cuts
 
 

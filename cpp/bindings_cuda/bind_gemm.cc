@@ -1,6 +1,7 @@
-// Python's names of the GEMMs for few rows and for many.
+// Python's names of the GEMMs for few rows, for some and for many.
 #include "bindings.h"
 #include "quire/cuda/skinny_gemm.h"
+#include "quire/cuda/split_gemm.h"
 #include "quire/cuda/wide_gemm.h"
 
 namespace quire::bindings {
@@ -10,15 +11,14 @@ cuda::SkinnyGemmWeight make_weight(Address data, int64_t n, int64_t k, int dtype
   return cuda::make_skinny_gemm_weight(at<void>(data), n, k, static_cast<cuda::DType>(dtype), silu_mul);
 }
 
-cuda::SkinnyGemmTuning make_tuning(int32_t parts, int32_t tile_rows, int32_t num_blocks,
-                                   int32_t blocks_per_sm, int32_t trigger, int32_t prefetch) {
+cuda::SkinnyGemmTuning make_tuning(int32_t parts, int32_t num_blocks, int32_t blocks_per_sm, int32_t trigger,
+                                   int32_t in_flight) {
   cuda::SkinnyGemmTuning tuning;
   tuning.parts = parts;
-  tuning.tile_rows = tile_rows;
   tuning.num_blocks = num_blocks;
   tuning.blocks_per_sm = blocks_per_sm;
   tuning.trigger = trigger;
-  tuning.prefetch = prefetch;
+  tuning.in_flight = in_flight;
   return tuning;
 }
 
@@ -68,6 +68,29 @@ void wide_gemm(const cuda::WideGemmWeight& weight, int32_t num_rows, Address x, 
   cuda::launch_wide_gemm(weight, p, stream_at(stream));
 }
 
+cuda::SplitGemmTuning make_split_tuning(int32_t parts, int32_t columns, int32_t rows) {
+  cuda::SplitGemmTuning tuning;
+  tuning.parts = parts;
+  tuning.columns = columns;
+  tuning.rows = rows;
+  return tuning;
+}
+
+void split_gemm(const cuda::WideGemmWeight& weight, int32_t num_rows, Address x, int64_t stride_x,
+                Address bias, Address out, int64_t stride_out, Address stream, bool overlaps,
+                const cuda::SplitGemmTuning& tuning) {
+  cuda::SplitGemmParams p;
+  p.num_rows = num_rows;
+  p.x = at<void>(x);
+  p.stride_x = stride_x;
+  p.bias = at<void>(bias);
+  p.out = at<void>(out);
+  p.stride_out = stride_out;
+  p.overlaps = overlaps;
+  p.tuning = tuning;
+  cuda::launch_split_gemm(weight, p, stream_at(stream));
+}
+
 }  // namespace
 
 void bind_gemm(py::module_& m) {
@@ -76,9 +99,8 @@ void bind_gemm(py::module_& m) {
       .def(py::init(&make_weight), py::arg("data"), py::arg("n"), py::arg("k"), py::arg("dtype"),
            py::arg("silu_mul") = false);
   py::class_<cuda::SkinnyGemmTuning>(m, "SkinnyGemmTuning")
-      .def(py::init(&make_tuning), py::kw_only(), py::arg("parts") = 0, py::arg("tile_rows") = 0,
-           py::arg("num_blocks") = 0, py::arg("blocks_per_sm") = 0, py::arg("trigger") = -1,
-           py::arg("prefetch") = -1);
+      .def(py::init(&make_tuning), py::kw_only(), py::arg("parts") = 0, py::arg("num_blocks") = 0,
+           py::arg("blocks_per_sm") = 0, py::arg("trigger") = -1, py::arg("in_flight") = 0);
   m.def("skinny_gemm", &skinny_gemm, py::arg("weight"), py::arg("num_rows"), py::arg("x"),
         py::arg("stride_x"), py::arg("bias"), py::arg("rows"), py::arg("num_x_rows"), py::arg("out"),
         py::arg("stride_out"), py::arg("stream"), py::arg("overlaps") = true, py::arg("is_invariant") = false,
@@ -93,6 +115,13 @@ void bind_gemm(py::module_& m) {
   m.def("wide_gemm", &wide_gemm, py::arg("weight"), py::arg("num_rows"), py::arg("x"), py::arg("stride_x"),
         py::arg("bias"), py::arg("out"), py::arg("stride_out"), py::arg("stream"), py::arg("overlaps") = true,
         py::arg("tuning") = cuda::WideGemmTuning(), Release());
+
+  py::class_<cuda::SplitGemmTuning>(m, "SplitGemmTuning")
+      .def(py::init(&make_split_tuning), py::kw_only(), py::arg("parts") = 0, py::arg("columns") = 0,
+           py::arg("rows") = 0);
+  m.def("split_gemm", &split_gemm, py::arg("weight"), py::arg("num_rows"), py::arg("x"), py::arg("stride_x"),
+        py::arg("bias"), py::arg("out"), py::arg("stride_out"), py::arg("stream"), py::arg("overlaps") = true,
+        py::arg("tuning") = cuda::SplitGemmTuning(), Release());
 }
 
 }  // namespace quire::bindings

@@ -40,6 +40,12 @@ __device__ inline float4 load_float4(uint32_t from) {
   return values;
 }
 
+__device__ inline void store_float4(uint32_t to, float4 values) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to), "f"(values.x), "f"(values.y),
+               "f"(values.z), "f"(values.w)
+               : "memory");
+}
+
 __device__ inline Vec<uint32_t, 4> load_words(uint32_t from) {
   Vec<uint32_t, 4> words;
   asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
@@ -90,20 +96,6 @@ __device__ inline void wait_barrier(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
-__device__ inline bool is_over(uint32_t barrier, uint32_t parity) {
-  uint32_t done;
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-      "selp.u32 %0, 1, 0, done;\n"
-      "}\n"
-      : "=r"(done)
-      : "r"(barrier), "r"(parity)
-      : "memory");
-  return done != 0;
-}
-
 // Every warp of the cluster arrives; those that need the others' initialized barriers wait. In a launch
 // without clusters, waiting would be a barrier of the whole block: do neither.
 __device__ inline void arrive_at_cluster() {
@@ -148,12 +140,6 @@ __device__ inline void copy_box(uint32_t to, const CUtensorMap* map, int4 at, ui
       "[%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(to),
       "l"(map), "r"(at.x), "r"(at.y), "r"(at.z), "r"(at.w), "r"(barrier), "l"(static_cast<uint64_t>(policy))
       : "memory");
-}
-
-__device__ inline void prefetch_box(const CUtensorMap* map, int4 at) {
-  asm volatile("cp.async.bulk.prefetch.tensor.4d.L2.global [%0, {%1, %2, %3, %4}];" ::"l"(map), "r"(at.x),
-               "r"(at.y), "r"(at.z), "r"(at.w)
-               : "memory");
 }
 
 }  // namespace quire::cuda::gemm

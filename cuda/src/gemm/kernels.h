@@ -20,17 +20,17 @@ struct KernelArgs {
   CUtensorMap weight;  // boxes of 64 rows of a tile x 64 elements
   CUtensorMap x;       // boxes of the padded number of rows x 64 elements; of one row when rows are given
   int32_t num_rows;
-  int32_t n_out;       // columns of out
-  int32_t num_tiles;   // of W's rows
-  int32_t num_units;   // of k: kUnitColumns each; parts begin at one
-  int32_t parts_log2;  // parts of k, one for each block of a cluster
-  int32_t trigger;     // see SkinnyGemmTuning
-  int32_t prefetch;
+  int32_t n_out;          // columns of out
+  int32_t num_tiles;      // of W's rows
+  int32_t num_steps;      // of k, kStepColumns each; parts begin at one
+  int32_t parts_log2;     // parts of k, one for each block of a cluster
+  int32_t trigger;        // see SkinnyGemmTuning
+  int32_t in_flight;      // at most, of W's loads
   int32_t blocks_per_sm;  // that shall fit
   Layout layout;
   bool silu_mul;
   bool is_dynamic;  // blocks take another tile when they are through with one: parts is 1
-  bool is_wide;     // out is written 8 bytes at a time, with silu_mul 16
+  bool is_wide;     // out is written 16 bytes at a time
   const int32_t* rows;
   const void* bias;
   void* out;
@@ -39,12 +39,11 @@ struct KernelArgs {
 };
 
 inline constexpr int kBoxRows = 64;  // of W, in one copy
-inline constexpr int kUnitColumns = 128;
-inline constexpr int kLoadBytes = 2 * kBoxRows * kBoxColumns * 2;  // of W, in one stage
+inline constexpr int kStepColumns = 2 * kBoxColumns;
+inline constexpr int kLoadBytes = kBoxRows * kStepColumns * 2;  // of W, in one stage
 
-// padded_rows: 8, 16, 24, 32, 48 or 64. tile_rows: 64 or 128. Fills in config's block and shared memory, and
-// the stages.
+// padded_rows: 8, 16, 24, 32, 48 or 64. Fills in config's block and shared memory, and the stages.
 template <class T>
-void launch_kernel(int padded_rows, int tile_rows, LaunchConfig config, KernelArgs args);
+void launch_kernel(int padded_rows, LaunchConfig config, KernelArgs args);
 
 }  // namespace quire::cuda::gemm

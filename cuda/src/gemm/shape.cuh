@@ -6,30 +6,28 @@
 
 namespace quire::cuda::gemm {
 
-template <int kTokens, int kRows>
-struct Shape {
-  static constexpr int kMathThreads = 2 * kRows;  // a warpgroup for each 64 rows of a tile
-  static constexpr int kMathWarps = kMathThreads / 32;
-  static constexpr int kThreads = kMathThreads + 64;
-  static constexpr int kGroups = kTokens / 8;  // of 8 columns of x
-  static constexpr int kBoxBytes = kLoadBytes / 2;
-  static constexpr int kBoxesAlongK = kRows == 64 ? 2 : 1;  // of the two boxes of a stage
-  static constexpr int kXBoxBytes = kTokens * kBoxColumns * 2;
-  static constexpr int kXLoadBytes = kBoxesAlongK * kXBoxBytes;
-  static constexpr int kStagingBytes = kTokens * (kRows + 16);  // of out with silu_mul
-  static_assert(kRows == 64 || kRows == 128);
-  static_assert(kTokens % 8 == 0);
+inline constexpr int kMathWarps = 4;
+inline constexpr int kMathThreads = 32 * kMathWarps;
+inline constexpr int kThreads = kMathThreads + 64;
+inline constexpr int kBoxBytes = kLoadBytes / 2;
 
-  // Blocks of a cluster share the groups or, where there are fewer groups than blocks, the warps: units, of a
-  // group and a warp, that one block adds up at most.
+template <int kTokens>
+struct Shape {
+  static constexpr int kGroups = kTokens / 8;  // of 8 columns of x
+  // Of these, as many are finished at once.
+  static constexpr int kBatch = kGroups % 4 == 0 ? 4 : kGroups % 3 == 0 ? 3 : kGroups;
+  static constexpr int kXBoxBytes = kTokens * kBoxColumns * 2;
+  static constexpr int kXLoadBytes = 2 * kXBoxBytes;
+  static_assert(kTokens % 8 == 0 && kGroups % kBatch == 0);
+
+  // Blocks of a cluster share the groups: units, of a group and a warp, that one block adds up at most.
   __host__ __device__ static constexpr int units_per_rank(int parts_log2) {
-    const int parts = 1 << parts_log2;
-    return kGroups >= parts ? ((kGroups + parts - 1) >> parts_log2) * kMathWarps
-                            : (kMathWarps >> parts_log2) * kGroups;
+    return ((kGroups + (1 << parts_log2) - 1) >> parts_log2) * kMathWarps;
   }
   static constexpr int exchange_bytes(int parts_log2) {
     return ((1 << parts_log2) - 1) * units_per_rank(parts_log2) * 32 * 16;
   }
+  static constexpr int staging_bytes(bool silu_mul) { return kTokens * kBoxRows * (silu_mul ? 1 : 2); }
 };
 
 inline constexpr int kMaxStages = 6;
@@ -45,12 +43,12 @@ inline constexpr int kSharedReserved = 1024;  // of each block
 
 template <class S>
 Layout make_layout(int parts_log2, bool silu_mul, int blocks_per_sm) {
-  const int exchange_bytes = S::exchange_bytes(parts_log2), staging_bytes = silu_mul ? S::kStagingBytes : 0;
+  constexpr int kMinXStages = 2;
+  const int exchange_bytes = S::exchange_bytes(parts_log2), staging_bytes = S::staging_bytes(silu_mul);
   const int budget = kSharedOfSm / blocks_per_sm - kSharedReserved;
   const int room = budget - kBarrierBytes - exchange_bytes - staging_bytes;
   Layout layout{};
-  // Of W as many stages as leave x two or three.
-  for (int stages = kMaxStages; layout.num_x_stages < (layout.num_stages > 2 ? 3 : 2); --stages) {
+  for (int stages = kMaxStages; layout.num_x_stages < kMinXStages; --stages) {
     const int x_stages = (room - stages * kLoadBytes) / S::kXLoadBytes;
     layout.num_stages = stages;
     layout.num_x_stages = x_stages < kMaxXStages ? x_stages : kMaxXStages;
@@ -106,11 +104,10 @@ inline constexpr int32_t kNoTile = -1;
 struct Part {
   int32_t rank, parts, parts_log2, first_step, num_steps;
 
-  __device__ Part(const KernelArgs& a, int steps_per_unit)
-      : parts(1 << a.parts_log2), parts_log2(a.parts_log2) {
+  explicit __device__ Part(const KernelArgs& a) : parts(1 << a.parts_log2), parts_log2(a.parts_log2) {
     rank = blockIdx.x & (parts - 1);
-    first_step = (a.num_units * rank >> parts_log2) * steps_per_unit;
-    num_steps = (a.num_units * (rank + 1) >> parts_log2) * steps_per_unit - first_step;
+    first_step = a.num_steps * rank >> parts_log2;
+    num_steps = (a.num_steps * (rank + 1) >> parts_log2) - first_step;
   }
   __device__ int32_t first_tile() const { return blockIdx.x >> parts_log2; }
 };

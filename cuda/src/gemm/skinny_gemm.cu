@@ -15,7 +15,7 @@ namespace {
 using gemm::kBoxColumns;
 using gemm::kBoxRows;
 using gemm::KernelArgs;
-using gemm::kUnitColumns;
+using gemm::kStepColumns;
 using gemm::make_tensor_map;
 
 // How many tiles of a weight's launch are taken, beyond each block's first: 0 between launches. Weights share
@@ -52,48 +52,51 @@ int num_sms() {
   return count;
 }
 
-int num_tiles(const SkinnyGemmWeight& w, int tile_rows) {
-  return static_cast<int>((w.n + tile_rows - 1) / tile_rows);
-}
+int num_tiles(const SkinnyGemmWeight& w) { return static_cast<int>((w.n + kBoxRows - 1) / kBoxRows); }
 
 // How a launch is cut into blocks. Two blocks of a kernel fit on an SM. All of it is measured: the fastest of
 // what was tried for the shapes of 8B and 1B models (docs/kernels/skinny_gemm.md).
 struct Cut {
   int parts = 1;
-  int tile_rows = 64;
   int blocks_per_sm = 2;
-  int trigger = 8;
+  int trigger = 4;
 };
 
-int double_parts(const SkinnyGemmWeight& w, int tiles, int enough_blocks, int max_parts) {
-  constexpr int64_t kMinPart = 256;  // elements of k: a shorter part does not pay for the exchange
+constexpr int64_t kLongPart = 4096;  // elements of k in which the block's first and last loads weigh little
+
+int double_parts(const SkinnyGemmWeight& w, int enough_blocks) {
+  constexpr int kMaxParts = 4;
+  constexpr int64_t kMinPart = 256;  // a shorter part does not pay for the exchange
   int parts = 1;
-  while (parts < max_parts && tiles * parts < enough_blocks && w.k >= 2 * parts * kMinPart) parts *= 2;
+  while (parts < kMaxParts && num_tiles(w) * parts < enough_blocks && w.k >= 2 * parts * kMinPart) parts *= 2;
   return parts;
 }
 
-// Up to 32 rows, x costs little, and small tiles share out evenly. Takes n and k alone.
+// Takes n and k alone.
 Cut cut_for_few_rows(const SkinnyGemmWeight& w) {
   constexpr int64_t kLong = 8192;  // k of which fewer parts suffice
-  const int sms = num_sms(), tiles = num_tiles(w, 64);
+  const int sms = num_sms(), tiles = num_tiles(w);
   Cut cut;
-  cut.parts = double_parts(w, tiles, w.k >= kLong ? sms * 2 / 3 : sms * 7 / 5, 4);
-  if (tiles > 2 * sms && tiles < 4 * sms) cut.parts = 2;  // the last blocks are a smaller share of the work
+  cut.parts = double_parts(w, w.k >= kLong ? sms * 2 / 3 : sms * 7 / 5);
+  const bool has_short_parts = cut.parts > 1 && w.k < kLongPart * cut.parts;
+  if (tiles <= 2 * sms && !has_short_parts) cut.trigger = 8;
   // Where a kernel fills all places, the next one's blocks need a third.
   const int blocks = tiles * cut.parts;
   if (cut.parts > 1 && blocks > sms * 9 / 5 && blocks <= 2 * sms) cut.blocks_per_sm = 3;
   return cut;
 }
 
-// A tile of 128 rows reads half as much of x, and more parts cost longer exchanges.
+// More rows make each exchange longer.
 Cut cut_for_many_rows(const SkinnyGemmWeight& w) {
-  const int enough_blocks = num_sms() * 2 / 3;
   Cut cut;
-  cut.trigger = 4;
-  const bool is_small = num_tiles(w, 128) * 3 < enough_blocks;
-  if (num_tiles(w, 64) < enough_blocks && !is_small) cut.tile_rows = 128;
-  cut.parts = double_parts(w, num_tiles(w, cut.tile_rows), enough_blocks, cut.tile_rows == 64 ? 4 : 8);
+  cut.parts = double_parts(w, num_sms() * 9 / 10);
   return cut;
+}
+
+// Loads of W that a block has on their way at a time: no more than the memory's rate needs, see
+// skinny_gemm.cuh.
+int loads_in_flight(const SkinnyGemmWeight& w, int blocks, int parts) {
+  return blocks <= num_sms() && w.k >= kLongPart * parts ? 3 : 2;
 }
 
 void check_x(const SkinnyGemmWeight& w, const SkinnyGemmParams& p) {
@@ -136,18 +139,14 @@ void launch_skinny_gemm(const SkinnyGemmWeight& w, const SkinnyGemmParams& p, cu
 
   constexpr int kFewRows = 32;
   Cut cut = p.num_rows <= kFewRows || p.is_invariant ? cut_for_few_rows(w) : cut_for_many_rows(w);
+  if (p.num_rows > kFewRows) cut.blocks_per_sm = 2;  // a third would leave the rings too little
   const SkinnyGemmTuning& tuning = p.tuning;
   if (tuning.parts > 0) cut.parts = tuning.parts;
-  if (tuning.tile_rows > 0) cut.tile_rows = tuning.tile_rows;
   if (tuning.blocks_per_sm > 0) cut.blocks_per_sm = tuning.blocks_per_sm;
   if (tuning.trigger >= 0) cut.trigger = tuning.trigger;
-  if (cut.parts < 1 || cut.parts > 8 || (cut.parts & (cut.parts - 1)) != 0) {
-    refuse("tuning.parts", std::to_string(cut.parts), "1, 2, 4, 8");
+  if (cut.parts != 1 && cut.parts != 2 && cut.parts != 4) {
+    refuse("tuning.parts", std::to_string(cut.parts), "1, 2, 4");
   }
-  if (cut.tile_rows != 64 && cut.tile_rows != 128) {
-    refuse("tuning.tile_rows", std::to_string(cut.tile_rows), "64, 128");
-  }
-  if (cut.parts == 8 && cut.tile_rows == 64) refuse("tuning.parts with tiles of 64 rows", "8", "1, 2, 4");
   constexpr int kPadded[] = {8, 16, 24, 32, 48, kSkinnyGemmMaxRows};
   const int padded_rows = *std::lower_bound(std::begin(kPadded), std::end(kPadded), p.num_rows);
 
@@ -158,15 +157,13 @@ void launch_skinny_gemm(const SkinnyGemmWeight& w, const SkinnyGemmParams& p, cu
   args.x = make_tensor_map(w.dtype, p.x, x_rows, w.k, std::max(p.stride_x, w.k), gathers ? 1 : padded_rows);
   args.num_rows = p.num_rows;
   args.n_out = static_cast<int32_t>(n_out);
-  args.num_tiles = num_tiles(w, cut.tile_rows);
-  args.num_units = static_cast<int32_t>((w.k + kUnitColumns - 1) / kUnitColumns);
-  while (cut.parts > args.num_units) cut.parts /= 2;
-  args.parts_log2 = cut.parts == 8 ? 3 : cut.parts / 2;
+  args.num_tiles = num_tiles(w);
+  args.num_steps = static_cast<int32_t>((w.k + kStepColumns - 1) / kStepColumns);
+  while (cut.parts > args.num_steps) cut.parts /= 2;
+  args.parts_log2 = cut.parts / 2;
   args.trigger = cut.trigger;
-  args.prefetch = tuning.prefetch >= 0 ? tuning.prefetch : 0;  // measured: it gains nothing
   args.silu_mul = w.silu_mul;
-  const int wide = w.silu_mul ? 8 : 4;  // elements
-  args.is_wide = n_out % wide == 0 && p.stride_out % wide == 0 && is_aligned(p.out, wide * 2);
+  args.is_wide = n_out % 8 == 0 && p.stride_out % 8 == 0 && is_aligned(p.out, 16);
   args.rows = p.rows;
   args.bias = p.bias;
   args.out = p.out;
@@ -181,14 +178,15 @@ void launch_skinny_gemm(const SkinnyGemmWeight& w, const SkinnyGemmParams& p, cu
     blocks = std::min(blocks, tuning.num_blocks > 0 ? tuning.num_blocks : num_sms() * cut.blocks_per_sm);
   }
   args.is_dynamic = blocks < args.num_tiles;
+  args.in_flight = tuning.in_flight > 0 ? tuning.in_flight : loads_in_flight(w, blocks, cut.parts);
   config.grid = blocks;
   config.cluster = cut.parts;
   config.overlaps = p.overlaps;
   config.stream = stream;
   if (w.dtype == DType::kBFloat16) {
-    gemm::launch_kernel<__nv_bfloat16>(padded_rows, cut.tile_rows, config, args);
+    gemm::launch_kernel<__nv_bfloat16>(padded_rows, config, args);
   } else {
-    gemm::launch_kernel<__half>(padded_rows, cut.tile_rows, config, args);
+    gemm::launch_kernel<__half>(padded_rows, config, args);
   }
 }
 

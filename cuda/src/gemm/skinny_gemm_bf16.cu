@@ -3,7 +3,6 @@
 
 namespace quire::cuda::gemm {
 
-template void launch_kernel<__nv_bfloat16>(int padded_rows, int tile_rows, LaunchConfig config,
-                                           KernelArgs args);
+template void launch_kernel<__nv_bfloat16>(int padded_rows, LaunchConfig config, KernelArgs args);
 
 }  // namespace quire::cuda::gemm

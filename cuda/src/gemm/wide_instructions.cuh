@@ -96,21 +96,25 @@ __device__ inline void wait_products() {
       "+f"(c[i + 6]), "+f"(c[i + 7])
 #define QUIRE_FLOATS_32(c, i) \
   QUIRE_FLOATS_8(c, i), QUIRE_FLOATS_8(c, i + 8), QUIRE_FLOATS_8(c, i + 16), QUIRE_FLOATS_8(c, i + 24)
-#define QUIRE_FLOATS_112(c)                                                                     \
-  QUIRE_FLOATS_32(c, 0), QUIRE_FLOATS_32(c, 32), QUIRE_FLOATS_32(c, 64), QUIRE_FLOATS_8(c, 96), \
-      QUIRE_FLOATS_8(c, 104)
+#define QUIRE_FLOATS_48(c) QUIRE_FLOATS_32(c, 0), QUIRE_FLOATS_8(c, 32), QUIRE_FLOATS_8(c, 40)
+#define QUIRE_FLOATS_64(c) QUIRE_FLOATS_48(c), QUIRE_FLOATS_8(c, 48), QUIRE_FLOATS_8(c, 56)
+#define QUIRE_FLOATS_112(c) \
+  QUIRE_FLOATS_64(c), QUIRE_FLOATS_32(c, 64), QUIRE_FLOATS_8(c, 96), QUIRE_FLOATS_8(c, 104)
 #define QUIRE_FLOATS_128(c) QUIRE_FLOATS_112(c), QUIRE_FLOATS_8(c, 112), QUIRE_FLOATS_8(c, 120)
-#define QUIRE_NAMES_112                                                              \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, " \
-  "%18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, " \
-  "%34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
-  "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, " \
-  "%66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, " \
-  "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, " \
-  "%98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define QUIRE_NAMES_48                                                               \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"             \
+  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31" \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define QUIRE_NAMES_64 \
+  QUIRE_NAMES_48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define QUIRE_NAMES_112                                                                  \
+  QUIRE_NAMES_64                                                                         \
+      ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79" \
+      ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95" \
+      ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
 #define QUIRE_NAMES_128 \
   QUIRE_NAMES_112       \
-  ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+      ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 // r0 to r2: the names of the operands after the accumulators.
 #define QUIRE_WGMMA(n, type, registers, r0, r1, r2)                                                \
   asm volatile(                                                                                    \
@@ -125,23 +129,32 @@ __device__ inline void wait_products() {
       : QUIRE_FLOATS_##registers(acc)                                                              \
       : "l"(a), "l"(b), "r"(static_cast<int32_t>(adds)))
 
+#define QUIRE_WGMMA_OF_SIZE(type)                                                  \
+  if constexpr (kSize == 48) QUIRE_WGMMA(96, type, 48, "%48", "%49", "%50");       \
+  if constexpr (kSize == 64) QUIRE_WGMMA(128, type, 64, "%64", "%65", "%66");      \
+  if constexpr (kSize == 112) QUIRE_WGMMA(224, type, 112, "%112", "%113", "%114"); \
+  if constexpr (kSize == 128) QUIRE_WGMMA(256, type, 128, "%128", "%129", "%130");
+
 // acc[64 rows of a, 2 kSize rows of b] = a b^T over 16 elements of k, plus acc when `adds`. Operands and
 // accumulators lie as wgmma.cuh says.
 template <class T, int kSize>
 __device__ inline void multiply(float (&acc)[kSize], uint64_t a, uint64_t b, bool adds) {
-  static_assert(kSize == 112 || kSize == 128);
+  static_assert(kSize == 48 || kSize == 64 || kSize == 112 || kSize == 128);
   if constexpr (std::is_same_v<T, __half>) {
-    if constexpr (kSize == 128) QUIRE_WGMMA(256, "f16", 128, "%128", "%129", "%130");
-    if constexpr (kSize == 112) QUIRE_WGMMA(224, "f16", 112, "%112", "%113", "%114");
+    QUIRE_WGMMA_OF_SIZE("f16")
   } else {
-    if constexpr (kSize == 128) QUIRE_WGMMA(256, "bf16", 128, "%128", "%129", "%130");
-    if constexpr (kSize == 112) QUIRE_WGMMA(224, "bf16", 112, "%112", "%113", "%114");
+    QUIRE_WGMMA_OF_SIZE("bf16")
   }
 }
 
+#undef QUIRE_WGMMA_OF_SIZE
 #undef QUIRE_WGMMA
+#undef QUIRE_NAMES_48
+#undef QUIRE_NAMES_64
 #undef QUIRE_NAMES_112
 #undef QUIRE_NAMES_128
+#undef QUIRE_FLOATS_48
+#undef QUIRE_FLOATS_64
 #undef QUIRE_FLOATS_112
 #undef QUIRE_FLOATS_128
 #undef QUIRE_FLOATS_8

@@ -9,6 +9,8 @@
 // follows_layer, plan, block tables and all keys in front of the query tokens are read before the wait. That
 // is safe because this kernel lets its dependents start only after its own wait: whatever runs after the
 // first layer's attention runs after the end of all that was in front of that, and so of the plan.
+// Behind the kernel of this layer's prompts it waits for nothing: that lets this one start only after its own
+// wait, and has nothing that this one reads. Its end is waited for at this kernel's end.
 //
 // Shared memory: ring [warp][stage][keys, values][16], then the exchange.
 #pragma once
@@ -33,6 +35,13 @@ struct DecodeShape : DecodeTypes<T, KV, kHeadDim * kFold> {
   static constexpr int kRingBytes = kStages * Types::kStageBytes;  // of a warp
   static constexpr int kSharedBytes = kWarps * kRingBytes + Exchange<kHeadDim>::kBytes;
   static_assert(kStages >= 2);
+  // Steps that copies are ahead: what the ring holds, for a short run. In a long one less suffices for the
+  // memory's rate, blocks' shares of it are more equal, and the kernels around this one get theirs.
+  // Measured for these types alone.
+  static constexpr int kMostAhead = kStages - 1;
+  static constexpr int kLongRun = 20;  // steps
+  static constexpr bool kSparesLongRuns = kHeadDim == 128 && !Types::kIsFloat8;
+  static constexpr int kLongAhead = kSparesLongRuns ? 1 : kMostAhead;
 };
 
 // A place in a worker's run of chunks.
@@ -168,7 +177,10 @@ __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
   const int warp = threadIdx.x / 32;
   float* const exchange = reinterpret_cast<float*>(shared + kWarps * Shape::kRingBytes);
 
-  if (!a.p.follows_layer) wait_for_dependencies();
+  const bool waits_first = !a.p.follows_layer && !a.follows_prefill;
+  const bool waits_last = a.follows_prefill;
+  if (waits_first) wait_for_dependencies();
+  if (waits_last) __threadfence();  // what the SM's cache has of these arrays may be of a kernel before
   const Line line = load_32_bytes(a.work.line);
   const int32_t first_tile = __ldcg(a.work.first_tile + blockIdx.x);
   Cursor at;
@@ -177,10 +189,13 @@ __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
   at.line = blockIdx.x * line.per_worker;
   at.line_end = min(at.line + line.per_worker, line.num_chunks);
   if (at.line >= at.line_end) {
-    if (a.p.follows_layer) wait_for_dependencies();
+    if (!waits_first) wait_for_dependencies();
     return;
   }
 
+  // Beside prompts, decode has fewer SMs.
+  const bool is_long = line.per_worker * line.chunk_units >= Shape::kLongRun && !a.follows_prefill;
+  const int num_ahead = is_long ? Shape::kLongAhead : Shape::kMostAhead;
   const auto tile_in_memory = [&](int32_t i) { return load_32_bytes(a.work.tiles + i); };
   Loader<Shape> loader;
   loader.at = at;
@@ -191,9 +206,9 @@ __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
   const bool is_copier = threadIdx.x < Shape::kTileCache && first_tile + threadIdx.x < line.num_tiles;
   Tile cached;
   if (is_copier) cached = tile_in_memory(first_tile + threadIdx.x);
-  bool has_waited = !a.p.follows_layer;
+  bool has_waited = waits_first || waits_last;
 #pragma unroll 1  // a short way to the first key through cold instruction caches
-  for (int i = 0; i < Shape::kStages - 1; ++i) {
+  for (int i = 0; i < num_ahead; ++i) {
     if (!has_waited && !loader.is_old()) {
       wait_for_dependencies();
       has_waited = true;
@@ -216,7 +231,11 @@ __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
     float acc[kWidth / 16][kTiles][4] = {};
     DecodeSoftmax<kTiles> softmax;
     for (; at.unit < at.unit_end; ++at.unit) {
-      wait_copies<Shape::kStages - 2>();
+      if (is_long) {
+        wait_copies<Shape::kLongAhead - 1>();
+      } else {
+        wait_copies<Shape::kMostAhead - 1>();
+      }
       __syncwarp();  // all lanes' copies of this stage are there, and all have read the stage before it
       loader.step(a, line, tile_at_hand);
       float scores[kTiles][4] = {};
@@ -252,6 +271,7 @@ __global__ void __launch_bounds__(kBlockThreads, decode_blocks_per_sm(kHeadDim))
     }
   }
   if (num_cut > 0) count_and_merge<T, kHeadDim>(a, cut, num_cut, line.balanced);
+  if (waits_last) wait_for_dependencies();
 }
 
 template <class T, class KV, int kHeadDim, int kFold>

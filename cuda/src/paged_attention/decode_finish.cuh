@@ -37,13 +37,21 @@ __device__ inline void add_scaled(float4& sum, float weight, float4 x) {
   sum.w = fmaf(weight, x.w, sum.w);
 }
 
-// kSlice columns of 8 rows of every warp are exchanged at a time.
+// Rounds the product too.
+__device__ inline void add_product(float4& sum, float weight, float4 x) {
+  sum.x = __fadd_rn(sum.x, __fmul_rn(weight, x.x));
+  sum.y = __fadd_rn(sum.y, __fmul_rn(weight, x.y));
+  sum.z = __fadd_rn(sum.z, __fmul_rn(weight, x.z));
+  sum.w = __fadd_rn(sum.w, __fmul_rn(weight, x.w));
+}
+
+// Of every warp, kRows rows are exchanged at a time.
 template <int kHeadDim>
 struct Exchange {
-  static constexpr int kSlice = kHeadDim % 64 == 0 ? 64 : 48;
-  static constexpr int kStride = kSlice + 4;  // floats: rows 2t of 4 lanes, and 8 columns, in distinct banks
-  static constexpr int kBytes = kWarps * 8 * kStride * 4 + kWarps * kDecodeRows * 8;
-  static_assert(kHeadDim % kSlice == 0 && kStride % 32 * 2 % 32 == 8);
+  static constexpr int kRows = kHeadDim == 64 ? 8 : kHeadDim <= 128 ? 4 : 2;
+  static constexpr int kStride = kHeadDim + 4;  // floats: rows 2t, and 8 columns, in distinct banks
+  static constexpr int kBytes = kWarps * kRows * kStride * 4 + kWarps * kDecodeRows * 8;
+  static_assert(kRows * kHeadDim / 4 <= kBlockThreads && kStride % 32 * 2 % 32 == 8);
 };
 
 // Adds up the warps' shares of a piece and writes the rows to the output, or to the piece's slot. Of the
@@ -53,61 +61,56 @@ __device__ void finish_piece(const KernelArgs& a, const Tile& tile, int32_t kv_h
                              DecodeSoftmax<kTiles>& softmax,
                              const float (&acc)[kHeadDim * kFold / 16][kTiles][4], float* exchange) {
   using E = Exchange<kHeadDim>;
-  float2* const states = reinterpret_cast<float2*>(exchange + kWarps * 8 * E::kStride);  // [warp][row]
+  constexpr int kColumns = kHeadDim / 4;                                                        // of 16 bytes
+  float2* const states = reinterpret_cast<float2*>(exchange + kWarps * E::kRows * E::kStride);  // [warp][row]
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, t = lane % 4;
   softmax.finish();
 #pragma unroll
   for (int m = 0; m < kTiles; ++m) {
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      if (lane < 4) {
-        states[warp * kDecodeRows + 8 * m + 2 * t + j] = make_float2(softmax.max[m][j], softmax.sum[m][j]);
-      }
-    }
-  }
-  __syncthreads();  // states of all warps
-  const auto max_of_row = [&](int row) {
-    float max = states[row].x;
-    for (int w = 1; w < kWarps; ++w) max = fmaxf(max, states[w * kDecodeRows + row].x);
-    return max;
-  };
+    for (int first = 8 * m; first < 8 * m + 8; first += E::kRows) {
+      if (first >= tile.num_rows) return;
+      __syncthreads();                 // what was exchanged last is read
+      const int mine = 8 * m + 2 * t;  // and the row behind it
+      if (mine >= first && mine < first + E::kRows) {
+        float* const to = exchange + (warp * E::kRows + mine - first) * E::kStride;
 #pragma unroll
-  for (int m = 0; m < kTiles; ++m) {
-    if (8 * m >= tile.num_rows) break;
-    float weight[2];
+        for (int j = 0; j < 2; ++j) {
+          const int head = kFold == 1 ? 0 : (mine + j) % a.group / (a.group / kFold);
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      const float max = max_of_row(8 * m + 2 * t + j);
-      weight[j] = exp2_fast(softmax.max[m][j] - (max == kMinusInf ? 0.0f : max));
-    }
+          for (int n = 0; n < kHeadDim * kFold / 16; ++n) {
+            if (n / (kHeadDim / 16) != head) continue;
 #pragma unroll
-    for (int slice = 0; slice < kHeadDim * kFold / E::kSlice; ++slice) {
-      float* const mine = exchange + (warp * 8 + 2 * t) * E::kStride;
-#pragma unroll
-      for (int n = 0; n < E::kSlice / 16; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          mine[i % 2 * E::kStride + dimension_of<Types>(n, i / 2)] =
-              acc[slice * (E::kSlice / 16) + n][m][i] * weight[i % 2];
+            for (int h = 0; h < 2; ++h) {
+              to[j * E::kStride + dimension_of<Types>(n % (kHeadDim / 16), h)] = acc[n][m][2 * h + j];
+            }
+          }
+          if (lane < 4) {
+            states[warp * kDecodeRows + mine + j] = make_float2(softmax.max[m][j], softmax.sum[m][j]);
+          }
         }
       }
-      __syncthreads();  // the slice of all warps
-      const int in_row = threadIdx.x / (E::kSlice / 4), in_column = threadIdx.x % (E::kSlice / 4) * 4;
-      const int row = 8 * m + in_row;
-      static_assert(8 * (E::kSlice / 4) <= kBlockThreads);
-      const bool is_own = row % a.group / (a.group / kFold) == slice * E::kSlice / kHeadDim;
-      if (in_row < 8 && row < tile.num_rows && is_own) {
+      __syncthreads();  // the rows of all warps
+      const int in_row = threadIdx.x / kColumns, column = threadIdx.x % kColumns * 4;
+      const int row = first + in_row;
+      if (in_row < E::kRows && row < tile.num_rows) {
+        float2 state[kWarps];
+        float max = kMinusInf, sum = 0;
         float4 x = make_float4(0, 0, 0, 0);
-        float sum = 0;
-        const float max = max_of_row(row);
-        const float shift = max == kMinusInf ? 0.0f : max;
+#pragma unroll
         for (int w = 0; w < kWarps; ++w) {
-          add_scaled(x, 1.0f,
-                     *reinterpret_cast<const float4*>(exchange + (w * 8 + in_row) * E::kStride + in_column));
-          const float2 one = states[w * kDecodeRows + row];
-          sum = fmaf(exp2_fast(one.x - shift), one.y, sum);
+          state[w] = states[w * kDecodeRows + row];
+          max = fmaxf(max, state[w].x);
         }
-        const int column = slice * E::kSlice % kHeadDim + in_column;
+        const float shift = max == kMinusInf ? 0.0f : max;
+#pragma unroll
+        for (int w = 0; w < kWarps; ++w) {
+          const float weight = exp2_fast(state[w].x - shift);
+          sum = fmaf(weight, state[w].y, sum);
+          add_product(
+              x, weight,
+              *reinterpret_cast<const float4*>(exchange + (w * E::kRows + in_row) * E::kStride + column));
+        }
         if (slots.num_pieces == 1) {
           store_out(out_row<T>(a, tile.first_token, kv_head, row, kHeadDim) + column, x, a.value_scale / sum);
         } else {
@@ -116,7 +119,6 @@ __device__ void finish_piece(const KernelArgs& a, const Tile& tile, int32_t kv_h
           if (column == 0) reinterpret_cast<float2*>(a.work.partial_state)[to] = make_float2(max, sum);
         }
       }
-      __syncthreads();  // the exchange and the states are read: they may be written again
     }
   }
 }

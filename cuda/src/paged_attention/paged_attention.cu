@@ -15,17 +15,7 @@ namespace {
 using namespace attention;
 
 template <class T, class KV, int kHeadDim>
-void launch_both(const KernelArgs& decode, const KernelArgs& prefill, bool has_prefill, cudaStream_t stream) {
-  if constexpr (kHeadDim == 64) {
-    if (folded_heads(prefill.p.config) == 2) {
-      launch_decode<T, KV, kHeadDim, 2>(decode, stream);
-    } else {
-      launch_decode<T, KV, kHeadDim, 1>(decode, stream);
-    }
-  } else {
-    launch_decode<T, KV, kHeadDim, 1>(decode, stream);
-  }
-  if (!has_prefill) return;
+void launch_prompts(const KernelArgs& prefill, cudaStream_t stream) {
   if constexpr (has_wgmma(kHeadDim) && std::is_same_v<T, KV>) {
     const PagedAttentionParams& p = prefill.p;
     if (p.config.window == 0 && p.soft_cap == 0 && p.v_scale == 1) {
@@ -34,12 +24,23 @@ void launch_both(const KernelArgs& decode, const KernelArgs& prefill, bool has_p
     }
   }
   KernelArgs args = prefill;
-  // Blocks take pieces from a counter, however many there are.
-  if constexpr (has_wgmma(kHeadDim)) args.work.num_workers *= blocks_per_sm(kHeadDim);
+  args.work.num_workers *= blocks_per_sm(kHeadDim);
   launch_prefill<T, KV, kHeadDim>(args, stream);
 }
 
-using Launch = void (*)(const KernelArgs&, const KernelArgs&, bool, cudaStream_t);
+template <class T, class KV, int kHeadDim>
+void launch_both(const KernelArgs& decode, const KernelArgs& prefill, cudaStream_t stream) {
+  if (decode.follows_prefill) launch_prompts<T, KV, kHeadDim>(prefill, stream);
+  if constexpr (kHeadDim == 64) {
+    if (folded_heads(prefill.p.config) == 2) {
+      launch_decode<T, KV, kHeadDim, 2>(decode, stream);
+      return;
+    }
+  }
+  launch_decode<T, KV, kHeadDim, 1>(decode, stream);
+}
+
+using Launch = void (*)(const KernelArgs&, const KernelArgs&, cudaStream_t);
 
 template <class T, class KV>
 Launch launch_for_head_dim(int32_t head_dim) {
@@ -126,8 +127,8 @@ void launch_paged_attention(const PagedAttentionParams& params, cudaStream_t str
   decode.group *= fold;
   decode.p.config.num_kv_heads /= fold;
   prefill.work = workspace.prefill;
-  const bool has_prefill = params.max_query_len * decode.group > kDecodeRows;
-  launch_for(params.dtype, params.kv_dtype, c.head_dim)(decode, prefill, has_prefill, stream);
+  decode.follows_prefill = params.max_query_len * decode.group > kDecodeRows;
+  launch_for(params.dtype, params.kv_dtype, c.head_dim)(decode, prefill, stream);
 }
 
 }  // namespace quire::cuda

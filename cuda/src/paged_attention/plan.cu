@@ -16,6 +16,11 @@ constexpr int kFewThreads = 320;  // for as many requests: fewer warps to add up
 constexpr int kMinPrefillChunkUnits = 4;
 constexpr int kPrefillTileUnits = 2;  // that prefill_wgmma_kernel takes at a time
 constexpr int kUncut = 1 << 30;       // units per chunk: every item is one piece
+// Decode reads as fast as memory gives from this share of the SMs on (docs/kernels/paged_attention.md).
+constexpr float kReadingShare = 0.55f;
+
+// SM time of a prompt's unit, in that of a unit of decode while all SMs read.
+__device__ constexpr float prompt_cost(int32_t head_dim) { return head_dim < 128 ? 1.2f : 0.9f; }
 
 template <class T>
 __host__ __device__ constexpr T ceil_div(T a, T b) {
@@ -80,7 +85,7 @@ __device__ int32_t num_units(int32_t num_keys, int32_t first_position, int32_t w
 // Prompts: gives the tiles their places on the line, and in the slots those whose items are cut. Returns the
 // number of slots that this takes.
 __device__ int32_t place_tiles(const Work& work, int32_t num_tiles, const PagedAttentionConfig& c,
-                               int32_t chunk_units) {
+                               int32_t chunk_units, int32_t num_sms) {
   int32_t line = 0, slots = 0;
   for (int32_t begin = 0; begin < num_tiles; begin += num_threads()) {
     const int32_t i = begin + static_cast<int32_t>(threadIdx.x);
@@ -102,7 +107,7 @@ __device__ int32_t place_tiles(const Work& work, int32_t num_tiles, const PagedA
     slots += slot_total;
   }
   if (threadIdx.x == 0) {
-    *work.line = Line{num_tiles, line, chunk_units, ceil_div(line, work.num_workers), 0, 0, 0, 0};
+    *work.line = Line{num_tiles, line, chunk_units, 0, 0, 0, 0, num_sms};
   }
   return slots;
 }
@@ -119,6 +124,17 @@ __device__ int32_t tile_of_chunk(const Tile* tiles, int32_t num_tiles, int32_t c
     }
   }
   return low;
+}
+
+// How many SMs prompts get, so that they end when decode does on the others. Units: 64 keys of an item.
+__device__ int32_t sms_of_prompts(const PagedAttentionConfig& c, int32_t decode_units, int32_t prompt_units) {
+  if (prompt_units == 0 || decode_units == 0) return prompt_units == 0 ? 0 : c.num_sms;
+  const float prompts = static_cast<float>(prompt_units) * prompt_cost(c.head_dim);
+  const float decode = static_cast<float>(decode_units);
+  const bool is_hidden = prompts < decode * (1 - kReadingShare);  // by SMs that decode does not miss
+  const float share = prompts / (is_hidden ? decode : prompts + decode * kReadingShare);
+  const auto num_sms = static_cast<int32_t>(ceilf(share * static_cast<float>(c.num_sms)));
+  return max(1, min(num_sms, c.num_sms - 1));
 }
 
 struct Request {
@@ -205,7 +221,11 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     if (!fits) chunk_units *= 2;
   }
   const int32_t num_decode = sums.decode_tiles;
-  const int32_t per_worker = ceil_div(sums.decode_chunks, ws.decode.num_workers);
+  int32_t prefill_units = 0;
+  if (sums.prefill_tiles > 0) scan(my_prefill_units, &prefill_units);
+  const int32_t prefill_sms = sms_of_prompts(c, sums.decode_chunks * chunk_units * fold, prefill_units);
+  const int32_t decode_sms = max(c.num_sms - prefill_sms, 1);
+  const int32_t per_worker = ceil_div(sums.decode_chunks, decode_sms * decode_blocks_per_sm(c.head_dim));
   if (threadIdx.x == 0) {
     *ws.decode.line =
         Line{num_decode, sums.decode_chunks, chunk_units, per_worker, balanced ? 1 : 0, 0, 0, 0};
@@ -219,15 +239,12 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   }
 
   if (sums.prefill_tiles == 0 || !balanced) {
-    place_tiles(ws.prefill, sums.prefill_tiles, c, kUncut);
+    place_tiles(ws.prefill, sums.prefill_tiles, c, kUncut, prefill_sms);
     return;
   }
-  int32_t prefill_units;
-  scan(my_prefill_units, &prefill_units);
-  const int32_t fair =
-      ceil_div(prefill_units, ws.prefill.num_workers * kPrefillTileUnits) * kPrefillTileUnits;
+  const int32_t fair = ceil_div(prefill_units, prefill_sms * kPrefillTileUnits) * kPrefillTileUnits;
   int32_t prefill_chunk = max(fair, kMinPrefillChunkUnits);
-  while (place_tiles(ws.prefill, sums.prefill_tiles, c, prefill_chunk) > ws.prefill.num_slots) {
+  while (place_tiles(ws.prefill, sums.prefill_tiles, c, prefill_chunk, prefill_sms) > ws.prefill.num_slots) {
     prefill_chunk *= 2;
   }
 }

@@ -16,6 +16,9 @@
 //             With a fixed split each chunk is a piece.
 //   prefill:  each chunk is a piece; workers take the next one from a counter, longest items first
 //
+// Where a step has both, both run at once, prompts on as many SMs as the plan says and decode on the others:
+// what bounds the one, arithmetic, is not what bounds the other, memory.
+//
 // A piece that is not its whole item leaves (O, max, sum) in a slot of the workspace; the worker that
 // finishes an item's last missing piece adds the slots up in the order of their keys.
 #pragma once
@@ -71,7 +74,7 @@ struct alignas(16) Line {
   int32_t balanced;     // decode: pieces are runs of chunks
   int32_t next;         // prefill: first piece that no worker has taken
   int32_t num_done;     // prefill: workers that found no more pieces
-  int32_t unused;
+  int32_t num_sms;      // prefill: that run it
 };
 static_assert(sizeof(Line) == 32);
 

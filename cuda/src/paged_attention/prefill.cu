@@ -116,6 +116,9 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefil
       Shape::kHalfStageBytes + (lane / 8 % 2 * 8 + lane % 8) * kRowBytes<kHeadDim> + lane / 16 * 16;
 
   wait_for_dependencies();
+  // As in prefill_wgmma_kernel: blocks that the plan gives to decode leave, then that kernel may start.
+  const int32_t num_workers = __ldcg(&a.work.line->num_sms) * blocks_per_sm(kHeadDim);
+  if (static_cast<int32_t>(blockIdx.x) >= num_workers) return;
   launch_dependents();
   const int32_t window = a.p.config.window;
   const float scale_log2 = a.p.soft_cap > 0 ? 1.0f : a.scale_log2;
@@ -185,7 +188,7 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefil
         load_unit(unit + 1);
       } else if (threadIdx.x == 0) {
         // Asked for during the last step, not before: who asks early takes work from those who end early.
-        next_piece = gridDim.x + atomicAdd(&a.work.line->next, 1);
+        next_piece = num_workers + atomicAdd(&a.work.line->next, 1);
       }
       commit_copies();
       if constexpr (kIsFloat8) __syncthreads();  // the keys and values of all warps are converted
@@ -264,7 +267,7 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefil
     __syncthreads();  // next_piece may be written again
   }
   // The last worker to leave winds the counter back for the next layer.
-  if (threadIdx.x == 0 && atomicAdd(&a.work.line->num_done, 1) == static_cast<int32_t>(gridDim.x) - 1) {
+  if (threadIdx.x == 0 && atomicAdd(&a.work.line->num_done, 1) == num_workers - 1) {
     a.work.line->next = 0;
     a.work.line->num_done = 0;
   }

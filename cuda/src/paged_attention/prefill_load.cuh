@@ -81,7 +81,8 @@ __device__ inline int32_t first_key_of_last_tile(const Piece& piece) {
 
 // Warp 0: pieces and keys.
 template <int kHeadDim>
-__device__ inline void produce_keys(const KernelArgs& a, const CUtensorMap* map, const Shared& shared) {
+__device__ inline void produce_keys(const KernelArgs& a, const CUtensorMap* map, const Shared& shared,
+                                    int32_t num_workers) {
   using S = Shape<kHeadDim>;
   const int lane = threadIdx.x % 32;
   const Line line = *a.work.line;
@@ -105,7 +106,7 @@ __device__ inline void produce_keys(const KernelArgs& a, const CUtensorMap* map,
       const int32_t next_slot = first_key > piece.first_key ? tiles.slot_of(piece, first_key - S::kKeys) : 0;
       wait_barrier(QUIRE_BARRIER(keys_empty, at.stage), at.parity ^ 1);
       // Asked for at the last tile, not before: who asks early takes work from those who end early.
-      if (first_key == piece.first_key && lane == 0) index = gridDim.x + atomicAdd(&a.work.line->next, 1);
+      if (first_key == piece.first_key && lane == 0) index = num_workers + atomicAdd(&a.work.line->next, 1);
       tiles.copy(shared.base + S::kKeysAt + at.stage * S::kStageBytes, QUIRE_BARRIER(keys_full, at.stage),
                  piece, first_key, slot);
       at.advance();
@@ -115,7 +116,7 @@ __device__ inline void produce_keys(const KernelArgs& a, const CUtensorMap* map,
     piece = find_piece(a, line, index);
   }
   // The last worker to leave winds the counter back for the next layer.
-  if (lane == 0 && atomicAdd(&a.work.line->num_done, 1) == static_cast<int32_t>(gridDim.x) - 1) {
+  if (lane == 0 && atomicAdd(&a.work.line->num_done, 1) == num_workers - 1) {
     a.work.line->next = 0;
     a.work.line->num_done = 0;
   }

@@ -1,6 +1,7 @@
 // Attention of requests with many query tokens on Hopper's own units: wgmma, fed by the copy engine.
 //
-// Grid: plan's workers, one block per SM. Block: a warpgroup that loads and two that compute, 64 rows each.
+// Grid: one block per SM; those that the plan gives to decode leave at once, and only then may the kernel of
+// decode start, beside this one. Block: a warpgroup that loads and two that compute, 64 rows each.
 // Warp 0 takes pieces from the line's counter, hands them to the others through a ring, and copies keys, one
 // box for each cache block; warp 1 copies values, warps 2 and 3 the query. The computing warpgroups take
 // turns at the tensor cores: the products of one run under the softmax of the other, and within one the
@@ -178,7 +179,6 @@ __global__ void __launch_bounds__(kThreads, 1)
                          const __grid_constant__ KernelArgs a) {
   using S = Shape<kHeadDim>;
   extern __shared__ unsigned char dynamic[];
-  launch_dependents();
   const uint32_t start = shared_address(dynamic);
   const uint32_t base = (start + 1023) / 1024 * 1024;
   unsigned char* const aligned = dynamic + (base - start);
@@ -203,10 +203,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   wait_for_dependencies();
+  const int32_t num_workers = __ldcg(&a.work.line->num_sms);
+  if (static_cast<int32_t>(blockIdx.x) >= num_workers) return;
+  launch_dependents();
   if (threadIdx.x < kGroupThreads) {
     shrink_registers<56>();
     if (threadIdx.x < 32) {
-      produce_keys<kHeadDim>(a, &key_map, shared);
+      produce_keys<kHeadDim>(a, &key_map, shared, num_workers);
     } else if (threadIdx.x < 64) {
       produce_values<kHeadDim>(a, &value_map, shared);
     } else {

@@ -19,11 +19,12 @@ struct KernelArgs {
   PagedAttentionParams p;
   Work work;
   int32_t group;
-  int32_t block_shift;  // log2(block_size)
-  float scale_log2;     // softmax_scale * k_scale * log2(e): products times this are base-2 scores
-  float cap_scale;      // soft_cap given: products times this are 2 * score / soft_cap, in base 2
-  float cap_log2;       // soft_cap * log2(e)
-  float value_scale;    // v_scale
+  int32_t block_shift;   // log2(block_size)
+  float scale_log2;      // softmax_scale * k_scale * log2(e): products times this are base-2 scores
+  float cap_scale;       // soft_cap given: products times this are 2 * score / soft_cap, in base 2
+  float cap_log2;        // soft_cap * log2(e)
+  float value_scale;     // v_scale
+  bool follows_prefill;  // decode: the kernel in front is that of this layer's prompts
 };
 
 // A product of query and key as a score in base 2.

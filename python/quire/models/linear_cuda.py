@@ -12,6 +12,12 @@ from quire import ops_cuda as ops
 # models, and it overlaps with the kernels around it (docs/kernels/skinny_gemm.md). With more, the GEMM for
 # many is faster than cuBLAS and a kernel for SiLU * mul (docs/kernels/gate_up_gemm.md).
 _FASTER_ROWS = 64
+# From there to so many rows, and for so many columns of out, the GEMM that cuts k (docs/kernels/split_gemm.md).
+_SPLIT_ROWS = 256
+_SPLIT_COLUMNS = 8192
+# With more rows, cuBLAS adds to the residual for less than the norm behind it takes to read and write one
+# array more each (docs/kernels/step.md).
+_NORM_ADDS_ROWS = 256
 
 
 class CudaLinear:
@@ -39,6 +45,8 @@ class CudaLinear:
         """Once the weights are there, at their final place."""
         self._transposed = self.weight.t()
         self._plain = ops.SkinnyWeight(self.weight, is_invariant=self._is_invariant)
+        takes = ops.WideWeight.takes(self.weight) and self.weight.size(0) <= _SPLIT_COLUMNS
+        self._split = ops.WideWeight(self.weight) if takes else None
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """x: ``[num_rows, in_size]``; out: ``[num_rows, out_size]``."""
@@ -47,10 +55,24 @@ class CudaLinear:
                 self._plain(rows, self.bias, to)
         elif x.size(0) <= _FASTER_ROWS:
             self._plain(x, self.bias, out)
+        elif self._split is not None and x.size(0) <= _SPLIT_ROWS:
+            self._split.split(x, self.bias, out)
         elif self.bias is None:
             torch.mm(x, self._transposed, out=out)
         else:
             torch.addmm(self.bias, x, self._transposed, out=out)
+
+    def add_to(self, x: Tensor, residual: Tensor, added: Tensor) -> Tensor | None:
+        """residual += y, rounded once; or, where that is no gain, only y into `added`, which is returned for
+        the norm that follows to add.
+
+        x: ``[num_rows, in_size]``; residual, added: ``[num_rows, out_size]``.
+        """
+        if self._is_invariant or x.size(0) <= _NORM_ADDS_ROWS or self.bias is not None:
+            self(x, added)
+            return added
+        torch.addmm(residual, x, self._transposed, out=residual)
+        return None
 
 
 class CudaGateUp(CudaLinear):

@@ -119,9 +119,16 @@ class CudaLlama(LlamaWeights[CudaLinear, CudaGateUp]):
         mlp: Tensor,
     ) -> None:
         """What lies behind a layer's attention, and the norm that follows, into `hidden`."""
-        eps = self.config.rms_norm_eps
-        layer.o(attended, out=added)
-        ops.rms_norm(added, layer.mlp_norm, eps, residual=residual, out=hidden)
+        rest = layer.o.add_to(attended, residual, added)
+        self._norm(rest, layer.mlp_norm, residual, out=hidden)
         layer.gate_up.silu_mul(hidden, gate_up, out=mlp)
-        layer.down(mlp, out=added)
-        ops.rms_norm(added, next_norm, eps, residual=residual, out=hidden)
+        rest = layer.down.add_to(mlp, residual, added)
+        self._norm(rest, next_norm, residual, out=hidden)
+
+    def _norm(self, rest: Tensor | None, weight: Tensor, residual: Tensor, out: Tensor) -> None:
+        """residual += rest, where there is some, and the norm of that."""
+        eps = self.config.rms_norm_eps
+        if rest is None:
+            ops.rms_norm(residual, weight, eps, residual=None, out=out)
+        else:
+            ops.rms_norm(rest, weight, eps, residual=residual, out=out)

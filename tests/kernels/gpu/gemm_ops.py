@@ -1,4 +1,4 @@
-"""The GEMMs for few and for many rows on torch tensors, as the tests and the benchmarks call them: on the
+"""The GEMMs for few, for some and for many rows on torch tensors, as the tests and the benchmarks call them: on the
 current stream."""
 
 from __future__ import annotations
@@ -84,6 +84,37 @@ def wide_gemm(
         out = torch.empty((x.size(0), weight.num_out), dtype=x.dtype, device=x.device)
     more = {} if tuning is None else {"tuning": tuning}
     _cuda.wide_gemm(
+        weight.handle,
+        x.size(0),
+        x.data_ptr(),
+        x.stride(0),
+        0 if bias is None else bias.data_ptr(),
+        out.data_ptr(),
+        out.stride(0),
+        _stream(),
+        overlaps=overlaps,
+        **more,
+    )
+    return out
+
+
+def split_tuning(**settings: int) -> Any:
+    return _cuda.SplitGemmTuning(**settings)
+
+
+def split_gemm(
+    x: Tensor,
+    weight: WideWeight,
+    *,
+    bias: Tensor | None = None,
+    out: Tensor | None = None,
+    overlaps: bool = True,
+    tuning: Any = None,
+) -> Tensor:
+    if out is None:
+        out = torch.empty((x.size(0), weight.num_out), dtype=x.dtype, device=x.device)
+    more = {} if tuning is None else {"tuning": tuning}
+    _cuda.split_gemm(
         weight.handle,
         x.size(0),
         x.data_ptr(),

@@ -257,6 +257,22 @@ def test_repeats_are_equal_bit_for_bit(head_dim: int, num_sms: int) -> None:
     assert torch.equal(first, case.run())
 
 
+@pytest.mark.parametrize("split_keys", [0, 256])
+@pytest.mark.parametrize("head_dim", [64, 128, 256])
+def test_not_a_number_stays_in_its_request(head_dim: int, split_keys: int) -> None:
+    """Its pieces are written and waited for as any other's, and leave nothing behind."""
+    case = make_case([(1, 300), (1, 20000), (1, 500), (2, 3000)], head_dim=head_dim, split_keys=split_keys)
+    case.plan()
+    expected, query = case.run(), case.query.clone()
+    for number in (torch.nan, torch.inf):
+        case.query[1] = number
+        out = case.run()
+        assert out[1].isnan().all()
+        assert torch.equal(out[[0, 2, 3, 4]], expected[[0, 2, 3, 4]])
+        case.query.copy_(query)
+        assert torch.equal(case.run(), expected)
+
+
 def test_a_captured_graph_serves_other_batches() -> None:
     case = make_case(RAGGED, padded_reqs=0)
     other = make_case(RAGGED[::-1], padded_reqs=0, seed=1)

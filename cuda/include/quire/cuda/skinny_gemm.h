@@ -42,12 +42,11 @@ SkinnyGemmWeight make_skinny_gemm_weight(const void* w, int64_t n, int64_t k, DT
 
 // How the work is cut; 0 or -1: chosen. For measurements.
 struct SkinnyGemmTuning {
-  int32_t parts = 0;          // of k, each of a block: 1, 2, 4, 8. Changes rounding
-  int32_t tile_rows = 0;      // of W: 64 or 128
+  int32_t parts = 0;          // of k, each of a block: 1, 2, 4. Changes rounding
   int32_t num_blocks = 0;     // at most, where k is not cut
-  int32_t blocks_per_sm = 0;  // that find room for their rings: 2 to 4
+  int32_t blocks_per_sm = 0;  // that find room for their rings: 2 or 3
   int32_t trigger = -1;       // 16 KB loads left to multiply when the next kernel's blocks may come
-  int32_t prefetch = -1;      // 16 KB loads that go into L2 behind the ring, at the start; at most a ring
+  int32_t in_flight = 0;      // 16 KB loads that a block has on their way at a time
 };
 
 // Rounding of silu_mul: gate and up to the type, silu to the type, the product to the type; as

@@ -1,0 +1,115 @@
+#include <algorithm>
+
+#include "common/dispatch.h"
+#include "common/launch.h"
+#include "quire/cuda/split_gemm.h"
+#include "split_kernel.h"
+#include "tensor_map.h"
+
+namespace quire::cuda {
+namespace {
+
+using gemm::make_tensor_map;
+using gemm::split::KernelArgs;
+using gemm::split::kGroupColumns;
+using gemm::split::kMaxParts;
+using gemm::split::kSmallTileRows;
+using gemm::split::kTileRows;
+
+int num_sms() {
+  static const int count = [] {
+    int device = 0, sms = 0;
+    check(cudaGetDevice(&device), "cudaGetDevice");
+    check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+    return sms;
+  }();
+  return count;
+}
+
+int32_t ceil_div(int64_t a, int64_t b) { return static_cast<int32_t>((a + b - 1) / b); }
+
+struct Cut {
+  int32_t rows, columns, parts;
+};
+
+// One round, of the fewest columns, in two parts of k where there is room. All of it is measured: the fastest
+// of what was tried for the shapes of 8B and 1B models (docs/kernels/split_gemm.md).
+Cut choose_cut(int64_t n, int64_t k, const SplitGemmParams& p) {
+  constexpr int64_t kLong = 8192;  // k of which larger tiles pay for their exchange
+  const bool is_small = ceil_div(p.num_rows, kSmallTileRows) == ceil_div(p.num_rows, kTileRows);
+  Cut cut{is_small ? kSmallTileRows : kTileRows, 2 * kGroupColumns, 1};
+  if (p.tuning.rows > 0) cut.rows = p.tuning.rows;
+  const int32_t row_tiles = ceil_div(p.num_rows, cut.rows);
+  const auto fits = [&](int32_t columns, int32_t parts) {
+    return ceil_div(n, columns) * row_tiles * parts <= num_sms();
+  };
+  if (fits(kGroupColumns, 2)) {
+    cut.columns = kGroupColumns;
+    cut.parts = 2;
+  } else if (fits(2 * kGroupColumns, 2) && is_small && k >= kLong) {
+    cut.parts = 2;
+  } else if (fits(kGroupColumns, 1)) {
+    cut.columns = kGroupColumns;
+  }
+  if (p.tuning.columns > 0) cut.columns = p.tuning.columns;
+  if (p.tuning.parts > 0) cut.parts = p.tuning.parts;
+  cut.parts = std::min(cut.parts, ceil_div(k, gemm::kBoxColumns));
+  return cut;
+}
+
+}  // namespace
+
+void launch_split_gemm(const WideGemmWeight& w, const SplitGemmParams& p, cudaStream_t stream) {
+  check_range("num_rows", p.num_rows, 0, 1 << 24);
+  if (p.num_rows == 0) return;
+  if (w.silu_mul) refuse("silu_mul", "true", "false");
+  if (!is_aligned(p.x, 16)) throw std::invalid_argument("x: must be 16-byte aligned");
+  if (!is_aligned(p.out, 16)) throw std::invalid_argument("out: must be 16-byte aligned");
+  if (p.stride_x % 8 != 0) refuse("stride_x", std::to_string(p.stride_x), "multiples of 8");
+  if (p.stride_out % 8 != 0) refuse("stride_out", std::to_string(p.stride_out), "multiples of 8");
+  check_range("stride_x", p.stride_x, p.num_rows == 1 ? 0 : w.k, INT32_MAX);
+  check_range("stride_out", p.stride_out, p.num_rows == 1 ? 0 : w.n, INT32_MAX);
+
+  KernelArgs args;
+  args.num_steps = ceil_div(w.k, gemm::kBoxColumns);
+  const Cut cut = choose_cut(w.n, w.k, p);
+  check_range("tuning.parts", cut.parts, 1, kMaxParts);
+  if (cut.columns != kGroupColumns && cut.columns != 2 * kGroupColumns) {
+    refuse("tuning.columns", std::to_string(cut.columns), "0, 64, 128");
+  }
+  if (cut.rows != kSmallTileRows && cut.rows != kTileRows) {
+    refuse("tuning.rows", std::to_string(cut.rows), "0, 96, 128");
+  }
+  args.weight = make_tensor_map(w.dtype, w.data, w.n, w.k, w.k, cut.columns);
+  args.x = make_tensor_map(w.dtype, p.x, p.num_rows, w.k, std::max(p.stride_x, w.k), cut.rows);
+  args.num_rows = p.num_rows;
+  args.row_tiles = ceil_div(p.num_rows, cut.rows);
+  args.n_out = static_cast<int32_t>(w.n);
+  args.parts = cut.parts;
+  args.bias = p.bias;
+  args.out = p.out;
+  args.stride_out = p.stride_out;
+
+  LaunchConfig config;
+  config.grid = ceil_div(w.n, cut.columns) * args.row_tiles * cut.parts;
+  config.cluster = static_cast<unsigned>(cut.parts);
+  config.overlaps = p.overlaps;
+  config.stream = stream;
+  const auto launch_type = [&](auto type) {
+    using T = typename decltype(type)::type;
+    using gemm::split::launch_kernel;
+    if (cut.rows == kTileRows) {
+      return cut.columns == kGroupColumns ? launch_kernel<T, kTileRows, 1>(config, args)
+                                          : launch_kernel<T, kTileRows, 2>(config, args);
+    }
+    return cut.columns == kGroupColumns ? launch_kernel<T, kSmallTileRows, 1>(config, args)
+                                        : launch_kernel<T, kSmallTileRows, 2>(config, args);
+  };
+  if (w.dtype == DType::kBFloat16) {
+    launch_type(Type<__nv_bfloat16>{});
+  } else {
+    launch_type(Type<__half>{});
+  }
+}
+
+}  // namespace quire::cuda

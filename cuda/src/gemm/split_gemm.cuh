@@ -1,0 +1,298 @@
+// GEMM of 65 to 256 rows of x: 64 or 128 rows of W times 96 or 128 rows of x per tile, both by wgmma from
+// shared memory, k cut over the blocks of a cluster.
+//
+// Grid: a cluster for each tile; block r of a cluster multiplies the r-th part of k. Block: one or two
+// warpgroups that multiply, 64 rows of W each, a warp that loads W and one that loads x, through rings of
+// their own. W's loads do not wait for the kernels in front: the ring is full before x is there.
+//
+// The sums of 8 rows of x are a unit. Each block of a cluster adds up a range of the units, from all parts in
+// order, once all blocks are through with their rings, where the sums then go.
+//
+// Shared memory: ring of W [stage][rows of W][64], ring of x [stage][rows of x][64]; then sums
+// [part][unit of this block][thread] float4; barriers.
+#pragma once
+
+#include "common/dependency.cuh"
+#include "common/vec.cuh"
+#include "copy_engine.cuh"
+#include "split_kernel.h"
+#include "wgmma.cuh"
+#include "wide_instructions.cuh"
+
+namespace quire::cuda::gemm::split {
+
+template <int kRows_, int kGroups>
+struct Shape {
+  static constexpr int kRows = kRows_;  // of x
+  static constexpr int kColumns = kGroups * kGroupColumns;
+  static constexpr int kMathThreads = kGroups * 128;
+  static constexpr int kMathWarps = kMathThreads / 32;
+  static constexpr int kThreads = kMathThreads + 64;
+  static constexpr int kUnits = kRows / 8;
+  static constexpr int kUnitBytes = kMathThreads * 16;
+
+  static constexpr int kWeightBytes = kColumns * kBoxColumns * 2;
+  static constexpr int kGroupBytes = kGroupColumns * kBoxColumns * 2;
+  static constexpr int kXBytes = kRows * kBoxColumns * 2;
+  static constexpr int kRingBytes = 208 * 1024;
+  static constexpr int kXStages = kGroups == 1 ? 7 : 6;
+  static constexpr int kWeightStages = (kRingBytes - kXStages * kXBytes) / kWeightBytes;
+  static constexpr int kSharedBytes = 1024 + kRingBytes + 8 * (2 * kWeightStages + 2 * kXStages + 1);
+  // Where all parts' sums of a block's units need most.
+  static_assert((kUnits + kMaxParts - 1) * kUnitBytes <= kRingBytes);
+};
+
+template <class S>
+struct Shared {
+  uint32_t base;  // aligned to 1024 bytes; at the same place in every block
+
+  __device__ uint32_t weights(int stage) const { return base + stage * S::kWeightBytes; }
+  __device__ uint32_t x(int stage) const { return weights(S::kWeightStages) + stage * S::kXBytes; }
+  __device__ uint32_t full(int stage) const { return base + S::kRingBytes + 8 * stage; }
+  __device__ uint32_t empty(int stage) const { return full(S::kWeightStages + stage); }
+  __device__ uint32_t x_full(int stage) const { return empty(S::kWeightStages + stage); }
+  __device__ uint32_t x_empty(int stage) const { return x_full(S::kXStages + stage); }
+  __device__ uint32_t ready() const { return x_empty(S::kXStages); }  // the other parts' sums are here
+};
+
+template <int kStages>
+struct Ring {
+  int stage = 0;
+  uint32_t phase = 0;
+
+  __device__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+};
+
+// What a block computes.
+template <class S>
+struct Part {
+  int32_t row;     // of x, the first
+  int32_t column;  // of out, the first
+  int32_t rank, parts;
+  int32_t first_step, num_steps;
+  int32_t first_unit, num_units;
+
+  __device__ explicit Part(const KernelArgs& a) : parts(a.parts) {
+    rank = static_cast<int32_t>(blockIdx.x) % parts;
+    const int32_t tile = static_cast<int32_t>(blockIdx.x) / parts;
+    // The last tile ends with the last row, and computes some rows twice, with the same bits.
+    row = max(min(tile % a.row_tiles * S::kRows, a.num_rows - S::kRows), 0);
+    column = tile / a.row_tiles * S::kColumns;
+    first_step = a.num_steps * rank / parts;
+    num_steps = a.num_steps * (rank + 1) / parts - first_step;
+    first_unit = first_unit_of(rank);
+    num_units = first_unit_of(rank + 1) - first_unit;
+  }
+  __device__ int32_t first_unit_of(int32_t other_rank) const { return S::kUnits * other_rank / parts; }
+  // Of a part's sums in a block.
+  __device__ int32_t stride() const { return (S::kUnits + parts - 1) / parts * S::kUnitBytes; }
+};
+
+// One thread.
+template <class S>
+__device__ void load_weights(const KernelArgs& a, const Part<S>& part, const Shared<S>& shared) {
+  Ring<S::kWeightStages> ring;
+#pragma unroll 1
+  for (int32_t step = 0; step < part.num_steps; ++step) {
+    if (step >= S::kWeightStages) wait_barrier(shared.empty(ring.stage), ring.phase ^ 1);
+    arrive_expecting(shared.full(ring.stage), S::kWeightBytes);
+    copy_box(shared.weights(ring.stage), &a.weight, (part.first_step + step) * kBoxColumns, part.column,
+             shared.full(ring.stage), CachePolicy::kEvictFirst);
+    ring.advance();
+  }
+  launch_dependents();
+}
+
+// One thread.
+template <class S>
+__device__ void load_x(const KernelArgs& a, const Part<S>& part, const Shared<S>& shared) {
+  Ring<S::kXStages> ring;
+#pragma unroll 1
+  for (int32_t step = 0; step < part.num_steps; ++step) {
+    if (step >= S::kXStages) wait_barrier(shared.x_empty(ring.stage), ring.phase ^ 1);
+    arrive_expecting(shared.x_full(ring.stage), S::kXBytes);
+    copy_box(shared.x(ring.stage), &a.x, (part.first_step + step) * kBoxColumns, part.row,
+             shared.x_full(ring.stage), CachePolicy::kEvictLast);
+    ring.advance();
+  }
+}
+
+template <class T, class S>
+__device__ void multiply_part(float (&acc)[S::kRows / 2], const Part<S>& part, const Shared<S>& shared,
+                              int group) {
+  const int lane = threadIdx.x % 32;
+  Ring<S::kWeightStages> ring;
+  Ring<S::kXStages> x_ring;
+  int stage_before = 0, x_stage_before = 0;
+#pragma unroll 1
+  for (int32_t step = 0; step < part.num_steps; ++step) {
+    wait_barrier(shared.full(ring.stage), ring.phase);
+    wait_barrier(shared.x_full(x_ring.stage), x_ring.phase);
+    const uint64_t w = operand_at(shared.weights(ring.stage) + group * S::kGroupBytes);
+    const uint64_t x = operand_at(shared.x(x_ring.stage));
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kBoxColumns; k += 16) {
+      wide::multiply<T>(acc, w + (k * 2 >> 4), x + (k * 2 >> 4), step > 0 || k > 0);
+    }
+    wgmma_commit();
+    if (step > 0) {
+      wide::wait_products<1>();
+      if (lane == 0) {
+        arrive(shared.empty(stage_before));
+        arrive(shared.x_empty(x_stage_before));
+      }
+    }
+    stage_before = ring.stage;
+    x_stage_before = x_ring.stage;
+    ring.advance();
+    x_ring.advance();
+  }
+  wide::wait_products<0>();
+}
+
+// Each unit to the block that adds it up.
+template <class S>
+__device__ void send(const Part<S>& part, const Shared<S>& shared, const float (&acc)[S::kRows / 2]) {
+  const uint32_t from_here = shared.base + part.rank * part.stride() + threadIdx.x * 16;
+  int32_t owner = -1, end = 0;
+  uint32_t to = 0, ready = 0;
+#pragma unroll
+  for (int unit = 0; unit < S::kUnits; ++unit) {
+    if (unit == end) {
+      ++owner;
+      end = part.first_unit_of(owner + 1);
+      to = from_here;
+      if (owner != part.rank) {
+        to = address_in_block(from_here, owner);
+        ready = address_in_block(shared.ready(), owner);
+      }
+    }
+    const float4 sums = make_float4(acc[4 * unit], acc[4 * unit + 1], acc[4 * unit + 2], acc[4 * unit + 3]);
+    if (owner == part.rank) {
+      store_float4(to, sums);
+    } else {
+      store_in_cluster(to, sums, ready);
+    }
+    to += S::kUnitBytes;
+  }
+}
+
+// Of an 8 x 8 matrix, lane 4 r + c holds row r, columns 2 c and 2 c + 1; returns the same of its transpose.
+__device__ inline uint32_t transposed(uint32_t two) {
+  uint32_t to;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(to) : "r"(two));
+  return to;
+}
+
+template <class T>
+__device__ inline uint32_t rounded_pair(float first, float second) {
+  const Vec<T, 2> pair = packed<T>(Vec<float, 2>{{first, second}});
+  return reinterpret_cast<const uint32_t&>(pair);
+}
+
+template <class T, class S>
+__device__ void write_out(const KernelArgs& a, const Part<S>& part, const Shared<S>& shared) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, in_quad = lane % 4;
+  const int32_t first = part.column + warp * 16, n = first + in_quad * 4;
+  float bias[2] = {0.0f, 0.0f};
+  if (a.bias != nullptr) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int32_t row_of_w = first + lane / 4 + 8 * half;
+      if (row_of_w < a.n_out) bias[half] = to_float(static_cast<const T*>(a.bias)[row_of_w]);
+    }
+  }
+  // Not unrolled: code that a block runs once costs more to fetch than to run.
+#pragma unroll 1
+  for (int32_t i = 0; i < part.num_units; ++i) {
+    uint32_t from = shared.base + i * S::kUnitBytes + threadIdx.x * 16;
+    float4 sums = load_float4(from);
+#pragma unroll 1
+    for (int32_t other = 1; other < part.parts; ++other) {
+      from += part.stride();
+      const float4 more = load_float4(from);
+      sums.x += more.x;
+      sums.y += more.y;
+      sums.z += more.z;
+      sums.w += more.w;
+    }
+    const uint32_t low = transposed(rounded_pair<T>(sums.x + bias[0], sums.y + bias[0]));
+    const uint32_t high = transposed(rounded_pair<T>(sums.z + bias[1], sums.w + bias[1]));
+    // Of the 16 elements of each row of out, four adjacent ones to each lane.
+    const int lane_from = lane / 4 * 4 + in_quad % 2 * 2;
+    const uint32_t low0 = __shfl_sync(~0u, low, lane_from), low1 = __shfl_sync(~0u, low, lane_from + 1);
+    const uint32_t high0 = __shfl_sync(~0u, high, lane_from), high1 = __shfl_sync(~0u, high, lane_from + 1);
+    const int32_t m = part.row + (part.first_unit + i) * 8 + lane / 4;
+    if (m < a.num_rows && n < a.n_out) {
+      const Vec<uint32_t, 2> words = {{in_quad < 2 ? low0 : high0, in_quad < 2 ? low1 : high1}};
+      store_vec(reinterpret_cast<uint32_t*>(static_cast<T*>(a.out) + m * a.stride_out + n), words);
+    }
+  }
+}
+
+template <class T, int kRows, int kGroups>
+__global__ void __launch_bounds__(Shape<kRows, kGroups>::kThreads, 1)
+    split_gemm_kernel(const __grid_constant__ KernelArgs a) {
+  using S = Shape<kRows, kGroups>;
+  extern __shared__ unsigned char dynamic[];
+  const Shared<S> shared = {(shared_address(dynamic) + 1023) / 1024 * 1024};
+  const Part<S> part(a);
+  const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0), lane = threadIdx.x % 32;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < S::kWeightStages; ++i) {
+      init_barrier(shared.full(i), 1);
+      init_barrier(shared.empty(i), S::kMathWarps);
+    }
+    for (int i = 0; i < S::kXStages; ++i) {
+      init_barrier(shared.x_full(i), 1);
+      init_barrier(shared.x_empty(i), S::kMathWarps);
+    }
+    init_barrier(shared.ready(), 1);
+    fence_barrier_init();
+    arrive_expecting(shared.ready(), (part.parts - 1) * part.num_units * S::kUnitBytes);
+  }
+  __syncthreads();
+  if (warp >= S::kMathWarps) {
+    if (warp == S::kMathWarps) {
+      if (lane == 0) load_weights(a, part, shared);
+    } else {
+      wait_for_dependencies();
+      if (lane == 0) load_x(a, part, shared);
+    }
+    __syncwarp();
+    if (part.parts > 1) {
+      arrive_at_cluster();
+      wait_for_cluster();
+    }
+  } else {
+    wait_for_dependencies();
+    float acc[kRows / 2];
+    multiply_part<T>(acc, part, shared, warp / 4);
+    // All warps that share the rings, here and in the other blocks, are through with them.
+    if (part.parts > 1) {
+      arrive_at_cluster();
+      wait_for_cluster();
+    } else {
+      wide::sync_threads(1, S::kMathThreads);
+    }
+    send(part, shared, acc);
+    wait_barrier(shared.ready(), 0);
+    write_out<T>(a, part, shared);
+  }
+}
+
+template <class T, int kRows, int kGroups>
+void launch_kernel(LaunchConfig config, const KernelArgs& args) {
+  using S = Shape<kRows, kGroups>;
+  config.block = S::kThreads;
+  config.shared_bytes = S::kSharedBytes;
+  launch("split_gemm", split_gemm_kernel<T, kRows, kGroups>, config, args);
+}
+
+}  // namespace quire::cuda::gemm::split
