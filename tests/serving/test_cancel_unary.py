@@ -139,17 +139,17 @@ def test_in_the_engine_s_queue(
 
 @pytest.mark.parametrize("model", MODELS)
 def test_in_the_tokenizer_s_queue(server: TritonServer, model: str) -> None:
-    """Long texts keep the tokenizers busy; who leaves before his turn is not generated for."""
+    """Long texts keep the tokenizer busy and wait for it; who leaves before his turn is not generated for."""
     watch = Watch(server)
 
     def too_long() -> None:
         with pytest.raises(HttpError, match="text_input"):
             generate(server.http_url, {"text_input": "x = 1\n" * 60_000}, model)
 
-    busy = [threading.Thread(target=too_long) for _ in range(3)]
+    busy = [threading.Thread(target=too_long) for _ in range(4)]
     for thread in busy:
         thread.start()
-    time.sleep(0.5)
+    wait_until(lambda: watch.now("nv_inference_pending_request_count") > 1)
     with Call(server, model, ["x"]):
         time.sleep(0.02)
     for thread in busy:
