@@ -87,6 +87,30 @@ InputTensor read_input(TRITONBACKEND_Request* request, uint32_t index, std::stri
   return tensor;
 }
 
+InputTensor read_output(TRITONSERVER_InferenceResponse* response, uint32_t index) {
+  InputTensor tensor;
+  const char* name = nullptr;
+  const int64_t* shape = nullptr;
+  uint64_t num_dims = 0;
+  const void* base = nullptr;
+  size_t byte_size = 0;
+  auto memory = TRITONSERVER_MEMORY_CPU;  // as its allocator, which is ours, makes it
+  int64_t memory_id = 0;
+  void* userp = nullptr;
+  check(TRITONSERVER_InferenceResponseOutput(response, index, &name, &tensor.type, &shape, &num_dims, &base,
+                                             &byte_size, &memory, &memory_id, &userp));
+  tensor.name = name;
+  tensor.shape = {shape, num_dims};
+  tensor.bytes = {static_cast<const char*>(base), byte_size};
+  return tensor;
+}
+
+bool is_cancelled(TRITONBACKEND_Request* request) {
+  bool is_cancelled = false;
+  check(TRITONBACKEND_RequestIsCancelled(request, &is_cancelled));
+  return is_cancelled;
+}
+
 ResponseBuilder::ResponseBuilder(TRITONBACKEND_Request* request) {
   check(TRITONBACKEND_ResponseNew(&response_, request));
 }

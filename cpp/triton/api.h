@@ -54,6 +54,13 @@ struct InputTensor {
 // `joined` holds the bytes of a tensor that comes in several buffers.
 InputTensor read_input(TRITONBACKEND_Request* request, uint32_t index, std::string& joined);
 
+// An output of a response that came to us, as the input that it is here; its views live as long as the
+// response.
+InputTensor read_output(TRITONSERVER_InferenceResponse* response, uint32_t index);
+
+// Whether the server knows that the client has gone.
+bool is_cancelled(TRITONBACKEND_Request* request);
+
 // Whether the client, or the ensemble, wants this output.
 bool is_requested(TRITONBACKEND_Request* request, std::string_view output);
 

@@ -1,10 +1,12 @@
 // The functions that Triton calls, and nothing else: from models and instances of the server to our objects.
+#include <cstdlib>
 #include <memory>
 
 #include "api.h"
 #include "detokenizer.h"
 #include "generation.h"
 #include "registry.h"
+#include "tokenizer_call.h"
 
 #define QUIRE_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -15,6 +17,7 @@ namespace {
 // State of a model; `generation` is of role generation only.
 struct LoadedModel {
   ModelSettings settings;
+  TRITONSERVER_Server* server = nullptr;
   std::shared_ptr<Generation> generation;
 };
 
@@ -64,13 +67,19 @@ TRITONSERVER_Error* guarded(F&& call) {
 using namespace quire::triton;
 
 QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backend*) {
-  return guarded([] { check_api_version(); });
+  return guarded([] {
+    check_api_version();
+    // Where its exit timeout is over, the server ends by exit() with requests open, and its gRPC front end
+    // waits there for their answers.
+    [[maybe_unused]] static const int registered = std::atexit(registry::give_up_all);
+  });
 }
 
 QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model* model) {
   return guarded([&] {
     auto loaded = std::make_unique<LoadedModel>();
     loaded->settings = read_model_settings(model);
+    check(TRITONBACKEND_ModelServer(model, &loaded->server));
     if (loaded->settings.role == Role::kGeneration) {
       loaded->generation = std::make_shared<Generation>(loaded->settings);
       loaded->generation->start();
@@ -117,7 +126,7 @@ QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceExecute(TRITONBACKEN
     if (loaded.detokenizer) {
       loaded.detokenizer->execute(requests, count);
     } else if (settings.role == Role::kUnary) {
-      registry::find(settings.generation_model)->execute_unary(instance, requests, count);
+      execute_unary({instance, loaded.model->server, settings}, requests, count);
     } else {
       loaded.model->generation->execute(instance, requests, count);
     }

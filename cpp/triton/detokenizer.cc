@@ -14,12 +14,6 @@ namespace quire::triton {
 
 namespace {
 
-bool is_cancelled(TRITONBACKEND_Request* request) {
-  bool is_cancelled = false;
-  check(TRITONBACKEND_RequestIsCancelled(request, &is_cancelled));
-  return is_cancelled;
-}
-
 void send_final_flag(TRITONBACKEND_Request* request) {
   TRITONBACKEND_ResponseFactory* factory = nullptr;
   check(TRITONBACKEND_ResponseFactoryNew(&factory, request));

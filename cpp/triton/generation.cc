@@ -45,6 +45,11 @@ void Generation::stop() {
   thread_.join();
 }
 
+void Generation::give_up() {
+  mailbox_.post_give_up();
+  given_up_.get_future().wait_for(1s);
+}
+
 std::shared_ptr<const ModelInfo> Generation::model_info() const {
   const std::lock_guard lock(info_mutex_);
   return info_;
@@ -53,43 +58,50 @@ std::shared_ptr<const ModelInfo> Generation::model_info() const {
 void Generation::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests,
                          uint32_t count) {
   const auto info = model_info();
+  std::vector<std::unique_ptr<Sequence>> sequences;
   for (uint32_t i = 0; i < count; ++i) {
     const uint64_t start_ns = now_ns();
     try {
-      GenerationRequest generation =
-          read_generation_request(requests[i], Role::kGeneration, info->defaults, forwarded_headers_);
+      GenerationRequest generation = read_generation_request(requests[i], Role::kGeneration, nullptr,
+                                                             info->defaults, forwarded_headers_);
       check_limits(generation, info->vocab_size, info->max_model_len);
       generation.request.request_id = next_request_id++;
-      mailbox_.post(std::make_unique<Sequence>(instance, requests[i], std::move(generation), id_));
+      sequences.push_back(std::make_unique<Sequence>(instance, requests[i], std::move(generation), id_));
     } catch (const std::exception& error) {
       answer_with_error(instance, requests[i], error, start_ns);
     }
   }
+  post(std::move(sequences));
 }
 
-void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests,
-                               uint32_t count) {
+void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
+                               TRITONSERVER_InferenceResponse* tokenized, uint64_t start_ns) {
   const auto info = model_info();
-  for (uint32_t i = 0; i < count; ++i) {
-    const uint64_t start_ns = now_ns();
-    std::vector<std::unique_ptr<Sequence>> sequences;
-    try {
-      const GenerationRequest whole =
-          read_generation_request(requests[i], Role::kUnary, info->defaults, forwarded_headers_);
-      std::vector<GenerationRequest> rows = split_rows(whole);
-      for (GenerationRequest& row : rows) {
-        check_limits(row, info->vocab_size, info->max_model_len);
-        row.request.request_id = next_request_id++;
-      }
-      const auto answer = std::make_shared<Rows>(instance, requests[i], whole, rows.size(), info);
-      for (size_t row = 0; row < rows.size(); ++row) {
-        sequences.push_back(std::make_unique<Sequence>(answer, row, std::move(rows[row]), id_));
-      }
-    } catch (const std::exception& error) {
-      answer_with_error(instance, requests[i], error, start_ns);
-      continue;
+  std::vector<std::unique_ptr<Sequence>> sequences;
+  try {
+    const GenerationRequest whole =
+        read_generation_request(request, Role::kUnary, tokenized, info->defaults, forwarded_headers_);
+    std::vector<GenerationRequest> rows = split_rows(whole);
+    for (GenerationRequest& row : rows) {
+      check_limits(row, info->vocab_size, info->max_model_len);
+      row.request.request_id = next_request_id++;
     }
-    for (auto& sequence : sequences) mailbox_.post(std::move(sequence));
+    const auto answer = std::make_shared<Rows>(instance, request, whole, rows.size(), info, start_ns);
+    for (size_t row = 0; row < rows.size(); ++row) {
+      sequences.push_back(std::make_unique<Sequence>(answer, row, std::move(rows[row]), id_));
+    }
+  } catch (const std::exception& error) {
+    answer_with_error(instance, request, error, start_ns);
+    return;
+  }
+  post(std::move(sequences));
+}
+
+// The rows of a request together: they share an answer, which one thread at a time may touch.
+void Generation::post(std::vector<std::unique_ptr<Sequence>> sequences) {
+  if (mailbox_.post(sequences)) return;
+  for (auto& sequence : sequences) {
+    sequence->fail(TRITONSERVER_ERROR_UNAVAILABLE, "model '" + name_ + "' is being unloaded");
   }
 }
 
@@ -100,20 +112,25 @@ void Generation::run() {
   metrics_ = std::make_unique<EngineMetrics>(name_, version_);
   engine_.try_start(Clock::now());
   Mail mail;
-  while (!mail.stop) {
+  bool is_stopping = false;
+  while (!(is_stopping && is_idle() && mailbox_.close())) {
     mail.sequences.clear();
     mail.feedback.clear();
+    mail.calls.clear();
+    mail.stop = mail.give_up = false;
     const short events =
         mailbox_.wait(engine_.fd(), engine_.poll_events(), std::min(next_tick_, engine_.deadline()), mail);
     const auto now = Clock::now();
+    is_stopping |= mail.stop;
     for (auto& sequence : mail.sequences) admit(std::move(sequence), now);
     for (const Feedback& feedback : mail.feedback) handle(feedback);
+    for (auto& call : mail.calls) calls_.push_back(std::move(call));
     engine_.service(events, now);
     if (now >= next_tick_) tick(now);
     submit();
-    next_tick_ = sequences_.empty() ? Clock::time_point::max() : std::min(next_tick_, now + kTick);
+    if (mail.give_up) answer_all();
+    next_tick_ = is_idle() ? Clock::time_point::max() : std::min(next_tick_, now + kTick);
   }
-  fail_all(TRITONSERVER_ERROR_UNAVAILABLE, "model '" + name_ + "' is being unloaded");
   engine_.stop();
   metrics_.reset();
 }
@@ -161,6 +178,7 @@ void Generation::submit() {
 
 void Generation::tick(Clock::time_point now) {
   next_tick_ = now + kTick;
+  std::erase_if(calls_, [](const auto& call) { return !call->watch(); });
   const auto silence = probe_interval();
   for (auto it = sequences_.begin(); it != sequences_.end();) {
     const auto current = it++;
@@ -195,10 +213,12 @@ void Generation::abort(Sequences::iterator it, TRITONSERVER_Error_Code code, con
   if (!sequence.is_open()) sequences_.erase(it);
 }
 
-void Generation::fail_all(TRITONSERVER_Error_Code code, const std::string& message) {
-  for (auto& [id, sequence] : sequences_) sequence->fail(code, message);
-  sequences_.clear();
-  unsubmitted_.clear();
+void Generation::answer_all() {
+  for (auto it = sequences_.begin(); it != sequences_.end();) {
+    const auto current = it++;
+    abort(current, TRITONSERVER_ERROR_UNAVAILABLE, "the server ends");
+  }
+  given_up_.set_value();
 }
 
 void Generation::on_ready(wire::ReadyFrame& ready) {

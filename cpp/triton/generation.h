@@ -16,11 +16,13 @@
 // running (later versions do). So in an ensemble only generation reports errors, those of the detokenizer
 // included, and only when no chunk is outstanding.
 //
-// Cancellation: a request called directly has its own flag, looked at every few milliseconds. In an ensemble
-// that flag never comes; but the step that follows is marked, so its detokenizer says so in its feedback. A
-// stream that is silent is probed, for the same reason. What Triton does not know, no backend can: its HTTP
-// front end does not read a connection between the request and the first response, so a client of /generate
-// that goes away is not noticed.
+// Cancellation: a request called directly, or to a model of role unary, has its own flag, looked at every few
+// milliseconds, also while a tokenizer works on it. In an ensemble that flag never comes; but the step that
+// follows is marked, so its detokenizer says so in its feedback. A stream that is silent is probed, for the
+// same reason. What Triton does not know, no backend can: its HTTP front end does not read a connection
+// between the request and the first response, so a client of /generate that goes away is not noticed.
+//
+// End: unloading waits for open requests, as Triton waits for those of an ensemble; give_up() ends the wait.
 #pragma once
 
 #include <future>
@@ -55,8 +57,12 @@ class Generation : private EngineClient::Events {
   // Starts the engine and returns when it is ready; throws ServerError with the engine's own message when it
   // fails.
   void start();
-  // Answers every open request, ends the engine, joins the thread.
+  // Waits until every open request is answered, ends the engine, joins the thread.
   void stop();
+
+  // For a process that ends: answers every open request with an error instead of waiting. Returns when that
+  // is done, or has not been possible in a second.
+  void give_up();
 
   uint64_t id() const { return id_; }  // unique in the process, over reloads
   const std::string& name() const { return name_; }
@@ -64,13 +70,21 @@ class Generation : private EngineClient::Events {
 
   // Takes over every request of the batch and answers it, now (errors) or later.
   void execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count);
-  // The same for requests to a model of role unary, in `instance`, that uses this engine.
-  void execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count);
+  // The same for a request to a model of role unary, in `instance`, that uses this engine. tokenized: what a
+  // tokenizer answered to it, or null. start_ns: when the model got it.
+  void execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
+                     TRITONSERVER_InferenceResponse* tokenized, uint64_t start_ns);
   void post(Feedback feedback) { mailbox_.post(std::move(feedback)); }
+  // Looks after a request that is being tokenized, see TokenizerCall::watch().
+  void watch(std::shared_ptr<TokenizerCall> call) { mailbox_.post(std::move(call)); }
 
  private:
   using Clock = std::chrono::steady_clock;
   using Sequences = std::unordered_map<uint64_t, std::unique_ptr<Sequence>>;
+
+  void post(std::vector<std::unique_ptr<Sequence>> sequences);
+  void answer_all();
+  bool is_idle() const { return sequences_.empty() && calls_.empty(); }
 
   void run();
   void admit(std::unique_ptr<Sequence> sequence, Clock::time_point now);
@@ -80,7 +94,6 @@ class Generation : private EngineClient::Events {
   Clock::duration probe_interval() const;
   // Ends a sequence with an error, and tells the engine if it still works on it.
   void abort(Sequences::iterator it, TRITONSERVER_Error_Code code, const std::string& why);
-  void fail_all(TRITONSERVER_Error_Code code, const std::string& message);
 
   void on_ready(wire::ReadyFrame& ready) override;
   void on_step(const StepOutputs& outputs) override;
@@ -96,13 +109,15 @@ class Generation : private EngineClient::Events {
   std::shared_ptr<const ModelInfo> info_;
   Mailbox mailbox_;
   std::promise<void> first_start_;
+  std::promise<void> given_up_;
 
   // Of the generation thread
   EngineClient engine_;
   std::unique_ptr<EngineMetrics> metrics_;
   Sequences sequences_;
   std::vector<uint64_t> unsubmitted_;  // in the order of arrival
-  wire::RequestsFrame requests_;       // to be sent at the end of this round
+  std::vector<std::shared_ptr<TokenizerCall>> calls_;
+  wire::RequestsFrame requests_;  // to be sent at the end of this round
   Clock::time_point next_tick_ = Clock::time_point::max();
   bool was_ready_ = false;
   bool is_first_start_settled_ = false;

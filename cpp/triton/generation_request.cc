@@ -86,20 +86,24 @@ uint32_t requested_outputs(TRITONBACKEND_Request* request) {
 }  // namespace
 
 GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role role,
+                                          TRITONSERVER_InferenceResponse* tokenized,
                                           const SamplingParams& defaults,
                                           const std::optional<std::regex>& forwarded_headers) {
   GenerationRequest result;
   result.request.params = defaults;
   uint32_t num_inputs = 0;
-  check(TRITONBACKEND_RequestInputCount(request, &num_inputs));
+  check(tokenized != nullptr ? TRITONSERVER_InferenceResponseOutputCount(tokenized, &num_inputs)
+                             : TRITONBACKEND_RequestInputCount(request, &num_inputs));
   const auto inputs = generation_inputs(role);
   bool has_ids = false;
   std::vector<std::string_view> names;  // of the tensors
   std::string joined;
   for (uint32_t i = 0; i < num_inputs; ++i) {
-    const InputTensor tensor = read_input(request, i, joined);
+    const InputTensor tensor =
+        tokenized != nullptr ? read_output(tokenized, i) : read_input(request, i, joined);
     const auto known = std::find_if(inputs.begin(), inputs.end(),
                                     [&](const GenerationInput& input) { return tensor.name == input.name; });
+    if (known == inputs.end() && tokenized != nullptr) continue;
     if (known == inputs.end())
       throw InvalidArgument("input", std::string(tensor.name), "an input of config.pbtxt");
     if (tensor.type != known->type) {

@@ -57,9 +57,11 @@ struct GenerationRequest {
 };
 
 // Throws InvalidArgument that names the tensor. Checks what one tensor must be; check_limits() does the rest.
-// `role`: kGeneration or kUnary. `defaults`: of what the request leaves out. `forwarded_headers`: names of
-// request parameters that mean nothing here.
+// `role`: kGeneration or kUnary. `tokenized`: a tokenizer's answer, whose outputs stand for the request's
+// inputs; those that are no inputs of the role are for others. Null: the request has them itself. `defaults`:
+// of what the request leaves out. `forwarded_headers`: names of request parameters that mean nothing here.
 GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role role,
+                                          TRITONSERVER_InferenceResponse* tokenized,
                                           const SamplingParams& defaults,
                                           const std::optional<std::regex>& forwarded_headers);
 

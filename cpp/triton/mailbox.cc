@@ -28,12 +28,14 @@ Mailbox::Mailbox() : event_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (event_fd_ < 0) throw Error(std::string("cannot make an event: ") + std::strerror(errno));
 }
 
-Mailbox::~Mailbox() { close(event_fd_); }
+Mailbox::~Mailbox() { ::close(event_fd_); }
 
-void Mailbox::post(std::unique_ptr<Sequence> sequence) {
+bool Mailbox::post(std::span<std::unique_ptr<Sequence>> sequences) {
   std::unique_lock lock(mutex_);
-  mail_.sequences.push_back(std::move(sequence));
+  if (is_closed_) return false;
+  for (auto& sequence : sequences) mail_.sequences.push_back(std::move(sequence));
   wake(lock);
+  return true;
 }
 
 void Mailbox::post(Feedback feedback) {
@@ -42,9 +44,22 @@ void Mailbox::post(Feedback feedback) {
   wake(lock);
 }
 
+void Mailbox::post(std::shared_ptr<TokenizerCall> call) {
+  std::unique_lock lock(mutex_);
+  if (is_closed_) return;
+  mail_.calls.push_back(std::move(call));
+  wake(lock);
+}
+
 void Mailbox::post_stop() {
   std::unique_lock lock(mutex_);
   mail_.stop = true;
+  wake(lock);
+}
+
+void Mailbox::post_give_up() {
+  std::unique_lock lock(mutex_);
+  mail_.give_up = true;
   wake(lock);
 }
 
@@ -62,7 +77,8 @@ short Mailbox::wait(int fd, short events, std::chrono::steady_clock::time_point 
   int timeout = timeout_ms(deadline);
   {
     const std::lock_guard lock(mutex_);
-    is_owner_asleep_ = mail_.sequences.empty() && mail_.feedback.empty() && !mail_.stop;
+    is_owner_asleep_ = mail_.sequences.empty() && mail_.feedback.empty() && mail_.calls.empty() &&
+                       !mail_.stop && !mail_.give_up;
     if (!is_owner_asleep_) timeout = 0;
   }
   // poll() ignores negative descriptors.
@@ -75,6 +91,12 @@ short Mailbox::wait(int fd, short events, std::chrono::steady_clock::time_point 
   is_owner_asleep_ = false;
   std::swap(mail_, mail);
   return polled[1].revents;
+}
+
+bool Mailbox::close() {
+  const std::lock_guard lock(mutex_);
+  is_closed_ = mail_.sequences.empty() && mail_.calls.empty();
+  return is_closed_;
 }
 
 }  // namespace quire::triton

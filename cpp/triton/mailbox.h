@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "sequence.h"
+#include "tokenizer_call.h"
 
 namespace quire::triton {
 
@@ -23,7 +25,9 @@ struct Feedback {
 struct Mail {
   std::vector<std::unique_ptr<Sequence>> sequences;
   std::vector<Feedback> feedback;
+  std::vector<std::shared_ptr<TokenizerCall>> calls;
   bool stop = false;
+  bool give_up = false;
 };
 
 class Mailbox {
@@ -33,19 +37,25 @@ class Mailbox {
   Mailbox(const Mailbox&) = delete;
   Mailbox& operator=(const Mailbox&) = delete;
 
-  void post(std::unique_ptr<Sequence> sequence);
+  // All at once, or none and false: the mailbox is closed.
+  [[nodiscard]] bool post(std::span<std::unique_ptr<Sequence>> sequences);
   void post(Feedback feedback);
+  void post(std::shared_ptr<TokenizerCall> call);  // dropped when the mailbox is closed
   void post_stop();
+  void post_give_up();
 
   // Owner: sleeps until there is mail, `fd` (may be -1) has one of `events`, or the deadline passes; then
   // moves all mail into `mail`, whose vectors are reused. Returns the events of `fd`.
   short wait(int fd, short events, std::chrono::steady_clock::time_point deadline, Mail& mail);
+  // Owner: the last look. False, and nothing has changed, while there are sequences or calls in it.
+  [[nodiscard]] bool close();
 
  private:
   void wake(std::unique_lock<std::mutex>& lock);  // unlocks
 
   std::mutex mutex_;
   Mail mail_;
+  bool is_closed_ = false;
   // Then whoever posts first writes to the event. Posts to a busy owner cost no system call.
   bool is_owner_asleep_ = false;
   int event_fd_;

@@ -51,6 +51,16 @@ constexpr TensorSpec kDetokenizerOutputs[] = {
     {"receipt", TRITONSERVER_TYPE_BYTES},
 };
 
+constexpr TensorSpec kUnaryOutputs[] = {
+    {"text_output", TRITONSERVER_TYPE_BYTES},        {"warnings", TRITONSERVER_TYPE_BYTES},
+    {"finish_reason", TRITONSERVER_TYPE_BYTES},      {"num_input_tokens", TRITONSERVER_TYPE_UINT32},
+    {"num_output_tokens", TRITONSERVER_TYPE_UINT32}, {"stop_reason", TRITONSERVER_TYPE_BYTES},
+    {"output_ids", TRITONSERVER_TYPE_INT32},         {"cumulative_logprob", TRITONSERVER_TYPE_FP32},
+    {"cum_log_probs", TRITONSERVER_TYPE_FP32},  // the same, as TensorRT-LLM's clients call it
+    {"logprobs", TRITONSERVER_TYPE_BYTES},           {"prompt_logprobs", TRITONSERVER_TYPE_BYTES},
+    {"output_log_probs", TRITONSERVER_TYPE_FP32},    {"receipt", TRITONSERVER_TYPE_BYTES},
+};
+
 std::string quote(std::string_view text) { return "'" + std::string(text) + "'"; }
 
 template <class Range>
@@ -112,8 +122,15 @@ void check_scheduling(const Json& config, Role role) {
 std::span<const TensorSpec> detokenizer_inputs() { return kDetokenizerInputs; }
 
 std::span<const TensorSpec> known_outputs(Role role) {
-  if (role == Role::kGeneration) return kGenerationOutputs;
-  return kDetokenizerOutputs;  // of role unary too
+  switch (role) {
+    case Role::kGeneration:
+      return kGenerationOutputs;
+    case Role::kDetokenizer:
+      return kDetokenizerOutputs;
+    case Role::kUnary:
+      break;
+  }
+  return kUnaryOutputs;
 }
 
 void read_model_config(const Json& config, ModelSettings& settings) {
@@ -131,20 +148,20 @@ void read_model_config(const Json& config, ModelSettings& settings) {
                   : role == "unary"    ? Role::kUnary
                                        : Role::kDetokenizer;
 
-  const std::vector<std::string_view> known =
-      settings.role == Role::kGeneration
-          ? std::vector<std::string_view>{"role", "python", "engine_module", "forwarded_headers"}
-          : std::vector<std::string_view>{"role", "generation_model"};
+  std::vector<std::string_view> known = {"role", "generation_model"};
+  if (settings.role == Role::kGeneration) known = {"role", "python", "engine_module", "forwarded_headers"};
+  if (settings.role == Role::kUnary) known.push_back("tokenizer_model");
   for (const auto& [key, value] : parameters.as_object()) {
     if (std::find(known.begin(), known.end(), key) == known.end()) {
       throw InvalidArgument("config.pbtxt: parameters of role " + role, quote(key), joined(known));
     }
   }
 
+  settings.tokenizer_model = parameter("tokenizer_model", "");
   check_scheduling(config, settings.role);
   if (settings.role == Role::kDetokenizer) {
     check_tensors(config["input"], detokenizer_inputs(), "input");
-  } else {
+  } else if (settings.tokenizer_model.empty()) {  // else they are those of the tokenizer
     check_tensors(config["input"], generation_inputs(settings.role), "input");
   }
   check_tensors(config["output"], known_outputs(settings.role), "output");

@@ -14,7 +14,7 @@
 namespace quire::triton {
 
 // kUnary: generation and detokenizer in one, for models that are not decoupled; uses the engine of a
-// generation model.
+// generation model. With a tokenizer model it takes what that one takes, and has it tokenize first.
 enum class Role : uint8_t { kGeneration, kDetokenizer, kUnary };
 
 struct ModelSettings {
@@ -28,6 +28,7 @@ struct ModelSettings {
   std::optional<std::regex> forwarded_headers;  // request parameters that are HTTP headers, gRPC metadata
   // role detokenizer: whose token table decodes plain output_ids; role unary: whose engine answers
   std::string generation_model;
+  std::string tokenizer_model;  // role unary; empty: requests bring ids
 };
 
 // A tensor that a role knows. Inputs of the other roles: generation_inputs.h.

@@ -14,6 +14,7 @@ namespace {
 struct Loaded {
   std::mutex mutex;
   std::vector<std::shared_ptr<Generation>> models;  // in the order of loading; a handful at most
+  std::vector<std::weak_ptr<Generation>> all;       // these, and those that are being unloaded
 };
 
 // Never destroyed: where the server exits without unloading its models, nothing of ours may run any more.
@@ -27,11 +28,24 @@ Loaded& loaded() {
 void add(const std::shared_ptr<Generation>& generation) {
   const std::lock_guard lock(loaded().mutex);
   loaded().models.push_back(generation);
+  std::erase_if(loaded().all, [](const auto& model) { return model.expired(); });
+  loaded().all.push_back(generation);
 }
 
 void remove(const Generation& generation) {
   const std::lock_guard lock(loaded().mutex);
   std::erase_if(loaded().models, [&](const auto& model) { return model.get() == &generation; });
+}
+
+void give_up_all() {
+  std::vector<std::shared_ptr<Generation>> all;
+  {
+    const std::lock_guard lock(loaded().mutex);
+    for (const auto& model : loaded().all) all.push_back(model.lock());
+  }
+  for (const auto& model : all) {
+    if (model) model->give_up();
+  }
 }
 
 std::shared_ptr<Generation> find(uint64_t id) {

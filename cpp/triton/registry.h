@@ -15,6 +15,9 @@ namespace registry {
 void add(const std::shared_ptr<Generation>& generation);
 void remove(const Generation& generation);
 
+// Generation::give_up() of all that are still there, of those too that are being unloaded.
+void give_up_all();
+
 // By Generation::id; null when it is no longer loaded.
 std::shared_ptr<Generation> find(uint64_t id);
 // By model name, the one loaded last; throws ServerError when none is loaded.

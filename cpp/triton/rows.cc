@@ -11,25 +11,33 @@
 namespace quire::triton {
 
 Rows::Rows(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
-           const GenerationRequest& generation, size_t count, std::shared_ptr<const ModelInfo> info)
+           const GenerationRequest& generation, size_t count, std::shared_ptr<const ModelInfo> info,
+           uint64_t start_ns)
     : instance_(instance),
       request_(request),
       info_(std::move(info)),
       warnings_(generation.warnings),
-      return_finish_reason_(generation.return_finish_reason),
-      return_num_input_tokens_(generation.return_num_input_tokens),
-      return_num_output_tokens_(generation.return_num_output_tokens),
-      return_receipt_(generation.request.return_receipt),
-      return_stop_reason_(generation.return_stop_reason),
-      return_token_ids_(generation.return_token_ids),
-      return_cumulative_logprob_(generation.return_cumulative_logprob),
-      return_prompt_logprobs_(generation.request.params.prompt_logprobs >= 0),
+      return_text_(is_requested(request, "text_output")),
+      return_warnings_(!warnings_.empty() && is_requested(request, "warnings")),
+      return_finish_reason_(generation.return_finish_reason && is_requested(request, "finish_reason")),
+      return_num_input_tokens_(generation.return_num_input_tokens &&
+                               is_requested(request, "num_input_tokens")),
+      return_num_output_tokens_(generation.return_num_output_tokens &&
+                                is_requested(request, "num_output_tokens")),
+      return_receipt_(generation.request.return_receipt && is_requested(request, "receipt")),
+      return_stop_reason_(generation.return_stop_reason && is_requested(request, "stop_reason")),
+      return_token_ids_(generation.return_token_ids && is_requested(request, "output_ids")),
+      return_cumulative_logprob_(generation.return_cumulative_logprob &&
+                                 is_requested(request, "cumulative_logprob")),
+      return_cum_log_probs_(generation.return_cumulative_logprob && is_requested(request, "cum_log_probs")),
+      return_prompt_logprobs_(generation.request.params.prompt_logprobs >= 0 &&
+                              is_requested(request, "prompt_logprobs")),
       return_logprobs_(generation.return_logprobs && is_requested(request, "logprobs")),
       return_output_log_probs_(generation.return_logprobs && is_requested(request, "output_log_probs")),
       n_(static_cast<size_t>(generation.request.params.n)),
-      rows_(count * n_) {
+      rows_(count * n_),
+      start_ns_(start_ns) {
   check(TRITONBACKEND_ResponseFactoryNew(&factory_, request));
-  start_ns_ = now_ns();
 }
 
 Rows::~Rows() { fail(TRITONSERVER_ERROR_INTERNAL, "the request was dropped; this is an error in Quire"); }
@@ -73,9 +81,11 @@ void Rows::answer(size_t row, const Chunk& chunk) {
 void Rows::send() {
   try {
     ResponseBuilder response(factory_);
-    response.add_strings("text_output", rows_.size(),
-                         [&](size_t i) { return std::string_view(rows_[i].text); });
-    if (!warnings_.empty()) {
+    if (return_text_) {
+      response.add_strings("text_output", rows_.size(),
+                           [&](size_t i) { return std::string_view(rows_[i].text); });
+    }
+    if (return_warnings_) {
       char* out =
           response.add("warnings", TRITONSERVER_TYPE_BYTES, count_strings(warnings_), warnings_.size());
       std::memcpy(out, warnings_.data(), warnings_.size());
@@ -114,10 +124,9 @@ void Rows::send() {
 }
 
 void Rows::add_logprobs(ResponseBuilder& response) const {
-  if (return_cumulative_logprob_) {
-    response.add_floats("cumulative_logprob", rows_.size(),
-                        [&](size_t i) { return rows_[i].cumulative_logprob; });
-  }
+  const auto cumulative = [&](size_t i) { return rows_[i].cumulative_logprob; };
+  if (return_cumulative_logprob_) response.add_floats("cumulative_logprob", rows_.size(), cumulative);
+  if (return_cum_log_probs_) response.add_floats("cum_log_probs", rows_.size(), cumulative);
   if (return_logprobs_) {
     response.add_strings("logprobs", rows_.size(),
                          [&](size_t i) { return std::string_view(rows_[i].logprobs); });

@@ -24,9 +24,10 @@ struct ModelInfo;
 class Rows {
  public:
   // Takes over the server's request. Throws, without taking it over, when the server cannot make a response
-  // factory.
+  // factory. start_ns: when the model got the request.
   Rows(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
-       const GenerationRequest& generation, size_t count, std::shared_ptr<const ModelInfo> info);
+       const GenerationRequest& generation, size_t count, std::shared_ptr<const ModelInfo> info,
+       uint64_t start_ns);
   ~Rows();
   Rows(const Rows&) = delete;
   Rows& operator=(const Rows&) = delete;
@@ -62,6 +63,9 @@ class Rows {
   TRITONBACKEND_ResponseFactory* factory_ = nullptr;
   const std::shared_ptr<const ModelInfo> info_;
   const std::string warnings_;  // a STRING tensor's bytes
+  // Outputs that the request wants: it says so in its inputs, and does not ask for other outputs only.
+  const bool return_text_;
+  const bool return_warnings_;
   const bool return_finish_reason_;
   const bool return_num_input_tokens_;
   const bool return_num_output_tokens_;
@@ -69,13 +73,14 @@ class Rows {
   const bool return_stop_reason_;
   const bool return_token_ids_;
   const bool return_cumulative_logprob_;
+  const bool return_cum_log_probs_;  // the same under the name that TensorRT-LLM's clients know
   const bool return_prompt_logprobs_;
   const bool return_logprobs_;          // as JSON
   const bool return_output_log_probs_;  // the same as numbers, of the sampled tokens alone
   const size_t n_;
   std::vector<Row> rows_;  // [rows * n]
   size_t num_answered_ = 0;
-  uint64_t start_ns_ = 0;
+  const uint64_t start_ns_;
 };
 
 }  // namespace quire::triton

@@ -19,7 +19,14 @@ from quire.triton.tokenizer_stage import DIALECTS, STAGE_PARAMETERS
 
 # Config parameters of our own models, by backend.
 _ROLES = ("generation", "detokenizer", "unary")
-_QUIRE_PARAMETERS = ("role", "generation_model", "python", "engine_module", "forwarded_headers")
+_QUIRE_PARAMETERS = (
+    "role",
+    "generation_model",
+    "tokenizer_model",
+    "python",
+    "engine_module",
+    "forwarded_headers",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +208,8 @@ def _check_quire(folder: Path, config: Any, configs: dict[str, Any]) -> Iterator
             yield from check_settings(version / "model.json")
     elif role in ("detokenizer", "unary"):
         yield from _check_generation_model(folder, config, configs)
+    if role == "unary" and "tokenizer_model" in config.parameters:
+        yield from _check_tokenizer_model(path, config, configs)
 
 
 def _check_generation_model(folder: Path, config: Any, configs: dict[str, Any]) -> Iterator[Problem]:
@@ -219,6 +228,31 @@ def _check_generation_model(folder: Path, config: Any, configs: dict[str, Any]) 
         message = f"parameters.generation_model: got {describe(name)}{did_you_mean(name, known)}"
         allowed = ", ".join(known) or "a model with role generation; there is none"
         yield Problem(file=folder / "config.pbtxt", message=f"{message}; allowed: {allowed}")
+
+
+def _check_tokenizer_model(path: Path, config: Any, configs: dict[str, Any]) -> Iterator[Problem]:
+    """The parameter `tokenizer_model` of a model with role unary, which hands its inputs on by name."""
+    at = "parameters.tokenizer_model"
+    name = config.parameters["tokenizer_model"].string_value
+    model = configs.get(name)
+    if model is None:
+        message = f"{at}: got {describe(name)}{did_you_mean(name, configs)}; allowed: {', '.join(configs)}"
+        yield Problem(file=path, message=message)
+        return
+    inputs = {tensor.name: tensor for tensor in model.input}
+    for tensor in config.input:
+        if tensor.name not in inputs:
+            yield Problem(file=path, message=f"input: {_unknown(tensor.name, f'input of {name}', inputs)}")
+        elif difference := _difference(tensor, inputs[tensor.name]):
+            yield Problem(file=path, message=f"input {describe(tensor.name)} does not fit: {difference}")
+    declared = {tensor.name for tensor in config.input}
+    for tensor in model.input:
+        if tensor.name not in declared and not tensor.optional:
+            message = f"input: lacks {describe(tensor.name)}, a required input of {name}"
+            yield Problem(file=path, message=message)
+    if "input_ids" not in {tensor.name for tensor in model.output}:
+        message = f'{at}: got {describe(name)}; allowed: a model with the output "input_ids"'
+        yield Problem(file=path, message=message)
 
 
 def _check_tokenizer(folder: Path, config: Any) -> Iterator[Problem]:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import VOCAB_SIZE, with_batches_out
 from edits_judge import NUM_TOKENS, EditsJudge, Samples, make_params, with_words
 from quire import LLM, SamplingParams, _core
+from random_llama import VOCAB_SIZE, with_batches_out
 from torch import Tensor
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import with_batches_out
 from quire import LLM, SamplingParams, _core
 from quire.model_path import resolve_model
 from quire.outputs import RequestOutput
 from quire.tokenizer import Tokenizer
+from random_llama import with_batches_out
 from reference import assert_same, greedy
 
 TEXTS = [

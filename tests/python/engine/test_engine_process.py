@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import wire_client as wire
-from conftest import EOS, VOCAB_SIZE
+from random_llama import EOS, VOCAB_SIZE
 from reference import assert_same, greedy
 from wire_client import Client
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import VOCAB_SIZE
 from quire import LLM, SamplingParams
+from random_llama import VOCAB_SIZE
 from reference import assert_same, greedy, load
 
 MODELS: dict[str, dict[str, Any]] = {

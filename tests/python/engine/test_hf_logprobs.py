@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import VOCAB_SIZE, with_batches_out
 from quire import LLM, SamplingParams
 from quire.outputs import Logprob, RequestOutput, StreamOutput, TokenLogprobs
+from random_llama import VOCAB_SIZE, with_batches_out
 from reference import load
 
 # Of two float32 programs that add in different orders; logits here are of order 10.

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import quire
 import tokenizers
-from conftest import with_batches_out
 from quire import LLM, InvalidArgument, SamplingParams
+from random_llama import with_batches_out
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
 

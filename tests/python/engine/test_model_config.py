@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import EOS
 from quire.errors import ModelError, ModelNotFound, UnsupportedModel
 from quire.models.config import RopeConfig, load_model_config
 from quire.models.rope import cos_sin
+from random_llama import EOS
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import VOCAB_SIZE, with_batches_out
 from quire import LLM, InvalidArgument, SamplingParams, _core
+from random_llama import VOCAB_SIZE, with_batches_out
 
 MODES: dict[str, dict[str, Any]] = {
     "whole": {},

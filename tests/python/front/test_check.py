@@ -151,6 +151,36 @@ def test_the_repository_that_we_ship_is_in_order(repository: Path) -> None:
             'parameters.generation_model: got "generator" (did you mean "generation"?); allowed: generation',
         ),
         (
+            "ensemble_unary",
+            'string_value: "tokenizer"',
+            'string_value: "tokeniser"',
+            'parameters.tokenizer_model: got "tokeniser" (did you mean "tokenizer"?); allowed: ',
+        ),
+        (
+            "ensemble_unary",
+            'string_value: "tokenizer"',
+            'string_value: "detokenizer"',
+            'parameters.tokenizer_model: got "detokenizer"; allowed: a model with the output "input_ids"',
+        ),
+        (
+            "ensemble_unary",
+            'name: "stop" ',
+            'name: "stops" ',
+            'input: got "stops", no input of tokenizer (did you mean "stop"?); allowed: text_input, ',
+        ),
+        (
+            "ensemble_unary",
+            '{ name: "stop_token_ids"             data_type: TYPE_INT32 ',
+            '{ name: "stop_token_ids"             data_type: TYPE_INT64 ',
+            'input "stop_token_ids" does not fit: got TYPE_INT64; allowed: TYPE_INT32',
+        ),
+        (
+            "ensemble_trtllm_unary",
+            'name: "text_input" ',
+            'name: "max_tokens" ',
+            'input: lacks "text_input", a required input of tokenizer_trtllm',
+        ),
+        (
             "detokenizer",
             '"generation_model"',
             '"generation_modell"',
