@@ -17,7 +17,13 @@ pytestmark = pytest.mark.serving
 
 PROMPT = "def fibonacci(n):"
 TRTLLM = "ensemble_trtllm"
-_TYPES: dict[str, Any] = {"BYTES": np.object_, "INT32": np.int32, "UINT64": np.uint64, "FP32": np.float32}
+_TYPES: dict[str, Any] = {
+    "BYTES": np.object_,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "UINT64": np.uint64,
+    "FP32": np.float32,
+}
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +106,7 @@ def test_stop_token_ids_as_a_tensor(server: TritonServer, tokenizer: Tokenizer, 
     assert len(text) < len(greedy)
     inputs = [
         tensor("text_input", [PROMPT], "BYTES", [1]),
-        tensor("stop_token_ids", [4000, stop], "INT32", [2]),
+        tensor("stop_token_ids", [4000, stop], "INT64", [2]),
         tensor("sampling_parameters", ['{"temperature": 0, "max_tokens": 32}'], "BYTES", [1]),
         tensor("exclude_input_in_output", [True], "BOOL", [1]),
     ]

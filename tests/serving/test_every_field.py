@@ -90,7 +90,7 @@ def by_tensor(server: TritonServer, given: dict[str, Any]) -> str:
         elif isinstance(items[0], bool):
             array, dtype = np.array(items), "BOOL"
         else:
-            array, dtype = np.array(items, np.int32), "INT32"
+            array, dtype = np.array(items, np.int64), "INT64"
         tensor = grpcclient.InferInput(name, [len(items)], dtype)
         inputs.append(tensor.set_data_from_numpy(array))
     try:

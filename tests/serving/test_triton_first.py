@@ -3,6 +3,7 @@ Triton says something else, that page changes with this test."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,24 @@ def test_the_message_is_tritons(
     generate(server.http_url, {"text_input": "x", "max_tokens": 1})
 
 
+@pytest.mark.parametrize("model", ["ensemble", "ensemble_unary"])
+@pytest.mark.parametrize("given", [2**40, 2**32 + 5, -(2**40)])
+def test_ids_past_32_bits_arrive_whole(server: TritonServer, model: str, given: int) -> None:
+    """And are refused by name, as a key of generate and in sampling_parameters: Triton's JSON reader would
+    cut those of an INT32 input."""
+    for name in ("stop_token_ids", "allowed_token_ids"):
+        for fields in ({name: [5, given]}, {"sampling_parameters": json.dumps({name: [5, given]})}):
+            with pytest.raises(HttpError, match=rf"{name}: got \[5, {given}\]"):
+                generate(server.http_url, {"text_input": "x", "max_tokens": 1, **fields}, model)
+    with pytest.raises(HttpError, match=f"input_ids: got id {given} at 1; allowed: ids 0 to "):
+        generate(server.http_url, {"input_ids": [5, given], "max_tokens": 1}, model)
+
+
 def test_an_id_past_32_bits_is_cut(server: TritonServer) -> None:
-    """By Triton's JSON reader, where the input is INT32: 2**40 arrives as 0. In sampling_parameters it is
-    whole, and refused."""
-    generate(server.http_url, {"text_input": "x", "max_tokens": 1, "stop_token_ids": [2**40]})
-    body = {"text_input": "x", "sampling_parameters": '{"stop_token_ids": [1099511627776]}'}
-    with pytest.raises(HttpError, match=r"stop_token_ids: got \[1099511627776\]"):
-        generate(server.http_url, body)
+    """By Triton's JSON reader, where the input is INT32: 2**32 + 5 arrives as 5."""
+    body = {"max_tokens": 1, "temperature": 0.0}
+    cut, whole = (
+        generate(server.http_url, {**body, "input_ids": [given]}, "generation")["output_ids"]
+        for given in (2**32 + 5, 5)
+    )
+    assert cut == whole

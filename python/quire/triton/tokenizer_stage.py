@@ -20,7 +20,7 @@ import numpy as np
 from quire.config import EngineConfig
 from quire.errors import ConfigError, InvalidArgument, describe
 from quire.sampling_params import NAMES, SAMPLING_FIELDS, RequestOptions, SamplingParams
-from quire.schema import fields_of, merge, parse_json_object
+from quire.schema import INT32_MAX, fields_of, merge, parse_json_object
 from quire.tokenizer import Tokenizer
 from quire.triton import trtllm
 from quire.triton.generation_tensors import generation_tensors
@@ -107,7 +107,11 @@ def _prompts(
     if "input_ids" in tensors:
         if "text_input" in tensors:
             raise InvalidArgument("text_input, input_ids", "both", "one of them")
-        return (tuple(tensors["input_ids"].reshape(-1).tolist()),)
+        ids = tensors["input_ids"].reshape(-1)
+        if ids.size and (ids.min() < 0 or ids.max() > INT32_MAX):  # which of these are known, generation says
+            bad = int(np.flatnonzero((ids < 0) | (ids > INT32_MAX))[0])
+            raise InvalidArgument("input_ids", f"id {ids[bad]} at {bad}", f"ids 0 to {INT32_MAX}")
+        return (tuple(ids.tolist()),)
     if "text_input" not in tensors:
         raise InvalidArgument("text_input", "nothing", "a non-empty string, or input_ids instead")
     texts = read_list(tensors["text_input"], "text_input")

@@ -170,9 +170,9 @@ def test_the_repository_that_we_ship_is_in_order(repository: Path) -> None:
         ),
         (
             "ensemble_unary",
-            '{ name: "stop_token_ids"             data_type: TYPE_INT32 ',
             '{ name: "stop_token_ids"             data_type: TYPE_INT64 ',
-            'input "stop_token_ids" does not fit: got TYPE_INT64; allowed: TYPE_INT32',
+            '{ name: "stop_token_ids"             data_type: TYPE_INT32 ',
+            'input "stop_token_ids" does not fit: got TYPE_INT32; allowed: TYPE_INT64',
         ),
         (
             "ensemble_trtllm_unary",
