@@ -1,4 +1,4 @@
-// mbarriers and the bulk tensor copies that complete on them. sm_90.
+// Stores and copies that complete on barriers. sm_90.
 #pragma once
 
 #include <cuda.h>
@@ -6,13 +6,10 @@
 
 #include <cstdint>
 
+#include "common/barrier.cuh"
 #include "common/vec.cuh"
 
 namespace quire::cuda::gemm {
-
-__device__ inline uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
 
 // The address of the same place in the shared memory of another block of the cluster.
 __device__ inline uint32_t address_in_block(uint32_t address, uint32_t rank) {
@@ -65,62 +62,12 @@ __device__ inline int32_t load_int(uint32_t from) {
   return value;
 }
 
-__device__ inline void init_barrier(uint32_t barrier, uint32_t count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
-}
-
-// Makes initialized barriers known to the copy engine and to the cluster.
-__device__ inline void fence_barrier_init() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-
-__device__ inline void arrive(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-__device__ inline void arrive_expecting(uint32_t barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
-               : "memory");
-}
-
-// Until the phase of this parity is over.
-__device__ inline void wait_barrier(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n"
-      "}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-
-// Every warp of the cluster arrives; those that need the others' initialized barriers wait. In a launch
-// without clusters, waiting would be a barrier of the whole block: do neither.
-__device__ inline void arrive_at_cluster() {
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-__device__ inline void wait_for_cluster() {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-__device__ inline uint32_t rank_in_cluster() {
-  uint32_t rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-
 // What L2 shall do with the lines of a copy.
 enum class CachePolicy : uint64_t {
   kNormal = 0x1000000000000000,
   kEvictFirst = 0x12F0000000000000,
   kEvictLast = 0x14F0000000000000
 };
-
-__device__ inline void prefetch_tensor_map(const CUtensorMap* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
 
 // The box at element `column` of row `row`; what lies outside of the tensor becomes 0.
 __device__ inline void copy_box(uint32_t to, const CUtensorMap* map, int32_t column, int32_t row,

@@ -133,7 +133,7 @@ __device__ void finish(const KernelArgs& a, const Part& part, const Shared<S>& s
   const Exchange<S> exchange(a, part, shared);
   if (part.parts > 1) {
     wait_for_cluster();  // every block's barriers are there
-    if (threadIdx.x == 0) arrive_expecting(shared.ready(), exchange.expected_bytes());
+    if (threadIdx.x == 0) arrive_and_expect(shared.ready(), exchange.expected_bytes());
     exchange.send(acc);
     wait_barrier(shared.ready(), 0);
   }

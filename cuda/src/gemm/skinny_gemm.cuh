@@ -16,6 +16,7 @@
 #include <algorithm>
 
 #include "common/dependency.cuh"
+#include "common/warpgroup.cuh"
 #include "epilogue.cuh"
 #include "wgmma.cuh"
 
@@ -52,7 +53,7 @@ struct WeightLoader {
       wait_barrier(shared.full(oldest.stage), oldest.phase);
       oldest.advance(shared.num_stages);
     }
-    arrive_expecting(shared.full(ring.stage), kLoadBytes);
+    arrive_and_expect(shared.full(ring.stage), kLoadBytes);
     const uint32_t to = shared.weights + ring.stage * kLoadBytes;
     for (int box = 0; box < 2; ++box) {
       copy_box(to + box * kBoxBytes, &a.weight, box_at(a, tile, part.first_step + step, box),
@@ -120,7 +121,7 @@ __device__ void load_x(const KernelArgs& a, const Part& part, const Shared<S>& s
 #pragma unroll 1
     for (int32_t step = 0; step < part.num_steps; ++step, ++load) {
       if (load >= shared.num_x_stages) wait_barrier(shared.x_empty(ring.stage), ring.phase ^ 1);
-      if (lane == 0) arrive_expecting(shared.x_full(ring.stage), S::kXLoadBytes);
+      if (lane == 0) arrive_and_expect(shared.x_full(ring.stage), S::kXLoadBytes);
       __syncwarp();
 #pragma unroll 1
       for (int i = lane; i < num_copies * 2; i += 32) {
@@ -157,7 +158,7 @@ __device__ void multiply(const KernelArgs& a, const Part& part, const Shared<Sha
       wait_barrier(shared.x_full(x_ring.stage), x_ring.phase);
       const uint32_t w = shared.weights + ring.stage * kLoadBytes;
       const uint32_t x = shared.x + x_ring.stage * S::kXLoadBytes;
-      wgmma_fence();
+      begin_products();
 #pragma unroll
       for (int box = 0; box < 2; ++box) {
 #pragma unroll
@@ -166,8 +167,8 @@ __device__ void multiply(const KernelArgs& a, const Part& part, const Shared<Sha
                                  operand_at(x + box * S::kXBoxBytes + k * 2));
         }
       }
-      wgmma_commit();
-      wgmma_wait();
+      commit_products();
+      wait_products<0>();
       if (lane == 0) {
         arrive(shared.empty(ring.stage));
         arrive(shared.x_empty(x_ring.stage));

@@ -14,6 +14,7 @@
 
 #include "common/dependency.cuh"
 #include "common/vec.cuh"
+#include "common/warpgroup.cuh"
 #include "copy_engine.cuh"
 #include "split_kernel.h"
 #include "wgmma.cuh"
@@ -100,7 +101,7 @@ __device__ void load_weights(const KernelArgs& a, const Part<S>& part, const Sha
 #pragma unroll 1
   for (int32_t step = 0; step < part.num_steps; ++step) {
     if (step >= S::kWeightStages) wait_barrier(shared.empty(ring.stage), ring.phase ^ 1);
-    arrive_expecting(shared.full(ring.stage), S::kWeightBytes);
+    arrive_and_expect(shared.full(ring.stage), S::kWeightBytes);
     copy_box(shared.weights(ring.stage), &a.weight, (part.first_step + step) * kBoxColumns, part.column,
              shared.full(ring.stage), CachePolicy::kEvictFirst);
     ring.advance();
@@ -115,7 +116,7 @@ __device__ void load_x(const KernelArgs& a, const Part<S>& part, const Shared<S>
 #pragma unroll 1
   for (int32_t step = 0; step < part.num_steps; ++step) {
     if (step >= S::kXStages) wait_barrier(shared.x_empty(ring.stage), ring.phase ^ 1);
-    arrive_expecting(shared.x_full(ring.stage), S::kXBytes);
+    arrive_and_expect(shared.x_full(ring.stage), S::kXBytes);
     copy_box(shared.x(ring.stage), &a.x, (part.first_step + step) * kBoxColumns, part.row,
              shared.x_full(ring.stage), CachePolicy::kEvictLast);
     ring.advance();
@@ -135,14 +136,14 @@ __device__ void multiply_part(float (&acc)[S::kRows / 2], const Part<S>& part, c
     wait_barrier(shared.x_full(x_ring.stage), x_ring.phase);
     const uint64_t w = operand_at(shared.weights(ring.stage) + group * S::kGroupBytes);
     const uint64_t x = operand_at(shared.x(x_ring.stage));
-    wgmma_fence();
+    begin_products();
 #pragma unroll
     for (int k = 0; k < kBoxColumns; k += 16) {
       wide::multiply<T>(acc, w + (k * 2 >> 4), x + (k * 2 >> 4), step > 0 || k > 0);
     }
-    wgmma_commit();
+    commit_products();
     if (step > 0) {
-      wide::wait_products<1>();
+      wait_products<1>();
       if (lane == 0) {
         arrive(shared.empty(stage_before));
         arrive(shared.x_empty(x_stage_before));
@@ -153,7 +154,7 @@ __device__ void multiply_part(float (&acc)[S::kRows / 2], const Part<S>& part, c
     ring.advance();
     x_ring.advance();
   }
-  wide::wait_products<0>();
+  wait_products<0>();
 }
 
 // Each unit to the block that adds it up.
@@ -255,7 +256,7 @@ __global__ void __launch_bounds__(Shape<kRows, kGroups>::kThreads, 1)
     }
     init_barrier(shared.ready(), 1);
     fence_barrier_init();
-    arrive_expecting(shared.ready(), (part.parts - 1) * part.num_units * S::kUnitBytes);
+    arrive_and_expect(shared.ready(), (part.parts - 1) * part.num_units * S::kUnitBytes);
   }
   __syncthreads();
   if (warp >= S::kMathWarps) {
@@ -279,7 +280,7 @@ __global__ void __launch_bounds__(Shape<kRows, kGroups>::kThreads, 1)
       arrive_at_cluster();
       wait_for_cluster();
     } else {
-      wide::sync_threads(1, S::kMathThreads);
+      sync_threads(1, S::kMathThreads);
     }
     send(part, shared, acc);
     wait_barrier(shared.ready(), 0);

@@ -21,10 +21,6 @@ __device__ inline uint64_t operand_at(uint32_t address) {
   return kSwizzle128 | kGroupStride | uint64_t{1} << 16 | (address & 0x3ffff) >> 4;
 }
 
-__device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-__device__ inline void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
-
 // acc[64 rows of a, kColumns rows of b] += a b^T over 16 elements of k.
 template <class T, int kColumns>
 struct Wgmma;

@@ -15,6 +15,7 @@
 
 #include "common/dependency.cuh"
 #include "common/vec.cuh"
+#include "common/warpgroup.cuh"
 #include "copy_engine.cuh"
 #include "wgmma.cuh"
 #include "wide_instructions.cuh"
@@ -72,7 +73,7 @@ __device__ void load(const KernelArgs& a, const Shared<S>& shared, int32_t rank)
   constexpr uint16_t kBoth = (1 << kCluster) - 1;
   const auto load_weights = [&](const Tile& tile, int32_t step, int stage) {
     const uint32_t barrier = shared.full(stage);
-    arrive_expecting(barrier, tile.num_rows * kBoxColumns * 2 + 2 * S::kBoxBytes);
+    arrive_and_expect(barrier, tile.num_rows * kBoxColumns * 2 + 2 * S::kBoxBytes);
     const int32_t row = tile.column_tile * S::kOut;
     if (tile.shares_x) {
 #pragma unroll
@@ -242,12 +243,12 @@ __device__ void multiply_tiles(const KernelArgs& a, const Shared<Shape<kSiluMul,
       wait_barrier(shared.full(ring.stage), ring.phase);
       const uint64_t x = operand_at(shared.x(ring.stage) + group * kRowBoxBytes);
       const uint64_t w = operand_at(shared.weights(ring.stage));
-      wgmma_fence();
+      begin_products();
 #pragma unroll
       for (int k = 0; k < kBoxColumns; k += 16) {
         multiply<T>(acc, x + (k * 2 >> 4), w + (k * 2 >> 4), step > 0 || k > 0);
       }
-      wgmma_commit();
+      commit_products();
       if (step > 0) {
         wait_products<1>();
         release(stage_before);

@@ -1,5 +1,5 @@
 // What the GEMM for many rows needs beyond copy_engine.cuh and wgmma.cuh: copies to several blocks of a
-// cluster, copies out of shared memory, registers handed from one warpgroup to another, and a wider product.
+// cluster, copies out of shared memory, and a wider product.
 #pragma once
 
 #include <cuda.h>
@@ -8,6 +8,8 @@
 
 #include <cstdint>
 #include <type_traits>
+
+#include "common/barrier.cuh"
 
 namespace quire::cuda::gemm::wide {
 
@@ -42,40 +44,15 @@ __device__ inline void commit_stores() { asm volatile("cp.async.bulk.commit_grou
 __device__ inline void wait_stores_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 __device__ inline void wait_stores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
-// Orders this thread's stores to shared memory before what the copy engine reads there after the next
-// barrier.
-__device__ inline void fence_shared_for_async() {
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
-__device__ inline void sync_threads(int barrier_id, int num_threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(barrier_id), "r"(num_threads) : "memory");
-}
-
 // barrier: of any block of the cluster. Orders what this block has read, not what it has written.
 __device__ inline void release_in_cluster(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-__device__ inline uint32_t rank_in_cluster() {
-  uint32_t rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-
 // Every thread of the cluster. Orders nothing but initialized barriers behind fence_barrier_init().
 __device__ inline void sync_cluster() {
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-template <int kRegisters>
-__device__ inline void grow_registers() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
-}
-template <int kRegisters>
-__device__ inline void shrink_registers() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+  arrive_at_cluster();
+  wait_for_cluster();
 }
 
 // Four matrices of 8 x 8 elements of 16 bits: lane l gives the address of row l % 8 of matrix l / 8, and of
@@ -84,11 +61,6 @@ __device__ inline void store_matrices(uint32_t to, const uint32_t (&values)[4]) 
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(values[0]),
                "r"(values[1]), "r"(values[2]), "r"(values[3])
                : "memory");
-}
-
-template <int kPending>
-__device__ inline void wait_products() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
 #define QUIRE_FLOATS_8(c, i)                                                                  \

@@ -10,11 +10,9 @@
 
 #include <cstdint>
 
-namespace quire::cuda::attention {
+#include "common/barrier.cuh"
 
-__device__ inline uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
+namespace quire::cuda::attention {
 
 // 16 bytes; zeros instead of the source's bytes where !is_valid (the source must still be a mapped address).
 __device__ inline void copy_async(uint32_t to, const void* from, bool is_valid) {

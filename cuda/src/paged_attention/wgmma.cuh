@@ -22,16 +22,6 @@ __device__ inline uint64_t describe_tile(uint32_t address, uint32_t group_bytes,
          static_cast<uint64_t>(chunk_bytes >> 4) << 16 | (address & 0x3ffff) >> 4;
 }
 
-// Before the first product, and after registers of one were touched.
-__device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned;\n" ::: "memory"); }
-
-__device__ inline void commit_products() { asm volatile("wgmma.commit_group.sync.aligned;\n" ::: "memory"); }
-
-template <int kPending>
-__device__ inline void wait_products() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(kPending) : "memory");
-}
-
 // Keeps the compiler from using registers of a product on the wrong side of a wait.
 template <int kCount>
 __device__ inline void hold(float (&registers)[kCount]) {

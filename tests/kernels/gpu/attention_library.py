@@ -69,6 +69,7 @@ class Params(Structure):
 def library() -> ctypes.CDLL:
     """Compiled once per state of the sources."""
     sources = [
+        *sorted((ROOT / "cuda/src/common").glob("*.cu")),
         *sorted((ROOT / "cuda/src/paged_attention").glob("*.cu")),
         Path(__file__).with_name("paged_attention_shim.cu"),
     ]
