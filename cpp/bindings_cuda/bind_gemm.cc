@@ -53,21 +53,6 @@ cuda::WideGemmTuning make_wide_tuning(int32_t pair, int32_t group, int32_t colum
   return tuning;
 }
 
-void wide_gemm(const cuda::WideGemmWeight& weight, int32_t num_rows, Address x, int64_t stride_x,
-               Address bias, Address out, int64_t stride_out, Address stream, bool overlaps,
-               const cuda::WideGemmTuning& tuning) {
-  cuda::WideGemmParams p;
-  p.num_rows = num_rows;
-  p.x = at<void>(x);
-  p.stride_x = stride_x;
-  p.bias = at<void>(bias);
-  p.out = at<void>(out);
-  p.stride_out = stride_out;
-  p.overlaps = overlaps;
-  p.tuning = tuning;
-  cuda::launch_wide_gemm(weight, p, stream_at(stream));
-}
-
 cuda::SplitGemmTuning make_split_tuning(int32_t parts, int32_t columns, int32_t rows) {
   cuda::SplitGemmTuning tuning;
   tuning.parts = parts;
@@ -76,10 +61,12 @@ cuda::SplitGemmTuning make_split_tuning(int32_t parts, int32_t columns, int32_t 
   return tuning;
 }
 
-void split_gemm(const cuda::WideGemmWeight& weight, int32_t num_rows, Address x, int64_t stride_x,
-                Address bias, Address out, int64_t stride_out, Address stream, bool overlaps,
-                const cuda::SplitGemmTuning& tuning) {
-  cuda::SplitGemmParams p;
+// The GEMMs for some and for many rows have the same weights and arguments.
+template <class Params, auto kLaunch>
+void gemm(const cuda::WideGemmWeight& weight, int32_t num_rows, Address x, int64_t stride_x, Address bias,
+          Address out, int64_t stride_out, Address stream, bool overlaps,
+          const decltype(Params::tuning)& tuning) {
+  Params p;
   p.num_rows = num_rows;
   p.x = at<void>(x);
   p.stride_x = stride_x;
@@ -88,7 +75,14 @@ void split_gemm(const cuda::WideGemmWeight& weight, int32_t num_rows, Address x,
   p.stride_out = stride_out;
   p.overlaps = overlaps;
   p.tuning = tuning;
-  cuda::launch_split_gemm(weight, p, stream_at(stream));
+  kLaunch(weight, p, stream_at(stream));
+}
+
+template <class Params, auto kLaunch>
+void def_gemm(py::module_& m, const char* name) {
+  m.def(name, &gemm<Params, kLaunch>, py::arg("weight"), py::arg("num_rows"), py::arg("x"),
+        py::arg("stride_x"), py::arg("bias"), py::arg("out"), py::arg("stride_out"), py::arg("stream"),
+        py::arg("overlaps") = true, py::arg("tuning") = decltype(Params::tuning)(), Release());
 }
 
 }  // namespace
@@ -112,16 +106,12 @@ void bind_gemm(py::module_& m) {
   py::class_<cuda::WideGemmTuning>(m, "WideGemmTuning")
       .def(py::init(&make_wide_tuning), py::kw_only(), py::arg("pair") = -1, py::arg("group") = 0,
            py::arg("columns") = 0, py::arg("halves") = -1);
-  m.def("wide_gemm", &wide_gemm, py::arg("weight"), py::arg("num_rows"), py::arg("x"), py::arg("stride_x"),
-        py::arg("bias"), py::arg("out"), py::arg("stride_out"), py::arg("stream"), py::arg("overlaps") = true,
-        py::arg("tuning") = cuda::WideGemmTuning(), Release());
+  def_gemm<cuda::WideGemmParams, cuda::launch_wide_gemm>(m, "wide_gemm");
 
   py::class_<cuda::SplitGemmTuning>(m, "SplitGemmTuning")
       .def(py::init(&make_split_tuning), py::kw_only(), py::arg("parts") = 0, py::arg("columns") = 0,
            py::arg("rows") = 0);
-  m.def("split_gemm", &split_gemm, py::arg("weight"), py::arg("num_rows"), py::arg("x"), py::arg("stride_x"),
-        py::arg("bias"), py::arg("out"), py::arg("stride_out"), py::arg("stream"), py::arg("overlaps") = true,
-        py::arg("tuning") = cuda::SplitGemmTuning(), Release());
+  def_gemm<cuda::SplitGemmParams, cuda::launch_split_gemm>(m, "split_gemm");
 }
 
 }  // namespace quire::bindings

@@ -158,21 +158,15 @@ class WideWeight:
 
     def __call__(self, x: Tensor, bias: Tensor | None, out: Tensor) -> None:
         """x: `[num_rows, in_size]`, rows may be apart."""
-        _cuda.wide_gemm(
-            self._handle,
-            x.size(0),
-            x.data_ptr(),
-            x.stride(0),
-            0 if bias is None else bias.data_ptr(),
-            out.data_ptr(),
-            out.stride(0),
-            _stream(),
-        )
+        _cuda.wide_gemm(self._handle, *self._arguments(x, bias, out))
 
     def split(self, x: Tensor, bias: Tensor | None, out: Tensor) -> None:
         """The same without silu_mul for some 65 to 256 rows: k is cut, and how depends on the rows."""
-        _cuda.split_gemm(
-            self._handle,
+        _cuda.split_gemm(self._handle, *self._arguments(x, bias, out))
+
+    @staticmethod
+    def _arguments(x: Tensor, bias: Tensor | None, out: Tensor) -> tuple[int, ...]:
+        return (
             x.size(0),
             x.data_ptr(),
             x.stride(0),

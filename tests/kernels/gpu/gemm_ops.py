@@ -3,6 +3,7 @@ on the current stream."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -71,38 +72,12 @@ def wide_tuning(**settings: int) -> Any:
     return _cuda.WideGemmTuning(**settings)
 
 
-def wide_gemm(
-    x: Tensor,
-    weight: WideWeight,
-    *,
-    bias: Tensor | None = None,
-    out: Tensor | None = None,
-    overlaps: bool = True,
-    tuning: Any = None,
-) -> Tensor:
-    if out is None:
-        out = torch.empty((x.size(0), weight.num_out), dtype=x.dtype, device=x.device)
-    more = {} if tuning is None else {"tuning": tuning}
-    _cuda.wide_gemm(
-        weight.handle,
-        x.size(0),
-        x.data_ptr(),
-        x.stride(0),
-        0 if bias is None else bias.data_ptr(),
-        out.data_ptr(),
-        out.stride(0),
-        _stream(),
-        overlaps=overlaps,
-        **more,
-    )
-    return out
-
-
 def split_tuning(**settings: int) -> Any:
     return _cuda.SplitGemmTuning(**settings)
 
 
-def split_gemm(
+def _gemm(
+    launch: Callable[..., None],
     x: Tensor,
     weight: WideWeight,
     *,
@@ -114,7 +89,7 @@ def split_gemm(
     if out is None:
         out = torch.empty((x.size(0), weight.num_out), dtype=x.dtype, device=x.device)
     more = {} if tuning is None else {"tuning": tuning}
-    _cuda.split_gemm(
+    launch(
         weight.handle,
         x.size(0),
         x.data_ptr(),
@@ -127,3 +102,13 @@ def split_gemm(
         **more,
     )
     return out
+
+
+def wide_gemm(x: Tensor, weight: WideWeight, **settings: Any) -> Tensor:
+    """settings: as _gemm()."""
+    return _gemm(_cuda.wide_gemm, x, weight, **settings)
+
+
+def split_gemm(x: Tensor, weight: WideWeight, **settings: Any) -> Tensor:
+    """settings: as _gemm()."""
+    return _gemm(_cuda.split_gemm, x, weight, **settings)
