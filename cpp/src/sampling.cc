@@ -1,7 +1,6 @@
 #include "quire/sampling.h"
 
 #include <algorithm>
-#include <cmath>
 #include <sstream>
 
 #include "quire/error.h"
@@ -45,9 +44,9 @@ void validate_logit_bias(const std::vector<LogitBias>& logit_bias, int32_t vocab
   }
 }
 
-void validate_logprobs(const char* field, int32_t value) {
-  require(value >= -1 && value <= kMaxLogprobs, field, value,
-          "0 to " + std::to_string(kMaxLogprobs) + ", or -1 (none)");
+template <typename Field, typename T>
+void require_in(const Field& field, T value) {
+  require(field.contains(value), field.name, value, field.allowed);
 }
 
 }  // namespace
@@ -65,23 +64,18 @@ uint64_t sequence_seed(uint64_t seed, uint32_t index) {
 }
 
 void validate(const SamplingParams& params, int32_t vocab_size) {
-  require(params.max_tokens >= 0, "max_tokens", params.max_tokens, "at least 1, or 0 (fill max_model_len)");
-  require(params.min_tokens >= 0, "min_tokens", params.min_tokens, "at least 0");
+  if (params.max_tokens != 0) require_in(fields::kMaxTokens, params.max_tokens);
+  require_in(fields::kMinTokens, params.min_tokens);
   require(params.max_tokens == 0 || params.min_tokens <= params.max_tokens, "min_tokens", params.min_tokens,
           "at most max_tokens (" + std::to_string(params.max_tokens) + ")");
-  // Written so that NaN is refused.
-  require(params.temperature >= 0.0f && params.temperature <= 2.0f, "temperature", params.temperature,
-          "[0, 2]");
-  require(params.top_p > 0.0f && params.top_p <= 1.0f, "top_p", params.top_p, "(0, 1]");
-  require(params.top_k >= -1, "top_k", params.top_k, "at least 1, or 0 or -1 (off)");
-  require(params.min_p >= 0.0f && params.min_p <= 1.0f, "min_p", params.min_p, "[0, 1]");
-  for (const auto& [field, value] : {std::pair("presence_penalty", params.presence_penalty),
-                                     std::pair("frequency_penalty", params.frequency_penalty)}) {
-    require(value >= -2.0f && value <= 2.0f, field, value, "[-2, 2]");
-  }
-  require(params.repetition_penalty > 0.0f && std::isfinite(params.repetition_penalty), "repetition_penalty",
-          params.repetition_penalty, "a finite number greater than 0");
-  require(params.n >= 1 && params.n <= kMaxSequences, "n", params.n, "1 to " + std::to_string(kMaxSequences));
+  require_in(fields::kTemperature, params.temperature);
+  require_in(fields::kTopP, params.top_p);
+  require_in(fields::kTopK, params.top_k);
+  require_in(fields::kMinP, params.min_p);
+  require_in(fields::kPresencePenalty, params.presence_penalty);
+  require_in(fields::kFrequencyPenalty, params.frequency_penalty);
+  require_in(fields::kRepetitionPenalty, params.repetition_penalty);
+  require_in(fields::kN, params.n);
   require(params.n == 1 || params.temperature > 0.0f, "n", std::to_string(params.n) + " with temperature 0",
           "1 (greedy: all sequences would be the same)");
   validate_logit_bias(params.logit_bias, vocab_size);
@@ -91,9 +85,9 @@ void validate(const SamplingParams& params, int32_t vocab_size) {
     require(!ids.empty(), "bad_words", "a sequence of no ids", "at least one id in each");
     require_ids("bad_words", ids, vocab_size);
   }
-  validate_logprobs("logprobs", params.logprobs);
-  validate_logprobs("prompt_logprobs", params.prompt_logprobs);
-  require(params.stream_interval >= 1, "stream_interval", params.stream_interval, "at least 1");
+  if (params.logprobs != -1) require_in(fields::kLogprobs, params.logprobs);
+  if (params.prompt_logprobs != -1) require_in(fields::kPromptLogprobs, params.prompt_logprobs);
+  require_in(fields::kStreamInterval, params.stream_interval);
   require(is_valid_utf8(params.cache_salt), "cache_salt", "invalid UTF-8", "UTF-8");
   const auto is_start = [](char byte) { return (byte & 0xC0) != 0x80; };
   const auto length = std::count_if(params.cache_salt.begin(), params.cache_salt.end(), is_start);

@@ -85,15 +85,15 @@ void set(GenerationRequest& request, const InputTensor& tensor) {
   }
 }
 
-// As set(), of a count that the core spells "not given" where clients leave it out.
-template <auto Member, int32_t kMinimum>
+// As set(), of a field that the core does not look at, or that it knows to have a value for "not given".
+template <auto Member, const fields::IntField& kField>
 void set_given(GenerationRequest& request, const InputTensor& tensor) {
-  set<Member>(request, tensor);
-  const int32_t value = request.request.params.*Member;
-  if (value < kMinimum) {
-    throw InvalidArgument(std::string(tensor.name), std::to_string(value),
-                          "at least " + std::to_string(kMinimum));
+  int32_t value = 0;
+  get(tensor, value);
+  if (!kField.contains(value)) {
+    throw InvalidArgument(std::string(tensor.name), std::to_string(value), kField.allowed);
   }
+  set<Member>(request, tensor);
 }
 
 void set_seed(GenerationRequest& request, const InputTensor& tensor) {
@@ -105,13 +105,6 @@ void set_cache_salt(GenerationRequest& request, const InputTensor& tensor) {
   set<&SamplingParams::cache_salt>(request, tensor);
   if (request.request.params.cache_salt.empty()) {
     throw InvalidArgument(std::string(tensor.name), "an empty string", "a non-empty string");
-  }
-}
-
-void set_deadline_ms(GenerationRequest& request, const InputTensor& tensor) {
-  set<&GenerationRequest::deadline_ms>(request, tensor);
-  if (request.deadline_ms < 1) {
-    throw InvalidArgument(std::string(tensor.name), std::to_string(request.deadline_ms), "at least 1");
   }
 }
 
@@ -145,7 +138,7 @@ constexpr GenerationInput kInputs[] = {
     {"row_lengths", kInt32, set<&Request::row_lengths>, kList, kInternal},
     {"input_ids", kInt32, set<&NewRequest::prompt_ids>, kList, kInternal},
     {"n", kInt32, set<&Params::n>},
-    {"max_tokens", kInt32, set_given<&Params::max_tokens, 1>},
+    {"max_tokens", kInt32, set_given<&Params::max_tokens, fields::kMaxTokens>},
     {"min_tokens", kInt32, set<&Params::min_tokens>},
     {"temperature", kFloat, set<&Params::temperature>},
     {"top_p", kFloat, set<&Params::top_p>},
@@ -166,12 +159,12 @@ constexpr GenerationInput kInputs[] = {
     {"include_stop_str_in_output", kBool, set<&Params::include_stop_str_in_output>},
     {"skip_special_tokens", kBool, set<&Params::skip_special_tokens>},
     {"detokenize", kBool, set<&Params::detokenize>},
-    {"logprobs", kInt32, set_given<&Params::logprobs, 0>},
-    {"prompt_logprobs", kInt32, set_given<&Params::prompt_logprobs, 0>},
+    {"logprobs", kInt32, set_given<&Params::logprobs, fields::kLogprobs>},
+    {"prompt_logprobs", kInt32, set_given<&Params::prompt_logprobs, fields::kPromptLogprobs>},
     {"stream_interval", kInt32, set<&Params::stream_interval>},
     {"cache_salt", kString, set_cache_salt},
     {"priority", kInt32, set<&NewRequest::priority>},
-    {"deadline_ms", kInt32, set_deadline_ms},
+    {"deadline_ms", kInt32, set_given<&Request::deadline_ms, fields::kDeadlineMs>},
     {"arrival_ns", kInt64, set<&NewRequest::arrival_ns>, kScalar, kInternal},
     {"tokenize_ns", kInt64, set<&NewRequest::tokenize_ns>, kScalar, kInternal},
     {"stream", kBool, set<&Request::stream>},

@@ -14,38 +14,6 @@ namespace quire::triton {
 
 namespace {
 
-struct Alias {
-  std::string_view alias;
-  std::string_view name;
-};
-
-// As in python/quire/sampling_params.py and request_options.py (a test compares them).
-constexpr Alias kAliases[] = {
-    {"num_return_sequences", "n"},
-    {"max_new_tokens", "max_tokens"},
-    {"max_completion_tokens", "max_tokens"},
-    {"request_output_len", "max_tokens"},
-    {"sampling_param_max_tokens", "max_tokens"},
-    {"min_new_tokens", "min_tokens"},
-    {"sampling_param_temperature", "temperature"},
-    {"runtime_top_p", "top_p"},
-    {"sampling_param_top_p", "top_p"},
-    {"runtime_top_k", "top_k"},
-    {"sampling_param_top_k", "top_k"},
-    {"sampling_param_presence_penalty", "presence_penalty"},
-    {"sampling_param_frequency_penalty", "frequency_penalty"},
-    {"random_seed", "seed"},
-    {"sampling_seed", "seed"},
-    {"sampling_param_seed", "seed"},
-    {"stop_words", "stop"},
-    {"stop_sequences", "stop"},
-    {"stop_strings", "stop"},
-    {"sampling_param_stop", "stop"},
-    {"no_stop_trim", "include_stop_str_in_output"},
-    {"streaming", "stream"},
-    {"return_log_probs", "return_logprobs"},
-};
-
 // Fields of the ensemble that only its tokenizer can honour.
 constexpr std::string_view kOfTheTokenizer[] = {"bad_words",
                                                 "truncate_prompt_tokens",
@@ -302,9 +270,9 @@ void read_request_parameters(TRITONBACKEND_Request* request, std::span<const Gen
     std::string_view name = parameter.name();
     if (is_tritons(name)) continue;
     if (forwarded_headers && std::regex_match(parameter.name(), *forwarded_headers)) continue;
-    const auto* alias = std::find_if(std::begin(kAliases), std::end(kAliases),
-                                     [&](const Alias& known) { return known.alias == name; });
-    if (alias != std::end(kAliases)) {
+    const auto* alias = std::find_if(std::begin(fields::kAliases), std::end(fields::kAliases),
+                                     [&](const fields::Alias& known) { return known.alias == name; });
+    if (alias != std::end(fields::kAliases)) {
       name = alias->name;
       result.aliases.emplace_back(name, alias->alias);
     }

@@ -1,19 +1,13 @@
-// What a request may ask of sampling and of stopping, and the ranges. Ranges and names are those of
-// python/quire/sampling_params.py (a test compares them).
+// What a request may ask of sampling and of stopping. Names, ranges and limits: fields.h.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
-namespace quire {
+#include "quire/fields.h"
 
-constexpr int32_t kMaxStopTokenIds = 240;
-constexpr int32_t kMaxLogprobs = 20;
-constexpr int32_t kMaxSequences = 128;  // of one prompt
-constexpr int32_t kMaxLogitBias = 1024;
-constexpr int32_t kMaxBadWords = 128;
-constexpr int32_t kMaxCacheSaltLength = 1024;  // characters
+namespace quire {
 
 struct LogitBias {
   int32_t token_id = 0;

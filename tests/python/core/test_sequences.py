@@ -264,8 +264,8 @@ def test_requests_without_a_seed_differ() -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"n": 0}, "n: got 0; allowed: 1 to 128"),
-        ({"n": 129}, "n: got 129; allowed: 1 to 128"),
+        ({"n": 0}, r"n: got 0; allowed: an integer in \[1, 128\]"),
+        ({"n": 129}, r"n: got 129; allowed: an integer in \[1, 128\]"),
         ({"n": 2, "temperature": 0.0}, "n: got 2 with temperature 0; allowed: 1 "),
     ],
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 from quire import _core
 from quire.errors import InvalidArgument
+from quire.fields_header import fields_header
 from quire.sampling_params import CORE_FIELDS, MAX_BAD_WORDS, NAMES, SamplingParams
 from quire.schema import INT32_MAX, INT64_MAX, INT64_MIN, Field
 
@@ -15,14 +15,10 @@ from quire.schema import INT32_MAX, INT64_MAX, INT64_MIN, Field
 NOT_GIVEN = {("max_tokens", 0), ("logprobs", -1), ("prompt_logprobs", -1)}
 
 
-def test_other_names_are_those_of_the_backend() -> None:
-    """The backend's table of aliases is the schema's, but for fields that only a tokenizer can honour."""
-    source = (Path(__file__).parents[3] / "cpp" / "triton" / "request_parameters.cc").read_text()
-    table = source.split("kAliases[] = {")[1].split("};")[0]
-    not_there = ("truncate_prompt_tokens", "exclude_input_in_output")
-    fields = [field for name, field in NAMES.fields.items() if name not in not_there]
-    expected = {(alias, field.name) for field in fields for alias in field.aliases}
-    assert expected == set(re.findall(r'\{"(\w+)", "(\w+)"\}', table))
+def test_the_header_is_of_this_schema() -> None:
+    """Names, ranges, limits and error texts of the core and the backend are generated."""
+    committed = (Path(__file__).parents[3] / "cpp" / "include" / "quire" / "fields.h").read_text()
+    assert committed == fields_header(), "run: python -m quire.fields_header > cpp/include/quire/fields.h"
 
 
 def a_core(vocab_size: int = 1) -> _core.EngineCore:

@@ -51,7 +51,7 @@ def grpc_infer(server: Server, model: str, ids: list[int], **parameters: Any) ->
 
 def test_what_the_client_got_wrong(server: Server) -> None:
     """Invalid argument: 400 and INVALID_ARGUMENT."""
-    message = "temperature: got 5; allowed: [0, 2]"
+    message = "temperature: got 5; allowed: a number in [0, 2]"
     assert http_infer(server, UNARY, [1], temperature=5) == (400, message)
     assert grpc_infer(server, UNARY, [1], temperature=5) == ("StatusCode.INVALID_ARGUMENT", message)
     assert server.generate_error("generation", input_ids=[1], max_tokens=0)[0] == 400

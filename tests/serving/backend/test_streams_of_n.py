@@ -116,7 +116,7 @@ def test_refusals(server: Server) -> None:
     assert status == 400
     assert "n: got 3 with temperature 0; allowed: 1 (greedy: all sequences would be the same)" in error
     status, error = server.generate_error("ensemble", input_ids=[5], n=129, acknowledge=True)
-    assert "n: got 129; allowed: 1 to 128" in error
+    assert "n: got 129; allowed: an integer in [1, 128]" in error
 
 
 def test_a_client_that_goes_away_ends_all(server: Server) -> None:
