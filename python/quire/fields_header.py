@@ -49,7 +49,7 @@ struct Alias {
   std::string_view alias, name;
 };
 """
-# Limits of fields that are no numbers, by the names that the code has for them.
+# Limits of lists and texts, and of numbers that become sizes, by the names that the code has for them.
 _LIMITS = {
     "kMaxStopTokenIds": ("stop_token_ids", "max_items"),
     "kMaxLogprobs": ("logprobs", "maximum"),
@@ -58,8 +58,6 @@ _LIMITS = {
     "kMaxBadWords": ("bad_words", "max_items"),
     "kMaxCacheSaltLength": ("cache_salt", "max_length"),
 }
-
-
 # Their other names are for the tokenizer alone.
 _OF_THE_TOKENIZER = ("truncate_prompt_tokens", "exclude_input_in_output")
 

@@ -46,6 +46,20 @@ __device__ inline void wait_barrier(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
+// Stages of a ring in the order in which they are filled and drained.
+template <int kStages>
+struct RingPosition {
+  uint32_t stage = 0;
+  uint32_t parity = 0;
+
+  __device__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
 // barrier_id: 1 to 15; the whole block's is 0.
 __device__ inline void sync_threads(int barrier_id, int num_threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier_id), "r"(num_threads) : "memory");

@@ -5,6 +5,7 @@
 
 #include "common/dispatch.h"
 #include "common/launch.h"
+#include "gemm/device.h"
 #include "kernels.h"
 #include "quire/cuda/skinny_gemm.h"
 #include "tensor_map.h"
@@ -17,6 +18,7 @@ using gemm::kBoxRows;
 using gemm::KernelArgs;
 using gemm::kStepColumns;
 using gemm::make_tensor_map;
+using gemm::num_sms;
 
 // How many tiles of a weight's launch are taken, beyond each block's first: 0 between launches. Weights share
 // these when there are more of them; calls on one stream may, since no block takes a tile before the kernels
@@ -40,16 +42,6 @@ CUtensorMap make_weight_map(DType dtype, const void* data, int64_t n, int64_t k,
   }
   return make_tensor_map(dtype, data,
                          {{k, 1, kBoxColumns}, {8, k, 8}, {2, n / 2 * k, 2}, {n / 16, 8 * k, kBoxRows / 16}});
-}
-
-int num_sms() {
-  static const int count = [] {
-    int device = 0, sms = 0;
-    check(cudaGetDevice(&device), "cudaGetDevice");
-    check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-    return sms;
-  }();
-  return count;
 }
 
 int num_tiles(const SkinnyGemmWeight& w) { return static_cast<int>((w.n + kBoxRows - 1) / kBoxRows); }

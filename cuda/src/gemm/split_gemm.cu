@@ -2,6 +2,7 @@
 
 #include "common/dispatch.h"
 #include "common/launch.h"
+#include "gemm/device.h"
 #include "quire/cuda/split_gemm.h"
 #include "split_kernel.h"
 #include "tensor_map.h"
@@ -9,24 +10,14 @@
 namespace quire::cuda {
 namespace {
 
+using gemm::ceil_div;
 using gemm::make_tensor_map;
+using gemm::num_sms;
 using gemm::split::KernelArgs;
 using gemm::split::kGroupColumns;
 using gemm::split::kMaxParts;
 using gemm::split::kSmallTileRows;
 using gemm::split::kTileRows;
-
-int num_sms() {
-  static const int count = [] {
-    int device = 0, sms = 0;
-    check(cudaGetDevice(&device), "cudaGetDevice");
-    check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-    return sms;
-  }();
-  return count;
-}
-
-int32_t ceil_div(int64_t a, int64_t b) { return static_cast<int32_t>((a + b - 1) / b); }
 
 struct Cut {
   int32_t rows, columns, parts;

@@ -56,19 +56,6 @@ struct Shared {
   __device__ uint32_t ready() const { return x_empty(S::kXStages); }  // the other parts' sums are here
 };
 
-template <int kStages>
-struct Ring {
-  int stage = 0;
-  uint32_t phase = 0;
-
-  __device__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      phase ^= 1;
-    }
-  }
-};
-
 // What a block computes.
 template <class S>
 struct Part {
@@ -97,10 +84,10 @@ struct Part {
 // One thread.
 template <class S>
 __device__ void load_weights(const KernelArgs& a, const Part<S>& part, const Shared<S>& shared) {
-  Ring<S::kWeightStages> ring;
+  RingPosition<S::kWeightStages> ring;
 #pragma unroll 1
   for (int32_t step = 0; step < part.num_steps; ++step) {
-    if (step >= S::kWeightStages) wait_barrier(shared.empty(ring.stage), ring.phase ^ 1);
+    if (step >= S::kWeightStages) wait_barrier(shared.empty(ring.stage), ring.parity ^ 1);
     arrive_and_expect(shared.full(ring.stage), S::kWeightBytes);
     copy_box(shared.weights(ring.stage), &a.weight, (part.first_step + step) * kBoxColumns, part.column,
              shared.full(ring.stage), CachePolicy::kEvictFirst);
@@ -112,10 +99,10 @@ __device__ void load_weights(const KernelArgs& a, const Part<S>& part, const Sha
 // One thread.
 template <class S>
 __device__ void load_x(const KernelArgs& a, const Part<S>& part, const Shared<S>& shared) {
-  Ring<S::kXStages> ring;
+  RingPosition<S::kXStages> ring;
 #pragma unroll 1
   for (int32_t step = 0; step < part.num_steps; ++step) {
-    if (step >= S::kXStages) wait_barrier(shared.x_empty(ring.stage), ring.phase ^ 1);
+    if (step >= S::kXStages) wait_barrier(shared.x_empty(ring.stage), ring.parity ^ 1);
     arrive_and_expect(shared.x_full(ring.stage), S::kXBytes);
     copy_box(shared.x(ring.stage), &a.x, (part.first_step + step) * kBoxColumns, part.row,
              shared.x_full(ring.stage), CachePolicy::kEvictLast);
@@ -127,13 +114,13 @@ template <class T, class S>
 __device__ void multiply_part(float (&acc)[S::kRows / 2], const Part<S>& part, const Shared<S>& shared,
                               int group) {
   const int lane = threadIdx.x % 32;
-  Ring<S::kWeightStages> ring;
-  Ring<S::kXStages> x_ring;
+  RingPosition<S::kWeightStages> ring;
+  RingPosition<S::kXStages> x_ring;
   int stage_before = 0, x_stage_before = 0;
 #pragma unroll 1
   for (int32_t step = 0; step < part.num_steps; ++step) {
-    wait_barrier(shared.full(ring.stage), ring.phase);
-    wait_barrier(shared.x_full(x_ring.stage), x_ring.phase);
+    wait_barrier(shared.full(ring.stage), ring.parity);
+    wait_barrier(shared.x_full(x_ring.stage), x_ring.parity);
     const uint64_t w = operand_at(shared.weights(ring.stage) + group * S::kGroupBytes);
     const uint64_t x = operand_at(shared.x(x_ring.stage));
     begin_products();

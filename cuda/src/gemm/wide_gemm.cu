@@ -2,6 +2,7 @@
 
 #include "common/dispatch.h"
 #include "common/launch.h"
+#include "gemm/device.h"
 #include "quire/cuda/wide_gemm.h"
 #include "tensor_map.h"
 #include "wide_kernel.h"
@@ -9,6 +10,7 @@
 namespace quire::cuda {
 namespace {
 
+using gemm::ceil_div;
 using gemm::make_tensor_map;
 using gemm::wide::KernelArgs;
 using gemm::wide::kSmallWeightBox;
@@ -16,17 +18,7 @@ using gemm::wide::kTileRows;
 using gemm::wide::kWeightBox;
 using gemm::wide::Schedule;
 
-int num_clusters() {
-  static const int count = [] {
-    int device = 0, sms = 0;
-    check(cudaGetDevice(&device), "cudaGetDevice");
-    check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-    return std::max(1, sms / 2);
-  }();
-  return count;
-}
-
-int32_t ceil_div(int64_t a, int64_t b) { return static_cast<int32_t>((a + b - 1) / b); }
+int num_clusters() { return std::max(1, gemm::num_sms() / 2); }
 
 Schedule make_schedule(int32_t num_rows, int32_t column_tiles, bool shares_x, bool cuts_last, int32_t group) {
   const int32_t row_tiles = ceil_div(num_rows, kTileRows);

@@ -55,18 +55,6 @@ struct Shared {
   __device__ uint32_t empty(int stage) const { return full(kStages + stage); }
 };
 
-struct Ring {
-  int stage = 0;
-  uint32_t phase = 0;
-
-  __device__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      phase ^= 1;
-    }
-  }
-};
-
 // One thread.
 template <class S>
 __device__ void load(const KernelArgs& a, const Shared<S>& shared, int32_t rank) {
@@ -102,7 +90,7 @@ __device__ void load(const KernelArgs& a, const Shared<S>& shared, int32_t rank)
   const int32_t num_clusters = gridDim.x / kCluster;
   const int32_t first = blockIdx.x / kCluster;
   const int32_t ahead = min(kStages, a.num_steps);
-  Ring ring;
+  RingPosition<kStages> ring;
   const Tile first_tile(a.schedule, first, rank);
   for (int32_t step = 0; step < ahead; ++step) load_weights(first_tile, step, step);
   wait_for_dependencies();
@@ -114,7 +102,7 @@ __device__ void load(const KernelArgs& a, const Shared<S>& shared, int32_t rank)
   for (int32_t item = first; item < a.schedule.num_items; item += num_clusters) {
     const Tile tile(a.schedule, item, rank);
     for (; step < a.num_steps; ++step) {
-      wait_barrier(shared.empty(ring.stage), ring.phase ^ 1);
+      wait_barrier(shared.empty(ring.stage), ring.parity ^ 1);
       load_weights(tile, step, ring.stage);
       load_x(tile, step, ring.stage);
       ring.advance();
@@ -225,14 +213,14 @@ __device__ void multiply_tiles(const KernelArgs& a, const Shared<Shape<kSiluMul,
     if (lane < kCluster) release_in_cluster(empty_there + 8 * stage);
   };
   const int32_t num_clusters = gridDim.x / kCluster;
-  Ring ring;
+  RingPosition<kStages> ring;
   float acc[kBox];
   for (int32_t item = blockIdx.x / kCluster; item < a.schedule.num_items; item += num_clusters) {
     const Tile tile(a.schedule, item, rank);
     const int32_t in_tile = group * kRowBox;
     if (tile.is_empty || in_tile >= tile.num_rows) {
       for (int32_t step = 0; step < a.num_steps; ++step) {
-        wait_barrier(shared.full(ring.stage), ring.phase);
+        wait_barrier(shared.full(ring.stage), ring.parity);
         release(ring.stage);
         ring.advance();
       }
@@ -240,7 +228,7 @@ __device__ void multiply_tiles(const KernelArgs& a, const Shared<Shape<kSiluMul,
     }
     int stage_before = 0;
     for (int32_t step = 0; step < a.num_steps; ++step) {
-      wait_barrier(shared.full(ring.stage), ring.phase);
+      wait_barrier(shared.full(ring.stage), ring.parity);
       const uint64_t x = operand_at(shared.x(ring.stage) + group * kRowBoxBytes);
       const uint64_t w = operand_at(shared.weights(ring.stage));
       begin_products();

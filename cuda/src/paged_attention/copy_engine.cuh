@@ -15,20 +15,6 @@ __device__ inline void publish_barriers() {
   fence_shared_for_async();
 }
 
-// Stages of a ring in the order in which they are filled and drained.
-template <int kStages>
-struct RingPosition {
-  uint32_t stage = 0;
-  uint32_t parity = 0;
-
-  __device__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 // True in one lane of a whole warp, which the compiler knows: copies need no loop over lanes.
 __device__ inline bool elect_lane() {
   uint32_t is_elected;

@@ -45,10 +45,9 @@ class CudaLinear:
         """Once the weights are there, at their final place."""
         self._transposed = self.weight.t()
         self._plain = ops.SkinnyWeight(self.weight, is_invariant=self._is_invariant)
-        self._split_rows = 0
-        if ops.WideWeight.takes(self.weight):
+        self._split_rows = _split_rows(self.weight)
+        if self._split_rows:
             self._split = ops.WideWeight(self.weight)
-            self._split_rows = _split_rows(self.weight.size(0))
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """x: ``[num_rows, in_size]``; out: ``[num_rows, out_size]``."""
@@ -84,14 +83,11 @@ class CudaGateUp(CudaLinear):
     def prepare(self) -> None:
         """As in CudaLinear."""
         super().prepare()
-        can_fuse = self.weight.size(0) % 16 == 0
-        self._fused = (
-            ops.SkinnyWeight(self.weight, silu_mul=True, is_invariant=self._is_invariant)
-            if can_fuse
-            else None
-        )
-        takes = ops.WideWeight.takes(self.weight, silu_mul=True)
-        self._wide = ops.WideWeight(self.weight, silu_mul=True) if takes else None
+        self._fused = self._wide = None
+        if self.weight.size(0) % 16 == 0:
+            self._fused = ops.SkinnyWeight(self.weight, silu_mul=True, is_invariant=self._is_invariant)
+        if ops.WideWeight.takes(self.weight, silu_mul=True):
+            self._wide = ops.WideWeight(self.weight, silu_mul=True)
 
     def silu_mul(self, x: Tensor, gate_up: Tensor, out: Tensor) -> None:
         """x: ``[num_rows, in_size]``; gate_up: ``[num_rows, 2 * intermediate_size]``, scratch; out:
@@ -106,8 +102,11 @@ class CudaGateUp(CudaLinear):
             ops.silu_mul(gate_up, out)
 
 
-def _split_rows(out_size: int) -> int:
-    return next((rows for columns, rows in _SPLIT_ROWS if out_size <= columns), 0)
+def _split_rows(weight: Tensor) -> int:
+    """Up to how many rows of x the GEMM that cuts k is the fastest; 0: of none."""
+    if not ops.WideWeight.takes(weight):
+        return 0
+    return next((rows for columns, rows in _SPLIT_ROWS if weight.size(0) <= columns), 0)
 
 
 def _parts(x: Tensor, out: Tensor) -> list[tuple[Tensor, Tensor]]:

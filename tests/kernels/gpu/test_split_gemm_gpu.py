@@ -8,28 +8,18 @@ import math
 import gpu_ops
 import pytest
 import torch
+from gemm_cases import DTYPES, TOLERANCE, check_overlap, normal, product
 from gemm_ops import WideWeight, split_gemm, split_tuning
 from kernel_reference import assert_close
 from torch import Tensor
 
 pytestmark = pytest.mark.gpu
 
-DTYPES = [torch.bfloat16, torch.float16]
-TOLERANCE = {torch.bfloat16: 2e-3, torch.float16: 3e-4}  # one rounding of the sum
 # One row, whole tiles of 96 and of 128 rows, ragged ones, several tiles.
 ROWS = [1, 65, 72, 96, 97, 128, 131, 192, 200, 256, 300]
 # Columns of out x k: whole tiles, fewer columns than a tile, ragged; k of one step, fewer steps than a ring
 # has stages, parts of unequal length.
 SIZES = [(128, 64), (256, 128), (8, 72), (392, 1096), (1032, 2048)]
-
-
-def normal(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    generator = torch.Generator("cuda").manual_seed(seed)
-    return torch.randn(shape, generator=generator, device="cuda").to(dtype)
-
-
-def product(x: Tensor, w: Tensor) -> Tensor:
-    return (x.double() @ w.double().T).float()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -92,18 +82,7 @@ def test_overlapping_chain_in_a_graph(m: int) -> None:
             x = split_gemm(y, down, overlaps=overlaps)
         return x
 
-    x = normal(m, hidden, dtype=torch.bfloat16)
-    inputs = [x, x.flip(1), x * 0.5]
-    expected = [chain(each, False) for each in inputs]
-    buffer = torch.empty_like(x)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = chain(buffer, True)
-    for _ in range(30):
-        for each, right in zip(inputs, expected, strict=True):
-            buffer.copy_(each)
-            graph.replay()
-            assert torch.equal(out, right)
+    check_overlap(chain, normal(m, hidden, dtype=torch.bfloat16))
 
 
 def test_refuses() -> None:

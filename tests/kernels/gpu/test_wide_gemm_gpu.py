@@ -7,36 +7,18 @@ import math
 import gpu_ops
 import pytest
 import torch
+from gemm_cases import DTYPES, SILU_TOLERANCE, TOLERANCE, check_overlap, normal, product, silu_mul
 from gemm_ops import WideWeight, wide_gemm, wide_tuning
 from kernel_reference import assert_close
 from torch import Tensor
 
 pytestmark = pytest.mark.gpu
 
-DTYPES = [torch.bfloat16, torch.float16]
-# One rounding of the sum; two more with silu_mul, whose inputs may also round to a neighbour.
-TOLERANCE = {torch.bfloat16: 2e-3, torch.float16: 3e-4}
-SILU_TOLERANCE = {torch.bfloat16: 4e-3, torch.float16: 6e-4}
 # Whole tiles and pairs of tiles, ragged ones, one row, a warpgroup without rows, more units than clusters.
 ROWS = [1, 64, 65, 128, 130, 256, 300, 513, 1000]
 # Columns of out x k: whole tiles, fewer columns than a tile, ragged; k of one step, of fewer steps than the
 # ring has stages, ragged.
 SIZES = [(128, 64), (256, 128), (8, 72), (392, 1096), (2056, 2048)]
-
-
-def normal(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    generator = torch.Generator("cuda").manual_seed(seed)
-    return torch.randn(shape, generator=generator, device="cuda").to(dtype)
-
-
-def product(x: Tensor, w: Tensor) -> Tensor:
-    return (x.double() @ w.double().T).float()
-
-
-def silu_mul(gate_up: Tensor, dtype: torch.dtype) -> Tensor:
-    """Each step rounded as launch_silu_mul does."""
-    gate, up = gate_up.to(dtype).float().chunk(2, dim=1)
-    return ((gate * torch.sigmoid(gate)).to(dtype).float() * up).to(dtype)
 
 
 def check(x: Tensor, weight: WideWeight, bias: Tensor | None, expected: Tensor, tolerance: float) -> None:
@@ -124,18 +106,7 @@ def test_overlapping_chain_in_a_graph() -> None:
             x = wide_gemm(y, down, overlaps=overlaps)
         return x
 
-    x = normal(m, hidden, dtype=torch.bfloat16)
-    inputs = [x, x.flip(1), x * 0.5]
-    expected = [chain(each, False) for each in inputs]
-    buffer = torch.empty_like(x)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = chain(buffer, True)
-    for _ in range(30):
-        for each, right in zip(inputs, expected, strict=True):
-            buffer.copy_(each)
-            graph.replay()
-            assert torch.equal(out, right)
+    check_overlap(chain, normal(m, hidden, dtype=torch.bfloat16))
 
 
 def test_refuses() -> None:

@@ -1,0 +1,44 @@
+"""What the tests of the three GEMMs share: inputs, references, and chains of kernels that overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+DTYPES = [torch.bfloat16, torch.float16]
+# One rounding of the sum; two more with silu_mul, whose inputs may also round to a neighbour.
+TOLERANCE = {torch.bfloat16: 2e-3, torch.float16: 3e-4}
+SILU_TOLERANCE = {torch.bfloat16: 4e-3, torch.float16: 6e-4}
+
+
+def normal(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
+    generator = torch.Generator("cuda").manual_seed(seed)
+    return torch.randn(shape, generator=generator, device="cuda").to(dtype)
+
+
+def product(x: Tensor, w: Tensor) -> Tensor:
+    return (x.double() @ w.double().T).float()
+
+
+def silu_mul(gate_up: Tensor, dtype: torch.dtype) -> Tensor:
+    """Each step rounded as launch_silu_mul does."""
+    gate, up = gate_up.to(dtype).float().chunk(2, dim=1)
+    return ((gate * torch.sigmoid(gate)).to(dtype).float() * up).to(dtype)
+
+
+def check_overlap(chain: Callable[[Tensor, bool], Tensor], x: Tensor) -> None:
+    """chain(x, overlaps) in a graph, whose kernels start early: the bits of the launches in order, over and
+    over, for changing inputs."""
+    inputs = [x, x.flip(1), x * 0.5]
+    expected = [chain(each, False) for each in inputs]
+    buffer = torch.empty_like(x)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = chain(buffer, True)
+    for _ in range(30):
+        for each, right in zip(inputs, expected, strict=True):
+            buffer.copy_(each)
+            graph.replay()
+            assert torch.equal(out, right)
