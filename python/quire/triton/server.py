@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -60,6 +61,9 @@ class TritonServer:
         self._root: Path | None = None
         self._log = ""
         asked = {"--http-port": http_port, "--grpc-port": grpc_port, "--metrics-port": metrics_port}
+        for argument in self._arguments:
+            if argument.partition("=")[0] in asked:
+                raise ServerError(f"arguments: got {argument}; allowed: flags of tritonserver but its ports")
         self.http_port, self.grpc_port, self.metrics_port = choose_ports(asked, host)
 
     @property
@@ -95,8 +99,8 @@ class TritonServer:
         return self._process is not None and self._process.poll() is None
 
     def start(self, on_wait: Callable[[], None] = lambda: None) -> TritonServer:
-        """Returns when server and models are ready; raises ServerStartError with the server's error lines.
-        `on_wait` is called several times a second until then."""
+        """Returns when server and models are ready and every port answers; raises ServerStartError with the
+        server's error lines. `on_wait` is called several times a second until then."""
         if self._process is not None:
             raise ServerError("tritonserver: already started")
         if not self._repository.is_dir():
@@ -218,7 +222,8 @@ class TritonServer:
     def _wait_ready(self, on_wait: Callable[[], None]) -> None:
         assert self._process
         deadline = time.monotonic() + self._start_timeout
-        while not self.is_ready():
+        # tritonserver opens the port of its metrics last, behind the one that says that it is ready.
+        while not (self.is_ready() and self._listens_for_metrics()):
             if (status := self._process.poll()) is not None:
                 raise ServerStartError(
                     f"tritonserver: {_ended(status)} before it was ready", self.error_lines()
@@ -228,6 +233,17 @@ class TritonServer:
                 raise ServerStartError(problem, self.error_lines())
             on_wait()
             time.sleep(0.05)
+
+    def _listens_for_metrics(self) -> bool:
+        """True where metrics are turned off, too."""
+        if not _is_on("--allow-metrics", self._arguments):
+            return True
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((self._reachable_host, self.metrics_port), 5),
+        ):
+            return True
+        return False
 
     def _post_or_raise(self, path: str, payload: Any) -> None:
         status, answer = self.post(path, payload, timeout=self._start_timeout)
@@ -253,6 +269,16 @@ def choose_ports(asked: Mapping[str, int | None], host: str) -> list[int]:
                 raise PortInUse(port, flag) from error
             ports.append(probe.getsockname()[1])
         return ports
+
+
+def _is_on(flag: str, arguments: Sequence[str]) -> bool:
+    """What tritonserver makes of a boolean flag that is on by default: `--flag=value` or `--flag value`."""
+    value = "true"
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
+        name, equals, given = argument.partition("=")
+        if name == flag:
+            value = given if equals else following
+    return value.lower() in ("true", "1", "on")
 
 
 def _unescaped(reason: str) -> str:

@@ -6,11 +6,14 @@ import json
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from quire.errors import PortInUse, ServerError, ServerStartError
+from quire.triton.installation import find_installation
 from quire.triton.server import TritonServer, choose_ports
 
 MakeRepository = Callable[[Path, Path], Path]
@@ -92,6 +95,64 @@ def test_a_run(tmp_path: Path, byte_level_model: Path, make_repository: MakeRepo
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     server.stop()  # twice is fine
+
+
+# Says that it is ready at once, and opens the port of its metrics a while later, as a busy machine makes
+# tritonserver do.
+LATE_METRICS = """#!{python}
+import http.server, sys, threading, time
+
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+ports = dict(argument.split("=", 1) for argument in sys.argv[1:])
+ready = http.server.ThreadingHTTPServer(("127.0.0.1", int(ports["--http-port"])), Ready)
+threading.Thread(target=ready.serve_forever, daemon=True).start()
+if ports.get("--allow-metrics") == "false":
+    time.sleep(3600)
+time.sleep({delay})
+http.server.HTTPServer(("127.0.0.1", int(ports["--metrics-port"])), Ready).serve_forever()
+"""
+
+
+@pytest.fixture
+def late_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Puts it in tritonserver's place, with seconds until its metrics."""
+
+    def install(delay: float) -> None:
+        executable = tmp_path / "tritonserver"
+        executable.write_text(LATE_METRICS.format(python=sys.executable, delay=delay))
+        executable.chmod(0o755)
+        installation = replace(find_installation(), executable=executable)
+        monkeypatch.setattr("quire.triton.server.find_installation", lambda: installation)
+
+    return install
+
+
+def test_a_started_server_has_metrics(tmp_path: Path, late_metrics: Callable[[float], None]) -> None:
+    """start() waits for the port of the metrics, which opens behind the one that says ready."""
+    late_metrics(1.0)
+    with TritonServer(tmp_path, with_quire_backend=False) as server:
+        assert server.is_ready()
+        server.metrics()
+
+
+def test_metrics_that_never_come(tmp_path: Path, late_metrics: Callable[[float], None]) -> None:
+    """A server without them is not ready, unless they were turned off."""
+    late_metrics(3600)
+    with pytest.raises(ServerStartError, match=r"^tritonserver: not ready after 1 s"):
+        TritonServer(tmp_path, with_quire_backend=False, start_timeout=1).start()
+    with TritonServer(tmp_path, with_quire_backend=False, arguments=["--allow-metrics=false"]) as server:
+        assert server.is_ready()
+
+
+@pytest.mark.parametrize("argument", ["--metrics-port=1", "--http-port"])
+def test_ports_are_not_set_behind_our_back(tmp_path: Path, argument: str) -> None:
+    """A port among the arguments passed on would be another than the one that we wait for."""
+    with pytest.raises(ServerError, match=rf"^arguments: got {argument}; allowed: flags of tritonserver but"):
+        TritonServer(tmp_path, arguments=[argument])
 
 
 @pytest.mark.serving
