@@ -23,9 +23,11 @@ help:
 	@echo "             else installs the PyPI wheels of the CUDA toolkit into build/cuda-check"
 	@echo "make bench   scheduler, kernels, engine and serving on this machine; \`quire bench\` lists them"
 
+# numpy and geventhttpclient are here because Pythons for which they have no wheel (3.13; 3.12 and 3.13) compile them,
+# with build requirements of their own.
 $(VENV)/.tools: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install $(PIP_ARGS) -c constraints.txt pip scikit-build-core pybind11 cmake ninja
+	$(PIP) install $(PIP_ARGS) -c constraints.txt pip scikit-build-core pybind11 cmake ninja numpy geventhttpclient
 	@touch $@
 
 # --no-build-isolation keeps one build directory, so a second build compiles only what changed.
