@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from client import generate, generate_stream
@@ -36,23 +38,33 @@ def test_editing_the_ensemble_and_reloading_it_changes_what_clients_see(
         assert "text_output" not in after
 
 
-def test_settings_take_effect_when_generation_is_loaded_again(make_repository: Callable[..., Path]) -> None:
-    """A lower max_model_len is refused by its name after the reload, and unloading frees the engine."""
+def test_settings_take_effect_when_models_are_loaded_again(make_repository: Callable[..., Path]) -> None:
+    """What the README says of changing them: unload and load. A lower max_model_len is refused by its name by
+    the stage that sees it first, a higher one is there, and unloading frees the engine."""
     repository = make_repository(num_gpu_blocks_override=256)
+    path = repository / "generation" / "1" / "model.json"
+    settings = json.loads(path.read_text())
     with TritonServer(repository, models=MODELS) as server:
-        prompt = "x = 1\n" * 60
-        assert 200 == server.generate("ensemble", {"text_input": prompt, "max_tokens": 2})[0]
-        path = repository / "generation" / "1" / "model.json"
-        path.write_text(path.read_text().replace("{", '{"max_model_len": 64,', 1))
-        server.load_model("generation")
-        server.load_model("tokenizer")
-        status, answer = server.generate("ensemble", {"text_input": prompt, "max_tokens": 2})
-        assert 400 == status
-        assert "max_model_len" in answer["error"]
-        assert "64" in answer["error"]
+        body = {"text_input": "x = 1\n" * 60, "max_tokens": 2}
+
+        def set_max_model_len(value: int) -> tuple[int, Any]:
+            path.write_text(json.dumps(settings | {"max_model_len": value}))
+            for name in ("generation", "tokenizer"):
+                server.unload_model(name)
+            for name in ("generation", "tokenizer"):
+                server.load_model(name)
+            return server.generate("ensemble", body)
+
+        assert server.generate("ensemble", body)[0] == 200
+        status, answer = set_max_model_len(64)
+        assert status == 400
+        assert "text_input: got 301 tokens; allowed: at most 63 tokens (max_model_len - 1)" in answer["error"]
+        ids = {"input_ids": [1] * 301, "max_tokens": 2}
+        assert "allowed: at most 63 tokens" in server.generate("ensemble", ids)[1]["error"]
         events = generate_stream(server.http_url, {"text_input": "x", "stream": True, "max_tokens": 3})
         assert list(events)
+        assert set_max_model_len(640)[0] == 200
         for name in ("ensemble", "generation", "detokenizer", "tokenizer"):
             server.unload_model(name)
-        assert 400 <= server.generate("ensemble", {"text_input": prompt})[0] < 500
+        assert 400 <= server.generate("ensemble", body)[0] < 500
         assert server.get("/v2/health/live")[0] == 200
