@@ -5,6 +5,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <optional>
 #include <span>
 #include <string>
@@ -215,23 +216,16 @@ ReleaseCopy copy_release(const StepOutputs& outputs, const Release& release) {
   return copy;
 }
 
-// A list for each place of (token id, logprob, rank): the place's own token, then the likeliest. None: not
-// asked for.
+// Of each place its own token, then the likeliest, as [places, num_per_place]; a copy. None: not asked for.
 py::object to_places(const std::vector<Logprob>& entries, uint32_t num_per_place) {
   if (num_per_place == 0) return py::none();
-  py::list places;
-  for (size_t i = 0; i < entries.size(); i += num_per_place) {
-    py::list place;
-    for (size_t j = i; j < i + num_per_place; ++j) {
-      if (entries[j].token_id < 0) continue;
-      place.append(py::make_tuple(entries[j].token_id, entries[j].logprob, entries[j].rank));
-    }
-    places.append(std::move(place));
-  }
-  return places;
+  const std::array<size_t, 2> shape{entries.size() / num_per_place, num_per_place};
+  return py::array_t<Logprob>(shape, entries.data());
 }
 
 void bind_outputs(py::module_& m) {
+  PYBIND11_NUMPY_DTYPE(Logprob, token_id, logprob, rank);
+
   py::class_<EngineStats>(m, "EngineStats", "Gauges of now, and totals since the start.")
       .def_readonly("step", &EngineStats::step)
       .def_readonly("num_running", &EngineStats::num_running)
@@ -279,7 +273,9 @@ void bind_outputs(py::module_& m) {
       .def_property_readonly(
           "logprobs",
           [](const ReleaseCopy& self) { return to_places(self.logprobs, self.logprobs_run.num_per_id); },
-          "For each id [(token id, logprob, rank), ...]: its own, then the likeliest. None: not asked for.")
+          "[num_ids, 1 + n] of (token_id, logprob, rank): each id's own, then the likeliest; token_id -1: "
+          "there "
+          "are no more. None: not asked for.")
       .def_property_readonly(
           "prompt_logprobs",
           [](const ReleaseCopy& self) {

@@ -401,9 +401,9 @@ class Release:
     @property
     def has_logprobs(self) -> bool: ...
     @property
-    def logprobs(self) -> list[list[tuple[int, float, int]]] | None: ...  # per id: (id, logprob, rank)
+    def logprobs(self) -> npt.NDArray[np.void] | None: ...  # [num_ids, 1 + n] of (token_id, logprob, rank)
     @property
-    def prompt_logprobs(self) -> list[list[tuple[int, float, int]]] | None: ...  # from the second token on
+    def prompt_logprobs(self) -> npt.NDArray[np.void] | None: ...  # the same, from the second token on
     @property
     def cumulative_logprob(self) -> float | None: ...
 

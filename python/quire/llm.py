@@ -8,21 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
+import numpy as np
+import numpy.typing as npt
+
 from quire import _core
 from quire.config import EngineConfig
 from quire.engine.core_errors import invalid_argument
 from quire.errors import EngineError, InvalidArgument, describe
-from quire.outputs import (
-    CompletionOutput,
-    Receipt,
-    RequestOutput,
-    StreamOutput,
-    TokenLogprobs,
-    make_receipt,
-    token_logprobs,
-)
+from quire.outputs import CompletionOutput, Receipt, RequestOutput, StreamOutput, make_receipt
 from quire.runner.threads import OWN_CORES
 from quire.sampling_params import SamplingParams
+from quire.token_logprobs import OutputLogprobs, PromptLogprobs
 
 __all__ = ["LLM"]
 
@@ -149,7 +145,7 @@ class LLM:
         """Run one step of the engine; what it gave to requests of add_request(). Needs one of them open."""
         if not self._open:
             raise EngineError("step: no request is open; call add_request() first")
-        decode = self._core.token_table.decode
+        table = self._core.token_table
         outputs = []
         for release in self._step(self._core, self._engine.runner).releases:
             request_id, ids, end = release.request_id, release.token_ids, release.finish_reason
@@ -159,9 +155,10 @@ class LLM:
                 if not request.num_unfinished:
                     del self._open[request_id]
             text_ids = ids[: release.num_text_ids]
-            text = decode(
+            text = table.decode(
                 text_ids, release.is_first, release.trim, request.skip_special_tokens, release.open_text
             )
+            logprobs, prompt_logprobs = release.logprobs, release.prompt_logprobs
             outputs.append(
                 StreamOutput(
                     request_id,
@@ -171,7 +168,9 @@ class LLM:
                     release.error,
                     release.index,
                     release.stop_reason,
-                    *self._logprobs(release),
+                    None if logprobs is None else OutputLogprobs(logprobs, table),
+                    release.cumulative_logprob,
+                    None if prompt_logprobs is None else PromptLogprobs(prompt_logprobs, table),
                     make_receipt(release.receipt),
                 )
             )
@@ -235,20 +234,6 @@ class LLM:
             request.tokenize_ns = tokenize_ns
         return requests
 
-    def _logprobs(
-        self, release: _core.Release
-    ) -> tuple[list[TokenLogprobs] | None, float | None, list[TokenLogprobs | None] | None]:
-        """logprobs, cumulative_logprob and prompt_logprobs of a StreamOutput."""
-        if not release.has_logprobs:
-            return None, None, None
-        table = self._core.token_table
-        prompt = token_logprobs(release.prompt_logprobs, table)
-        return (
-            token_logprobs(release.logprobs, table),
-            release.cumulative_logprob,
-            None if prompt is None else [None, *prompt],
-        )
-
     def _collect(
         self, outputs: _core.StepOutputs, requests: list[_Request], first_id: int
     ) -> Iterator[RequestOutput]:
@@ -264,27 +249,26 @@ class LLM:
             sequence.texts.append(
                 table.decode(text_ids, release.is_first, release.trim, skip, release.open_text)
             )
-            logprobs, sequence.cumulative_logprob, prompt_logprobs = self._logprobs(release)
-            if logprobs is not None:
-                sequence.logprobs += logprobs
-                sequence.has_logprobs = True
-            request.prompt_logprobs = prompt_logprobs or request.prompt_logprobs
+            if (logprobs := release.logprobs) is not None:
+                sequence.logprobs.append(logprobs)
+                sequence.cumulative_logprob = release.cumulative_logprob
+            if (prompt_logprobs := release.prompt_logprobs) is not None:
+                request.prompt_logprobs = PromptLogprobs(prompt_logprobs, table)
             if release.finish_reason == "error":
                 raise EngineError(f"prompts[{index}]: {release.error}")
             sequence.finish_reason = release.finish_reason
             sequence.stop_reason = release.stop_reason
             sequence.receipt = make_receipt(release.receipt)
             if all(sequence.finish_reason for sequence in request.sequences):
-                prompt_logprobs = request.prompt_logprobs
                 yield RequestOutput(
                     request_id=release.request_id,
                     prompt=request.prompt,
                     prompt_token_ids=tuple(request.prompt_ids),
                     num_cached_tokens=release.num_cached_tokens,
                     outputs=tuple(
-                        sequence.completion(index) for index, sequence in enumerate(request.sequences)
+                        sequence.completion(index, table) for index, sequence in enumerate(request.sequences)
                     ),
-                    prompt_logprobs=None if prompt_logprobs is None else tuple(prompt_logprobs),
+                    prompt_logprobs=request.prompt_logprobs,
                 )
 
     def get_default_sampling_params(self) -> SamplingParams:
@@ -308,7 +292,7 @@ class _Request:
     arrival_ns: int = 0
     return_receipt: bool = False
     tokenize_ns: int = 0
-    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
     sequences: list[_Sequence] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -321,21 +305,20 @@ class _Sequence:
 
     token_ids: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    has_logprobs: bool = False
+    logprobs: list[npt.NDArray[np.void]] = field(default_factory=list)  # of each release; none: not asked
     cumulative_logprob: float | None = None
     finish_reason: str = ""
     stop_reason: str | int | None = None
     receipt: Receipt | None = None
 
-    def completion(self, index: int) -> CompletionOutput:
+    def completion(self, index: int, table: _core.TokenTable) -> CompletionOutput:
         return CompletionOutput(
             index=index,
             text="".join(self.texts),
             token_ids=tuple(self.token_ids),
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
-            logprobs=tuple(self.logprobs) if self.has_logprobs else None,
+            logprobs=OutputLogprobs.joined(self.logprobs, table) if self.logprobs else None,
             cumulative_logprob=self.cumulative_logprob,
             receipt=self.receipt,
         )

@@ -7,39 +7,22 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
+
+from quire.token_logprobs import Logprob, OutputLogprobs, PromptLogprobs
 
 if TYPE_CHECKING:
     from quire import _core
 
-__all__ = ["CompletionOutput", "Logprob", "Receipt", "RequestOutput", "StreamOutput"]
-
-
-class Logprob(NamedTuple):
-    """A token at one place of the text: of the model's own probabilities, before any sampling parameter."""
-
-    logprob: float
-    rank: int  # 1: the likeliest
-    decoded_token: str
-
-
-# Of one place, by token id: the token that stands there first, then the likeliest ones in order.
-TokenLogprobs: TypeAlias = "dict[int, Logprob]"
-
-
-def token_logprobs(
-    places: list[list[tuple[int, float, int]]] | None, table: _core.TokenTable
-) -> list[TokenLogprobs] | None:
-    """What the core gives (`Release.logprobs`), with texts. None: not asked for."""
-    if places is None:
-        return None
-    return [
-        {
-            token: Logprob(logprob, rank, table.decode([token], False, 0, False))
-            for token, logprob, rank in place
-        }
-        for place in places
-    ]
+__all__ = [
+    "CompletionOutput",
+    "Logprob",
+    "OutputLogprobs",
+    "PromptLogprobs",
+    "Receipt",
+    "RequestOutput",
+    "StreamOutput",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +58,7 @@ class CompletionOutput:
     token_ids: tuple[int, ...]  # the token that ended the sequence included
     finish_reason: str  # "stop", "length" or "deadline"
     stop_reason: str | int | None = None  # the stop string, or the id of stop_token_ids, that ended it
-    logprobs: tuple[TokenLogprobs, ...] | None = None  # of each token; None: not asked for
+    logprobs: OutputLogprobs | None = None  # a dict of Logprob by id for each token; None: not asked for
     cumulative_logprob: float | None = None  # of all tokens
     receipt: Receipt | None = None  # None: not asked for
 
@@ -89,7 +72,7 @@ class RequestOutput:
     prompt_token_ids: tuple[int, ...]
     num_cached_tokens: int  # prompt tokens whose keys and values were found in the prefix cache
     outputs: tuple[CompletionOutput, ...]  # [n]
-    prompt_logprobs: tuple[TokenLogprobs | None, ...] | None = None  # of each token; of the first: None
+    prompt_logprobs: PromptLogprobs | None = None  # of each token; of the first: None
 
 
 class StreamOutput(NamedTuple):
@@ -102,7 +85,7 @@ class StreamOutput(NamedTuple):
     error: str  # the reason of "error", and of "deadline" where nothing was generated
     sequence_index: int = 0  # below the request's n; each sequence has an end of its own
     stop_reason: str | int | None = None
-    logprobs: list[TokenLogprobs] | None = None  # of token_ids
+    logprobs: OutputLogprobs | None = None  # of token_ids
     cumulative_logprob: float | None = None  # of all tokens so far
-    prompt_logprobs: list[TokenLogprobs | None] | None = None  # with the first tokens
+    prompt_logprobs: PromptLogprobs | None = None  # with the first tokens
     receipt: Receipt | None = None  # with the end, when it was asked for

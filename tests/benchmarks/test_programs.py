@@ -263,3 +263,12 @@ def test_bench_serve(cases: Path, tmp_path: Path) -> None:
         assert case_key(Case(*case)).items() <= row.items()
         assert row["of_engine"] == pytest.approx(row["out_tok_s"] / 1000, abs=0.001)
         assert 0 < row["gap_p50_ms"] <= row["gap_p99_ms"]
+
+
+def test_bench_llm() -> None:
+    """A row for each number of requests and of logprobs, without and with."""
+    result = quire("bench", "llm", "--requests", "2", "3", "--logprobs", "1", "--tokens", "8")
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = [line.split() for line in result.stdout.splitlines() if line.split()[:1] in (["2"], ["3"])]
+    assert [row[:2] for row in rows] == [["2", "none"], ["2", "1"], ["3", "none"], ["3", "1"]]
+    assert all(float(value) > 0 for row in rows for value in row[2:])

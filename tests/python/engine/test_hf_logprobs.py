@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from quire import LLM, SamplingParams
-from quire.outputs import Logprob, RequestOutput, StreamOutput, TokenLogprobs
+from quire.outputs import Logprob, RequestOutput, StreamOutput
+from quire.token_logprobs import TokenLogprobs
 from random_llama import VOCAB_SIZE, with_batches_out
 from reference import load
 
