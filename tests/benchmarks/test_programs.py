@@ -203,15 +203,20 @@ def test_a_side_that_fails_or_takes_too_long(tmp_path: Path, capsys: pytest.Capt
     hanging = f"""import subprocess; p = subprocess.Popen(["sleep", "100"]); {row}
 open({str(child)!r}, "w").write(str(p.pid)); p.wait()"""
     began = time.monotonic()
-    made = list(side_by_side.measure("vllm", [sys.executable, "-c", hanging], {}, began + 1.5, log))
+    made = list(side_by_side.measure("vllm", [sys.executable, "-c", hanging], {}, began + 4, log))
     assert [{"tag": "x"}] == made
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 30
     assert "vllm: ended by time limit" in capsys.readouterr().out
-    assert not Path(f"/proc/{child.read_text()}").exists() or "Z" in status_of(child.read_text())
+    while not has_ended(child.read_text()):  # a killed process may still run for a moment
+        assert time.monotonic() - began < 60
+        time.sleep(0.01)
 
 
-def status_of(pid: str) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+def has_ended(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def profile(num_requests: int, tokens: list[int]) -> list[dict[str, Any]]:
