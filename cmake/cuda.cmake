@@ -28,6 +28,7 @@ if(quire_build_cuda AND cuda_sources)
 
   file(GLOB cuda_binding_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/cpp/bindings_cuda/*.cc)
   pybind11_add_module(_cuda ${cuda_binding_sources})
+  target_include_directories(_cuda PRIVATE cpp)
   target_link_libraries(_cuda PRIVATE quire_cuda)
   target_link_options(_cuda PRIVATE LINKER:--exclude-libs,ALL)
   install(TARGETS _cuda LIBRARY DESTINATION quire)

@@ -7,111 +7,62 @@
 namespace quire::bindings {
 namespace {
 
-cuda::SkinnyGemmWeight make_weight(Address data, int64_t n, int64_t k, int dtype, bool silu_mul) {
-  return cuda::make_skinny_gemm_weight(at<void>(data), n, k, static_cast<cuda::DType>(dtype), silu_mul);
+template <class Weight>
+void def_weight(py::module_& m, const char* name,
+                Weight (*make)(const void*, int64_t, int64_t, cuda::DType, bool)) {
+  const auto init = [make](Address data, int64_t n, int64_t k, int dtype, bool silu_mul) {
+    return make(taken<const void*>(data), n, k, taken<cuda::DType>(dtype), silu_mul);
+  };
+  py::class_<Weight>(m, name).def(py::init(init), py::arg("data"), py::arg("n"), py::arg("k"),
+                                  py::arg("dtype"), py::arg("silu_mul") = false);
 }
 
-cuda::SkinnyGemmTuning make_tuning(int32_t parts, int32_t num_blocks, int32_t blocks_per_sm, int32_t trigger,
-                                   int32_t in_flight) {
-  cuda::SkinnyGemmTuning tuning;
-  tuning.parts = parts;
-  tuning.num_blocks = num_blocks;
-  tuning.blocks_per_sm = blocks_per_sm;
-  tuning.trigger = trigger;
-  tuning.in_flight = in_flight;
-  return tuning;
-}
+template <class Weight, class Params>
+struct Gemm : Launch<Params> {
+  Weight weight;
+};
 
-void skinny_gemm(const cuda::SkinnyGemmWeight& weight, int32_t num_rows, Address x, int64_t stride_x,
-                 Address bias, Address rows, int32_t num_x_rows, Address out, int64_t stride_out,
-                 Address stream, bool overlaps, bool is_invariant, const cuda::SkinnyGemmTuning& tuning) {
-  cuda::SkinnyGemmParams p;
-  p.num_rows = num_rows;
-  p.x = at<void>(x);
-  p.stride_x = stride_x;
-  p.bias = at<void>(bias);
-  p.rows = at<int32_t>(rows);
-  p.num_x_rows = num_x_rows;
-  p.out = at<void>(out);
-  p.stride_out = stride_out;
-  p.overlaps = overlaps;
-  p.is_invariant = is_invariant;
-  p.tuning = tuning;
-  cuda::launch_skinny_gemm(weight, p, stream_at(stream));
-}
-
-cuda::WideGemmWeight make_wide_weight(Address data, int64_t n, int64_t k, int dtype, bool silu_mul) {
-  return cuda::make_wide_gemm_weight(at<void>(data), n, k, static_cast<cuda::DType>(dtype), silu_mul);
-}
-
-cuda::WideGemmTuning make_wide_tuning(int32_t pair, int32_t group, int32_t columns, int32_t halves) {
-  cuda::WideGemmTuning tuning;
-  tuning.pair = pair;
-  tuning.group = group;
-  tuning.columns = columns;
-  tuning.halves = halves;
-  return tuning;
-}
-
-cuda::SplitGemmTuning make_split_tuning(int32_t parts, int32_t columns, int32_t rows) {
-  cuda::SplitGemmTuning tuning;
-  tuning.parts = parts;
-  tuning.columns = columns;
-  tuning.rows = rows;
-  return tuning;
-}
-
-// The GEMMs for some and for many rows have the same weights and arguments.
-template <class Params, auto kLaunch>
-void gemm(const cuda::WideGemmWeight& weight, int32_t num_rows, Address x, int64_t stride_x, Address bias,
-          Address out, int64_t stride_out, Address stream, bool overlaps,
-          const decltype(Params::tuning)& tuning) {
-  Params p;
-  p.num_rows = num_rows;
-  p.x = at<void>(x);
-  p.stride_x = stride_x;
-  p.bias = at<void>(bias);
-  p.out = at<void>(out);
-  p.stride_out = stride_out;
-  p.overlaps = overlaps;
-  p.tuning = tuning;
-  kLaunch(weight, p, stream_at(stream));
-}
-
-template <class Params, auto kLaunch>
-void def_gemm(py::module_& m, const char* name) {
-  m.def(name, &gemm<Params, kLaunch>, py::arg("weight"), py::arg("num_rows"), py::arg("x"),
-        py::arg("stride_x"), py::arg("bias"), py::arg("out"), py::arg("stride_out"), py::arg("stream"),
-        py::arg("overlaps") = true, py::arg("tuning") = decltype(Params::tuning)(), Release());
+// The arguments of every GEMM; `rows`: what some take between bias and out, `more`: between overlaps and
+// tuning.
+template <class Weight, class Params, class Rows, class More>
+void def_gemm(py::module_& m, const char* name, void (*launch)(const Weight&, const Params&, cudaStream_t),
+              const Rows& rows, const More& more) {
+  using P = Params;
+  def_kernel<Gemm<Weight, P>>(
+      m, name, [launch](const Gemm<Weight, P>& given) { launch(given.weight, given, given.stream); },
+      fields(field<&Gemm<Weight, P>::weight>("weight"), field<&P::num_rows>("num_rows"), field<&P::x>("x"),
+             field<&P::stride_x>("stride_x"), field<&P::bias>("bias"), rows, field<&P::out>("out"),
+             field<&P::stride_out>("stride_out"), stream<P>(), field<&P::overlaps>("overlaps", true), more,
+             field<&P::tuning>("tuning", {})));
 }
 
 }  // namespace
 
 void bind_gemm(py::module_& m) {
   m.attr("SKINNY_GEMM_MAX_ROWS") = cuda::kSkinnyGemmMaxRows;
-  py::class_<cuda::SkinnyGemmWeight>(m, "SkinnyGemmWeight")
-      .def(py::init(&make_weight), py::arg("data"), py::arg("n"), py::arg("k"), py::arg("dtype"),
-           py::arg("silu_mul") = false);
-  py::class_<cuda::SkinnyGemmTuning>(m, "SkinnyGemmTuning")
-      .def(py::init(&make_tuning), py::kw_only(), py::arg("parts") = 0, py::arg("num_blocks") = 0,
-           py::arg("blocks_per_sm") = 0, py::arg("trigger") = -1, py::arg("in_flight") = 0);
-  m.def("skinny_gemm", &skinny_gemm, py::arg("weight"), py::arg("num_rows"), py::arg("x"),
-        py::arg("stride_x"), py::arg("bias"), py::arg("rows"), py::arg("num_x_rows"), py::arg("out"),
-        py::arg("stride_out"), py::arg("stream"), py::arg("overlaps") = true, py::arg("is_invariant") = false,
-        py::arg("tuning") = cuda::SkinnyGemmTuning(), Release());
+  def_weight(m, "SkinnyGemmWeight", cuda::make_skinny_gemm_weight);
+  using Few = cuda::SkinnyGemmTuning;
+  def_settings<Few>(m, "SkinnyGemmTuning",
+                    fields(field<&Few::parts>("parts", 0), field<&Few::num_blocks>("num_blocks", 0),
+                           field<&Few::blocks_per_sm>("blocks_per_sm", 0),
+                           field<&Few::trigger>("trigger", -1), field<&Few::in_flight>("in_flight", 0)));
+  using Skinny = cuda::SkinnyGemmParams;
+  def_gemm(m, "skinny_gemm", cuda::launch_skinny_gemm,
+           fields(field<&Skinny::rows>("rows"), field<&Skinny::num_x_rows>("num_x_rows")),
+           field<&Skinny::is_invariant>("is_invariant", false));
 
-  py::class_<cuda::WideGemmWeight>(m, "WideGemmWeight")
-      .def(py::init(&make_wide_weight), py::arg("data"), py::arg("n"), py::arg("k"), py::arg("dtype"),
-           py::arg("silu_mul") = false);
-  py::class_<cuda::WideGemmTuning>(m, "WideGemmTuning")
-      .def(py::init(&make_wide_tuning), py::kw_only(), py::arg("pair") = -1, py::arg("group") = 0,
-           py::arg("columns") = 0, py::arg("halves") = -1);
-  def_gemm<cuda::WideGemmParams, cuda::launch_wide_gemm>(m, "wide_gemm");
+  def_weight(m, "WideGemmWeight", cuda::make_wide_gemm_weight);
+  using Many = cuda::WideGemmTuning;
+  def_settings<Many>(m, "WideGemmTuning",
+                     fields(field<&Many::pair>("pair", -1), field<&Many::group>("group", 0),
+                            field<&Many::columns>("columns", 0), field<&Many::halves>("halves", -1)));
+  def_gemm(m, "wide_gemm", cuda::launch_wide_gemm, fields(), fields());
 
-  py::class_<cuda::SplitGemmTuning>(m, "SplitGemmTuning")
-      .def(py::init(&make_split_tuning), py::kw_only(), py::arg("parts") = 0, py::arg("columns") = 0,
-           py::arg("rows") = 0);
-  def_gemm<cuda::SplitGemmParams, cuda::launch_split_gemm>(m, "split_gemm");
+  using Some = cuda::SplitGemmTuning;
+  def_settings<Some>(m, "SplitGemmTuning",
+                     fields(field<&Some::parts>("parts", 0), field<&Some::columns>("columns", 0),
+                            field<&Some::rows>("rows", 0)));
+  def_gemm(m, "split_gemm", cuda::launch_split_gemm, fields(), fields());
 }
 
 }  // namespace quire::bindings

@@ -1,28 +1,31 @@
-// CUDA kernels on raw device pointers. The caller has checked shapes, types and layout, and keeps the tensors
-// alive until the stream has passed the call. Pointers and the stream come as integers, 0 for null and for
-// the default stream.
-//
-// Every launch releases the GIL: it touches no Python object and may wait for the driver.
+// CUDA kernels on raw device pointers. The caller keeps the tensors alive until the stream has passed the
+// call. The stream comes as an integer, 0 for the default stream.
 #pragma once
 
 #include <cuda_runtime_api.h>
-#include <pybind11/pybind11.h>
 
-#include <cstdint>
+#include "bindings/kernel.h"
 
 namespace quire::bindings {
 
-namespace py = pybind11;
+// The arguments of a launch function.
+template <class Params>
+struct Launch : Params {
+  cudaStream_t stream = nullptr;
+};
 
-using Address = uintptr_t;
-using Release = py::call_guard<py::gil_scoped_release>;
-
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
+template <class Params>
+auto stream() {
+  return field<&Launch<Params>::stream>("stream");
 }
 
-inline cudaStream_t stream_at(Address stream) { return reinterpret_cast<cudaStream_t>(stream); }
+// m.name(each field's argument, in order): the launch.
+template <class Params, class List>
+void def_launch(py::module_& m, const char* name, void (*launch)(const Params&, cudaStream_t),
+                const List& list) {
+  def_kernel<Launch<Params>>(
+      m, name, [launch](const Launch<Params>& given) { launch(given, given.stream); }, list);
+}
 
 void bind_attention(py::module_& m);
 void bind_gemm(py::module_& m);

@@ -535,7 +535,6 @@ def cpu_paged_attention(
     block_table_rows: int,
     query_start_loc: int,
     seq_lens: int,
-    /,
 ) -> None: ...
 def cpu_rope_and_cache(
     dtype: int,
@@ -553,7 +552,6 @@ def cpu_rope_and_cache(
     key_cache: int,
     value_cache: int,
     num_slots: int,
-    /,
 ) -> None: ...
 def cpu_rms_norm(
     dtype: int,
@@ -565,13 +563,12 @@ def cpu_rms_norm(
     residual: int,
     weight: int,
     out: int,
-    /,
 ) -> None: ...
 def cpu_silu_mul(
-    dtype: int, num_rows: int, intermediate_size: int, gate_up: int, stride_gate_up: int, out: int, /
+    dtype: int, num_rows: int, intermediate_size: int, gate_up: int, stride_gate_up: int, out: int
 ) -> None: ...
 def cpu_embedding(
-    dtype: int, num_tokens: int, vocab_size: int, hidden_size: int, token_ids: int, table: int, out: int, /
+    dtype: int, num_tokens: int, vocab_size: int, hidden_size: int, token_ids: int, table: int, out: int
 ) -> None: ...
 def cpu_sample(
     dtype: int,
@@ -587,18 +584,17 @@ def cpu_sample(
     mask_offsets: int,
     mask_ids: int,
     out: int,
-    min_p: int,
-    repetition_penalty: int,
-    presence_penalty: int,
-    frequency_penalty: int,
-    token_counts: int,
-    sample_rows: int,
-    allowed_rows: int,
-    allowed_masks: int,
-    bias_offsets: int,
-    bias_ids: int,
-    biases: int,
-    /,
+    min_p: int = 0,
+    repetition_penalty: int = 0,
+    presence_penalty: int = 0,
+    frequency_penalty: int = 0,
+    token_counts: int = 0,
+    allowed_rows: int = 0,
+    allowed_masks: int = 0,
+    bias_offsets: int = 0,
+    bias_ids: int = 0,
+    biases: int = 0,
+    sample_rows: int = 0,
 ) -> None: ...
 def cpu_token_counts(
     num_reqs: int,
@@ -608,7 +604,6 @@ def cpu_token_counts(
     prompt_lens: int,
     token_ids: int,
     token_counts: int,
-    /,
 ) -> None: ...
 def cpu_logprobs(
     dtype: int,
@@ -622,7 +617,6 @@ def cpu_logprobs(
     token_ranks: int,
     top_ids: int,
     top_logprobs: int,
-    /,
 ) -> None: ...
 def cpu_isa() -> str: ...
 def supported_cpu_isas() -> list[str]: ...

@@ -80,7 +80,8 @@ def sample(
         mask_args = (mask_offsets.data_ptr(), mask_ids.data_ptr())
     if min_p is not None:
         check("min_p", min_p, torch.float32, shape, "num_rows")
-    penalty_args: tuple[int, ...] = (0, 0, 0, 0, 0)
+    penalty_args: tuple[int, ...] = (0, 0, 0, 0)
+    sample_rows_arg = 0
     if token_counts is not None:
         _check_token_counts(token_counts, vocab_size)
         given = {
@@ -97,13 +98,15 @@ def sample(
             addresses.append(tensor.data_ptr())
         assert sample_rows is not None
         _check_rows("sample_rows", sample_rows, token_counts)
-        penalty_args = (*addresses[:3], token_counts.data_ptr(), addresses[3])
+        penalty_args = (*addresses[:3], token_counts.data_ptr())
+        sample_rows_arg = addresses[3]
     elif not (repetition_penalty is None and presence_penalty is None and frequency_penalty is None):
         raise ValueError("token_counts: got None; allowed: a tensor when a penalty is given")
     edit_args = (
         *penalty_args,
         *_allowed_args(allowed_rows, allowed_masks, num_rows, vocab_size),
         *_bias_args(bias_offsets, bias_ids, biases, num_rows),
+        sample_rows_arg,
     )
     _core.cpu_sample(
         dtype_id("logits", logits),

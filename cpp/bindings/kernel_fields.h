@@ -1,0 +1,89 @@
+// The fields that CPU and CUDA kernels of the same name share, in the order of their arguments. P: the Params
+// of either.
+#pragma once
+
+#include "bindings/kernel.h"
+
+namespace quire::bindings {
+
+// key and value follow query in one activation.
+template <class P>
+auto rope_and_cache_fields() {
+  return fields(field<&P::dtype>("dtype"), field<&P::num_tokens>("num_tokens"),
+                field<&P::num_q_heads>("num_q_heads"), field<&P::num_kv_heads>("num_kv_heads"),
+                field<&P::head_dim>("head_dim"), field<&P::query>("qkv"),
+                field<&P::stride_token>("stride_token"), field<&P::cos>("cos"), field<&P::sin>("sin"),
+                field<&P::max_position>("max_position"), field<&P::positions>("positions"),
+                field<&P::slot_mapping>("slot_mapping"), field<&P::key_cache>("key_cache"),
+                field<&P::value_cache>("value_cache"), field<&P::num_slots>("num_slots"));
+}
+
+// element: bytes of one.
+template <class P>
+void set_key_and_value(P& p, int64_t element) {
+  char* const query = static_cast<char*>(p.query);
+  p.key = query + int64_t{p.num_q_heads} * p.head_dim * element;
+  p.value = query + int64_t{p.num_q_heads + p.num_kv_heads} * p.head_dim * element;
+}
+
+template <class P>
+auto rms_norm_fields() {
+  return fields(field<&P::dtype>("dtype"), field<&P::num_rows>("num_rows"),
+                field<&P::hidden_size>("hidden_size"), field<&P::eps>("eps"), field<&P::x>("x"),
+                field<&P::stride_x>("stride_x"), field<&P::residual>("residual"), field<&P::weight>("weight"),
+                field<&P::out>("out"));
+}
+
+template <class P>
+auto silu_mul_fields() {
+  return fields(field<&P::dtype>("dtype"), field<&P::num_rows>("num_rows"),
+                field<&P::intermediate_size>("intermediate_size"), field<&P::gate_up>("gate_up"),
+                field<&P::stride_gate_up>("stride_gate_up"), field<&P::out>("out"));
+}
+
+template <class P>
+auto embedding_fields() {
+  return fields(field<&P::dtype>("dtype"), field<&P::num_tokens>("num_tokens"),
+                field<&P::vocab_size>("vocab_size"), field<&P::hidden_size>("hidden_size"),
+                field<&P::token_ids>("token_ids"), field<&P::table>("table"), field<&P::out>("out"));
+}
+
+template <class P>
+auto sample_fields() {
+  return fields(field<&P::dtype>("dtype"), field<&P::num_rows>("num_rows"),
+                field<&P::vocab_size>("vocab_size"), field<&P::logits>("logits"),
+                field<&P::stride_logits>("stride_logits"), field<&P::temperature>("temperature"),
+                field<&P::top_k>("top_k"), field<&P::top_p>("top_p"), field<&P::seed>("seed"),
+                field<&P::output_idx>("output_idx"), field<&P::mask_offsets>("mask_offsets"),
+                field<&P::mask_ids>("mask_ids"), field<&P::out>("out"));
+}
+
+// None of them by default.
+template <class P>
+auto sample_edit_fields() {
+  return fields(field<&P::min_p>("min_p", 0), field<&P::repetition_penalty>("repetition_penalty", 0),
+                field<&P::presence_penalty>("presence_penalty", 0),
+                field<&P::frequency_penalty>("frequency_penalty", 0),
+                field<&P::token_counts>("token_counts", 0), field<&P::allowed_rows>("allowed_rows", 0),
+                field<&P::allowed_masks>("allowed_masks", 0), field<&P::bias_offsets>("bias_offsets", 0),
+                field<&P::bias_ids>("bias_ids", 0), field<&P::biases>("biases", 0));
+}
+
+template <class P>
+auto token_counts_fields() {
+  return fields(field<&P::num_reqs>("num_reqs"), field<&P::vocab_size>("vocab_size"), field<&P::rows>("rows"),
+                field<&P::token_offsets>("token_offsets"), field<&P::prompt_lens>("prompt_lens"),
+                field<&P::token_ids>("token_ids"), field<&P::token_counts>("token_counts"));
+}
+
+template <class P>
+auto logprobs_fields() {
+  return fields(field<&P::dtype>("dtype"), field<&P::num_rows>("num_rows"),
+                field<&P::vocab_size>("vocab_size"), field<&P::logits>("logits"),
+                field<&P::stride_logits>("stride_logits"), field<&P::token_ids>("token_ids"),
+                field<&P::num_logprobs>("num_logprobs"), field<&P::token_logprobs>("token_logprobs"),
+                field<&P::token_ranks>("token_ranks"), field<&P::top_ids>("top_ids"),
+                field<&P::top_logprobs>("top_logprobs"));
+}
+
+}  // namespace quire::bindings
