@@ -158,7 +158,7 @@ def test_a_missing_model_file_is_named(
 def test_malformed_settings_name_the_line(make_repository: Callable[..., Path]) -> None:
     """model.json that is no JSON."""
     repository = make_repository()
-    (repository / "generation" / "1" / "model.json").write_text('{\n  "model": "quire-8m",\n}')
+    (repository / "generation" / "1" / "model.json").write_text('{\n  "model": "quire-8m"\n  "seed": 1\n}')
     with pytest.raises(ServerStartError, match=r"model\.json") as error:
         TritonServer(repository).start()
     assert "line 3" in str(error.value)

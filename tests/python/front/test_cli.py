@@ -23,12 +23,14 @@ from quire.errors import ServerError
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[3]
+# As in pyproject.toml: what it says on Python 3.12 and later.
+PROTOBUF_4 = "ignore:Type google._upb._message:DeprecationWarning"
 
 
 def run(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
     program = "from quire.cli import app; app()"
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", program, *arguments],
+        [sys.executable, "-W", "error", "-W", PROTOBUF_4, "-c", program, *arguments],
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pydantic
@@ -93,7 +94,8 @@ def test_bad_files(tmp_path: Path, text: str, problem: str | None) -> None:
     """An error names file, key, what was given and what is allowed."""
     actual = problem_of(tmp_path, text)
     if problem is None:
-        assert actual.startswith("malformed JSON at line 2 column 12: ")
+        # Python 3.13 points at the comma, those before at what follows.
+        assert re.match("malformed JSON at line 2 column 1[12]: ", actual)
     else:
         assert problem == actual
 
