@@ -22,12 +22,9 @@ VOCAB_SIZE = 256
 
 
 def sample(*args: int, **edits: int) -> None:
-    """The GPU's arguments in the CPU's order."""
+    """The GPU's arguments on the CPU."""
     *given, out, _stream, sample_rows, _last_token_ids = args
-    edits["sample_rows"] = sample_rows
-    names = ["min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "token_counts"]
-    names += ["sample_rows", "allowed_rows", "allowed_masks", "bias_offsets", "bias_ids", "biases"]
-    _core.cpu_sample(*given, out, *(edits[name] for name in names))
+    _core.cpu_sample(*given, out, sample_rows=sample_rows, **edits)
 
 
 @pytest.fixture
