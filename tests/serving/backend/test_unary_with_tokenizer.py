@@ -61,6 +61,13 @@ class Client(grpc.InferenceServerClient):  # type: ignore[misc]
             self.ask(*texts, **parameters)
         return str(error.value.status()).removeprefix("StatusCode."), str(error.value.message())
 
+    def answers(self, *texts: str, **parameters: Any) -> bool:
+        try:
+            self.ask(*texts, **parameters)
+        except grpc.InferenceServerException:
+            return False
+        return True
+
     def begin(self, *texts: str, **parameters: Any) -> Any:
         """A call that can be cancelled; nobody reads its answer."""
         return self.async_infer(
@@ -236,6 +243,8 @@ def test_generation_is_unloaded_while_requests_run(tmp_path: Path) -> None:
             tokenized = pool.submit(client.ask, "sleep 8", max_tokens=3)
             wait_for(lambda: repository.tokenized("sleep 8: begins"))
             server.unload_model("generation")
+            # Triton tells our backend a moment after it has told us.
+            wait_for(lambda: not client.answers("9", max_tokens=1))
             status, message = client.error("9", max_tokens=1)
             assert tokenized.result() == ["t8 t8 t8"]
             assert generated.result() == [" ".join(["t7"] * 30)]
