@@ -268,14 +268,10 @@ void bind_outputs(py::module_& m) {
           },
           "The stop string or the stop token's id; None: another end, or none.")
       .def_property_readonly(
-          "has_logprobs", [](const ReleaseCopy& self) { return self.release.logprobs_idx >= 0; },
-          "Whether the request asked for any.")
-      .def_property_readonly(
           "logprobs",
           [](const ReleaseCopy& self) { return to_places(self.logprobs, self.logprobs_run.num_per_id); },
-          "[num_ids, 1 + n] of (token_id, logprob, rank): each id's own, then the likeliest; token_id -1: "
-          "there "
-          "are no more. None: not asked for.")
+          "[num_ids, 1 + n] of (token_id, logprob, rank): each id's own, then the likeliest, then -1 where "
+          "there are no more. None: not asked for.")
       .def_property_readonly(
           "prompt_logprobs",
           [](const ReleaseCopy& self) {

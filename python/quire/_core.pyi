@@ -399,8 +399,6 @@ class Release:
     @property
     def stop_reason(self) -> str | int | None: ...
     @property
-    def has_logprobs(self) -> bool: ...
-    @property
     def logprobs(self) -> npt.NDArray[np.void] | None: ...  # [num_ids, 1 + n] of (token_id, logprob, rank)
     @property
     def prompt_logprobs(self) -> npt.NDArray[np.void] | None: ...  # the same, from the second token on
