@@ -3,8 +3,7 @@
     PYTHONPATH=python python benchmarks/bench_llm.py
 
 All requests decode; a runner gives random ids, and random logprobs where they are asked for. On a GPU this
-time hides behind the step of the device as long as it is shorter. The longest steps are those in which Python
-collects garbage.
+time hides behind the step of the device as long as it is shorter.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from collections import deque
 import numpy as np
 from quire import LLM, SamplingParams, _core
 from quire.runner.sampled import Logprobs, Sampled
+from quire.sample_ops import MAX_LOGPROBS
 
 NUM_PROMPT_TOKENS = 32
-MAX_LOGPROBS = 20
 
 
 class NoModel:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from quire.runner.sampled import Logprobs
+from quire.sample_ops import MAX_LOGPROBS
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_NUM_TOP = 20
 # Words of a row: an id, its logprob and rank, the likeliest ids and their logprobs.
-_ROW_SIZE = 3 + 2 * _NUM_TOP
+_ROW_SIZE = 3 + 2 * MAX_LOGPROBS
 # Of prompts: which token's logits, the token behind it, how many likeliest ids.
 NUM_PROMPT_INPUTS = 3
 
@@ -58,5 +58,5 @@ class LogprobRows:
 def _arrays(words: Tensor, n: int) -> tuple[Tensor, ...]:
     """Of n rows, one array behind the other."""
     ids, logprobs, ranks = words[: 3 * n].view(3, n)
-    top_ids, top_logprobs = words[3 * n : _ROW_SIZE * n].view(2, n, _NUM_TOP)
+    top_ids, top_logprobs = words[3 * n : _ROW_SIZE * n].view(2, n, MAX_LOGPROBS)
     return ids, logprobs.view(torch.float32), ranks, top_ids, top_logprobs.view(torch.float32)
