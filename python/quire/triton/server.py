@@ -63,7 +63,8 @@ class TritonServer:
         asked = {"--http-port": http_port, "--grpc-port": grpc_port, "--metrics-port": metrics_port}
         for argument in self._arguments:
             if argument.partition("=")[0] in asked:
-                raise ServerError(f"arguments: got {argument}; allowed: flags of tritonserver but its ports")
+                allowed = "flags of tritonserver but its ports, which are options of their own"
+                raise ServerError(f"arguments: got {argument}; allowed: {allowed}")
         self.http_port, self.grpc_port, self.metrics_port = choose_ports(asked, host)
 
     @property
