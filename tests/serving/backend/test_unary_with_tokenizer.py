@@ -196,6 +196,21 @@ def test_cancelled_while_generating(
         assert all(end["num_out"] < 10 for end in ends)
 
 
+class TwoUnderWay:
+    """A request that is being generated for, of 60 steps, and one that is being tokenized."""
+
+    def __init__(self, client: Client, repository: WordRepository, pool: ThreadPoolExecutor) -> None:
+        self.generated = pool.submit(client.ask, "7", max_tokens=60)
+        wait_for(lambda: repository.events("add", prompt=[7]))
+        self.tokenized = pool.submit(client.ask, "sleep 8", max_tokens=3)
+        wait_for(lambda: repository.tokenized("sleep 8: begins"))
+
+    def check(self) -> None:
+        """Both are answered."""
+        assert self.tokenized.result() == ["t8 t8 t8"]
+        assert self.generated.result() == [" ".join(["t7"] * 60)]
+
+
 def test_models_that_are_not_loaded(tmp_path: Path) -> None:
     """Each is named; loaded later it serves, and unloaded again it does not."""
     repository = WordRepository(tmp_path / "models")
@@ -218,14 +233,10 @@ def test_unload_while_requests_run(tmp_path: Path) -> None:
     repository = WordRepository(tmp_path / "models", step_seconds=0.05)
     with repository.serve([UNARY, TOKENIZER, "generation"]) as server, Client(server) as client:
         with ThreadPoolExecutor(2) as pool:
-            generated = pool.submit(client.ask, "7", max_tokens=30)
-            wait_for(lambda: repository.events("add", prompt=[7]))
-            tokenized = pool.submit(client.ask, "sleep 8", max_tokens=3)
-            wait_for(lambda: repository.tokenized("sleep 8: begins"))
+            under_way = TwoUnderWay(client, repository, pool)
             server.unload_model(TOKENIZER)
             server.unload_model(UNARY)
-            assert tokenized.result() == ["t8 t8 t8"]
-            assert generated.result() == [" ".join(["t7"] * 30)]
+            under_way.check()
         assert client.error("7")[0] in ("NOT_FOUND", "UNAVAILABLE")
         server.load_model(UNARY)
         server.load_model(TOKENIZER)
@@ -238,16 +249,13 @@ def test_generation_is_unloaded_while_requests_run(tmp_path: Path) -> None:
     repository = WordRepository(tmp_path / "models", step_seconds=0.05)
     with repository.serve([UNARY, TOKENIZER, "generation"]) as server, Client(server) as client:
         with ThreadPoolExecutor(2) as pool:
-            generated = pool.submit(client.ask, "7", max_tokens=30)
-            wait_for(lambda: repository.events("add", prompt=[7]))
-            tokenized = pool.submit(client.ask, "sleep 8", max_tokens=3)
-            wait_for(lambda: repository.tokenized("sleep 8: begins"))
+            under_way = TwoUnderWay(client, repository, pool)
             server.unload_model("generation")
             # Triton tells our backend a moment after it has told us.
             wait_for(lambda: not client.answers("9", max_tokens=1))
             status, message = client.error("9", max_tokens=1)
-            assert tokenized.result() == ["t8 t8 t8"]
-            assert generated.result() == [" ".join(["t7"] * 30)]
+            assert not under_way.generated.done()
+            under_way.check()
         assert status == "UNAVAILABLE"
         assert "generation_model: no model 'generation'" in message
         wait_for(lambda: repository.events("end"))
@@ -257,13 +265,9 @@ def test_a_server_that_stops_answers_first(tmp_path: Path) -> None:
     """What is being tokenized and generated has until the exit timeout."""
     repository = WordRepository(tmp_path / "models", step_seconds=0.05)
     with repository.serve() as server, Client(server) as client, ThreadPoolExecutor(3) as pool:
-        generated = pool.submit(client.ask, "7", max_tokens=30)
-        wait_for(lambda: repository.events("add", prompt=[7]))
-        tokenized = pool.submit(client.ask, "sleep 8", max_tokens=3)
-        wait_for(lambda: repository.tokenized("sleep 8: begins"))
+        under_way = TwoUnderWay(client, repository, pool)
         stopped = pool.submit(server.stop)
-        assert tokenized.result() == ["t8 t8 t8"]
-        assert generated.result() == [" ".join(["t7"] * 30)]
+        under_way.check()
         stopped.result()
 
 
