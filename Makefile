@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 
 NATIVE := CMakeLists.txt $(shell find cmake cpp cuda -type f 2>/dev/null)
 
-.PHONY: help setup demo serve test gpu-test lint cuda-check format bench clean
+.PHONY: help setup demo serve test gpu-test sanitize lint cuda-check format bench clean
 
 help:
 	@echo "make demo    build everything, serve the embedded model on a real tritonserver, show it working, stop"
@@ -18,6 +18,7 @@ help:
 	@echo "make test    every test that needs no GPU"
 	@echo "make gpu-test  every test that needs a GPU, on a machine with a Hopper GPU and nvcc. OFFLINE=1: without a network,"
 	@echo "             with the Python packages, cmake and ninja that PYTHON's environment has"
+	@echo "make sanitize  every kernel under compute-sanitizer (memcheck, racecheck, synccheck), on such a machine, with OFFLINE's needs"
 	@echo "make lint    formatting, lint and types"
 	@echo "make cuda-check  compile every CUDA kernel for Hopper, warnings as errors; needs no GPU. Uses nvcc from PATH,"
 	@echo "             else installs the PyPI wheels of the CUDA toolkit into build/cuda-check"
@@ -59,7 +60,14 @@ gpu-test: setup
 	$(BIN)/python -m pytest $(GPU_TESTS) $(PYTEST_ARGS)
 endif
 
-CXX_FILES = $(shell git ls-files 'cpp/*.h' 'cpp/*.cc' 'cuda/*.h' 'cuda/*.cu' 'cuda/*.cuh')
+sanitize:
+	cmake -S . -B build/gpu -G Ninja -DQUIRE_CUDA=ON -DPython_EXECUTABLE=$(shell command -v $(PYTHON))
+	cmake --build build/gpu --target quire_launches
+	for tool in memcheck racecheck synccheck; do \
+		compute-sanitizer --tool $$tool --error-exitcode 1 build/gpu/quire_launches || exit 1; \
+	done
+
+CXX_FILES = $(shell git ls-files 'cpp/*.h' 'cpp/*.cc' 'cuda/*.h' 'cuda/*.cu' 'cuda/*.cuh' 'tests/*.h' 'tests/*.cc')
 
 lint: setup
 	$(BIN)/ruff check .

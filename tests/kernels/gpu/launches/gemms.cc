@@ -1,0 +1,114 @@
+// The GEMMs for few, some and many rows; each twice in a row, so that the second one's loads of W overlap the
+// first one.
+#include "launches.h"
+#include "quire/cuda/skinny_gemm.h"
+#include "quire/cuda/split_gemm.h"
+#include "quire/cuda/wide_gemm.h"
+
+namespace quire::launches {
+namespace {
+
+constexpr int64_t kK = 576;  // no whole number of the kernels' pieces of 128 and 256
+constexpr float kScale = 0.04f;
+
+double silu(double gate) { return gate / (1 + std::exp(-gate)); }
+
+// x [rows, kK], W [n, kK] and what out should be.
+struct Case {
+  Case(int32_t num_rows, int64_t n, bool silu_mul)
+      : num_rows(num_rows),
+        n(n),
+        columns(silu_mul ? n / 2 : n),
+        host_x(random_values(num_rows * kK, 1, 2)),
+        host_w(random_values(n * kK, kScale, 3)),
+        x(host_x),
+        w(host_w),
+        out(num_rows * columns, kPoisoned) {
+    for (int64_t m = 0; m < num_rows; ++m) {
+      for (int64_t column = 0; column < columns; ++column) {
+        const double value = product(m, column);
+        wanted.push_back(silu_mul ? silu(value) * product(m, column + columns) : value);
+      }
+    }
+  }
+
+  double product(int64_t m, int64_t row) const {
+    double sum = 0;
+    for (int64_t k = 0; k < kK; ++k)
+      sum += double{to_float(host_x[m * kK + k])} * to_float(host_w[row * kK + k]);
+    return sum;
+  }
+
+  template <class Params>
+  Params params() const {
+    Params p;
+    p.num_rows = num_rows;
+    p.x = x.data();
+    p.stride_x = kK;
+    p.out = out.data();
+    p.stride_out = columns;
+    return p;
+  }
+
+  int32_t num_rows;
+  int64_t n, columns;
+  std::vector<BFloat16> host_x, host_w;
+  Device<BFloat16> x, w, out;
+  std::vector<double> wanted;
+};
+
+std::string named(const char* kernel, const Case& c, bool silu_mul) {
+  return std::string(kernel) + " rows " + std::to_string(c.num_rows) + " n " + std::to_string(c.n) +
+         (silu_mul ? " silu_mul" : "");
+}
+
+void skinny(int32_t num_rows, bool silu_mul) {
+  const Case c(num_rows, 400, silu_mul);
+  const auto weight = cuda::make_skinny_gemm_weight(c.w.data(), c.n, kK, cuda::DType::kBFloat16, silu_mul);
+  for (const int32_t parts : {0, 1, 4}) {
+    auto p = c.params<cuda::SkinnyGemmParams>();
+    p.tuning.parts = parts;
+    c.out.poison();
+    for (int i = 0; i < 2; ++i) cuda::launch_skinny_gemm(weight, p, nullptr);
+    check_close(c.out.host(), c.wanted,
+                named("skinny_gemm", c, silu_mul) + " parts " + std::to_string(parts));
+  }
+}
+
+void split(int32_t num_rows) {
+  const Case c(num_rows, 264, false);
+  const auto weight = cuda::make_wide_gemm_weight(c.w.data(), c.n, kK, cuda::DType::kBFloat16, false);
+  const cuda::SplitGemmTuning tunings[] = {{}, {1, 128, 128}, {3, 64, 96}, {8, 64, 128}};
+  for (const auto& tuning : tunings) {
+    auto p = c.params<cuda::SplitGemmParams>();
+    p.tuning = tuning;
+    c.out.poison();
+    for (int i = 0; i < 2; ++i) cuda::launch_split_gemm(weight, p, nullptr);
+    check_close(c.out.host(), c.wanted,
+                named("split_gemm", c, false) + " parts " + std::to_string(tuning.parts));
+  }
+}
+
+void wide(int32_t num_rows, bool silu_mul) {
+  const Case c(num_rows, 528, silu_mul);
+  const auto weight = cuda::make_wide_gemm_weight(c.w.data(), c.n, kK, cuda::DType::kBFloat16, silu_mul);
+  for (const int32_t pair : {0, 1}) {
+    auto p = c.params<cuda::WideGemmParams>();
+    p.tuning.pair = pair;
+    c.out.poison();
+    for (int i = 0; i < 2; ++i) cuda::launch_wide_gemm(weight, p, nullptr);
+    check_close(c.out.host(), c.wanted, named("wide_gemm", c, silu_mul) + " pair " + std::to_string(pair));
+  }
+}
+
+}  // namespace
+
+void gemms() {
+  for (const bool silu_mul : {false, true}) {
+    for (const int32_t num_rows : {1, 17, 40, 64}) skinny(num_rows, silu_mul);
+    for (const int32_t num_rows : {65, 300}) wide(num_rows, silu_mul);
+  }
+  for (const int32_t num_rows : {65, 129, 256}) split(num_rows);
+}
+
+}  // namespace quire::launches
