@@ -33,7 +33,7 @@ class EngineConfig:
         vocab_size: int,
         block_size: int = 16,
         max_num_seqs: int = 256,
-        max_num_batched_tokens: int = 2048,
+        max_num_batched_tokens: int = 2304,
         max_batches_out: int = 1,
         watermark: float = 0.01,
         enable_prefix_caching: bool = True,

@@ -35,7 +35,7 @@ class EngineConfig(BaseModel):
     """Prompt + output tokens of one request. null: the model's own limit."""
     max_num_seqs: PositiveInt32 = 256
     """Requests running at once."""
-    max_num_batched_tokens: PositiveInt32 = 2048
+    max_num_batched_tokens: PositiveInt32 = 2304
     """Tokens of one step. More delay the tokens of running requests when prompts come; fewer delay the first
     token of many prompts that come at once."""
     block_size: Annotated[int, Field(ge=1, le=1024)] = 16

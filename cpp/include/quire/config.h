@@ -20,7 +20,7 @@ struct EngineConfig {
   int32_t block_size = 16;                // tokens per KV block
   int32_t num_blocks = 0;                 // KV blocks in the pool
   int32_t max_num_seqs = 256;             // running requests; also the rows of the block table
-  int32_t max_num_batched_tokens = 2048;  // token budget of one step
+  int32_t max_num_batched_tokens = 2304;  // token budget of one step
   int32_t max_model_len = 0;              // prompt + output tokens of one request
   int32_t max_output_tokens = 0;          // largest max_tokens of a request; 0: what fits into the context
   int32_t max_batches_out = 1;            // 2: a step may be scheduled before the ids of the last are known

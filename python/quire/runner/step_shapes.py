@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 # Up to this size, in steps of that.
 _DECODE_STEPS = [(2, 1), (4, 2), (8, 4), (64, 8), (256, 16), (1024, 64)]
-_TOKEN_STEPS = [(64, 16), (512, 64), (2048, 128), (8192, 512), (16384, 1024)]
+_TOKEN_STEPS = [(64, 16), (512, 64), (2304, 128), (8192, 512), (16384, 1024)]
 
 
 @dataclass(frozen=True, order=True)
