@@ -52,6 +52,7 @@ struct Cut {
   int parts = 1;
   int blocks_per_sm = 2;
   int trigger = 4;
+  int in_flight = 2;  // no more than the memory's rate needs, see skinny_gemm.cuh
 };
 
 constexpr int64_t kLongPart = 4096;  // elements of k in which the block's first and last loads weigh little
@@ -75,20 +76,18 @@ Cut cut_for_few_rows(const SkinnyGemmWeight& w) {
   // Where a kernel fills all places, the next one's blocks need a third.
   const int blocks = tiles * cut.parts;
   if (cut.parts > 1 && blocks > sms * 9 / 5 && blocks <= 2 * sms) cut.blocks_per_sm = 3;
+  if (blocks <= sms && w.k >= kLongPart * cut.parts) cut.in_flight = 3;
   return cut;
 }
 
 // More rows make each exchange longer.
 Cut cut_for_many_rows(const SkinnyGemmWeight& w) {
   Cut cut;
-  cut.parts = double_parts(w, num_sms() * 9 / 10);
+  const int sms = num_sms();
+  cut.parts = double_parts(w, sms * 9 / 10);
+  // Equal long parts, a block each, end far apart: what the fast SMs have left is for the next kernel's W.
+  if (num_tiles(w) * cut.parts <= sms && w.k >= kLongPart * cut.parts) cut.trigger = 14;
   return cut;
-}
-
-// Loads of W that a block has on their way at a time: no more than the memory's rate needs, see
-// skinny_gemm.cuh.
-int loads_in_flight(const SkinnyGemmWeight& w, int blocks, int parts) {
-  return blocks <= num_sms() && w.k >= kLongPart * parts ? 3 : 2;
 }
 
 void check_x(const SkinnyGemmWeight& w, const SkinnyGemmParams& p) {
@@ -170,7 +169,7 @@ void launch_skinny_gemm(const SkinnyGemmWeight& w, const SkinnyGemmParams& p, cu
     blocks = std::min(blocks, tuning.num_blocks > 0 ? tuning.num_blocks : num_sms() * cut.blocks_per_sm);
   }
   args.is_dynamic = blocks < args.num_tiles;
-  args.in_flight = tuning.in_flight > 0 ? tuning.in_flight : loads_in_flight(w, blocks, cut.parts);
+  args.in_flight = tuning.in_flight > 0 ? tuning.in_flight : cut.in_flight;
   config.grid = blocks;
   config.cluster = cut.parts;
   config.overlaps = p.overlaps;
