@@ -32,11 +32,11 @@ if(quire_build_cuda AND cuda_sources)
   target_link_libraries(_cuda PRIVATE quire_cuda)
   target_link_options(_cuda PRIVATE LINKER:--exclude-libs,ALL)
   install(TARGETS _cuda LIBRARY DESTINATION quire)
+  add_dependencies(_core _cuda)  # pyproject.toml asks for _core by name; _cuda comes along where it can be built
 
   # Every kernel without Python, for compute-sanitizer: `make sanitize`.
   file(GLOB launches_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/tests/kernels/gpu/launches/*.cc)
   add_executable(quire_launches EXCLUDE_FROM_ALL ${launches_sources})
   target_link_libraries(quire_launches PRIVATE quire_cuda)
-  add_dependencies(_core _cuda)  # pyproject.toml asks for _core by name; _cuda comes along where it can be built
 endif()
 message(STATUS "Quire: CUDA kernels ${quire_build_cuda} (QUIRE_CUDA=${QUIRE_CUDA})")

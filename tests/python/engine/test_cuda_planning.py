@@ -24,7 +24,7 @@ GIB = 1 << 30
 
 
 @pytest.mark.parametrize(
-    ("max_num_seqs", "max_num_tokens"), [(256, 2048), (1, 16), (7, 100), (1024, 8192), (64, 32)]
+    ("max_num_seqs", "max_num_tokens"), [(256, 2304), (1, 16), (7, 100), (1024, 8192), (64, 32)]
 )
 def test_every_step_fits_a_captured_shape(max_num_seqs: int, max_num_tokens: int) -> None:
     """The shape is captured, large enough, and wastes less than half of a step of more than 16 tokens."""

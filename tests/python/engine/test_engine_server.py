@@ -44,7 +44,7 @@ def test_ready(engine: Engine) -> None:
         "block_size": 16,
         "num_blocks": 64,
         "max_num_seqs": 16,
-        "max_num_batched_tokens": 2048,
+        "max_num_batched_tokens": 2304,
         "defaults": {
             "max_tokens": 0,
             "min_tokens": 0,
