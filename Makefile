@@ -18,10 +18,11 @@ help:
 	@echo "make test    every test that needs no GPU"
 	@echo "make gpu-test  every test that needs a GPU, on a machine with a Hopper GPU and nvcc. OFFLINE=1: without a network,"
 	@echo "             with the Python packages, cmake and ninja that PYTHON's environment has"
-	@echo "make sanitize  every kernel under compute-sanitizer (memcheck, racecheck, synccheck), on such a machine, with OFFLINE's needs"
+	@echo "make sanitize  every kernel, in bfloat16, under compute-sanitizer (memcheck, racecheck, synccheck), on such a machine,"
+	@echo "             with what OFFLINE=1 needs"
 	@echo "make lint    formatting, lint and types"
-	@echo "make cuda-check  compile every CUDA kernel for Hopper, warnings as errors; needs no GPU. Uses nvcc from PATH,"
-	@echo "             else installs the PyPI wheels of the CUDA toolkit into build/cuda-check"
+	@echo "make cuda-check  compile every CUDA kernel for Hopper and the program of make sanitize, warnings as errors; needs no"
+	@echo "             GPU. Uses nvcc from PATH, else installs the PyPI wheels of the CUDA toolkit into build/cuda-check"
 	@echo "make bench   scheduler, kernels, engine and serving on this machine; \`quire bench\` lists them"
 
 # numpy and geventhttpclient are here because Pythons for which they have no wheel (3.13; 3.12 and 3.13) compile them,
@@ -82,7 +83,14 @@ CUDA_FLAGS := -gencode=arch=compute_90a,code=sm_90a -std=c++17 -O3 -Icuda/includ
 	-Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror -Xptxas --warning-as-error
 NVCC ?= $(or $(shell command -v nvcc),$(CUDA_CHECK)/nvcc)
 
-cuda-check: $(patsubst cuda/src/%.cu,$(CUDA_CHECK)/%.o,$(shell find cuda -name '*.cu'))
+LAUNCHES := tests/kernels/gpu/launches
+
+cuda-check: $(patsubst cuda/src/%.cu,$(CUDA_CHECK)/%.o,$(shell find cuda -name '*.cu')) \
+	$(patsubst $(LAUNCHES)/%.cc,$(CUDA_CHECK)/launches/%.o,$(wildcard $(LAUNCHES)/*.cc))
+
+$(CUDA_CHECK)/launches/%.o: $(LAUNCHES)/%.cc $(LAUNCHES)/launches.h $(wildcard cuda/include/quire/cuda/*.h) | $(NVCC)
+	@mkdir -p $(@D)
+	$(NVCC) -std=c++20 -Icuda/include -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror -c $< -o $@
 
 $(CUDA_CHECK)/%.o: cuda/src/%.cu $(shell find cuda -name '*.h' -o -name '*.cuh') | $(NVCC)
 	@mkdir -p $(@D)
