@@ -33,6 +33,16 @@ void log_message(TRITONSERVER_LogLevel level, const char* file, int line, const 
   if (error != nullptr) TRITONSERVER_ErrorDelete(error);
 }
 
+std::string take_json(TRITONSERVER_Message* message) {
+  const char* base = nullptr;
+  size_t size = 0;
+  TRITONSERVER_Error* error = TRITONSERVER_MessageSerializeToJson(message, &base, &size);
+  std::string text = error == nullptr ? std::string(base, size) : std::string();
+  log_if_failed(TRITONSERVER_MessageDelete(message), "deleting a message");
+  check(error);
+  return text;
+}
+
 uint64_t now_ns() {
   return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch() /
                                std::chrono::nanoseconds(1));

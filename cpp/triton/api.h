@@ -38,6 +38,9 @@ void log_message(TRITONSERVER_LogLevel level, const char* file, int line, const 
 #define QUIRE_LOG(level, message) \
   ::quire::triton::log_message(TRITONSERVER_LOG_##level, __FILE__, __LINE__, message)
 
+// The message as JSON; deletes it.
+std::string take_json(TRITONSERVER_Message* message);
+
 uint64_t now_ns();  // steady clock
 
 // One input tensor of a request; views live as long as the request.

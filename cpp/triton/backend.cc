@@ -5,7 +5,9 @@
 #include "api.h"
 #include "detokenizer.h"
 #include "generation.h"
+#include "readiness.h"
 #include "registry.h"
+#include "server_guard.h"
 #include "tokenizer_call.h"
 
 #define QUIRE_EXPORT extern "C" __attribute__((visibility("default")))
@@ -72,7 +74,18 @@ QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backend*
     // Where its exit timeout is over, the server ends by exit() with requests open, and its gRPC front end
     // waits there for their answers.
     [[maybe_unused]] static const int registered = std::atexit(registry::give_up_all);
+    server_guard::ask_readiness(is_serving);
+    if (!server_guard::is_loaded()) {
+      QUIRE_LOG(WARN,
+                "libquire_guard.so is not preloaded: HTTP streams may lose events while the server is busy, "
+                "and its "
+                "readiness does not follow the engine (docs/guard.md); `quire serve` preloads it");
+    }
   });
+}
+
+QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_Finalize(TRITONBACKEND_Backend*) {
+  return guarded([] { server_guard::ask_readiness(nullptr); });
 }
 
 QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model* model) {

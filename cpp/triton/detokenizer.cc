@@ -9,6 +9,7 @@
 #include "logprobs_json.h"
 #include "receipts.h"
 #include "registry.h"
+#include "server_guard.h"
 
 namespace quire::triton {
 
@@ -104,21 +105,29 @@ void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view 
   if (!generation) {
     throw ServerError(TRITONSERVER_ERROR_UNAVAILABLE, "chunk: its generation model is not loaded any more");
   }
-  Feedback feedback{header.sequence_id, is_cancelled(request), {}};
-  const bool is_acknowledged = (header.flags & kChunkAcknowledge) != 0;
-  try {
-    if (feedback.is_cancelled || (header.flags & kChunkProbe) != 0) {
+  const bool is_nobody_waiting = is_cancelled(request);
+  const auto send = [&] {
+    if (is_nobody_waiting || (header.flags & kChunkProbe) != 0) {
       send_final_flag(request);
     } else {
       send_texts(request, generation->model_info()->token_table);
     }
-  } catch (const std::exception& error) {
-    // Where generation waits, the error is reported by generation, see generation.h.
-    if (!is_acknowledged) throw;
-    feedback.error = error.what();
-    send_final_flag(request);
-  }
-  if (is_acknowledged) generation->post(std::move(feedback));
+  };
+  // Where generation does not wait, it has no use for feedback, and errors are the detokenizer's own.
+  if ((header.flags & kChunkAcknowledge) == 0) return send();
+  const auto feedback = std::make_shared<Feedback>(Feedback{header.sequence_id, is_nobody_waiting, {}});
+  const auto send_or_report = [&] {
+    try {
+      send();
+    } catch (const std::exception& error) {
+      feedback->error = error.what();
+      send_final_flag(request);
+    }
+  };
+  // Acknowledged once the HTTP thread has the response, so that what comes meanwhile merges into the next
+  // chunk.
+  server_guard::run_after_delivery(send_or_report,
+                                   [generation, feedback] { generation->post(std::move(*feedback)); });
 }
 
 void Detokenizer::decode(const TokenTable& token_table) {

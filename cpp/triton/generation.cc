@@ -126,12 +126,14 @@ void Generation::run() {
     for (const Feedback& feedback : mail.feedback) handle(feedback);
     for (auto& call : mail.calls) calls_.push_back(std::move(call));
     engine_.service(events, now);
+    follow_engine();
     if (now >= next_tick_) tick(now);
     submit();
     if (mail.give_up) answer_all();
     next_tick_ = is_idle() ? Clock::time_point::max() : std::min(next_tick_, now + kTick);
   }
   engine_.stop();
+  is_serving_ = false;
   metrics_.reset();
 }
 
@@ -159,6 +161,12 @@ void Generation::handle(const Feedback& feedback) {
     if (sequence.is_due()) sequence.send();
     if (!sequence.is_open()) sequences_.erase(it);
   }
+}
+
+void Generation::follow_engine() {
+  if (is_serving_ == engine_.is_ready()) return;
+  is_serving_ = engine_.is_ready();
+  metrics_->set_engine_up(is_serving_);
 }
 
 void Generation::submit() {
@@ -240,8 +248,11 @@ void Generation::on_ready(wire::ReadyFrame& ready) {
                       std::to_string(ready.max_model_len) + ", " + std::to_string(ready.num_blocks) +
                       " blocks of " + std::to_string(ready.block_size) + " tokens, up to " +
                       std::to_string(ready.max_num_seqs) + " requests at once");
-  if (!is_first_start_settled_) first_start_.set_value();
+  if (is_first_start_settled_) return;
   is_first_start_settled_ = true;
+  is_serving_ = true;  // before the load returns: the server says then that it is ready
+  metrics_->set_engine_up(true);
+  first_start_.set_value();
 }
 
 void Generation::on_step(const StepOutputs& outputs) {

@@ -25,6 +25,7 @@
 // End: unloading waits for open requests, as Triton waits for those of an ensemble; give_up() ends the wait.
 #pragma once
 
+#include <atomic>
 #include <future>
 #include <memory>
 #include <mutex>
@@ -67,6 +68,7 @@ class Generation : private EngineClient::Events {
   uint64_t id() const { return id_; }  // unique in the process, over reloads
   const std::string& name() const { return name_; }
   std::shared_ptr<const ModelInfo> model_info() const;
+  bool is_serving() const { return is_serving_; }  // the engine takes requests now
 
   // Takes over every request of the batch and answers it, now (errors) or later.
   void execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count);
@@ -89,7 +91,8 @@ class Generation : private EngineClient::Events {
   void run();
   void admit(std::unique_ptr<Sequence> sequence, Clock::time_point now);
   void handle(const Feedback& feedback);
-  void submit();  // additions and cancellations to the engine, as one frame
+  void follow_engine();  // is_serving(), and its metric
+  void submit();         // additions and cancellations to the engine, as one frame
   void tick(Clock::time_point now);
   Clock::duration probe_interval() const;
   // Ends a sequence with an error, and tells the engine if it still works on it.
@@ -107,6 +110,7 @@ class Generation : private EngineClient::Events {
 
   mutable std::mutex info_mutex_;  // guards info_
   std::shared_ptr<const ModelInfo> info_;
+  std::atomic<bool> is_serving_{false};
   Mailbox mailbox_;
   std::promise<void> first_start_;
   std::promise<void> given_up_;

@@ -25,6 +25,7 @@ enum Family : size_t {
   kPrefixHits,
   kPromptTokens,
   kGenerationTokens,
+  kEngineUp,
   kEngineRestarts,
   kNumFamilies
 };
@@ -44,6 +45,7 @@ constexpr FamilySpec kFamilies[] = {
     {kCounter, "vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache"},
     {kCounter, "vllm:prompt_tokens_total", "Prompt tokens computed"},
     {kCounter, "vllm:generation_tokens_total", "Tokens generated"},
+    {kGauge, "quire:engine_up", "1 while the engine takes requests, 0 while it is gone or starts"},
     {kCounter, "quire:engine_restarts_total", "Times that the engine was started again after it had died"},
 };
 static_assert(std::size(kFamilies) == kNumFamilies);
@@ -134,6 +136,8 @@ void EngineMetrics::update(const EngineStats& stats) {
   increment(kPromptTokens, last_.num_prompt_tokens, stats.num_prompt_tokens);
   increment(kGenerationTokens, last_.num_generation_tokens, stats.num_generation_tokens);
 }
+
+void EngineMetrics::set_engine_up(bool is_up) { set(kEngineUp, is_up ? 1 : 0); }
 
 void EngineMetrics::engine_lost() {
   last_ = {};

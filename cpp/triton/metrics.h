@@ -25,6 +25,7 @@ class EngineMetrics {
   EngineMetrics& operator=(const EngineMetrics&) = delete;
 
   void update(const EngineStats& stats);
+  void set_engine_up(bool is_up);
   // The engine is gone: nothing runs, nothing waits; its counters will start from 0 again.
   void engine_lost();
   void engine_restarted();

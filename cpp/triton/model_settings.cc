@@ -193,14 +193,7 @@ ModelSettings read_model_settings(TRITONBACKEND_Model* model) {
 
   TRITONSERVER_Message* message = nullptr;
   check(TRITONBACKEND_ModelConfig(model, 1, &message));
-  const char* base = nullptr;
-  size_t size = 0;
-  TRITONSERVER_Error* error = TRITONSERVER_MessageSerializeToJson(message, &base, &size);
-  const std::string text = error == nullptr ? std::string(base, size) : std::string();
-  log_if_failed(TRITONSERVER_MessageDelete(message), "deleting the model configuration");
-  check(error);
-
-  read_model_config(Json::parse(text), settings);
+  read_model_config(Json::parse(take_json(message)), settings);
   return settings;
 }
 

@@ -18,7 +18,7 @@ struct Loaded {
 };
 
 // Never destroyed: where the server exits without unloading its models, nothing of ours may run any more.
-Loaded& loaded() {
+Loaded& state() {
   static Loaded& instance = *new Loaded;
   return instance;
 }
@@ -26,39 +26,44 @@ Loaded& loaded() {
 }  // namespace
 
 void add(const std::shared_ptr<Generation>& generation) {
-  const std::lock_guard lock(loaded().mutex);
-  loaded().models.push_back(generation);
-  std::erase_if(loaded().all, [](const auto& model) { return model.expired(); });
-  loaded().all.push_back(generation);
+  const std::lock_guard lock(state().mutex);
+  state().models.push_back(generation);
+  std::erase_if(state().all, [](const auto& model) { return model.expired(); });
+  state().all.push_back(generation);
 }
 
 void remove(const Generation& generation) {
-  const std::lock_guard lock(loaded().mutex);
-  std::erase_if(loaded().models, [&](const auto& model) { return model.get() == &generation; });
+  const std::lock_guard lock(state().mutex);
+  std::erase_if(state().models, [&](const auto& model) { return model.get() == &generation; });
 }
 
 void give_up_all() {
   std::vector<std::shared_ptr<Generation>> all;
   {
-    const std::lock_guard lock(loaded().mutex);
-    for (const auto& model : loaded().all) all.push_back(model.lock());
+    const std::lock_guard lock(state().mutex);
+    for (const auto& model : state().all) all.push_back(model.lock());
   }
   for (const auto& model : all) {
     if (model) model->give_up();
   }
 }
 
+std::vector<std::shared_ptr<Generation>> loaded() {
+  const std::lock_guard lock(state().mutex);
+  return state().models;
+}
+
 std::shared_ptr<Generation> find(uint64_t id) {
-  const std::lock_guard lock(loaded().mutex);
-  for (const auto& model : loaded().models) {
+  const std::lock_guard lock(state().mutex);
+  for (const auto& model : state().models) {
     if (model->id() == id) return model;
   }
   return nullptr;
 }
 
 std::shared_ptr<Generation> find(const std::string& name) {
-  const std::lock_guard lock(loaded().mutex);
-  const auto& models = loaded().models;
+  const std::lock_guard lock(state().mutex);
+  const auto& models = state().models;
   const auto found =
       std::find_if(models.rbegin(), models.rend(), [&](const auto& model) { return model->name() == name; });
   if (found == models.rend()) {

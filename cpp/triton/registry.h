@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace quire::triton {
 
@@ -17,6 +18,9 @@ void remove(const Generation& generation);
 
 // Generation::give_up() of all that are still there, of those too that are being unloaded.
 void give_up_all();
+
+// In the order of loading.
+std::vector<std::shared_ptr<Generation>> loaded();
 
 // By Generation::id; null when it is no longer loaded.
 std::shared_ptr<Generation> find(uint64_t id);

@@ -1,4 +1,4 @@
-"""Checks of a server under other conditions: bad requests, many at once, clients that leave."""
+"""Checks of a server under other conditions: bad requests, clients that leave."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from quire.check_stream.lab import Lab, difference, shorten
 from quire.check_stream.outcome import Outcome, Verdict, failed, passed, skipped
-from quire.check_stream.protocol import Recording, Reply, Request, RequestError, Unsupported
+from quire.check_stream.protocol import Request, RequestError, Unsupported
 
 # field, value, names that count as naming it
 _BAD = (
@@ -74,35 +74,6 @@ def bad_parameter_beside(lab: Lab) -> Outcome:
     if not beside:
         return skipped("the stream ended before a bad request could be sent")
     return passed(f"a stream was not disturbed by {beside} bad requests beside it")
-
-
-def concurrent(lab: Lab) -> Outcome:
-    prompts = [sample.request for sample in lab.comparable if sample.request.temperature == 0]
-    if not prompts:
-        return skipped(f"no prompt has an answer in one piece that repeats: {lab.samples[0].problem}")
-    requests = [
-        replace(prompts[index % len(prompts)], max_tokens=24 + index) for index in range(lab.concurrency)
-    ]
-    alone = [lab.adapter.answer(request).text for request in requests]
-    results = lab.at_once(requests, stream=True)
-    if all(_complete(result, text) for result, text in zip(results, alone, strict=True)):
-        return passed(f"{len(requests)} streams at once, each equal to its own answer in one piece")
-    # A greedy answer may depend on what else is in the batch; then a stream cannot be judged.
-    crowd = lab.at_once(requests, stream=False)
-    verdict = Verdict()
-    for request, text, result, other in zip(requests, alone, results, crowd, strict=True):
-        if not (isinstance(other, Reply) and other.text == text):
-            continue
-        sent = f"{len(requests)} at once, this one: {lab.adapter.show(request, stream=True)}"
-        verdict.case(_complete(result, text), sent=sent, seen=_seen(result, text), expected=shorten(text))
-    broken = [result for result in results if isinstance(result, RequestError) or _ended_early(result)]
-    if not verdict.cases and broken:
-        seen = f"{len(broken)} streams failed, the first with: {_problem(broken[0])}"
-        return failed(sent=f"{len(requests)} streams at once", seen=seen, expected="all of them complete")
-    return verdict.outcome(
-        "streams at once equal their answers in one piece (the others' answers depend on the load)",
-        "the server's answers in one piece depend on how many requests run at once",
-    )
 
 
 def disconnect(lab: Lab) -> Outcome:
@@ -170,22 +141,6 @@ def _send_bad(lab: Lab, began: list[float]) -> None:
                 _refused(lab, request, names, stream=stream)
             except Unsupported:
                 continue
-
-
-def _complete(result: Recording | Reply | RequestError, text: str) -> bool:
-    return isinstance(result, Recording) and not result.error and result.text == text
-
-
-def _seen(result: Recording | Reply | RequestError, text: str) -> str:
-    return _problem(result) or difference(text, result.text if isinstance(result, Recording) else "")
-
-
-def _ended_early(result: Recording | Reply) -> bool:
-    return isinstance(result, Recording) and bool(result.error)
-
-
-def _problem(result: Recording | Reply | RequestError) -> str:
-    return result.error if isinstance(result, Recording) else str(result)
 
 
 def _median_seconds(lab: Lab, request: Request) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,8 +55,15 @@ class Sample:
 class Lab:
     """Asks the server, once for all checks."""
 
-    def __init__(self, adapter: Adapter, prompts: Sequence[str] = (), concurrency: int = 16) -> None:
+    def __init__(
+        self,
+        adapter: Adapter,
+        prompts: Sequence[str] = (),
+        concurrency: int = 16,
+        body_megabytes: int = 16,
+    ) -> None:
         self.adapter = adapter
+        self.body_megabytes = body_megabytes
         self.prompts = tuple(prompts) or PROMPTS
         self.concurrency = concurrency
 
@@ -120,22 +128,34 @@ class Lab:
             sample.problem = "the server's own answers in one piece differ from each other"
         return sample
 
-    def at_once(self, requests: Sequence[Request], *, stream: bool) -> list[Recording | Reply | RequestError]:
-        """All requests at the same time; results in order."""
+    def at_once(
+        self,
+        requests: Sequence[Request],
+        *,
+        stream: bool,
+        pause: float = 0,
+        on_first: Callable[[], None] = lambda: None,
+    ) -> list[Recording | Reply | RequestError]:
+        """All requests at the same time, or `pause` seconds after each other; results in order. `on_first` is
+        called at the first chunk of each stream, and where there is none."""
         results: list[Recording | Reply | RequestError] = [RequestError("no answer")] * len(requests)
-        gate = threading.Barrier(len(requests))
+        gate = threading.Barrier(1 if pause else len(requests))
 
         def work(index: int) -> None:
             gate.wait()
             try:
-                ask = self.adapter.record if stream else self.adapter.answer
-                results[index] = ask(requests[index])
+                if stream:
+                    results[index] = self.adapter.record(requests[index], on_first=on_first)
+                else:
+                    results[index] = self.adapter.answer(requests[index])
             except RequestError as error:
                 results[index] = error
+                on_first()
 
         threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(len(requests))]
         for thread in threads:
             thread.start()
+            time.sleep(pause)
         for thread in threads:
             thread.join()
         return results

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quire.check_stream import checks_form, checks_server, checks_text
+from quire.check_stream import checks_form, checks_load, checks_server, checks_text
 from quire.check_stream.lab import Lab
 from quire.check_stream.outcome import Outcome, failed, skipped
 from quire.check_stream.protocol import RequestError, Unsupported
@@ -51,7 +51,12 @@ CHECKS = (
     Check("chunks-in-time", "chunks arrive while text is generated", checks_form.chunks_in_time),
     Check("bad-parameter", "a bad value is a client error that names it", checks_server.bad_parameter),
     Check("bad-parameter-beside", "bad requests do not disturb a stream", checks_server.bad_parameter_beside),
-    Check("concurrent", "many streams at once are each complete and correct", checks_server.concurrent),
+    Check("concurrent", "many streams at once are each complete and correct", checks_load.concurrent),
+    Check(
+        "beside-large-body",
+        "another client's large body takes nothing from a stream",
+        checks_load.beside_large_body,
+    ),
     Check("disconnect", "a client that leaves frees the server (informative)", checks_server.disconnect),
     Check("unchanged-after", "after all that, the same answer as before", checks_server.unchanged_after),
 )

@@ -24,7 +24,10 @@ def check_stream(
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one request.")] = 60.0,
     concurrency: Annotated[
-        int, typer.Option(min=2, max=1024, help="Streams of the check `concurrent`.")
+        int, typer.Option(min=2, max=1024, help="Streams of the checks `concurrent`, `beside-large-body`.")
+    ] = 16,
+    body_mb: Annotated[
+        int, typer.Option(min=0, max=1000, help="Size of the body of `beside-large-body`. 0: skip it.")
     ] = 16,
     header: Annotated[
         list[str] | None, typer.Option(help='HTTP header "Name: value"; may be given several times.')
@@ -50,7 +53,7 @@ def check_stream(
         adapter = connect(url, api=api, model=model, timeout=timeout, headers=headers)
         console.print(f"{url}: {adapter.api}, model {adapter.model}", markup=False)
         with console.status("asking every prompt"):
-            lab = Lab(adapter, prompts, concurrency)
+            lab = Lab(adapter, prompts, concurrency, body_mb)
             results = run_checks(lab, show)
         if json_file is not None:
             write_json(json_file, url, adapter, results)

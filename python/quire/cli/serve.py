@@ -26,6 +26,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
     start_timeout: Annotated[float, typer.Option(min=1, help="Seconds until all models are loaded.")] = 600,
     exit_timeout: Annotated[int, typer.Option(min=0, help="Seconds for open requests when stopping.")] = 30,
+    guard: Annotated[
+        bool, typer.Option(help="Preload the library that keeps HTTP streams whole under load.")
+    ] = True,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show the server's whole log.")] = False,
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[-- ARGUMENTS]", help="More arguments for tritonserver.")
@@ -42,6 +45,7 @@ def serve(
             grpc_port=grpc_port or None,
             metrics_port=metrics_port or None,
             host=host,
+            with_guard=guard,
             arguments=arguments or [],
             start_timeout=start_timeout,
             exit_timeout=exit_timeout,

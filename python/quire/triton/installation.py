@@ -66,17 +66,28 @@ def find_installation() -> Installation:
 
 def find_backend_library() -> Path:
     """libtriton_quire.so of the installed package."""
-    tried = [folder / "lib" / "libtriton_quire.so" for folder in _library_folders()]
+    return _find_library("libtriton_quire.so")
+
+
+def find_guard_library() -> Path:
+    """libquire_guard.so, which is preloaded into tritonserver."""
+    return _find_library("libquire_guard.so")
+
+
+def _find_library(name: str) -> Path:
+    tried = [folder / "lib" / name for folder in _library_folders()]
     for path in tried:
         if path.is_file():
             return path
     raise ServerNotFound(
-        f"libtriton_quire.so: not found at {' or '.join(str(path) for path in dict.fromkeys(tried))}; "
+        f"{name}: not found at {' or '.join(str(path) for path in dict.fromkeys(tried))}; "
         "install the package (`pip install .`) or build it (`cmake --install build --prefix python`)"
     )
 
 
-def lay_out(root: Path, installation: Installation, *, with_quire_backend: bool = True) -> dict[str, str]:
+def lay_out(
+    root: Path, installation: Installation, *, with_quire_backend: bool = True, with_guard: bool = True
+) -> dict[str, str]:
     """Fill `root` as the head of this file says; returns the environment to run tritonserver with.
     `root` / "pytriton/tritonserver/backends" is its --backend-directory."""
     backends = backend_directory(root)
@@ -103,6 +114,8 @@ def lay_out(root: Path, installation: Installation, *, with_quire_backend: bool 
         native.mkdir(parents=True)
         (native / library.name).symlink_to(library)
         env["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, [str(native), env.get("LD_LIBRARY_PATH")]))
+    if with_guard:
+        env["LD_PRELOAD"] = os.pathsep.join(filter(None, [str(find_guard_library()), env.get("LD_PRELOAD")]))
     return env
 
 

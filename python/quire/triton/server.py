@@ -32,7 +32,8 @@ _FAILED_LOAD = re.compile(r"\"failed to load '([^']+)' version \d+: (.*)\"$", re
 
 class TritonServer:
     """A tritonserver on its own ports. `models` given: explicit model control, these are loaded at start;
-    else every model of the repository. stop() removes the files of the run, log_path included."""
+    else every model of the repository. `with_guard`: preload libquire_guard.so (docs/guard.md). stop() removes
+    the files of the run, log_path included."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class TritonServer:
         host: str = "127.0.0.1",
         models: Sequence[str] | None = None,
         with_quire_backend: bool = True,
+        with_guard: bool = True,
         arguments: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
         start_timeout: float = 120.0,
@@ -53,6 +55,7 @@ class TritonServer:
         self._host = host
         self._models = models
         self._with_quire_backend = with_quire_backend
+        self._with_guard = with_guard
         self._arguments = list(arguments)
         self._env = dict(env or {})
         self._start_timeout = start_timeout
@@ -109,7 +112,12 @@ class TritonServer:
         installation = find_installation()
         self._root = Path(tempfile.mkdtemp(prefix="quire-server-"))
         try:
-            env = lay_out(self._root, installation, with_quire_backend=self._with_quire_backend)
+            env = lay_out(
+                self._root,
+                installation,
+                with_quire_backend=self._with_quire_backend,
+                with_guard=self._with_guard,
+            )
             with (self._root / "server.log").open("wb") as log:
                 # A session of its own: Ctrl-C reaches us only, and we stop the server in order.
                 self._process = subprocess.Popen(

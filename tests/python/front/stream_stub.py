@@ -29,6 +29,7 @@ _WORDS = (
     "1",
 )
 _SECONDS = 0.001  # between tokens
+_LARGE = 1_000_000  # bytes of a body
 
 
 class BadRequestError(Exception):
@@ -50,6 +51,7 @@ class Stub(ThreadingHTTPServer):
         self.completions = completions
         self.num_refused = 0
         self.num_streams = 0  # open now
+        self.num_large = 0  # bodies
         self.lock = threading.Lock()
         self.typed = typed  # a tensor for each field, no finish reason, as in TensorRT-LLM's ensemble
 
@@ -150,7 +152,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(200 if page else 404, page or {"error": "not found"})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        size = int(self.headers["Content-Length"])
+        if size > _LARGE:
+            self.server.num_large += 1
+        body = json.loads(self.rfile.read(size))
         if self.path == "/v2/repository/index":
             return self._json(200, [{"name": "stub", "state": "READY"}])
         if self.path == "/v1/completions" and not self.server.completions:
@@ -238,12 +243,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write("".join(f"data: {event}\n\n" for event in events).encode())
             return
         refused = self.server.num_refused
+        num_large = self.server.num_large
         with self.server.lock:
             self.server.num_streams += 1
         try:
             for event in events:
                 time.sleep(_SECONDS)
                 if self.server.defect == "ends with a bad neighbour" and self.server.num_refused > refused:
+                    return
+                if self.server.defect == "ends beside a large body" and self.server.num_large > num_large:
                     return
                 if self.server.defect != "mixes streams up" or self.server.num_streams == 1:
                     self.wfile.write(f"data: {event}\n\n".encode())

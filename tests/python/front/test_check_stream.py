@@ -34,12 +34,14 @@ DEFECTS = {
     "always says stop": "finish-value",
     "ends with a bad neighbour": "bad-parameter-beside",
     "mixes streams up": "concurrent",
+    "ends beside a large body": "beside-large-body",
     "changes its answers": "unchanged-after",
 }
 # What may fail besides.
 _TEXT = {
     "joined-text",
     "concurrent",
+    "beside-large-body",
     "stop-cut",
     "stop-across-chunks",
     "stop-included",
@@ -52,6 +54,7 @@ _ALSO = {
     "ignores max_tokens": {"finish-value"},
     "cumulative counts": {"max-tokens"},
     "finish twice": {"finish-value"},
+    "mixes streams up": {"beside-large-body"},
     "keeps the stop string": {"stop-across-chunks"},
 }
 

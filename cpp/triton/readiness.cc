@@ -1,0 +1,56 @@
+#include "readiness.h"
+
+#include <algorithm>
+#include <string>
+
+#include "api.h"
+#include "generation.h"
+#include "json.h"
+#include "registry.h"
+
+namespace quire::triton {
+
+namespace {
+
+constexpr int kMaxDepth =
+    8;  // of models that name models: the server does not look for circles in our parameters
+
+bool serves(TRITONSERVER_Server* server, const std::string& model, int64_t version, int depth) {
+  const auto generations = registry::loaded();
+  for (const auto& generation : generations) {
+    if (generation->name() == model) return generation->is_serving();
+  }
+  if (depth == kMaxDepth) return true;
+  TRITONSERVER_Message* message = nullptr;
+  check(TRITONSERVER_ServerModelConfig(server, model.c_str(), version, 1, &message));
+  const Json config = Json::parse(take_json(message));
+  for (const Json& step : config["ensemble_scheduling"]["step"].as_array()) {
+    if (!serves(server, step["model_name"].as_string(), -1, depth + 1)) return false;
+  }
+  const Json& parameters = config["parameters"];
+  if (config["backend"].as_string() != "quire" || parameters["role"]["string_value"].as_string() != "unary") {
+    return true;
+  }
+  for (const char* parameter : {"generation_model", "tokenizer_model"}) {
+    const std::string name = parameters[parameter]["string_value"].as_string();
+    if (!name.empty() && !serves(server, name, -1, depth + 1)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+bool is_serving(TRITONSERVER_Server* server, const char* model, int64_t version) {
+  if (model != nullptr) {
+    try {
+      return serves(server, model, version, 0);
+    } catch (const std::exception& error) {  // no such model any more
+      return false;
+    }
+  }
+  const auto generations = registry::loaded();
+  return std::all_of(generations.begin(), generations.end(),
+                     [](const auto& generation) { return generation->is_serving(); });
+}
+
+}  // namespace quire::triton
