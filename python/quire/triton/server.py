@@ -32,7 +32,7 @@ _FAILED_LOAD = re.compile(r"\"failed to load '([^']+)' version \d+: (.*)\"$", re
 
 class TritonServer:
     """A tritonserver on its own ports. `models` given: explicit model control, these are loaded at start;
-    else every model of the repository. `with_guard`: preload libquire_guard.so (docs/guard.md). stop() removes
+    else every model of the repository. `with_guard`: see docs/guard.md. stop() removes
     the files of the run, log_path included."""
 
     def __init__(
