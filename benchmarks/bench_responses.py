@@ -1,6 +1,6 @@
 """Responses per second through generation and detokenizer: many streams, a fake engine, a counting client.
 
-    python benchmarks/bench_responses.py [--streams 256] [--seconds 10] [--step-ms 5]
+    python benchmarks/bench_responses.py [--streams 256] [--seconds 10] [--step-ms 5] [--no-guard]
 
 A real tritonserver runs the native backend; an ensemble of its two roles streams to raw HTTP connections. The
 engine (this file again, as a module) sends one pre-encoded frame per step, so that what is measured is the
@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "serving" / "backend"), str(ROOT / "tests" / "serving")]
 
 import fake_engine as wire  # noqa: E402
+from quire.triton.installation import find_guard_library  # noqa: E402
+from quire.triton.server import HTTP_THREADS  # noqa: E402
 
 
 def run_engine(sock: socket.socket, streams: int, tokens: int, step_seconds: float) -> None:
@@ -103,8 +105,12 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--step-ms", type=float, default=5, help="time between two steps of the engine")
+    parser.add_argument("--http-threads", type=int, default=HTTP_THREADS)
     parser.add_argument(
-        "--http-threads", type=int, default=32, help="few threads for many streams lose events"
+        "--guard",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="preload libquire_guard.so; without it, few HTTP threads for many streams lose events",
     )
     args = parser.parse_args()
 
@@ -116,12 +122,10 @@ def main() -> None:
         repository = Repository(work / "models")
         repository.edit("generation", '"fake_engine"', '"bench_responses"')
         repository.set_engine(streams=args.streams, tokens=tokens, step_seconds=args.step_ms / 1000)
-        server = Server(
-            repository,
-            work,
-            f"--http-thread-count={args.http_threads}",
-            environment={"PYTHONPATH": str(Path(__file__).parent)},
-        )
+        environment = {"PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+        if args.guard:
+            environment["LD_PRELOAD"] = str(find_guard_library())
+        server = Server(repository, work, f"--http-thread-count={args.http_threads}", environment=environment)
         try:
             server.wait_ready()
             before = cpu_seconds(server.process.pid)

@@ -24,7 +24,7 @@ from quire.triton.installation import backend_directory, find_installation, lay_
 
 # What tritonserver logs as errors on every machine without a GPU.
 _NOISE = re.compile(r"CUDA|NVML|DCGM|pinned memory|GPU", re.IGNORECASE)
-# Triton's default of 8 loses events of generate_stream when hundreds of streams share a thread that is busy.
+# Twice Triton's default: a thread that is busy with a large body delays the streams of its connections.
 HTTP_THREADS = 16
 _ERROR_LINE = re.compile(r"^(E\d{4} |error:)")
 _FAILED_LOAD = re.compile(r"\"failed to load '([^']+)' version \d+: (.*)\"$", re.MULTILINE)
