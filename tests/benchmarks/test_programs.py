@@ -50,6 +50,18 @@ def rows_of(result: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
 
 
+def test_bench_streams(tmp_path: Path) -> None:
+    """One row for each number of streams and size of body; every stream is whole."""
+    file = tmp_path / "rows.json"
+    options = ["--streams", "4", "9", "--megabytes", "1", "--tokens", "12", "--json", str(file)]
+    rows = rows_of(quire("bench", "streams", *options))
+    assert rows == json.loads(file.read_text())
+    assert [(4, 1), (9, 1)] == [(row["streams"], row["megabytes"]) for row in rows]
+    for row in rows:
+        assert (0, 0, 0, 0) == (row["short"], row["errors"], row["not_ended"], row["tokens_lost"])
+        assert (True, 12) == (row["guard"], row["tokens"])
+
+
 def test_bench_engine(cases: Path, tmp_path: Path) -> None:
     """One row per case with vLLM's keys, on the terminal and in the file; settings reach the engine."""
     file = tmp_path / "rows.json"
