@@ -6,8 +6,8 @@
 Starts a tritonserver, opens the connections one after the other (so that many share an HTTP thread), starts
 all streams, and while they run posts one body of the size to the same server. Prints one JSON line for each
 number of streams and size: how many streams ended with fewer tokens than asked for and no error, how many
-had not ended after 20 silent seconds, the tokens that are missing, and the rate. The client is eight processes that
-only read; what came is counted afterwards.
+had not ended after 20 silent seconds, the tokens that are missing, and the rate. The client is eight
+processes that only read; what came is counted afterwards.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def post(path: str, body: bytes) -> bytes:
 
 
 def client(port: int, bodies: list[bytes], pipe: Connection) -> None:
-    """Open a connection for each body, wait for the word, send all; answer (began, first, last, bytes) of each."""
+    """Opens a connection for each body, waits for the word, sends all; answers when and what came."""
     sockets = {}
     for body in bodies:
         sock = socket.create_connection(("127.0.0.1", port))
