@@ -27,7 +27,7 @@ from quire_options import (
     versions,
     write_rows,
 )
-from workload import MAX_ID, Case, Record, check_complete, figures, prompts, warm_up
+from workload import MAX_ID, Case, Record, check_complete, figures, fresh_cache_salt, prompts, warm_up
 
 
 def run_case(llm: LLM, tag: str, case: Case, max_id: int = MAX_ID) -> dict[str, Any]:
@@ -35,7 +35,11 @@ def run_case(llm: LLM, tag: str, case: Case, max_id: int = MAX_ID) -> dict[str, 
     its prompt is handed over and is read when step() has returned its tokens."""
     waiting = iter(prompts(case, max_id))
     params = SamplingParams(
-        temperature=0, max_tokens=case.output_tokens, min_tokens=case.output_tokens, ignore_eos=True
+        temperature=0,
+        max_tokens=case.output_tokens,
+        min_tokens=case.output_tokens,
+        ignore_eos=True,
+        cache_salt=fresh_cache_salt(),
     )
     running: dict[int, Record] = {}
     finished: list[Record] = []

@@ -28,7 +28,16 @@ from quire.triton.perf_analyzer import find_perf_analyzer, recorded_requests
 from quire.triton.server import TritonServer
 from quire_options import add_options, cases_of, max_id_of, model_folder, settings_of, write_rows
 from word_model import text_of
-from workload import Case, case_key, percentile, prompts, same_case, warm_up
+from workload import (
+    Case,
+    case_key,
+    fresh_cache_salt,
+    percentile,
+    prompts,
+    same_case,
+    share_of_engine,
+    warm_up,
+)
 
 ENSEMBLE = "ensemble"
 
@@ -46,23 +55,27 @@ class PerfAnalyzer:
     def run(self, case: Case, max_id: int) -> list[dict[str, Any]]:
         """The requests of the profile that it exports."""
         load, profile = self._work / "load.json", self._work / "profile.json"
-        load.write_text(json.dumps({"data": requests_of(case, max_id)}), "utf-8")
+
+        def write_load() -> None:
+            load.write_text(json.dumps({"data": requests_of(case, max_id, fresh_cache_salt())}), "utf-8")
+
         command = [
             str(self._executable), "-m", ENSEMBLE, "-i", "grpc", "--async", "--streaming", "-u", self._url,
             "--input-data", str(load), "--concurrency-range", str(case.concurrency),
             "--request-count", str(case.requests), "--profile-export-file", str(profile),
             "--max-threads", str(self._max_threads),
         ]  # fmt: skip
-        return recorded_requests(command, self._environment, profile)
+        return recorded_requests(command, self._environment, profile, before_attempt=write_load)
 
 
-def requests_of(case: Case, max_id: int) -> list[dict[str, Any]]:
+def requests_of(case: Case, max_id: int, cache_salt: str) -> list[dict[str, Any]]:
     """perf_analyzer's input data: the prompts of bench_engine.py as words, each a tensor of one element."""
     asked = {
         "max_tokens": case.output_tokens,
         "min_tokens": case.output_tokens,
         "ignore_eos": True,
         "temperature": 0,
+        "cache_salt": cache_salt,
     }
     fields = {"stream": True, "return_num_output_tokens": True, "sampling_parameters": json.dumps(asked)}
     return [
@@ -81,9 +94,11 @@ def figures(tag: str, case: Case, requests: Sequence[dict[str, Any]]) -> dict[st
         for request in requests
         if sum(output["num_output_tokens"] for output in request["response_outputs"]) == case.output_tokens
     ]
-    if len(complete) < case.requests:
+    # More requests than prompts would repeat prompts, which are then in the prefix cache.
+    if not len(complete) == len(requests) == case.requests:
         raise ServerError(
-            f"{case}: {len(complete)} of {case.requests} requests got {case.output_tokens} tokens"
+            f"{case}: {len(complete)} of {len(requests)} requests got {case.output_tokens} tokens;"
+            f" allowed: all of {case.requests}"
         )
     began = min(request["timestamp"] for request in complete)
     seconds = (max(request["response_timestamps"][-1] for request in complete) - began) / 1e9
@@ -104,10 +119,11 @@ def figures(tag: str, case: Case, requests: Sequence[dict[str, Any]]) -> dict[st
 
 
 def with_share(row: dict[str, Any], engine: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The row, with its part of the engine's own rate when that was measured."""
+    """The row, with its part of the engine's own rate when that was measured. Raises ValueError for a part
+    that cannot be."""
     for other in engine:
         if "prompt" in other and other["tag"] != "warm-up" and same_case(row, other):
-            return row | {"of_engine": round(row["out_tok_s"] / other["out_tok_s"], 3)}
+            return row | {"of_engine": share_of_engine(row, other)}
     return row
 
 

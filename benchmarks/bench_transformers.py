@@ -30,7 +30,8 @@ def engine_worker(model: str, dtype: str, threads: int, connection: Connection) 
     """Answers (number of requests, tokens) with the seconds it took."""
     from quire import LLM, SamplingParams
 
-    llm = LLM(model, dtype=dtype, num_threads=threads)
+    # transformers computes the prompt in each call, so our engine must not find it in its prefix cache.
+    llm = LLM(model, dtype=dtype, num_threads=threads, enable_prefix_caching=False)
 
     def run(num_requests: int, num_tokens: int) -> None:
         params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workload import FOLDER, same_case
+from workload import FOLDER, check_share, same_case
 
 RESULTS = FOLDER / "results" / "side_by_side.json"
 README = FOLDER.parent / "README.md"
@@ -47,8 +47,12 @@ class Pair:
 
 
 def load_runs(path: Path) -> list[dict[str, Any]]:
-    """Oldest first; none when the file does not exist."""
+    """Oldest first; none when the file does not exist. Raises ValueError for a row whose share through Triton
+    cannot be."""
     runs: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["runs"] if path.exists() else []
+    for run in runs:
+        for row in run["sides"].get("serve", {"rows": []})["rows"]:
+            check_share(row, row.get("of_engine", 0.0))
     return runs
 
 

@@ -23,7 +23,17 @@ from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
-from workload import Case, Record, check_complete, choose_rows, figures, load_cases, prompts, warm_up
+from workload import (
+    Case,
+    Record,
+    check_complete,
+    choose_rows,
+    figures,
+    fresh_cache_salt,
+    load_cases,
+    prompts,
+    warm_up,
+)
 
 SETTINGS = {
     "load_format": "dummy",
@@ -36,9 +46,12 @@ SETTINGS = {
 }
 
 
-async def run_request(engine: AsyncLLM, request_id: str, prompt: list[int], params: SamplingParams) -> Record:
+async def run_request(
+    engine: AsyncLLM, request_id: str, prompt: list[int], cache_salt: str, params: SamplingParams
+) -> Record:
     record = Record(time.perf_counter())
-    async for output in engine.generate({"prompt_token_ids": prompt}, params, request_id):
+    inputs = {"prompt_token_ids": prompt, "cache_salt": cache_salt}
+    async for output in engine.generate(inputs, params, request_id):
         record.add(time.perf_counter(), len(output.outputs[0].token_ids))
     return record
 
@@ -55,11 +68,13 @@ async def run_case(engine: AsyncLLM, tag: str, case: Case) -> dict[str, Any]:
         detokenize=False,
     )
     records: list[Record] = []
+    cache_salt = fresh_cache_salt()
     began = time.perf_counter()
 
     async def client() -> None:
         for index, prompt in waiting:
-            records.append(await run_request(engine, f"{tag}-{began}-{index}", prompt, params))
+            request_id = f"{tag}-{began}-{index}"
+            records.append(await run_request(engine, request_id, prompt, cache_salt, params))
 
     await asyncio.gather(*(client() for _ in range(case.concurrency)))
     seconds = time.perf_counter() - began

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ FOLDER = Path(__file__).resolve().parent
 SHAPES = ("8b", "1b", "quire-8m")
 # The ids of prompts lie in [10, MAX_ID): below are the special ones.
 MAX_ID = 128000
+# The most of the engine's own rate that may arrive through Triton; what is above 1 is the noise of two runs.
+MAX_SHARE = 1.05
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,12 @@ def prompts(case: Case, max_id: int = MAX_ID) -> list[list[int]]:
     prefix = [rng.randrange(10, max_id) for _ in range(case.shared_prefix_tokens)]
     rest = case.prompt_tokens - case.shared_prefix_tokens
     return [prefix + [rng.randrange(10, max_id) for _ in range(rest)] for _ in range(case.requests)]
+
+
+def fresh_cache_salt() -> str:
+    """A cache salt for one run of a case, so that it finds no blocks that an earlier run of the same prompts
+    left in the prefix cache. Both engines share cached blocks only among requests with equal salts."""
+    return uuid.uuid4().hex
 
 
 def percentile(values: Iterable[float], p: float) -> float:
@@ -115,6 +124,20 @@ def case_key(case: Case) -> dict[str, int]:
 def same_case(row: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two rows of results are of the same case."""
     return all(row[name] == other[name] for name in ("prompt", "out", "conc", "nreq", "shared"))
+
+
+def share_of_engine(row: dict[str, Any], engine: dict[str, Any]) -> float:
+    """The rate through Triton over the engine's own. Raises ValueError above MAX_SHARE: with Triton around it
+    the engine cannot be faster, so one of the two did less work, or found its prompts in the prefix cache."""
+    share = round(float(row["out_tok_s"] / engine["out_tok_s"]), 3)
+    check_share(row, share)
+    return share
+
+
+def check_share(row: dict[str, Any], share: float) -> None:
+    if share > MAX_SHARE:
+        case = f"{row['prompt']}/{row['out']} conc. {row['conc']} shared {row['shared']}"
+        raise ValueError(f"{case}: of_engine: got {share}; allowed: at most {MAX_SHARE}")
 
 
 def choose_rows(cases: Sequence[Case], rows: Sequence[int] | None) -> list[Case]:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import bench_engine
 import bench_serve
 import pytest
 import quire_options
 import report
 import side_by_side
 import word_model
+from quire import LLM
 from quire.errors import ServerError
+from quire.triton.server import TritonServer
 from workload import Case, case_key, prompts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +81,16 @@ def test_bench_engine(cases: Path, tmp_path: Path) -> None:
         assert 0 < row["itl_p50_ms"] <= row["itl_p99_ms"]
 
 
+def test_bench_engine_computes_its_prompts_again() -> None:
+    """The same case once more finds nothing in the prefix cache but the prefix that it shares on purpose."""
+    llm = LLM("quire-8m")
+    for _ in range(2):
+        bench_engine.run_case(llm, "x", Case(100, 2, 2, 4, 0), 600)
+    assert 0 == llm.stats().prefix_cache_hits
+    bench_engine.run_case(llm, "x", Case(100, 2, 1, 4, 64), 600)
+    assert 3 * 64 == llm.stats().prefix_cache_hits
+
+
 def test_bench_engine_chooses_rows(cases: Path) -> None:
     """--rows are places in the table."""
     rows = rows_of(quire("bench", "engine", "--cases", str(cases), "--rows", "1"))
@@ -127,7 +141,7 @@ class AsyncLLM:
         return cls()
     async def generate(self, prompt, params, request_id):
         with open(os.environ["SEEN"], "a") as file:
-            print(json.dumps([prompt["prompt_token_ids"], params.__dict__]), file=file)
+            print(json.dumps([prompt["prompt_token_ids"], prompt["cache_salt"], params.__dict__]), file=file)
         for token in range(params.max_tokens):
             await asyncio.sleep(0.001)
             yield SimpleNamespace(outputs=[SimpleNamespace(token_ids=[token])])
@@ -158,14 +172,34 @@ def test_vllm_gets_the_same_load(cases: Path, fake_vllm: Path, tmp_path: Path) -
         assert list(row) == KEYS
         assert case_key(Case(*case)).items() <= row.items()
     requests = [json.loads(line) for line in seen.read_text().splitlines()][64:]
-    assert [ids for case in TINY for ids in prompts(Case(*case))] == [ids for ids, _ in requests]
-    for (_, params), tokens in zip(requests, [3] * 2 + [4] * 7, strict=True):
+    assert [ids for case in TINY for ids in prompts(Case(*case))] == [ids for ids, _, _ in requests]
+    for (_, _, params), tokens in zip(requests, [3] * 2 + [4] * 7, strict=True):
         assert (tokens, tokens, 0.0, True) == (
             params["max_tokens"],
             params["min_tokens"],
             params["temperature"],
             params["ignore_eos"],
         )
+
+
+def test_vllm_finds_no_prompt_of_an_earlier_row(cases: Path, fake_vllm: Path, tmp_path: Path) -> None:
+    """The requests of a row share one cache salt, which no other row has, the same case again neither."""
+    seen = tmp_path / "seen"
+    command = [
+        sys.executable,
+        str(BENCHMARKS / "vllm_engine.py"),
+        "model",
+        "--shape",
+        "1b",
+        "--rows",
+        "1",
+        "1",
+    ]
+    rows_of(run(*command, "--cases", str(cases), PYTHONPATH=str(fake_vllm), SEEN=str(seen)))
+    salts = [salt for _, salt, _ in (json.loads(line) for line in seen.read_text().splitlines())]
+    runs = [set(salts[:64]), set(salts[64:71]), set(salts[71:])]
+    assert [1, 1, 1] == [len(of_run) for of_run in runs]
+    assert 3 == len(set.union(*runs))
 
 
 def test_side_by_side(cases: Path, fake_vllm: Path, tmp_path: Path) -> None:
@@ -264,21 +298,78 @@ def test_figures_of_a_profile() -> None:
     engine[1]["tag"] = "warm-up"
     assert {**row, "of_engine": 0.71} == bench_serve.with_share(row, engine)
     assert row == bench_serve.with_share(row, engine[:2])
-    with pytest.raises(ServerError, match=r"1 of 2 requests got 4 tokens"):
+    with pytest.raises(ServerError, match=r"1 of 2 requests got 4 tokens; allowed: all of 2"):
         bench_serve.figures("x", case, profile(1, [1, 2, 1]) + profile(1, [1, 2]))
+    with pytest.raises(ServerError, match=r"3 of 3 requests got 4 tokens; allowed: all of 2"):
+        bench_serve.figures("x", case, profile(3, [1, 2, 1]))
+
+
+@pytest.mark.parametrize(("rate", "share"), [(1050.0, 1.05), (1830.0, None)])
+def test_a_share_above_the_whole_is_an_error(rate: float, share: float | None) -> None:
+    """The ensemble cannot be faster than its engine: beyond the noise of two runs there is no row."""
+    row = {"out_tok_s": rate, **case_key(Case(512, 256, 256, 768, 0))}
+    engine = [{"tag": "quire-1b", **row, "out_tok_s": 1000.0}]
+    if share:
+        assert row | {"of_engine": share} == bench_serve.with_share(row, engine)
+    else:
+        with pytest.raises(
+            ValueError, match=r"512/256 .* 256 .*of_engine: got 1\.83; allowed: at most 1\.05"
+        ):
+            bench_serve.with_share(row, engine)
+
+
+class CutOffFirst(bench_serve.PerfAnalyzer):
+    """perf_analyzer whose first attempt of each run sends its requests and leaves an empty profile."""
+
+    def __init__(self, url: str, work: Path) -> None:
+        super().__init__(url, work, max_threads=4)
+        real, self._executable = self._executable, work / "cut_off_first"
+        self._is_first = work / "is_first"
+        cut_off = f'if rm "{self._is_first}" 2>&-; then : > "{work / "profile.json"}"; fi'
+        self._executable.write_text(f'#!/bin/sh\n"{real}" "$@" || exit\n{cut_off}\n')
+        self._executable.chmod(0o755)
+
+    def run(self, case: Case, max_id: int) -> list[dict[str, Any]]:
+        self._is_first.touch()
+        requests = super().run(case, max_id)
+        assert not self._is_first.exists()
+        return requests
+
+
+@pytest.mark.serving
+def test_prompts_are_not_in_the_prefix_cache(tmp_path: Path) -> None:
+    """After a cut-off attempt, and for the same case again, no prompt token is found in the prefix cache but
+    those of the prefix that the case shares on purpose."""
+    model = word_model.make("quire-8m", tmp_path / "model")
+    settings = quire_options.settings_of("quire-8m", [], model)
+    repository = bench_serve.make_repository(tmp_path / "models", {"model": str(model), **settings})
+
+    def hits(server: TritonServer) -> float:
+        return float(re.findall(r"^vllm:prefix_cache_hits_total.* (\S+)$", server.metrics(), re.MULTILINE)[0])
+
+    with TritonServer(repository) as server:
+        perf_analyzer = CutOffFirst(server.grpc_url, tmp_path)
+        max_id = quire_options.max_id_of(model)
+        for _ in range(2):
+            assert 8 == len(perf_analyzer.run(Case(100, 2, 4, 8, 0), max_id))
+        assert 0 == hits(server)
+        perf_analyzer.run(Case(100, 2, 1, 8, 64), max_id)
+        assert 0 < hits(server)
+        assert 0 == hits(server) % (7 * 64), "in each attempt all but the first request find the prefix"
 
 
 @pytest.mark.serving
 def test_bench_serve(cases: Path, tmp_path: Path) -> None:
     """Through a real tritonserver every token arrives, and each row says which share of the engine's rate."""
-    rate = [{"tag": "quire-8m", **case_key(Case(*case)), "out_tok_s": 1000.0} for case in TINY]
+    # Far more than any machine makes of this model: a share above 1 would be an error.
+    rate = [{"tag": "quire-8m", **case_key(Case(*case)), "out_tok_s": 1e5} for case in TINY]
     engine = tmp_path / "engine.json"
     engine.write_text(json.dumps(rate))
     rows = rows_of(quire("bench", "serve", "--cases", str(cases), "--engine", str(engine)))
     assert ["startup", "warm-up", "serve-8m", "serve-8m"] == [row["tag"] for row in rows]
     for case, row in zip(TINY, rows[2:], strict=True):
         assert case_key(Case(*case)).items() <= row.items()
-        assert row["of_engine"] == pytest.approx(row["out_tok_s"] / 1000, abs=0.001)
+        assert row["of_engine"] == pytest.approx(row["out_tok_s"] / 1e5, abs=0.0006)
         assert 0 < row["gap_p50_ms"] <= row["gap_p99_ms"]
 
 

@@ -69,6 +69,16 @@ def test_table() -> None:
     assert lines[2].count("|") == lines[3].count("|") == lines[4].count("|")
 
 
+def test_an_impossible_share_is_refused(tmp_path: Path) -> None:
+    """No table is made of a row that is faster through Triton than the engine alone."""
+    results = tmp_path / "results.json"
+    results.write_text(
+        json.dumps({"runs": [run("01", quire=[row(8, 1)], serve=[row(8, 2, of_engine=1.83)])]})
+    )
+    with pytest.raises(ValueError, match=r"512/256 conc. 8 .*of_engine: got 1\.83"):
+        report.load_runs(results)
+
+
 def test_readme_has_the_committed_results() -> None:
     """README.md holds the table of benchmarks/results, as `report.py --readme` writes it."""
     readme = report.README.read_text("utf-8")

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,18 @@ def find_perf_analyzer(library_folder: Path) -> tuple[Path, dict[str, str]]:
 
 
 def recorded_requests(
-    command: Sequence[str], environment: Mapping[str, str], profile: Path, timeout: float | None = None
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    profile: Path,
+    timeout: float | None = None,
+    before_attempt: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
     """Runs perf_analyzer, whose --profile-export-file is `profile`, for at most `timeout` seconds; the
-    requests of that file. Raises ServerError with the end of its output."""
+    requests of that file. An attempt whose profile is cut off has sent its requests all the same:
+    `before_attempt` is called before each one, to write an input that the server has not seen. Raises
+    ServerError with the end of its output."""
     for _ in range(_ATTEMPTS):
+        before_attempt()
         profile.unlink(missing_ok=True)  # it refuses to write over it
         done = subprocess.run(
             command,

@@ -36,6 +36,20 @@ def test_an_empty_or_cut_off_profile_is_run_again(tmp_path: Path) -> None:
     assert (tmp_path / "runs").read_text() == "xxx"
 
 
+def test_each_attempt_gets_an_input_of_its_own(tmp_path: Path) -> None:
+    """before_attempt is called before every attempt, after the profile of the one before is gone."""
+    profile, runs, calls = tmp_path / "profile", tmp_path / "runs", []
+
+    def write_input() -> None:
+        calls.append(runs.read_text() if runs.exists() else "")
+
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    command = [sys.executable, str(script), str(profile), str(runs), "3", "0"]
+    recorded_requests(command, {}, profile, before_attempt=write_input)
+    assert calls == ["", "x", "xx"]
+
+
 def test_not_for_ever(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="status 0, no whole profile\nthe end of its output"):
         run(tmp_path, first_good=99)
