@@ -358,6 +358,7 @@ void bind_engine_core(py::module_& m) {
       .def("schedule", &EngineCore::schedule, py::return_value_policy::reference_internal)
       .def("num_batches_out", &EngineCore::num_batches_out)
       .def("forget_batches", &EngineCore::forget_batches)
+      .def("clear", &EngineCore::clear)
       .def(
           "update",
           [](EngineCore& self, const py::buffer& sampled, const std::optional<LogprobArrays>& logprobs,

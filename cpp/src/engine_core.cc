@@ -88,6 +88,7 @@ struct EngineCore::Impl {
   FinishReason accept(LiveRequest& request, int32_t id);
   void take_prompt_logprobs(const Batch& batch, const LogprobRows& rows);
   void erase(const LiveRequest& request);
+  void drop(uint64_t request_id);
   void end_early(uint64_t request_id, FinishReason reason, const std::string& error);
   int32_t num_prompt_tokens_left(const Sequences& sequences) const;
   int64_t due_ns(const Sequences& sequences) const;
@@ -167,6 +168,21 @@ void EngineCore::Impl::erase(const LiveRequest& request) {
   }
 }
 
+// Takes a request out without an end, whatever state an exception left it in. Allocates nothing.
+void EngineCore::Impl::drop(uint64_t request_id) {
+  const auto found = requests.find(request_id);
+  if (found == requests.end()) return;
+  for (const auto& sequence : found->second) {
+    if (!sequence) continue;
+    const bool is_scheduled = sequence->status == RequestState::Status::kWaiting ||
+                              sequence->status == RequestState::Status::kRunning;
+    if (is_scheduled) scheduler.finish(*sequence);
+  }
+  scheduler.drop_finished();
+  deadlines.remove(request_id);
+  requests.erase(found);
+}
+
 // To be computed before the first token of any of them; 0 once there is one.
 int32_t EngineCore::Impl::num_prompt_tokens_left(const Sequences& sequences) const {
   int32_t num_left = INT32_MAX;
@@ -235,6 +251,7 @@ void EngineCore::add_request(NewRequest request) {
   const SamplingParams& params = request.params;
   const int32_t max_total_tokens = max_total_tokens_of(request, impl_->config, impl_->max_total_tokens);
   validate(params, vocab_size);
+  require_a_token(params, impl_->config.eos_token_ids, vocab_size);
   if (request.priority != 0 && impl_->config.scheduling_policy != SchedulingPolicy::kPriority) {
     throw InvalidArgument("priority", std::to_string(request.priority),
                           "0, unless model.json says \"scheduling_policy\": \"priority\"");
@@ -251,15 +268,28 @@ void EngineCore::add_request(NewRequest request) {
     if (sequences.back()->cold.arrival_ns == 0) sequences.back()->cold.arrival_ns = now_ns;
   }
   const Sequences& live = impl_->requests.emplace(request.request_id, std::move(sequences)).first->second;
-  for (size_t i = 0; i < live.size(); ++i)
-    impl_->scheduler.add(*live[i], i == 0 ? nullptr : live[i - 1].get());
-  if (request.deadline_ns != 0) {
-    impl_->deadlines.set(request.request_id, impl_->due_ns(live));
-    impl_->end_due(now_ns);
+  try {
+    for (size_t i = 0; i < live.size(); ++i)
+      impl_->scheduler.add(*live[i], i == 0 ? nullptr : live[i - 1].get());
+    if (request.deadline_ns != 0) {
+      impl_->deadlines.set(request.request_id, impl_->due_ns(live));
+      impl_->end_due(now_ns);
+    }
+  } catch (...) {  // out of memory
+    impl_->drop(request.request_id);
+    throw;
   }
 }
 
 void EngineCore::cancel(uint64_t request_id) { impl_->end_early(request_id, FinishReason::kCancelled, ""); }
+
+void EngineCore::clear() {
+  while (!impl_->requests.empty()) impl_->drop(impl_->requests.begin()->first);
+  impl_->scheduler.forget_batches();
+  impl_->finished.clear();
+  impl_->outputs.clear();
+  impl_->ends.clear();
+}
 
 void EngineCore::fail(uint64_t request_id, const std::string& message) {
   impl_->end_early(request_id, FinishReason::kError, message);

@@ -46,7 +46,7 @@ std::unique_ptr<LiveRequest> make_sequence(const NewRequest& request, const Engi
   live->max_total_tokens = max_total_tokens;
   live->token_ids.reserve(static_cast<size_t>(max_total_tokens));
   live->token_ids = request.prompt_ids;
-  live->temperature = params.temperature;
+  live->temperature = is_greedy(params) ? 0.0f : params.temperature;
   live->top_p = params.top_p;
   live->top_k = std::max(params.top_k, 0);
   live->min_tokens = params.min_tokens;

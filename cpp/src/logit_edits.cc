@@ -111,7 +111,7 @@ const std::array<const char*, kNumTableRowArrays> kTableRowArrayNames = {
 
 std::shared_ptr<const LogitEdits> make_logit_edits(const SamplingParams& params) {
   LogitEdits edits;
-  if (params.temperature > 0) edits.min_p = params.min_p;  // the likeliest token always stays
+  if (!is_greedy(params)) edits.min_p = params.min_p;  // the likeliest token always stays
   edits.repetition_penalty = params.repetition_penalty;
   edits.presence_penalty = params.presence_penalty;
   edits.frequency_penalty = params.frequency_penalty;

@@ -76,8 +76,11 @@ void validate(const SamplingParams& params, int32_t vocab_size) {
   require_in(fields::kFrequencyPenalty, params.frequency_penalty);
   require_in(fields::kRepetitionPenalty, params.repetition_penalty);
   require_in(fields::kN, params.n);
-  require(params.n == 1 || params.temperature > 0.0f, "n", std::to_string(params.n) + " with temperature 0",
-          "1 (greedy: all sequences would be the same)");
+  if (params.n > 1 && is_greedy(params)) {
+    std::ostringstream given;
+    given << params.n << " with temperature " << params.temperature;
+    throw InvalidArgument("n", given.str(), "1 (greedy: all sequences would be the same)");
+  }
   validate_logit_bias(params.logit_bias, vocab_size);
   require_ids("allowed_token_ids", params.allowed_token_ids, vocab_size);
   require_count("bad_words", params.bad_word_ids.size(), kMaxBadWords, "sequences of ids");
@@ -100,6 +103,35 @@ void validate(const SamplingParams& params, int32_t vocab_size) {
   }
   require_count("stop_token_ids", params.stop_token_ids.size(), kMaxStopTokenIds, "ids");
   require_ids("stop_token_ids", params.stop_token_ids, vocab_size);
+}
+
+void require_a_token(const SamplingParams& params, const std::vector<int32_t>& eos_token_ids,
+                     int32_t vocab_size) {
+  std::vector<int32_t> forbidden;
+  for (const std::vector<int32_t>& ids : params.bad_word_ids) {
+    if (ids.size() == 1) forbidden.push_back(ids[0]);
+  }
+  if (params.min_tokens > 0) {
+    forbidden.insert(forbidden.end(), params.stop_token_ids.begin(), params.stop_token_ids.end());
+    forbidden.insert(forbidden.end(), eos_token_ids.begin(), eos_token_ids.end());
+  }
+  std::sort(forbidden.begin(), forbidden.end());
+  forbidden.erase(std::unique(forbidden.begin(), forbidden.end()), forbidden.end());
+  const auto& allowed = params.allowed_token_ids;
+  const auto is_forbidden = [&](int32_t id) {
+    return std::binary_search(forbidden.begin(), forbidden.end(), id);
+  };
+  const bool has_any = allowed.empty() ? forbidden.size() < static_cast<size_t>(vocab_size)
+                                       : !std::all_of(allowed.begin(), allowed.end(), is_forbidden);
+  if (has_any) return;
+  const char* field = !allowed.empty()               ? "allowed_token_ids"
+                      : !params.bad_word_ids.empty() ? "bad_words"
+                                                     : "min_tokens";
+  const char* given = allowed.empty() ? "every token forbidden" : "only tokens that are forbidden";
+  throw InvalidArgument(
+      field,
+      std::string(given) + " (bad_words forbids its words, min_tokens the end-of-sequence and stop tokens)",
+      "at least one token that may come first");
 }
 
 const char* to_string(FinishReason reason) {

@@ -15,14 +15,9 @@ namespace quire::triton {
 namespace {
 
 // Fields of the ensemble that only its tokenizer can honour.
-constexpr std::string_view kOfTheTokenizer[] = {"bad_words",
-                                                "truncate_prompt_tokens",
-                                                "truncate",
-                                                "exclude_input_in_output",
-                                                "echo",
-                                                "return_full_text",
-                                                "sampling_parameters",
-                                                "strict",
+constexpr std::string_view kOfTheTokenizer[] = {"bad_words",          "truncate_prompt_tokens",  "truncate",
+                                                "add_special_tokens", "exclude_input_in_output", "echo",
+                                                "return_full_text",   "sampling_parameters",     "strict",
                                                 "text_input"};
 
 // What Triton or its clients set for themselves.

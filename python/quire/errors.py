@@ -108,8 +108,9 @@ class EngineError(QuireError):
     """The engine process or the engine core failed."""
 
 
-def describe(value: object) -> str:
-    """`value` for an error message: JSON where it can be, cut when it is long."""
+def describe(value: object, depth: int = 4) -> str:
+    """`value` for an error message, on one line: JSON where it can be, cut where it is long or deep. Takes no
+    longer for a value that is huge or holds itself."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     if isinstance(value, int) and value.bit_length() > 256:  # Python refuses to print the largest ones
@@ -117,21 +118,43 @@ def describe(value: object) -> str:
     if isinstance(value, (int, float)):
         return repr(value)
     if isinstance(value, str):
-        return _cut(json.dumps(value, ensure_ascii=False))
+        shown = json.dumps(value[: _MAX_SHOWN + 1], ensure_ascii=False)
+        return _cut(shown, f"{len(value)} characters")
     if isinstance(value, (list, tuple)):
-        return _cut("[" + ", ".join(describe(item) for item in value) + "]")
+        texts = (describe(item, depth - 1) for item in value)
+        return _cut(f"[{_joined(texts) if depth > 0 else '...'}]", f"{len(value)} items")
     if isinstance(value, dict):
-        return _cut("{" + ", ".join(f"{describe(k)}: {describe(v)}" for k, v in value.items()) + "}")
-    return _cut(f"{value!r} ({type(value).__name__})")
+        texts = (f"{describe(key, depth - 1)}: {describe(item, depth - 1)}" for key, item in value.items())
+        return _cut(f"{{{_joined(texts) if depth > 0 else '...'}}}", f"{len(value)} items")
+    try:
+        shown = " ".join(repr(value).split())
+    except Exception:  # of somebody else's class; what is to be said is that it is the wrong one
+        return f"a {type(value).__name__}"
+    return f"{_cut(shown, f'{len(shown)} characters')} ({type(value).__name__})"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean "x"?)" for the nearest known name, or ""."""
+    """ " (did you mean "x"?)" for the nearest known name, or "". A long name is near none, and takes long to
+    compare."""
+    if len(name) > _MAX_SHOWN:
+        return ""
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f' (did you mean "{nearest[0]}"?)' if nearest else ""
 
 
-def _cut(text: str) -> str:
+def _joined(texts: Iterable[str]) -> str:
+    """With commas; no more of them than are shown."""
+    taken: list[str] = []
+    num_characters = 0
+    for text in texts:
+        taken.append(text)
+        num_characters += len(text)
+        if num_characters > _MAX_SHOWN:
+            break
+    return ", ".join(taken)
+
+
+def _cut(text: str, size: str) -> str:
     # Lone surrogates, which JSON escapes can produce, cannot be printed or sent.
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({len(text)} characters)"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({size})"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quire.sampling_params import ENGINE_FIELDS, NAMES
+from quire.sampling_params import ENGINE_FIELDS, GREEDY_TEMPERATURE, NAMES
 from quire.schema import INT32_MAX, INT64_MAX, Field
 
 _HEAD = """\
@@ -59,7 +59,7 @@ _LIMITS = {
     "kMaxCacheSaltLength": ("cache_salt", "max_length"),
 }
 # Their other names are for the tokenizer alone.
-_OF_THE_TOKENIZER = ("truncate_prompt_tokens", "exclude_input_in_output")
+_OF_THE_TOKENIZER = ("truncate_prompt_tokens", "add_special_tokens", "exclude_input_in_output")
 
 
 def _lines() -> Iterator[str]:
@@ -77,6 +77,7 @@ def _lines() -> Iterator[str]:
     yield "}  // namespace fields\n"
     for constant, (name, limit) in _LIMITS.items():
         yield f"inline constexpr int32_t {constant} = {getattr(NAMES.fields[name], limit)};"
+    yield f"inline constexpr float kGreedyTemperature = {GREEDY_TEMPERATURE}f;  // below: greedy"
     yield "\n}  // namespace quire"
 
 

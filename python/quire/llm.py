@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +15,14 @@ import numpy.typing as npt
 from quire import _core
 from quire.config import EngineConfig
 from quire.engine.core_errors import invalid_argument
-from quire.errors import EngineError, InvalidArgument, describe
+from quire.errors import EngineError, InvalidArgument
 from quire.outputs import CompletionOutput, Receipt, RequestOutput, StreamOutput, make_receipt
+from quire.prompts import Prompt, encode_prompts, read_prompt, read_prompts, read_sampling_params
 from quire.runner.threads import OWN_CORES
 from quire.sampling_params import SamplingParams
 from quire.token_logprobs import OutputLogprobs, PromptLogprobs
 
 __all__ = ["LLM"]
-
-Prompt: TypeAlias = "str | Sequence[int]"
 
 
 class LLM:
@@ -37,16 +37,18 @@ class LLM:
         OWN_CORES.apply()
         # Not at the top: this is what imports torch.
         from quire.engine.build import build
-        from quire.engine.loop import discard_batches, step
+        from quire.engine.loop import step
 
         self._step = step
-        self._discard_batches = discard_batches
-
         self.config = EngineConfig(model=model, **settings)
         self._engine = build(self.config, OWN_CORES)
         self._core = self._engine.core
         self._next_id = 0
         self._open: dict[int, _Open] = {}  # requests of add_request()
+        self._turn = threading.RLock()  # the core belongs to one thread at a time
+        # False while a call changes the engine, and after one that an exception cut off even there where it
+        # cleaned up: then the next call does.
+        self._is_intact = True
 
     def generate(
         self,
@@ -58,46 +60,43 @@ class LLM:
     ) -> list[RequestOutput]:
         """Continue every prompt; the outputs are in the prompts' order.
 
-        prompts: a text, a list of texts, a list of token ids, or a list of lists of token ids.
+        prompts: a text, a list of texts, a list of token ids, or a list of lists of token ids. Integer arrays
+            of numpy count as lists.
         sampling_params: one for all, or one per prompt; default: SamplingParams(). Fields that they leave out
             are those of get_default_sampling_params().
         use_tqdm: show a progress bar (the name is vLLM's).
         return_receipt: say where the time went (CompletionOutput.receipt).
-        Raises InvalidArgument that names the prompt before anything runs.
+        Raises InvalidArgument that names the prompt before anything runs. What goes wrong with one sequence
+        while it runs is its CompletionOutput.error. Whatever is raised, Control-C too, nothing of this call
+        stays in the engine. Calls from several threads take turns.
         """
-        if self._open:
-            raise EngineError(
-                "generate: requests of add_request() are open; call step() until they have ended"
-            )
-        requests = self._parse(prompts, sampling_params, return_receipt)
-        first_id = self._next_id
-        self._next_id += len(requests)
-        for index, request in enumerate(requests):
+        with self._turn:
+            if self.has_unfinished_requests:
+                raise EngineError(
+                    "generate: requests of add_request() are open; call step() until they have ended"
+                )
+            requests = self._parse(read_prompts(prompts), sampling_params, return_receipt)
             try:
-                self._add(first_id + index, request)
-            except _core.InvalidArgument as error:
-                for earlier in range(index):
-                    self._core.cancel(first_id + earlier)
-                self._core.take_outputs()
-                raise invalid_argument(error, f"prompts[{index}]: ") from None
+                return self._run(requests, use_tqdm)
+            finally:
+                self._clear()  # a batch may be out that was launched before its requests had ended
+
+    def _run(self, requests: list[_Request], use_tqdm: bool) -> list[RequestOutput]:
+        """Run all requests to their ends. Leaves the engine as it is when something is raised."""
+        self._begin_change()
+        first_id = self._take_ids(len(requests))
+        live = dict(enumerate(requests, first_id))
+        for index, (request_id, request) in enumerate(live.items()):
+            self._add(request_id, request, f"prompts[{index}]: ")
         finished: dict[int, RequestOutput] = {}
         with _progress_bar(use_tqdm, len(requests)) as advance:
-            try:
-                while len(finished) < len(requests):
-                    for output in self._collect(
-                        self._step(self._core, self._engine.runner), requests, first_id
-                    ):
-                        finished[output.request_id] = output
-                        advance()
-            finally:
-                # The next call must find an empty engine. Interrupted or not, a batch may be out: one that
-                # was launched before it was known that its requests had ended.
-                for request_id in range(first_id, first_id + len(requests)):
-                    if request_id not in finished:
-                        self._core.cancel(request_id)
-                self._core.take_outputs()
-                self._discard_batches(self._core, self._engine.runner)
-        return [finished[first_id + index] for index in range(len(requests))]
+            while len(finished) < len(requests):
+                if not self._core.has_unfinished_requests():
+                    raise EngineError("generate: another call has emptied the engine")
+                for output in self._collect(self._step(self._core, self._engine.runner), live):
+                    finished[output.request_id] = output
+                    advance()
+        return [finished[request_id] for request_id in live]
 
     def add_request(
         self,
@@ -110,46 +109,74 @@ class LLM:
         steps.
 
         prompt: a text or a list of token ids.
-        Raises InvalidArgument that names the prompt.
+        Raises InvalidArgument that names the prompt; the other requests go on.
 
         >>> request_id = llm.add_request("import os", SamplingParams(max_tokens=32, temperature=0))
         >>> while llm.has_unfinished_requests:
         ...     for output in llm.step():
         ...         print(output.text, end="", flush=True)
         """
-        prompts = prompt if isinstance(prompt, str) else [prompt]
-        [request] = self._parse(prompts, sampling_params, return_receipt)
-        request_id = self._next_id
-        try:
-            self._add(request_id, request)
-        except _core.InvalidArgument as error:
-            raise invalid_argument(error, "prompt: ") from None
-        self._next_id += 1
-        self._open[request_id] = _Open(request.params.n, request.params.skip_special_tokens)
-        return request_id
+        with self._turn:
+            [request] = self._parse(
+                [read_prompt(prompt, "prompt")], sampling_params, return_receipt, "prompt"
+            )
+            if not self._open:
+                self._begin_change()
+            request_id = self._take_ids(1)
+            try:
+                self._add(request_id, request, "prompt: ")
+                self._open[request_id] = _Open(request.params.n, request.params.skip_special_tokens)
+            except BaseException:
+                self._open.pop(request_id, None)
+                self._core.cancel(request_id)  # step() ignores the end of a request that is not open
+                raise
+            self._is_intact = True
+            return request_id
 
-    def _add(self, request_id: int, request: _Request) -> None:
+    def _add(self, request_id: int, request: _Request, where: str) -> None:
         params, arrival_ns = request.params, request.arrival_ns
-        self._core.add_request(
-            request_id,
-            request.prompt_ids,
-            params.to_core(request.bad_word_ids),
-            priority=params.priority,
-            arrival_ns=arrival_ns,
-            tokenize_ns=request.tokenize_ns,
-            deadline_ns=arrival_ns + params.deadline_ms * 1_000_000 if params.deadline_ms else 0,
-            return_receipt=request.return_receipt,
-        )
+        try:
+            self._core.add_request(
+                request_id,
+                request.prompt_ids,
+                params.to_core(request.bad_word_ids),
+                priority=params.priority,
+                arrival_ns=arrival_ns,
+                tokenize_ns=request.tokenize_ns,
+                deadline_ns=arrival_ns + params.deadline_ms * 1_000_000 if params.deadline_ms else 0,
+                return_receipt=request.return_receipt,
+            )
+        except _core.InvalidArgument as error:
+            raise invalid_argument(error, where) from None
 
     def step(self) -> list[StreamOutput]:
-        """Run one step of the engine; what it gave to requests of add_request(). Needs one of them open."""
-        if not self._open:
+        """Run one step of the engine; what it gave to requests of add_request(). Needs one of them open.
+
+        Whatever is raised, Control-C too, ends them all: their tokens of this step are lost.
+        """
+        if not self.has_unfinished_requests:
             raise EngineError("step: no request is open; call add_request() first")
+        try:
+            with self._turn:
+                self._is_intact = False
+                outputs = self._stream_outputs(self._step(self._core, self._engine.runner))
+                self._is_intact = True
+            return outputs
+        except BaseException:
+            with self._turn:
+                self._clear()
+            raise
+
+    def _stream_outputs(self, outputs: _core.StepOutputs) -> list[StreamOutput]:
+        """A step's releases as what step() returns."""
         table = self._core.token_table
-        outputs = []
-        for release in self._step(self._core, self._engine.runner).releases:
+        streamed = []
+        for release in outputs.releases:
             request_id, ids, end = release.request_id, release.token_ids, release.finish_reason
-            request = self._open[request_id]
+            request = self._open.get(request_id)
+            if request is None:  # its add_request() was interrupted
+                self._core.cancel(request_id)
+                continue
             if end:
                 request.num_unfinished -= 1
                 if not request.num_unfinished:
@@ -159,7 +186,7 @@ class LLM:
                 text_ids, release.is_first, release.trim, request.skip_special_tokens, release.open_text
             )
             logprobs, prompt_logprobs = release.logprobs, release.prompt_logprobs
-            outputs.append(
+            streamed.append(
                 StreamOutput(
                     request_id,
                     text,
@@ -174,74 +201,87 @@ class LLM:
                     make_receipt(release.receipt),
                 )
             )
-        return outputs
+        return streamed
 
     def cancel(self, request_id: int) -> None:
         """End a request of add_request(): one of the next steps returns its end. Unknown or ended: nothing
         happens."""
-        if request_id in self._open:
-            self._core.cancel(request_id)
+        with self._turn:
+            if request_id in self._open:
+                self._core.cancel(request_id)
 
     @property
     def has_unfinished_requests(self) -> bool:
         """Whether requests of add_request() are open."""
-        return bool(self._open)
+        return self._is_intact and bool(self._open)
+
+    def _take_ids(self, count: int) -> int:
+        """The first of `count` ids in a row that no request ever had."""
+        first_id = self._next_id
+        self._next_id += count
+        return first_id
+
+    def _begin_change(self) -> None:
+        """Before requests of a new call enter the engine, which must be empty. It is not where an exception
+        struck while another call was cleaning up."""
+        if not self._is_intact or self._core.has_unfinished_requests():
+            self._clear()
+        self._is_intact = False
+
+    def _clear(self) -> None:
+        """Forget every request, whatever state an exception left the engine in."""
+        self._is_intact = False
+        self._open.clear()
+        self._core.clear()
+        self._engine.runner.discard()
+        self._is_intact = True
 
     def _parse(
         self,
-        prompts: Prompt | Sequence[Prompt],
+        prompts: list[str | list[int]],
         params: SamplingParams | Sequence[SamplingParams] | None,
         return_receipt: bool,
+        name: str = "",
     ) -> list[_Request]:
-        """One _Request per prompt; texts are tokenized together."""
+        """One _Request per prompt; texts are tokenized together. `name`: of the only prompt, for errors."""
         arrival_ns = time.monotonic_ns()
-        if isinstance(prompts, str) or (len(prompts) > 0 and type(prompts[0]) is int):
-            prompts = cast("Sequence[Prompt]", [prompts])
-        prompts = cast("Sequence[Prompt]", prompts)
-        if params is None:
-            params = SamplingParams()
-        if isinstance(params, SamplingParams):
-            params = [params.with_defaults(self._engine.defaults)] * len(prompts)
-        else:
-            params = [item.with_defaults(self._engine.defaults) for item in params]
-        if len(params) != len(prompts):
-            allowed = f"one for all, or {len(prompts)}, one per prompt"
-            raise InvalidArgument("sampling_params", f"{len(params)} of them", allowed)
-        for index, prompt in enumerate(prompts):
-            is_ids = isinstance(prompt, Sequence) and all(type(token_id) is int for token_id in prompt)
-            if not isinstance(prompt, str) and not is_ids:
-                raise InvalidArgument(
-                    f"prompts[{index}]", describe(prompt), "a string or a list of token ids"
-                )
-        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-        encoded = iter(self._engine.tokenizer.encode_batch(texts))
+        tokenizer, config = self._engine.tokenizer, self._core.config
+        names = [name or f"prompts[{index}]" for index in range(len(prompts))]
+        all_params = read_sampling_params(params, len(prompts), self._engine.defaults)
+        rows = encode_prompts(tokenizer, prompts, all_params, names, config.vocab_size)
+        bad_word_ids: dict[Sequence[str], Sequence[Sequence[int]]] = {}
         requests = []
-        for index, prompt in enumerate(prompts):
-            ids = next(encoded) if isinstance(prompt, str) else list(prompt)
-            limit = params[index].truncate_prompt_tokens
-            if limit is not None:
-                limit = limit if limit > 0 else self._core.config.max_model_len - 1
-                try:
-                    ids = self._engine.tokenizer.truncate(prompt, ids, limit)
-                except InvalidArgument as error:
-                    field = f"prompts[{index}]: {error.field}"
-                    raise InvalidArgument(field, error.given, error.allowed) from None
+        for prompt, ids, item, where in zip(prompts, rows, all_params, names, strict=True):
+            limit = item.truncate_prompt_tokens
+            try:
+                if limit is not None:
+                    ids = tokenizer.truncate(
+                        prompt,
+                        ids,
+                        limit if limit > 0 else config.max_model_len - 1,
+                        add_special_tokens=item.add_special_tokens,
+                    )
+                if item.bad_words not in bad_word_ids:
+                    bad_word_ids[item.bad_words] = tokenizer.bad_word_ids(item.bad_words)
+            except InvalidArgument as error:
+                raise InvalidArgument(f"{where}: {error.field}", error.given, error.allowed) from None
             text = prompt if isinstance(prompt, str) else None
-            bad_word_ids = self._engine.tokenizer.bad_word_ids(params[index].bad_words)
-            requests.append(_Request(text, ids, params[index], bad_word_ids, arrival_ns, return_receipt))
+            words = bad_word_ids[item.bad_words]
+            requests.append(_Request(text, ids, item, words, arrival_ns, return_receipt))
         tokenize_ns = time.monotonic_ns() - arrival_ns
         for request in requests:
             request.tokenize_ns = tokenize_ns
         return requests
 
-    def _collect(
-        self, outputs: _core.StepOutputs, requests: list[_Request], first_id: int
-    ) -> Iterator[RequestOutput]:
+    def _collect(self, outputs: _core.StepOutputs, live: Mapping[int, _Request]) -> Iterator[RequestOutput]:
         """Add a step's releases to their requests; the outputs of those that end."""
         table = self._core.token_table
         for release in outputs.releases:
-            index = release.request_id - first_id
-            request = requests[index]
+            request = live.get(release.request_id)
+            if request is None:
+                raise EngineError(
+                    f"generate: the engine runs a request of another call ({release.request_id})"
+                )
             sequence = request.sequences[release.index]
             sequence.token_ids += release.token_ids
             text_ids = release.token_ids[: release.num_text_ids]
@@ -254,10 +294,9 @@ class LLM:
                 sequence.cumulative_logprob = release.cumulative_logprob
             if (prompt_logprobs := release.prompt_logprobs) is not None:
                 request.prompt_logprobs = PromptLogprobs(prompt_logprobs, table)
-            if release.finish_reason == "error":
-                raise EngineError(f"prompts[{index}]: {release.error}")
             sequence.finish_reason = release.finish_reason
             sequence.stop_reason = release.stop_reason
+            sequence.error = release.error
             sequence.receipt = make_receipt(release.receipt)
             if all(sequence.finish_reason for sequence in request.sequences):
                 yield RequestOutput(
@@ -309,6 +348,7 @@ class _Sequence:
     cumulative_logprob: float | None = None
     finish_reason: str = ""
     stop_reason: str | int | None = None
+    error: str = ""
     receipt: Receipt | None = None
 
     def completion(self, index: int, table: _core.TokenTable) -> CompletionOutput:
@@ -318,6 +358,7 @@ class _Sequence:
             token_ids=tuple(self.token_ids),
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
+            error=self.error,
             logprobs=OutputLogprobs.joined(self.logprobs, table) if self.logprobs else None,
             cumulative_logprob=self.cumulative_logprob,
             receipt=self.receipt,

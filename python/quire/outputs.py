@@ -56,11 +56,12 @@ class CompletionOutput:
     index: int  # below the request's n
     text: str  # without a stop string unless include_stop_str_in_output
     token_ids: tuple[int, ...]  # the token that ended the sequence included
-    finish_reason: str  # "stop", "length" or "deadline"
+    finish_reason: str  # "stop", "length", "deadline", or "error": what ended this sequence alone
     stop_reason: str | int | None = None  # the stop string, or the id of stop_token_ids, that ended it
     logprobs: OutputLogprobs | None = None  # a dict of Logprob by id for each token; None: not asked for
     cumulative_logprob: float | None = None  # of all tokens
     receipt: Receipt | None = None  # None: not asked for
+    error: str = ""  # the reason of "error", and of "deadline" where nothing was generated
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["NAMES", "NOT_YET", "RequestOptions", "SamplingParams"]
 
 MAX_LOGPROBS = 20
+GREEDY_TEMPERATURE = 1e-5  # below: greedy, as in vLLM
 MAX_BAD_WORDS = 128  # sequences of ids, of which a word may have two
 
 
@@ -60,7 +61,7 @@ class SamplingParams(Table):
     temperature: float = spec(
         "float",
         1.0,
-        "Divides the logits before sampling. 0: always the likeliest token (greedy).",
+        "Divides the logits before sampling. 0, and all below 0.00001: always the likeliest token (greedy).",
         minimum=0,
         maximum=2,
         aliases=("sampling_param_temperature",),
@@ -225,6 +226,13 @@ class SamplingParams(Table):
         aliases=("truncate",),
         stage="prompt",
     )
+    add_special_tokens: bool = spec(
+        "bool",
+        True,
+        "The special tokens that the tokenizer puts around a text, such as the one that begins it; never a "
+        "second time before a text that already begins with them. The model generation does not know it.",
+        stage="prompt",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -234,9 +242,9 @@ class SamplingParams(Table):
             raise InvalidArgument(
                 "min_tokens", describe(self.min_tokens), f"an integer in [0, {self.max_tokens}] (max_tokens)"
             )
-        if self.n > 1 and self.temperature == 0:
+        if self.n > 1 and self.temperature < GREEDY_TEMPERATURE:
             allowed = "1 (greedy: all sequences would be the same)"
-            raise InvalidArgument("n", f"{self.n} with temperature 0", allowed)
+            raise InvalidArgument("n", f"{self.n} with temperature {self.temperature:g}", allowed)
         if self.stop and not self.detokenize:
             allowed = "none (without text no stop string can be found)"
             raise InvalidArgument("stop", f"{describe(self.stop)} with detokenize false", allowed)

@@ -11,11 +11,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tokenizers
 
-from quire.errors import InvalidArgument, ModelNotFound, UnsupportedModel, describe
+from quire.errors import InvalidArgument, ModelNotFound, QuireError, UnsupportedModel, describe
 from quire.sampling_params import MAX_BAD_WORDS
 
 if TYPE_CHECKING:
@@ -29,9 +29,21 @@ SUPPORTED_DECODERS = (
 # What `tokenizers` reads as a byte: hexadecimal digits as Rust parses them, which allows a plus sign.
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2}|\+[0-9A-Fa-f])>")
 
+_MAX_LEADING = 8  # special tokens that a tokenizer puts before a text: mostly one
+
+
+T = TypeVar("T")
+
+
+class EncodingError(QuireError):
+    """`tokenizers` could not encode a text; its own exceptions name neither the text nor a field."""
+
 
 class Tokenizer:
-    """A model's tokenizer.json. Encoding adds special tokens as the model asks (BOS), no padding."""
+    """A model's tokenizer.json. Encoding adds special tokens as the model asks (BOS), no padding.
+
+    Raises EncodingError where `tokenizers` fails, whatever it raises.
+    """
 
     def __init__(self, folder: Path | str) -> None:
         path = Path(folder) / "tokenizer.json"
@@ -54,31 +66,48 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         return self.encode_batch([text])[0]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
         # The fast form leaves out offsets, which nothing here reads.
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+        encodings = _run(
+            self._tokenizer.encode_batch_fast, list(texts), add_special_tokens=add_special_tokens
+        )
+        return [_ids_of(encoding) for encoding in encodings]
 
-    def truncate(self, prompt: str | Sequence[int], ids: list[int], limit: int) -> list[int]:
+    def unknown_to_the_model(self, name: str, token_id: int, vocab_size: int) -> InvalidArgument:
+        """The error of a text, which the client calls `name`, that holds a token the model has no weights
+        for."""
+        token = self._tokenizer.id_to_token(token_id)
+        allowed = f"text of tokens that the model has: ids 0 to {vocab_size - 1} (vocab_size)"
+        return InvalidArgument(name, f"the token {describe(token)}, whose id is {token_id}", allowed)
+
+    def truncate(
+        self, prompt: str | Sequence[int], ids: list[int], limit: int, *, add_special_tokens: bool = True
+    ) -> list[int]:
         """The last of a prompt's ids, `limit` at most; a text keeps the special tokens that encode() adds.
         Raises InvalidArgument where these alone are more."""
         if len(ids) <= limit:
             return ids
-        if not isinstance(prompt, str):
+        if not isinstance(prompt, str) or not add_special_tokens:
             return ids[-limit:]
         num_special = self._tokenizer.num_special_tokens_to_add(False)
         if limit <= num_special:
             allowed = f"at least {num_special + 1} (the tokenizer adds special tokens)"
             raise InvalidArgument("truncate_prompt_tokens", str(limit), allowed)
-        encoding = self._tokenizer.encode(prompt, add_special_tokens=False)
+        encoding = _run(self._tokenizer.encode, prompt, add_special_tokens=False)
         encoding.truncate(limit - num_special, direction="left")
-        return list(self._tokenizer.post_process(encoding).ids)
+        return _ids_of(self._tokenizer.post_process(encoding))
 
     def bad_word_ids(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """The ids of each word, with a space in front and without: what a text may not contain."""
         sequences: list[tuple[int, ...]] = []
         for word in words:
             bare = word.removeprefix(" ") or word
-            encodings = self._tokenizer.encode_batch_fast([bare, f" {bare}"], add_special_tokens=False)
+            encode = self._tokenizer.encode_batch_fast
+            try:
+                encodings = _run(encode, [bare, f" {bare}"], add_special_tokens=False)
+            except EncodingError as error:
+                allowed = f"text that the tokenizer knows ({error})"
+                raise InvalidArgument("bad_words", describe(word), allowed) from None
             found = [tuple(encoding.ids) for encoding in encodings if encoding.ids]
             if not found:
                 raise InvalidArgument("bad_words", describe(word), "text of at least one token")
@@ -91,6 +120,34 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+
+def _run(function: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
+    """Call a function of `tokenizers`. It raises bare Exception, TypeError for text that is no Unicode, and
+    PanicException, which is no Exception, for a bug in itself or a regular expression that runs away."""
+    try:
+        return function(*arguments, **keywords)
+    except MemoryError:
+        raise
+    except BaseException as error:
+        is_panic = type(error).__name__ == "PanicException"
+        if not (is_panic or isinstance(error, Exception)):
+            raise  # Control-C
+        # A panic tells of files and threads of its own.
+        problem = "it failed" if is_panic else f"{error}".partition("\n")[0]
+        raise EncodingError(problem) from error
+
+
+def _ids_of(encoding: tokenizers.Encoding) -> list[int]:
+    """The ids, with the special tokens that were put before the text left out where the text itself begins
+    with the same ones: a prompt that spells its BOS gets one, not two."""
+    ids: list[int] = encoding.ids
+    if len(ids) < 2 or ids[0] not in ids[1:_MAX_LEADING]:
+        return ids
+    is_added = encoding.special_tokens_mask
+    num_added = is_added.index(0) if 0 in is_added else 0
+    begins_with_them = ids[num_added : 2 * num_added] == ids[:num_added]
+    return ids[num_added:] if begins_with_them and not any(is_added[num_added : 2 * num_added]) else ids
 
 
 def token_table(folder: Path | str) -> _core.TokenTable:

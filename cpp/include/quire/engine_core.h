@@ -63,6 +63,9 @@ class EngineCore {
   const StepOutputs& update(std::span<const int32_t> sampled, const StepLogprobs& logprobs = {});
   // The model run failed: no batch is out any more, and what they held is scheduled again.
   void forget_batches();
+  // Every request is gone without an end, no batch is out and no output waits: the core is as after its
+  // start, but for what the prefix cache holds. Right after an exception of any other call, too.
+  void clear();
   // Ends of cancelled and failed requests when no step runs. Same storage as update().
   const StepOutputs& take_outputs();
   // What the last update() or take_outputs() returned.

@@ -112,5 +112,6 @@ inline constexpr int32_t kMaxSequences = 128;
 inline constexpr int32_t kMaxLogitBias = 1024;
 inline constexpr int32_t kMaxBadWords = 128;
 inline constexpr int32_t kMaxCacheSaltLength = 1024;
+inline constexpr float kGreedyTemperature = 1e-05f;  // below: greedy
 
 }  // namespace quire

@@ -18,7 +18,7 @@ struct SamplingParams {
   int32_t n = 1;                           // sequences of one prompt, at most kMaxSequences; 1 when greedy
   int32_t max_tokens = 0;                  // 0: fill the context up to max_model_len
   int32_t min_tokens = 0;                  // end-of-sequence and stop tokens are masked before this many
-  float temperature = 1.0f;                // [0, 2]; 0 is greedy
+  float temperature = 1.0f;                // [0, 2]; below kGreedyTemperature: greedy
   float top_p = 1.0f;                      // (0, 1]
   int32_t top_k = 0;                       // 0 or -1: off
   float min_p = 0;                         // [0, 1]; 0: off
@@ -48,8 +48,16 @@ struct SamplingParams {
 // The seed of sequence `index` of a request with `seed`; that of sequence 0 is `seed`.
 uint64_t sequence_seed(uint64_t seed, uint32_t index);
 
+// Whether the likeliest token is always taken.
+inline bool is_greedy(const SamplingParams& params) { return params.temperature < kGreedyTemperature; }
+
 // Throws InvalidArgument that names the field. Does not modify.
 void validate(const SamplingParams& params, int32_t vocab_size);
+
+// Throws InvalidArgument where the request forbids every token that it may begin with: by allowed_token_ids,
+// bad words of one id, and end tokens before min_tokens. params: valid.
+void require_a_token(const SamplingParams& params, const std::vector<int32_t>& eos_token_ids,
+                     int32_t vocab_size);
 
 enum class FinishReason : uint8_t {
   kNone = 0,

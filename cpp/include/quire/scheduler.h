@@ -73,6 +73,7 @@ class Scheduler {
   void complete(int32_t batch_idx, bool is_sampled);
   void finish(RequestState& request);  // as remove(), but it leaves the list of running ones in end_step()
   void end_step();
+  void drop_finished();  // from the list of running ones; end_step() does it
 
   // Tokens of the request's prompt that surely are still to be computed: neither done, nor in batches out,
   // nor found in the cache. 0 once it has an output token.
@@ -102,7 +103,6 @@ class Scheduler {
   void unlink_sibling(RequestState& request);
   void preempt(RequestState& request);  // the last running one
   void release_row(RequestState& request);
-  void drop_finished();
   void check_entries(const RequestState& request) const;
   void check_siblings(const RequestState& request) const;
   void check_written_blocks(const RequestState& request) const;

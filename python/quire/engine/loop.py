@@ -49,7 +49,7 @@ def step(core: _core.EngineCore, runner: Runner) -> _core.StepOutputs:
     """Launch as many batches as may be out, then update with the oldest one's ids. When nothing is out and
     nothing can run: the ends of cancelled and refused requests.
 
-    When the runner raises, batches stay out: discard_batches().
+    When the runner raises, batches stay out until EngineCore.clear() (or forget_batches()) and discard().
     """
     while core.num_batches_out() < runner.max_batches_out:
         batch = core.schedule()
@@ -63,13 +63,6 @@ def step(core: _core.EngineCore, runner: Runner) -> _core.StepOutputs:
         # Going round again would spin at full load for ever.
         raise EngineError("the scheduler has unfinished requests and nothing to run")
     return outputs
-
-
-def discard_batches(core: _core.EngineCore, runner: Runner) -> None:
-    """After a failure, or when nobody wants the rest: no batch is out, and those of live requests come
-    again."""
-    core.forget_batches()
-    runner.discard()
 
 
 def serve(
