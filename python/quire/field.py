@@ -14,12 +14,13 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from quire.errors import InvalidArgument, describe
 
+MAX_JSON = 2**22  # characters: several times the ids of the largest vocabularies
 INT32_MAX = 2**31 - 1
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
@@ -130,8 +131,8 @@ class Field:
         if isinstance(value, str) and self.type in ("strings", "ints", "biases"):
             pairs_hook = _pairs if self.type == "biases" else None
             try:
-                parsed = json.loads(value, parse_constant=refuse_constant, object_pairs_hook=pairs_hook)
-            except (ValueError, RecursionError):
+                parsed = load_json(value, pairs_hook)
+            except ValueError:
                 parsed = None
             if self.type == "strings":
                 is_list = isinstance(parsed, list) and all(isinstance(item, str) for item in parsed)
@@ -257,9 +258,34 @@ def fields_of(table: type) -> Mapping[str, Field]:
     return _FIELDS[table]
 
 
-def refuse_constant(name: str) -> object:
-    """For json.loads: NaN and the infinities, which JSON does not have."""
-    raise ValueError(f"{name} is no JSON number")
+class JsonError(ValueError):
+    """JSON that Python could read, and that no request may have."""
+
+
+def load_json(
+    text: str, object_pairs_hook: Callable[[list[tuple[str, object]]], object] | None = None
+) -> Any:
+    """The value that `text` spells. Raises json.JSONDecodeError, or JsonError for what JSON lacks (NaN)
+    and for what is too long or too deep; both are ValueError."""
+    if len(text) > MAX_JSON:
+        raise JsonError(f"JSON of {len(text)} characters (at most {MAX_JSON} are read)")
+    try:
+        return json.loads(text, object_pairs_hook=object_pairs_hook, parse_constant=_refuse_constant)
+    except (json.JSONDecodeError, InvalidArgument, JsonError):
+        raise
+    except RecursionError:
+        raise JsonError("JSON nested too deeply") from None
+    except ValueError:  # Python's own words are advice for programmers
+        raise JsonError("malformed JSON: an integer of thousands of digits") from None
+
+
+def is_number(text: str) -> bool:
+    """Whether `text` is exactly a number."""
+    return _NUMBER["float"].fullmatch(text) is not None
+
+
+def _refuse_constant(name: str) -> object:
+    raise JsonError(f"malformed JSON: {name} is no JSON number")
 
 
 def _in_32_bits(value: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quire.errors import describe
-from quire.sampling_params import RequestOptions, SamplingParams
+from quire.sampling_params import NOT_YET, RequestOptions, SamplingParams
 from quire.schema import fields_of
 
 _KINDS = {
@@ -51,6 +51,15 @@ def docs_page() -> str:
             kind = _KINDS.get(field.type, field.type)
             cells = [f"`{field.name}`", kind, describe(field.default), limits, aliases, field.doc]
             lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "## Not supported yet",
+        "",
+        "Other fields of vLLM are accepted with null, and with the value below, which asks for nothing. Any",
+        "other value is an error.",
+        "",
+        *(f"- `{name}`" + "".join(f", {describe(value)}" for value in NOT_YET[name]) for name in NOT_YET),
+    ]
     return "\n".join(lines) + "\n"
 
 

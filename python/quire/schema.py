@@ -7,12 +7,22 @@ them, `Given.make` fills a table of `sampling_params`. How one field is describe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from quire.errors import InvalidArgument, describe, did_you_mean
-from quire.field import INT32_MAX, INT64_MAX, INT64_MIN, Field, fields_of, refuse_constant, spec
+from quire.field import (
+    INT32_MAX,
+    INT64_MAX,
+    INT64_MIN,
+    Field,
+    JsonError,
+    fields_of,
+    is_number,
+    load_json,
+    spec,
+)
 
 __all__ = [
     "INT32_MAX",
@@ -25,8 +35,11 @@ __all__ = [
     "fields_of",
     "merge",
     "parse_json_object",
+    "require_few",
     "spec",
 ]
+
+MAX_NAMES = 256  # of a JSON object, or of request parameters
 
 T = TypeVar("T")
 
@@ -73,9 +86,12 @@ class Given:
 class Names:
     """Every name that a request may use: canonical names and aliases."""
 
-    def __init__(self, fields: Mapping[str, Field], not_yet: Iterable[str] = ()) -> None:
+    def __init__(
+        self, fields: Mapping[str, Field], not_yet: Mapping[str, tuple[object, ...]] | None = None
+    ) -> None:
+        """not_yet: names that are not supported yet, each with the values that ask for nothing."""
         self.fields = dict(fields)
-        self._not_yet = frozenset(not_yet)
+        self._not_yet = not_yet or {}
         self._canonical = {name: name for name in fields}
         for field in fields.values():
             self._canonical |= dict.fromkeys((*field.aliases, *field.opposites), field.name)
@@ -87,16 +103,17 @@ class Names:
             raise self.unknown(name)
         return self.fields[canonical]
 
-    def unknown(self, name: str) -> InvalidArgument:
+    def unknown(self, name: str, *, has_hint: bool = True) -> InvalidArgument:
+        """has_hint: say which known name is near, which takes a millisecond."""
         known = ", ".join(self.fields)
         if name in self._not_yet:
-            return InvalidArgument(name, "a field that is not supported yet", known)
+            neutral = " or ".join(describe(value) for value in (None, *self._not_yet[name]))
+            return InvalidArgument(name, "a field that is not supported yet", f"{neutral}: asks for nothing")
         if (field := self.fields.get(self._canonical.get(name, ""))) is not None:
             what = "the opposite" if name in field.opposites else "another system's name"
             return InvalidArgument(name, f'{what} of "{field.name}"', known)
-        return InvalidArgument(
-            _printable(name), f"an unknown field{did_you_mean(name, self._canonical)}", known
-        )
+        hint = did_you_mean(name, self._canonical) if has_hint else ""
+        return InvalidArgument(_printable(name), f"an unknown field{hint}", known)
 
     def read(
         self,
@@ -111,8 +128,10 @@ class Names:
         check = Field.from_parameter if parameters else Field.check
         entries = []
         for name, value in values.items():
+            if name in self._not_yet and _is_one_of(value, (None, *self._not_yet[name])):
+                continue
             if unknown is not None and name not in self._canonical:
-                unknown.append(self.unknown(name))
+                unknown.append(self.unknown(name, has_hint=not unknown))
                 continue
             field = self.find(name)
             checked = check(field.spelled(name), value)
@@ -149,29 +168,40 @@ def parse_json_object(text: str, field: str) -> dict[str, object]:
     """The JSON object in `text`; errors name `field` and the position. A key given twice is an error."""
 
     def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
-        result = dict(items)
-        if len(result) != len(items):
-            names = [name for name, _ in items]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise InvalidArgument(field, f"the key {describe(twice)} twice", "each key once")
+        result: dict[str, object] = {}
+        for name, value in items:
+            if name in result:
+                raise InvalidArgument(field, f"the key {describe(name)} twice", "each key once")
+            result[name] = value
         return result
 
     allowed = "a JSON object"
     try:
-        value = json.loads(text, object_pairs_hook=pairs, parse_constant=refuse_constant)
+        value = load_json(text, pairs)
     except json.JSONDecodeError as error:
         given = f"malformed JSON: {error.msg} at line {error.lineno} column {error.colno}"
         raise InvalidArgument(field, given, allowed) from None
-    except InvalidArgument:
-        raise
-    except RecursionError:
-        raise InvalidArgument(field, "JSON nested too deeply", allowed) from None
-    except ValueError as error:  # NaN, Infinity, integers of thousands of digits
-        raise InvalidArgument(field, f"malformed JSON: {error}", allowed) from None
+    except JsonError as error:
+        raise InvalidArgument(field, str(error), allowed) from None
     if not isinstance(value, dict):
         raise InvalidArgument(field, describe(value), allowed)
+    require_few(value, field)
     return value
 
 
+def require_few(values: Collection[str], field: str) -> None:
+    """No more names than any request can need: each is looked at."""
+    if len(values) > MAX_NAMES:
+        raise InvalidArgument(field, f"{len(values)} names", f"at most {MAX_NAMES}")
+
+
+def _is_one_of(value: object, neutral: Iterable[object]) -> bool:
+    if isinstance(value, str) and is_number(value):
+        value = float(value)
+    return any(value == item and isinstance(value, bool) == isinstance(item, bool) for item in neutral)
+
+
 def _printable(name: str) -> str:
-    return describe(name)[1:-1]
+    """A name that a client sent: without quotes, where that reads well."""
+    shown = describe(name)
+    return shown[1:-1] if name and shown.endswith('"') else shown

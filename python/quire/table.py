@@ -7,8 +7,32 @@ from typing import Any, TypeVar
 
 from quire.schema import Names, fields_of, merge
 
-# Names of vLLM's SamplingParams that mean something we do not do yet. They are refused as such.
-NOT_YET = ("structured_outputs", "lora_name")
+# What clients of vLLM send that means something we do not do yet, with the values that ask for nothing, as
+# null does: clients send every field with its default. Other values are refused.
+NOT_YET: Mapping[str, tuple[object, ...]] = {
+    "best_of": (1,),
+    "early_stopping": (False,),
+    "extra_args": ({},),
+    "flat_logprobs": (False,),
+    "guided_choice": (),
+    "guided_decoding": (),
+    "guided_decoding_backend": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_json_object": (False,),
+    "guided_regex": (),
+    "guided_whitespace_pattern": (),
+    "length_penalty": (1,),
+    "logits_processors": ([],),
+    "lora_name": (),
+    "output_kind": (0,),
+    "response_format": ({"type": "text"},),
+    "skip_reading_prefix_cache": (False,),
+    "spaces_between_special_tokens": (True,),
+    "structured_outputs": (),
+    "thinking_token_budget": (),
+    "use_beam_search": (False,),
+}
 
 T = TypeVar("T", bound="Table")
 

@@ -47,6 +47,7 @@ FIELD_CASES = {
     "priority": FieldCase(-3, (), ("x", 1.5, True)),
     "deadline_ms": FieldCase(60_000, (0, -1), ("x", 1.5, True)),
     "truncate_prompt_tokens": FieldCase(5, (0, -2), ("x", 1.5, True)),
+    "add_special_tokens": FieldCase(False),
     "stream": FieldCase(True),
     "exclude_input_in_output": FieldCase(True),
     "return_finish_reason": FieldCase(True),

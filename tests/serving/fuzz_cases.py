@@ -16,6 +16,7 @@ from quire.tokenizer import Tokenizer
 from quire.triton.tokenizer_stage import ParsedRequest, parse_request
 
 PROMPTS = ["def fibonacci(n):", "import os\n", "class Straße:", "# 敏捷 👍🏽\n", "x = 1\n" * 40, "e\u0301"]
+EOS = 1  # of the model
 MAX_TOKENS = 4  # of requests that are answered: what is tested is how they are read
 NUMBERS = [
     0,
@@ -310,10 +311,12 @@ class CaseMaker:
         prompt = parsed.prompts[0]
         assert isinstance(prompt, str)
         self.tokenizer.bad_word_ids(parsed.given.get("bad_words", ()))
-        ids = self.tokenizer.encode(prompt)
+        special = {"add_special_tokens": parsed.given.get("add_special_tokens", True)}
+        [ids] = self.tokenizer.encode_batch([prompt], **special)
         limit = parsed.given.get("truncate_prompt_tokens")
         if limit is not None:
-            ids = self.tokenizer.truncate(prompt, ids, self.max_model_len - 1 if limit == -1 else limit)
+            limit = self.max_model_len - 1 if limit == -1 else limit
+            ids = self.tokenizer.truncate(prompt, ids, limit, **special)
         num_tokens = len(ids)
         if not 0 < num_tokens < self.max_model_len:
             raise InvalidArgument("text_input", f"{num_tokens} tokens", "fewer")
@@ -323,6 +326,15 @@ class CaseMaker:
             for token in tokens:
                 if token >= self.vocab_size:
                     raise InvalidArgument(name, str(token), f"0 to {self.vocab_size - 1}")
+        forbidden = {word[0] for word in self.tokenizer.bad_word_ids(parsed.given.get("bad_words", ()))}
+        if parsed.given.get("min_tokens"):
+            forbidden |= {*parsed.given.get("stop_token_ids", ()), EOS}
+        if ids["allowed_token_ids"] and forbidden.issuperset(ids["allowed_token_ids"]):
+            given = (
+                "only tokens that are forbidden (bad_words forbids its words, min_tokens the end-of-sequence"
+            )
+            given += " and stop tokens)"
+            raise InvalidArgument("allowed_token_ids", given, "at least one token that may come first")
 
 
 def _as_triton_hands_it_on(value: object) -> object:

@@ -20,7 +20,7 @@ import numpy as np
 from quire.config import EngineConfig
 from quire.errors import ConfigError, InvalidArgument, describe
 from quire.sampling_params import NAMES, SAMPLING_FIELDS, RequestOptions, SamplingParams
-from quire.schema import INT32_MAX, fields_of, merge, parse_json_object
+from quire.schema import INT32_MAX, fields_of, merge, parse_json_object, require_few
 from quire.tokenizer import Tokenizer
 from quire.triton import trtllm
 from quire.triton.generation_tensors import generation_tensors
@@ -44,6 +44,15 @@ class ParsedRequest:
     bad_word_ids: tuple[tuple[int, ...], ...] = ()  # of the field bad_words
     warnings: tuple[str, ...] = ()  # for the client: one for each name that was ignored
 
+    @property
+    def texts(self) -> list[str]:
+        return [prompt for prompt in self.prompts if isinstance(prompt, str)]
+
+    @property
+    def adds_special(self) -> bool:
+        adds: bool = self.given.get("add_special_tokens", True)
+        return adds
+
 
 def parse_request(
     tensors: Mapping[str, np.ndarray[Any, Any]],
@@ -64,6 +73,7 @@ def parse_request(
         and not name.startswith("triton_")
         and not (forwarded and forwarded.fullmatch(name))
     }
+    require_few(parameters, "parameters")
     nested = []
     if "sampling_parameters" in tensors:
         nested.append(read_string(tensors["sampling_parameters"], "sampling_parameters"))
@@ -93,12 +103,32 @@ def parse_request(
             error = InvalidArgument("exclude_input_in_output", "false with input_ids", allowed)
             raise given.as_spelled(error, fields_of(RequestOptions))
         options = dataclasses.replace(options, exclude_input_in_output=True)
+    ignored: dict[str, str] = {}
+    for error in unknown:
+        ignored.setdefault(error.field, error.given)
     return ParsedRequest(
         prompts=prompts,
         given={name: value for name, value in given.values.items() if name in SAMPLING_FIELDS},
         options=options,
-        warnings=tuple(dict.fromkeys(f"{error.field}: ignored, {error.given}" for error in unknown)),
+        warnings=tuple(f"{name}: ignored, {why}" for name, why in ignored.items()),
     )
+
+
+def read_parameters(text: str) -> dict[str, object]:
+    """A request's parameters, from the JSON that Triton makes of them. It keeps a name that comes twice: as a
+    key of `generate`'s body and inside its `parameters`, or twice in one of them. Both must say the same."""
+
+    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
+        values: dict[str, object] = {}
+        for name, value in items:
+            first = values.setdefault(name, value)
+            if type(first) is not type(value) or first != value:
+                given = f"{describe(first)} and {describe(value)} (request parameters)"
+                raise InvalidArgument(name, given, "one value")
+        return values
+
+    parameters: dict[str, object] = json.loads(text, object_pairs_hook=pairs)
+    return parameters
 
 
 def _prompts(
@@ -133,7 +163,8 @@ STAGE_PARAMETERS = ("generation_model", "forwarded_headers", "dialect")
 
 
 class TokenizerStage:
-    """Tokenizes for one generation model. `max_model_len` None: the length is checked by generation only."""
+    """Tokenizes for one generation model. `max_model_len` or `vocab_size` None: lengths or ids are checked by
+    generation only."""
 
     def __init__(
         self,
@@ -141,8 +172,10 @@ class TokenizerStage:
         max_model_len: int | None,
         forwarded: re.Pattern[str] | None = None,
         dialect: Dialect | None = None,
+        vocab_size: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
         self._max_model_len = max_model_len
         self._forwarded = forwarded
         self._dialect = dialect
@@ -167,20 +200,25 @@ class TokenizerStage:
         model = config.model_folder()
         limit = config.max_model_len or model_limit(model)
         forwarded = re.compile(pattern, re.IGNORECASE) if pattern else None
-        return cls(Tokenizer(model), limit, forwarded, DIALECTS[dialect](model))
+        vocab_size = _model_number(model, "vocab_size")
+        return cls(Tokenizer(model), limit, forwarded, DIALECTS[dialect](model), vocab_size)
 
     def execute(self, requests: Sequence[Any], pb_utils: Any) -> list[Any]:
         """One response for each request, in order."""
         arrival_ns = time.monotonic_ns()
         parsed: list[ParsedRequest | Exception] = [self._parse(request) for request in requests]
         good = [item for item in parsed if isinstance(item, ParsedRequest)]
-        texts = [prompt for item in good for prompt in item.prompts if isinstance(prompt, str)]
-        encoded = iter(self._encode(texts))
+        encoded = {}
+        for adds_special in (True, False):
+            texts = [text for item in good if item.adds_special is adds_special for text in item.texts]
+            encoded[adds_special] = iter(self._encode(texts, adds_special))
 
         def rows_of(item: ParsedRequest) -> list[Sequence[int] | Exception]:
-            limit = item.given.get("truncate_prompt_tokens")
-            rows = [(prompt, next(encoded) if isinstance(prompt, str) else prompt) for prompt in item.prompts]
-            return [self._truncate(prompt, ids, limit) for prompt, ids in rows]
+            ids_of_texts = encoded[item.adds_special]
+            rows = [
+                (prompt, next(ids_of_texts) if isinstance(prompt, str) else prompt) for prompt in item.prompts
+            ]
+            return [self._truncate(prompt, ids, item) for prompt, ids in rows]
 
         rows = [rows_of(item) if isinstance(item, ParsedRequest) else [] for item in parsed]
         times = {"arrival_ns": arrival_ns, "tokenize_ns": time.monotonic_ns() - arrival_ns}
@@ -191,7 +229,7 @@ class TokenizerStage:
             tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
             parsed = parse_request(
                 tensors,
-                json.loads(request.parameters()),
+                read_parameters(request.parameters()),
                 self._forwarded,
                 self._dialect,
                 allows_rows="row_lengths" in request.requested_output_names(),
@@ -202,24 +240,25 @@ class TokenizerStage:
         except Exception as error:  # one request's trouble must not reach its neighbours
             return error
 
-    def _encode(self, texts: list[str]) -> list[list[int] | Exception]:
+    def _encode(self, texts: list[str], adds_special: bool) -> list[list[int] | Exception]:
         try:
-            return [*self._tokenizer.encode_batch(texts)] if texts else []
+            return [*self._tokenizer.encode_batch(texts, add_special_tokens=adds_special)] if texts else []
         except Exception as error:  # `tokenizers` raises bare Exception, for the whole batch
             if len(texts) == 1:
                 allowed = f"text that the tokenizer knows ({error})"
                 return [InvalidArgument("text_input", describe(texts[0]), allowed)]
-            return [result for text in texts for result in self._encode([text])]
+            return [result for text in texts for result in self._encode([text], adds_special)]
 
     def _truncate(
-        self, prompt: str | Sequence[int], ids: Sequence[int] | Exception, limit: int | None
+        self, prompt: str | Sequence[int], ids: Sequence[int] | Exception, item: ParsedRequest
     ) -> Sequence[int] | Exception:
+        limit = item.given.get("truncate_prompt_tokens")
         if limit == -1:
             limit = self._max_model_len and self._max_model_len - 1
         if limit is None or isinstance(ids, Exception):
             return ids
         try:
-            return self._tokenizer.truncate(prompt, list(ids), limit)
+            return self._tokenizer.truncate(prompt, list(ids), limit, add_special_tokens=item.adds_special)
         except InvalidArgument as error:
             return error
 
@@ -237,7 +276,7 @@ class TokenizerStage:
                 ids,
                 item.given,
                 item.options,
-                texts=[prompt for prompt in item.prompts if isinstance(prompt, str)],
+                texts=item.texts,
                 bad_word_ids=item.bad_word_ids,
                 warnings=item.warnings,
                 times=times,
@@ -253,14 +292,15 @@ class TokenizerStage:
         """The first error of a row."""
         name = "text_input" if isinstance(item.prompts[0], str) else "input_ids"
         for index, row in enumerate(rows):
-            error = row if isinstance(row, Exception) else self._length_error(name, len(row))
+            error = row if isinstance(row, Exception) else self._error_of(name, row)
             if isinstance(error, InvalidArgument) and len(rows) > 1:
                 return InvalidArgument(error.field, f"{error.given} at {index}", error.allowed)
             if error is not None:
                 return error
         return None
 
-    def _length_error(self, name: str, length: int) -> InvalidArgument | None:
+    def _error_of(self, name: str, ids: Sequence[int]) -> InvalidArgument | None:
+        length = len(ids)
         what = "text of " if name == "text_input" else ""
         if length == 0:
             allowed = f"{what}at least one token"
@@ -268,6 +308,10 @@ class TokenizerStage:
         if self._max_model_len is not None and length >= self._max_model_len:
             allowed = f"at most {self._max_model_len - 1} tokens (max_model_len - 1)"
             return InvalidArgument(name, f"{length} tokens", allowed)
+        # Ids that a client gives are generation's to check, under their own name.
+        if name == "text_input" and self._vocab_size is not None and max(ids) >= self._vocab_size:
+            unknown = next(token_id for token_id in ids if token_id >= self._vocab_size)
+            return self._tokenizer.unknown_to_the_model(name, unknown, self._vocab_size)
         return None
 
 

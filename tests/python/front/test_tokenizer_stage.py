@@ -7,12 +7,15 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from google.protobuf import text_format
+from quire import schema
 from quire.errors import ConfigError, InvalidArgument
-from quire.sampling_params import ENGINE_FIELDS, NAMES, OPTION_FIELDS, RequestOptions
+from quire.sampling_params import ENGINE_FIELDS, NAMES, NOT_YET, OPTION_FIELDS, RequestOptions
 from quire.schema import fields_of
 from quire.tokenizer import Tokenizer
 from quire.triton.tokenizer_stage import TokenizerStage, newest_settings, parse_request
@@ -27,9 +30,13 @@ def stage(byte_level_model: Path) -> TokenizerStage:
 
 
 def run(
-    stage: TokenizerStage, pb_utils: SimpleNamespace, inputs: dict, parameters: dict | None = None
-) -> object:
-    (response,) = stage.execute([pb_utils.Request(inputs, parameters)], pb_utils)
+    stage: TokenizerStage,
+    pb_utils: SimpleNamespace,
+    inputs: dict,
+    parameters: dict | None = None,
+    outputs: tuple[str, ...] = (),
+) -> Any:
+    (response,) = stage.execute([pb_utils.Request(inputs, parameters, outputs)], pb_utils)
     return response
 
 
@@ -177,6 +184,150 @@ def test_prompts_are_truncated_on_request(
         assert run(stage, pb_utils, {"text_input": text}, {"truncate": limit}).error.message.startswith(
             "truncate: got "
         )
+
+
+def test_a_parameter_that_comes_twice(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+    """Triton hands on both of a key and a member of `parameters`: they must say the same."""
+
+    def answer(text: str) -> Any:
+        request = pb_utils.Request({"text_input": "a"})
+        request.parameters = lambda: text
+        return stage.execute([request], pb_utils)[0]
+
+    error = answer('{"temperature": 0, "top_k": 1, "temperature": 2}').error
+    assert "temperature: got 0 and 2 (request parameters); allowed: one value" == error.message
+    assert pb_utils.TritonError.INVALID_ARG == error.code
+    assert "ignore_eos: got 1 and true (" in answer('{"ignore_eos": 1, "ignore_eos": true}').error.message
+    assert [5] == answer('{"top_k": 5, "top_k": 5}').outputs["top_k"].tolist()
+
+
+def test_special_tokens_are_added_on_request(
+    tokenizers_by_name: dict[str, tokenizers.Tokenizer], tmp_path: Path, pb_utils: SimpleNamespace
+) -> None:
+    """add_special_tokens false leaves them out, for one request of a call and not for its neighbours."""
+    raw = tokenizers.Tokenizer.from_str(tokenizers_by_name["byte_level"].to_str())
+    raw.add_special_tokens(["<bos>"])
+    bos = raw.token_to_id("<bos>")
+    raw.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", bos)]
+    )
+    raw.save(str(tmp_path / "tokenizer.json"))
+    stage = TokenizerStage(Tokenizer(tmp_path), 64)
+    texts = ["one", "two", "<bos>three"]
+    for parameters in (
+        {"add_special_tokens": False},
+        {"sampling_parameters": '{"add_special_tokens": false}'},
+    ):
+        requests = [
+            pb_utils.Request({"text_input": texts[0]}),
+            pb_utils.Request({"text_input": texts[1]}, parameters),
+        ]
+        requests.append(pb_utils.Request({"text_input": texts[2]}))
+        found = [response.outputs["input_ids"].tolist() for response in stage.execute(requests, pb_utils)]
+        assert [1, 0, 1] == [ids.count(bos) for ids in found]
+        assert raw.encode("two", add_special_tokens=False).ids == found[1]
+        assert raw.encode("three").ids == found[2]
+    assert (
+        "add_special_tokens: got"
+        in run(stage, pb_utils, {"text_input": "a"}, {"add_special_tokens": 1}).error.message
+    )
+
+
+def test_a_token_that_the_model_does_not_have(byte_level_model: Path, pb_utils: SimpleNamespace) -> None:
+    """A text with an id past vocab_size is refused under the client's name, with the token's text."""
+    tokenizer = Tokenizer(byte_level_model)
+    last = tokenizer.raw.get_vocab_size() - 1
+    stage = TokenizerStage(tokenizer, 64, vocab_size=last)
+    text = tokenizer.raw.id_to_token(last)
+    message = run(stage, pb_utils, {"text_input": f"a{text}"}).error.message
+    assert f"text_input: got the token {json.dumps(text)}, whose id is {last}; allowed: " in message
+    assert f"ids 0 to {last - 1} (vocab_size)" in message
+    assert run(stage, pb_utils, {"text_input": "a"}).error is None
+    rows = run(stage, pb_utils, {"text_input": ["a", f"a{text}"]}, None, ("row_lengths",)).error.message
+    assert f"whose id is {last} at 1; allowed: " in rows
+    by_ids = run(stage, pb_utils, {"input_ids": np.asarray([last], np.int32)})  # generation's to refuse
+    assert by_ids.error is None
+
+
+def test_fields_of_vllm_that_ask_for_nothing(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+    """With null, and with their neutral value, they change nothing; other values are refused by name."""
+    for name, neutral in NOT_YET.items():
+        for value in (None, *neutral):
+            given = json.dumps({name: value, "top_k": 5})
+            response = run(stage, pb_utils, {"text_input": "a", "sampling_parameters": given})
+            assert response.error is None, (name, value)
+            assert [5] == response.outputs["top_k"].tolist()
+            assert "warnings" not in response.outputs
+    assert run(stage, pb_utils, {"text_input": "a"}, {"length_penalty": "1.0", "best_of": 1}).error is None
+    for name, value in (
+        ("use_beam_search", True),
+        ("use_beam_search", 0),
+        ("best_of", 2),
+        ("best_of", True),
+        ("length_penalty", 0.5),
+        ("structured_outputs", {"regex": "a"}),
+        ("guided_json", "{}"),
+    ):
+        given = json.dumps({name: value})
+        message = run(stage, pb_utils, {"text_input": "a", "sampling_parameters": given}).error.message
+        assert f"{name}: got a field that is not supported yet; allowed: null" in message
+    given = json.dumps({"temprature": None})
+    message = run(stage, pb_utils, {"text_input": "a", "sampling_parameters": given}).error.message
+    assert 'temprature: got an unknown field (did you mean "temperature"?)' in message
+
+
+def test_unknown_names_are_cheap(
+    stage: TokenizerStage, pb_utils: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too many names are refused by their number before any is looked at; and the nearest known name is
+    searched for one of them only."""
+    searched: list[str] = []
+    monkeypatch.setattr(schema, "did_you_mean", lambda name, known: searched.append(name) or "")
+    names = {f"temperatur{index}": 1 for index in range(20_000)}
+    for inputs, parameters, field in (
+        ({"sampling_parameters": json.dumps(names)}, {}, "sampling_parameters"),
+        ({}, names, "parameters"),
+    ):
+        message = run(stage, pb_utils, {"text_input": "a", **inputs}, parameters).error.message
+        assert f"{field}: got 20000 names; allowed: at most 256" == message
+    assert [] == searched
+    few = dict(list(names.items())[:256])
+    for strict in (True, False):
+        given = json.dumps(few)
+        run(stage, pb_utils, {"text_input": "a", "sampling_parameters": given}, {"strict": strict})
+    assert ["temperatur0"] * 2 == searched
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ('{"": 1}', '"": got an unknown field; '),
+        (json.dumps({"k" * 5000: 1}), f'"{"k" * 79}... (5000 characters): got an unknown field; '),
+        (json.dumps({"a\nb": 1}), r"a\nb: got an unknown field"),
+        (
+            '{"seed": 1' + "0" * 5000 + "}",
+            "sampling_parameters: got malformed JSON: an integer of thousands of digits;",
+        ),
+        (
+            '{"seed": ' + "[" * 50_000 + "]" * 50_000 + "}",
+            "sampling_parameters: got JSON nested too deeply; ",
+        ),
+        ('{"seed": ' + "[" * 300 + "]" * 300 + "}", "seed: got [[[[[...]]]]]; "),
+        (json.dumps({"seed": [1] * 100_000}), f"seed: got [{'1, ' * 26}1... (100000 items); "),
+        (
+            '{"seed": "' + "x" * 2**22 + '"}',
+            "sampling_parameters: got JSON of 4194316 characters (at most 4194304 are read)",
+        ),
+    ],
+)
+def test_messages_stay_short(
+    stage: TokenizerStage, pb_utils: SimpleNamespace, given: str, message: str
+) -> None:
+    """Whatever was sent, its error is one line of text for people."""
+    error = run(stage, pb_utils, {"text_input": "a", "sampling_parameters": given}).error
+    assert error.message.startswith(message)
+    assert len(error.message.partition("; allowed: ")[0]) < 200
+    assert pb_utils.TritonError.INVALID_ARG == error.code
 
 
 def test_names_that_are_ignored_on_request(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
