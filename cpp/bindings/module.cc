@@ -5,4 +5,5 @@ PYBIND11_MODULE(_core, m) {
   quire::bindings::bind_core(m);
   quire::bindings::bind_ops(m);
   quire::bindings::bind_engine(m);
+  quire::bindings::bind_model_config(m);
 }

@@ -48,21 +48,6 @@ uint64_t now_ns() {
                                std::chrono::nanoseconds(1));
 }
 
-int64_t InputTensor::num_elements() const {
-  int64_t count = 1;
-  for (const int64_t size : shape) count *= size;
-  return count;
-}
-
-std::string InputTensor::shape_text() const {
-  std::string text;
-  for (const int64_t size : shape) {
-    text += text.empty() ? "[" : ",";
-    text += std::to_string(size);
-  }
-  return text.empty() ? "[]" : text + "]";
-}
-
 InputTensor read_input(TRITONBACKEND_Request* request, uint32_t index, std::string& joined) {
   TRITONBACKEND_Input* input = nullptr;
   check(TRITONBACKEND_RequestInputByIndex(request, index, &input));

@@ -50,8 +50,19 @@ struct InputTensor {
   std::span<const int64_t> shape;
   std::string_view bytes;
 
-  int64_t num_elements() const;
-  std::string shape_text() const;  // "[2,3]"
+  int64_t num_elements() const {
+    int64_t count = 1;
+    for (const int64_t size : shape) count *= size;
+    return count;
+  }
+  std::string shape_text() const {  // "[2,3]"
+    std::string text;
+    for (const int64_t size : shape) {
+      text += text.empty() ? "[" : ",";
+      text += std::to_string(size);
+    }
+    return text.empty() ? "[]" : text + "]";
+  }
 };
 
 // `joined` holds the bytes of a tensor that comes in several buffers.

@@ -5,8 +5,8 @@
 #include <string_view>
 #include <vector>
 
-#include "api.h"
 #include "generation_inputs.h"
+#include "quire/error.h"
 
 namespace quire::triton {
 
@@ -70,10 +70,12 @@ std::string joined(const Range& names) {
   return text;
 }
 
-// The type as config.pbtxt spells it.
-std::string config_type(TRITONSERVER_DataType type) {
-  return type == TRITONSERVER_TYPE_BYTES ? "TYPE_STRING"
-                                         : std::string("TYPE_") + TRITONSERVER_DataTypeString(type);
+// The type as config.pbtxt spells it. A table of our own: check_model_config() runs without a server.
+const char* config_type(TRITONSERVER_DataType type) {
+  constexpr const char* kNames[] = {"TYPE_INVALID", "TYPE_BOOL",   "TYPE_UINT8", "TYPE_UINT16", "TYPE_UINT32",
+                                    "TYPE_UINT64",  "TYPE_INT8",   "TYPE_INT16", "TYPE_INT32",  "TYPE_INT64",
+                                    "TYPE_FP16",    "TYPE_FP32",   "TYPE_FP64",  "TYPE_STRING", "TYPE_BF16"};
+  return kNames[type];
 }
 
 // Every declared tensor must be one the role knows, with its type.
@@ -177,24 +179,6 @@ void read_model_config(const Json& config, ModelSettings& settings) {
     throw InvalidArgument("config.pbtxt: parameters: forwarded_headers", quote(headers),
                           "a regular expression");
   }
-}
-
-ModelSettings read_model_settings(TRITONBACKEND_Model* model) {
-  ModelSettings settings;
-  const char* name = nullptr;
-  check(TRITONBACKEND_ModelName(model, &name));
-  settings.name = name;
-  check(TRITONBACKEND_ModelVersion(model, &settings.version));
-
-  TRITONBACKEND_ArtifactType artifact_type{};
-  const char* location = nullptr;
-  check(TRITONBACKEND_ModelRepository(model, &artifact_type, &location));
-  settings.engine_config = std::filesystem::path(location) / std::to_string(settings.version) / "model.json";
-
-  TRITONSERVER_Message* message = nullptr;
-  check(TRITONBACKEND_ModelConfig(model, 1, &message));
-  read_model_config(Json::parse(take_json(message)), settings);
-  return settings;
 }
 
 }  // namespace quire::triton

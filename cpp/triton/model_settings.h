@@ -41,7 +41,7 @@ std::span<const TensorSpec> known_outputs(Role role);
 
 // Throws InvalidArgument that names the setting of config.pbtxt.
 ModelSettings read_model_settings(TRITONBACKEND_Model* model);
-// The part of it that reads the configuration itself.
+// The part of it that reads the configuration itself; needs no server, so `quire check` runs it too.
 void read_model_config(const Json& config, ModelSettings& settings);
 
 }  // namespace quire::triton

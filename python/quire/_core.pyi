@@ -643,3 +643,7 @@ class EngineServer:
 def send_start_error(fd: int, message: str) -> bool: ...
 
 # ---- end of bind_engine -------------------------------------------------------------------------------
+
+# ---- bind_model_config: what the Triton backend checks of a config.pbtxt --------------------------------------
+
+def check_model_config(config: str) -> None: ...

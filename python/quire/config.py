@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from quire.errors import ConfigError, describe, did_you_mean
+from quire.model_files import UnreadableFile, parse_json, read_text
 from quire.model_path import resolve_model
 from quire.schema import INT32_MAX, INT64_MAX
 
@@ -92,15 +93,11 @@ class EngineConfig(BaseModel):
         """Read a model.json. Raises ConfigError with file, key, what was given and what is allowed."""
         path = Path(path)
         try:
-            text = path.read_text("utf-8")
+            text = read_text(path)
         except FileNotFoundError:
             raise ConfigError(path, "no such file; allowed: a JSON file with engine settings") from None
-        except UnicodeDecodeError as error:
-            raise ConfigError(
-                path, f"got invalid UTF-8 at byte {error.start}; allowed: a UTF-8 JSON file"
-            ) from None
-        except OSError as error:
-            raise ConfigError(path, f"cannot be read: {error.strerror}") from None
+        except UnreadableFile as error:
+            raise ConfigError(path, error.problem) from None
         values = _parse(text, path)
         try:
             config = cls(**values)
@@ -129,10 +126,11 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
         return result
 
     try:
-        values = json.loads(text, object_pairs_hook=pairs)
-    except json.JSONDecodeError as error:
-        problem = f"malformed JSON at line {error.lineno} column {error.colno}: {error.msg}"
-        raise ConfigError(path, problem) from None
+        values = parse_json(text, object_pairs_hook=pairs)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(path, str(error)) from None
     if not isinstance(values, dict):
         raise ConfigError(path, f"got {describe(values)}; allowed: a JSON object with engine settings")
     return values

@@ -5,7 +5,6 @@ The engine hands them to its client with the model's limits, so that every way t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from quire.config import EngineConfig
 from quire.errors import ConfigError, InvalidArgument, describe, did_you_mean
+from quire.model_files import UnreadableFile, read_json_object
 from quire.sampling_params import SAMPLING_FIELDS, SamplingParams
 from quire.schema import fields_of
 
@@ -78,14 +78,12 @@ def generation_defaults(config: EngineConfig, folder: Path) -> GenerationDefault
 
 
 def _of_checkpoint(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    if not path.is_file():
-        return {}, ()
     try:
-        given = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ConfigError(path, f"malformed JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise ConfigError(path, f"got {describe(given)}; allowed: a JSON object")
+        given = read_json_object(path)
+    except FileNotFoundError:
+        return {}, ()
+    except UnreadableFile as error:
+        raise ConfigError(path, error.problem) from None
     values: dict[str, Any] = {}
     for name in _taken():
         try:

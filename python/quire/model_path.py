@@ -9,7 +9,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from quire.errors import ModelNotFound, did_you_mean
+from quire.errors import ModelNotFound, describe, did_you_mean
 
 # What an engine and a tokenizer read of a Hugging Face repository.
 _HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model")
@@ -18,6 +18,14 @@ _HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model")
 def resolve_model(model: str, base: Path | None = None, *, download: bool = True) -> Path:
     """The folder that `model` means: an absolute path; one relative to `base` (of model.json); the name of
     an embedded model; or a Hugging Face repository id, downloaded if need be. Raises ModelNotFound."""
+    try:
+        return _resolve(model, base, download)
+    except (OSError, ValueError, RuntimeError) as error:  # names too long, a NUL, ~nobody, a loop of links
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
+        raise ModelNotFound(f"model: got {describe(model)}: {reason}; allowed: a model folder") from None
+
+
+def _resolve(model: str, base: Path | None, download: bool) -> Path:
     path = Path(model).expanduser()
     if path.is_absolute() or model.startswith("."):
         return _checked(path if path.is_absolute() else (base or Path.cwd()) / path, model)

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tokenizers
 
 from quire.errors import InvalidArgument, ModelNotFound, QuireError, UnsupportedModel, describe
+from quire.model_files import TOKENIZER_LIMIT, read_bytes
 from quire.sampling_params import MAX_BAD_WORDS
+from quire.tokenizer_bounds import MAX_REPLACES, check_growth, check_ids, check_size, replaced
 
 if TYPE_CHECKING:
     from quire import _core
@@ -47,14 +49,21 @@ class Tokenizer:
 
     def __init__(self, folder: Path | str) -> None:
         path = Path(folder) / "tokenizer.json"
-        if not path.is_file():
+        try:
+            content = read_bytes(path, TOKENIZER_LIMIT)
+        except FileNotFoundError:
             raise ModelNotFound(
                 f"tokenizer.json: not found in {Path(folder)}; allowed: a folder with a tokenizer.json"
-            )
+            ) from None
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
         except Exception as error:  # `tokenizers` raises bare Exception
             raise UnsupportedModel(f"{path}: tokenizers cannot read it: {error}") from error
+        if self._tokenizer.normalizer is not None:
+            try:
+                check_growth(json.loads(self._tokenizer.normalizer.__getstate__()))
+            except UnsupportedModel as error:
+                raise UnsupportedModel(f"{path}: {error}") from None
         # Files may carry the settings of their training.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -164,6 +173,7 @@ def build_table(tokenizer: tokenizers.Tokenizer) -> _core.TokenTable:
     special = {added.content for added in tokenizer.get_added_tokens_decoder().values() if added.special}
 
     texts: list[bytes] = []
+    size = 0
     first_texts: list[bytes] = []  # of a decoder that treats the text's first token differently
     flags: list[int] = []
     for token in tokens:
@@ -174,6 +184,7 @@ def build_table(tokenizer: tokenizers.Tokenizer) -> _core.TokenTable:
             continue
         text, is_byte = plan.text_of(token)
         texts.append(text)
+        size = check_size(size + len(text))
         if plan.first_text_of:
             first_texts.append(plan.first_text_of(token))
         flags.append((_core.TOKEN_SPECIAL if token in special else 0) | (_core.TOKEN_BYTE if is_byte else 0))
@@ -181,6 +192,24 @@ def build_table(tokenizer: tokenizers.Tokenizer) -> _core.TokenTable:
     if plan.first_text_of:
         texts += first_texts
     return _core.TokenTable(kind, texts, flags, plan.separator, getattr(_core, plan.strip_left))
+
+
+def check_vocabulary(tokenizer: tokenizers.Tokenizer, vocab_size: int, file: Path) -> list[str]:
+    """Compares a tokenizer with its model. Raises UnsupportedModel where ordinary tokens are outside of the
+    model's vocabulary: it is another model's tokenizer. Added tokens may be, as in many checkpoints: a prompt
+    with one is refused, which is worth a warning."""
+    ordinary = tokenizer.get_vocab(with_added_tokens=False)
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    beyond = [token for token, token_id in ordinary.items() if token_id >= vocab_size and token not in added]
+    if beyond:
+        problem = f"{len(beyond)} tokens with ids of at least {vocab_size}, such as {describe(beyond[0])}"
+        raise UnsupportedModel(f"{file}: got {problem}; allowed: ids below vocab_size, as config.json says")
+    return [
+        f"{file}: added token {describe(token.content)} has id {token_id}, but the model only ids below {vocab_size}:"
+        " a prompt with it is refused"
+        for token_id, token in sorted(tokenizer.get_added_tokens_decoder().items())
+        if token_id >= vocab_size
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +248,7 @@ def _tokens_by_id(tokenizer: tokenizers.Tokenizer) -> list[str | None]:
         *tokenizer.get_vocab(with_added_tokens=False).values(),
         *tokenizer.get_added_tokens_decoder(),
     }
+    check_ids(ids)
     return [tokenizer.id_to_token(token_id) for token_id in range(max(ids, default=-1) + 1)]
 
 
@@ -326,12 +356,12 @@ def _llama_sequence(steps: list[dict[str, Any]]) -> Plan | None:
     if is_fused and rest and rest[0] == {"type": "Strip", "content": " ", "start": 1, "stop": 0}:
         strip_left = "STRIP_ONE_SPACE"
         rest.pop(0)
-    if rest or any(pattern == "" for pattern, _ in replaces):
+    if rest or len(replaces) > MAX_REPLACES or any(pattern == "" for pattern, _ in replaces):
         return None
 
     def text_of(token: str) -> tuple[bytes, bool]:
         for pattern, content in replaces:
-            token = token.replace(pattern, content)
+            token = replaced(token, pattern, content)
         if has_bytes and (match := _BYTE_TOKEN.fullmatch(token)):
             return bytes([int(match.group(1), 16)]), True
         return _plain(token)

@@ -46,20 +46,47 @@ def errors_as_text() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(server: TritonServer, models: int) -> Iterator[TritonServer]:
-    """The server, started with a progress display, and stopped in order on Ctrl-C and SIGTERM too."""
+def stopped_at_the_end(server: TritonServer) -> Iterator[None]:
+    """Stops the server in order at the end, on Ctrl-C, SIGTERM and the SIGHUP of a closed terminal too; a second
+    signal ends it at once."""
+    is_stopping = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal is_stopping
+        if is_stopping:
+            server.kill()
+            return
+        is_stopping = True
         raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    # What was ignored before, as SIGHUP under nohup, stays so.
+    previous = {
+        number: signal.signal(number, interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
+        yield
+    finally:
+        is_stopping = True
+        with console.status("stopping the server") as status:
+
+            def show() -> None:
+                if count := server.num_connections():
+                    patience = f"{server.exit_timeout} s at most; Ctrl-C ends it at once"
+                    status.update(f"stopping the server: clients hold {count} connections ({patience})")
+
+            server.stop(on_wait=show)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def running(server: TritonServer, models: int) -> Iterator[TritonServer]:
+    """The server, started with a progress display, and stopped at the end."""
+    with stopped_at_the_end(server):
         start(server, models)
         yield server
-    finally:
-        with console.status("stopping the server"):
-            server.stop()
-        signal.signal(signal.SIGTERM, previous)
 
 
 def start(server: TritonServer, models: int) -> None:

@@ -1,23 +1,29 @@
 """From settings to an engine that can run: the core, the model runner and the tokenizer, checked against
-each other."""
+each other.
+
+All that can be checked before the first byte of the weights is a list of steps: a start runs them until one
+refuses, `quire check` runs all of them and reports what each refuses.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from quire import _core
 from quire.config import EngineConfig
 from quire.engine.core_errors import invalid_argument
 from quire.engine.loop import Runner
-from quire.errors import InvalidArgument
-from quire.generation_defaults import generation_defaults
+from quire.errors import InvalidArgument, QuireError, UnsupportedModel
+from quire.generation_defaults import GenerationDefaults, generation_defaults
+from quire.models.checkpoint import check_checkpoint
 from quire.models.config import ModelConfig, load_model_config
-from quire.runner.plan import plan_runner
+from quire.runner.plan import RunnerPlan, plan_runner
 from quire.runner.threads import ThreadPolicy
-from quire.tokenizer import Tokenizer, build_table
+from quire.tokenizer import Tokenizer, build_table, check_vocabulary
 
 log = logging.getLogger("quire.engine")
 
@@ -36,17 +42,124 @@ class Engine:
 def build(config: EngineConfig, threads: ThreadPolicy) -> Engine:
     """Load everything that `config` names. Raises ConfigError, ModelError or InvalidArgument naming the
     setting."""
-    folder = config.model_folder()
-    model = load_model_config(folder)
+    plan = _Plan(config, threads)
+    for step in _STEPS:
+        step(plan)
+    core, core_config = _made(plan.core)
+    runner = _made(plan.runner)
+    defaults = _made(plan.defaults)
+    engine = Engine(
+        core=core,
+        runner=runner.start(core_config),
+        tokenizer=_made(plan.tokenizer),
+        model=_made(plan.model),
+        defaults=defaults.values,
+    )
+    if defaults.values:
+        log.info("requests that do not say otherwise: %s", defaults)
+    for warning in [*plan.warnings, *defaults.warnings]:
+        log.warning(warning)
+    return engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a start would refuse, or only warn of."""
+
+    message: str
+    is_warning: bool = False
+
+
+def check(config: EngineConfig, threads: ThreadPolicy) -> Iterator[Finding]:
+    """Every refusal of build() that needs no weights. A step that needs the result of one that refused is left
+    out."""
+    plan = _Plan(config, threads)
+    for step in _STEPS:
+        try:
+            step(plan)
+        except _NotMade:
+            continue
+        except QuireError as error:
+            yield Finding(message=str(error))
+    warnings = [*plan.warnings, *(plan.defaults.warnings if plan.defaults else ())]
+    yield from (Finding(message=warning, is_warning=True) for warning in warnings)
+
+
+class _NotMade(Exception):  # noqa: N818 - no error, but a step to leave out
+    """A step needs what an earlier one did not make."""
+
+
+T = TypeVar("T")
+
+
+def _made(value: T | None) -> T:
+    if value is None:
+        raise _NotMade
+    return value
+
+
+class _Plan:
+    """What the steps have found out so far."""
+
+    def __init__(self, config: EngineConfig, threads: ThreadPolicy) -> None:
+        self.config = config
+        self.threads = threads
+        self.warnings: list[str] = []
+        self.folder: Path | None = None
+        self.model: ModelConfig | None = None
+        self.tokenizer: Tokenizer | None = None
+        self.table: _core.TokenTable | None = None
+        self.defaults: GenerationDefaults | None = None
+        self.max_model_len: int | None = None
+        self.runner: RunnerPlan | None = None
+        self.core: tuple[_core.EngineCore, _core.EngineConfig] | None = None
+
+
+def _find_folder(plan: _Plan) -> None:
+    plan.folder = plan.config.model_folder()
+
+
+def _read_model_config(plan: _Plan) -> None:
+    plan.model = load_model_config(_made(plan.folder))
+
+
+def _read_tokenizer(plan: _Plan) -> None:
+    folder = _made(plan.folder)
     tokenizer = Tokenizer(folder)
-    table = build_table(tokenizer.raw)
-    defaults = generation_defaults(config, folder)
-    max_model_len = _max_model_len(config, model)
-    plan = plan_runner(config, model, max_model_len, threads)
+    try:
+        plan.table = build_table(tokenizer.raw)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{folder / 'tokenizer.json'}: {error}") from None
+    plan.tokenizer = tokenizer
+
+
+def _compare_vocabularies(plan: _Plan) -> None:
+    tokenizer, model = _made(plan.tokenizer), _made(plan.model)
+    plan.warnings += check_vocabulary(tokenizer.raw, model.vocab_size, model.folder / "tokenizer.json")
+
+
+def _read_defaults(plan: _Plan) -> None:
+    plan.defaults = generation_defaults(plan.config, _made(plan.folder))
+
+
+def _check_weights(plan: _Plan) -> None:
+    check_checkpoint(plan.config, _made(plan.model))
+
+
+def _limit_length(plan: _Plan) -> None:
+    plan.max_model_len = _max_model_len(plan.config, _made(plan.model))
+
+
+def _plan_memory(plan: _Plan) -> None:
+    plan.runner = plan_runner(plan.config, _made(plan.model), _made(plan.max_model_len), plan.threads)
+
+
+def _make_core(plan: _Plan) -> None:
+    config, model, runner = plan.config, _made(plan.model), _made(plan.runner)
     core_config = _core.EngineConfig(
-        num_blocks=plan.num_blocks,
-        max_model_len=max_model_len,
-        max_batches_out=plan.max_batches_out,
+        num_blocks=runner.num_blocks,
+        max_model_len=_made(plan.max_model_len),
+        max_batches_out=runner.max_batches_out,
         vocab_size=model.vocab_size,
         block_size=config.block_size,
         max_num_seqs=config.max_num_seqs,
@@ -60,17 +173,22 @@ def build(config: EngineConfig, threads: ThreadPolicy) -> Engine:
         scheduling_policy=_core.SchedulingPolicy[config.scheduling_policy.upper()],
     )
     try:
-        core = _core.EngineCore(core_config, table)  # before the weights: it checks the settings
+        plan.core = _core.EngineCore(core_config, _made(plan.table)), core_config
     except _core.InvalidArgument as error:
         raise invalid_argument(error) from None
-    engine = Engine(
-        core=core, runner=plan.start(core_config), tokenizer=tokenizer, model=model, defaults=defaults.values
-    )
-    if defaults.values:
-        log.info("requests that do not say otherwise: %s", defaults)
-    for warning in defaults.warnings:
-        log.warning(warning)
-    return engine
+
+
+_STEPS: tuple[Callable[[_Plan], None], ...] = (
+    _find_folder,
+    _read_model_config,
+    _read_tokenizer,
+    _compare_vocabularies,
+    _read_defaults,
+    _limit_length,
+    _plan_memory,
+    _make_core,
+    _check_weights,
+)
 
 
 def _max_model_len(config: EngineConfig, model: ModelConfig) -> int:

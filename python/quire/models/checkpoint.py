@@ -1,12 +1,12 @@
 """Safetensors checkpoints: every tensor goes to its place, and every one that has none is named.
 
-The model says where each tensor belongs (`destinations`); names and shapes of all files are checked before
-the first weight is read.
+The model says where each tensor belongs (`destinations`); files, names, types and shapes are checked before
+the first weight is read, and before the memory for it is taken (`check_checkpoint`).
 """
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -19,8 +19,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quire.config import EngineConfig
-from quire.errors import ModelError, ModelNotFound
+from quire.errors import ModelError, ModelNotFound, describe
+from quire.model_files import INDEX_LIMIT, read_json_object
 from quire.models.config import ModelConfig
+from quire.models.safetensors_header import read_header
+from quire.models.weights import checkpoint_shapes
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -28,6 +31,8 @@ SINGLE = "model.safetensors"
 
 # What checkpoints carry beside the weights: tables that we compute ourselves, and a tied head stored twice.
 _IGNORED = ("rotary_emb.inv_freq",)
+# What becomes the engine's type by a mere conversion. Others are of quantized checkpoints.
+_DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 def load_model_weights(config: EngineConfig, model: ModelConfig, destinations: Mapping[str, Tensor]) -> None:
@@ -35,8 +40,17 @@ def load_model_weights(config: EngineConfig, model: ModelConfig, destinations: M
     if config.load_format == "dummy":
         fill_dummy(destinations, config.seed)
     else:
-        ignored = (*_IGNORED, "lm_head.weight") if model.tie_word_embeddings else _IGNORED
-        load_checkpoint(model.folder, destinations, ignored)
+        load_checkpoint(model.folder, destinations, _ignored(model))
+
+
+def check_checkpoint(config: EngineConfig, model: ModelConfig) -> None:
+    """All that load_model_weights() refuses, found without reading a weight."""
+    if config.load_format != "dummy":
+        find_tensors(model.folder, checkpoint_shapes(model), _ignored(model))
+
+
+def _ignored(model: ModelConfig) -> tuple[str, ...]:
+    return (*_IGNORED, "lm_head.weight") if model.tie_word_embeddings else _IGNORED
 
 
 def load_checkpoint(folder: Path, destinations: Mapping[str, Tensor], ignored: Iterable[str] = ()) -> None:
@@ -45,31 +59,46 @@ def load_checkpoint(folder: Path, destinations: Mapping[str, Tensor], ignored: I
     destinations: name in the checkpoint -> tensor (or view) of the checkpoint's shape.
     ignored: ends of names that may be present and are not needed.
     """
-    ignored = tuple(ignored)
+    shapes = {name: tuple(tensor.shape) for name, tensor in destinations.items()}
+    owners = find_tensors(folder, shapes, ignored)
     with ExitStack() as stack:
-        files = {file: stack.enter_context(_open(file)) for file in _files(folder)}
-        owners: dict[str, Path] = {}
-        extra = []
-        for file, tensors in files.items():
-            for name in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
-                if name in destinations:
-                    given = list(tensors.get_slice(name).get_shape())
-                    expected = list(destinations[name].shape)
-                    if given != expected:
-                        raise ModelError(
-                            f"{file}: {name}: got shape {given}; allowed: {expected}, as config.json says"
-                        )
-                    owners[name] = file
-                elif not name.endswith(ignored):
-                    extra.append(name)
-        missing = [name for name in destinations if name not in owners]
-        if missing:
-            raise ModelError(f"{folder}: tensors missing from the checkpoint: {_names(missing)}")
-        if extra:
-            raise ModelError(
-                f"{folder}: tensors that the architecture in config.json does not have: {_names(extra)}"
-            )
+        files = {file: stack.enter_context(_open(file)) for file in sorted(set(owners.values()))}
         _copy(files, owners, destinations)
+
+
+def find_tensors(
+    folder: Path, shapes: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()
+) -> Mapping[str, Path]:
+    """Name -> the file that has it, of every tensor that the model needs. Raises ModelError for what is wrong
+    with a file, missing, of another shape or type, or more than the model has."""
+    ignored = tuple(ignored)
+    owners: dict[str, Path] = {}
+    extra = []
+    for file in _files(folder):
+        for name, tensor in read_header(file).items():
+            if name not in shapes:
+                if not name.endswith(ignored):
+                    extra.append(name)
+                continue
+            if tensor.shape != shapes[name]:
+                given, allowed = list(tensor.shape), list(shapes[name])
+                raise ModelError(
+                    f"{file}: {name}: got shape {given}; allowed: {allowed}, as config.json says"
+                )
+            if tensor.dtype not in _DTYPES:
+                allowed = f"{', '.join(_DTYPES)} (unquantized weights)"
+                raise ModelError(f"{file}: {name}: got dtype {tensor.dtype}; allowed: {allowed}")
+            if name in owners:
+                raise ModelError(f"{file}: {name}: got it in {owners[name].name} too; allowed: once")
+            owners[name] = file
+    missing = [name for name in shapes if name not in owners]
+    if missing:
+        raise ModelError(f"{folder}: tensors missing from the checkpoint: {_names(missing)}")
+    if extra:
+        raise ModelError(
+            f"{folder}: tensors that the architecture in config.json does not have: {_names(extra)}"
+        )
+    return owners
 
 
 def _copy(
@@ -92,22 +121,31 @@ def _copy(
 
 def _files(folder: Path) -> list[Path]:
     """The checkpoint's files: those of the index when there is one, else the single file."""
-    index = folder / INDEX
-    if not index.exists():
-        single = folder / SINGLE
-        if not single.exists():
-            raise ModelNotFound(f"{folder}: no weights; allowed: {SINGLE}, or {INDEX} and its files")
-        return [single]
+    index, single = folder / INDEX, folder / SINGLE
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ModelError(
-            f"{index}: weight_map: not an object of tensor name -> file name: {error!r}"
-        ) from None
+        weight_map = read_json_object(index, INDEX_LIMIT).get("weight_map")
+    except FileNotFoundError:
+        if not single.exists():
+            raise ModelNotFound(
+                f"{folder}: no weights; allowed: {SINGLE}, or {INDEX} and its files"
+            ) from None
+        return [single]
+    if not isinstance(weight_map, dict) or not weight_map:
+        allowed = "an object of tensor name -> file name"
+        raise ModelError(f"{index}: weight_map: got {describe(weight_map)}; allowed: {allowed}")
+    names = {name: None for name in weight_map.values() if isinstance(name, str)}
+    for name in weight_map.values():
+        # A plain name: an index must not lead out of its folder.
+        if not isinstance(name, str) or name != Path(name).name or "\0" in name:
+            raise ModelError(
+                f"{index}: weight_map: got {describe(name)}; allowed: names of files in {folder}"
+            )
     for name in names:
-        if not isinstance(name, str) or not (folder / name).exists():
-            raise ModelNotFound(f"{index}: weight_map: got {name}; allowed: files that are in {folder}")
-    return [folder / name for name in names]
+        if not os.path.exists(folder / name):  # unlike Path.exists(), no error for a name of any length
+            raise ModelNotFound(
+                f"{index}: weight_map: got {describe(name)}; allowed: files that are in {folder}"
+            )
+    return [folder / name for name in sorted(names)]
 
 
 def _open(file: Path) -> safe_open:

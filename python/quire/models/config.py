@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from quire.errors import ModelError, ModelNotFound, UnsupportedModel, describe
+from quire.errors import ModelNotFound, UnsupportedModel, describe
+from quire.model_files import read_json_object
+from quire.schema import INT32_MAX
 
 ARCHITECTURES = ("LlamaForCausalLM",)
 DTYPES = ("float32", "bfloat16", "float16")
 HEAD_DIMS = range(32, 257, 8)  # what the attention kernels take
+
+# Far beyond every known model: a larger number is a mistake, and would cost memory before it is found.
+_MAX_LAYERS = 1000
+_MAX_HEADS = 1 << 14
+_MAX_WIDTH = 1 << 20  # hidden_size, intermediate_size
+_MAX_VOCABULARY = 1 << 24
+_MAX_THETA = 1e15
+_MAX_FACTOR = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +87,9 @@ def load_model_config(folder: Path) -> ModelConfig:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
         reader.refuse("quantization_config", method, "none (unquantized weights)")
 
-    hidden_size = reader.count("hidden_size")
-    num_q_heads = reader.count("num_attention_heads")
-    num_kv_heads = reader.count("num_key_value_heads", num_q_heads)
+    hidden_size = reader.count("hidden_size", most=_MAX_WIDTH)
+    num_q_heads = reader.count("num_attention_heads", most=_MAX_HEADS)
+    num_kv_heads = reader.count("num_key_value_heads", num_q_heads, most=_MAX_HEADS)
     if num_q_heads % num_kv_heads:
         reader.refuse(
             "num_key_value_heads", num_kv_heads, f"a divisor of num_attention_heads ({num_q_heads})"
@@ -97,21 +106,21 @@ def load_model_config(folder: Path) -> ModelConfig:
     return ModelConfig(
         folder=folder,
         architecture=architectures[0],
-        vocab_size=reader.count("vocab_size"),
+        vocab_size=reader.count("vocab_size", most=_MAX_VOCABULARY),
         hidden_size=hidden_size,
-        intermediate_size=reader.count("intermediate_size"),
-        num_layers=reader.count("num_hidden_layers"),
+        intermediate_size=reader.count("intermediate_size", most=_MAX_WIDTH),
+        num_layers=reader.count("num_hidden_layers", most=_MAX_LAYERS),
         num_q_heads=num_q_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         max_position_embeddings=max_position_embeddings,
-        rms_norm_eps=reader.number("rms_norm_eps", 1e-6),
+        rms_norm_eps=reader.number("rms_norm_eps", 1e-6, most=1.0),
         rope=_rope(reader, max_position_embeddings),
         tie_word_embeddings=reader.get("tie_word_embeddings", bool, False),
         attention_bias=reader.get("attention_bias", bool, False),
         mlp_bias=reader.get("mlp_bias", bool, False),
         checkpoint_dtype=dtype,
-        bos_token_id=reader.get("bos_token_id", int, None),
+        bos_token_id=_bos_token_id(reader),
         eos_token_ids=_eos_token_ids(reader, folder / "generation_config.json"),
     )
 
@@ -121,27 +130,40 @@ def _rope(reader: _Reader, max_position_embeddings: int) -> RopeConfig:
     key = "rope_parameters" if reader.values.get("rope_parameters") else "rope_scaling"
     values = reader.get(key, dict, None) or {}
     scaling = _Reader(reader.file, values, prefix=f"{key}.")
-    theta = scaling.number("rope_theta", reader.number("rope_theta", 10000.0))
+    theta = scaling.number(
+        "rope_theta", reader.number("rope_theta", 10000.0, most=_MAX_THETA), most=_MAX_THETA
+    )
     kind_key = "rope_type" if "rope_type" in values else "type"
     kind = scaling.get(kind_key, str, "default")
-    if scaling.number("partial_rotary_factor", 1.0) != 1.0:
+    if scaling.number("partial_rotary_factor", 1.0, most=1.0) != 1.0:
         scaling.refuse("partial_rotary_factor", values["partial_rotary_factor"], "1.0")
     if kind == "default":
         return RopeConfig(theta=theta)
     if kind == "linear":
-        return RopeConfig(theta=theta, kind=kind, factor=scaling.number("factor"))
+        return RopeConfig(theta=theta, kind=kind, factor=scaling.number("factor", most=_MAX_FACTOR))
     if kind == "llama3":
+        low = scaling.number("low_freq_factor", most=_MAX_FACTOR)
+        high = scaling.number("high_freq_factor", most=_MAX_FACTOR)
+        if high <= low:
+            scaling.refuse("high_freq_factor", high, f"a number above low_freq_factor ({low})")
         return RopeConfig(
             theta=theta,
             kind=kind,
-            factor=scaling.number("factor"),
-            low_freq_factor=scaling.number("low_freq_factor"),
-            high_freq_factor=scaling.number("high_freq_factor"),
+            factor=scaling.number("factor", most=_MAX_FACTOR),
+            low_freq_factor=low,
+            high_freq_factor=high,
             original_max_position_embeddings=scaling.count(
                 "original_max_position_embeddings", max_position_embeddings
             ),
         )
     return scaling.refuse(kind_key, kind, "default, linear, llama3")
+
+
+def _bos_token_id(reader: _Reader) -> int | None:
+    value: int | None = reader.get("bos_token_id", int, None)
+    if value is not None and not 0 <= value <= INT32_MAX:
+        reader.refuse("bos_token_id", value, "a token id")
+    return value
 
 
 def _eos_token_ids(reader: _Reader, generation_config: Path) -> tuple[int, ...]:
@@ -151,7 +173,7 @@ def _eos_token_ids(reader: _Reader, generation_config: Path) -> tuple[int, ...]:
         if ids is None:
             continue
         ids = ids if isinstance(ids, list) else [ids]
-        if not all(type(i) is int and i >= 0 for i in ids):
+        if not all(type(i) is int and 0 <= i <= INT32_MAX for i in ids):
             source.refuse("eos_token_id", ids, "a token id or a list of token ids")
         return tuple(ids)
     return ()
@@ -174,17 +196,12 @@ class _Reader:
         self.values: Mapping[str, Any] = values if values is not None else self._read(optional)
 
     def _read(self, optional: bool) -> dict[str, Any]:
-        if optional and not self.file.exists():
-            return {}
         try:
-            values = json.loads(self.file.read_text(encoding="utf-8"))
+            return read_json_object(self.file)
         except FileNotFoundError:
+            if optional:
+                return {}
             raise ModelNotFound(f"{self.file}: no such file; a Hugging Face model folder has one") from None
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{self.file}: not readable as JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ModelError(f"{self.file}: got {describe(values)}; allowed: a JSON object")
-        return values
 
     def refuse(self, key: str, given: object, allowed: str) -> NoReturn:
         raise UnsupportedModel(f"{self.file}: {self.prefix}{key}: got {describe(given)}; allowed: {allowed}")
@@ -199,18 +216,19 @@ class _Reader:
             self.refuse(key, value, _TYPE_NAMES[kind])
         return value
 
-    def count(self, key: str, *default: int) -> int:
+    def count(self, key: str, *default: int, most: int = INT32_MAX) -> int:
         value = self.get(key, int, *default)
-        if value < 1:
-            self.refuse(key, value, "an integer of at least 1")
+        if not 1 <= value <= most:
+            self.refuse(key, value, f"an integer in [1, {most}]")
         return int(value)
 
-    def number(self, key: str, *default: float) -> float:
+    def number(self, key: str, *default: float, most: float) -> float:
         value = self.values.get(key)
         if value is None and default:
             return default[0]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-            self.refuse(key, value, "a number above 0")
+        # NaN fails both comparisons.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
+            self.refuse(key, value, f"a number in (0, {most:g}]")
         return float(value)
 
 

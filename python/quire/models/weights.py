@@ -39,6 +39,20 @@ class LayerWeights(Generic[LinearT, GateUpT]):
     down: LinearT  # intermediate_size -> hidden_size
 
 
+class _Shape:
+    """A projection that has sizes and no memory."""
+
+    def __init__(self, in_size: int, out_size: int, bias: bool) -> None:
+        self.weight = torch.empty(out_size, in_size, device="meta")
+        self.bias = torch.empty(out_size, device="meta") if bias else None
+
+
+def checkpoint_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor that a checkpoint of this model has; takes no memory for them."""
+    model = LlamaWeights(config, torch.float32, torch.device("meta"), _Shape, _Shape)
+    return {name: tuple(tensor.shape) for name, tensor in model.destinations().items()}
+
+
 class LlamaWeights(Generic[LinearT, GateUpT]):
     """Weights of one model.
 

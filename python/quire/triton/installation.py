@@ -43,6 +43,7 @@ class Installation:
     backends: Path  # has python/libtriton_python.so
     stub: Path  # triton_python_backend_stub for the Python that runs us
     libs: Path | None = None  # libraries of the wheel
+    caches: Path | None = None  # response caches; None: where the executable looks for them
 
 
 def find_installation() -> Installation:
@@ -97,6 +98,9 @@ def lay_out(
         if path.is_file() and path.name != "triton_python_backend_stub":
             (python_backend / path.name).symlink_to(path)
     (python_backend / "triton_python_backend_stub").symlink_to(installation.stub)
+    for path in installation.backends.iterdir():  # for models of other kinds beside ours
+        if path.is_dir() and path.name not in ("python", "quire"):
+            (backends / path.name).symlink_to(path)
     if with_quire_backend:
         (backends / "quire").mkdir()
         (backends / "quire" / "libtriton_quire.so").symlink_to(find_backend_library())
@@ -148,6 +152,7 @@ def _in_wheel() -> Installation | None:
         backends=folder / "backends",
         stub=stub,
         libs=folder.parents[1] / "nvidia_pytriton.libs",
+        caches=folder / "caches",
     )
 
 

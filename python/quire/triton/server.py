@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from quire.errors import PortInUse, ServerError, ServerStartError
-from quire.triton.installation import backend_directory, find_installation, lay_out
+from quire.triton.installation import Installation, backend_directory, find_installation, lay_out
+from quire.triton.run_folder import RunFolder
+from quire.triton.server_arguments import is_on, value_of, values_of
+from quire.triton.server_log import ServerLog
+from quire.triton.tied_process import start_tied
 
-# What tritonserver logs as errors on every machine without a GPU.
-_NOISE = re.compile(r"CUDA|NVML|DCGM|pinned memory|GPU", re.IGNORECASE)
 # Twice Triton's default: a thread that is busy with a large body delays the streams of its connections.
 HTTP_THREADS = 16
-_ERROR_LINE = re.compile(r"^(E\d{4} |error:)")
-_FAILED_LOAD = re.compile(r"\"failed to load '([^']+)' version \d+: (.*)\"$", re.MULTILINE)
+_ESTABLISHED = "01"  # in /proc/net/tcp
 
 
 class TritonServer:
     """A tritonserver on its own ports. `models` given: explicit model control, these are loaded at start;
-    else every model of the repository. `with_guard`: see docs/guard.md. stop() removes
-    the files of the run, log_path included."""
+    else every model of the repository. `with_guard`: see docs/guard.md. stop() removes the files of the run.
+    The server ends with this process, however that ends."""
 
     def __init__(
         self,
@@ -59,10 +56,12 @@ class TritonServer:
         self._arguments = list(arguments)
         self._env = dict(env or {})
         self._start_timeout = start_timeout
-        self._exit_timeout = exit_timeout
+        self.exit_timeout = exit_timeout
         self._process: subprocess.Popen[bytes] | None = None
-        self._root: Path | None = None
-        self._log = ""
+        self._status: int | None = None
+        self._folder: RunFolder | None = None
+        self._log: ServerLog | None = None
+        self._all_log = ""
         asked = {"--http-port": http_port, "--grpc-port": grpc_port, "--metrics-port": metrics_port}
         for argument in self._arguments:
             if argument.partition("=")[0] in asked:
@@ -89,14 +88,26 @@ class TritonServer:
         return self._process.pid
 
     @property
-    def log_path(self) -> Path | None:
-        return self._root / "server.log" if self._root else None
-
-    @property
     def log(self) -> str:
         """All that the server has written so far; after stop(), all that it ever wrote."""
-        path = self.log_path
-        return path.read_text("utf-8", "replace") if path and path.exists() else self._log
+        return self._log.text() if self._log else self._all_log
+
+    @property
+    def log_path(self) -> Path | None:
+        return self._folder.path / "server.log" if self._folder else None
+
+    def new_log_lines(self) -> list[str]:
+        """What the server has written since the last call."""
+        return self._log.new_lines() if self._log else []
+
+    @property
+    def ending(self) -> str:
+        """How a server ended that was not stopped: "killed by SIGSEGV", and what it said last."""
+        status = self._process.poll() if self._process else self._status
+        if status is None or self._log is None:
+            return "runs"
+        self._log.new_lines()
+        return "\n".join([ended(status), *self._log.last_words()])
 
     @property
     def is_running(self) -> bool:
@@ -110,18 +121,21 @@ class TritonServer:
         if not self._repository.is_dir():
             raise ServerStartError(f"--model-repository: got {self._repository}; allowed: a folder")
         installation = find_installation()
-        self._root = Path(tempfile.mkdtemp(prefix="quire-server-"))
+        self._folder = RunFolder()
         try:
+            root = self._folder.path
             env = lay_out(
-                self._root,
+                root,
                 installation,
                 with_quire_backend=self._with_quire_backend,
                 with_guard=self._with_guard,
             )
-            with (self._root / "server.log").open("wb") as log:
+            log_file = value_of("--log-file", self._arguments)
+            self._log = ServerLog(root / "server.log", Path(log_file) if log_file else None)
+            with (root / "server.log").open("wb") as log:
                 # A session of its own: Ctrl-C reaches us only, and we stop the server in order.
-                self._process = subprocess.Popen(
-                    [str(installation.executable), *self._command_line()],
+                self._process = start_tied(
+                    [str(installation.executable), *self._command_line(root, installation)],
                     env=env | self._env,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -134,20 +148,39 @@ class TritonServer:
             raise
         return self
 
-    def stop(self) -> None:
-        """SIGTERM, wait, SIGKILL. The server gives open requests and connections `exit_timeout` seconds."""
+    def stop(self, on_wait: Callable[[], None] = lambda: None) -> None:
+        """SIGTERM, wait, SIGKILL. The server gives open requests and connections `exit_timeout` seconds.
+        `on_wait` is called several times a second until it has ended."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(self._exit_timeout + 25)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            deadline = time.monotonic() + self.exit_timeout + 25
+            while self._process.poll() is None:
+                if time.monotonic() > deadline:
+                    self.kill()
+                on_wait()
+                time.sleep(0.02)
         self._process = None
-        if self._root is not None:
-            self._log = self.log
-            shutil.rmtree(self._root, ignore_errors=True)
-            self._root = None
+        if self._folder is not None:
+            self._all_log = self.log
+            self._log = None
+            self._folder.remove()
+            self._folder = None
+
+    def kill(self) -> None:
+        """Ends the server at once, its engine with it. stop() is still to be called."""
+        if self._process is not None:
+            self._process.kill()
+
+    def num_connections(self) -> int:
+        """How many connections clients hold, idle ones too: a stopping server waits for them."""
+        ports = {f"{port:04X}" for port in (self.http_port, self.grpc_port)}
+        count = 0
+        for table in ("tcp", "tcp6"):
+            with contextlib.suppress(OSError):
+                for line in Path("/proc/net", table).read_text("ascii").splitlines()[1:]:
+                    _, local, _, state, *_ = line.split()
+                    count += state == _ESTABLISHED and local.rpartition(":")[2] in ports
+        return count
 
     def __enter__(self) -> TritonServer:
         return self if self._process is not None else self.start()
@@ -196,23 +229,17 @@ class TritonServer:
         return _http(urllib.request.Request(self.metrics_url), 10)[1]
 
     def error_lines(self) -> str:
-        """What the server says went wrong: why models did not load, else its error lines (without those of
-        every machine without a GPU), else the end of its log."""
-        log = self.log
-        if failed := _FAILED_LOAD.findall(log):
-            return "\n".join(f"{name}: {_unescaped(reason)}" for name, reason in failed)
-        lines = [line for line in log.splitlines() if _ERROR_LINE.search(line) and not _NOISE.search(line)]
-        return "\n".join(dict.fromkeys(lines)) or "\n".join(log.splitlines()[-20:])
+        """What the server says went wrong."""
+        return self._log.error_lines() if self._log else ""
 
     @property
     def _reachable_host(self) -> str:
         return "127.0.0.1" if self._host in ("0.0.0.0", "") else self._host
 
-    def _command_line(self) -> list[str]:
-        assert self._root
-        arguments = {
+    def _command_line(self, root: Path, installation: Installation) -> list[str]:
+        arguments: dict[str, object] = {
             "--model-repository": self._repository,
-            "--backend-directory": backend_directory(self._root),
+            "--backend-directory": backend_directory(root),
             "--http-address": self._host,
             "--http-port": self.http_port,
             "--grpc-address": self._host,
@@ -220,10 +247,18 @@ class TritonServer:
             "--metrics-address": self._host,
             "--metrics-port": self.metrics_port,
             "--http-thread-count": HTTP_THREADS,
-            "--exit-timeout-secs": self._exit_timeout,
+            "--exit-timeout-secs": self.exit_timeout,
             "--allow-gpu-metrics": str(Path("/dev/nvidiactl").exists()).lower(),
         }
-        line = [f"{name}={value}" for name, value in arguments.items()]
+        if installation.caches:
+            arguments["--cache-directory"] = installation.caches
+        line = [
+            f"{name}={value}"
+            for name, value in arguments.items()
+            if not (name == "--cache-directory" and values_of(name, self._arguments))
+        ]
+        if self._folder:
+            line.append(f"--backend-config=python,shm-region-prefix-name={self._folder.shared_memory_prefix}")
         if self._models is not None:
             line += ["--model-control-mode=explicit", *(f"--load-model={name}" for name in self._models)]
         return line + self._arguments
@@ -235,7 +270,7 @@ class TritonServer:
         while not (self.is_ready() and self._listens_for_metrics()):
             if (status := self._process.poll()) is not None:
                 raise ServerStartError(
-                    f"tritonserver: {_ended(status)} before it was ready", self.error_lines()
+                    f"tritonserver: {ended(status)} before it was ready", self.error_lines()
                 )
             if time.monotonic() > deadline:
                 problem = f"tritonserver: not ready after {self._start_timeout:g} s"
@@ -245,7 +280,7 @@ class TritonServer:
 
     def _listens_for_metrics(self) -> bool:
         """True where metrics are turned off, too."""
-        if not _is_on("--allow-metrics", self._arguments):
+        if not is_on("--allow-metrics", self._arguments):
             return True
         with (
             contextlib.suppress(OSError),
@@ -280,23 +315,6 @@ def choose_ports(asked: Mapping[str, int | None], host: str) -> list[int]:
         return ports
 
 
-def _is_on(flag: str, arguments: Sequence[str]) -> bool:
-    """What tritonserver makes of a boolean flag that is on by default: `--flag=value` or `--flag value`."""
-    value = "true"
-    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
-        name, equals, given = argument.partition("=")
-        if name == flag:
-            value = given if equals else following
-    return value.lower() in ("true", "1", "on")
-
-
-def _unescaped(reason: str) -> str:
-    """A message as it was before the log escaped it, without the Python backend's traceback."""
-    with contextlib.suppress(ValueError):
-        reason = json.loads(f'"{reason}"')
-    return reason.partition("\n\nAt:\n")[0]
-
-
 def _http(request: urllib.request.Request, timeout: float) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
@@ -306,5 +324,13 @@ def _http(request: urllib.request.Request, timeout: float) -> tuple[int, str]:
             return error.code, error.read().decode("utf-8", "replace")
 
 
-def _ended(status: int) -> str:
-    return f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+def ended(status: int) -> str:
+    """A status of subprocess in words."""
+    if status >= 0:
+        return f"ended with status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    hint = " (as the kernel does where memory is short: see dmesg)" if status == -signal.SIGKILL else ""
+    return f"was killed by {name}{hint}"

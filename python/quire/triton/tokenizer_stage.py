@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from quire.config import EngineConfig
-from quire.errors import ConfigError, InvalidArgument, describe
+from quire.errors import ConfigError, InvalidArgument, ModelNotFound, describe
+from quire.model_files import read_json_object
 from quire.sampling_params import NAMES, SAMPLING_FIELDS, RequestOptions, SamplingParams
 from quire.schema import INT32_MAX, fields_of, merge, parse_json_object, require_few
 from quire.tokenizer import Tokenizer
@@ -331,5 +332,8 @@ def model_limit(folder: Path) -> int | None:
 
 
 def _model_number(folder: Path, key: str) -> int | None:
-    value = json.loads((folder / "config.json").read_text("utf-8")).get(key)
+    try:
+        value = read_json_object(folder / "config.json").get(key)
+    except FileNotFoundError:
+        raise ModelNotFound(f"{folder / 'config.json'}: no such file; a model folder has one") from None
     return value if isinstance(value, int) else None

@@ -84,7 +84,7 @@ def test_damaged_file_is_named(tmp_path: Path) -> None:
     save_file(tensors(), tmp_path / "model.safetensors")
     data = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(data[:-8])
-    with pytest.raises(ModelError, match=r"model\.safetensors: not readable as safetensors"):
+    with pytest.raises(ModelError, match=r"model\.safetensors: got 76 bytes of tensors; allowed: 84"):
         load_checkpoint(tmp_path, places())
 
 
@@ -98,15 +98,15 @@ def test_missing_shard_is_named(tmp_path: Path) -> None:
     """The index names a file that is not there."""
     save_sharded(tmp_path, tensors())
     (tmp_path / "model-1.safetensors").unlink()
-    with pytest.raises(ModelNotFound, match=r"index\.json: weight_map: got model-1\.safetensors"):
+    with pytest.raises(ModelNotFound, match=r"index\.json: weight_map: got \"model-1\.safetensors\""):
         load_checkpoint(tmp_path, places())
 
 
-@pytest.mark.parametrize("text", ["{", "{}", '{"weight_map": 3}', '{"weight_map": {"a": ["x"]}}'])
+@pytest.mark.parametrize("text", ["{", "{}", '{"weight_map": {}}', '{"weight_map": {"a": ["x"]}}'])
 def test_malformed_index(tmp_path: Path, text: str) -> None:
-    """An index that is not one."""
+    """An index that is not one is refused with what is wrong with it."""
     (tmp_path / "model.safetensors.index.json").write_text(text)
-    with pytest.raises(ModelError, match=r"index\.json: weight_map"):
+    with pytest.raises(ModelError, match=r"index\.json: (weight_map|malformed JSON)"):
         load_checkpoint(tmp_path, places())
 
 
@@ -119,3 +119,30 @@ def test_dummy_weights_repeat() -> None:
     assert torch.equal(first["a"], second["a"])
     assert first["a"].any()
     assert torch.equal(norm["layer.norm.weight"], torch.ones(4))
+
+
+@pytest.mark.parametrize("name", ["../other/model.safetensors", "/etc/passwd", "sub/model.safetensors", ".."])
+def test_an_index_does_not_lead_elsewhere(tmp_path: Path, name: str) -> None:
+    """The files of an index are plain names in its folder, even where a file is there."""
+    for folder in (tmp_path / "other", tmp_path / "model" / "sub"):
+        folder.mkdir(parents=True)
+        save_file(tensors(), folder / "model.safetensors")
+    index = tmp_path / "model" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys("abc", name)}))
+    with pytest.raises(ModelError, match=r"(weight_map|\.\.: got a folder)"):
+        load_checkpoint(tmp_path / "model", places())
+
+
+def test_a_tensor_twice_is_named(tmp_path: Path) -> None:
+    """Two files with the same tensor: nobody can say which counts."""
+    save_sharded(tmp_path, tensors())
+    save_file(tensors(), tmp_path / "model-2.safetensors")
+    with pytest.raises(ModelError, match=r"model-2\.safetensors: a: got it in model-0\.safetensors too"):
+        load_checkpoint(tmp_path, places())
+
+
+def test_quantized_weights_are_named(tmp_path: Path) -> None:
+    """Integers in place of a weight would load as if they were its values."""
+    save_file(tensors() | {"b": torch.ones(5, dtype=torch.int8)}, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match=r"b: got dtype I8; allowed: F64, F32, F16, BF16"):
+        load_checkpoint(tmp_path, places())

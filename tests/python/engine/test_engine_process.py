@@ -132,7 +132,7 @@ MODEL_ERRORS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     ),
     "no config": (lambda folder: (folder / "config.json").unlink(), ["config.json"]),
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), ["tokenizer.json"]),
-    "damaged weights": (cut_weights, ["model.safetensors", "not readable as safetensors"]),
+    "damaged weights": (cut_weights, ["model.safetensors", "truncated"]),
     "architecture": (
         edit_config(architectures=["GPT2LMHeadModel"]),
         ["config.json", "architectures", "GPT2LMHeadModel", "LlamaForCausalLM"],

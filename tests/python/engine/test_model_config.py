@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +99,31 @@ def test_rope_table_equals_transformers(tmp_path: Path, values: dict[str, Any]) 
             "dynamic",
             "default, linear, llama3",
         ),
-        ({"rope_scaling": {"type": "linear"}}, "rope_scaling.factor", "null", "a number above 0"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling.factor", "null", "a number in (0, "),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor", "0.5", "1.0"),
         ({"num_key_value_heads": 3}, "num_key_value_heads", "3", "a divisor of num_attention_heads (4)"),
         ({"head_dim": 20}, "head_dim", "20", "a multiple of 8 in [32, 256]"),
         ({"hidden_size": "128"}, "hidden_size", '"128"', "an integer"),
-        ({"hidden_size": 0}, "hidden_size", "0", "at least 1"),
+        ({"hidden_size": 0}, "hidden_size", "0", "an integer in [1, "),
         ({"vocab_size": None}, "vocab_size", "null", "an integer"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings", "1", "true or false"),
-        ({"rms_norm_eps": -1}, "rms_norm_eps", "-1", "a number above 0"),
+        ({"rms_norm_eps": -1}, "rms_norm_eps", "-1", "a number in (0, 1]"),
+        ({"rms_norm_eps": math.nan}, "rms_norm_eps", "nan", "a number in (0, 1]"),
+        ({"rms_norm_eps": 1e400}, "rms_norm_eps", "inf", "a number in (0, 1]"),
+        ({"rms_norm_eps": 10**400}, "rms_norm_eps", "an integer of 1329 bits", "a number in (0, 1]"),
+        ({"rope_theta": math.nan}, "rope_theta", "nan", "a number in (0, 1e+15]"),
+        ({"rope_theta": -math.inf}, "rope_theta", "-inf", "a number in (0, 1e+15]"),
+        ({"rope_parameters": {"rope_theta": 10**400}}, "rope_theta", "an integer of ", "a number in"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", **LLAMA3, "high_freq_factor": 1.0}},
+            "rope_scaling.high_freq_factor",
+            "1.0",
+            "a number above low_freq_factor (1.0)",
+        ),
+        ({"num_hidden_layers": 2**31}, "num_hidden_layers", "2147483648", "an integer in [1, 1000]"),
+        ({"vocab_size": 2**40}, "vocab_size", "1099511627776", "an integer in [1, 16777216]"),
+        ({"eos_token_id": 2**31}, "eos_token_id", "[2147483648]", "a token id or a list"),
+        ({"bos_token_id": -1}, "bos_token_id", "-1", "a token id"),
         ({"dtype": "float8"}, "dtype", "float8", "float32, bfloat16, float16"),
         ({"eos_token_id": "x"}, "eos_token_id", '"x"', "a token id or a list"),
         ({"rope_scaling": [1]}, "rope_scaling", "[1]", "an object"),
@@ -132,7 +149,7 @@ def test_no_config(tmp_path: Path) -> None:
 def test_malformed_config(tmp_path: Path, text: str) -> None:
     """What is not a JSON object is refused with the file's name."""
     (tmp_path / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ModelError, match=r"config\.json: .*JSON"):
+    with pytest.raises(ModelError, match=r"config\.json: .*(JSON|UTF-8 text)"):
         load_model_config(tmp_path)
 
 

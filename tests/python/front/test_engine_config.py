@@ -87,7 +87,7 @@ def test_reads_every_setting(tmp_path: Path) -> None:
             '{"model": "m", "enable_prefix_caching": "no"}',
             'enable_prefix_caching: got "no"; allowed: true or false',
         ),
-        ('{"model": "\udcff"}', "got invalid UTF-8 at byte 11; allowed: a UTF-8 JSON file"),
+        ('{"model": "\udcff"}', "got invalid UTF-8 at byte 11; allowed: UTF-8 text"),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str, problem: str | None) -> None:
@@ -114,7 +114,7 @@ def test_missing_file(tmp_path: Path) -> None:
     """A missing file is named."""
     with pytest.raises(ConfigError, match="no such file"):
         EngineConfig.from_file(tmp_path / "model.json")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="got a folder; allowed: a regular file"):
         EngineConfig.from_file(tmp_path)
 
 

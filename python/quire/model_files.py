@@ -1,0 +1,106 @@
+"""Reads files of a model folder or a model repository in bounded time and memory, whatever they are: regular
+files of a sane size, JSON of a sane depth."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from quire.errors import ModelError, describe
+
+MIB = 1 << 20
+SETTINGS_LIMIT = 4 * MIB  # config.json, generation_config.json, model.json, config.pbtxt
+INDEX_LIMIT = 32 * MIB  # model.safetensors.index.json; the largest known ones have 10 MB
+TOKENIZER_LIMIT = 256 * MIB  # tokenizer.json; the largest known ones have 40 MB
+
+_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+class UnreadableFile(ModelError):
+    """Message: "<path>: <problem>"."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+        self.problem = problem
+
+
+def open_regular(path: Path) -> int:
+    """A descriptor of a regular file to read. Raises FileNotFoundError, or UnreadableFile that names what is
+    there instead. Never waits, as opening a FIFO would."""
+    try:
+        _check_kind(path, os.stat(path).st_mode)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UnreadableFile(path, f"cannot be read: {error.strerror}") from None
+    try:
+        _check_kind(path, os.fstat(descriptor).st_mode)  # it may be another one by now
+    except UnreadableFile:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_bytes(path: Path, limit: int = SETTINGS_LIMIT) -> bytes:
+    """Raises FileNotFoundError or UnreadableFile."""
+    with os.fdopen(open_regular(path), "rb") as file:
+        try:
+            data = file.read(limit + 1)
+        except OSError as error:
+            raise UnreadableFile(path, f"cannot be read: {error.strerror}") from None
+        if len(data) > limit:
+            size = max(os.fstat(file.fileno()).st_size, len(data))
+            raise UnreadableFile(path, f"got {size} bytes; allowed: at most {limit}")
+    return data
+
+
+def read_text(path: Path, limit: int = SETTINGS_LIMIT) -> str:
+    """Raises FileNotFoundError or UnreadableFile."""
+    try:
+        return read_bytes(path, limit).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UnreadableFile(path, f"got invalid UTF-8 at byte {error.start}; allowed: UTF-8 text") from None
+
+
+def read_json_object(path: Path, limit: int = SETTINGS_LIMIT) -> dict[str, Any]:
+    """Raises FileNotFoundError or UnreadableFile."""
+    text = read_text(path, limit)
+    try:
+        values = parse_json(text)
+    except ValueError as error:
+        raise UnreadableFile(path, str(error)) from None
+    if not isinstance(values, dict):
+        raise UnreadableFile(path, f"got {describe(values)}; allowed: a JSON object")
+    return values
+
+
+def parse_json(text: str, **hooks: Any) -> Any:
+    """json.loads, whose every refusal is a ValueError of one line."""
+    try:
+        return json.loads(text, **hooks)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"malformed JSON at line {error.lineno} column {error.colno}: {error.msg}") from None
+    except RecursionError:
+        raise ValueError("got JSON that is nested too deep; allowed: a few hundred levels") from None
+    except ValueError as error:
+        if "digits" not in str(error):  # of a hook
+            raise
+        raise ValueError("got a number of thousands of digits; allowed: numbers of up to 4,300") from None
+
+
+def _check_kind(path: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kind = next((name for test, name in _KINDS if test(mode)), "something else")
+        raise UnreadableFile(path, f"got {kind}; allowed: a regular file")
