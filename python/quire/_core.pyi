@@ -644,6 +644,6 @@ def send_start_error(fd: int, message: str) -> bool: ...
 
 # ---- end of bind_engine -------------------------------------------------------------------------------
 
-# ---- bind_model_config: what the Triton backend checks of a config.pbtxt --------------------------------------
+# ---- bind_model_config: what the Triton backend checks of a config.pbtxt ------------------------------
 
 def check_model_config(config: str) -> None: ...

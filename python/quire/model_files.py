@@ -26,7 +26,7 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 )
 
 
-class UnreadableFile(ModelError):
+class UnreadableFile(ModelError):  # noqa: N818 - as the other errors of a tree
     """Message: "<path>: <problem>"."""
 
     def __init__(self, path: Path, problem: str) -> None:
@@ -39,7 +39,7 @@ def open_regular(path: Path) -> int:
     """A descriptor of a regular file to read. Raises FileNotFoundError, or UnreadableFile that names what is
     there instead. Never waits, as opening a FIFO would."""
     try:
-        _check_kind(path, os.stat(path).st_mode)
+        _check_kind(path, path.stat().st_mode)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except FileNotFoundError:
         raise

@@ -205,8 +205,8 @@ def check_vocabulary(tokenizer: tokenizers.Tokenizer, vocab_size: int, file: Pat
         problem = f"{len(beyond)} tokens with ids of at least {vocab_size}, such as {describe(beyond[0])}"
         raise UnsupportedModel(f"{file}: got {problem}; allowed: ids below vocab_size, as config.json says")
     return [
-        f"{file}: added token {describe(token.content)} has id {token_id}, but the model only ids below {vocab_size}:"
-        " a prompt with it is refused"
+        f"{file}: added token {describe(token.content)} has id {token_id}, but the model only ids below "
+        f"{vocab_size}: a prompt with it is refused"
         for token_id, token in sorted(tokenizer.get_added_tokens_decoder().items())
         if token_id >= vocab_size
     ]

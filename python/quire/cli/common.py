@@ -47,8 +47,8 @@ def errors_as_text() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stopped_at_the_end(server: TritonServer) -> Iterator[None]:
-    """Stops the server in order at the end, on Ctrl-C, SIGTERM and the SIGHUP of a closed terminal too; a second
-    signal ends it at once."""
+    """Stops the server in order at the end, on Ctrl-C, SIGTERM and the SIGHUP of a closed terminal too; a
+    second signal ends it at once."""
     is_stopping = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""Keeps a tritonserver running: passes on what it says, tells how it ended, and starts it again when asked to."""
+"""Watches over a tritonserver: passes on what it says, tells how it ended, starts it again when asked to."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ FORGIVEN_AFTER = 600.0  # a server that ran so long begins to count anew
 
 
 def supervise(server: TritonServer, models: int, *, restart: bool, verbose: bool) -> None:
-    """Returns never: a KeyboardInterrupt ends it, or ServerStartError that says how the server ended. `server`
-    runs."""
+    """Never returns: a KeyboardInterrupt ends it, or ServerStartError that says how the server ended.
+    `server` runs."""
     num_restarts = 0
     while True:
         began = time.monotonic()

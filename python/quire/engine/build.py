@@ -71,8 +71,8 @@ class Finding:
 
 
 def check(config: EngineConfig, threads: ThreadPolicy) -> Iterator[Finding]:
-    """Every refusal of build() that needs no weights. A step that needs the result of one that refused is left
-    out."""
+    """Every refusal of build() that needs no weights. A step that needs the result of one that refused is
+    left out."""
     plan = _Plan(config, threads)
     for step in _STEPS:
         try:

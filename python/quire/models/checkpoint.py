@@ -81,9 +81,9 @@ def find_tensors(
                     extra.append(name)
                 continue
             if tensor.shape != shapes[name]:
-                given, allowed = list(tensor.shape), list(shapes[name])
+                given, expected = list(tensor.shape), list(shapes[name])
                 raise ModelError(
-                    f"{file}: {name}: got shape {given}; allowed: {allowed}, as config.json says"
+                    f"{file}: {name}: got shape {given}; allowed: {expected}, as config.json says"
                 )
             if tensor.dtype not in _DTYPES:
                 allowed = f"{', '.join(_DTYPES)} (unquantized weights)"
@@ -141,7 +141,7 @@ def _files(folder: Path) -> list[Path]:
                 f"{index}: weight_map: got {describe(name)}; allowed: names of files in {folder}"
             )
     for name in names:
-        if not os.path.exists(folder / name):  # unlike Path.exists(), no error for a name of any length
+        if not os.path.exists(folder / name):  # noqa: PTH110 - unlike Path.exists(), no error for a name of any length
             raise ModelNotFound(
                 f"{index}: weight_map: got {describe(name)}; allowed: files that are in {folder}"
             )

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from quire.errors import ModelError, ModelNotFound, describe
 from quire.model_files import open_regular, parse_json
@@ -102,7 +102,7 @@ class _Reader:
     def _tensor(self, name: str, entry: Any) -> tuple[TensorHeader, int, int]:
         if not isinstance(entry, dict):
             raise self._error(name, f"got {describe(entry)}", "an object with dtype, shape and data_offsets")
-        dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+        dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
         if not isinstance(dtype, str) or dtype not in _ITEM_SIZES:
             raise self._error(name, f"dtype: got {describe(dtype)}", ", ".join(_ITEM_SIZES))
         if not _are_counts(shape) or math.prod(shape) > _MAX_ELEMENTS:
@@ -127,7 +127,7 @@ class _Reader:
         return ModelError(f"{self._file}: {_short(name)}: {given}; allowed: {allowed}")
 
 
-def _are_counts(value: Any) -> bool:
+def _are_counts(value: Any) -> TypeGuard[list[int]]:
     return (
         isinstance(value, list)
         and len(value) <= 16

@@ -1,307 +1,247 @@
-"""Checks a model repository without starting a server: configurations, how an ensemble's steps fit
-together, settings, model files. Finds all problems, not only the first."""
+"""Checks a model repository without starting a server: configurations, how an ensemble's steps fit together,
+settings, model files. Finds all problems, not only the first, by the code that a start runs.
+
+Models of other backends are Triton's business: what is found about them is a note.
+"""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from quire.config import EngineConfig
-from quire.errors import InvalidArgument, ModelNotFound, QuireError, ServerNotFound, describe, did_you_mean
-from quire.generation_defaults import generation_defaults
-from quire.model_path import is_hub_id
-from quire.tokenizer import Tokenizer, plan_of
-from quire.triton.installation import find_backend_library
+from quire import _core
+from quire.engine.core_errors import invalid_argument
+from quire.errors import QuireError, describe, did_you_mean
+from quire.triton.check_ensemble import check_ensemble, difference, unknown
+from quire.triton.check_settings import check_settings
+from quire.triton.installation import find_backend_library, find_installation
+from quire.triton.problem import Findings, Problem
+from quire.triton.repository import (
+    BadConfig,
+    ModelConfig,
+    loaded_with,
+    model_folders,
+    parameter,
+    protobuf,
+    read_config,
+    versions_of,
+)
 from quire.triton.tokenizer_stage import DIALECTS, STAGE_PARAMETERS
 
-# Config parameters of our own models, by backend.
-_ROLES = ("generation", "detokenizer", "unary")
-_QUIRE_PARAMETERS = (
-    "role",
-    "generation_model",
-    "tokenizer_model",
-    "python",
-    "engine_module",
-    "forwarded_headers",
-)
+__all__ = ["Problem", "check_repository", "check_settings"]
+
+# Backends that serve LLMs as ours does: what to do with their models.
+_MOVING = {
+    "vllm": "its model.json has our settings' names: put it into generation/1/model.json of a copy of our "
+    "model_repository, without what `quire check` then names; clients call ensemble in its place",
+    "tensorrtllm": "it reads engines built by trtllm-build; ours reads the Hugging Face folder they came "
+    "from: name that in generation/1/model.json, and let clients call ensemble_trtllm",
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """Something that would fail at start or at the first request."""
-
-    file: Path
-    message: str
-    is_note: bool = False  # worth knowing, but a start may well succeed
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.message}"
-
-
-def check_repository(repository: Path) -> list[Problem]:
-    """Every problem of the repository; empty when there is none."""
-    if not repository.is_dir():
-        return [Problem(file=repository, message="no such folder; allowed: a Triton model repository")]
+def check_repository(repository: Path, models: Sequence[str] | None = None) -> list[Problem]:
+    """Every problem of the repository; empty when there is none. `models`: only these will be loaded, and the
+    steps of ensembles among them; None: all."""
     problems: list[Problem] = []
-    configs: dict[str, Any] = {}
-    folders = sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith("."))
+    top = Findings(repository, problems)
+    if not repository.is_dir():
+        top.problem("no such folder; allowed: a Triton model repository")
+        return problems
+    folders = {folder.name: folder for folder in model_folders(repository)}
     if not folders:
-        problems.append(Problem(file=repository, message="has no models; allowed: a folder for each model"))
-    for folder in folders:
-        config, found = _read_config(folder)
-        problems += found
+        top.problem("has no models; allowed: a folder for each model")
+    configs: dict[str, ModelConfig] = {}
+    bad: dict[str, BadConfig] = {}
+    others: set[str] = set()  # models that Triton completes a configuration for, or refuses
+    for name, folder in folders.items():
+        try:
+            config = read_config(folder)
+        except BadConfig as error:
+            bad[name] = error
+            continue
         if config is not None:
-            configs[folder.name] = config
-    for name, config in configs.items():
-        folder = repository / name
-        problems += _check_versions(folder, config)
-        if config.platform == "ensemble":
-            problems += _check_ensemble(folder / "config.pbtxt", config, configs)
-        elif config.backend == "quire":
-            problems += _check_quire(folder, config, configs)
-        elif config.backend == "python":
-            problems += _check_generation_model(folder, config, configs)
-            problems += _check_tokenizer(folder, config)
+            configs[name] = config
+        elif _has_model_file(folder):
+            others.add(name)
+        else:
+            bad[name] = BadConfig(folder / "config.pbtxt", "no such file; allowed: the model's configuration")
+    wanted = set(folders) if models is None else loaded_with(models, configs)
+    for name in sorted(wanted - set(folders)):
+        if models is not None and name in models:
+            message = f"--load-model: got {describe(name)}{did_you_mean(name, folders)}"
+            top.problem(f"{message}; allowed: {', '.join(folders)}")
+    for name in folders:
+        if name not in wanted:
+            continue
+        findings = top.of(folders[name] / "config.pbtxt")
+        if name in bad:
+            top.of(bad[name].file).problem(str(bad[name]))
+        elif name in others:
+            findings.note("no such file; Triton completes the configuration, or refuses the model")
+        else:
+            _check_model(folders[name], findings, configs, others)
     return problems
 
 
-def _protobuf() -> tuple[Any, Any]:
-    """google.protobuf.text_format and Triton's model_config_pb2. They have no types, and are optional."""
-    try:
-        return (
-            importlib.import_module("google.protobuf.text_format"),
-            importlib.import_module("tritonclient.grpc.model_config_pb2"),
-        )
-    except ModuleNotFoundError as error:
-        raise ServerNotFound(
-            f"{error.name}: not installed; install it with `pip install 'quire[server]'`"
-        ) from None
+def _has_model_file(folder: Path) -> bool:
+    """Whether Triton may complete the configuration: model.py, model.onnx, ..., but not settings of ours."""
+    return any(
+        path.stem == "model" and path.suffix != ".json"
+        for version in versions_of(folder)
+        for path in version.iterdir()
+    )
 
 
-def _read_config(folder: Path) -> tuple[Any, list[Problem]]:
-    """The model's configuration, or why there is none."""
-    text_format, model_config = _protobuf()
-    path = folder / "config.pbtxt"
-    if not path.is_file():
-        return None, [Problem(file=path, message="no such file; allowed: the model's configuration")]
-    try:
-        config = text_format.Parse(path.read_text("utf-8"), model_config.ModelConfig())
-    except text_format.ParseError as error:
-        return None, [Problem(file=path, message=f"line {error}")]
-    except UnicodeDecodeError as error:
-        return None, [
-            Problem(file=path, message=f"got invalid UTF-8 at byte {error.start}; allowed: UTF-8 text")
-        ]
-    problems = []
+def _check_model(
+    folder: Path, findings: Findings, configs: Mapping[str, ModelConfig], others: set[str]
+) -> None:
+    config = configs[folder.name]
     if config.name not in ("", folder.name):
-        message = f"name: got {describe(config.name)}; allowed: {describe(folder.name)}, the folder's name"
-        problems.append(Problem(file=path, message=message))
-    return config, problems
+        findings.problem(
+            f"name: got {describe(config.name)}; allowed: {describe(folder.name)}, the folder's name"
+        )
+    if not versions_of(folder):
+        findings.of(folder).problem("has no version; allowed: a folder with a number as its name, such as 1")
+    if config.platform == "ensemble":
+        check_ensemble(findings, config, configs, others)
+    elif config.backend == "quire":
+        _check_quire(folder, findings, config, configs)
+    elif config.backend == "python":
+        _check_python(folder, findings, config, configs)
+    else:
+        _check_foreign(findings, config)
 
 
-def _check_versions(folder: Path, config: Any) -> Iterator[Problem]:
-    versions = [
-        path for path in folder.iterdir() if path.is_dir() and path.name.isdigit() and path.name != "0"
-    ]
-    if not versions:
-        message = "has no version; allowed: a folder with a number as its name, such as 1"
-        yield Problem(file=folder, message=message)
-    if config.backend == "python":
-        for version in versions:
-            path = version / (config.default_model_filename or "model.py")
-            if not path.is_file():
-                yield Problem(file=path, message="no such file; allowed: the model's Python code")
+def _check_python(
+    folder: Path, findings: Findings, config: ModelConfig, configs: Mapping[str, ModelConfig]
+) -> None:
+    """A tokenizer of ours, or somebody's own model."""
+    for version in versions_of(folder):
+        path = version / (config.default_model_filename or "model.py")
+        if not path.is_file():
+            findings.of(path).problem("no such file; allowed: the model's Python code")
+    if "generation_model" not in config.parameters:
+        return
+    for name in config.parameters:
+        if name not in STAGE_PARAMETERS:
+            message = f"parameters: unknown key {describe(name)}{did_you_mean(name, STAGE_PARAMETERS)}"
+            findings.problem(f"{message}; allowed: {', '.join(STAGE_PARAMETERS)}")
+    _check_generation_model(findings, config, configs)
+    _check_dialect(findings, config)
 
 
-def _check_ensemble(path: Path, config: Any, configs: dict[str, Any]) -> Iterator[Problem]:
-    """Follows the tensors through the steps: every one is made before it is read, and its type fits."""
-    tensors = {tensor.name: tensor for tensor in config.input}
-    used: set[str] = set()
-    for index, step in enumerate(config.ensemble_scheduling.step):
-        where = f"ensemble_scheduling.step[{index}]"
-        model = configs.get(step.model_name)
-        if model is None:
-            message = (
-                f"{where}.model_name: got {describe(step.model_name)}{did_you_mean(step.model_name, configs)}"
-                f"; allowed: {', '.join(configs)}"
-            )
-            yield Problem(file=path, message=message)
-            continue
-        inputs = {tensor.name: tensor for tensor in model.input}
-        for name, source in sorted(step.input_map.items()):
-            used.add(source)
-            at = f"{where}.input_map[{describe(name)}]"
-            if name not in inputs:
-                yield Problem(
-                    file=path, message=f"{at}: {_unknown(name, f'input of {step.model_name}', inputs)}"
-                )
-            elif source not in tensors:
-                yield Problem(file=path, message=f"{at}: {_unknown(source, 'tensor made before', tensors)}")
-            elif difference := _difference(tensors[source], inputs[name]):
-                yield Problem(file=path, message=f"{at}: {describe(source)} does not fit: {difference}")
-        for name, tensor in inputs.items():
-            if name not in step.input_map and not tensor.optional:
-                message = f"{where}.input_map: lacks {describe(name)}, a required input of {step.model_name}"
-                yield Problem(file=path, message=message)
-        outputs = {tensor.name: tensor for tensor in model.output}
-        for name, target in sorted(step.output_map.items()):
-            at = f"{where}.output_map[{describe(name)}]"
-            if name not in outputs:
-                yield Problem(
-                    file=path, message=f"{at}: {_unknown(name, 'output of ' + step.model_name, outputs)}"
-                )
-            elif target in tensors:
-                yield Problem(
-                    file=path, message=f"{at}: got {describe(target)}, which is made twice; allowed: once"
-                )
-            else:
-                tensors[target] = outputs[name]
-    for tensor in config.output:
-        if tensor.name not in tensors:
-            yield Problem(file=path, message=f"output: {_unknown(tensor.name, 'tensor of a step', tensors)}")
-        elif difference := _difference(tensors[tensor.name], tensor):
-            yield Problem(file=path, message=f"output {describe(tensor.name)} does not fit: {difference}")
-    for tensor in config.input:
-        if tensor.name not in used:
-            yield Problem(file=path, message=f"input {describe(tensor.name)}: no step reads it")
+def _check_dialect(findings: Findings, config: ModelConfig) -> None:
+    dialect = parameter(config, "dialect", "vllm")
+    if dialect not in DIALECTS:
+        message = f"parameters.dialect: got {describe(dialect)}{did_you_mean(dialect, DIALECTS)}"
+        findings.problem(f"{message}; allowed: {', '.join(DIALECTS)}")
 
 
-def _unknown(name: str, what: str, known: dict[str, Any]) -> str:
-    return f"got {describe(name)}, no {what}{did_you_mean(name, known)}; allowed: {', '.join(known)}"
+def _check_foreign(findings: Findings, config: ModelConfig) -> None:
+    """A model of another backend, which is Triton's business; where it cannot be loaded and has a way to us,
+    that is said."""
+    name = config.backend or config.platform
+    try:
+        is_here = (find_installation().backends / config.backend).is_dir() if config.backend else True
+    except QuireError:
+        is_here = True  # said once, by the command
+    if is_here:
+        return
+    message = f"backend: got {describe(name)}, which is not installed"
+    if name in _MOVING:
+        findings.problem(f"{message}; allowed: a model of ours: {_MOVING[name]}")
+    else:
+        findings.note(f"{message}: tritonserver will refuse the model")
 
 
-def _difference(given: Any, expected: Any) -> str:
-    """Why a tensor cannot be used as another; "" when it can. -1 fits any size."""
-    if given.data_type != expected.data_type:
-        name_of = _protobuf()[1].DataType.Name
-        return f"got {name_of(given.data_type)}; allowed: {name_of(expected.data_type)}"
-    dims, allowed = list(given.dims), list(expected.dims)
-    if len(dims) != len(allowed) or any(
-        -1 not in pair and pair[0] != pair[1] for pair in zip(dims, allowed, strict=True)
-    ):
-        return f"got dims {dims}; allowed: {allowed}"
-    return ""
-
-
-def _check_quire(folder: Path, config: Any, configs: dict[str, Any]) -> Iterator[Problem]:
+def _check_quire(
+    folder: Path, findings: Findings, config: ModelConfig, configs: Mapping[str, ModelConfig]
+) -> None:
     """A model of our own backend."""
-    path = folder / "config.pbtxt"
     try:
         find_backend_library()
     except QuireError as error:
-        yield Problem(file=path, message=str(error))
-    for name in config.parameters:
-        if name not in _QUIRE_PARAMETERS:
-            allowed = ", ".join(_QUIRE_PARAMETERS)
-            message = f"parameters: unknown key {describe(name)}{did_you_mean(name, _QUIRE_PARAMETERS)}"
-            yield Problem(file=path, message=f"{message}; allowed: {allowed}")
-    role = config.parameters["role"].string_value if "role" in config.parameters else None
-    if role not in _ROLES:
-        yield Problem(
-            file=path, message=f"parameters.role: got {describe(role)}; allowed: {', '.join(_ROLES)}"
-        )
+        findings.problem(str(error))
+    for message in _refusals(config):
+        findings.problem(message)
+    role = parameter(config, "role")
     if role == "generation":
-        for version in sorted(path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()):
-            yield from check_settings(version / "model.json")
-    elif role in ("detokenizer", "unary"):
-        yield from _check_generation_model(folder, config, configs)
+        for version in versions_of(folder):
+            for problem in check_settings(version / "model.json"):
+                (findings.of(problem.file).note if problem.is_note else findings.of(problem.file).problem)(
+                    problem.message
+                )
+    elif role:
+        _check_generation_model(findings, config, configs)
+    if role == "tokenizer":
+        _check_dialect(findings, config)
     if role == "unary" and "tokenizer_model" in config.parameters:
-        yield from _check_tokenizer_model(path, config, configs)
+        _check_tokenizer_model(findings, config, configs)
 
 
-def _check_generation_model(folder: Path, config: Any, configs: dict[str, Any]) -> Iterator[Problem]:
-    """The parameter `generation_model` of a tokenizer or detokenizer."""
-    if config.backend == "python" and "generation_model" not in config.parameters:
-        return  # somebody's own Python model
-    name = "generation"
-    if "generation_model" in config.parameters:
-        name = config.parameters["generation_model"].string_value
-    known = [
-        other
-        for other, model in configs.items()
-        if "role" in model.parameters and model.parameters["role"].string_value == "generation"
-    ]
+def _refusals(config: ModelConfig) -> Iterator[str]:
+    """What the backend refuses at load, found by the backend's own code; and what Triton takes although it
+    means nothing here."""
+    try:
+        _core.check_model_config(protobuf()[1].MessageToJson(config, preserving_proto_field_name=True))
+    except _core.InvalidArgument as error:
+        refusal = invalid_argument(error)
+        given = refusal.given.strip("'")
+        hint = did_you_mean(given, refusal.allowed.split(", ")) if given != refusal.given else ""
+        field = refusal.field.removeprefix("config.pbtxt: ")
+        yield f"{field}: got {refusal.given}{hint}; allowed: {refusal.allowed}"
+    if gpus := [gpu for group in config.instance_group for gpu in group.gpus]:
+        yield (
+            f"instance_group.gpus: got {gpus}; allowed: none: an engine takes the first GPU that it sees; "
+            "choose it by CUDA_VISIBLE_DEVICES of the server"
+        )
+    if config.model_warmup:
+        yield "model_warmup: got a setting; allowed: none: a model of ours is warm when it is loaded"
+    if config.response_cache.enable:
+        yield (
+            "response_cache.enable: got true; allowed: false: its key holds the inputs, but not the request "
+            "parameters of a client"
+        )
+
+
+def _check_generation_model(
+    findings: Findings, config: ModelConfig, configs: Mapping[str, ModelConfig]
+) -> None:
+    """The parameter `generation_model` of a tokenizer, detokenizer or unary model."""
+    name = parameter(config, "generation_model", "generation")
+    known = [other for other, model in configs.items() if parameter(model, "role") == "generation"]
     if name not in known:
         message = f"parameters.generation_model: got {describe(name)}{did_you_mean(name, known)}"
         allowed = ", ".join(known) or "a model with role generation; there is none"
-        yield Problem(file=folder / "config.pbtxt", message=f"{message}; allowed: {allowed}")
+        findings.problem(f"{message}; allowed: {allowed}")
 
 
-def _check_tokenizer_model(path: Path, config: Any, configs: dict[str, Any]) -> Iterator[Problem]:
+def _check_tokenizer_model(
+    findings: Findings, config: ModelConfig, configs: Mapping[str, ModelConfig]
+) -> None:
     """The parameter `tokenizer_model` of a model with role unary, which hands its inputs on by name."""
     at = "parameters.tokenizer_model"
-    name = config.parameters["tokenizer_model"].string_value
+    name = parameter(config, "tokenizer_model")
     model = configs.get(name)
     if model is None:
-        message = f"{at}: got {describe(name)}{did_you_mean(name, configs)}; allowed: {', '.join(configs)}"
-        yield Problem(file=path, message=message)
+        message = f"{at}: got {describe(name)}{did_you_mean(name, configs)}"
+        findings.problem(f"{message}; allowed: {', '.join(configs)}")
         return
     inputs = {tensor.name: tensor for tensor in model.input}
     for tensor in config.input:
         if tensor.name not in inputs:
-            yield Problem(file=path, message=f"input: {_unknown(tensor.name, f'input of {name}', inputs)}")
-        elif difference := _difference(tensor, inputs[tensor.name]):
-            yield Problem(file=path, message=f"input {describe(tensor.name)} does not fit: {difference}")
+            findings.problem(f"input: {unknown(tensor.name, f'input of {name}', inputs)}")
+        elif text := difference(tensor, inputs[tensor.name]):
+            findings.problem(f"input {describe(tensor.name)} does not fit: {text}")
     declared = {tensor.name for tensor in config.input}
     for tensor in model.input:
         if tensor.name not in declared and not tensor.optional:
-            message = f"input: lacks {describe(tensor.name)}, a required input of {name}"
-            yield Problem(file=path, message=message)
+            findings.problem(f"input: lacks {describe(tensor.name)}, a required input of {name}")
     if "input_ids" not in {tensor.name for tensor in model.output}:
-        message = f'{at}: got {describe(name)}; allowed: a model with the output "input_ids"'
-        yield Problem(file=path, message=message)
-
-
-def _check_tokenizer(folder: Path, config: Any) -> Iterator[Problem]:
-    """The parameters of a tokenizer of ours."""
-    if "generation_model" not in config.parameters:
-        return
-    path = folder / "config.pbtxt"
-    for name in config.parameters:
-        if name not in STAGE_PARAMETERS:
-            message = f"parameters: unknown key {describe(name)}{did_you_mean(name, STAGE_PARAMETERS)}"
-            yield Problem(file=path, message=f"{message}; allowed: {', '.join(STAGE_PARAMETERS)}")
-    if "dialect" in config.parameters:
-        dialect = config.parameters["dialect"].string_value
-        if dialect not in DIALECTS:
-            message = f"parameters.dialect: got {describe(dialect)}{did_you_mean(dialect, DIALECTS)}"
-            yield Problem(file=path, message=f"{message}; allowed: {', '.join(DIALECTS)}")
-
-
-def check_settings(path: Path) -> Iterator[Problem]:
-    """A model.json, the model that it names, and that model's files."""
-    try:
-        config = EngineConfig.from_file(path)
-    except QuireError as error:
-        yield Problem(file=path, message=str(error).removeprefix(f"{path}: "))
-        return
-    try:
-        model = config.model_folder(download=False)
-    except ModelNotFound as error:
-        yield Problem(file=path, message=str(error), is_note=is_hub_id(config.model))
-        return
-    if config.load_format != "dummy" and not any(model.glob("*.safetensors")):
-        yield Problem(file=model, message="has no *.safetensors; allowed: a model folder with weights")
-    checks: list[tuple[str, Callable[[], object]]] = [
-        ("tokenizer.json", lambda: plan_of(Tokenizer(model).raw)),
-        ("config.json", lambda: _check_model(model, config)),
-        ("generation_config.json", lambda: generation_defaults(config, model)),
-    ]
-    for name, check in checks:
-        try:
-            check()
-        except QuireError as error:
-            yield Problem(file=model / name, message=str(error))
-
-
-def _check_model(model: Path, config: EngineConfig) -> None:
-    from quire.models.config import load_model_config
-
-    limit = load_model_config(model).max_position_embeddings
-    if config.max_model_len is not None and config.max_model_len > limit:
-        raise InvalidArgument(
-            "max_model_len", str(config.max_model_len), f"at most {limit}, the model's own limit"
+        findings.problem(f'{at}: got {describe(name)}; allowed: a model with the output "input_ids"')
+    given, own = (parameter(each, "generation_model", "generation") for each in (model, config))
+    if given != own:
+        findings.problem(
+            f"{at}: got {describe(name)}, whose generation_model is {describe(given)}; allowed: a tokenizer "
+            f"for {describe(own)}, this model's own"
         )

@@ -1,7 +1,7 @@
 """The private folder of one server's run, and what runs that were killed left behind.
 
-Whoever owns a folder holds a lock on the file `lock` in it; the kernel gives it up when the owner ends. Shared
-memory of the run has the folder's name as its prefix.
+Whoever owns a folder holds a lock on the file `lock` in it; the kernel gives it up when the owner ends.
+Shared memory of the run has the folder's name as its prefix.
 """
 
 from __future__ import annotations

@@ -58,7 +58,6 @@ class TritonServer:
         self._start_timeout = start_timeout
         self.exit_timeout = exit_timeout
         self._process: subprocess.Popen[bytes] | None = None
-        self._status: int | None = None
         self._folder: RunFolder | None = None
         self._log: ServerLog | None = None
         self._all_log = ""
@@ -102,10 +101,10 @@ class TritonServer:
 
     @property
     def ending(self) -> str:
-        """How a server ended that was not stopped: "killed by SIGSEGV", and what it said last."""
-        status = self._process.poll() if self._process else self._status
+        """How a server ended that nobody stopped: "was killed by SIGSEGV", and what it said last."""
+        status = self._process.poll() if self._process else None
         if status is None or self._log is None:
-            return "runs"
+            raise ServerError("tritonserver: has not ended")
         self._log.new_lines()
         return "\n".join([ended(status), *self._log.last_words()])
 

@@ -50,8 +50,8 @@ class ServerLog:
         return found
 
     def last_words(self) -> list[str]:
-        """What the server said last before it ended, without what is no trouble; call new_lines() before. Lines
-        that are older than a few seconds are about something else."""
+        """What the server said last before it ended, without what is no trouble; call new_lines() before.
+        Lines that are older than a few seconds are about something else."""
         since = time.monotonic() - _LAST_SECONDS
         return [line for when, line in self._recent if when >= since and is_trouble(line)]
 

@@ -1,0 +1,184 @@
+"""Checks how an ensemble's steps fit together, and follows the ids of a prompt through them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from quire.errors import describe, did_you_mean
+from quire.triton.problem import Findings
+from quire.triton.repository import ModelConfig, parameter, protobuf
+
+# A tensor of a model whose configuration Triton completes, or of another repository: fits everywhere.
+_UNKNOWN = None
+
+
+def check_ensemble(
+    findings: Findings, config: ModelConfig, configs: Mapping[str, ModelConfig], others: set[str]
+) -> None:
+    """Every tensor is made before it is read, its type fits, and the ids are of the vocabulary of who reads
+    them. `others`: models whose configuration is unknown."""
+    _Ensemble(findings, config, configs, others).check()
+
+
+class _Ensemble:
+    def __init__(
+        self,
+        findings: Findings,
+        config: ModelConfig,
+        configs: Mapping[str, ModelConfig],
+        others: set[str],
+    ) -> None:
+        self.findings = findings
+        self.config = config
+        self.configs = configs
+        self.others = others
+        self.tensors: dict[str, Any] = {tensor.name: tensor for tensor in config.input}
+        self.used: set[str] = set()
+        self.makers: dict[str, str] = {}  # tensor -> the model whose step makes it
+
+    def check(self) -> None:
+        for index, step in enumerate(self.config.ensemble_scheduling.step):
+            where = f"ensemble_scheduling.step[{index}]"
+            name = step.model_name
+            if name in self.others:
+                self.used |= set(step.input_map.values())
+                self.tensors |= dict.fromkeys(step.output_map.values(), _UNKNOWN)
+                self.makers |= dict.fromkeys(step.output_map.values(), name)
+            elif name not in self.configs:
+                allowed = ", ".join(self.configs)
+                hint = did_you_mean(name, self.configs)
+                self.findings.problem(f"{where}.model_name: got {describe(name)}{hint}; allowed: {allowed}")
+            else:
+                model = self.configs[name]
+                self._check_inputs(where, step, model)
+                self._check_outputs(where, step, model)
+                self._follow_ids(where, step, model)
+        self._check_ends()
+        self._check_features()
+        self._check_order()
+
+    def _check_inputs(self, where: str, step: Any, model: ModelConfig) -> None:
+        inputs = {tensor.name: tensor for tensor in model.input}
+        for name, source in sorted(step.input_map.items()):
+            self.used.add(source)
+            at = f"{where}.input_map[{describe(name)}]"
+            if name not in inputs:
+                self.findings.problem(f"{at}: {unknown(name, f'input of {step.model_name}', inputs)}")
+            elif source not in self.tensors:
+                self.findings.problem(f"{at}: {unknown(source, 'tensor made before', self.tensors)}")
+            elif text := difference(self.tensors[source], inputs[name]):
+                self.findings.problem(f"{at}: {describe(source)} does not fit: {text}")
+        for name, tensor in inputs.items():
+            if name not in step.input_map and not tensor.optional:
+                message = f"{where}.input_map: lacks {describe(name)}, a required input of {step.model_name}"
+                self.findings.problem(message)
+
+    def _check_outputs(self, where: str, step: Any, model: ModelConfig) -> None:
+        outputs = {tensor.name: tensor for tensor in model.output}
+        for name, target in sorted(step.output_map.items()):
+            at = f"{where}.output_map[{describe(name)}]"
+            if name not in outputs:
+                self.findings.problem(f"{at}: {unknown(name, f'output of {step.model_name}', outputs)}")
+            elif target in self.tensors:
+                self.findings.problem(f"{at}: got {describe(target)}, which is made twice; allowed: once")
+            else:
+                self.tensors[target] = outputs[name]
+                self.makers[target] = step.model_name
+
+    def _follow_ids(self, where: str, step: Any, model: ModelConfig) -> None:
+        """The prompt's ids must be of the tokenizer of the model that reads them."""
+        reader = _generation_model(step.model_name, model)
+        maker = self.makers.get(step.input_map.get("input_ids", ""))
+        if reader is None or maker is None or maker not in self.configs:
+            return
+        given = _tokenizes_for(self.configs[maker])
+        if given is not None and given != reader:
+            self.findings.problem(
+                f'{where}.input_map["input_ids"]: got ids of {maker}, whose generation_model is '
+                f"{describe(given)}; allowed: ids of a tokenizer for {describe(reader)}"
+            )
+
+    def _check_ends(self) -> None:
+        for tensor in self.config.output:
+            if tensor.name not in self.tensors:
+                self.findings.problem(f"output: {unknown(tensor.name, 'tensor of a step', self.tensors)}")
+            elif text := difference(self.tensors[tensor.name], tensor):
+                self.findings.problem(f"output {describe(tensor.name)} does not fit: {text}")
+        for tensor in self.config.input:
+            if tensor.name not in self.used:
+                self.findings.problem(f"input {describe(tensor.name)}: no step reads it")
+
+    def _check_features(self) -> None:
+        """What Triton would ignore, or do wrongly with our steps."""
+        if not any(self._roles()):
+            return
+        if self.config.model_warmup:
+            allowed = "none: Triton warms no ensemble up, only models; ours are warm when they are loaded"
+            self.findings.problem(f"model_warmup: got a setting; allowed: {allowed}")
+        if self.config.response_cache.enable:
+            allowed = "false: its key holds the inputs, but not the request parameters of a client"
+            self.findings.problem(f"response_cache.enable: got true; allowed: {allowed}")
+
+    def _check_order(self) -> None:
+        """A step after the detokenizer gets a stream's chunks one by one, at whichever instance is free."""
+        follows: set[str] = set()
+        for step in self.config.ensemble_scheduling.step:
+            is_after = any(source in follows for source in step.input_map.values())
+            model = self.configs.get(step.model_name)
+            if is_after or (model is not None and _role(model) == "detokenizer"):
+                follows |= set(step.output_map.values())
+            if is_after and model is not None and (count := _num_instances(model)) > 1:
+                self.findings.note(
+                    f"{step.model_name}: a step after the detokenizer with {count} instances puts the chunks "
+                    "of a stream into another order when one is slower; allowed: instance_group count 1"
+                )
+
+    def _roles(self) -> Iterator[str]:
+        for step in self.config.ensemble_scheduling.step:
+            if step.model_name in self.configs:
+                yield _role(self.configs[step.model_name])
+
+
+def unknown(name: str, what: str, known: Mapping[str, Any]) -> str:
+    return f"got {describe(name)}, no {what}{did_you_mean(name, known)}; allowed: {', '.join(known)}"
+
+
+def difference(given: Any, expected: Any) -> str:
+    """Why a tensor cannot be used as another; "" when it can. -1 fits any size."""
+    if given is _UNKNOWN:
+        return ""
+    if given.data_type != expected.data_type:
+        name_of = protobuf()[2].DataType.Name
+        return f"got {name_of(given.data_type)}; allowed: {name_of(expected.data_type)}"
+    dims, allowed = list(given.dims), list(expected.dims)
+    if len(dims) != len(allowed) or any(
+        -1 not in pair and pair[0] != pair[1] for pair in zip(dims, allowed, strict=True)
+    ):
+        return f"got dims {dims}; allowed: {allowed}"
+    return ""
+
+
+def _role(config: ModelConfig) -> str:
+    return parameter(config, "role") if config.backend == "quire" else ""
+
+
+def _generation_model(name: str, config: ModelConfig) -> str | None:
+    """The generation model whose vocabulary the input_ids of this model are of; None: not ours."""
+    role = _role(config)
+    if role == "generation":
+        return name
+    return parameter(config, "generation_model", "generation") if role == "unary" else None
+
+
+def _tokenizes_for(config: ModelConfig) -> str | None:
+    """The generation model that a tokenizer of ours makes ids for; None: no tokenizer of ours."""
+    if _role(config) == "tokenizer":
+        return parameter(config, "generation_model", "generation")
+    if config.backend == "python" and "generation_model" in config.parameters:
+        return parameter(config, "generation_model")
+    return None
+
+
+def _num_instances(config: ModelConfig) -> int:
+    return sum(max(group.count, 1) * max(len(group.gpus), 1) for group in config.instance_group)

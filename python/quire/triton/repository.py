@@ -1,0 +1,108 @@
+"""Reads the configurations of a model repository, as far as we must know them without a server."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from quire.errors import ServerNotFound
+from quire.model_files import UnreadableFile, read_text
+
+# Without types, and optional, as is protobuf: ModelConfig is Any throughout.
+ModelConfig = Any
+
+
+class BadConfig(Exception):  # noqa: N818 - reported, never raised to a user
+    """A config.pbtxt that cannot be read: its file and why."""
+
+    def __init__(self, file: Path, problem: str) -> None:
+        super().__init__(problem)
+        self.file = file
+
+
+def protobuf() -> tuple[Any, Any, Any]:
+    """google.protobuf.text_format and json_format, and Triton's model_config_pb2."""
+    try:
+        return (
+            importlib.import_module("google.protobuf.text_format"),
+            importlib.import_module("google.protobuf.json_format"),
+            importlib.import_module("tritonclient.grpc.model_config_pb2"),
+        )
+    except ModuleNotFoundError as error:
+        raise ServerNotFound(
+            f"{error.name}: not installed; install it with `pip install 'quire[server]'`"
+        ) from None
+
+
+def model_folders(repository: Path) -> list[Path]:
+    return sorted(path for path in repository.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def versions_of(folder: Path) -> list[Path]:
+    """The folders of a model's versions, in order."""
+    versions = [path for path in folder.iterdir() if path.is_dir() and path.name.isdigit()]
+    return sorted((path for path in versions if path.name != "0"), key=lambda path: int(path.name))
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The model's config.pbtxt; None where there is none. Raises BadConfig."""
+    text_format, _, model_config = protobuf()
+    path = folder / "config.pbtxt"
+    try:
+        return text_format.Parse(read_text(path), model_config.ModelConfig())
+    except FileNotFoundError:
+        return None
+    except UnreadableFile as error:
+        raise BadConfig(path, error.problem) from None
+    except text_format.ParseError as error:
+        raise BadConfig(path, f"line {error}") from None
+    except RecursionError:
+        raise BadConfig(path, "got a text that is nested too deep") from None
+
+
+def read_configs(repository: Path) -> dict[str, ModelConfig]:
+    """Name -> configuration of every model that has one that can be read."""
+    configs = {}
+    for folder in model_folders(repository):
+        try:
+            config = read_config(folder)
+        except BadConfig:
+            continue
+        if config is not None:
+            configs[folder.name] = config
+    return configs
+
+
+def loaded_with(names: Iterable[str], configs: Mapping[str, ModelConfig]) -> set[str]:
+    """`names` and what tritonserver loads with them: the steps of ensembles."""
+    found: set[str] = set()
+    open_names = list(names)
+    while open_names:
+        name = open_names.pop()
+        if name not in found:
+            found.add(name)
+            if name in configs:
+                open_names += [step.model_name for step in configs[name].ensemble_scheduling.step]
+    return found
+
+
+def parameter(config: ModelConfig, name: str, default: str = "") -> str:
+    return str(config.parameters[name].string_value) if name in config.parameters else default
+
+
+def text_ensembles(configs: Mapping[str, ModelConfig]) -> list[str]:
+    """The models that clients may send a prompt to and stream from; first those with the interface of
+    Triton's vLLM backend."""
+
+    def is_one(config: ModelConfig) -> bool:
+        inputs = {tensor.name for tensor in config.input}
+        outputs = {tensor.name for tensor in config.output}
+        is_ensemble = config.platform == "ensemble"
+        return is_ensemble and {"text_input", "stream"} <= inputs and "text_output" in outputs
+
+    def is_another_interface(name: str) -> bool:
+        return "sampling_parameters" not in {tensor.name for tensor in configs[name].input}
+
+    return sorted((name for name in configs if is_one(configs[name])), key=is_another_interface)
