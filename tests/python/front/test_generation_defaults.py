@@ -70,7 +70,7 @@ def test_nothing_of_vllm_is_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ("{", "malformed JSON: "),
+        ("{", "malformed JSON at line 1 column 2: "),
         ("[]", "got []; allowed: a JSON object"),
         (
             {"top_p": 1.5},
