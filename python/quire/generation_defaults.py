@@ -87,7 +87,7 @@ def _of_checkpoint(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     values: dict[str, Any] = {}
     for name in _taken():
         try:
-            value = fields_of(SamplingParams)[name].check(given.get(name))
+            value = fields_of(SamplingParams)[name].check(_whole(given.get(name)))
         except InvalidArgument as error:
             allowed = f'{error.allowed}, or "generation_config": "none" in model.json'
             raise ConfigError(path, f"got {error.given}; allowed: {allowed}", key=name) from None
@@ -118,11 +118,16 @@ def _overrides(config: EngineConfig) -> dict[str, Any]:
             problem = f"got an unknown name{hint}; allowed: {', '.join(_taken())}"
             raise ConfigError(config.file, problem, key=key)
         try:
-            values[name] = fields_of(SamplingParams)[name].check(value)
+            values[name] = fields_of(SamplingParams)[name].check(_whole(value))
         except InvalidArgument as error:
             problem = f"got {error.given}; allowed: {error.allowed} or null"
             raise ConfigError(config.file, problem, key=key) from None
     return values
+
+
+def _whole(value: object) -> object:
+    """50.0 is 50: checkpoints are written by programs that keep all numbers as floats."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def _taken() -> tuple[str, ...]:

@@ -46,6 +46,18 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"text_input": "x", "sampling_parameters": '{"stop_token_ids": [99999999]}'},
         ["stop_token_ids", "99999999"],
     ),
+    "a key that is also in parameters": (
+        {"text_input": "x", "temperature": 0, "parameters": {"temperature": 2}},
+        ["temperature: got two request parameters of that name; allowed: one"],
+    ),
+    "a request that forbids every token": (
+        {"text_input": "x", "sampling_parameters": '{"min_tokens": 2, "allowed_token_ids": [1]}'},
+        ["allowed_token_ids: got only tokens that are forbidden", "min_tokens"],
+    ),
+    "a field of vLLM that asks for something": (
+        {"text_input": "x", "use_beam_search": True},
+        ["use_beam_search: got a field that is not supported yet; allowed: null or false"],
+    ),
     "sequences of a greedy answer": (
         {"text_input": "x", "temperature": 0, "n": 2},
         ["n: got 2 with temperature 0", "1 (greedy"],

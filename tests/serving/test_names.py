@@ -99,3 +99,27 @@ def test_a_truncated_prompt_answers_like_its_end(server: TritonServer, tokenizer
         )
     long = {"text_input": "x = 1\n" * 2000, **body, "max_tokens": 1, "truncate_prompt_tokens": -1}
     assert 2047 == generate(server.http_url, long)["num_input_tokens"]
+
+
+def test_special_tokens_come_once_or_not_at_all(server: TritonServer, tokenizer: Tokenizer) -> None:
+    """A prompt that spells the token which begins every text counts and answers as one without it;
+    add_special_tokens false leaves it out; generation, which gets ids, refuses the field by name."""
+    [bos, *rest] = tokenizer.encode(PROMPT).ids
+    spelled = tokenizer.id_to_token(bos) + PROMPT
+    asked = {
+        "temperature": 0,
+        "max_tokens": 8,
+        "exclude_input_in_output": True,
+        "return_num_input_tokens": True,
+    }
+
+    def answer(text: str, **given: Any) -> tuple[int, str]:
+        found = generate(server.http_url, {"text_input": text, **asked, **given})
+        return found["num_input_tokens"], found["text_output"]
+
+    assert answer(PROMPT) == answer(spelled) == answer(spelled, add_special_tokens=False)
+    assert (1 + len(rest), len(rest)) == (answer(PROMPT)[0], answer(PROMPT, add_special_tokens=False)[0])
+    nested = json.dumps({"add_special_tokens": False})
+    assert len(rest) == answer(PROMPT, sampling_parameters=nested)[0]
+    with pytest.raises(HttpError, match="add_special_tokens: got a field that this model does not know"):
+        generate(server.http_url, {"input_ids": rest, "add_special_tokens": False}, "generation")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from quire.cli.common import console, errors_as_text
+from quire.errors import InvalidArgument
 from quire.sampling_params import SamplingParams
 
 
@@ -22,6 +23,8 @@ def generate(
 ) -> None:
     """Continue PROMPT and print prompt and answer."""
     with errors_as_text():
+        for name, text in (("PROMPT", prompt), *(("--stop", text) for text in stop or ())):
+            _require_utf8(name, text)
         params = SamplingParams(
             max_tokens=max_tokens,
             temperature=temperature,
@@ -39,3 +42,12 @@ def generate(
             [output] = llm.generate(prompt, params)
     console.print(prompt, style="dim", end="", markup=False)
     console.print(output.outputs[0].text, markup=False)
+
+
+def _require_utf8(name: str, text: str) -> None:
+    """An argument of other bytes comes with lone surrogates in their places."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        position = len(text[: error.start].encode())
+        raise InvalidArgument(name, f"invalid UTF-8 at byte {position}", "UTF-8 text") from None

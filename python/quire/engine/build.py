@@ -175,7 +175,11 @@ def _make_core(plan: _Plan) -> None:
     try:
         plan.core = _core.EngineCore(core_config, _made(plan.table)), core_config
     except _core.InvalidArgument as error:
-        raise invalid_argument(error) from None
+        refused = invalid_argument(error)
+        if refused.field != "eos_token_ids":
+            raise refused from None
+        files = f"{model.folder}: eos_token_id of generation_config.json, else of config.json"
+        raise UnsupportedModel(f"{files}: got {refused.given}; allowed: {refused.allowed}") from None
 
 
 _STEPS: tuple[Callable[[_Plan], None], ...] = (

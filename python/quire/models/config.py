@@ -169,13 +169,14 @@ def _bos_token_id(reader: _Reader) -> int | None:
 def _eos_token_ids(reader: _Reader, generation_config: Path) -> tuple[int, ...]:
     """The ids that end a sequence: what ``generation_config.json`` says wins, as in transformers."""
     for source in (_Reader(generation_config, optional=True), reader):
-        ids = source.values.get("eos_token_id")
-        if ids is None:
+        given = source.values.get("eos_token_id")
+        if given is None:
             continue
-        ids = ids if isinstance(ids, list) else [ids]
+        ids = given if isinstance(given, list) else [given]
+        ids = [int(i) if isinstance(i, float) and i.is_integer() else i for i in ids]
         if not all(type(i) is int and 0 <= i <= INT32_MAX for i in ids):
-            source.refuse("eos_token_id", ids, "a token id or a list of token ids")
-        return tuple(ids)
+            source.refuse("eos_token_id", given, "a token id or a list of token ids")
+        return tuple(dict.fromkeys(ids))
     return ()
 
 

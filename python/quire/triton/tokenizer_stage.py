@@ -58,22 +58,14 @@ class ParsedRequest:
 def parse_request(
     tensors: Mapping[str, np.ndarray[Any, Any]],
     parameters: Mapping[str, object],
-    forwarded: re.Pattern[str] | None = None,
     dialect: Dialect | None = None,
     *,
     allows_rows: bool = False,
 ) -> ParsedRequest:
     """From the request's input tensors and its request parameters. Raises InvalidArgument naming the field
-    as the client did. `forwarded`: names of parameters that are HTTP headers or gRPC metadata, which mean
-    nothing here. `dialect`: how to read the tensors; default: those of Triton's vLLM backend.
+    as the client did. `dialect`: how to read the tensors; default: those of Triton's vLLM backend.
     `allows_rows`: text_input may hold several prompts."""
-    parameters = {
-        name: value
-        for name, value in parameters.items()
-        if name not in _TRITON_PARAMETERS
-        and not name.startswith("triton_")
-        and not (forwarded and forwarded.fullmatch(name))
-    }
+    parameters = dict(parameters)
     require_few(parameters, "parameters")
     nested = []
     if "sampling_parameters" in tensors:
@@ -115,17 +107,23 @@ def parse_request(
     )
 
 
-def read_parameters(text: str) -> dict[str, object]:
-    """A request's parameters, from the JSON that Triton makes of them. It keeps a name that comes twice: as a
-    key of `generate`'s body and inside its `parameters`, or twice in one of them. Both must say the same."""
+def read_parameters(text: str, forwarded: re.Pattern[str] | None = None) -> dict[str, object]:
+    """A request's parameters, from the JSON that Triton makes of them, without those that mean nothing here:
+    Triton's own, and names of HTTP headers or gRPC metadata, which `forwarded` matches.
+
+    The JSON has a name twice that is a key of `generate`'s body and also inside its `parameters`, or twice in
+    one of them. The second value may be lost by then, so that is an error whatever the values are."""
 
     def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
         values: dict[str, object] = {}
         for name, value in items:
-            first = values.setdefault(name, value)
-            if type(first) is not type(value) or first != value:
-                given = f"{describe(first)} and {describe(value)} (request parameters)"
-                raise InvalidArgument(name, given, "one value")
+            if name in _TRITON_PARAMETERS or name.startswith("triton_"):
+                continue
+            if forwarded and forwarded.fullmatch(name):
+                continue
+            if name in values:
+                raise InvalidArgument(name, "two request parameters of that name", "one")
+            values[name] = value
         return values
 
     parameters: dict[str, object] = json.loads(text, object_pairs_hook=pairs)
@@ -230,8 +228,7 @@ class TokenizerStage:
             tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
             parsed = parse_request(
                 tensors,
-                read_parameters(request.parameters()),
-                self._forwarded,
+                read_parameters(request.parameters(), self._forwarded),
                 self._dialect,
                 allows_rows="row_lengths" in request.requested_output_names(),
             )

@@ -237,6 +237,39 @@ def test_sampling_values_reach_the_batch() -> None:
     assert first != seeds_of(1)
 
 
+def test_a_tiny_temperature_is_greedy() -> None:
+    """Below 1e-5, as in vLLM: the likeliest token is taken, and min_p asks for nothing."""
+    core = make_core()
+    for index, temperature in enumerate((9e-6, 1e-5, 1e-30)):
+        core.add_request(index, [0], _core.SamplingParams(temperature=temperature))
+    assert [0.0, np.float32(1e-5), 0.0] == core.schedule().temperature.tolist()
+    core = make_core()
+    core.add_request(1, [0], _core.SamplingParams(temperature=9e-6, min_p=0.5))
+    assert core.schedule().edits is None
+
+
+def test_a_cleared_core_is_as_new() -> None:
+    """clear() takes out requests that wait, run, share a prompt, are in batches out, or have ended without
+    anybody having read it."""
+    core = make_core(max_batches_out=2, max_num_seqs=3)
+    for index in range(4):
+        params = _core.SamplingParams(n=2 if index == 1 else 1)
+        core.add_request(index, [index + 1] * 40, params, deadline_ns=2**62 if index == 2 else 0)
+    core.schedule()
+    core.schedule()
+    core.cancel(0)
+    core.clear()
+    core.check_integrity()
+    assert not core.has_unfinished_requests()
+    assert 0 == core.num_batches_out() == len(core.take_outputs())
+    stats = core.stats()
+    assert (0, 0, stats.num_blocks) == (stats.num_running, stats.num_waiting, stats.num_free_blocks)
+    core.add_request(0, [1, 2], _core.SamplingParams())
+    assert [0] == core.schedule().request_ids.tolist()
+    core.clear()
+    core.clear()
+
+
 def test_cancel_frees_blocks_at_once_and_reports_once() -> None:
     """Waiting, running, scheduled requests can be cancelled; each end is told once."""
     driver = Driver(make_core(max_num_seqs=2))

@@ -159,6 +159,8 @@ def test_eos_of_the_generation_config_wins(tmp_path: Path) -> None:
     assert load_model_config(tmp_path).eos_token_ids == (EOS,)
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [5, 6]}')
     assert load_model_config(tmp_path).eos_token_ids == (5, 6)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [5.0, 6, 5]}')
+    assert load_model_config(tmp_path).eos_token_ids == (5, 6)
 
 
 @pytest.mark.parametrize("key", ["dtype", "torch_dtype"])

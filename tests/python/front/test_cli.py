@@ -63,6 +63,8 @@ def test_help_is_light() -> None:
     ("arguments", "message"),
     [
         (["x", "--temperature", "3"], "temperature: got 3.0; allowed: a number in [0, 2]\n"),
+        (["é\udcff"], "PROMPT: got invalid UTF-8 at byte 2; allowed: UTF-8 text\n"),
+        (["x", "--stop", "\udcff"], "--stop: got invalid UTF-8 at byte 0; allowed: UTF-8 text\n"),
         (["x", "--model", "./nowhere"], "model: got './nowhere', but there is no folder "),
     ],
 )

@@ -72,6 +72,7 @@ def test_ranges_are_those_of_the_core(field: Field) -> None:
     ("given", "message"),
     [
         ({"n": 2, "temperature": 0.0}, "n: got 2 with temperature 0; allowed: 1 (greedy"),
+        ({"n": 2, "temperature": 9e-6}, "n: got 2 with temperature 9e-06; allowed: 1 (greedy"),
         ({"detokenize": False, "stop": ["a"]}, "stop: got stop strings with detokenize false; "),
         ({"logit_bias": [(1, 0.5), (4, 1.0)]}, "logit_bias: got 4; allowed: 0 to 3"),
         ({"logit_bias": [(1, 0.5), (1, 0.5)]}, "logit_bias: got the id 1 twice; "),

@@ -35,6 +35,7 @@ def test_without_a_file(tmp_path: Path) -> None:
         ({"do_sample": False}, {"temperature": 0.0}),
         ({"repetition_penalty": 1.1, "min_p": 0.05}, {"min_p": 0.05, "repetition_penalty": 1.1}),
         ({"temperature": None, "do_sample": None}, {}),
+        ({"top_k": 50.0, "temperature": 1.0}, {"top_k": 50, "temperature": 1.0}),
         # A program's own loop is meant by these, not a server's limit.
         ({"max_new_tokens": 20, "max_length": 20, "bos_token_id": 1, "transformers_version": "5"}, {}),
     ],
@@ -77,6 +78,8 @@ def test_nothing_of_vllm_is_lost(tmp_path: Path) -> None:
             'top_p: got 1.5; allowed: a number in (0, 1], or "generation_config": "none" in model.json',
         ),
         ({"temperature": [1]}, "temperature: got [1]; allowed: a number in [0, 2], or "),
+        ({"top_k": 50.5}, "top_k: got 50.5 (a float); allowed: an integer in "),
+        ('{"top_k": Infinity}', "top_k: got inf (a float); allowed: an integer in "),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, given: object, problem: str) -> None:

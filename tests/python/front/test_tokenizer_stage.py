@@ -187,18 +187,18 @@ def test_prompts_are_truncated_on_request(
 
 
 def test_a_parameter_that_comes_twice(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
-    """Triton hands on both of a key and a member of `parameters`: they must say the same."""
+    """Refused whatever the values are; headers and what Triton sets for itself may repeat."""
 
     def answer(text: str) -> Any:
         request = pb_utils.Request({"text_input": "a"})
         request.parameters = lambda: text
         return stage.execute([request], pb_utils)[0]
 
-    error = answer('{"temperature": 0, "top_k": 1, "temperature": 2}').error
-    assert "temperature: got 0 and 2 (request parameters); allowed: one value" == error.message
-    assert pb_utils.TritonError.INVALID_ARG == error.code
-    assert "ignore_eos: got 1 and true (" in answer('{"ignore_eos": 1, "ignore_eos": true}').error.message
-    assert [5] == answer('{"top_k": 5, "top_k": 5}').outputs["top_k"].tolist()
+    for second in (0, 2):
+        error = answer(f'{{"temperature": 0, "top_k": 1, "temperature": {second}}}').error
+        assert "temperature: got two request parameters of that name; allowed: one" == error.message
+        assert pb_utils.TritonError.INVALID_ARG == error.code
+    assert answer('{"x-a": 1, "triton_x": 1, "id": "1", "x-a": 2, "triton_x": 1, "id": "1"}').error is None
 
 
 def test_special_tokens_are_added_on_request(
