@@ -18,6 +18,7 @@ import quire_options
 import report
 import side_by_side
 import word_model
+from processes import is_alive
 from quire import LLM
 from quire.errors import ServerError
 from quire.triton.server import TritonServer
@@ -251,18 +252,11 @@ open({str(child)!r}, "w").write(str(p.pid)); p.wait()"""
     began = time.monotonic()
     made = list(side_by_side.measure("vllm", [sys.executable, "-c", hanging], {}, began + 4, log))
     assert [{"tag": "x"}] == made
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 60, "not the 100 s of its child"
     assert "vllm: ended by time limit" in capsys.readouterr().out
-    while not has_ended(child.read_text()):  # a killed process may still run for a moment
-        assert time.monotonic() - began < 60
+    while is_alive(int(child.read_text())):  # a killed process may still run for a moment
+        assert time.monotonic() - began < 90
         time.sleep(0.01)
-
-
-def has_ended(pid: str) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def profile(num_requests: int, tokens: list[int]) -> list[dict[str, Any]]:

@@ -140,7 +140,7 @@ def metrics(address: str) -> dict[str, float]:
     return values
 
 
-def wait_until(condition: Any, timeout: float = 20, what: str = "condition") -> float:
+def wait_until(condition: Any, timeout: float = 120, what: str = "condition") -> float:
     """Polls until true; returns the seconds it took; fails the test after `timeout`."""
     start = time.monotonic()
     while not condition():

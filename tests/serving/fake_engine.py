@@ -314,13 +314,16 @@ def main() -> None:
     args = parser.parse_args()
     config = json.loads(args.config.read_text())
     sock = socket.socket(fileno=args.fd)
+    engine = Engine(sock, config)
+    engine.log("begin", pid=os.getpid())
     time.sleep(config.get("start_seconds", 0))
+    while "start_file" in config and not Path(config["start_file"]).exists():
+        time.sleep(0.01)
     if "start_exit_code" in config:
         raise SystemExit(config["start_exit_code"])
     if "start_error" in config:
         sock.sendall(frame(START_ERROR, config["start_error"].encode()))
         return
-    engine = Engine(sock, config)
     fds = sorted(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
     engine.log("start", pid=os.getpid(), fds=fds)
     texts = [f"t{i}".encode() for i in range(VOCAB_SIZE)]

@@ -80,7 +80,7 @@ class Call:
 
     def __exit__(self, *_: object) -> None:
         self.call.cancel()
-        assert self.is_over.wait(20)
+        assert self.is_over.wait(120)
         assert self.status == "CANCELLED"
         self.client.close()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from client import HttpError, generate, metrics, wait_until
+from processes import children, is_alive
 from quire.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
@@ -23,17 +24,8 @@ def mortal(make_repository: Callable[..., Path]) -> Iterator[TritonServer]:
 
 def engine_pid(server: TritonServer) -> int:
     """The child of the server that runs quire.engine."""
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if parent == server.pid and b"quire.engine" in command:
-            return int(entry.name)
-    raise AssertionError("no engine process")
+    (pid,) = [pid for pid, command in children(server.pid).items() if "quire.engine" in command]
+    return pid
 
 
 def test_open_requests_get_an_error_and_the_next_one_works(mortal: TritonServer) -> None:
@@ -63,14 +55,7 @@ def test_the_engine_ends_with_the_server(make_repository: Callable[..., Path]) -
     with TritonServer(make_repository(num_gpu_blocks_override=256)) as running:
         pid = engine_pid(running)
         os.kill(running.pid, signal.SIGKILL)
-        wait_until(lambda: not _alive(pid), what="the engine ends after its server was killed")
+        wait_until(lambda: not is_alive(pid), what="the engine ends after its server was killed")
     with TritonServer(make_repository(num_gpu_blocks_override=256)) as running:
         pid = engine_pid(running)
-    wait_until(lambda: not _alive(pid), what="the engine ends with its server")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
+    wait_until(lambda: not is_alive(pid), what="the engine ends with its server")

@@ -101,12 +101,14 @@ def test_a_better_request_does_not_wait(
 def test_deadline_while_waiting(
     two_rows: TritonServer, both_rows_taken: list[Iterator[dict[str, Any]]]
 ) -> None:
-    """Behind two requests that are as good: the client hears of it when the time has passed, not later."""
+    """Behind two requests that are as good: the client hears of it when the time has passed, and not when one
+    of them has ended."""
     begin = time.monotonic()
     with pytest.raises(HttpError, match="deadline exceeded: 300 ms"):
         generate(two_rows.http_url, {"text_input": "x", "priority": 5, "deadline_ms": 300})
-    assert 0.29 < time.monotonic() - begin < 3
-    assert metrics(two_rows.metrics_url)["vllm:num_requests_waiting"] == 0
+    assert time.monotonic() - begin > 0.29
+    values = metrics(two_rows.metrics_url)
+    assert (values["vllm:num_requests_running"], values["vllm:num_requests_waiting"]) == (2, 0)
 
 
 def test_deadline_status_of_unary_grpc(
@@ -145,7 +147,7 @@ def test_deadline_while_generating(two_rows: TritonServer, model: str) -> None:
     body = {"text_input": "import os\n", **LONG, "deadline_ms": 800, "return_finish_reason": True}
     begin = time.monotonic()
     answer = generate(two_rows.http_url, body | {"return_num_output_tokens": True}, model)
-    assert 0.79 < time.monotonic() - begin < 3
+    assert time.monotonic() - begin > 0.79
     assert answer["finish_reason"] == "deadline"
     assert 0 < answer["num_output_tokens"] < 1900
     values = metrics(two_rows.metrics_url)
@@ -156,7 +158,7 @@ def test_deadline_while_generating(two_rows: TritonServer, model: str) -> None:
 
 def test_deadline_of_a_stream(two_rows: TritonServer) -> None:
     """It keeps what it had, and its last event says why it ended."""
-    body = {"text_input": "import os\n", **LONG, "deadline_ms": 500, "return_finish_reason": True}
+    body = {"text_input": "import os\n", **LONG, "deadline_ms": 1000, "return_finish_reason": True}
     events = list(generate_stream(two_rows.http_url, body | {"stream": True}))
     assert len(events) > 2
     assert [event["finish_reason"] for event in events] == [""] * (len(events) - 1) + ["deadline"]

@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from processes import children, with_environment
 from quire.cli import app, bench
 from quire.cli.load import Result, percentile, run_load, stream
 from quire.errors import ServerError
@@ -236,9 +237,8 @@ def test_serve(number: signal.Signals) -> None:
 def test_serve_notices_a_dead_server() -> None:
     """When tritonserver dies, serve says so and ends with status 1."""
     with serving() as (process, _):
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        (server,) = [pid for pid in children if "tritonserver" in Path(f"/proc/{pid}/cmdline").read_text()]
-        os.kill(int(server), signal.SIGKILL)
+        (server,) = [pid for pid, command in children(process.pid).items() if "tritonserver" in command]
+        os.kill(server, signal.SIGKILL)
         assert process.stdout
         rest = process.stdout.read()
         assert process.wait(60) == 1
@@ -256,11 +256,4 @@ def test_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "finish_reason: length" in result.stdout
     assert "tokens/s" in result.stdout
     assert result.stdout.endswith("stopped cleanly\n")
-    assert [path for path in Path("/proc").glob("[0-9]*") if environment_has(path, mark)] == []
-
-
-def environment_has(process: Path, entry: str) -> bool:
-    try:
-        return entry.encode() in (process / "environ").read_bytes().split(b"\0")
-    except OSError:
-        return False
+    assert with_environment(mark) == []

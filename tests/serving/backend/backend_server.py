@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from quire.triton.installation import find_backend_library
+from quire.triton.server import choose_ports
 
 ROOT = Path(__file__).resolve().parents[3]
 SCALARS = {
@@ -42,12 +42,6 @@ OUTPUTS = {
     "index": "TYPE_UINT32",
     "receipt": "TYPE_STRING",
 }
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def tritonserver_home() -> Path:
@@ -118,8 +112,9 @@ class Repository:
         (self.path / "generation" / "1" / "model.json").write_text(json.dumps(settings))
 
     def events(self, kind: str | None = None, **fields: Any) -> list[dict[str, Any]]:
-        """What the fake engine logged."""
-        lines = self.log_path.read_text().splitlines() if self.log_path.exists() else []
+        """What the fake engine logged; of a line that is being written nothing."""
+        text = self.log_path.read_text() if self.log_path.exists() else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()
         events = [json.loads(line) for line in lines]
         return [
             event
@@ -138,7 +133,9 @@ class Server:
         (backends / "quire").mkdir(parents=True)
         library = find_backend_library()
         (backends / "quire" / library.name).symlink_to(library)
-        self.http_port, self.grpc_port, self.metrics_port = free_port(), free_port(), free_port()
+        self.http_port, self.grpc_port, self.metrics_port = choose_ports(
+            dict.fromkeys(("http", "grpc", "metrics")), "127.0.0.1"
+        )
         self.log_path = work / "server.log"
         command = [
             home / "bin" / "tritonserver",
@@ -160,7 +157,7 @@ class Server:
     def log(self) -> str:
         return self.log_path.read_text()
 
-    def wait_ready(self, seconds: float = 60) -> Server:
+    def wait_ready(self, seconds: float = 300) -> Server:
         wait_for(lambda: self.process.poll() is not None or self.is_ready(), seconds)
         assert self.process.poll() is None, self.log()
         return self
@@ -172,7 +169,7 @@ class Server:
             return False
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=60)
+        return http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=180)
 
     def get(self, path: str) -> tuple[int, str]:
         return self.request("GET", path)
@@ -205,7 +202,7 @@ class Server:
 
     def metrics(self) -> dict[str, float]:
         """Values of the generation model's metrics by name."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=180)
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
         connection.close()
@@ -218,13 +215,13 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             try:
-                self.process.wait(30)
+                self.process.wait(120)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 10) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     """Waits until the condition holds; fails when it does not within the time."""
     deadline = time.monotonic() + seconds
     while not condition():

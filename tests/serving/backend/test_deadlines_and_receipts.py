@@ -15,13 +15,17 @@ from test_answers import grpc_stream
 
 pytestmark = pytest.mark.serving
 
+STEP_SECONDS = 0.05
+DEADLINE_MS = 1500
+# Steps that begin before the deadline, and the one that finds it passed. Far fewer than a whole answer has.
+MAX_STEPS = DEADLINE_MS / 1000 / STEP_SECONDS + 2
 STAGES = ("tokenize_ms", "queue_ms", "prefill_ms", "decode_ms", "detokenize_ms")
 
 
 @pytest.fixture(scope="module")
 def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     work = tmp_path_factory.mktemp("slow")
-    server = Server(Repository(work / "models", step_seconds=0.05), work)
+    server = Server(Repository(work / "models", step_seconds=STEP_SECONDS), work)
     try:
         yield server.wait_ready()
     finally:
@@ -41,13 +45,13 @@ def test_text_so_far(slow_server: Server, stream: bool) -> None:
         "ensemble",
         input_ids=[1, 2, 3],
         max_tokens=100,
-        deadline_ms=400,
+        deadline_ms=DEADLINE_MS,
         stream=stream,
         acknowledge=True,
         return_finish_reason=True,
     )
     text = "".join(event["text_output"] for event in events)
-    assert 2 < len(text.split()) < 12
+    assert 2 < len(text.split()) <= MAX_STEPS
     assert text.startswith("t1 t2 t3")
     assert events[-1]["finish_reason"] == "deadline"
 
@@ -60,11 +64,11 @@ def test_generation_called_directly(slow_server: Server) -> None:
         ["output_ids", "finish_reason", "receipt"],
         input_ids=[1, 2, 3],
         max_tokens=100,
-        deadline_ms=400,
+        deadline_ms=DEADLINE_MS,
         stream=True,
         return_receipt=True,
     )
-    assert 2 < sum(len(result.as_numpy("output_ids")) for result in results) < 12
+    assert 2 < sum(len(result.as_numpy("output_ids")) for result in results) <= MAX_STEPS
     assert results[-1].as_numpy("finish_reason")[0] == b"deadline"
     assert results[0].as_numpy("receipt") is None
     check_times(json.loads(results[-1].as_numpy("receipt")[0]))
@@ -85,20 +89,20 @@ def test_before_the_engine_is_ready(
     """While the engine starts again the backend keeps the time, and the engine never hears of the request."""
     repository = Repository(tmp_path_factory.mktemp("restart") / "models")
     server = start_server(repository).wait_ready()
-    repository.set_engine(start_seconds=3)
+    may_start = repository.path.parent / "may_start"
+    repository.set_engine(start_file=str(may_start))
     server.generate_error("generation", input_ids=[CRASH_ID, 1, 2])
-    begin = time.monotonic()
     late: list[dict[str, Any]] = []
     other = threading.Thread(
         target=lambda: late.append(
-            server.generate("ensemble", input_ids=[9], max_tokens=1, deadline_ms=30_000, acknowledge=True)
+            server.generate("ensemble", input_ids=[9], max_tokens=1, deadline_ms=300_000, acknowledge=True)
         )
     )
     other.start()
     for model in ("ensemble", "generation"):
         status, error = server.generate_error(model, input_ids=[77], deadline_ms=200)
         assert (status, "deadline exceeded: " in error) == (400, True)
-    assert time.monotonic() - begin < 2
+    may_start.touch()
     other.join()
     assert late[0]["text_output"] == "t9"
     assert not repository.events("add", prompt=[77])

@@ -1,7 +1,7 @@
 """A word is a number, the id. The first word of a text may say what else happens:
 
 sleep   take half a second
-wait    take until the client has gone, ten seconds at most
+wait    take until the client has gone, five minutes at most
 refuse  fail with status UNAVAILABLE
 echo    the request's id comes back in front of the answer
 """
@@ -38,7 +38,7 @@ class TritonPythonModel:
         if command == "sleep":
             time.sleep(0.5)
         if command == "wait":
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 300
             while not request.is_cancelled() and time.monotonic() < deadline:
                 time.sleep(0.01)
         if command == "refuse":
