@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from quire.cli.common import console, default_repository, errors_as_text
 from quire.errors import QuireError
-from quire.triton.check import check_repository
+from quire.triton.check_process import check_repository_apart
 from quire.triton.installation import find_installation
 
 Repository = Annotated[
@@ -25,10 +26,10 @@ def check(repository: Repository = None) -> None:
     console.print(f"{folder}: no problems", style="green", markup=False)
 
 
-def report(repository: Path) -> bool:
-    """Print every problem; returns whether a start can succeed."""
+def report(repository: Path, models: Sequence[str] | None = None) -> bool:
+    """Print every problem; returns whether a start can succeed that loads `models` (None: all)."""
     with errors_as_text():
-        problems = check_repository(repository)
+        problems = check_repository_apart(repository, models)
     for problem in problems:
         console.print(str(problem), style="yellow" if problem.is_note else "red", markup=False)
     try:

@@ -12,6 +12,7 @@ from quire.cli.check import report
 from quire.cli.common import console, default_repository, errors_as_text, running
 from quire.cli.load import Result, percentile, run_load, stream
 from quire.errors import ServerError
+from quire.triton.repository import read_configs, text_ensembles
 from quire.triton.server import TritonServer
 
 _PROMPTS = (
@@ -35,18 +36,23 @@ def demo(
     if not report(repository):
         raise typer.Exit(1)
     with errors_as_text():
+        model = next(iter(text_ensembles(read_configs(repository))), None)
+        if model is None:
+            raise ServerError(
+                f"{repository}: no model to ask; allowed: an ensemble with text_input and stream"
+            )
         server = TritonServer(repository)
         with running(server, models=len(list(repository.glob("*/config.pbtxt")))):
             host, port = server.grpc_url.rpartition(":")[0], server.http_port
             ask = {"max_tokens": max_tokens, "temperature": 0.0}
-            _show_one(server, {"text_input": _PROMPTS[0], **ask})
-            _show_stream(host, port, {"text_input": _PROMPTS[1], **ask})
+            _show_one(server, model, {"text_input": _PROMPTS[0], **ask})
+            _show_stream(host, port, model, {"text_input": _PROMPTS[1], **ask})
             payloads = [
                 {"text_input": _PROMPTS[index % len(_PROMPTS)], "seed": index, **ask, "temperature": 0.8}
                 for index in range(requests)
             ]
             with console.status(f"{requests} requests at once"):
-                results, seconds = run_load(host, port, payloads)
+                results, seconds = run_load(host, port, payloads, model)
             failed = [result.error or "no answer" for result in results if result.error or not result.events]
             if failed:
                 raise ServerError(f"{len(failed)} of {requests} requests failed, the first with: {failed[0]}")
@@ -54,19 +60,19 @@ def demo(
     console.print("stopped cleanly")
 
 
-def _show_one(server: TritonServer, payload: dict[str, object]) -> None:
+def _show_one(server: TritonServer, model: str, payload: dict[str, object]) -> None:
     console.rule("generate")
-    status, answer = server.generate("ensemble", payload)
+    status, answer = server.generate(model, payload)
     if status != 200:
         raise ServerError(f"generate: status {status}: {answer}")
     console.print(answer["text_output"], markup=False)
 
 
-def _show_stream(host: str, port: int, payload: dict[str, object]) -> None:
+def _show_stream(host: str, port: int, model: str, payload: dict[str, object]) -> None:
     console.rule("generate_stream")
     console.print(payload["text_input"], style="dim", end="", markup=False)
     finish_reason = ""
-    for event in stream(host, port, payload):
+    for event in stream(host, port, payload, model):
         # As it arrives: rich would hold text back until the end of a line.
         console.file.write(event.text)
         console.file.flush()

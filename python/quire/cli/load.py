@@ -81,7 +81,9 @@ def stream(host: str, port: int, payload: Mapping[str, Any], model: str = "ensem
         connection.close()
 
 
-def run_load(host: str, port: int, payloads: Sequence[Mapping[str, Any]]) -> tuple[list[Result], float]:
+def run_load(
+    host: str, port: int, payloads: Sequence[Mapping[str, Any]], model: str = "ensemble"
+) -> tuple[list[Result], float]:
     """All payloads at once, a connection each. Returns the results in order, and the seconds it took."""
     results = [Result() for _ in payloads]
     gate = threading.Barrier(len(payloads) + 1)
@@ -90,7 +92,7 @@ def run_load(host: str, port: int, payloads: Sequence[Mapping[str, Any]]) -> tup
         gate.wait()
         result.began = time.monotonic()
         try:
-            result.events.extend(stream(host, port, payload))
+            result.events.extend(stream(host, port, payload, model))
         except (OSError, http.client.HTTPException, ServerError) as error:
             result.error = f"{type(error).__name__}: {error}"
 

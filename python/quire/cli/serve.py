@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,20 +12,51 @@ import typer
 
 from quire.cli.check import report
 from quire.cli.common import console, default_repository, errors_as_text, running
-from quire.errors import ServerStartError
+from quire.cli.supervise import supervise
+from quire.errors import InvalidArgument, ModelNotFound
+from quire.model_path import data_folder
+from quire.triton.model_copy import copy_for_model, parse_settings
+from quire.triton.repository import loaded_with, read_configs, text_ensembles
+from quire.triton.run_folder import RunFolder
 from quire.triton.server import TritonServer
+from quire.triton.server_arguments import is_on, models_at_start
 
 
 def serve(
     model_repository: Annotated[
         Path | None, typer.Option(help="Default: ./model_repository, else the packaged one.")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a repository: a folder, an embedded model or a Hugging Face id, served by the "
+            "packaged repository."
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="With --model: what clients call instead of `ensemble`.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="With --model: a setting; may be given several times."
+        ),
+    ] = None,
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8001,
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8002,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen on. 0.0.0.0: every interface; Triton has no authentication, so whoever "
+            "reaches the ports can use the models, and in explicit model control load and unload them."
+        ),
+    ] = "127.0.0.1",
     start_timeout: Annotated[float, typer.Option(min=1, help="Seconds until all models are loaded.")] = 600,
     exit_timeout: Annotated[int, typer.Option(min=0, help="Seconds for open requests when stopping.")] = 30,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Start tritonserver again when it ends by itself.")
+    ] = False,
     guard: Annotated[
         bool, typer.Option(help="Preload the library that keeps HTTP streams whole under load.")
     ] = True,
@@ -34,11 +65,15 @@ def serve(
         list[str] | None, typer.Argument(metavar="[-- ARGUMENTS]", help="More arguments for tritonserver.")
     ] = None,
 ) -> None:
-    """Serve a model repository with tritonserver until Ctrl-C."""
-    repository = model_repository or default_repository()
-    if not report(repository):
-        raise typer.Exit(1)
-    with errors_as_text():
+    """Serve a model repository, or one model, with tritonserver until Ctrl-C."""
+    passed_on = arguments or []
+    with errors_as_text(), _repository(model_repository, model, name, set_ or []) as repository:
+        models = models_at_start(passed_on)
+        # A model that cannot be loaded ends a server only with exit-on-error, which is its default.
+        if not report(repository, models) and is_on("--exit-on-error", passed_on):
+            raise typer.Exit(1)
+        configs = read_configs(repository)
+        loaded = set(configs) if models is None else loaded_with(models, configs) & set(configs)
         server = TritonServer(
             repository,
             http_port=http_port or None,
@@ -46,43 +81,53 @@ def serve(
             metrics_port=metrics_port or None,
             host=host,
             with_guard=guard,
-            arguments=arguments or [],
+            arguments=passed_on,
             start_timeout=start_timeout,
             exit_timeout=exit_timeout,
         )
         try:
-            with running(server, models=len(list(repository.glob("*/config.pbtxt")))):
-                _print_examples(server)
-                _follow(server, verbose)
-                raise ServerStartError("tritonserver ended by itself", server.error_lines())
+            with running(server, models=len(loaded)):
+                _print_examples(server, text_ensembles({name: configs[name] for name in sorted(loaded)}))
+                supervise(server, len(loaded), restart=restart, verbose=verbose)
         except KeyboardInterrupt:
             console.print("stopped")
 
 
-def _print_examples(server: TritonServer) -> None:
-    url = f"{server.http_url}/v2/models/ensemble"
-    question = {"text_input": "def fibonacci(n):", "max_tokens": 64, "temperature": 0}
+@contextmanager
+def _repository(
+    repository: Path | None, model: str | None, name: str | None, settings: list[str]
+) -> Iterator[Path]:
+    """The repository to serve; a temporary one where a model is given."""
+    if model is None:
+        for flag, is_given in (("--name", name is not None), ("--set", bool(settings))):
+            if is_given:
+                raise InvalidArgument(flag, "it without --model", "with --model, which makes the repository")
+        yield repository or default_repository()
+        return
+    if repository is not None:
+        raise InvalidArgument("--model, --model-repository", "both", "one of them")
+    packaged = data_folder("model_repository")
+    if packaged is None:
+        raise ModelNotFound("model_repository: none came with the package; allowed: --model-repository")
+    folder = RunFolder()
+    try:
+        target = folder.path / "model_repository"
+        copy_for_model(packaged, target, model, name, parse_settings(settings))
+        yield target
+    finally:
+        folder.remove()
+
+
+def _print_examples(server: TritonServer, ensembles: list[str]) -> None:
     console.print(f"\nHTTP {server.http_url}   gRPC {server.grpc_url}   metrics {server.metrics_url}\n")
     console.print("Try, in another terminal:\n")
-    console.print(f"  curl -s {url}/generate -d '{json.dumps(question)}'", markup=False)
-    console.print(
-        f"  curl -sN {url}/generate_stream -d '{json.dumps(question | {'stream': True})}'", markup=False
-    )
+    question = {"text_input": "def fibonacci(n):", "max_tokens": 64, "temperature": 0}
+    for name in ensembles[:1]:
+        url = f"{server.http_url}/v2/models/{name}"
+        console.print(f"  curl -s {url}/generate -d '{json.dumps(question)}'", markup=False)
+        streamed = json.dumps(question | {"stream": True})
+        console.print(f"  curl -sN {url}/generate_stream -d '{streamed}'", markup=False)
     console.print(f"  curl -s {server.metrics_url}\n", markup=False)
+    if len(ensembles) > 1:
+        console.print(f"The same for: {', '.join(ensembles[1:])}\n", markup=False)
     console.print("Ctrl-C stops the server.\n")
-
-
-def _follow(server: TritonServer, verbose: bool) -> None:
-    """Pass on what the server and the engine say, until the server ends."""
-    assert server.log_path
-    with server.log_path.open("r", encoding="utf-8", errors="replace") as log:
-        if not verbose:
-            log.seek(0, os.SEEK_END)
-        unfinished = ""
-        while server.is_running:
-            *lines, unfinished = (unfinished + log.read()).split("\n")
-            for line in lines:
-                # glog's informational lines begin with I and the date.
-                if verbose or not (line[:1] == "I" and line[1:5].isdigit()):
-                    console.print(line, markup=False)
-            time.sleep(0.2)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
 
 from quire import _core
+from quire.end_with_parent import end_with_parent
 from quire.errors import InvalidArgument, QuireError
 from quire.runner.threads import SHARED_CORES
 
@@ -26,6 +28,8 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True, help="the settings: generation/1/model.json")
     parser.add_argument("--fd", type=int, required=True, help="the connected stream socket to serve")
     arguments = parser.parse_args()
+    # The socket says when the client is gone, too, but not to an engine that is stopped or hangs.
+    end_with_parent(os.getppid())
     faulthandler.enable()
     logging.basicConfig(format="%(asctime)s quire.engine %(levelname)s %(message)s", level=logging.INFO)
     # Control-C reaches the whole process group. The server drains its requests then, and closes the socket:
