@@ -19,8 +19,13 @@ def children(pid: int) -> dict[int, str]:
     for child in all_pids():
         state, parent = state_and_parent(child)
         if parent == pid and state != "Z":
-            found[child] = _read(child, "cmdline").replace(b"\0", b" ").decode(errors="replace")
+            found[child] = command_line(child)
     return found
+
+
+def command_line(pid: int) -> str:
+    """Its arguments, a space after each; empty when the process is gone."""
+    return _read(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace")
 
 
 def with_environment(entry: str) -> list[int]:

@@ -19,8 +19,8 @@ def copy_for_model(
     packaged: Path, target: Path, model: str, name: str | None, settings: Mapping[str, Any]
 ) -> None:
     """Fills the new folder `target` with `packaged`, whose generation model gets `model` (a folder, an
-    embedded model or a Hugging Face id) and `settings`. `name`: replaces "ensemble" at the beginning of models'
-    names. Raises ConfigError or InvalidArgument."""
+    embedded model or a Hugging Face id) and `settings`. `name`: replaces "ensemble" at the beginning of the
+    names of models. Raises ConfigError or InvalidArgument."""
     if Path(model).expanduser().is_dir() or model.startswith((".", "/", "~")):
         model = str(Path(model).expanduser().absolute())
     values = {"model": model, **settings}

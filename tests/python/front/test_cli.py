@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from processes import with_environment
+from processes import command_line, with_environment
 from quire.cli import app, bench
 from quire.cli.load import Result, percentile, run_load, stream
 from quire.errors import ServerError
@@ -227,19 +227,14 @@ class Serving:
 
     def processes(self, command: str) -> list[int]:
         """Those that it started and that are still there, whose command line has `command`."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                has_command = command in (path / "cmdline").read_text()
-                if has_command and environment_has(path, self._mark) and int(path.name) != self.process.pid:
-                    found.append(int(path.name))
-        return found
+        started = set(with_environment(self._mark)) - {self.process.pid}
+        return [pid for pid in started if command in command_line(pid)]
 
     def wait_for_nobody(self) -> None:
         """Returns when no process is left that it started."""
         deadline = time.monotonic() + 60
         while left := self.processes(""):
-            assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_text() for pid in left]
+            assert time.monotonic() < deadline, [command_line(pid) for pid in left]
             time.sleep(0.05)
 
     def end(self) -> None:
