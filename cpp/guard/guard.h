@@ -1,8 +1,9 @@
-// libquire_guard.so: preloaded into tritonserver, it mends three things that the server does not do itself.
+// libquire_guard.so: preloaded into tritonserver, it mends four things that the server does not do itself.
 //
-//   messages.cc    no message to an HTTP thread is dropped, so that no event of a stream is lost
-//   readiness.cc   the server's readiness follows what our backend says of its models
-//   stacks.cc      HTTP threads have stacks on which deeply nested JSON is an error instead of the end
+//   messages.cc        no message to an HTTP thread is dropped, so that no event of a stream is lost
+//   readiness.cc       the server's readiness follows what our backend says of its models
+//   stacks.cc          HTTP threads have stacks on which deeply nested JSON is an error instead of the end
+//   classification.cc  a request for the largest values of a string output is an error instead of the end
 //
 // It interposes functions of libc and of libtritonserver that the program `tritonserver` imports. Where a
 // server does not call them, it does nothing. This header is also our backend's view of it: the functions are

@@ -3,7 +3,7 @@
 //
 // Also keeps the guard out of the server's children: what is preloaded into tritonserver is meant for it
 // alone.
-#include <link.h>
+#include <dlfcn.h>
 #include <pthread.h>
 #include <unistd.h>
 
@@ -12,31 +12,11 @@
 #include <string_view>
 
 #include "next.h"
+#include "program.h"
 
 namespace {
 
 constexpr size_t kStackSize = size_t{512} << 20;  // of address space; memory is taken as far as a stack grows
-
-bool is_in_program(const void* address) {
-  Dl_info info{};
-  // The program itself comes first in the list of what is loaded.
-  static const void* const program = [] {
-    const void* base = nullptr;
-    dl_iterate_phdr(
-        [](dl_phdr_info* object, size_t, void* found) {
-          for (int i = 0; i < object->dlpi_phnum; ++i) {
-            if (object->dlpi_phdr[i].p_type != PT_LOAD) continue;
-            *static_cast<const void**>(found) =
-                reinterpret_cast<const void*>(object->dlpi_addr + object->dlpi_phdr[i].p_vaddr);
-            break;
-          }
-          return 1;
-        },
-        &base);
-    return base;
-  }();
-  return dladdr(address, &info) != 0 && info.dli_fbase == program;
-}
 
 __attribute__((constructor)) void leave_environment() {
   Dl_info info{};
@@ -66,7 +46,7 @@ QUIRE_GUARD_EXPORT int pthread_create(pthread_t* thread, const pthread_attr_t* a
   static Function* const create = quire::guard::next<Function>("pthread_create");
   pthread_attr_t larger;
   // Those of the program are HTTP threads; its libraries make all others.
-  if (attributes == nullptr && is_in_program(__builtin_return_address(0)) &&
+  if (attributes == nullptr && quire::guard::is_in_program(__builtin_return_address(0)) &&
       pthread_attr_init(&larger) == 0) {
     int error = pthread_attr_setstacksize(&larger, kStackSize);
     if (error == 0) error = create(thread, &larger, run, argument);

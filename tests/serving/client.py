@@ -98,13 +98,18 @@ class GrpcStream:
     inputs: list[grpcclient.InferInput]
     model: str = "ensemble"
     parameters: dict[str, Any] | None = None
+    outputs: list[grpcclient.InferRequestedOutput] | None = None
     _events: queue.Queue[Any] = field(default_factory=queue.Queue)
 
     def __enter__(self) -> GrpcStream:
         self._client = grpcclient.InferenceServerClient(self.address)
         self._client.start_stream(callback=lambda result, error: self._events.put((result, error)))
         self._client.async_stream_infer(
-            self.model, self.inputs, enable_empty_final_response=True, parameters=self.parameters
+            self.model,
+            self.inputs,
+            outputs=self.outputs,
+            enable_empty_final_response=True,
+            parameters=self.parameters,
         )
         return self
 
