@@ -197,26 +197,19 @@ def build_table(tokenizer: tokenizers.Tokenizer) -> _core.TokenTable:
 def check_vocabulary(tokenizer: tokenizers.Tokenizer, vocab_size: int, file: Path) -> list[str]:
     """Compares a tokenizer with its model. Raises UnsupportedModel where ordinary tokens are outside of the
     model's vocabulary: it is another model's tokenizer. Added tokens may be, as in many checkpoints: a prompt
-    with one is refused, which is worth a warning, as are ids of a padded vocabulary."""
+    with one is refused, which is worth a warning."""
     ordinary = tokenizer.get_vocab(with_added_tokens=False)
     added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     beyond = [token for token, token_id in ordinary.items() if token_id >= vocab_size and token not in added]
     if beyond:
         problem = f"{len(beyond)} tokens with ids of at least {vocab_size}, such as {describe(beyond[0])}"
         raise UnsupportedModel(f"{file}: got {problem}; allowed: ids below vocab_size, as config.json says")
-    warnings = [
+    return [
         f"{file}: added token {describe(token.content)} has id {token_id}, but the model only ids below "
         f"{vocab_size}: a prompt with it is refused"
         for token_id, token in sorted(tokenizer.get_added_tokens_decoder().items())
         if token_id >= vocab_size
     ]
-    known = {*ordinary.values(), *tokenizer.get_added_tokens_decoder()}
-    if num_without := vocab_size - sum(token_id < vocab_size for token_id in known):
-        warnings.append(
-            f"{file}: has no token for {num_without} of the model's {vocab_size} ids (vocab_size): where the "
-            "model samples one, it gives no text"
-        )
-    return warnings
 
 
 @dataclass(frozen=True, kw_only=True)

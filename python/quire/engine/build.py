@@ -57,9 +57,23 @@ def build(config: EngineConfig, threads: ThreadPolicy) -> Engine:
     )
     if defaults.values:
         log.info("requests that do not say otherwise: %s", defaults)
-    for warning in [*plan.warnings, *defaults.warnings]:
+    for warning in [*plan.warnings, *defaults.warnings, *_padding(core.token_table, engine.model)]:
         log.warning(warning)
     return engine
+
+
+def _padding(table: _core.TokenTable, model: ModelConfig) -> Iterator[str]:
+    """Many models are padded to a round vocab_size, with ids that they hardly ever sample."""
+    num_without = sum(
+        token_id >= len(table) or bool(table.flags(token_id) & _core.TOKEN_UNKNOWN)
+        for token_id in range(model.vocab_size)
+    )
+    if num_without:
+        file = model.folder / "tokenizer.json"
+        yield (
+            f"{file}: has no token for {num_without} of the model's {model.vocab_size} ids: where the model "
+            "samples one, it gives no text"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -175,7 +175,7 @@ def _eos_token_ids(reader: _Reader, generation_config: Path) -> tuple[int, ...]:
         ids = given if isinstance(given, list) else [given]
         ids = [int(i) if isinstance(i, float) and i.is_integer() else i for i in ids]
         if not all(type(i) is int and 0 <= i <= INT32_MAX for i in ids):
-            source.refuse("eos_token_id", given, "a token id or a list of token ids")
+            source.refuse("eos_token_id", ids, "a token id or a list of token ids")
         return tuple(dict.fromkeys(ids))
     return ()
 
