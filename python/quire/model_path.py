@@ -6,6 +6,7 @@ A source checkout keeps those at its root (`models/`, `model_repository/`), a wh
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def _checked(path: Path, model: str) -> Path:
     path = path.resolve()
     if not path.is_dir():
         raise ModelNotFound(f"model: got {model!r}, but there is no folder {path}; allowed: a model folder")
-    if not (path / "config.json").is_file():
+    if not os.path.lexists(path / "config.json"):  # who reads it says what else it may be
         raise ModelNotFound(f"model: got {model!r}, but {path} has no config.json; allowed: a model folder")
     return path
 

@@ -59,11 +59,13 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
         except Exception as error:  # `tokenizers` raises bare Exception
             raise UnsupportedModel(f"{path}: tokenizers cannot read it: {error}") from error
-        if self._tokenizer.normalizer is not None:
-            try:
+        try:
+            # First: with ids far apart, even writing the tokenizer as JSON takes minutes.
+            check_ids(_ids(self._tokenizer))
+            if self._tokenizer.normalizer is not None:
                 check_growth(json.loads(self._tokenizer.normalizer.__getstate__()))
-            except UnsupportedModel as error:
-                raise UnsupportedModel(f"{path}: {error}") from None
+        except UnsupportedModel as error:
+            raise UnsupportedModel(f"{path}: {error}") from None
         # Files may carry the settings of their training.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -243,13 +245,17 @@ def plan_of(tokenizer: tokenizers.Tokenizer) -> Plan:
 
 def _tokens_by_id(tokenizer: tokenizers.Tokenizer) -> list[str | None]:
     """tokens[id]: what decode() sees for each id; None where the vocabulary has a hole."""
-    ids = {
+    ids = _ids(tokenizer)
+    check_ids(ids)
+    return [tokenizer.id_to_token(token_id) for token_id in range(max(ids, default=-1) + 1)]
+
+
+def _ids(tokenizer: tokenizers.Tokenizer) -> set[int]:
+    return {
         *tokenizer.get_vocab(with_added_tokens=True).values(),
         *tokenizer.get_vocab(with_added_tokens=False).values(),
         *tokenizer.get_added_tokens_decoder(),
     }
-    check_ids(ids)
-    return [tokenizer.id_to_token(token_id) for token_id in range(max(ids, default=-1) + 1)]
 
 
 def _flatten(decoder: dict[str, Any]) -> list[dict[str, Any]]:

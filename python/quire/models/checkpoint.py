@@ -125,7 +125,7 @@ def _files(folder: Path) -> list[Path]:
     try:
         weight_map = read_json_object(index, INDEX_LIMIT).get("weight_map")
     except FileNotFoundError:
-        if not single.exists():
+        if not os.path.lexists(single):
             raise ModelNotFound(
                 f"{folder}: no weights; allowed: {SINGLE}, or {INDEX} and its files"
             ) from None

@@ -39,6 +39,12 @@ _MOVING = {
 }
 
 
+_NO_CACHE = (
+    "response_cache.enable: got true; allowed: false: requests that differ in request parameters only would get "
+    "one answer"
+)
+
+
 def check_repository(repository: Path, models: Sequence[str] | None = None) -> list[Problem]:
     """Every problem of the repository; empty when there is none. `models`: only these will be loaded, and the
     steps of ensembles among them; None: all."""
@@ -126,6 +132,8 @@ def _check_python(
         if name not in STAGE_PARAMETERS:
             message = f"parameters: unknown key {describe(name)}{did_you_mean(name, STAGE_PARAMETERS)}"
             findings.problem(f"{message}; allowed: {', '.join(STAGE_PARAMETERS)}")
+    if config.response_cache.enable:
+        findings.problem(_NO_CACHE)
     _check_generation_model(findings, config, configs)
     _check_dialect(findings, config)
 
@@ -195,13 +203,8 @@ def _refusals(config: ModelConfig) -> Iterator[str]:
             f"instance_group.gpus: got {gpus}; allowed: none: an engine takes the first GPU that it sees; "
             "choose it by CUDA_VISIBLE_DEVICES of the server"
         )
-    if config.model_warmup:
-        yield "model_warmup: got a setting; allowed: none: a model of ours is warm when it is loaded"
     if config.response_cache.enable:
-        yield (
-            "response_cache.enable: got true; allowed: false: its key holds the inputs, but not the request "
-            "parameters of a client"
-        )
+        yield _NO_CACHE
 
 
 def _check_generation_model(

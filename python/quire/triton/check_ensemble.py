@@ -110,14 +110,12 @@ class _Ensemble:
                 self.findings.problem(f"input {describe(tensor.name)}: no step reads it")
 
     def _check_features(self) -> None:
-        """What Triton would ignore, or do wrongly with our steps."""
-        if not any(self._roles()):
-            return
+        """What Triton refuses for an ensemble."""
         if self.config.model_warmup:
-            allowed = "none: Triton warms no ensemble up, only models; ours are warm when they are loaded"
+            allowed = "none, in an ensemble; a step's model may have it"
             self.findings.problem(f"model_warmup: got a setting; allowed: {allowed}")
-        if self.config.response_cache.enable:
-            allowed = "false: its key holds the inputs, but not the request parameters of a client"
+        if self.config.response_cache.enable and any(self._roles()):
+            allowed = "false: Triton caches no ensemble whose steps stream"
             self.findings.problem(f"response_cache.enable: got true; allowed: {allowed}")
 
     def _check_order(self) -> None:

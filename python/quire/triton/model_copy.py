@@ -20,7 +20,7 @@ def copy_for_model(
 ) -> None:
     """Fills the new folder `target` with `packaged`, whose generation model gets `model` (a folder, an
     embedded model or a Hugging Face id) and `settings`. `name`: replaces "ensemble" at the beginning of the
-    names of models. Raises ConfigError or InvalidArgument."""
+    models' names. Raises ConfigError or InvalidArgument."""
     if Path(model).expanduser().is_dir() or model.startswith((".", "/", "~")):
         model = str(Path(model).expanduser().absolute())
     values = {"model": model, **settings}

@@ -203,6 +203,78 @@ def test_the_repository_that_we_ship_is_in_order(repository: Path) -> None:
             'parameters.generation_model: got "generator" (did you mean "generation"?); allowed: generation',
         ),
         (
+            "generation",
+            "max_batch_size: 0",
+            "max_batch_size: 8",
+            "max_batch_size: got 8; allowed: 0 (the engine batches by itself)",
+        ),
+        (
+            "detokenizer",
+            "max_batch_size: 0",
+            "max_batch_size: 0 dynamic_batching { }",
+            "dynamic_batching: got a setting; allowed: none",
+        ),
+        (
+            "generation",
+            "max_batch_size: 0",
+            "max_batch_size: 0 sequence_batching { }",
+            "sequence_batching: got a setting; allowed: none",
+        ),
+        (
+            "generation",
+            "decoupled: true",
+            "decoupled: false",
+            "model_transaction_policy { decoupled }: got false; allowed: true",
+        ),
+        (
+            "generation_unary",
+            "max_batch_size: 0",
+            "max_batch_size: 0 model_transaction_policy { decoupled: true }",
+            "model_transaction_policy { decoupled }: got true; allowed: false",
+        ),
+        (
+            "generation",
+            'name: "top_k" ',
+            'name: "topk" ',
+            "input: got 'topk' (did you mean \"top_k\"?); allowed: input_ids, n, max_tokens, ",
+        ),
+        (
+            "generation",
+            '{ name: "top_k"                      data_type: TYPE_INT32',
+            '{ name: "top_k"                      data_type: TYPE_INT64',
+            "data_type of input 'top_k': got TYPE_INT64; allowed: TYPE_INT32",
+        ),
+        (
+            "generation",
+            "max_batch_size: 0",
+            "max_batch_size: 0 instance_group [ { kind: KIND_GPU gpus: [ 1 ] } ]",
+            "instance_group.gpus: got [1]; allowed: none: an engine takes the first GPU",
+        ),
+        (
+            "ensemble_unary",
+            "max_batch_size: 0",
+            "max_batch_size: 0 response_cache { enable: true }",
+            "response_cache",
+        ),
+        (
+            "ensemble",
+            "max_batch_size: 0",
+            "max_batch_size: 0 response_cache { enable: true }",
+            "response_cache.enable: got true; allowed: false: Triton caches no ensemble",
+        ),
+        (
+            "tokenizer",
+            "max_batch_size: ",
+            "response_cache { enable: true } max_batch_size: ",
+            "response_cache",
+        ),
+        (
+            "ensemble",
+            "max_batch_size: 0",
+            'max_batch_size: 0 model_warmup { name: "x" batch_size: 1 }',
+            "model_warmup: got a setting; allowed: none",
+        ),
+        (
             "tokenizer",
             'string_value: "generation"',
             'string_value: "llama"',
@@ -215,6 +287,136 @@ def test_mistakes_in_configurations(repository: Path, file: str, old: str, new: 
     edit(repository / file / "config.pbtxt", old, new)
     problems = problems_of(repository)
     assert any(problem.startswith(f"{file}/config.pbtxt: {expected}") for problem in problems), problems
+
+
+def add(repository: Path, name: str, config: str | None, **files: str) -> None:
+    """Another model beside ours; `files`: of its version 1, by name without ".py"."""
+    version = repository / name / "1"
+    version.mkdir(parents=True)
+    if config is not None:
+        (repository / name / "config.pbtxt").write_text(config)
+    for file, text in files.items():
+        (version / f"{file}.py").write_text(text)
+
+
+def test_models_of_others_are_notes(repository: Path) -> None:
+    """What another backend makes of its models is Triton's business: noted at most, and an ensemble may use
+    them."""
+    add(repository, "python_without_config", None, model="")
+    add(repository, "network", 'backend: "onnxruntime"')
+    step = """{ model_name: "python_without_config" model_version: -1
+        input_map { key: "a" value: "prompt_ids" } output_map { key: "b" value: "made_elsewhere" } },"""
+    edit(
+        repository / "ensemble" / "config.pbtxt",
+        '    {\n      model_name: "generation"',
+        f'{step}{{\n      model_name: "generation"',
+    )
+    problems = check_repository(repository)
+    assert all(problem.is_note for problem in problems), problems
+    assert [str(problem).removeprefix(f"{repository}/").split(";")[0] for problem in problems] == [
+        'network/config.pbtxt: backend: got "onnxruntime", which is not installed: tritonserver will refuse '
+        "the model",
+        "python_without_config/config.pbtxt: no such file",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("backend", "way"), [("vllm", "put it into generation/1/model.json"), ("tensorrtllm", "ensemble_trtllm")]
+)
+def test_llms_of_other_backends(repository: Path, backend: str, way: str) -> None:
+    """A model of a backend that serves LLMs is named with the way to move it."""
+    add(repository, "llm", f'backend: "{backend}"')
+    (problem,) = problems_of(repository)
+    assert problem.startswith(
+        f'llm/config.pbtxt: backend: got "{backend}", which is not installed; allowed: '
+    )
+    assert way in problem
+
+
+def add_second_llm(repository: Path) -> None:
+    """`generation_b`, its tokenizer and detokenizer, and an ensemble of them, as a user copies them."""
+    names = ("generation", "tokenizer", "detokenizer")
+    for name in (*names, "ensemble"):
+        shutil.copytree(repository / name, repository / f"{name}_b")
+        config = repository / f"{name}_b" / "config.pbtxt"
+        text = config.read_text().replace(f'name: "{name}"\n', f'name: "{name}_b"\n')
+        if name in ("tokenizer", "detokenizer"):
+            text = text.replace('string_value: "generation"', 'string_value: "generation_b"')
+        for step in names if name == "ensemble" else ():
+            text = text.replace(f'model_name: "{step}"', f'model_name: "{step}_b"')
+        config.write_text(text)
+
+
+def test_ids_are_followed_to_their_tokenizer(repository: Path) -> None:
+    """A generation step that gets the ids of another model's tokenizer is a problem, whether its step was
+    forgotten or the tokenizer's generation_model; and so is a unary model that does."""
+    add_second_llm(repository)
+    assert problems_of(repository) == []
+    expected = (
+        'ensemble_b/config.pbtxt: ensemble_scheduling.step[1].input_map["input_ids"]: got ids of {0}, whose '
+        'generation_model is "generation"; allowed: ids of a tokenizer for "generation_b"'
+    )
+    config = repository / "ensemble_b" / "config.pbtxt"
+    edit(config, 'model_name: "tokenizer_b"', 'model_name: "tokenizer"')
+    assert problems_of(repository) == [expected.format("tokenizer")]
+    edit(config, 'model_name: "tokenizer"', 'model_name: "tokenizer_b"')
+    tokenizer = repository / "tokenizer_b" / "config.pbtxt"
+    edit(tokenizer, 'string_value: "generation_b"', 'string_value: "generation"')
+    assert problems_of(repository) == [expected.format("tokenizer_b")]
+    edit(tokenizer, 'string_value: "generation"', 'string_value: "generation_b"')
+    edit(
+        repository / "ensemble_unary" / "config.pbtxt",
+        'string_value: "tokenizer"',
+        'string_value: "tokenizer_b"',
+    )
+    assert problems_of(repository) == [
+        'ensemble_unary/config.pbtxt: parameters.tokenizer_model: got "tokenizer_b", whose generation_model '
+        'is "generation_b"; allowed: a tokenizer for "generation", this model\'s own'
+    ]
+
+
+def test_a_step_after_the_detokenizer(repository: Path) -> None:
+    """A step after the detokenizer with several instances is noted: it may put a stream's chunks into another
+    order."""
+    add(
+        repository,
+        "upper",
+        """backend: "python" max_batch_size: 0 model_transaction_policy { decoupled: true }
+        input [ { name: "text" data_type: TYPE_STRING dims: [ -1 ] } ]
+        output [ { name: "upper" data_type: TYPE_STRING dims: [ -1 ] } ]
+        instance_group [ { kind: KIND_CPU count: 2 } ]""",
+        model="",
+    )
+    config = repository / "ensemble" / "config.pbtxt"
+    edit(
+        config,
+        'output_map { key: "text_output"       value: "text_output" }',
+        'output_map { key: "text_output"       value: "plain" }',
+    )
+    text = config.read_text().rstrip().removesuffix("}").rstrip().removesuffix("]").rstrip()
+    config.write_text(
+        f"""{text}, {{ model_name: "upper" model_version: -1 input_map {{ key: "text" value: "plain" }}
+        output_map {{ key: "upper" value: "text_output" }} }} ] }}"""
+    )
+    (problem,) = check_repository(repository)
+    assert problem.is_note
+    assert "upper: a step after the detokenizer with 2 instances" in problem.message
+    edit(repository / "upper" / "config.pbtxt", "count: 2", "count: 1")
+    assert problems_of(repository) == []
+
+
+def test_only_what_will_be_loaded(repository: Path) -> None:
+    """Only the models asked for, and the steps of ensembles among them, are checked; one that is not there is
+    named."""
+    add(repository, "broken", "nonsense")
+    assert [*check_repository(repository, ["ensemble"])] == []
+    edit(repository / "generation" / "config.pbtxt", "max_batch_size: 0", "max_batch_size: 1")
+    (problem,) = check_repository(repository, ["ensemble"])
+    assert problem.file == repository / "generation" / "config.pbtxt"
+    (problem,) = check_repository(repository, ["ensembel"])
+    assert problem.message.startswith(
+        '--load-model: got "ensembel" (did you mean "ensemble"?); allowed: broken'
+    )
 
 
 def test_missing_files(repository: Path) -> None:
