@@ -40,7 +40,7 @@ _MOVING = {
 
 
 _NO_CACHE = (
-    "response_cache.enable: got true; allowed: false: requests that differ in request parameters only would get "
+    "response_cache.enable: got true; allowed: false: requests that differ in parameters only would get "
     "one answer"
 )
 
