@@ -61,7 +61,11 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
 def test_every_value_arrives() -> None:
     """What a batch says is what the buffer holds, types included; the largest masks and tables fit."""
     core = make_core(
-        max_num_seqs=4, max_num_batched_tokens=512, num_blocks=128, eos_token_ids=list(range(240, 256))
+        max_num_seqs=4,
+        max_num_batched_tokens=512,
+        num_blocks=128,
+        vocab_size=257,  # one more than may be masked: a request must leave a token
+        eos_token_ids=list(range(240, 256)),
     )
     for request_id in range(4):
         params = _core.SamplingParams(

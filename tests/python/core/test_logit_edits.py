@@ -167,7 +167,7 @@ def test_alone_they_run_one_batch_at_a_time() -> None:
 def test_no_token_left() -> None:
     """The error says what may have left none."""
     core = make_core()
-    core.add_request(1, [1], _core.SamplingParams(allowed_token_ids=[5], bad_word_ids=[[5]]))
+    core.add_request(1, [1], _core.SamplingParams(allowed_token_ids=[5], bad_word_ids=[[5, 5]]))
     core.add_request(2, [1], _core.SamplingParams(presence_penalty=1.0))
     core.schedule()
     first, second = update(core, -1, -1)

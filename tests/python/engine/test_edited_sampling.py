@@ -125,7 +125,7 @@ def test_no_edits_no_tables(llama_folder: Callable[..., Path]) -> None:
 def test_nothing_left_ends_one_request_alone(llama_folder: Callable[..., Path]) -> None:
     """Its error says why; the others get their answers."""
     llm = LLM(str(llama_folder()), dtype="float32", max_model_len=256)
-    bad = SamplingParams(allowed_token_ids=[257], min_tokens=5, max_tokens=9)  # the end, too soon
+    bad = SamplingParams(allowed_token_ids=[65], bad_words=["bb"], max_tokens=9)  # no second b
     good = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True, presence_penalty=1.0)
     ids = [
         llm.add_request(prompt, params) for prompt, params in zip(make_prompts(2), (bad, good), strict=True)
