@@ -18,6 +18,9 @@ class Recorder:
         self.config = core.config
         self.added: list[tuple[list[int], _core.SamplingParams, dict[str, Any]]] = []
 
+    def has_unfinished_requests(self) -> bool:
+        return bool(self.added)
+
     def add_request(self, _: int, ids: list[int], params: _core.SamplingParams, **rest: Any) -> None:
         self.added.append((ids, params, rest))
 
@@ -68,6 +71,6 @@ def test_every_field_reaches_the_core(llm: LLM) -> None:
 
 def test_words_that_are_too_many(llm: LLM) -> None:
     """Are refused before anything runs."""
-    with pytest.raises(InvalidArgument, match=r"^bad_words: got 130 sequences of tokens; "):
+    with pytest.raises(InvalidArgument, match=r"^prompts\[0\]: bad_words: got 130 sequences of tokens; "):
         llm.generate("a", SamplingParams(bad_words=[f"w{i}" for i in range(65)]))
     assert llm.stats().num_waiting == 0
