@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from quire.cli.common import console, errors_as_text
-from quire.errors import InvalidArgument
+from quire.errors import EngineError, InvalidArgument
 from quire.sampling_params import SamplingParams
 
 
@@ -40,8 +40,11 @@ def generate(
             llm = LLM(model)
         with console.status("generating"):
             [output] = llm.generate(prompt, params)
-    console.print(prompt, style="dim", end="", markup=False)
-    console.print(output.outputs[0].text, markup=False)
+        [completion] = output.outputs
+        console.print(prompt, style="dim", end="", markup=False)
+        console.print(completion.text, markup=False)
+        if completion.finish_reason == "error":
+            raise EngineError(completion.error)
 
 
 def _require_utf8(name: str, text: str) -> None:

@@ -24,6 +24,7 @@ from processes import command_line, with_environment
 from quire.cli import app, bench
 from quire.cli.load import Result, percentile, run_load, stream
 from quire.errors import ServerError
+from quire.outputs import CompletionOutput, RequestOutput
 from quire.triton.run_folder import remove_leftovers
 from typer.testing import CliRunner
 
@@ -78,6 +79,30 @@ def test_generate_refuses(arguments: list[str], message: str) -> None:
     result = CliRunner().invoke(app, ["generate", *arguments])
     assert result.exit_code == 1
     assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_generate_says_what_ended_the_answer_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that ends with an error is shown as far as it came, with the error and status 1."""
+
+    class Failing:
+        def __init__(self, model: str) -> None: ...
+
+        def generate(self, prompt: str, _: object) -> list[RequestOutput]:
+            failed = CompletionOutput(
+                index=0, text=" = 1", token_ids=(5,), finish_reason="error", error="no token can be sampled"
+            )
+            return [
+                RequestOutput(
+                    request_id=0, prompt=prompt, prompt_token_ids=(4,), num_cached_tokens=0, outputs=(failed,)
+                )
+            ]
+
+    monkeypatch.setattr("quire.llm.LLM", Failing)
+    result = CliRunner().invoke(app, ["generate", "x"])
+    assert 1 == result.exit_code
+    assert "x = 1\n" in result.output
+    assert "no token can be sampled" in result.output
     assert "Traceback" not in result.output
 
 
