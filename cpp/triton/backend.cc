@@ -8,6 +8,7 @@
 #include "readiness.h"
 #include "registry.h"
 #include "server_guard.h"
+#include "tokenizer.h"
 #include "tokenizer_call.h"
 
 #define QUIRE_EXPORT extern "C" __attribute__((visibility("default")))
@@ -16,17 +17,19 @@ namespace quire::triton {
 
 namespace {
 
-// State of a model; `generation` is of role generation only.
+// State of a model; of `generation` and `tokenizer` there is the one of its role, if any.
 struct LoadedModel {
   ModelSettings settings;
   TRITONSERVER_Server* server = nullptr;
   std::shared_ptr<Generation> generation;
+  std::shared_ptr<TokenizerModel> tokenizer;
 };
 
-// State of an instance; `detokenizer` is of role detokenizer only, the others have no state.
+// State of an instance; of `detokenizer` and `tokenizer` there is the one of its role, if any.
 struct LoadedInstance {
   LoadedModel* model;
   std::unique_ptr<Detokenizer> detokenizer;
+  std::unique_ptr<Tokenizer> tokenizer;
 };
 
 LoadedModel* state_of(TRITONBACKEND_Model* model) {
@@ -97,6 +100,8 @@ QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Mod
       loaded->generation = std::make_shared<Generation>(loaded->settings);
       loaded->generation->start();
       registry::add(loaded->generation);
+    } else if (loaded->settings.role == Role::kTokenizer) {
+      loaded->tokenizer = std::make_shared<TokenizerModel>(loaded->settings);
     }
     check(TRITONBACKEND_ModelSetState(model, loaded.release()));
   });
@@ -121,6 +126,8 @@ QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(
     loaded->model = state_of(model);
     if (loaded->model->settings.role == Role::kDetokenizer) {
       loaded->detokenizer = std::make_unique<Detokenizer>(loaded->model->settings, instance);
+    } else if (loaded->model->tokenizer) {
+      loaded->tokenizer = std::make_unique<Tokenizer>(loaded->model->tokenizer, instance);
     }
     check(TRITONBACKEND_ModelInstanceSetState(instance, loaded.release()));
   });
@@ -138,6 +145,8 @@ QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInstanceExecute(TRITONBACKEN
     const ModelSettings& settings = loaded.model->settings;
     if (loaded.detokenizer) {
       loaded.detokenizer->execute(requests, count);
+    } else if (loaded.tokenizer) {
+      loaded.tokenizer->execute(requests, count);
     } else if (settings.role == Role::kUnary) {
       execute_unary({instance, loaded.model->server, settings}, requests, count);
     } else {

@@ -40,7 +40,8 @@ void EngineClient::start(Clock::time_point now) {
   out_.clear();
   out_begin_ = 0;
   try {
-    process_ = std::make_unique<EngineProcess>(command_);
+    process_ = std::make_unique<ChildProcess>("the engine", command_.python, command_.module,
+                                              std::vector<std::string>{"--config", command_.config});
   } catch (const Error& error) {
     start_failed(error.what(), now);
     return;

@@ -17,10 +17,16 @@
 #include <string>
 #include <vector>
 
-#include "engine_process.h"
+#include "child_process.h"
 #include "quire/wire.h"
 
 namespace quire::triton {
+
+struct EngineCommand {
+  std::string python;  // looked up on PATH
+  std::string module;
+  std::string config;  // path of model.json
+};
 
 class EngineClient {
  public:
@@ -73,7 +79,7 @@ class EngineClient {
   const EngineCommand command_;
   Events& events_;
   State state_ = State::kIdle;
-  std::unique_ptr<EngineProcess> process_;
+  std::unique_ptr<ChildProcess> process_;
   Clock::time_point wake_at_ = Clock::time_point::max();
   Clock::time_point started_at_{};  // the last attempt
   Clock::time_point noted_at_{};    // kStarting: when the log last said so

@@ -14,7 +14,9 @@ ModelSettings read_model_settings(TRITONBACKEND_Model* model) {
   TRITONBACKEND_ArtifactType artifact_type{};
   const char* location = nullptr;
   check(TRITONBACKEND_ModelRepository(model, &artifact_type, &location));
-  settings.engine_config = std::filesystem::path(location) / std::to_string(settings.version) / "model.json";
+  settings.folder = std::filesystem::path(location).lexically_normal();
+  if (!settings.folder.has_filename()) settings.folder = settings.folder.parent_path();  // "generation/"
+  settings.engine_config = settings.folder / std::to_string(settings.version) / "model.json";
 
   TRITONSERVER_Message* message = nullptr;
   check(TRITONBACKEND_ModelConfig(model, 1, &message));

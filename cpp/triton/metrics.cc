@@ -27,6 +27,8 @@ enum Family : size_t {
   kGenerationTokens,
   kEngineUp,
   kEngineRestarts,
+  kNumEngineFamilies,
+  kTokenizerRestarts = kNumEngineFamilies,
   kNumFamilies
 };
 
@@ -47,6 +49,7 @@ constexpr FamilySpec kFamilies[] = {
     {kCounter, "vllm:generation_tokens_total", "Tokens generated"},
     {kGauge, "quire:engine_up", "1 while the engine takes requests, 0 while it is gone or starts"},
     {kCounter, "quire:engine_restarts_total", "Times that the engine was started again after it had died"},
+    {kCounter, "quire:tokenizer_restarts_total", "Times that a process that tokenizes was replaced"},
 };
 static_assert(std::size(kFamilies) == kNumFamilies);
 
@@ -87,21 +90,31 @@ class MetricFamilies {
   std::vector<TRITONSERVER_MetricFamily*> families;
 };
 
-EngineMetrics::EngineMetrics(const std::string& model_name, uint64_t version)
-    : families_(MetricFamilies::shared()) {
-  if (!families_->is_complete()) return;
+namespace {
+
+// Null, and a line in the log, where it cannot be made.
+TRITONSERVER_Metric* make_metric(TRITONSERVER_MetricFamily* family, const std::string& model_name,
+                                 uint64_t version) {
   const std::string version_text = std::to_string(version);
   TRITONSERVER_Parameter* labels[] = {
       TRITONSERVER_ParameterNew("model_name", TRITONSERVER_PARAMETER_STRING, model_name.c_str()),
       TRITONSERVER_ParameterNew("version", TRITONSERVER_PARAMETER_STRING, version_text.c_str())};
-  for (auto* family : families_->families) {
-    TRITONSERVER_Metric* metric = nullptr;
-    log_if_failed(
-        TRITONSERVER_MetricNew(&metric, family, const_cast<const TRITONSERVER_Parameter**>(labels), 2),
-        "making a metric");
-    metrics_.push_back(metric);
-  }
+  TRITONSERVER_Metric* metric = nullptr;
+  log_if_failed(
+      TRITONSERVER_MetricNew(&metric, family, const_cast<const TRITONSERVER_Parameter**>(labels), 2),
+      "making a metric");
   for (auto* label : labels) TRITONSERVER_ParameterDelete(label);
+  return metric;
+}
+
+}  // namespace
+
+EngineMetrics::EngineMetrics(const std::string& model_name, uint64_t version)
+    : families_(MetricFamilies::shared()) {
+  if (!families_->is_complete()) return;
+  for (size_t idx = 0; idx < kNumEngineFamilies; ++idx) {
+    metrics_.push_back(make_metric(families_->families[idx], model_name, version));
+  }
 }
 
 EngineMetrics::~EngineMetrics() {
@@ -147,6 +160,21 @@ void EngineMetrics::engine_lost() {
 void EngineMetrics::engine_restarted() {
   uint64_t none = 0;
   increment(kEngineRestarts, none, 1);
+}
+
+TokenizerMetrics::TokenizerMetrics(const std::string& model_name, uint64_t version)
+    : families_(MetricFamilies::shared()) {
+  if (families_->is_complete())
+    restarts_ = make_metric(families_->families[kTokenizerRestarts], model_name, version);
+}
+
+TokenizerMetrics::~TokenizerMetrics() {
+  if (restarts_ != nullptr) log_if_failed(TRITONSERVER_MetricDelete(restarts_), "deleting a metric");
+}
+
+void TokenizerMetrics::worker_restarted() {
+  if (restarts_ != nullptr)
+    log_if_failed(TRITONSERVER_MetricIncrement(restarts_, 1), "incrementing a metric");
 }
 
 }  // namespace quire::triton

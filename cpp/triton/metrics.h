@@ -1,6 +1,6 @@
 // The engine's figures on the server's own /metrics, under vLLM's names where vLLM has one.
 //
-// Families exist once in a process and are shared by all generation models; the labels model_name and version
+// Families exist once in a process and are shared by all models; the labels model_name and version
 // tell them apart. Where the server was started without metrics, everything here does nothing.
 #pragma once
 
@@ -37,6 +37,21 @@ class EngineMetrics {
   std::shared_ptr<MetricFamilies> families_;
   std::vector<TRITONSERVER_Metric*> metrics_;  // in the order of the families; empty without metrics
   EngineStats last_;
+};
+
+// One tokenizer model's metrics. Any thread.
+class TokenizerMetrics {
+ public:
+  TokenizerMetrics(const std::string& model_name, uint64_t version);
+  ~TokenizerMetrics();
+  TokenizerMetrics(const TokenizerMetrics&) = delete;
+  TokenizerMetrics& operator=(const TokenizerMetrics&) = delete;
+
+  void worker_restarted();
+
+ private:
+  std::shared_ptr<MetricFamilies> families_;
+  TRITONSERVER_Metric* restarts_ = nullptr;  // null without metrics
 };
 
 }  // namespace quire::triton

@@ -61,6 +61,22 @@ constexpr TensorSpec kUnaryOutputs[] = {
     {"output_log_probs", TRITONSERVER_TYPE_FP32},    {"receipt", TRITONSERVER_TYPE_BYTES},
 };
 
+struct RoleSpec {
+  const char* name;
+  Role role;
+  std::vector<std::string_view> parameters;  // that config.pbtxt may have
+};
+
+const RoleSpec kRoles[] = {
+    {"generation", Role::kGeneration, {"role", "python", "engine_module", "forwarded_headers"}},
+    {"tokenizer",
+     Role::kTokenizer,
+     {"role", "generation_model", "forwarded_headers", "dialect", "python", "tokenizer_module",
+      "tokenize_timeout_s"}},
+    {"detokenizer", Role::kDetokenizer, {"role", "generation_model"}},
+    {"unary", Role::kUnary, {"role", "generation_model", "tokenizer_model"}},
+};
+
 std::string quote(std::string_view text) { return "'" + std::string(text) + "'"; }
 
 template <class Range>
@@ -72,9 +88,9 @@ std::string joined(const Range& names) {
 
 // The type as config.pbtxt spells it. A table of our own: check_model_config() runs without a server.
 const char* config_type(TRITONSERVER_DataType type) {
-  constexpr const char* kNames[] = {"TYPE_INVALID", "TYPE_BOOL",   "TYPE_UINT8", "TYPE_UINT16", "TYPE_UINT32",
-                                    "TYPE_UINT64",  "TYPE_INT8",   "TYPE_INT16", "TYPE_INT32",  "TYPE_INT64",
-                                    "TYPE_FP16",    "TYPE_FP32",   "TYPE_FP64",  "TYPE_STRING", "TYPE_BF16"};
+  constexpr const char* kNames[] = {"TYPE_INVALID", "TYPE_BOOL", "TYPE_UINT8", "TYPE_UINT16", "TYPE_UINT32",
+                                    "TYPE_UINT64",  "TYPE_INT8", "TYPE_INT16", "TYPE_INT32",  "TYPE_INT64",
+                                    "TYPE_FP16",    "TYPE_FP32", "TYPE_FP64",  "TYPE_STRING", "TYPE_BF16"};
   return kNames[type];
 }
 
@@ -113,10 +129,39 @@ void check_scheduling(const Json& config, Role role) {
     }
   }
   const bool is_decoupled = config["model_transaction_policy"]["decoupled"].as_bool();
-  if (is_decoupled != (role != Role::kUnary)) {
+  if (is_decoupled != (role == Role::kGeneration || role == Role::kDetokenizer)) {
     throw InvalidArgument("config.pbtxt: model_transaction_policy { decoupled }",
                           is_decoupled ? "true" : "false", is_decoupled ? "false" : "true");
   }
+}
+
+// Not their meaning: the tokenizer's process reads most of them, and says at load what is wrong.
+void read_tokenizer_parameters(const Json& parameters, ModelSettings& settings) {
+  settings.tokenizer_module =
+      parameters["tokenizer_module"]["string_value"].as_string("quire.triton.tokenizer_worker");
+  for (const char* name : {"generation_model", "forwarded_headers", "dialect"}) {
+    const Json& value = parameters[name]["string_value"];
+    if (value.is_string()) settings.tokenizer_parameters.emplace_back(name, value.as_string());
+  }
+  const std::string timeout = parameters["tokenize_timeout_s"]["string_value"].as_string("30");
+  char* end = nullptr;
+  settings.tokenize_timeout_s = std::strtod(timeout.c_str(), &end);
+  if (timeout.empty() || *end != '\0' ||
+      !(settings.tokenize_timeout_s > 0 && settings.tokenize_timeout_s <= 86400)) {
+    throw InvalidArgument("config.pbtxt: parameters: tokenize_timeout_s", quote(timeout),
+                          "seconds, more than 0 and at most 86400");
+  }
+}
+
+// What it may send on to generation: the inputs of generation and of its unary sibling.
+std::span<const TensorSpec> tokenizer_outputs() {
+  static const std::vector<TensorSpec> outputs = [] {
+    std::vector<TensorSpec> specs = {{"row_lengths", TRITONSERVER_TYPE_INT32}};
+    for (const GenerationInput& input : generation_inputs(Role::kGeneration))
+      specs.push_back({input.name, input.type});
+    return specs;
+  }();
+  return outputs;
 }
 
 }  // namespace
@@ -129,6 +174,8 @@ std::span<const TensorSpec> known_outputs(Role role) {
       return kGenerationOutputs;
     case Role::kDetokenizer:
       return kDetokenizerOutputs;
+    case Role::kTokenizer:
+      return tokenizer_outputs();
     case Role::kUnary:
       break;
   }
@@ -142,17 +189,16 @@ void read_model_config(const Json& config, ModelSettings& settings) {
   };
 
   const std::string role = parameter("role", "");
-  if (role != "generation" && role != "detokenizer" && role != "unary") {
+  const auto named = std::find_if(std::begin(kRoles), std::end(kRoles),
+                                  [&](const RoleSpec& spec) { return role == spec.name; });
+  if (named == std::end(kRoles)) {
+    std::vector<std::string_view> names;
+    for (const RoleSpec& spec : kRoles) names.push_back(spec.name);
     throw InvalidArgument("config.pbtxt: parameters: role", role.empty() ? "nothing" : quote(role),
-                          "generation, detokenizer, unary");
+                          joined(names));
   }
-  settings.role = role == "generation" ? Role::kGeneration
-                  : role == "unary"    ? Role::kUnary
-                                       : Role::kDetokenizer;
-
-  std::vector<std::string_view> known = {"role", "generation_model"};
-  if (settings.role == Role::kGeneration) known = {"role", "python", "engine_module", "forwarded_headers"};
-  if (settings.role == Role::kUnary) known.push_back("tokenizer_model");
+  settings.role = named->role;
+  const std::vector<std::string_view> known = named->parameters;
   for (const auto& [key, value] : parameters.as_object()) {
     if (std::find(known.begin(), known.end(), key) == known.end()) {
       throw InvalidArgument("config.pbtxt: parameters of role " + role, quote(key), joined(known));
@@ -163,7 +209,7 @@ void read_model_config(const Json& config, ModelSettings& settings) {
   check_scheduling(config, settings.role);
   if (settings.role == Role::kDetokenizer) {
     check_tensors(config["input"], detokenizer_inputs(), "input");
-  } else if (settings.tokenizer_model.empty()) {  // else they are those of the tokenizer
+  } else if (settings.role != Role::kTokenizer && settings.tokenizer_model.empty()) {  // else the tokenizer's
     check_tensors(config["input"], generation_inputs(settings.role), "input");
   }
   check_tensors(config["output"], known_outputs(settings.role), "output");
@@ -172,6 +218,7 @@ void read_model_config(const Json& config, ModelSettings& settings) {
   settings.python = parameter("python", python != nullptr && *python != '\0' ? python : "python3");
   settings.engine_module = parameter("engine_module", "quire.engine");
   settings.generation_model = parameter("generation_model", "generation");
+  if (settings.role == Role::kTokenizer) return read_tokenizer_parameters(parameters, settings);
   const std::string headers = parameter("forwarded_headers", "");
   try {
     if (!headers.empty()) settings.forwarded_headers.emplace(headers, std::regex::icase);

@@ -7,6 +7,8 @@
 #include <regex>
 #include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "abi.h"
 #include "json.h"
@@ -15,23 +17,29 @@ namespace quire::triton {
 
 // kUnary: generation and detokenizer in one, for models that are not decoupled; uses the engine of a
 // generation model. With a tokenizer model it takes what that one takes, and has it tokenize first.
-enum class Role : uint8_t { kGeneration, kDetokenizer, kUnary };
+enum class Role : uint8_t { kGeneration, kDetokenizer, kUnary, kTokenizer };
 
 struct ModelSettings {
   std::string name;
   uint64_t version = 0;
+  std::filesystem::path folder;  // of the model; its parent is the model repository
   Role role = Role::kGeneration;
+  std::string python;  // roles generation and tokenizer: interpreter that runs their processes
   // role generation
-  std::string python;                           // interpreter that runs the engine
   std::string engine_module;                    // module that is the engine
   std::filesystem::path engine_config;          // <model folder>/<version>/model.json
   std::optional<std::regex> forwarded_headers;  // request parameters that are HTTP headers, gRPC metadata
   // role detokenizer: whose token table decodes plain output_ids; role unary: whose engine answers
   std::string generation_model;
   std::string tokenizer_model;  // role unary; empty: requests bring ids
+  // role tokenizer
+  std::string tokenizer_module;                                           // module that tokenizes
+  std::vector<std::pair<std::string, std::string>> tokenizer_parameters;  // what it reads of config.pbtxt
+  double tokenize_timeout_s = 0;
 };
 
-// A tensor that a role knows. Inputs of the other roles: generation_inputs.h.
+// A tensor that a role knows. Inputs of roles generation and unary: generation_inputs.h; which inputs a
+// tokenizer has depends on its dialect, which is the worker's business.
 struct TensorSpec {
   const char* name;
   TRITONSERVER_DataType type;

@@ -1,6 +1,7 @@
 #include "registry.h"
 
 #include <algorithm>
+#include <atomic>
 #include <mutex>
 #include <vector>
 
@@ -12,6 +13,7 @@ namespace quire::triton::registry {
 namespace {
 
 struct Loaded {
+  std::atomic<bool> is_given_up = false;
   std::mutex mutex;
   std::vector<std::shared_ptr<Generation>> models;  // in the order of loading; a handful at most
   std::vector<std::weak_ptr<Generation>> all;       // these, and those that are being unloaded
@@ -38,6 +40,7 @@ void remove(const Generation& generation) {
 }
 
 void give_up_all() {
+  state().is_given_up = true;
   std::vector<std::shared_ptr<Generation>> all;
   {
     const std::lock_guard lock(state().mutex);
@@ -52,6 +55,8 @@ std::vector<std::shared_ptr<Generation>> loaded() {
   const std::lock_guard lock(state().mutex);
   return state().models;
 }
+
+bool is_given_up() { return state().is_given_up; }
 
 std::shared_ptr<Generation> find(uint64_t id) {
   const std::lock_guard lock(state().mutex);

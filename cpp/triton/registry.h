@@ -18,6 +18,8 @@ void remove(const Generation& generation);
 
 // Generation::give_up() of all that are still there, of those too that are being unloaded.
 void give_up_all();
+// Whether it was called: the server exits, and waits for nobody any more.
+bool is_given_up();
 
 // In the order of loading.
 std::vector<std::shared_ptr<Generation>> loaded();

@@ -145,6 +145,7 @@ class SamplingParams(Table):
         "Words that are not generated, as their tokens with and without a space in front: "
         f"at most {MAX_BAD_WORDS} sequences of tokens. The prompt's tokens do not count.",
         max_items=MAX_BAD_WORDS,
+        max_length=1024,
     )
     stop: Sequence[str] = spec(
         "strings",

@@ -47,14 +47,17 @@ class Tokenizer:
     Raises EncodingError where `tokenizers` fails, whatever it raises.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, content: bytes | None = None) -> None:
+        """`content`: what tokenizer.json held when somebody read it; default: what it holds now."""
         path = Path(folder) / "tokenizer.json"
-        try:
-            content = read_bytes(path, TOKENIZER_LIMIT)
-        except FileNotFoundError:
-            raise ModelNotFound(
-                f"tokenizer.json: not found in {Path(folder)}; allowed: a folder with a tokenizer.json"
-            ) from None
+        if content is None:
+            try:
+                content = read_bytes(path, TOKENIZER_LIMIT)
+            except FileNotFoundError:
+                raise ModelNotFound(
+                    f"tokenizer.json: not found in {Path(folder)}; allowed: a folder with a tokenizer.json"
+                ) from None
+        self._content = content
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
         except Exception as error:  # `tokenizers` raises bare Exception
@@ -69,6 +72,11 @@ class Tokenizer:
         # Files may carry the settings of their training.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+
+    @property
+    def content(self) -> bytes:
+        """Of tokenizer.json."""
+        return self._content
 
     @property
     def raw(self) -> tokenizers.Tokenizer:

@@ -26,7 +26,7 @@ from quire.triton.repository import (
     read_config,
     versions_of,
 )
-from quire.triton.tokenizer_stage import DIALECTS, STAGE_PARAMETERS
+from quire.triton.tokenizer_stage import DIALECTS
 
 __all__ = ["Problem", "check_repository", "check_settings"]
 
@@ -113,29 +113,17 @@ def _check_model(
     elif config.backend == "quire":
         _check_quire(folder, findings, config, configs)
     elif config.backend == "python":
-        _check_python(folder, findings, config, configs)
+        _check_python(folder, findings, config)
     else:
         _check_foreign(findings, config)
 
 
-def _check_python(
-    folder: Path, findings: Findings, config: ModelConfig, configs: Mapping[str, ModelConfig]
-) -> None:
-    """A tokenizer of ours, or somebody's own model."""
+def _check_python(folder: Path, findings: Findings, config: ModelConfig) -> None:
+    """Somebody's own model."""
     for version in versions_of(folder):
         path = version / (config.default_model_filename or "model.py")
         if not path.is_file():
             findings.of(path).problem("no such file; allowed: the model's Python code")
-    if "generation_model" not in config.parameters:
-        return
-    for name in config.parameters:
-        if name not in STAGE_PARAMETERS:
-            message = f"parameters: unknown key {describe(name)}{did_you_mean(name, STAGE_PARAMETERS)}"
-            findings.problem(f"{message}; allowed: {', '.join(STAGE_PARAMETERS)}")
-    if config.response_cache.enable:
-        findings.problem(_NO_CACHE)
-    _check_generation_model(findings, config, configs)
-    _check_dialect(findings, config)
 
 
 def _check_dialect(findings: Findings, config: ModelConfig) -> None:

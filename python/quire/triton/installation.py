@@ -2,13 +2,14 @@
 
 The layout of one run, a private folder that holds little more than links:
 
+    pytriton/tritonserver/backends/{quire,python}, nvidia_pytriton.libs
+        The backends; python, for people's own Python models, where the server has one for our Python.
+        Libraries of the wheel look for others four folders up, so the depth matters.
     pyvenv.cfg, bin/python3, lib/python3.X/site-packages/quire.pth
         A small virtual environment. Triton's Python stub ignores PYTHONPATH and takes the site-packages of
         the `python3` first on PATH, so this one leads it to the packages of the Python that runs us.
     lib/native/libpython3.X.so.1.0
         The stub links it, and many Pythons keep it where the loader does not look.
-    pytriton/tritonserver/backends/{python,quire}, nvidia_pytriton.libs
-        The backends. Libraries of the wheel look for others four folders up, so the depth matters.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ class Installation:
     """One tritonserver on this machine."""
 
     executable: Path
-    backends: Path  # has python/libtriton_python.so
-    stub: Path  # triton_python_backend_stub for the Python that runs us
+    backends: Path
+    # triton_python_backend_stub for the Python that runs us. None: people's own Python models do not load.
+    stub: Path | None = None
     libs: Path | None = None  # libraries of the wheel
     caches: Path | None = None  # response caches; None: where the executable looks for them
 
@@ -56,12 +58,7 @@ def find_installation() -> Installation:
             executable = Path(candidate).resolve()
             backends = executable.parents[1] / "backends"
             stub = backends / "python" / "triton_python_backend_stub"
-            if not stub.is_file():
-                raise ServerNotFound(
-                    f"{stub}: not found; {executable} is installed without its Python backend"
-                )
-            _check_stub(stub)
-            return Installation(executable=executable, backends=backends, stub=stub)
+            return Installation(executable=executable, backends=backends, stub=stub if _fits(stub) else None)
     raise ServerNotFound(_INSTALL_HINT)
 
 
@@ -86,24 +83,21 @@ def _find_library(name: str) -> Path:
     )
 
 
-def lay_out(
-    root: Path, installation: Installation, *, with_quire_backend: bool = True, with_guard: bool = True
-) -> dict[str, str]:
+def lay_out(root: Path, installation: Installation, *, with_guard: bool = True) -> dict[str, str]:
     """Fill `root` as the head of this file says; returns the environment to run tritonserver with.
     `root` / "pytriton/tritonserver/backends" is its --backend-directory."""
     backends = backend_directory(root)
-    python_backend = backends / "python"
-    python_backend.mkdir(parents=True)
-    for path in (installation.backends / "python").iterdir():
-        if path.is_file() and path.name != "triton_python_backend_stub":
-            (python_backend / path.name).symlink_to(path)
-    (python_backend / "triton_python_backend_stub").symlink_to(installation.stub)
-    for path in installation.backends.iterdir():  # for models of other kinds beside ours
+    (backends / "quire").mkdir(parents=True)
+    (backends / "quire" / "libtriton_quire.so").symlink_to(find_backend_library())
+    if installation.stub:
+        (backends / "python").mkdir()
+        for path in (installation.backends / "python").iterdir():
+            if path.is_file() and path.name != "triton_python_backend_stub":
+                (backends / "python" / path.name).symlink_to(path)
+        (backends / "python" / "triton_python_backend_stub").symlink_to(installation.stub)
+    for path in installation.backends.glob("*"):  # for models of other kinds beside ours
         if path.is_dir() and path.name not in ("python", "quire"):
             (backends / path.name).symlink_to(path)
-    if with_quire_backend:
-        (backends / "quire").mkdir()
-        (backends / "quire" / "libtriton_quire.so").symlink_to(find_backend_library())
     if installation.libs:
         (root / "nvidia_pytriton.libs").symlink_to(installation.libs)
     _make_environment(root)
@@ -141,29 +135,21 @@ def _in_wheel() -> Installation | None:
     if not executable.is_file():
         return None
     stub = folder / "python_backend_stubs" / _PYTHON_VERSION / "triton_python_backend_stub"
-    if not stub.is_file():
-        versions = ", ".join(sorted(path.name for path in (folder / "python_backend_stubs").glob("3.*")))
-        raise ServerNotFound(
-            f"tritonserver: the nvidia-pytriton wheel has no stub for Python {_PYTHON_VERSION}; "
-            f"allowed: {versions}"
-        )
     return Installation(
         executable=executable,
         backends=folder / "backends",
-        stub=stub,
+        stub=stub if stub.is_file() else None,
         libs=folder.parents[1] / "nvidia_pytriton.libs",
         caches=folder / "caches",
     )
 
 
-def _check_stub(stub: Path) -> None:
+def _fits(stub: Path) -> bool:
     """A stub has one Python inside; ours must be the same for its packages to load there."""
+    if not stub.is_file():
+        return False
     found = re.search(rb"libpython(3\.\d+)[^\0]*\.so", stub.read_bytes())
-    if found and found.group(1).decode() != _PYTHON_VERSION:
-        raise ServerNotFound(
-            f"{stub}: is for Python {found.group(1).decode()}, this is Python {_PYTHON_VERSION}; "
-            f"allowed: running with python{found.group(1).decode()}"
-        )
+    return found is None or found.group(1).decode() == _PYTHON_VERSION
 
 
 def _make_environment(root: Path) -> None:

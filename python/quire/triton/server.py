@@ -41,7 +41,6 @@ class TritonServer:
         metrics_port: int | None = None,
         host: str = "127.0.0.1",
         models: Sequence[str] | None = None,
-        with_quire_backend: bool = True,
         with_guard: bool = True,
         arguments: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
@@ -51,7 +50,6 @@ class TritonServer:
         self._repository = Path(repository).resolve()
         self._host = host
         self._models = models
-        self._with_quire_backend = with_quire_backend
         self._with_guard = with_guard
         self._arguments = list(arguments)
         self._env = dict(env or {})
@@ -123,12 +121,7 @@ class TritonServer:
         self._folder = RunFolder()
         try:
             root = self._folder.path
-            env = lay_out(
-                root,
-                installation,
-                with_quire_backend=self._with_quire_backend,
-                with_guard=self._with_guard,
-            )
+            env = lay_out(root, installation, with_guard=self._with_guard)
             log_file = value_of("--log-file", self._arguments)
             self._log = ServerLog(root / "server.log", Path(log_file) if log_file else None)
             with (root / "server.log").open("wb") as log:

@@ -1,9 +1,12 @@
-"""Input tensors of a request as values of its fields."""
+"""A request's tensors and parameters, and their values as those of its fields."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -11,7 +14,20 @@ from quire.errors import InvalidArgument
 from quire.sampling_params import NAMES
 from quire.schema import Entry
 
-Tensors = Mapping[str, np.ndarray[Any, Any]]
+Tensor: TypeAlias = np.ndarray[Any, Any]
+Tensors: TypeAlias = Mapping[str, Tensor]
+
+MAX_STRINGS = 16_384  # of one tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRequest:
+    """A request as the server hands it over. STRING tensors hold `bytes`."""
+
+    tensors: Tensors
+    parameters: Sequence[tuple[str, object]]  # strings, numbers and booleans; a name may come twice
+    outputs: frozenset[str]  # that the client, or the ensemble, wants
+    arrival_ns: int  # CLOCK_MONOTONIC
 
 
 class Dialect(Protocol):
@@ -44,6 +60,26 @@ class VllmBackend:
 
     def defaults(self, fields: Mapping[str, Any]) -> list[Entry]:
         return []
+
+
+def read_strings(name: str, shape: Sequence[int], content: memoryview) -> Tensor:
+    """A STRING tensor from its bytes: each element is a u32 length and so many bytes."""
+    count = prod(shape)
+    if not 0 <= count <= MAX_STRINGS:
+        raise InvalidArgument(name, f"{count} values", f"at most {MAX_STRINGS}")
+    values = np.empty(count, np.object_)
+    at = 0
+    for index in range(count):
+        size = struct.unpack_from("<I", content, at)[0] if at + 4 <= len(content) else len(content)
+        values[index] = bytes(content[at + 4 : at + 4 + size])
+        at += 4 + size
+        if at > len(content):
+            raise InvalidArgument(name, "a damaged STRING tensor", "elements of length and bytes")
+    if at != len(content):
+        raise InvalidArgument(
+            name, "a damaged STRING tensor", f"as many elements as its shape {[*shape]} says"
+        )
+    return values.reshape(shape)
 
 
 def read_string(tensor: np.ndarray[Any, Any], name: str) -> str:

@@ -1,31 +1,31 @@
 """The ensemble's first step: a request's text and settings in, token ids and typed, validated settings out.
 
-model_repository/tokenizer/1/model.py is glue around `TokenizerStage`. What a client can get wrong is found
-here and answered with an error that names the field; the native backend gets ids and typed tensors only.
+What a client can get wrong is found here and answered with an error that names the field; generation gets ids
+and typed tensors only. The processes that run it: quire.triton.tokenizer_worker.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import logging
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quire.config import EngineConfig
-from quire.errors import ConfigError, InvalidArgument, ModelNotFound, describe
-from quire.model_files import read_json_object
+from quire.errors import InvalidArgument, describe
 from quire.sampling_params import NAMES, SAMPLING_FIELDS, RequestOptions, SamplingParams
 from quire.schema import INT32_MAX, fields_of, merge, parse_json_object, require_few
-from quire.tokenizer import Tokenizer
+from quire.tokenizer import EncodingError, Tokenizer
 from quire.triton import trtllm
 from quire.triton.generation_tensors import generation_tensors
-from quire.triton.tensors import Dialect, VllmBackend, read_list, read_string
+from quire.triton.prompt_bounds import PromptBounds
+from quire.triton.tensors import Dialect, StageRequest, Tensor, VllmBackend, read_list, read_string
+
+log = logging.getLogger("quire.tokenizer")
 
 # Request parameters that Triton or its clients set for themselves.
 _TRITON_PARAMETERS = frozenset(
@@ -42,7 +42,6 @@ class ParsedRequest:
     prompts: tuple[str | tuple[int, ...], ...]  # one for each row: text, or token ids
     given: Mapping[str, Any]  # sampling fields the request gave, canonical names
     options: RequestOptions
-    bad_word_ids: tuple[tuple[int, ...], ...] = ()  # of the field bad_words
     warnings: tuple[str, ...] = ()  # for the client: one for each name that was ignored
 
     @property
@@ -107,27 +106,24 @@ def parse_request(
     )
 
 
-def read_parameters(text: str, forwarded: re.Pattern[str] | None = None) -> dict[str, object]:
-    """A request's parameters, from the JSON that Triton makes of them, without those that mean nothing here:
-    Triton's own, and names of HTTP headers or gRPC metadata, which `forwarded` matches.
+def read_parameters(
+    given: Iterable[tuple[str, object]], forwarded: re.Pattern[str] | None = None
+) -> dict[str, object]:
+    """A request's parameters without those that mean nothing here: Triton's own, and names of HTTP headers or
+    gRPC metadata, which `forwarded` matches.
 
-    The JSON has a name twice that is a key of `generate`'s body and also inside its `parameters`, or twice in
-    one of them. The second value may be lost by then, so that is an error whatever the values are."""
-
-    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
-        values: dict[str, object] = {}
-        for name, value in items:
-            if name in _TRITON_PARAMETERS or name.startswith("triton_"):
-                continue
-            if forwarded and forwarded.fullmatch(name):
-                continue
-            if name in values:
-                raise InvalidArgument(name, "two request parameters of that name", "one")
-            values[name] = value
-        return values
-
-    parameters: dict[str, object] = json.loads(text, object_pairs_hook=pairs)
-    return parameters
+    A name comes twice that is a key of `generate`'s body and also inside its `parameters`, or twice in one of
+    them. That is an error whatever the values are."""
+    values: dict[str, object] = {}
+    for name, value in given:
+        if name in _TRITON_PARAMETERS or name.startswith("triton_"):
+            continue
+        if forwarded and forwarded.fullmatch(name):
+            continue
+        if name in values:
+            raise InvalidArgument(name, "two request parameters of that name", "one")
+        values[name] = value
+    return values
 
 
 def _prompts(
@@ -153,17 +149,16 @@ def _prompts(
     return tuple(texts)
 
 
-# How to read the tensors of a model folder's clients.
-DIALECTS: dict[str, Callable[[Path], Dialect]] = {
+# How to read the tensors of a model's clients.
+DIALECTS: dict[str, Callable[[int | None], Dialect]] = {
     "vllm": lambda _: VllmBackend(),
-    "trtllm": lambda folder: trtllm.TrtLlm(_model_number(folder, "vocab_size")),
+    "trtllm": lambda vocab_size: trtllm.TrtLlm(vocab_size),
 }
-STAGE_PARAMETERS = ("generation_model", "forwarded_headers", "dialect")
 
 
 class TokenizerStage:
     """Tokenizes for one generation model. `max_model_len` or `vocab_size` None: lengths or ids are checked by
-    generation only."""
+    generation only. `bytes_per_token`: of a text, see quire.text_bounds."""
 
     def __init__(
         self,
@@ -172,165 +167,107 @@ class TokenizerStage:
         forwarded: re.Pattern[str] | None = None,
         dialect: Dialect | None = None,
         vocab_size: int | None = None,
+        *,
+        bytes_per_token: int | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._max_model_len = max_model_len
         self._forwarded = forwarded
         self._dialect = dialect
+        self._bounds = PromptBounds(max_model_len, bytes_per_token)
 
-    @classmethod
-    def from_args(cls, args: Mapping[str, str]) -> TokenizerStage:
-        """From what Triton hands to initialize(). The config's parameter `generation_model` (default
-        "generation") names the model of the same repository whose settings say which tokenizer this is;
-        `forwarded_headers` is a regular expression, that of tritonserver's --http-header-forward-pattern;
-        `dialect` says whose inputs the config has: "vllm" (default; Triton's vLLM backend) or "trtllm"."""
-        parameters = json.loads(args["model_config"]).get("parameters", {})
-        values = {name: value["string_value"] for name, value in parameters.items()}
-        for name in values:
-            if name not in STAGE_PARAMETERS:
-                raise InvalidArgument(name, "an unknown parameter", ", ".join(STAGE_PARAMETERS))
-        dialect = values.get("dialect", "vllm")
-        if dialect not in DIALECTS:
-            raise InvalidArgument("dialect", describe(dialect), ", ".join(DIALECTS))
-        pattern = values.get("forwarded_headers")
-        folder = Path(args["model_repository"]).parent / values.get("generation_model", "generation")
-        config = EngineConfig.from_file(newest_settings(folder))
-        model = config.model_folder()
-        limit = config.max_model_len or model_limit(model)
-        forwarded = re.compile(pattern, re.IGNORECASE) if pattern else None
-        vocab_size = _model_number(model, "vocab_size")
-        return cls(Tokenizer(model), limit, forwarded, DIALECTS[dialect](model), vocab_size)
+    def answer(self, request: StageRequest) -> dict[str, Tensor]:
+        """The input tensors of generation. Raises InvalidArgument that names what the client got wrong."""
+        self._bounds.check_strings(request)
+        parsed = parse_request(
+            request.tensors,
+            read_parameters(request.parameters, self._forwarded),
+            self._dialect,
+            allows_rows="row_lengths" in request.outputs,
+        )
+        rows = self._rows(parsed)
+        for index, row in enumerate(rows):
+            if error := self._error_of(parsed.prompts[index], row):
+                raise _at(index, error, parsed)
+        return generation_tensors(
+            rows,
+            parsed.given,
+            parsed.options,
+            texts=parsed.texts,
+            bad_word_ids=self._tokenizer.bad_word_ids(parsed.given.get("bad_words", ())),
+            warnings=parsed.warnings,
+            times={
+                "arrival_ns": request.arrival_ns,
+                "tokenize_ns": time.monotonic_ns() - request.arrival_ns,
+            },
+        )
 
-    def execute(self, requests: Sequence[Any], pb_utils: Any) -> list[Any]:
-        """One response for each request, in order."""
-        arrival_ns = time.monotonic_ns()
-        parsed: list[ParsedRequest | Exception] = [self._parse(request) for request in requests]
-        good = [item for item in parsed if isinstance(item, ParsedRequest)]
-        encoded = {}
-        for adds_special in (True, False):
-            texts = [text for item in good if item.adds_special is adds_special for text in item.texts]
-            encoded[adds_special] = iter(self._encode(texts, adds_special))
+    def _rows(self, parsed: ParsedRequest) -> list[Sequence[int]]:
+        """The ids of each prompt."""
+        limit = parsed.given.get("truncate_prompt_tokens")
+        self._bounds.check_prompts(parsed.prompts, is_truncated=limit is not None)
+        if limit is None:
+            for text in parsed.texts:
+                self._probe(text, parsed.adds_special)
+        rows = self._encode(parsed.prompts, parsed.adds_special)
+        if limit is None:
+            return rows
+        if limit == -1:
+            limit = (self._max_model_len or INT32_MAX) - 1
+        return [
+            self._truncate(prompt, ids, limit, parsed.adds_special)
+            for prompt, ids in zip(parsed.prompts, rows, strict=True)
+        ]
 
-        def rows_of(item: ParsedRequest) -> list[Sequence[int] | Exception]:
-            ids_of_texts = encoded[item.adds_special]
-            rows = [
-                (prompt, next(ids_of_texts) if isinstance(prompt, str) else prompt) for prompt in item.prompts
-            ]
-            return [self._truncate(prompt, ids, item) for prompt, ids in rows]
+    def _probe(self, text: str, adds_special: bool) -> None:
+        """Refuses a text that is far too long after a small part of the work."""
+        if self._bounds.needs_probe(text):
+            [ids] = self._encode([text[: self._bounds.probe_length]], adds_special)
+            self._bounds.check_probe(text, len(ids))
 
-        rows = [rows_of(item) if isinstance(item, ParsedRequest) else [] for item in parsed]
-        times = {"arrival_ns": arrival_ns, "tokenize_ns": time.monotonic_ns() - arrival_ns}
-        return [self._response(*of_one, times, pb_utils) for of_one in zip(parsed, rows, strict=True)]
-
-    def _parse(self, request: Any) -> ParsedRequest | Exception:
+    def _encode(self, prompts: Sequence[str | Sequence[int]], adds_special: bool) -> list[Sequence[int]]:
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        if not texts:
+            return [prompt for prompt in prompts if not isinstance(prompt, str)]
         try:
-            tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-            parsed = parse_request(
-                tensors,
-                read_parameters(request.parameters(), self._forwarded),
-                self._dialect,
-                allows_rows="row_lengths" in request.requested_output_names(),
-            )
-            if words := parsed.given.get("bad_words"):
-                parsed = dataclasses.replace(parsed, bad_word_ids=self._tokenizer.bad_word_ids(words))
-            return parsed
-        except Exception as error:  # one request's trouble must not reach its neighbours
-            return error
-
-    def _encode(self, texts: list[str], adds_special: bool) -> list[list[int] | Exception]:
-        try:
-            return [*self._tokenizer.encode_batch(texts, add_special_tokens=adds_special)] if texts else []
-        except Exception as error:  # `tokenizers` raises bare Exception, for the whole batch
+            return [*self._tokenizer.encode_batch(texts, add_special_tokens=adds_special)]
+        except EncodingError as error:
             if len(texts) == 1:
-                allowed = f"text that the tokenizer knows ({error})"
-                return [InvalidArgument("text_input", describe(texts[0]), allowed)]
-            return [result for text in texts for result in self._encode([text], adds_special)]
+                raise _text_error(texts[0], error) from error
+        # The tokenizer does not say which one it was.
+        return [ids for text in texts for ids in self._encode([text], adds_special)]
 
     def _truncate(
-        self, prompt: str | Sequence[int], ids: Sequence[int] | Exception, item: ParsedRequest
-    ) -> Sequence[int] | Exception:
-        limit = item.given.get("truncate_prompt_tokens")
-        if limit == -1:
-            limit = self._max_model_len and self._max_model_len - 1
-        if limit is None or isinstance(ids, Exception):
-            return ids
+        self, prompt: str | Sequence[int], ids: Sequence[int], limit: int, adds_special: bool
+    ) -> Sequence[int]:
         try:
-            return self._tokenizer.truncate(prompt, list(ids), limit, add_special_tokens=item.adds_special)
-        except InvalidArgument as error:
-            return error
+            return self._tokenizer.truncate(prompt, list(ids), limit, add_special_tokens=adds_special)
+        except EncodingError as error:
+            raise _text_error(prompt, error) from error
 
-    def _response(
-        self,
-        item: ParsedRequest | Exception,
-        rows: Sequence[Sequence[int] | Exception],
-        times: Mapping[str, int],
-        pb_utils: Any,
-    ) -> Any:
-        error = item if isinstance(item, Exception) else self._row_error(item, rows)
-        if isinstance(item, ParsedRequest) and error is None:
-            ids = [row for row in rows if not isinstance(row, Exception)]
-            named = generation_tensors(
-                ids,
-                item.given,
-                item.options,
-                texts=item.texts,
-                bad_word_ids=item.bad_word_ids,
-                warnings=item.warnings,
-                times=times,
-            )
-            tensors = [pb_utils.Tensor(name, value) for name, value in named.items()]
-            return pb_utils.InferenceResponse(output_tensors=tensors)
-        is_ours = isinstance(error, InvalidArgument)
-        code = pb_utils.TritonError.INVALID_ARG if is_ours else pb_utils.TritonError.INTERNAL
-        message = str(error) if is_ours else f"tokenizer: {type(error).__name__}: {error}"
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
-
-    def _row_error(self, item: ParsedRequest, rows: Sequence[Sequence[int] | Exception]) -> Exception | None:
-        """The first error of a row."""
-        name = "text_input" if isinstance(item.prompts[0], str) else "input_ids"
-        for index, row in enumerate(rows):
-            error = row if isinstance(row, Exception) else self._error_of(name, row)
-            if isinstance(error, InvalidArgument) and len(rows) > 1:
-                return InvalidArgument(error.field, f"{error.given} at {index}", error.allowed)
-            if error is not None:
-                return error
-        return None
-
-    def _error_of(self, name: str, ids: Sequence[int]) -> InvalidArgument | None:
+    def _error_of(self, prompt: str | Sequence[int], ids: Sequence[int]) -> InvalidArgument | None:
+        name, what = ("text_input", "text of ") if isinstance(prompt, str) else ("input_ids", "")
         length = len(ids)
-        what = "text of " if name == "text_input" else ""
         if length == 0:
-            allowed = f"{what}at least one token"
-            return InvalidArgument(name, f"{what}0 tokens", allowed)
+            return InvalidArgument(name, f"{what}0 tokens", f"{what}at least one token")
         if self._max_model_len is not None and length >= self._max_model_len:
             allowed = f"at most {self._max_model_len - 1} tokens (max_model_len - 1)"
             return InvalidArgument(name, f"{length} tokens", allowed)
         # Ids that a client gives are generation's to check, under their own name.
-        if name == "text_input" and self._vocab_size is not None and max(ids) >= self._vocab_size:
+        if isinstance(prompt, str) and self._vocab_size is not None and max(ids) >= self._vocab_size:
             unknown = next(token_id for token_id in ids if token_id >= self._vocab_size)
             return self._tokenizer.unknown_to_the_model(name, unknown, self._vocab_size)
         return None
 
 
-def newest_settings(folder: Path) -> Path:
-    """model.json of the highest version of a generation model: the one that Triton loads by default."""
-    versions = [path for path in folder.glob("*/model.json") if path.parent.name.isdigit()]
-    if not versions:
-        raise ConfigError(
-            folder / "1" / "model.json", "no such file; allowed: a JSON file with engine settings"
-        )
-    return max(versions, key=lambda path: int(path.parent.name))
+def _at(index: int, error: InvalidArgument, parsed: ParsedRequest) -> InvalidArgument:
+    """`error` of one prompt, which it names where there are several."""
+    if len(parsed.prompts) == 1:
+        return error
+    return InvalidArgument(error.field, f"{error.given} at {index}", error.allowed)
 
 
-def model_limit(folder: Path) -> int | None:
-    """max_position_embeddings of a model's config.json."""
-    return _model_number(folder, "max_position_embeddings")
-
-
-def _model_number(folder: Path, key: str) -> int | None:
-    try:
-        value = read_json_object(folder / "config.json").get(key)
-    except FileNotFoundError:
-        raise ModelNotFound(f"{folder / 'config.json'}: no such file; a model folder has one") from None
-    return value if isinstance(value, int) else None
+def _text_error(prompt: object, error: EncodingError) -> InvalidArgument:
+    log.warning("text_input could not be tokenized", exc_info=error)
+    return InvalidArgument("text_input", describe(prompt), f"text that the tokenizer knows ({error})")

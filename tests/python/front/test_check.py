@@ -421,12 +421,13 @@ def test_only_what_will_be_loaded(repository: Path) -> None:
 
 def test_missing_files(repository: Path) -> None:
     """Each file that is missing is named, all in one go."""
-    (repository / "tokenizer" / "1" / "model.py").unlink()
+    (repository / "mine" / "1").mkdir(parents=True)
+    (repository / "mine" / "config.pbtxt").write_text('backend: "python"')
     (repository / "detokenizer" / "config.pbtxt").unlink()
     (repository / "generation" / "1" / "model.json").unlink()
     shutil.rmtree(repository / "ensemble" / "1")
     problems = problems_of(repository)
-    assert "tokenizer/1/model.py: no such file; allowed: the model's Python code" in problems
+    assert "mine/1/model.py: no such file; allowed: the model's Python code" in problems
     assert "detokenizer/config.pbtxt: no such file; allowed: the model's configuration" in problems
     assert "generation/1/model.json: no such file; allowed: a JSON file with engine settings" in problems
     assert "ensemble: has no version; allowed: a folder with a number as its name, such as 1" in problems
@@ -484,11 +485,12 @@ def test_the_command(repository: Path) -> None:
     """Status 0 without problems; status 1 with all of them printed."""
     result = CliRunner().invoke(app, ["check", str(repository)])
     assert (0, f"{repository}: no problems\n") == (result.exit_code, result.output)
-    (repository / "tokenizer" / "1" / "model.py").unlink()
+    (repository / "mine" / "1").mkdir(parents=True)
+    (repository / "mine" / "config.pbtxt").write_text('backend: "python"')
     (repository / "generation" / "1" / "model.json").write_text('{"model": "m", "sed": 1}')
     result = CliRunner().invoke(app, ["check", str(repository)])
     assert result.exit_code == 1
     assert [
         f"{repository}/generation/1/model.json: sed: unknown key",
-        f"{repository}/tokenizer/1/model.py: no such file",
+        f"{repository}/mine/1/model.py: no such file",
     ] == [line.split(" (did")[0].split("; ")[0] for line in result.output.splitlines()]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from google.protobuf import text_format
 from quire.tokenizer import Tokenizer
 from quire.triton.tokenizer_stage import TokenizerStage
+from stage_requests import ask
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 REPOSITORY = Path(__file__).resolve().parents[3] / "model_repository"
@@ -19,11 +19,6 @@ REPOSITORY = Path(__file__).resolve().parents[3] / "model_repository"
 @pytest.fixture(scope="module")
 def stage(byte_level_model: Path) -> TokenizerStage:
     return TokenizerStage(Tokenizer(byte_level_model), 64)
-
-
-def run(stage: TokenizerStage, pb_utils: SimpleNamespace, inputs: dict) -> object:
-    (response,) = stage.execute([pb_utils.Request(inputs, None)], pb_utils)
-    return response
 
 
 def test_generation_takes_what_the_stage_sends() -> None:
@@ -40,28 +35,26 @@ def test_generation_takes_what_the_stage_sends() -> None:
     assert many == {k: v for k, v in sent.items() if k != "acknowledge"}
 
 
-def test_lists_that_generation_knows_as_pairs(
-    stage: TokenizerStage, pb_utils: SimpleNamespace, byte_level_model: Path
-) -> None:
+def test_lists_that_generation_knows_as_pairs(stage: TokenizerStage, byte_level_model: Path) -> None:
     """bad_words leave as ids, with a space in front and without; logit_bias as ids and values, by id."""
     tokenizer = Tokenizer(byte_level_model)
-    outputs = run(stage, pb_utils, {"text_input": "a", "bad_words": ["one", " one", "x y"]}).outputs
+    outputs = ask(stage, {"text_input": "a", "bad_words": ["one", " one", "x y"]}).outputs
     raw = tokenizer.raw
     texts = ["one", " one", "x y", " x y"]
     expected = [raw.encode(text, add_special_tokens=False).ids for text in texts]
     assert outputs["bad_word_lengths"].tolist() == [len(ids) for ids in expected]
     assert outputs["bad_word_ids"].tolist() == [token for ids in expected for token in ids]
     given = {"logit_bias": {"9": -1, "4": 2.5}}
-    outputs = run(stage, pb_utils, {"text_input": "a", "sampling_parameters": json.dumps(given)}).outputs
+    outputs = ask(stage, {"text_input": "a", "sampling_parameters": json.dumps(given)}).outputs
     assert (outputs["logit_bias_ids"].tolist(), outputs["logit_bias"].tolist()) == ([4, 9], [2.5, -1.0])
-    error = run(stage, pb_utils, {"text_input": "a", "bad_words": [f"word {i}" for i in range(65)]}).error
-    assert error.message.startswith("bad_words: got 130 sequences of tokens; allowed: at most 128")
+    error = ask(stage, {"text_input": "a", "bad_words": [f"word {i}" for i in range(65)]}).error
+    assert error.startswith("bad_words: got 130 sequences of tokens; allowed: at most 128")
 
 
-def test_times_go_with_the_request(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+def test_times_go_with_the_request(stage: TokenizerStage) -> None:
     """When the request came, and how long this stage took, by the clock of the other stages."""
     before = time.monotonic_ns()
-    outputs = run(stage, pb_utils, {"text_input": "a"}).outputs
+    outputs = ask(stage, {"text_input": "a"}).outputs
     took = time.monotonic_ns() - before
     assert before <= outputs["arrival_ns"].item() <= before + took
     assert 0 < outputs["tokenize_ns"].item() <= took

@@ -46,7 +46,7 @@ def test_in_the_wheel() -> None:
 
 @pytest.mark.usefixtures("without_wheel")
 def test_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the wheel, the server on PATH; its stub must be for the running Python."""
+    """Without the wheel, the server on PATH; its Python backend is used where it is for our Python."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     executable = fake_server(tmp_path / "good", version)
     monkeypatch.setenv("PATH", str(executable.parent))
@@ -57,14 +57,11 @@ def test_on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     executable = fake_server(tmp_path / "other", OTHER_PYTHON)
     monkeypatch.setenv("PATH", str(executable.parent))
-    with pytest.raises(
-        ServerNotFound,
-        match=rf"is for Python {OTHER_PYTHON}, this is Python {version}; allowed: running with",
-    ):
-        find_installation()
+    assert find_installation().stub is None
     shutil.rmtree(tmp_path / "other" / "backends")
-    with pytest.raises(ServerNotFound, match="without its Python backend"):
-        find_installation()
+    assert find_installation().stub is None
+    lay_out(tmp_path / "root", find_installation())
+    assert [path.name for path in backend_directory(tmp_path / "root").iterdir()] == ["quire"]
 
 
 @pytest.mark.usefixtures("without_wheel")
@@ -83,10 +80,10 @@ def test_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (extra / "only_on_pythonpath.py").write_text("")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(extra), os.environ.get("PYTHONPATH", "")]))
     root = tmp_path / "root"
-    env = lay_out(root, find_installation(), with_quire_backend=False)
+    env = lay_out(root, find_installation())
     names = {path.name for path in (backend_directory(root) / "python").iterdir()}
     assert {"libtriton_python.so", "triton_python_backend_stub", "triton_python_backend_utils.py"} <= names
-    assert not (backend_directory(root) / "quire").exists()
+    assert (backend_directory(root) / "quire" / "libtriton_quire.so").is_file()
     assert shutil.which("python3", path=env["PATH"]) == str(root / "bin" / "python3")
     assert sys.executable == env["QUIRE_PYTHON"]
 

@@ -24,7 +24,7 @@ def server(
     tmp_path_factory: pytest.TempPathFactory, byte_level_model: Path, make_repository: MakeRepository
 ) -> Iterator[TritonServer]:
     repository = make_repository(tmp_path_factory.mktemp("serving"), byte_level_model)
-    with TritonServer(repository, models=["tokenizer"], with_quire_backend=False) as server:
+    with TritonServer(repository, models=["tokenizer"]) as server:
         yield server
 
 
@@ -144,7 +144,7 @@ def test_unusable_settings_fail_the_load(
     repository = make_repository(tmp_path, byte_level_model)
     settings = repository / "generation" / "1" / "model.json"
     settings.write_text(json.dumps({"model": str(byte_level_model), "max_num_seq": 3}))
-    server = TritonServer(repository, models=["tokenizer"], with_quire_backend=False)
+    server = TritonServer(repository, models=["tokenizer"])
     with (
         pytest.raises(ServerStartError, match=r'max_num_seq: unknown key \(did you mean "max_num_seqs"'),
         server,

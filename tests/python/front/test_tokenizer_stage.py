@@ -1,24 +1,24 @@
-"""The tokenizer stage's functions, with a stand-in for Triton's Python module."""
+"""The tokenizer stage: tensors and parameters of a request in, tensors for generation or an error out."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import tokenizers
 from google.protobuf import text_format
 from quire import schema
-from quire.errors import ConfigError, InvalidArgument
+from quire.errors import InvalidArgument
 from quire.sampling_params import ENGINE_FIELDS, NAMES, NOT_YET, OPTION_FIELDS, RequestOptions
 from quire.schema import fields_of
 from quire.tokenizer import Tokenizer
-from quire.triton.tokenizer_stage import TokenizerStage, newest_settings, parse_request
+from quire.triton.tokenizer_stage import TokenizerStage, parse_request, read_parameters
+from sample_tokenizers import train_byte_level
+from stage_requests import ask
+from tokenizers import Regex, pre_tokenizers
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 REPOSITORY = Path(__file__).resolve().parents[3] / "model_repository"
@@ -29,51 +29,36 @@ def stage(byte_level_model: Path) -> TokenizerStage:
     return TokenizerStage(Tokenizer(byte_level_model), 64, re.compile("x-.*"))
 
 
-def run(
-    stage: TokenizerStage,
-    pb_utils: SimpleNamespace,
-    inputs: dict,
-    parameters: dict | None = None,
-    outputs: tuple[str, ...] = (),
-) -> Any:
-    (response,) = stage.execute([pb_utils.Request(inputs, parameters, outputs)], pb_utils)
-    return response
-
-
-def test_a_batch_keeps_order_and_neighbours(
-    stage: TokenizerStage, pb_utils: SimpleNamespace, byte_level_model: Path
-) -> None:
-    """Requests of one call are answered in order; a bad one does not touch the others."""
-    texts = ["one", "", "zwei Straßen", "x" * 500, "三"]
-    responses = stage.execute([pb_utils.Request({"text_input": text}) for text in texts], pb_utils)
+def test_tokenizes_as_the_library_does(stage: TokenizerStage, byte_level_model: Path) -> None:
+    """Ids are those of `tokenizers`; an empty text and one of too many tokens are refused."""
     tokenizer = Tokenizer(byte_level_model)
-    assert [response.error is None for response in responses] == [True, False, True, False, True]
-    for index in (0, 2, 4):
-        assert tokenizer.encode(texts[index]) == responses[index].outputs["input_ids"].tolist()
-        assert responses[index].outputs["input_ids"].dtype == np.int32
-    assert responses[1].error.message == "text_input: got an empty string; allowed: a non-empty string"
+    for text in ("one", "zwei Straßen", "三"):
+        ids = ask(stage, {"text_input": text}).outputs["input_ids"]
+        assert tokenizer.encode(text) == ids.tolist()
+        assert ids.dtype == np.int32
+    assert (
+        ask(stage, {"text_input": ""}).error == "text_input: got an empty string; allowed: a non-empty string"
+    )
     assert re.fullmatch(
         r"text_input: got \d+ tokens; allowed: at most 63 tokens \(max_model_len - 1\)",
-        responses[3].error.message,
+        ask(stage, {"text_input": "x" * 500}).error,
     )
-    assert {responses[1].error.code, responses[3].error.code} == {pb_utils.TritonError.INVALID_ARG}
 
 
-def test_only_what_applies_is_sent(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+def test_only_what_applies_is_sent(stage: TokenizerStage) -> None:
     """Outputs that the request did not ask for are left out, also empty lists."""
     always = {"input_ids", "row_lengths", "stream", "acknowledge", "arrival_ns", "tokenize_ns"}
     parameters = {"stop": "[]", "bad_words": "[]", "logit_bias": "{}"}
-    response = run(stage, pb_utils, {"text_input": "a", "stream": True}, parameters)
+    response = ask(stage, {"text_input": "a", "stream": True}, parameters)
     assert set(response.outputs) == always
-    response = run(
+    response = ask(
         stage,
-        pb_utils,
         {"text_input": "a", "return_num_input_tokens": True, "return_finish_reason": False},
     )
     assert set(response.outputs) == {*always, "prompt_text", "return_num_input_tokens"}
 
 
-def test_outputs_have_the_configured_types(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+def test_outputs_have_the_configured_types(stage: TokenizerStage) -> None:
     """Every output that can be sent is in config.pbtxt with the type of its tensor or field, and no other."""
     config = text_format.Parse((REPOSITORY / "tokenizer" / "config.pbtxt").read_text(), ModelConfig())
     given = {
@@ -108,7 +93,7 @@ def test_outputs_have_the_configured_types(stage: TokenizerStage, pb_utils: Simp
         "xyzzy": 1,  # a warning
         "truncate_prompt_tokens": 5,  # is for this stage
     }
-    response = run(stage, pb_utils, {"text_input": "a", "sampling_parameters": json.dumps(given)})
+    response = ask(stage, {"text_input": "a", "sampling_parameters": json.dumps(given)})
     dtypes = {"TYPE_INT32": "int32", "TYPE_INT64": "int64", "TYPE_FP32": "float32", "TYPE_BOOL": "bool"}
     types = {output.name: text_format_name(output.data_type) for output in config.output}
     assert {name: dtypes.get(kind, "object") for name, kind in types.items()} == {
@@ -131,7 +116,7 @@ def test_inputs_are_the_options(stage: TokenizerStage) -> None:
     assert all(tensor.optional for tensor in config.input)
 
 
-def test_three_ways_to_give_a_field(pb_utils: SimpleNamespace) -> None:
+def test_three_ways_to_give_a_field() -> None:
     """Tensor, JSON and request parameter mean the same, may repeat each other, and may not disagree."""
     text = np.asarray([b"a"], object)
 
@@ -163,9 +148,7 @@ def test_three_ways_to_give_a_field(pb_utils: SimpleNamespace) -> None:
     assert not parse({"echo": False}).options.includes_prompt
 
 
-def test_prompts_are_truncated_on_request(
-    stage: TokenizerStage, pb_utils: SimpleNamespace, byte_level_model: Path
-) -> None:
+def test_prompts_are_truncated_on_request(stage: TokenizerStage, byte_level_model: Path) -> None:
     """The end of the prompt is kept; -1 keeps what fits into the model; the text is given back whole."""
     text = "x y z " * 40
     ids = Tokenizer(byte_level_model).encode(text)
@@ -175,36 +158,28 @@ def test_prompts_are_truncated_on_request(
         ("truncate", "10", 10),
         ("truncate_prompt_tokens", -1, 63),
     ):
-        outputs = run(stage, pb_utils, {"text_input": text}, {name: limit}).outputs
+        outputs = ask(stage, {"text_input": text}, {name: limit}).outputs
         assert outputs["input_ids"].tolist() == ids[-kept:]
         assert outputs["prompt_text"].tolist() == [text.encode()]
-    whole = run(stage, pb_utils, {"text_input": "x y"}, {"truncate": 50}).outputs["input_ids"].tolist()
+    whole = ask(stage, {"text_input": "x y"}, {"truncate": 50}).outputs["input_ids"].tolist()
     assert whole == Tokenizer(byte_level_model).encode("x y")
     for limit in (0, -2, 2**31, 1.5):
-        assert run(stage, pb_utils, {"text_input": text}, {"truncate": limit}).error.message.startswith(
-            "truncate: got "
-        )
+        assert ask(stage, {"text_input": text}, {"truncate": limit}).error.startswith("truncate: got ")
 
 
-def test_a_parameter_that_comes_twice(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+def test_a_parameter_that_comes_twice() -> None:
     """Refused whatever the values are; headers and what Triton sets for itself may repeat."""
-
-    def answer(text: str) -> Any:
-        request = pb_utils.Request({"text_input": "a"})
-        request.parameters = lambda: text
-        return stage.execute([request], pb_utils)[0]
-
     for second in (0, 2):
-        error = answer(f'{{"temperature": 0, "top_k": 1, "temperature": {second}}}').error
-        assert "temperature: got two request parameters of that name; allowed: one" == error.message
-        assert pb_utils.TritonError.INVALID_ARG == error.code
-    assert answer('{"x-a": 1, "triton_x": 1, "id": "1", "x-a": 2, "triton_x": 1, "id": "1"}').error is None
+        with pytest.raises(InvalidArgument, match=r"^temperature: got two request parameters of that name; "):
+            read_parameters([("temperature", 0), ("top_k", 1), ("temperature", second)])
+    repeated = [("x-a", 1), ("triton_x", 1), ("id", "1")] * 2
+    assert read_parameters(repeated, re.compile("x-.*")) == {}
 
 
 def test_special_tokens_are_added_on_request(
-    tokenizers_by_name: dict[str, tokenizers.Tokenizer], tmp_path: Path, pb_utils: SimpleNamespace
+    tokenizers_by_name: dict[str, tokenizers.Tokenizer], tmp_path: Path
 ) -> None:
-    """add_special_tokens false leaves them out, for one request of a call and not for its neighbours."""
+    """add_special_tokens false leaves them out, for that request only."""
     raw = tokenizers.Tokenizer.from_str(tokenizers_by_name["byte_level"].to_str())
     raw.add_special_tokens(["<bos>"])
     bos = raw.token_to_id("<bos>")
@@ -218,47 +193,41 @@ def test_special_tokens_are_added_on_request(
         {"add_special_tokens": False},
         {"sampling_parameters": '{"add_special_tokens": false}'},
     ):
-        requests = [
-            pb_utils.Request({"text_input": texts[0]}),
-            pb_utils.Request({"text_input": texts[1]}, parameters),
-        ]
-        requests.append(pb_utils.Request({"text_input": texts[2]}))
-        found = [response.outputs["input_ids"].tolist() for response in stage.execute(requests, pb_utils)]
+        given = (None, parameters, None)
+        answers = [ask(stage, {"text_input": text}, more) for text, more in zip(texts, given, strict=True)]
+        found = [answer.outputs["input_ids"].tolist() for answer in answers]
         assert [1, 0, 1] == [ids.count(bos) for ids in found]
         assert raw.encode("two", add_special_tokens=False).ids == found[1]
         assert raw.encode("three").ids == found[2]
-    assert (
-        "add_special_tokens: got"
-        in run(stage, pb_utils, {"text_input": "a"}, {"add_special_tokens": 1}).error.message
-    )
+    assert "add_special_tokens: got" in ask(stage, {"text_input": "a"}, {"add_special_tokens": 1}).error
 
 
-def test_a_token_that_the_model_does_not_have(byte_level_model: Path, pb_utils: SimpleNamespace) -> None:
+def test_a_token_that_the_model_does_not_have(byte_level_model: Path) -> None:
     """A text with an id past vocab_size is refused under the client's name, with the token's text."""
     tokenizer = Tokenizer(byte_level_model)
     last = tokenizer.raw.get_vocab_size() - 1
     stage = TokenizerStage(tokenizer, 64, vocab_size=last)
     text = tokenizer.raw.id_to_token(last)
-    message = run(stage, pb_utils, {"text_input": f"a{text}"}).error.message
+    message = ask(stage, {"text_input": f"a{text}"}).error
     assert f"text_input: got the token {json.dumps(text)}, whose id is {last}; allowed: " in message
     assert f"ids 0 to {last - 1} (vocab_size)" in message
-    assert run(stage, pb_utils, {"text_input": "a"}).error is None
-    rows = run(stage, pb_utils, {"text_input": ["a", f"a{text}"]}, None, ("row_lengths",)).error.message
+    assert ask(stage, {"text_input": "a"}).error is None
+    rows = ask(stage, {"text_input": ["a", f"a{text}"]}, None, ("row_lengths",)).error
     assert f"whose id is {last} at 1; allowed: " in rows
-    by_ids = run(stage, pb_utils, {"input_ids": np.asarray([last], np.int32)})  # generation's to refuse
+    by_ids = ask(stage, {"input_ids": np.asarray([last], np.int32)})  # generation's to refuse
     assert by_ids.error is None
 
 
-def test_fields_of_vllm_that_ask_for_nothing(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+def test_fields_of_vllm_that_ask_for_nothing(stage: TokenizerStage) -> None:
     """With null, and with their neutral value, they change nothing; other values are refused by name."""
     for name, neutral in NOT_YET.items():
         for value in (None, *neutral):
             given = json.dumps({name: value, "top_k": 5})
-            response = run(stage, pb_utils, {"text_input": "a", "sampling_parameters": given})
+            response = ask(stage, {"text_input": "a", "sampling_parameters": given})
             assert response.error is None, (name, value)
             assert [5] == response.outputs["top_k"].tolist()
             assert "warnings" not in response.outputs
-    assert run(stage, pb_utils, {"text_input": "a"}, {"length_penalty": "1.0", "best_of": 1}).error is None
+    assert ask(stage, {"text_input": "a"}, {"length_penalty": "1.0", "best_of": 1}).error is None
     for name, value in (
         ("use_beam_search", True),
         ("use_beam_search", 0),
@@ -269,16 +238,14 @@ def test_fields_of_vllm_that_ask_for_nothing(stage: TokenizerStage, pb_utils: Si
         ("guided_json", "{}"),
     ):
         given = json.dumps({name: value})
-        message = run(stage, pb_utils, {"text_input": "a", "sampling_parameters": given}).error.message
+        message = ask(stage, {"text_input": "a", "sampling_parameters": given}).error
         assert f"{name}: got a field that is not supported yet; allowed: null" in message
     given = json.dumps({"temprature": None})
-    message = run(stage, pb_utils, {"text_input": "a", "sampling_parameters": given}).error.message
+    message = ask(stage, {"text_input": "a", "sampling_parameters": given}).error
     assert 'temprature: got an unknown field (did you mean "temperature"?)' in message
 
 
-def test_unknown_names_are_cheap(
-    stage: TokenizerStage, pb_utils: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_names_are_cheap(stage: TokenizerStage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too many names are refused by their number before any is looked at; and the nearest known name is
     searched for one of them only."""
     searched: list[str] = []
@@ -288,13 +255,13 @@ def test_unknown_names_are_cheap(
         ({"sampling_parameters": json.dumps(names)}, {}, "sampling_parameters"),
         ({}, names, "parameters"),
     ):
-        message = run(stage, pb_utils, {"text_input": "a", **inputs}, parameters).error.message
+        message = ask(stage, {"text_input": "a", **inputs}, parameters).error
         assert f"{field}: got 20000 names; allowed: at most 256" == message
     assert [] == searched
     few = dict(list(names.items())[:256])
     for strict in (True, False):
         given = json.dumps(few)
-        run(stage, pb_utils, {"text_input": "a", "sampling_parameters": given}, {"strict": strict})
+        ask(stage, {"text_input": "a", "sampling_parameters": given}, {"strict": strict})
     assert ["temperatur0"] * 2 == searched
 
 
@@ -320,17 +287,14 @@ def test_unknown_names_are_cheap(
         ),
     ],
 )
-def test_messages_stay_short(
-    stage: TokenizerStage, pb_utils: SimpleNamespace, given: str, message: str
-) -> None:
+def test_messages_stay_short(stage: TokenizerStage, given: str, message: str) -> None:
     """Whatever was sent, its error is one line of text for people."""
-    error = run(stage, pb_utils, {"text_input": "a", "sampling_parameters": given}).error
-    assert error.message.startswith(message)
-    assert len(error.message.partition("; allowed: ")[0]) < 200
-    assert pb_utils.TritonError.INVALID_ARG == error.code
+    error = ask(stage, {"text_input": "a", "sampling_parameters": given}).error
+    assert error.startswith(message)
+    assert len(error.partition("; allowed: ")[0]) < 200
 
 
-def test_names_that_are_ignored_on_request(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+def test_names_that_are_ignored_on_request(stage: TokenizerStage) -> None:
     """With strict: false, by whichever way it comes, unknown names are listed; values are still checked."""
     parameters = {"temprature": 0.5, "max_tokens": 3}
     nested = {"text_input": "a", "sampling_parameters": '{"temprature": 0.6, "lora_name": "x", "\\ud800": 1}'}
@@ -340,11 +304,10 @@ def test_names_that_are_ignored_on_request(stage: TokenizerStage, pb_utils: Simp
         b"\\ud800: ignored, an unknown field",
     ]
     for response in (
-        run(stage, pb_utils, nested | {"strict": False}, parameters),
-        run(stage, pb_utils, nested, parameters | {"strict": False}),
-        run(
+        ask(stage, nested | {"strict": False}, parameters),
+        ask(stage, nested, parameters | {"strict": False}),
+        ask(
             stage,
-            pb_utils,
             nested
             | {"sampling_parameters": nested["sampling_parameters"].replace("{", '{"strict": false, ')},
             parameters,
@@ -353,18 +316,17 @@ def test_names_that_are_ignored_on_request(stage: TokenizerStage, pb_utils: Simp
         assert response.outputs["warnings"].tolist() == warnings
         assert response.outputs["max_tokens"].tolist() == [3]
     for strict in ({}, {"strict": True}, {"strict": None}):
-        response = run(stage, pb_utils, nested, parameters | strict)
-        assert response.error.message.startswith("temprature: got an unknown field")
-    response = run(stage, pb_utils, nested, {"max_tokens": 0, "strict": False})
-    assert response.error.message.startswith("max_tokens: got 0;")
-    assert "warnings" not in run(stage, pb_utils, {"text_input": "a", "strict": False}).outputs
+        response = ask(stage, nested, parameters | strict)
+        assert response.error.startswith("temprature: got an unknown field")
+    response = ask(stage, nested, {"max_tokens": 0, "strict": False})
+    assert response.error.startswith("max_tokens: got 0;")
+    assert "warnings" not in ask(stage, {"text_input": "a", "strict": False}).outputs
 
 
-def test_the_prompt_as_ids(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
-    """Ids pass as they are, beside texts of the same call; the prompt is not in the answer."""
+def test_the_prompt_as_ids(stage: TokenizerStage) -> None:
+    """Ids pass as they are; the prompt is not in the answer."""
     ids = np.asarray([3, 1, 2], np.int32)
-    requests = [pb_utils.Request({"input_ids": ids}), pb_utils.Request({"text_input": "a"})]
-    by_ids, by_text = stage.execute(requests, pb_utils)
+    by_ids, by_text = ask(stage, {"input_ids": ids}), ask(stage, {"text_input": "a"})
     assert by_ids.outputs["input_ids"].tolist() == [3, 1, 2]
     assert "prompt_text" not in by_ids.outputs
     assert "prompt_text" in by_text.outputs
@@ -375,33 +337,28 @@ def test_the_prompt_as_ids(stage: TokenizerStage, pb_utils: SimpleNamespace) -> 
             "echo: got true, which means exclude_input_in_output false with input_ids; allowed: ",
         ),
     ):
-        assert run(stage, pb_utils, {"input_ids": ids}, parameters).error.message.startswith(message)
+        assert ask(stage, {"input_ids": ids}, parameters).error.startswith(message)
 
 
-def test_several_prompts(stage: TokenizerStage, pb_utils: SimpleNamespace, byte_level_model: Path) -> None:
+def test_several_prompts(stage: TokenizerStage, byte_level_model: Path) -> None:
     """Where row_lengths is asked for: ids one after the other, lengths, and every prompt; else refused."""
     texts = ["one", "zwei Straßen", "三"]
     asked = ("input_ids", "row_lengths")
-    bad, good, empty, long = stage.execute(
-        [
-            pb_utils.Request({"text_input": texts}),
-            pb_utils.Request({"text_input": texts}, None, asked),
-            pb_utils.Request({"text_input": ["a", ""]}, None, asked),
-            pb_utils.Request({"text_input": ["a", "x" * 500, "b"]}, None, asked),
-        ],
-        pb_utils,
-    )
+    bad = ask(stage, {"text_input": texts})
+    good = ask(stage, {"text_input": texts}, None, asked)
+    empty = ask(stage, {"text_input": ["a", ""]}, None, asked)
+    long = ask(stage, {"text_input": ["a", "x" * 500, "b"]}, None, asked)
     tokenizer = Tokenizer(byte_level_model)
     rows = [tokenizer.encode(text) for text in texts]
     assert good.outputs["input_ids"].tolist() == [token for row in rows for token in row]
     assert good.outputs["row_lengths"].tolist() == list(map(len, rows))
     assert good.outputs["prompt_text"].tolist() == [text.encode() for text in texts]
-    assert bad.error.message == "text_input: got 3 values; allowed: one value (several: ensemble_unary)"
-    assert empty.error.message == "text_input: got an empty string at 1; allowed: a non-empty string"
-    assert re.match(r"text_input: got \d+ tokens at 1; ", long.error.message)
+    assert bad.error == "text_input: got 3 values; allowed: one value (several: ensemble_unary)"
+    assert empty.error == "text_input: got an empty string at 1; allowed: a non-empty string"
+    assert re.match(r"text_input: got \d+ tokens at 1; ", long.error)
 
 
-def test_lists_as_tensors(pb_utils: SimpleNamespace) -> None:
+def test_lists_as_tensors() -> None:
     """A list is a tensor of rank 1; one string is itself, or the JSON list that it spells."""
     text = np.asarray([b"a"], object)
 
@@ -448,17 +405,14 @@ def test_errors_use_the_spelling_that_was_given() -> None:
         ),
     ],
 )
-def test_bad_requests(
-    stage: TokenizerStage, pb_utils: SimpleNamespace, inputs: dict, parameters: dict, field: str
-) -> None:
+def test_bad_requests(stage: TokenizerStage, inputs: dict, parameters: dict, field: str) -> None:
     """Each mistake is an invalid argument that names its field."""
-    response = run(stage, pb_utils, inputs, parameters)
-    assert response.error.code == pb_utils.TritonError.INVALID_ARG
-    assert response.error.message.startswith(f"{field}: got ")
-    assert "; allowed: " in response.error.message
+    response = ask(stage, inputs, parameters)
+    assert response.error.startswith(f"{field}: got ")
+    assert "; allowed: " in response.error
 
 
-def test_parameters_that_are_not_ours(stage: TokenizerStage, pb_utils: SimpleNamespace) -> None:
+def test_parameters_that_are_not_ours(stage: TokenizerStage) -> None:
     """Triton's own parameters pass, and headers that the server was told to forward."""
     own = {
         "id": "1",
@@ -468,50 +422,34 @@ def test_parameters_that_are_not_ours(stage: TokenizerStage, pb_utils: SimpleNam
         "triton_anything": True,
         "x-request-id": "z",
     }
-    assert run(stage, pb_utils, {"text_input": "a"}, own).error is None
-    assert run(stage, pb_utils, {"text_input": "a"}, {"y-request-id": "z"}).error is not None
+    assert ask(stage, {"text_input": "a"}, own).error is None
+    assert ask(stage, {"text_input": "a"}, {"y-request-id": "z"}).error is not None
     assert not any(name.startswith("triton_") for name in NAMES.fields)
 
 
-def test_text_without_tokens(pb_utils: SimpleNamespace, tokenizers_by_name: dict, tmp_path: Path) -> None:
+def test_text_without_tokens(tokenizers_by_name: dict, tmp_path: Path) -> None:
     """A text of which the tokenizer makes nothing is refused."""
     tokenizers_by_name["word_level"].save(str(tmp_path / "tokenizer.json"))
     stage = TokenizerStage(Tokenizer(tmp_path), None)
-    response = run(stage, pb_utils, {"text_input": " "})
-    assert response.error.message == "text_input: got text of 0 tokens; allowed: text of at least one token"
+    response = ask(stage, {"text_input": " "})
+    assert response.error == "text_input: got text of 0 tokens; allowed: text of at least one token"
 
 
-def test_our_own_mistakes_are_internal(
-    stage: TokenizerStage, pb_utils: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is not the client's fault is an internal error, for that request only."""
-    request = pb_utils.Request({"text_input": "a"})
-    monkeypatch.setattr(request, "parameters", lambda: 1 / 0)
-    bad, good = stage.execute([request, pb_utils.Request({"text_input": "a"})], pb_utils)
-    assert bad.error.code == pb_utils.TritonError.INTERNAL
-    assert bad.error.message == "tokenizer: ZeroDivisionError: division by zero"
-    assert good.error is None
-
-
-def test_finds_its_model(
-    tmp_path: Path, byte_level_model: Path, make_repository: Callable[[Path, Path], Path]
-) -> None:
-    """The parameter generation_model leads to the settings of the newest version, whose limit counts."""
-    repository = make_repository(tmp_path, byte_level_model)
-    (repository / "generation").rename(repository / "llama")
-    args = {
-        "model_repository": str(repository / "tokenizer"),
-        "model_config": json.dumps({"parameters": {"generation_model": {"string_value": "llama"}}}),
-    }
-    assert TokenizerStage.from_args(args)._max_model_len == 64
-    newer = repository / "llama" / "10" / "model.json"
-    newer.parent.mkdir()
-    newer.write_text(json.dumps({"model": str(byte_level_model), "max_model_len": 32}))
-    assert newest_settings(repository / "llama") == newer
-    assert TokenizerStage.from_args(args)._max_model_len == 32
-    with pytest.raises(ConfigError, match="no such file"):
-        TokenizerStage.from_args(args | {"model_config": "{}"})
-    with pytest.raises(InvalidArgument, match=r"^generation: got an unknown parameter"):
-        TokenizerStage.from_args(
-            args | {"model_config": json.dumps({"parameters": {"generation": {"string_value": "llama"}}})}
-        )
+def test_a_panic_of_the_tokenizer(tmp_path: Path) -> None:
+    """A regular expression that runs away over a text is that text's error, by the name of its field, and
+    says nothing of the library's files; other texts go on."""
+    raw = train_byte_level()
+    runs_away = pre_tokenizers.Split(Regex("^(([a-z])+.)+[A-Z]([a-z])+$"), "isolated")
+    raw.pre_tokenizer = pre_tokenizers.Sequence([runs_away, pre_tokenizers.ByteLevel(use_regex=False)])
+    raw.save(str(tmp_path / "tokenizer.json"))
+    stage = TokenizerStage(Tokenizer(tmp_path), None)
+    bad = "a" * 1000
+    allowed = "allowed: text that the tokenizer knows (it failed)"
+    assert ask(stage, {"text_input": bad}).error.startswith("text_input: got ")
+    assert ask(stage, {"text_input": bad}).error.endswith(allowed)
+    assert ask(stage, {"text_input": ["one", bad]}, None, ("row_lengths",)).error.endswith(allowed)
+    assert ask(stage, {"text_input": bad}, {"truncate_prompt_tokens": 2}).error.endswith(allowed)
+    words = ask(stage, {"text_input": "one"}, {"bad_words": bad}).error
+    assert words.startswith("bad_words: got ")
+    assert words.endswith(allowed)
+    assert ask(stage, {"text_input": "one"}).outputs["input_ids"].tolist() == raw.encode("one").ids

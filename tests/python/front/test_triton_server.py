@@ -63,7 +63,7 @@ def test_a_run(tmp_path: Path, byte_level_model: Path, make_repository: MakeRepo
     """Start, load, unload, stop: and nothing is left behind."""
     repository = make_repository(tmp_path, byte_level_model)
     waits = []
-    server = TritonServer(repository, models=[], with_quire_backend=False)
+    server = TritonServer(repository, models=[])
     server.start(on_wait=lambda: waits.append(1))
     try:
         with pytest.raises(ServerError, match="already started"):
@@ -134,7 +134,7 @@ def late_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[f
 def test_a_started_server_has_metrics(tmp_path: Path, late_metrics: Callable[[float], None]) -> None:
     """start() waits for the port of the metrics, which opens behind the one that says ready."""
     late_metrics(1.0)
-    with TritonServer(tmp_path, with_quire_backend=False) as server:
+    with TritonServer(tmp_path) as server:
         assert server.is_ready()
         server.metrics()
 
@@ -143,8 +143,8 @@ def test_metrics_that_never_come(tmp_path: Path, late_metrics: Callable[[float],
     """A server without them is not ready, unless they were turned off."""
     late_metrics(3600)
     with pytest.raises(ServerStartError, match=r"^tritonserver: not ready after 1 s"):
-        TritonServer(tmp_path, with_quire_backend=False, start_timeout=1).start()
-    with TritonServer(tmp_path, with_quire_backend=False, arguments=["--allow-metrics=false"]) as server:
+        TritonServer(tmp_path, start_timeout=1).start()
+    with TritonServer(tmp_path, arguments=["--allow-metrics=false"]) as server:
         assert server.is_ready()
 
 
@@ -160,7 +160,7 @@ def test_failing_to_start(tmp_path: Path, byte_level_model: Path, make_repositor
     """A server that ends while loading is an error with its own lines, without those about missing GPUs."""
     repository = make_repository(tmp_path, byte_level_model)
     (repository / "tokenizer" / "config.pbtxt").write_text('backend: "pythn"\nmax_batch_size: 0\n')
-    server = TritonServer(repository, models=["tokenizer"], with_quire_backend=False)
+    server = TritonServer(repository, models=["tokenizer"])
     with pytest.raises(ServerStartError) as caught:
         server.start()
     assert str(caught.value).startswith("tritonserver: ended with status 1 before it was ready\n")
@@ -174,9 +174,7 @@ def test_a_killed_server_is_noticed(
     tmp_path: Path, byte_level_model: Path, make_repository: MakeRepository
 ) -> None:
     """A server that dies is seen to be gone, and its folder goes with stop()."""
-    with TritonServer(
-        make_repository(tmp_path, byte_level_model), models=[], with_quire_backend=False
-    ) as server:
+    with TritonServer(make_repository(tmp_path, byte_level_model), models=[]) as server:
         os.kill(server.pid, signal.SIGKILL)
         os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
         assert not server.is_running

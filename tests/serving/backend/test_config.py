@@ -17,13 +17,13 @@ CASES = [
         "generation",
         '"generation" }',
         '"generator" }',
-        "parameters: role: got generator; allowed: generation, detokenizer, unary",
+        "parameters: role: got generator; allowed: generation, tokenizer, detokenizer, unary",
     ),
     (
         "generation",
         'key: "role"',
         'key: "rôle"',
-        "parameters: role: got nothing; allowed: generation, detokenizer, unary",
+        "parameters: role: got nothing; allowed: generation, tokenizer, detokenizer, unary",
     ),
     (
         "generation",

@@ -1,4 +1,4 @@
-#include "engine_process.h"
+#include "child_process.h"
 
 #include <fcntl.h>
 #include <signal.h>
@@ -39,7 +39,7 @@ class SpawnPlan {
     posix_spawn_file_actions_adddup2(&actions_, socket, kChildFd);
     close_above(kChildFd);
 
-    // The server's threads may block or ignore signals; the engine starts with defaults. Its own process
+    // The server's threads may block or ignore signals; the child starts with defaults. Its own process
     // group keeps a Ctrl-C in the terminal from reaching it before the server has drained.
     posix_spawnattr_init(&attributes_);
     sigset_t signals;
@@ -67,7 +67,7 @@ class SpawnPlan {
   }
 
  private:
-  // Sockets and files of the server must not live on in the engine.
+  // Sockets and files of the server must not live on in the child.
   void close_above(int last_kept) {
 #if defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
     posix_spawn_file_actions_addclosefrom_np(&actions_, last_kept + 1);
@@ -94,25 +94,27 @@ std::string describe_exit(int status) {
 
 }  // namespace
 
-EngineProcess::EngineProcess(const EngineCommand& command) {
+ChildProcess::ChildProcess(const std::string& what, const std::string& python, const std::string& module,
+                           const std::vector<std::string>& arguments) {
+  std::vector<std::string> command = {python, "-m", module};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  command.insert(command.end(), {"--fd", std::to_string(kChildFd)});
   int fds[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) {
-    throw Error("cannot make a socket for the engine: " + system_error(errno));
+    throw Error("cannot make a socket for " + what + ": " + system_error(errno));
   }
   fcntl(fds[0], F_SETFL, O_NONBLOCK);
-  const int error = SpawnPlan(fds[1]).run(
-      {command.python, "-m", command.module, "--config", command.config, "--fd", std::to_string(kChildFd)},
-      pid_);
+  const int error = SpawnPlan(fds[1]).run(command, pid_);
   close(fds[1]);
   if (error != 0) {
     close(fds[0]);
-    throw Error("cannot start the engine: '" + command.python + "': " + system_error(error) +
+    throw Error("cannot start " + what + ": '" + python + "': " + system_error(error) +
                 " (config.pbtxt: parameters: python, or environment QUIRE_PYTHON)");
   }
   fd_ = fds[0];
 }
 
-EngineProcess::~EngineProcess() {
+ChildProcess::~ChildProcess() {
   close_socket();
   if (poll_exit()) return;
   signal(SIGKILL);
@@ -121,12 +123,12 @@ EngineProcess::~EngineProcess() {
   }
 }
 
-void EngineProcess::close_socket() {
+void ChildProcess::close_socket() {
   if (fd_ >= 0) close(fd_);
   fd_ = -1;
 }
 
-std::optional<std::string> EngineProcess::poll_exit() {
+std::optional<std::string> ChildProcess::poll_exit() {
   if (exit_) return exit_;
   int status = 0;
   const pid_t ended = waitpid(pid_, &status, WNOHANG);
@@ -138,9 +140,16 @@ std::optional<std::string> EngineProcess::poll_exit() {
   return exit_;
 }
 
-void EngineProcess::signal(int number) const { kill(-pid_, number); }
+bool ChildProcess::is_stopped() const {
+  // A stop is reported until it is collected; WNOWAIT leaves it there.
+  siginfo_t info{};
+  return !exit_ && waitid(P_PID, static_cast<id_t>(pid_), &info, WSTOPPED | WNOHANG | WNOWAIT) == 0 &&
+         info.si_pid == pid_;
+}
 
-std::string EngineProcess::stop() {
+void ChildProcess::signal(int number) const { kill(-pid_, number); }
+
+std::string ChildProcess::stop() {
   close_socket();
   const auto wait_for_exit = [this](std::chrono::steady_clock::duration patience) {
     const auto deadline = std::chrono::steady_clock::now() + patience;
