@@ -16,7 +16,7 @@
 
 namespace {
 
-constexpr size_t kStackSize = size_t{512} << 20;  // of address space; memory is taken as far as a stack grows
+constexpr size_t kStackSize = size_t{1} << 30;  // of address space; memory is taken as far as a stack grows
 
 __attribute__((constructor)) void leave_environment() {
   Dl_info info{};

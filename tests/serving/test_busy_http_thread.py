@@ -82,9 +82,9 @@ def test_streams_are_whole(server: TritonServer, megabytes: int) -> None:
 
 @pytest.mark.parametrize("nested", [b"[%s]", b'{"a":%s}'])
 def test_deeply_nested_json(server: TritonServer, nested: bytes) -> None:
-    """A body of a million nested values is an error, and the server goes on."""
+    """A body of two million nested values is an error, and the server goes on."""
     left, right = nested.split(b"%s")
-    body = b'{"text_input":' + left * 1_000_000 + b"1" + right * 1_000_000 + b"}"
+    body = b'{"text_input":' + left * 2_000_000 + b"1" + right * 2_000_000 + b"}"
     status, answer = server.post("/v2/models/ensemble/generate", body, timeout=240)
     assert status >= 400, answer
     assert 200 == server.generate("ensemble", {"text_input": "def", "max_tokens": 1})[0]
