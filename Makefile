@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 # More arguments for pip, e.g. PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" for torch without CUDA.
 PIP_ARGS ?=
 PYTEST_ARGS ?=
@@ -28,12 +28,16 @@ help:
 # numpy and geventhttpclient are here because Pythons for which they have no wheel (3.13; 3.12 and 3.13) compile them,
 # with build requirements of their own.
 $(VENV)/.tools: constraints.txt
+	@echo "1 of 2: making $(VENV), installing build tools: half a minute, or minutes where this Python compiles numpy"
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install $(PIP_ARGS) -c constraints.txt pip scikit-build-core pybind11 cmake ninja numpy geventhttpclient
+	$(PIP) install -q $(PIP_ARGS) -c constraints.txt pip scikit-build-core pybind11 cmake ninja numpy geventhttpclient
 	@touch $@
 
-# --no-build-isolation keeps one build directory, so a second build compiles only what changed.
+# --no-build-isolation keeps one build directory, so a second build compiles only what changed. Not quiet: pip then says
+# every minute that it still compiles.
 $(VENV)/.installed: $(VENV)/.tools pyproject.toml $(NATIVE)
+	@echo "2 of 2: installing torch, tritonserver and the rest (0.6 GB, 5 GB with CUDA), then compiling: five to fifteen minutes"
+	@echo "        on two cores the first time, seconds where little changed"
 	$(PIP) install $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[server,test,dev]'
 	@touch $@
 

@@ -122,7 +122,7 @@ def test_rope_table_equals_transformers(tmp_path: Path, values: dict[str, Any]) 
         ),
         ({"num_hidden_layers": 2**31}, "num_hidden_layers", "2147483648", "an integer in [1, 1000]"),
         ({"vocab_size": 2**40}, "vocab_size", "1099511627776", "an integer in [1, 16777216]"),
-        ({"eos_token_id": 2**31}, "eos_token_id", "[2147483648]", "a token id or a list"),
+        ({"eos_token_id": 2**31}, "eos_token_id", "2147483648", "a token id or a list"),
         ({"bos_token_id": -1}, "bos_token_id", "-1", "a token id"),
         ({"dtype": "float8"}, "dtype", "float8", "float32, bfloat16, float16"),
         ({"eos_token_id": "x"}, "eos_token_id", '"x"', "a token id or a list"),
