@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class EncodingError(QuireError):
-    """`tokenizers` could not encode a text; its own exceptions name neither the text nor a field."""
+    """`tokenizers` could not do something; its own exceptions name neither the text nor a field."""
 
 
 class Tokenizer:
@@ -59,8 +59,8 @@ class Tokenizer:
                 ) from None
         self._content = content
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
-        except Exception as error:  # `tokenizers` raises bare Exception
+            self._tokenizer = _run(tokenizers.Tokenizer.from_buffer, content)
+        except EncodingError as error:
             raise UnsupportedModel(f"{path}: tokenizers cannot read it: {error}") from error
         try:
             # First: with ids far apart, even writing the tokenizer as JSON takes minutes.

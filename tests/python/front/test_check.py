@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -403,6 +404,25 @@ def test_a_step_after_the_detokenizer(repository: Path) -> None:
     assert "upper: a step after the detokenizer with 2 instances" in problem.message
     edit(repository / "upper" / "config.pbtxt", "count: 2", "count: 1")
     assert problems_of(repository) == []
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "folder", "loop", "device", "huge", "deep"])
+def test_hostile_configurations(repository: Path, kind: str) -> None:
+    """A config.pbtxt that is no regular file of a sane size and depth is a problem, not waited for."""
+    path = repository / "ensemble" / "config.pbtxt"
+    path.unlink()
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "deep":
+        path.write_text("x { " * 100_000)
+    elif kind == "huge":
+        path.write_text("#" * 5_000_000)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else path)
+    (problem,) = problems_of(repository)
+    assert problem.startswith("ensemble/config.pbtxt: ")
 
 
 def test_only_what_will_be_loaded(repository: Path) -> None:

@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from quire.model_files import MIB
 from quire.triton.check import check_settings
 from sample_tokenizers import train_byte_level, train_metaspace_fallback, train_word_level, write_model
@@ -177,6 +180,35 @@ def test_values_that_no_model_has(model: Path, key: str, value: object) -> None:
 def with_tokenizer(model: Path, **changes: object) -> None:
     state = json.loads((model / "tokenizer.json").read_text())
     (model / "tokenizer.json").write_text(json.dumps(state | changes))
+
+
+HOSTILE = [
+    *(None, True, False, 0, -1, 1, 1.5, 2**31, 2**63, 2**64, 10**400, 1e308, math.nan, math.inf, -math.inf),
+    *("", "x", "\udcff", "a\0b", "x" * 10_000, [], [[]], [None], [2**40], ["x"], [1.5], {}, {"a": 1}),
+]
+
+
+@hypothesis_settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_no_value_makes_the_check_fail(model: Path, data: st.DataObject) -> None:
+    """Whatever value stands anywhere in a model's JSON files, the check ends with problems or without."""
+    file = data.draw(st.sampled_from(["config.json", "tokenizer.json", "generation_config.json"]))
+    original = (EMBEDDED / file).read_text()
+
+    def mutated(value: Any) -> Any:
+        if isinstance(value, (dict, list)) and value and data.draw(st.booleans()):
+            keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+            key = data.draw(st.sampled_from(keys[:60]))
+            changed: Any = value.copy()
+            changed[key] = mutated(value[key])
+            return changed
+        return data.draw(st.sampled_from(HOSTILE))
+
+    (model / file).write_text(json.dumps(mutated(json.loads(original))))
+    problems_of(model, load_format="dummy")
+    (model / file).write_text(original)
 
 
 EXPLODING = [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}] * 4
