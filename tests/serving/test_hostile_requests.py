@@ -42,7 +42,7 @@ def post(server: TritonServer, path: str, body: Any, **options: Any) -> tuple[in
 @pytest.mark.parametrize(
     ("path", "body"),
     [
-        (GENERATE, '{"text_input": ' + "[" * 200_000 + "]" * 200_000 + "}"),
+        (GENERATE, '{"text_input": ' + "[" * 2_000_000 + "]" * 2_000_000 + "}"),
         (GENERATE, '{"text_input": "a", "x": ' + '{"a": ' * 200_000 + "1" + "}" * 200_000 + "}"),
         (GENERATE, "[" * 1_000_000),
         ("/v2/models/ensemble_unary/infer", '{"inputs": ' + "[" * 200_000 + "]" * 200_000 + "}"),
