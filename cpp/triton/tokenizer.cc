@@ -19,7 +19,6 @@ using Clock = std::chrono::steady_clock;
 constexpr uint64_t kMaxRequestBytes = 64 << 20;  // of all tensors and parameters; docs/clients.md
 // How long the work for a client that has left goes on: less than a new process takes to start.
 constexpr auto kCancelledPatience = 500ms;
-constexpr size_t kKeptScratch = 1 << 20;
 
 // Adds up what a request brings, and refuses too much before it is copied.
 class SizeCheck {
@@ -42,7 +41,8 @@ class SizeCheck {
   std::string_view name_;
 };
 
-void put_tensors(TRITONBACKEND_Request* request, std::string& frame, std::string& joined, SizeCheck& sizes) {
+void put_tensors(TRITONBACKEND_Request* request, std::string& frame, SizeCheck& sizes) {
+  std::string joined;
   uint32_t count = 0;
   check(TRITONBACKEND_RequestInputCount(request, &count));
   wire::put(frame, count);
@@ -150,16 +150,15 @@ void Tokenizer::execute(TRITONBACKEND_Request** requests, uint32_t count) {
 void Tokenizer::answer(TRITONBACKEND_Request* request, uint64_t arrival_ns) {
   if (is_cancelled(request)) throw cancelled();
   SizeCheck sizes;
-  begin_frame(TokenizerFrame::kRequest, frame_);
-  wire::put(frame_, arrival_ns);
-  put_tensors(request, frame_, joined_, sizes);
-  put_parameters(request, frame_, sizes);
-  put_outputs(request, frame_);
-  end_frame(frame_);
+  std::string frame;
+  begin_frame(TokenizerFrame::kRequest, frame);
+  wire::put(frame, arrival_ns);
+  put_tensors(request, frame, sizes);
+  put_parameters(request, frame, sizes);
+  put_outputs(request, frame);
+  end_frame(frame);
 
-  const TokenizerWorker::Answer answer = ask(request);
-  if (frame_.capacity() > kKeptScratch) frame_ = {};
-  if (joined_.capacity() > kKeptScratch) joined_ = {};
+  const TokenizerWorker::Answer answer = ask(request, frame);
   if (is_cancelled(request)) throw cancelled();
   if (answer.type == TokenizerFrame::kError) {
     wire::Reader reader(answer.payload);
@@ -171,7 +170,7 @@ void Tokenizer::answer(TRITONBACKEND_Request* request, uint64_t arrival_ns) {
 
 // Tokenizing changes nothing, so a request whose worker dies goes to the next one; once only, because the
 // request may be what kills them.
-TokenizerWorker::Answer Tokenizer::ask(TRITONBACKEND_Request* request) {
+TokenizerWorker::Answer Tokenizer::ask(TRITONBACKEND_Request* request, std::string_view frame) {
   const double timeout_s = model_->settings.tokenize_timeout_s;
   const auto deadline =
       Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(timeout_s));
@@ -196,7 +195,7 @@ TokenizerWorker::Answer Tokenizer::ask(TRITONBACKEND_Request* request) {
     const auto lease = keeper_.take(watch);
     if (!lease) throw gave_up();
     try {
-      auto answer = lease->worker().exchange(frame_, watch);
+      auto answer = lease->worker().exchange(frame, watch);
       if (answer) return *std::move(answer);
       lease->drop("is ended with its request, which took too long or whose client has left");
       throw gave_up();

@@ -8,7 +8,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <string_view>
 
 #include "abi.h"
@@ -28,14 +27,11 @@ class Tokenizer {
 
  private:
   void answer(TRITONBACKEND_Request* request, uint64_t arrival_ns);
-  TokenizerWorker::Answer ask(TRITONBACKEND_Request* request);
+  TokenizerWorker::Answer ask(TRITONBACKEND_Request* request, std::string_view frame);
 
   const std::shared_ptr<TokenizerModel> model_;
   TRITONBACKEND_ModelInstance* const instance_;
   WorkerKeeper keeper_;
-  // Scratch, reused
-  std::string frame_;
-  std::string joined_;
 };
 
 }  // namespace quire::triton

@@ -43,17 +43,25 @@ WorkerKeeper::~WorkerKeeper() {
 void WorkerKeeper::run() {
   std::unique_lock lock(mutex_);
   while (!is_stopping_) {
-    if (worker_ && !worker_->is_idle()) {
-      worker_.reset();
-      log_loss("ended or was stopped while it had no request");
+    try {
+      look_after(lock);
+    } catch (const std::exception&) {  // no memory for a line of the log, say; nothing may end the thread
+      if (!lock.owns_lock()) lock.lock();
+      changed_.wait_for(lock, kCheck);
     }
-    const auto now = Clock::now();
-    if (is_wanted() && now >= next_start_) {
-      start(lock);
-    } else {
-      changed_.wait_for(lock, kCheck,
-                        [this] { return is_stopping_ || (is_wanted() && Clock::now() >= next_start_); });
-    }
+  }
+}
+
+void WorkerKeeper::look_after(std::unique_lock<std::mutex>& lock) {
+  if (worker_ && !worker_->is_idle()) {
+    worker_.reset();
+    log_loss("ended or was stopped while it had no request");
+  }
+  const auto needs_start = [this] { return is_wanted() && Clock::now() >= next_start_; };
+  if (needs_start()) {
+    start(lock);
+  } else {
+    changed_.wait_for(lock, kCheck, [&] { return is_stopping_ || needs_start(); });
   }
 }
 

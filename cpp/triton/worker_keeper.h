@@ -63,6 +63,7 @@ class WorkerKeeper {
   using Clock = std::chrono::steady_clock;
 
   void run();
+  void look_after(std::unique_lock<std::mutex>& lock);
   void start(std::unique_lock<std::mutex>& lock);
   std::unique_ptr<TokenizerWorker> make_worker();
   void put_back(std::unique_ptr<TokenizerWorker> worker);

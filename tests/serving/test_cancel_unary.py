@@ -142,11 +142,13 @@ def test_in_the_tokenizer_s_queue(server: TritonServer, model: str) -> None:
     """Long texts keep the tokenizer busy and wait for it; who leaves before his turn is not generated for."""
     watch = Watch(server)
 
-    def too_long() -> None:
-        with pytest.raises(HttpError, match="text_input"):
-            generate(server.http_url, {"text_input": "x = 1\n" * 60_000}, model)
+    def long() -> None:  # cut by the tokenizer, then refused by generation
+        fields = {"truncate_prompt_tokens": 5, "allowed_token_ids": [999_999]}
+        body = {"text_input": "x = 1\n" * 100_000, "sampling_parameters": json.dumps(fields)}
+        with pytest.raises(HttpError, match="allowed_token_ids"):
+            generate(server.http_url, body, model)
 
-    busy = [threading.Thread(target=too_long) for _ in range(4)]
+    busy = [threading.Thread(target=long) for _ in range(4)]
     for thread in busy:
         thread.start()
     wait_until(lambda: watch.now("nv_inference_pending_request_count") > 1)

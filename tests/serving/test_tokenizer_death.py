@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from client import generate, metrics, wait_until
+from processes import children
 from quire.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
@@ -21,15 +22,7 @@ BODY = {"text_input": "def fibonacci(n):", "temperature": 0, "max_tokens": 8}
 
 def tokenizer_pids(server: TritonServer) -> list[int]:
     """The server's children that tokenize."""
-    pids = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rpartition(") ")[2].split()[1])
-            if parent == server.pid and b"tokenizer_worker" in (path / "cmdline").read_bytes():
-                pids.append(int(path.name))
-        except OSError:
-            continue
-    return pids
+    return [pid for pid, line in children(server.pid).items() if "tokenizer_worker" in line]
 
 
 def test_what_a_load_has_read_holds(make_repository: Callable[..., Path], tmp_path: Path) -> None:

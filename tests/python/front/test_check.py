@@ -281,6 +281,18 @@ def test_the_repository_that_we_ship_is_in_order(repository: Path) -> None:
             'string_value: "llama"',
             'parameters.generation_model: got "llama"; allowed: generation',
         ),
+        (
+            "tokenizer",
+            '"generation_model"',
+            '"generation_modell"',
+            "parameters of role tokenizer: got 'generation_modell' (did you mean \"generation_model\"?); ",
+        ),
+        (
+            "tokenizer",
+            '# parameters: { key: "tokenize_timeout_s" value: { string_value: "30" } }',
+            'parameters: { key: "tokenize_timeout_s" value: { string_value: "30 s" } }',
+            "parameters: tokenize_timeout_s: got '30 s'; allowed: seconds, more than 0 and at most 86400",
+        ),
     ],
 )
 def test_mistakes_in_configurations(repository: Path, file: str, old: str, new: str, expected: str) -> None:

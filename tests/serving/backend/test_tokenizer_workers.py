@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as grpc
 from backend_server import ROOT, wait_for
+from processes import all_pids, children, is_alive, state_and_parent
 from quire.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
@@ -76,22 +77,11 @@ class Words:
             [i, i + 1] for i in range(20)
         ]
 
-    def processes(self) -> dict[int, str]:
-        """Children of the server, with their state."""
-        found = {}
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                pid, _, rest = re.match(r"(\d+) \((.*)\) (.*)", stat.read_text()).groups()  # type: ignore[union-attr]
-            except OSError:
-                continue
-            if int(rest.split()[1]) == self.server.pid:
-                found[int(pid)] = rest[0]
-        return found
-
     def workers(self) -> list[int]:
-        return (
-            [pid for pid, state in self.processes().items() if state != "Z"] if self.server.is_running else []
-        )
+        return [*children(self.server.pid)] if self.server.is_running else []
+
+    def zombies(self) -> list[int]:
+        return [pid for pid in all_pids() if state_and_parent(pid) == ("Z", self.server.pid)]
 
     def begun(self, text: str) -> list[int]:
         """The processes that began with the text, in this order."""
@@ -130,7 +120,7 @@ def test_idle_processes_that_are_killed_are_replaced(serve: Callable[..., Words]
             os.kill(pid, number)
         words.assert_all_answer()
         wait_for(lambda before=before: len(words.workers()) == 2 and not {*words.workers()} & {*before}, 120)
-        assert "Z" not in words.processes().values()
+        assert words.zombies() == []
         wait_for(lambda restarts=restarts: words.restarts() == restarts + 2, 120)
 
 
@@ -246,7 +236,7 @@ def test_processes_end_with_a_killed_server(tmp_path: Path) -> None:
         wait_for(lambda: words.begun(LONG), 120)
         os.kill(stopped if stopped != words.begun(LONG)[0] else idle, signal.SIGSTOP)
         os.kill(words.server.pid, signal.SIGKILL)
-        wait_for(lambda: not any(_is_alive(pid) for pid in workers), 120)
+        wait_for(lambda: not any(is_alive(pid) for pid in workers), 120)
         assert busy.exception() is not None
 
 
@@ -257,11 +247,4 @@ def test_processes_end_with_their_model(serve: Callable[..., Words]) -> None:
     wait_for(lambda: words.begun(LONG), 120)
     call.cancel()
     words.server.unload_model("words")
-    wait_for(lambda: words.processes() == {}, 120)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except OSError:
-        return False
+    wait_for(lambda: words.workers() == words.zombies() == [], 120)
