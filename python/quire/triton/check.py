@@ -85,7 +85,7 @@ def check_repository(repository: Path, models: Sequence[str] | None = None) -> l
         elif name in others:
             findings.note("no such file; Triton completes the configuration, or refuses the model")
         else:
-            _check_model(folders[name], findings, configs, others)
+            _check_model(folders[name], findings, configs, others | set(bad))
     return problems
 
 
@@ -101,6 +101,7 @@ def _has_model_file(folder: Path) -> bool:
 def _check_model(
     folder: Path, findings: Findings, configs: Mapping[str, ModelConfig], others: set[str]
 ) -> None:
+    """`others`: models whose configuration is unknown here."""
     config = configs[folder.name]
     if config.name not in ("", folder.name):
         findings.problem(
@@ -111,7 +112,7 @@ def _check_model(
     if config.platform == "ensemble":
         check_ensemble(findings, config, configs, others)
     elif config.backend == "quire":
-        _check_quire(folder, findings, config, configs)
+        _check_quire(folder, findings, config, configs, others)
     elif config.backend == "python":
         _check_python(folder, findings, config)
     else:
@@ -151,7 +152,11 @@ def _check_foreign(findings: Findings, config: ModelConfig) -> None:
 
 
 def _check_quire(
-    folder: Path, findings: Findings, config: ModelConfig, configs: Mapping[str, ModelConfig]
+    folder: Path,
+    findings: Findings,
+    config: ModelConfig,
+    configs: Mapping[str, ModelConfig],
+    others: set[str],
 ) -> None:
     """A model of our own backend."""
     try:
@@ -171,13 +176,14 @@ def _check_quire(
         _check_generation_model(findings, config, configs)
     if role == "tokenizer":
         _check_dialect(findings, config)
-    if role == "unary" and "tokenizer_model" in config.parameters:
+    if role == "unary" and parameter(config, "tokenizer_model") not in ("", *others):
         _check_tokenizer_model(findings, config, configs)
 
 
 def _refusals(config: ModelConfig) -> Iterator[str]:
     """What the backend refuses at load, found by the backend's own code; and what Triton takes although it
     means nothing here."""
+    field = ""
     try:
         _core.check_model_config(protobuf()[1].MessageToJson(config, preserving_proto_field_name=True))
     except _core.InvalidArgument as error:
@@ -191,7 +197,7 @@ def _refusals(config: ModelConfig) -> Iterator[str]:
             f"instance_group.gpus: got {gpus}; allowed: none: an engine takes the first GPU that it sees; "
             "choose it by CUDA_VISIBLE_DEVICES of the server"
         )
-    if config.response_cache.enable:
+    if config.response_cache.enable and "response_cache" not in field:
         yield _NO_CACHE
 
 

@@ -9,7 +9,7 @@ from quire.errors import describe, did_you_mean
 from quire.triton.problem import Findings
 from quire.triton.repository import ModelConfig, parameter, protobuf
 
-# A tensor of a model whose configuration Triton completes, or of another repository: fits everywhere.
+# A tensor of a model whose configuration is unknown here: fits everywhere.
 _UNKNOWN = None
 
 
@@ -87,11 +87,20 @@ class _Ensemble:
                 self.makers[target] = step.model_name
 
     def _follow_ids(self, where: str, step: Any, model: ModelConfig) -> None:
-        """The prompt's ids must be of the tokenizer of the model that reads them."""
+        """The prompt's ids must be of the tokenizer of the model that reads them, and the tensor that says
+        whose they are should go with them."""
         reader = _generation_model(step.model_name, model)
         maker = self.makers.get(step.input_map.get("input_ids", ""))
         if reader is None or maker is None or maker not in self.configs:
             return
+        read, made = (
+            {tensor.name for tensor in tensors} for tensors in (model.input, self.configs[maker].output)
+        )
+        if "vocabulary" in read & made and self.makers.get(step.input_map.get("vocabulary", "")) != maker:
+            self.findings.note(
+                f'{where}.input_map: lacks "vocabulary" of {maker}, by which {step.model_name} would refuse '
+                "ids of another tokenizer"
+            )
         given = _tokenizes_for(self.configs[maker])
         if given is not None and given != reader:
             self.findings.problem(

@@ -388,6 +388,21 @@ def test_ids_are_followed_to_their_tokenizer(repository: Path) -> None:
     ]
 
 
+def test_the_vocabulary_goes_with_the_ids(repository: Path) -> None:
+    """An ensemble that leaves out the tensor by which generation knows whose ids it gets is noted."""
+    declared = '{ name: "vocabulary" data_type: TYPE_STRING dims: [ 1 ] },'
+    for name, kind in (("tokenizer", "output"), ("generation", "input")):
+        config = repository / name / "config.pbtxt"
+        if '"vocabulary"' not in config.read_text():
+            edit(config, f"\n{kind} [", f"\n{kind} [ {declared}")
+    config = repository / "ensemble" / "config.pbtxt"
+    text = config.read_text()
+    config.write_text("".join(line for line in text.splitlines(True) if '"vocabulary"' not in line))
+    notes = [problem for problem in check_repository(repository) if problem.is_note]
+    expected = 'ensemble_scheduling.step[1].input_map: lacks "vocabulary" of tokenizer, by which generation '
+    assert any(note.file == config and note.message.startswith(expected) for note in notes), notes
+
+
 def test_a_step_after_the_detokenizer(repository: Path) -> None:
     """A step after the detokenizer with several instances is noted: it may put a stream's chunks into another
     order."""
@@ -460,6 +475,7 @@ def test_missing_files(repository: Path) -> None:
     shutil.rmtree(repository / "ensemble" / "1")
     problems = problems_of(repository)
     assert "mine/1/model.py: no such file; allowed: the model's Python code" in problems
+    assert len(problems) == 4  # and none that only follows from another
     assert "detokenizer/config.pbtxt: no such file; allowed: the model's configuration" in problems
     assert "generation/1/model.json: no such file; allowed: a JSON file with engine settings" in problems
     assert "ensemble: has no version; allowed: a folder with a number as its name, such as 1" in problems
