@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -304,9 +305,14 @@ def test_serve(serve: Callable[..., Serving], number: signal.Signals) -> None:
 
 
 @pytest.mark.serving
-def test_nothing_outlives_serve(serve: Callable[..., Serving]) -> None:
+def test_nothing_outlives_serve(
+    serve: Callable[..., Serving], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """SIGKILL of serve ends the server and its engine, even one that is stopped, and the next start removes
     the run's folder and shared memory."""
+    # Not the machine's own folder, where other starts remove leftovers, too.
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     server = serve()
     (tritonserver,) = server.processes("bin/tritonserver")
     (engine,) = server.processes("quire.engine")
@@ -316,6 +322,7 @@ def test_nothing_outlives_serve(serve: Callable[..., Serving]) -> None:
     assert folder.name.startswith("quire-server-")
     os.kill(engine, signal.SIGSTOP)
     server.process.kill()
+    server.process.wait(60)
     server.wait_for_nobody()
     shared_memory = Path("/dev/shm") / f"{folder.name}_test"
     shared_memory.touch()
