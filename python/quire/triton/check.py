@@ -19,6 +19,7 @@ from quire.triton.problem import Findings, Problem
 from quire.triton.repository import (
     BadConfig,
     ModelConfig,
+    loaded_versions,
     loaded_with,
     model_folders,
     parameter,
@@ -121,7 +122,7 @@ def _check_model(
 
 def _check_python(folder: Path, findings: Findings, config: ModelConfig) -> None:
     """Somebody's own model."""
-    for version in versions_of(folder):
+    for version in loaded_versions(folder, config):
         path = version / (config.default_model_filename or "model.py")
         if not path.is_file():
             findings.of(path).problem("no such file; allowed: the model's Python code")
@@ -167,7 +168,7 @@ def _check_quire(
         findings.problem(message)
     role = parameter(config, "role")
     if role == "generation":
-        for version in versions_of(folder):
+        for version in loaded_versions(folder, config):
             for problem in check_settings(version / "model.json"):
                 (findings.of(problem.file).note if problem.is_note else findings.of(problem.file).problem)(
                     problem.message

@@ -46,6 +46,18 @@ def versions_of(folder: Path) -> list[Path]:
     return sorted((path for path in versions if path.name != "0"), key=lambda path: int(path.name))
 
 
+def loaded_versions(folder: Path, config: ModelConfig) -> list[Path]:
+    """The versions that its version policy loads; the highest where it has none."""
+    versions = versions_of(folder)
+    policy = config.version_policy
+    kind = policy.WhichOneof("policy_choice")
+    if kind == "all":
+        return versions
+    if kind == "specific":
+        return [path for path in versions if int(path.name) in policy.specific.versions]
+    return versions[-(policy.latest.num_versions or 1) :]
+
+
 def read_config(folder: Path) -> ModelConfig:
     """The model's config.pbtxt; None where there is none. Raises BadConfig."""
     text_format, _, model_config = protobuf()

@@ -481,6 +481,19 @@ def test_missing_files(repository: Path) -> None:
     assert "ensemble: has no version; allowed: a folder with a number as its name, such as 1" in problems
 
 
+def test_versions_that_are_not_loaded(repository: Path) -> None:
+    """Only the versions that Triton would load are checked: the highest, or what the version policy says."""
+    (repository / "generation" / "2").mkdir()
+    shutil.move(repository / "generation" / "1" / "model.json", repository / "generation" / "2")
+    assert problems_of(repository) == []
+    config = repository / "generation" / "config.pbtxt"
+    text = config.read_text()
+    for policy in ("all { }", "specific { versions: [ 1 ] }", "latest { num_versions: 2 }"):
+        config.write_text(f"{text}\nversion_policy: {{ {policy} }}")
+        (problem,) = problems_of(repository)
+        assert problem.startswith("generation/1/model.json: no such file"), policy
+
+
 def test_not_a_repository(tmp_path: Path) -> None:
     """A folder that is missing or empty is one problem."""
     assert problems_of(tmp_path / "none") == [

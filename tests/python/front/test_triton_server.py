@@ -170,6 +170,14 @@ def test_failing_to_start(tmp_path: Path, byte_level_model: Path, make_repositor
 
 
 @pytest.mark.serving
+def test_a_response_cache(tmp_path: Path) -> None:
+    """`--cache-config` finds the cache of the installation, wherever that is."""
+    arguments = ["--cache-config=local,size=1048576"]
+    with TritonServer(tmp_path, models=[], arguments=arguments) as server:
+        assert server.is_ready()
+
+
+@pytest.mark.serving
 def test_a_killed_server_is_noticed(
     tmp_path: Path, byte_level_model: Path, make_repository: MakeRepository
 ) -> None:
