@@ -95,6 +95,8 @@ def check(config: EngineConfig, threads: ThreadPolicy) -> Iterator[Finding]:
             continue
         except QuireError as error:
             yield Finding(message=str(error))
+        except Exception as error:  # a start would end with it, too
+            yield Finding(message=f"{type(error).__name__}: {error}")
     warnings = [*plan.warnings, *(plan.defaults.warnings if plan.defaults else ())]
     yield from (Finding(message=warning, is_warning=True) for warning in warnings)
 

@@ -24,8 +24,12 @@ def check_settings(path: Path) -> Iterator[Problem]:
         yield _problem(path, str(error))
         return
     # Not at the top: importing torch takes a second, and settings that are wrong need none of it.
-    from quire.engine.build import check
-    from quire.runner.threads import SHARED_CORES
+    try:
+        from quire.engine.build import check
+        from quire.runner.threads import SHARED_CORES
+    except ImportError as error:
+        yield Problem(file=path, message=f"its engine cannot be imported: {error}")
+        return
 
     for finding in check(config, SHARED_CORES):
         yield _problem(path, finding.message, is_note=finding.is_warning)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,13 @@ def test_no_value_makes_the_check_fail(model: Path, data: st.DataObject) -> None
     (model / file).write_text(json.dumps(mutated(json.loads(original))))
     problems_of(model, load_format="dummy")
     (model / file).write_text(original)
+
+
+def test_an_engine_that_cannot_be_imported(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch that is missing or broken is a problem of the settings' engine, as at start."""
+    monkeypatch.setitem(sys.modules, "quire.engine.build", None)
+    (problem,) = problems_of(model)
+    assert problem.startswith("model.json: its engine cannot be imported: ")
 
 
 EXPLODING = [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}] * 4
