@@ -33,6 +33,7 @@ from workload import Case, percentile, prompts
 
 _PROCESSES = 8
 _PATIENCE = 20.0  # seconds without a byte
+_BODY_DELAY = 0.1  # after the requests: streams of a fast model are short
 _PAUSE = 0.01  # between two connections
 _PROMPT_TOKENS = 32
 
@@ -92,7 +93,7 @@ def measure(port: int, num_streams: int, megabytes: int, tokens: int, max_id: in
     for _, pipe in workers:
         pipe.send("go")
     if megabytes:
-        time.sleep(0.5)
+        time.sleep(_BODY_DELAY)
         pad = json.dumps({"text_input": "w10", "max_tokens": 1, "pad": "a" * (megabytes * 1_000_000)})
         other.sendall(post("generate", pad.encode()))
     results = [result for _, pipe in workers for result in pipe.recv()]

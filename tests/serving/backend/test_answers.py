@@ -217,6 +217,7 @@ def test_metrics(server: Server) -> None:
         "vllm:prefix_cache_hits_total",
         "vllm:prompt_tokens_total",
         "vllm:generation_tokens_total",
+        "quire:engine_up",
         "quire:engine_restarts_total",
     }
     server.generate("ensemble", input_ids=[1], max_tokens=25, acknowledge=True)
