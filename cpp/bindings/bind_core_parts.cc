@@ -130,7 +130,7 @@ void bind_text(py::module_& m) {
   };
   py::class_<OutputGate>(m, "OutputGate")
       .def(py::init([](const TokenTable& table, const SamplingParams& params, bool is_first) {
-             return OutputGate(table, params, is_first, OpenText());
+             return OutputGate(table, params, is_first, OpenText(), make_stop_matcher(params));
            }),
            py::arg("table"), py::arg("params"), py::arg("is_first"), py::keep_alive<1, 2>())
       .def("push", &OutputGate::push, py::arg("id"), py::arg("can_stop") = true)

@@ -53,7 +53,8 @@ EngineServer::~EngineServer() {
   ::close(fd_);
 }
 
-void EngineServer::send_ready(const std::string& model, const SamplingParams& defaults) {
+void EngineServer::send_ready(const std::string& model, const SamplingParams& defaults,
+                              const std::string& vocabulary, const std::string& loaded) {
   const EngineConfig& config = core_.config();
   wire::ReadyFrame ready;
   ready.model = model;
@@ -65,6 +66,8 @@ void EngineServer::send_ready(const std::string& model, const SamplingParams& de
   ready.max_num_batched_tokens = config.max_num_batched_tokens;
   ready.defaults = defaults;
   ready.token_table = core_.token_table().serialize();
+  ready.vocabulary = vocabulary;
+  ready.loaded = loaded;
   frame_.clear();
   wire::encode(ready, frame_);
   enqueue(frame_);

@@ -263,8 +263,11 @@ void EngineCore::add_request(NewRequest request) {
   const int64_t now_ns = impl_->clock();
   const uint64_t seed = params.has_seed ? static_cast<uint64_t>(params.seed) : impl_->seeds.next();
   Sequences sequences;
+  const auto stops = make_stop_matcher(params);
+  const auto edits = make_logit_edits(params);
   for (uint32_t i = 0; i < static_cast<uint32_t>(params.n); ++i) {
-    sequences.push_back(make_sequence(request, impl_->config, impl_->table, max_total_tokens, seed, i));
+    sequences.push_back(
+        make_sequence(request, impl_->config, impl_->table, max_total_tokens, seed, i, stops, edits));
     if (sequences.back()->cold.arrival_ns == 0) sequences.back()->cold.arrival_ns = now_ns;
   }
   const Sequences& live = impl_->requests.emplace(request.request_id, std::move(sequences)).first->second;

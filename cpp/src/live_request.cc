@@ -35,11 +35,12 @@ bool is_first(const NewRequest& request, const TokenTable& table) {
 
 std::unique_ptr<LiveRequest> make_sequence(const NewRequest& request, const EngineConfig& config,
                                            const TokenTable& table, int32_t max_total_tokens, uint64_t seed,
-                                           uint32_t index) {
+                                           uint32_t index, std::shared_ptr<const StopMatcher> stops,
+                                           std::shared_ptr<const LogitEdits> edits) {
   const SamplingParams& params = request.params;
   auto live = std::make_unique<LiveRequest>(
       OutputGate(table, params, is_first(request, table),
-                 table.open_text(request.prompt_ids, params.skip_special_tokens)));
+                 table.open_text(request.prompt_ids, params.skip_special_tokens), std::move(stops)));
   live->request_id = request.request_id;
   live->index = index;
   live->num_prompt_tokens = static_cast<int32_t>(request.prompt_ids.size());
@@ -51,7 +52,7 @@ std::unique_ptr<LiveRequest> make_sequence(const NewRequest& request, const Engi
   live->top_k = std::max(params.top_k, 0);
   live->min_tokens = params.min_tokens;
   live->seed = sequence_seed(seed, index);
-  live->edits = make_logit_edits(params);
+  live->edits = std::move(edits);
   live->waits_for_ids = live->edits && !live->edits->bad_words.empty();
   live->include_stop = params.include_stop_str_in_output;
   live->priority = request.priority;

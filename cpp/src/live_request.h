@@ -11,6 +11,7 @@
 #include "quire/output_gate.h"
 #include "quire/request.h"
 #include "quire/request_state.h"
+#include "quire/stop_matcher.h"
 
 namespace quire {
 
@@ -38,9 +39,12 @@ struct LiveRequest : RequestState {
 constexpr size_t kNumUpdateBytes = sizeof(LiveRequest) - sizeof(LiveRequest::Cold);  // what update() touches
 
 // Sequence `index` of the request's n, which draws from `seed` as sequence_seed() says. The request is valid.
+// stops, edits: make_stop_matcher() and make_logit_edits() of its params, which all its sequences share: what
+// is prepared once must not cost n times as much.
 std::unique_ptr<LiveRequest> make_sequence(const NewRequest& request, const EngineConfig& config,
                                            const TokenTable& table, int32_t max_total_tokens, uint64_t seed,
-                                           uint32_t index);
+                                           uint32_t index, std::shared_ptr<const StopMatcher> stops,
+                                           std::shared_ptr<const LogitEdits> edits);
 
 // Appends a run of the gate's ids to `out`. The release is valid until the next one is appended.
 Release& append_run(LiveRequest& request, const OutputGate::Run& run, StepOutputs& out);

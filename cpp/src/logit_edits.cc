@@ -87,11 +87,11 @@ void append_rows(BatchEdits& edits, const RequestState& request, int32_t vocab_s
     edits.counted_token_ids.insert(edits.counted_token_ids.end(), ids.begin(), ids.end());
     edits.counted_offsets.push_back(static_cast<int32_t>(edits.counted_token_ids.size()));
   }
-  if (!own.allowed_token_ids.empty()) {
+  if (!own.allowed_mask.empty()) {
     const size_t begin = edits.masks.size();
     edits.masked_rows.push_back(request.row);
+    edits.masks.insert(edits.masks.end(), own.allowed_mask.begin(), own.allowed_mask.end());
     edits.masks.resize(begin + static_cast<size_t>(num_mask_words(vocab_size)), 0);
-    for (const int32_t id : own.allowed_token_ids) edits.masks[begin + id / 32] |= 1u << (id % 32);
   }
 }
 
@@ -118,14 +118,18 @@ std::shared_ptr<const LogitEdits> make_logit_edits(const SamplingParams& params)
   edits.biases = static_biases(params);
   std::copy_if(params.bad_word_ids.begin(), params.bad_word_ids.end(), std::back_inserter(edits.bad_words),
                [](const std::vector<int32_t>& ids) { return ids.size() > 1; });
-  edits.allowed_token_ids = params.allowed_token_ids;
+  for (const int32_t id : params.allowed_token_ids) {
+    const auto word = static_cast<size_t>(id / 32);
+    if (word >= edits.allowed_mask.size()) edits.allowed_mask.resize(word + 1, 0);
+    edits.allowed_mask[word] |= 1u << (id % 32);
+  }
   const bool has_any = edits.min_p > 0 || edits.has_penalties() || !edits.biases.empty() ||
-                       !edits.bad_words.empty() || !edits.allowed_token_ids.empty();
+                       !edits.bad_words.empty() || !edits.allowed_mask.empty();
   return has_any ? std::make_shared<const LogitEdits>(std::move(edits)) : nullptr;
 }
 
 const char* no_token_error(const LogitEdits* edits) {
-  if (edits && !(edits->biases.empty() && edits->bad_words.empty() && edits->allowed_token_ids.empty())) {
+  if (edits && !(edits->biases.empty() && edits->bad_words.empty() && edits->allowed_mask.empty())) {
     return "no token can be sampled: allowed_token_ids, bad_words and min_tokens leave none, or the model's "
            "logits are not finite";
   }
@@ -136,7 +140,7 @@ void append_edits(Batch& batch, RequestState& request, int32_t vocab_size) {
   BatchEdits& edits = batch.edits;
   if (edits.is_empty) begin_edits(edits, static_cast<size_t>(batch.num_sampled - 1));
   const LogitEdits* own = request.edits.get();
-  const bool is_restricted = own && !own->allowed_token_ids.empty();
+  const bool is_restricted = own && !own->allowed_mask.empty();
   edits.min_p.push_back(own ? own->min_p : 0.0f);
   edits.repetition_penalty.push_back(own ? own->repetition_penalty : 1.0f);
   edits.presence_penalty.push_back(own ? own->presence_penalty : 0.0f);

@@ -1,6 +1,7 @@
 #include "quire/output_gate.h"
 
 #include <string>
+#include <utility>
 
 #include "quire/error.h"
 #include "stop_scanner.h"
@@ -8,11 +9,10 @@
 namespace quire {
 
 OutputGate::OutputGate(const TokenTable& table, const SamplingParams& params, bool is_first,
-                       OpenText open_text)
+                       OpenText open_text, std::shared_ptr<const StopMatcher> stops)
     : table_(&table),
-      scanner_(params.stop.empty()
-                   ? nullptr
-                   : std::make_unique<StopScanner>(params.stop, is_first, table.kind(), open_text)),
+      scanner_(stops ? std::make_unique<StopScanner>(std::move(stops), is_first, table.kind(), open_text)
+                     : nullptr),
       boundary_(table.kind(), open_text),
       makes_text_(params.detokenize),
       skip_special_tokens_(params.skip_special_tokens),

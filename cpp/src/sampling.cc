@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <sstream>
+#include <type_traits>
 
 #include "quire/error.h"
 #include "quire/utf8.h"
@@ -9,23 +10,36 @@
 namespace quire {
 namespace {
 
-template <typename T>
-void require(bool holds, const char* field, const T& given, const std::string& allowed) {
+// allowed: text, or a function that makes it where it is needed.
+template <typename T, typename Allowed>
+void require(bool holds, const char* field, const T& given, const Allowed& allowed) {
   if (holds) return;
   std::ostringstream out;
   out << given;
-  throw InvalidArgument(field, out.str(), allowed);
+  if constexpr (std::is_invocable_v<Allowed>) {
+    throw InvalidArgument(field, out.str(), allowed());
+  } else {
+    throw InvalidArgument(field, out.str(), allowed);
+  }
 }
 
 void require_ids(const char* field, const std::vector<int32_t>& ids, int32_t vocab_size) {
   for (const int32_t id : ids) {
-    require(id >= 0 && id < vocab_size, field, id, "0 to " + std::to_string(vocab_size - 1));
+    require(id >= 0 && id < vocab_size, field, id, [&] { return "0 to " + std::to_string(vocab_size - 1); });
   }
 }
 
 void require_count(const char* field, size_t count, int32_t limit, const char* what) {
   require(count <= static_cast<size_t>(limit), field, std::to_string(count) + " " + what,
           "at most " + std::to_string(limit) + " " + what);
+}
+
+void validate_stop(const std::vector<std::string>& stop) {
+  require_stop_size(stop.size(), [&](size_t i) { return stop[i].size(); });
+  for (const std::string& string : stop) {
+    require(!string.empty(), "stop", "an empty string", "non-empty strings");
+    require(is_valid_utf8(string), "stop", "invalid UTF-8", "UTF-8");
+  }
 }
 
 void validate_logit_bias(const std::vector<LogitBias>& logit_bias, int32_t vocab_size) {
@@ -82,8 +96,12 @@ void validate(const SamplingParams& params, int32_t vocab_size) {
     throw InvalidArgument("n", given.str(), "1 (greedy: all sequences would be the same)");
   }
   validate_logit_bias(params.logit_bias, vocab_size);
+  require_count("allowed_token_ids", params.allowed_token_ids.size(), vocab_size, "ids");
   require_ids("allowed_token_ids", params.allowed_token_ids, vocab_size);
   require_count("bad_words", params.bad_word_ids.size(), kMaxBadWords, "sequences of ids");
+  size_t num_bad_word_ids = 0;
+  for (const std::vector<int32_t>& ids : params.bad_word_ids) num_bad_word_ids += ids.size();
+  require_count("bad_words", num_bad_word_ids, kMaxBadWordIds, "ids");
   for (const std::vector<int32_t>& ids : params.bad_word_ids) {
     require(!ids.empty(), "bad_words", "a sequence of no ids", "at least one id in each");
     require_ids("bad_words", ids, vocab_size);
@@ -91,16 +109,15 @@ void validate(const SamplingParams& params, int32_t vocab_size) {
   if (params.logprobs != -1) require_in(fields::kLogprobs, params.logprobs);
   if (params.prompt_logprobs != -1) require_in(fields::kPromptLogprobs, params.prompt_logprobs);
   require_in(fields::kStreamInterval, params.stream_interval);
+  // Before its characters are looked at, of which each has at most 4 bytes.
+  require_count("cache_salt", params.cache_salt.size(), 4 * kMaxCacheSaltLength, "bytes");
   require(is_valid_utf8(params.cache_salt), "cache_salt", "invalid UTF-8", "UTF-8");
   const auto is_start = [](char byte) { return (byte & 0xC0) != 0x80; };
   const auto length = std::count_if(params.cache_salt.begin(), params.cache_salt.end(), is_start);
   require_count("cache_salt", static_cast<size_t>(length), kMaxCacheSaltLength, "characters");
   require(params.detokenize || params.stop.empty(), "stop", "stop strings with detokenize false",
           "none (without text no stop string can be found)");
-  for (const std::string& string : params.stop) {
-    require(!string.empty(), "stop", "an empty string", "non-empty strings");
-    require(is_valid_utf8(string), "stop", "invalid UTF-8", "UTF-8");
-  }
+  validate_stop(params.stop);
   require_count("stop_token_ids", params.stop_token_ids.size(), kMaxStopTokenIds, "ids");
   require_ids("stop_token_ids", params.stop_token_ids, vocab_size);
 }

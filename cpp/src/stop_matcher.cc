@@ -7,6 +7,9 @@
 namespace quire {
 
 StopMatcher::StopMatcher(std::span<const std::string> strings) {
+  size_t num_bytes = 0;
+  for (const std::string& string : strings) num_bytes += string.size();
+  nodes_.reserve(num_bytes + 1);
   nodes_.emplace_back();
   for (const std::string& string : strings) {
     if (string.empty()) throw InvalidArgument("stop", "an empty string", "non-empty strings");
@@ -17,15 +20,13 @@ StopMatcher::StopMatcher(std::span<const std::string> strings) {
       state = child != kStart ? child : add_child(state, byte);
     }
     nodes_[state].match_length = static_cast<uint32_t>(string.size());
-    const auto first = static_cast<uint8_t>(string.front());
-    first_bytes_[first / 64] |= uint64_t{1} << (first % 64);
   }
 
   // Breadth first, so that a node's fallback, which is shorter, is complete before the node.
   std::vector<State> order;
   order.reserve(nodes_.size());
-  for (State child = nodes_[kStart].first_child; child != kStart; child = nodes_[child].next_sibling) {
-    order.push_back(child);
+  for (const State child : first_) {
+    if (child != kStart) order.push_back(child);
   }
   for (size_t i = 0; i < order.size(); ++i) {
     const State state = order[i];
@@ -45,6 +46,10 @@ StopMatcher::State StopMatcher::add_child(State state, uint8_t byte) {
   nodes_.emplace_back();
   nodes_[child].byte = byte;
   nodes_[child].depth = nodes_[state].depth + 1;
+  if (state == kStart) {
+    first_[byte] = child;
+    return child;
+  }
   nodes_[child].next_sibling = nodes_[state].first_child;
   nodes_[state].first_child = child;
   return child;

@@ -1,14 +1,15 @@
 #include "stop_scanner.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "quire/error.h"
 
 namespace quire {
 
-StopScanner::StopScanner(std::span<const std::string> strings, bool is_first, DecoderKind kind,
+StopScanner::StopScanner(std::shared_ptr<const StopMatcher> matcher, bool is_first, DecoderKind kind,
                          OpenText open_text)
-    : matcher_(strings) {
+    : matcher_(std::move(matcher)) {
   place_.is_start = is_first;
   open_text.start(utf8_);
   if (kind == DecoderKind::kByteLevel) {
@@ -57,9 +58,9 @@ void StopScanner::feed(std::string_view text) {
   }
   StopMatcher::State state = place_.state;
   for (size_t i = 0; i < text.size(); ++i) {
-    state = matcher_.next(state, static_cast<uint8_t>(text[i]));
+    state = matcher_->next(state, static_cast<uint8_t>(text[i]));
     if (state == StopMatcher::kStart || !can_stop_ || is_matched_) continue;
-    if (const uint32_t length = matcher_.match_length(state); length > 0) {
+    if (const uint32_t length = matcher_->match_length(state); length > 0) {
       is_matched_ = true;
       match_end_ = place_.text_end + i + 1;
       match_begin_ = match_end_ - length;
@@ -103,7 +104,7 @@ void StopScanner::end_byte_run() {
 }
 
 uint32_t StopScanner::count_ready() {
-  const uint64_t safe_end = place_.text_end - matcher_.hold_length(place_.state);
+  const uint64_t safe_end = place_.text_end - matcher_->hold_length(place_.state);
   for (; next_ < held_.size() && held_[next_].text_end <= safe_end; ++next_) {
     if (held_[next_].can_cut) ready_end_ = next_ + 1;
   }

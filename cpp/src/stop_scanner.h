@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,8 @@ namespace quire {
 // the sequence ends there, and so does the run.
 class StopScanner {
  public:
-  StopScanner(std::span<const std::string> strings, bool is_first, DecoderKind kind, OpenText open_text);
+  StopScanner(std::shared_ptr<const StopMatcher> matcher, bool is_first, DecoderKind kind,
+              OpenText open_text);
 
   // Takes a contributing token; the two cuts as TextBoundary says.
   void push(const TokenTable& table, int32_t id, TextBoundary::Step step, bool can_stop);
@@ -50,7 +52,7 @@ class StopScanner {
   void break_byte_run();
   void end_byte_run();
 
-  StopMatcher matcher_;
+  std::shared_ptr<const StopMatcher> matcher_;
   Place place_;
   int32_t strip_left_ = 0;
   bool can_stop_ = false;

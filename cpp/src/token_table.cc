@@ -83,6 +83,11 @@ void TokenTable::finish_building() {
   if (kind_ >= DecoderKind::kJoined && strip_left_ != kStripNothing) {
     throw InvalidArgument("strip_left", std::to_string(strip_left_), "0 for joined tokens and word pieces");
   }
+  const auto is_byte = [](uint8_t flags) { return (flags & kTokenByte) != 0; };
+  if (strip_left_ == kStripFirstToken && std::any_of(flags_.begin(), flags_.end(), is_byte)) {
+    // A byte token's space would be stripped out of the run that it is part of.
+    throw InvalidArgument("strip_left", "-1 with byte tokens", "0 or 1, or no byte tokens");
+  }
   if (kind_ != DecoderKind::kJoined && !separator_.empty()) {
     throw InvalidArgument("separator", "\"" + separator_ + "\"", "\"\" unless tokens are joined");
   }
@@ -150,6 +155,7 @@ void TokenTable::decode_to(std::span<const int32_t> ids, bool is_first, int32_t 
   for (int32_t id : ids) {
     if (!contributes(id, skip_special_tokens)) continue;
     const std::string_view piece = text(id);
+    size_t piece_begin = out.size();
     switch (kind_) {
       case DecoderKind::kByteLevel:
         if (is_complete(id) && !utf8.is_inside_character()) {
@@ -164,6 +170,7 @@ void TokenTable::decode_to(std::span<const int32_t> ids, bool is_first, int32_t 
         } else if (byte_run_size > 0 || is_run_broken) {
           end_byte_run();
         }
+        piece_begin = out.size();
         out += piece;
         break;
       case DecoderKind::kJoined:
@@ -175,7 +182,8 @@ void TokenTable::decode_to(std::span<const int32_t> ids, bool is_first, int32_t 
         break;
     }
     if (is_start && strip_left_ == kStripFirstToken) {
-      out.erase(std::remove(out.begin() + static_cast<std::ptrdiff_t>(begin), out.end(), ' '), out.end());
+      out.erase(std::remove(out.begin() + static_cast<std::ptrdiff_t>(piece_begin), out.end(), ' '),
+                out.end());
     }
     is_start = is_start && !ends_start(id);
   }

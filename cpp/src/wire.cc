@@ -2,7 +2,7 @@
 //   kRequests    u32 additions, each: u64 id, i32[] prompt, i32 priority, i64 arrival_ns, tokenize_ns,
 //                deadline_ns, u8 return_receipt, SamplingParams; then u64[] cancellations
 //   kReady       string model, i32 max_model_len, vocab_size, block_size, num_blocks, max_num_seqs,
-//                max_num_batched_tokens, SamplingParams defaults, string token_table
+//                max_num_batched_tokens, SamplingParams defaults, string token_table, vocabulary, loaded
 //   kStartError  the message, to the end of the payload
 //   kStep        EngineStats in the order of its fields, i32[] token_ids, Receipt[], u32 releases, each:
 //                u64 request_id, u32 index, ids_begin, num_ids, num_text_ids, i32 trim, u8 is_first,
@@ -43,7 +43,8 @@ enum RequestBits : uint8_t {
   kAllRequestBits = 31,
 };
 
-// Writes the header on construction, and its payload size when the payload is complete.
+// Writes the header on construction, and its payload size when the payload is complete. Destroyed before
+// that, it takes back what was written.
 class FrameWriter {
  public:
   FrameWriter(std::string& out, FrameType type) : out_(out), start_(out.size()) {
@@ -52,22 +53,30 @@ class FrameWriter {
     put(out_, static_cast<uint16_t>(type));
     put(out_, uint32_t{0});
   }
+  ~FrameWriter() {
+    if (!is_finished_) out_.resize(start_);
+  }
+  FrameWriter(const FrameWriter&) = delete;
+  FrameWriter& operator=(const FrameWriter&) = delete;
+
+  size_t payload_size() const { return out_.size() - start_ - kHeaderSize; }
 
   void finish() {
-    const size_t size = out_.size() - start_ - kHeaderSize;
+    const size_t size = payload_size();
     if (size > kMaxPayload) {
-      out_.resize(start_);
       throw Error("wire: a payload of " + std::to_string(size) + " bytes is over the limit of " +
                   std::to_string(kMaxPayload));
     }
     const auto payload_size = static_cast<uint32_t>(size);
     std::memcpy(out_.data() + start_ + kHeaderSize - sizeof(payload_size), &payload_size,
                 sizeof(payload_size));
+    is_finished_ = true;
   }
 
  private:
   std::string& out_;
   size_t start_;
+  bool is_finished_ = false;
 };
 
 void put_params(std::string& out, const SamplingParams& params) {
@@ -225,12 +234,31 @@ FrameHeader parse_header(std::span<const char, kHeaderSize> bytes) {
   return header;
 }
 
-void encode(const RequestsFrame& frame, std::string& out) {
-  FrameWriter writer(out, FrameType::kRequests);
-  put(out, static_cast<uint32_t>(frame.additions.size()));
-  for (const NewRequest& request : frame.additions) put_request(out, request);
-  put_array(out, frame.cancellations);
-  writer.finish();
+void encode(const RequestsFrame& frame, std::string& out, size_t max_payload) {
+  const size_t start = out.size();
+  size_t next = 0;
+  try {
+    do {
+      FrameWriter writer(out, FrameType::kRequests);
+      const size_t count_at = out.size();
+      uint32_t count = 0;
+      put(out, count);
+      for (; next < frame.additions.size(); ++next, ++count) {
+        const size_t end = out.size();
+        put_request(out, frame.additions[next]);
+        if (count == 0 || writer.payload_size() <= max_payload) continue;
+        out.resize(end);  // it begins the next frame
+        break;
+      }
+      std::memcpy(out.data() + count_at, &count, sizeof(count));
+      const bool is_last = next == frame.additions.size();
+      put_array(out, is_last ? frame.cancellations : std::vector<uint64_t>());
+      writer.finish();
+    } while (next < frame.additions.size());
+  } catch (...) {
+    out.resize(start);
+    throw;
+  }
 }
 
 void encode(const ReadyFrame& frame, std::string& out) {
@@ -241,7 +269,8 @@ void encode(const ReadyFrame& frame, std::string& out) {
     put(out, value);
   }
   put_params(out, frame.defaults);
-  put_string(out, frame.token_table);
+  for (const std::string* text : {&frame.token_table, &frame.vocabulary, &frame.loaded})
+    put_string(out, *text);
   writer.finish();
 }
 
@@ -305,7 +334,8 @@ void decode_ready(std::string_view payload, ReadyFrame& frame) {
     *value = reader.get<int32_t>();
   }
   get_params(reader, frame.defaults);
-  frame.token_table = reader.get_string();
+  for (std::string* text : {&frame.token_table, &frame.vocabulary, &frame.loaded})
+    *text = reader.get_string();
   reader.expect_end();
 }
 

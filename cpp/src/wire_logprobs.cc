@@ -35,10 +35,16 @@ void get_logprobs(Reader& reader, StepOutputs& frame) {
       throw Error("wire: logprobs of release " + std::to_string(run.release_idx) + " of " +
                   std::to_string(frame.releases.size()));
     }
+    // The products below cannot wrap then.
+    if (run.num_per_id > kMaxLogprobs + 1 || run.num_per_prompt_place > kMaxLogprobs + 1) {
+      throw Error("wire: a release has " + std::to_string(run.num_per_id) + " logprobs per id and " +
+                  std::to_string(run.num_per_prompt_place) + " per place of the prompt; allowed: at most " +
+                  std::to_string(kMaxLogprobs + 1));
+    }
     Release& release = frame.releases[run.release_idx];
     const uint64_t num_entries = uint64_t{release.num_ids} * run.num_per_id +
                                  uint64_t{run.num_prompt_places} * run.num_per_prompt_place;
-    if (run.begin + num_entries > frame.logprob_entries.size()) {
+    if (uint64_t{run.begin} + num_entries > frame.logprob_entries.size()) {
       throw Error("wire: a release names logprobs [" + std::to_string(run.begin) + ", +" +
                   std::to_string(num_entries) + ") of " + std::to_string(frame.logprob_entries.size()));
     }

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstring>
+#include <limits>
 
 namespace quire::triton {
 
@@ -106,6 +107,14 @@ bool is_cancelled(TRITONBACKEND_Request* request) {
   return is_cancelled;
 }
 
+uint32_t string_size(size_t size) {
+  if (size > std::numeric_limits<uint32_t>::max()) {
+    throw ServerError(TRITONSERVER_ERROR_INTERNAL, "an output of " + std::to_string(size) +
+                                                       " bytes; Triton's strings have less than 4 GiB");
+  }
+  return static_cast<uint32_t>(size);
+}
+
 ResponseBuilder::ResponseBuilder(TRITONBACKEND_Request* request) {
   check(TRITONBACKEND_ResponseNew(&response_, request));
 }
@@ -149,7 +158,7 @@ char* ResponseBuilder::add(const char* name, TRITONSERVER_DataType type, std::sp
 }
 
 void ResponseBuilder::add_string(const char* name, std::string_view first, std::string_view second) {
-  const auto size = static_cast<uint32_t>(first.size() + second.size());
+  const uint32_t size = string_size(first.size() + second.size());
   char* buffer = add(name, TRITONSERVER_TYPE_BYTES, 1, sizeof(size) + size);
   std::memcpy(buffer, &size, sizeof(size));
   std::memcpy(buffer + sizeof(size), first.data(), first.size());

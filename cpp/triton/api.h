@@ -50,9 +50,11 @@ struct InputTensor {
   std::span<const int64_t> shape;
   std::string_view bytes;
 
-  int64_t num_elements() const {
+  int64_t num_elements() const {  // -1: more than there can be
     int64_t count = 1;
-    for (const int64_t size : shape) count *= size;
+    for (const int64_t size : shape) {
+      if (__builtin_mul_overflow(count, size, &count)) return -1;
+    }
     return count;
   }
   std::string shape_text() const {  // "[2,3]"
@@ -74,6 +76,9 @@ InputTensor read_output(TRITONSERVER_InferenceResponse* response, uint32_t index
 
 // Whether the server knows that the client has gone.
 bool is_cancelled(TRITONBACKEND_Request* request);
+
+// The length of a string as a STRING tensor has it; throws ServerError where it does not fit.
+uint32_t string_size(size_t size);
 
 // Whether the client, or the ensemble, wants this output.
 bool is_requested(TRITONBACKEND_Request* request, std::string_view output);
@@ -122,7 +127,7 @@ void ResponseBuilder::add_strings(const char* name, size_t count, Value&& value)
   char* out = add(name, TRITONSERVER_TYPE_BYTES, static_cast<int64_t>(count), size);
   for (size_t i = 0; i < count; ++i) {
     const std::string_view text = value(i);
-    const auto length = static_cast<uint32_t>(text.size());
+    const uint32_t length = string_size(text.size());
     std::memcpy(out, &length, sizeof(length));
     out += sizeof(length);
     if (length > 0) std::memcpy(out, text.data(), length);

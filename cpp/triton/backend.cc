@@ -4,6 +4,7 @@
 
 #include "api.h"
 #include "detokenizer.h"
+#include "exit_watch.h"
 #include "generation.h"
 #include "readiness.h"
 #include "registry.h"
@@ -63,6 +64,9 @@ TRITONSERVER_Error* guarded(F&& call) {
     return nullptr;
   } catch (const std::exception& error) {
     return to_triton(error);
+  } catch (...) {
+    return TRITONSERVER_ErrorNew(TRITONSERVER_ERROR_INTERNAL,
+                                 "backend quire: an exception of an unknown kind");
   }
 }
 
@@ -88,7 +92,10 @@ QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backend*
 }
 
 QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_Finalize(TRITONBACKEND_Backend*) {
-  return guarded([] { server_guard::ask_readiness(nullptr); });
+  return guarded([] {
+    server_guard::ask_readiness(nullptr);
+    exit_watch::disarm();  // before the server unloads this library
+  });
 }
 
 QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model* model) {

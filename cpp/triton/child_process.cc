@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -25,19 +26,50 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr int kChildFd = 3;              // the socket in the child
+constexpr int kSettingsFd = 4;           // the settings in the child
+constexpr int kFirstOwnFd = 16;          // our own descriptors that the child gets are above the child's
 constexpr auto kStopPatience = 3s;       // to leave after the socket closed
 constexpr auto kTerminatePatience = 2s;  // to leave after SIGTERM
 
 std::string system_error(int error) { return std::strerror(error); }
 
+// Owns a descriptor.
+class Fd {
+ public:
+  explicit Fd(int fd) : fd_(fd) {}
+  ~Fd() {
+    if (fd_ >= 0) close(fd_);
+  }
+  Fd(const Fd&) = delete;
+  Fd& operator=(const Fd&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+// A descriptor from which `content` can be read, to be closed; -1 and errno where there is none.
+int make_file_in_memory(const std::string& content) {
+  const Fd made(memfd_create("settings", MFD_CLOEXEC));
+  if (made.get() < 0) return -1;
+  for (size_t done = 0; done < content.size();) {
+    const ssize_t written = write(made.get(), content.data() + done, content.size() - done);
+    if (written < 0 && errno != EINTR) return -1;
+    if (written > 0) done += static_cast<size_t>(written);
+  }
+  if (lseek(made.get(), 0, SEEK_SET) < 0) return -1;
+  return fcntl(made.get(), F_DUPFD_CLOEXEC, kFirstOwnFd);
+}
+
 // posix_spawn runs no fork handlers (gRPC and others register some) and needs no copy of the server's page
 // tables.
 class SpawnPlan {
  public:
-  explicit SpawnPlan(int socket) {
+  SpawnPlan(int socket, int settings) {  // settings: -1: none
     posix_spawn_file_actions_init(&actions_);
     posix_spawn_file_actions_adddup2(&actions_, socket, kChildFd);
-    close_above(kChildFd);
+    if (settings >= 0) posix_spawn_file_actions_adddup2(&actions_, settings, kSettingsFd);
+    close_above(settings >= 0 ? kSettingsFd : kChildFd);
 
     // The server's threads may block or ignore signals; the child starts with defaults. Its own process
     // group keeps a Ctrl-C in the terminal from reaching it before the server has drained.
@@ -95,16 +127,22 @@ std::string describe_exit(int status) {
 }  // namespace
 
 ChildProcess::ChildProcess(const std::string& what, const std::string& python, const std::string& module,
-                           const std::vector<std::string>& arguments) {
+                           const std::vector<std::string>& arguments,
+                           const std::optional<std::string>& settings) {
+  const Fd file(settings ? make_file_in_memory(*settings) : -1);
+  if (settings && file.get() < 0) {
+    throw Error("cannot hand " + what + " its settings: " + system_error(errno));
+  }
   std::vector<std::string> command = {python, "-m", module};
   command.insert(command.end(), arguments.begin(), arguments.end());
   command.insert(command.end(), {"--fd", std::to_string(kChildFd)});
+  if (settings) command.insert(command.end(), {"--settings-fd", std::to_string(kSettingsFd)});
   int fds[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) {
     throw Error("cannot make a socket for " + what + ": " + system_error(errno));
   }
   fcntl(fds[0], F_SETFL, O_NONBLOCK);
-  const int error = SpawnPlan(fds[1]).run(command, pid_);
+  const int error = SpawnPlan(fds[1], file.get()).run(command, pid_);
   close(fds[1]);
   if (error != 0) {
     close(fds[0]);

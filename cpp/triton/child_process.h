@@ -11,15 +11,17 @@ namespace quire::triton {
 
 // Owns the child: it has ended and been waited for when the destructor returns.
 //
-// The child inherits the environment, standard output and error, and one end of a socket; nothing else. It is
-// told to go by the end of file that it reads when our end closes, so it also goes when this process is
-// killed.
+// The child inherits the environment, standard output and error, one end of a socket, and perhaps a file in
+// memory with settings; nothing else. It is told to go by the end of file that it reads when our end closes,
+// so it also goes when this process is killed.
 class ChildProcess {
  public:
-  // Runs `python -m module arguments... --fd N`; python is looked up on PATH. what: "the engine", for
-  // messages. Throws Error naming the program when it cannot be started.
+  // Runs `python -m module arguments... --fd N`, with `--settings-fd M` where there are settings, which the
+  // child reads there; python is looked up on PATH. what: "the engine", for messages. Throws Error naming the
+  // program when it cannot be started.
   ChildProcess(const std::string& what, const std::string& python, const std::string& module,
-               const std::vector<std::string>& arguments);
+               const std::vector<std::string>& arguments,
+               const std::optional<std::string>& settings = std::nullopt);
   ~ChildProcess();
   ChildProcess(const ChildProcess&) = delete;
   ChildProcess& operator=(const ChildProcess&) = delete;

@@ -1,6 +1,7 @@
 // The record that generation sends to the detokenizer: everything that decoding a run of ids needs, so that
-// decoding is a pure function of it. It lives for one hop inside one process; the version guards mixed
-// configurations.
+// decoding is a pure function of it. It lives for one hop inside one process, and through the hands of
+// whoever calls the models themselves: its seal says that this process made it, so that nobody can speak for
+// a sequence of another. The version guards mixed configurations.
 //
 //   ChunkHeader | int32 ids [num_ids] | Logprob [num_ids, num_per_id] | Logprob [num_prompt_places,
 //   num_per_prompt_place] | prompt text [prompt_text_size] | warnings [warnings_size] | stop reason
@@ -20,6 +21,7 @@
 #include "quire/logprobs.h"
 #include "quire/receipt.h"
 #include "quire/sampling.h"
+#include "seal.h"
 
 namespace quire::triton {
 
@@ -58,10 +60,12 @@ struct ChunkHeader {
   double cumulative_logprob = 0;      // of all ids up to here
   uint32_t index = 0;                 // of the sequence
   uint32_t receipt_size = 0;          // 0, or sizeof(Receipt)
+  Seal seal = {};                     // seal_of() the header up to here and what follows it
 
-  static constexpr uint32_t kVersion = 0x51430003;  // "QC", 3
+  static constexpr uint32_t kVersion = 0x51430004;  // "QC", 4
 };
-static_assert(sizeof(ChunkHeader) == 88, "no padding: the record is copied as bytes");
+static_assert(sizeof(ChunkHeader) == 104, "no padding: the record is copied as bytes");
+constexpr size_t kSealOffset = sizeof(ChunkHeader) - sizeof(Seal);
 
 struct Chunk {
   ChunkHeader header;
@@ -88,6 +92,7 @@ inline char* write_chunk(Chunk chunk, char* out) {
   chunk.header.warnings_size = static_cast<uint32_t>(chunk.warnings.size());
   chunk.header.stop_reason_size = static_cast<uint32_t>(chunk.stop_reason.size());
   chunk.header.receipt_size = static_cast<uint32_t>(chunk.receipt.size());
+  char* const begin = out;
   const auto write = [&](const void* bytes, size_t size) {
     if (size > 0) std::memcpy(out, bytes, size);
     out += size;
@@ -100,6 +105,9 @@ inline char* write_chunk(Chunk chunk, char* out) {
   for (const std::string_view text : {chunk.prompt_text, chunk.warnings, chunk.stop_reason, chunk.receipt}) {
     write(text.data(), text.size());
   }
+  const char* const rest = begin + sizeof(ChunkHeader);
+  const Seal seal = seal_of({begin, kSealOffset}, {rest, static_cast<size_t>(out - rest)});
+  std::memcpy(begin + kSealOffset, &seal, sizeof(seal));
   return out;
 }
 
@@ -146,6 +154,7 @@ inline Chunk take_chunk(std::string_view& bytes, std::span<int32_t>& ids, std::s
   };
   Chunk chunk;
   ChunkHeader& header = chunk.header;
+  const std::string_view whole = bytes;
   const size_t num_bytes = bytes.size();
   if (num_bytes < sizeof(ChunkHeader)) refuse(std::to_string(num_bytes) + " bytes");
   std::memcpy(&header, take(sizeof(ChunkHeader)).data(), sizeof(ChunkHeader));
@@ -165,6 +174,8 @@ inline Chunk take_chunk(std::string_view& bytes, std::span<int32_t>& ids, std::s
   if (bytes.size() < arrays_size + texts_size) {
     refuse(std::to_string(num_bytes) + " bytes for " + std::to_string(header.num_ids) + " ids");
   }
+  const std::string_view rest = whole.substr(sizeof(ChunkHeader), arrays_size + texts_size);
+  if (seal_of(whole.substr(0, kSealOffset), rest) != header.seal) refuse("bytes with another seal");
   chunk.ids = take_array(ids, header.num_ids);
   chunk.logprobs = take_array(logprobs, num_logprobs);
   chunk.prompt_logprobs = take_array(logprobs, num_prompt_logprobs);
@@ -172,7 +183,6 @@ inline Chunk take_chunk(std::string_view& bytes, std::span<int32_t>& ids, std::s
   chunk.warnings = take(header.warnings_size);
   chunk.stop_reason = take(header.stop_reason_size);
   chunk.receipt = take(header.receipt_size);
-  if (count_strings(chunk.warnings) < 0) refuse("damaged warnings");
   return chunk;
 }
 

@@ -24,6 +24,15 @@ void send_final_flag(TRITONBACKEND_Request* request) {
   check(error);
 }
 
+// The response has left: that there is no memory for this is no error of the request.
+void acknowledge(Generation& generation, Feedback& feedback) {
+  try {
+    generation.post(std::move(feedback));
+  } catch (const std::exception& error) {
+    QUIRE_LOG(ERROR, std::string("an acknowledgement is lost: ") + error.what());
+  }
+}
+
 void add_logprobs(TRITONBACKEND_Request* request, ResponseBuilder& response, std::span<const Chunk> chunks,
                   const TokenTable& token_table) {
   const ChunkHeader& first = chunks.front().header;
@@ -127,7 +136,7 @@ void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view 
   // Acknowledged once the HTTP thread has the response, so that what comes meanwhile merges into the next
   // chunk.
   server_guard::run_after_delivery(send_or_report,
-                                   [generation, feedback] { generation->post(std::move(*feedback)); });
+                                   [generation, feedback] { acknowledge(*generation, *feedback); });
 }
 
 void Detokenizer::decode(const TokenTable& token_table) {
@@ -181,8 +190,13 @@ void Detokenizer::send_texts(TRITONBACKEND_Request* request, const TokenTable& t
 }
 
 void Detokenizer::answer_ids(TRITONBACKEND_Request* request, std::string_view bytes) {
-  const auto info = registry::find(generation_model_)->model_info();
-  ids_.resize(bytes.size() / sizeof(int32_t));
+  const auto info = registry::find(generation_model_, folder_)->model_info();
+  const size_t count = bytes.size() / sizeof(int32_t);
+  if (count > static_cast<size_t>(info->max_model_len)) {
+    throw InvalidArgument("output_ids", std::to_string(count) + " ids",
+                          "at most " + std::to_string(info->max_model_len) + " (max_model_len)");
+  }
+  ids_.resize(count);
   if (!ids_.empty()) std::memcpy(ids_.data(), bytes.data(), ids_.size() * sizeof(int32_t));
   const auto bad =
       std::find_if(ids_.begin(), ids_.end(), [&](int32_t id) { return id < 0 || id >= info->vocab_size; });

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,7 @@ namespace quire::triton {
 class Detokenizer {
  public:
   Detokenizer(const ModelSettings& settings, TRITONBACKEND_ModelInstance* instance)
-      : generation_model_(settings.generation_model), instance_(instance) {}
+      : generation_model_(settings.generation_model), folder_(settings.folder), instance_(instance) {}
 
   // Takes over every request of the batch and answers it.
   void execute(TRITONBACKEND_Request** requests, uint32_t count);
@@ -34,6 +35,7 @@ class Detokenizer {
   void answer_ids(TRITONBACKEND_Request* request, std::string_view bytes);
 
   const std::string generation_model_;
+  const std::filesystem::path folder_;  // of this model
   TRITONBACKEND_ModelInstance* const instance_;
   // Scratch, reused
   std::string joined_;

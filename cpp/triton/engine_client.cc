@@ -40,9 +40,11 @@ void EngineClient::start(Clock::time_point now) {
   out_.clear();
   out_begin_ = 0;
   try {
-    process_ = std::make_unique<ChildProcess>("the engine", command_.python, command_.module,
-                                              std::vector<std::string>{"--config", command_.config});
-  } catch (const Error& error) {
+    std::vector<std::string> arguments{"--config", command_.config};
+    if (!command_.loaded.empty()) arguments.insert(arguments.end(), {"--loaded", command_.loaded});
+    process_ = std::make_unique<ChildProcess>("the engine", command_.python, command_.module, arguments,
+                                              command_.settings);
+  } catch (const std::exception& error) {
     start_failed(error.what(), now);
     return;
   }
@@ -88,6 +90,14 @@ void EngineClient::service(short events, Clock::time_point now) {
 }
 
 void EngineClient::read_frames(Clock::time_point now) {
+  try {
+    read_frames_once(now);
+  } catch (const std::exception& error) {
+    lose(error.what(), now);
+  }
+}
+
+void EngineClient::read_frames_once(Clock::time_point now) {
   // One read at a time: the owner has more to do than to listen to an engine that talks faster than clients
   // read.
   if (in_begin_ > 0) {
@@ -100,18 +110,14 @@ void EngineClient::read_frames(Clock::time_point now) {
   if (num_read < 0 && (errno == EAGAIN || errno == EINTR)) return;
   if (num_read <= 0) return lose("", now);
   in_end_ += static_cast<size_t>(num_read);
-  try {
-    while (in_end_ - in_begin_ >= wire::kHeaderSize && process_->fd() >= 0) {
-      const char* begin = in_.data() + in_begin_;
-      const auto header =
-          wire::parse_header(std::span<const char, wire::kHeaderSize>(begin, wire::kHeaderSize));
-      const size_t frame_size = wire::kHeaderSize + header.payload_size;
-      if (in_end_ - in_begin_ < frame_size) break;
-      in_begin_ += frame_size;
-      handle_frame(header.type, {begin + wire::kHeaderSize, header.payload_size}, now);
-    }
-  } catch (const std::exception& error) {
-    lose(error.what(), now);
+  while (in_end_ - in_begin_ >= wire::kHeaderSize && process_->fd() >= 0) {
+    const char* begin = in_.data() + in_begin_;
+    const auto header =
+        wire::parse_header(std::span<const char, wire::kHeaderSize>(begin, wire::kHeaderSize));
+    const size_t frame_size = wire::kHeaderSize + header.payload_size;
+    if (in_end_ - in_begin_ < frame_size) break;
+    in_begin_ += frame_size;
+    handle_frame(header.type, {begin + wire::kHeaderSize, header.payload_size}, now);
   }
 }
 
@@ -122,6 +128,7 @@ void EngineClient::handle_frame(wire::FrameType type, std::string_view payload, 
   } else if (type == wire::FrameType::kReady && state_ == State::kStarting) {
     wire::decode_ready(payload, ready_frame_);
     events_.on_ready(ready_frame_);
+    command_.loaded = ready_frame_.loaded;
     state_ = State::kReady;
     num_failed_starts_ = 0;
   } else if (type == wire::FrameType::kStartError && state_ == State::kStarting) {
@@ -141,7 +148,14 @@ void EngineClient::flush() {
   while (out_begin_ < out_.size()) {
     const ssize_t sent =
         ::send(process_->fd(), out_.data() + out_begin_, out_.size() - out_begin_, MSG_NOSIGNAL);
-    if (sent < 0 && (errno == EAGAIN || errno == EINTR)) return;
+    if (sent < 0 && (errno == EAGAIN || errno == EINTR)) {
+      // An engine that is slow to read never empties it: what it has read must not pile up.
+      if (2 * out_begin_ > out_.size()) {
+        out_.erase(0, out_begin_);
+        out_begin_ = 0;
+      }
+      return;
+    }
     if (sent < 0) break;  // the reading side will find the end, after what the engine said last
     out_begin_ += static_cast<size_t>(sent);
   }

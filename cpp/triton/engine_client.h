@@ -25,7 +25,9 @@ namespace quire::triton {
 struct EngineCommand {
   std::string python;  // looked up on PATH
   std::string module;
-  std::string config;  // path of model.json
+  std::string config;    // path of model.json
+  std::string settings;  // its content when the model was loaded
+  std::string loaded;    // wire::ReadyFrame::loaded of the engine before this one; "": it is the first
 };
 
 class EngineClient {
@@ -69,14 +71,15 @@ class EngineClient {
   enum class State { kIdle, kStarting, kReady, kEnding, kBackoff, kRefusing };
 
   void start(Clock::time_point now);
-  void read_frames(Clock::time_point now);
+  void read_frames(Clock::time_point now);  // what cannot be read, or handled, ends the connection
+  void read_frames_once(Clock::time_point now);
   void handle_frame(wire::FrameType type, std::string_view payload, Clock::time_point now);
   void flush();
   void lose(const std::string& why, Clock::time_point now);  // -> kEnding
   void finish_ending(Clock::time_point now, const std::string& exit);
   void start_failed(const std::string& message, Clock::time_point now);
 
-  const EngineCommand command_;
+  EngineCommand command_;
   Events& events_;
   State state_ = State::kIdle;
   std::unique_ptr<ChildProcess> process_;

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <utility>
 
 #include "api.h"
+#include "exit_watch.h"
 
 namespace quire::triton {
 
@@ -15,6 +17,9 @@ constexpr auto kTick = 10ms;                // how often cancellation flags and 
 constexpr auto kProbeInterval = 100ms;      // silence after which a client is probed
 constexpr auto kProbeCost = 500us;          // share of the interval per open request: at most 2,000 probes/s
 constexpr auto kAcknowledgePatience = 60s;  // then nobody follows this generation
+constexpr auto kDeadlineGrace = 250ms;      // after a deadline, for the engine to keep it
+// Of max_num_seqs, rows leave at least one place in so many to requests with one prompt.
+constexpr int32_t kPlaceForOthers = 8;
 // Triton has no code for deadlines. Nobody else sees this one: who cancels does not read his answer. (Over
 // HTTP Triton 2.51 says 400 whatever the code is; the message begins with "deadline exceeded".)
 constexpr auto kDeadlineCode = TRITONSERVER_ERROR_CANCELLED;
@@ -28,13 +33,18 @@ Generation::Generation(const ModelSettings& settings)
     : id_(next_generation_id++),
       name_(settings.name),
       version_(settings.version),
+      folder_(settings.folder),
       forwarded_headers_(settings.forwarded_headers),
-      engine_({settings.python, settings.engine_module, settings.engine_config.string()}, *this) {}
+      reports_metrics_(settings.reports_metrics),
+      engine_({settings.python, settings.engine_module, settings.engine_config.string(),
+               settings.engine_settings, ""},
+              *this) {}
 
 Generation::~Generation() { stop(); }
 
 void Generation::start() {
   auto first_start = first_start_.get_future();
+  metrics_ = std::make_unique<EngineMetrics>(name_, version_, folder_, reports_metrics_);
   thread_ = std::thread([this] { run(); });
   first_start.get();
 }
@@ -59,11 +69,13 @@ void Generation::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Re
                          uint32_t count) {
   const auto info = model_info();
   std::vector<std::unique_ptr<Sequence>> sequences;
+  sequences.reserve(count);  // a sequence that has taken its request over must not be lost
   for (uint32_t i = 0; i < count; ++i) {
     const uint64_t start_ns = now_ns();
     try {
       GenerationRequest generation = read_generation_request(requests[i], Role::kGeneration, nullptr,
                                                              info->defaults, forwarded_headers_);
+      check_vocabulary(generation.vocabulary, info->vocabulary, name_);
       check_limits(generation, info->vocab_size, info->max_model_len);
       generation.request.request_id = next_request_id++;
       sequences.push_back(std::make_unique<Sequence>(instance, requests[i], std::move(generation), id_));
@@ -78,20 +90,28 @@ void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACK
                                TRITONSERVER_InferenceResponse* tokenized, uint64_t start_ns) {
   const auto info = model_info();
   std::vector<std::unique_ptr<Sequence>> sequences;
+  std::shared_ptr<Rows> answer;  // once there, it has taken the request over
   try {
     const GenerationRequest whole =
         read_generation_request(request, Role::kUnary, tokenized, info->defaults, forwarded_headers_);
-    std::vector<GenerationRequest> rows = split_rows(whole);
+    check_vocabulary(whole.vocabulary, info->vocabulary, name_);
+    std::vector<GenerationRequest> rows =
+        split_rows(whole, tokenized != nullptr ? "text_input" : "row_lengths");
     for (GenerationRequest& row : rows) {
       check_limits(row, info->vocab_size, info->max_model_len);
       row.request.request_id = next_request_id++;
     }
-    const auto answer = std::make_shared<Rows>(instance, request, whole, rows.size(), info, start_ns);
+    sequences.reserve(rows.size());
+    answer = std::make_shared<Rows>(instance, request, whole, rows.size(), info, start_ns);
     for (size_t row = 0; row < rows.size(); ++row) {
       sequences.push_back(std::make_unique<Sequence>(answer, row, std::move(rows[row]), id_));
     }
   } catch (const std::exception& error) {
-    answer_with_error(instance, request, error, start_ns);
+    if (answer) {
+      answer->fail(TRITONSERVER_ERROR_INTERNAL, error.what());
+    } else {
+      answer_with_error(instance, request, error, start_ns);
+    }
     return;
   }
   post(std::move(sequences));
@@ -99,53 +119,94 @@ void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACK
 
 // The rows of a request together: they share an answer, which one thread at a time may touch.
 void Generation::post(std::vector<std::unique_ptr<Sequence>> sequences) {
-  if (mailbox_.post(sequences)) return;
-  for (auto& sequence : sequences) {
-    sequence->fail(TRITONSERVER_ERROR_UNAVAILABLE, "model '" + name_ + "' is being unloaded");
+  std::string why = "model '" + name_ + "' is being unloaded";
+  try {
+    if (mailbox_.post(sequences)) return;
+  } catch (const std::exception& error) {  // no memory
+    why = error.what();
   }
+  for (auto& sequence : sequences) sequence->fail(TRITONSERVER_ERROR_UNAVAILABLE, why);
 }
 
 // ---------------------------------------------------------------------------------------------- generation
 // thread
 
 void Generation::run() {
-  metrics_ = std::make_unique<EngineMetrics>(name_, version_);
-  engine_.try_start(Clock::now());
   Mail mail;
   bool is_stopping = false;
+  bool is_started = false;
   while (!(is_stopping && is_idle() && mailbox_.close())) {
-    mail.sequences.clear();
-    mail.feedback.clear();
-    mail.calls.clear();
-    mail.stop = mail.give_up = false;
-    const short events =
-        mailbox_.wait(engine_.fd(), engine_.poll_events(), std::min(next_tick_, engine_.deadline()), mail);
-    const auto now = Clock::now();
-    is_stopping |= mail.stop;
-    for (auto& sequence : mail.sequences) admit(std::move(sequence), now);
-    for (const Feedback& feedback : mail.feedback) handle(feedback);
-    for (auto& call : mail.calls) calls_.push_back(std::move(call));
-    engine_.service(events, now);
-    follow_engine();
-    if (now >= next_tick_) tick(now);
-    submit();
-    if (mail.give_up) answer_all();
-    next_tick_ = is_idle() ? Clock::time_point::max() : std::min(next_tick_, now + kTick);
+    try {
+      if (!std::exchange(is_started, true)) engine_.try_start(Clock::now());
+      is_stopping |= round(mail);
+    } catch (const std::exception& error) {
+      recover(error.what());
+    }
   }
   engine_.stop();
   is_serving_ = false;
   metrics_.reset();
 }
 
+bool Generation::round(Mail& mail) {
+  mail.sequences.clear();
+  mail.feedback.clear();
+  mail.calls.clear();
+  mail.stop = mail.give_up = false;
+  const short events =
+      mailbox_.wait(engine_.fd(), engine_.poll_events(), std::min(next_tick_, engine_.deadline()), mail);
+  const auto now = Clock::now();
+  for (auto& sequence : mail.sequences) admit(std::move(sequence), now);
+  for (const Feedback& feedback : mail.feedback) handle(feedback);
+  for (auto& call : mail.calls) calls_.push_back(std::move(call));
+  engine_.service(events, now);
+  follow_engine();
+  if (now >= next_tick_) tick(now);
+  submit();
+  if (mail.give_up) {
+    abort_all(TRITONSERVER_ERROR_UNAVAILABLE, "the server ends");
+    given_up_.set_value();
+  }
+  next_tick_ = is_idle() ? Clock::time_point::max() : std::min(next_tick_, now + kTick);
+  return mail.stop;
+}
+
+// After an exception in the middle of a round, such as one for want of memory: what was taken out of the
+// mailbox, or should have gone to the engine, may be lost. So everything open ends here, and the next round
+// begins with nothing.
+void Generation::recover(const std::string& why) {
+  try {
+    QUIRE_LOG(ERROR, "model '" + name_ + "': " + why + "; " + std::to_string(sequences_.size()) +
+                         " open requests end with this error");
+    unsubmitted_.clear();
+    row_turns_.clear();
+    requests_.additions.clear();
+    abort_all(TRITONSERVER_ERROR_INTERNAL, why);
+    if (!is_first_start_settled_) on_start_failed(why, true);
+  } catch (const std::exception&) {
+    // Nothing is lost: what is still open is there in the next round.
+  }
+}
+
 void Generation::admit(std::unique_ptr<Sequence> sequence, Clock::time_point now) {
+  exit_watch::arm();  // where requests come, the server has set its signal handlers
   if (!engine_.try_start(now)) {
     sequence->fail(TRITONSERVER_ERROR_UNAVAILABLE,
                    "the engine does not start: " + engine_.last_start_error());
     return;
   }
   const uint64_t id = sequence->id();
-  unsubmitted_.push_back(id);
+  if (const void* rows = sequence->shared_rows()) {
+    row_turns_.add(rows, id, sequence->request().params.n);
+  } else {
+    unsubmitted_.push_back(id);
+  }
   sequences_.emplace(id, std::move(sequence));
+}
+
+void Generation::erase(Sequences::iterator it) {
+  row_turns_.end(it->first);
+  sequences_.erase(it);
 }
 
 void Generation::handle(const Feedback& feedback) {
@@ -159,7 +220,7 @@ void Generation::handle(const Feedback& feedback) {
     abort(it, TRITONSERVER_ERROR_INTERNAL, feedback.error);
   } else {
     if (sequence.is_due()) sequence.send();
-    if (!sequence.is_open()) sequences_.erase(it);
+    if (!sequence.is_open()) erase(it);
   }
 }
 
@@ -171,6 +232,15 @@ void Generation::follow_engine() {
 
 void Generation::submit() {
   if (!engine_.is_ready()) return;
+  const int32_t max_num_seqs = model_info()->max_num_seqs;
+  const int32_t limit = max_num_seqs - std::max(1, max_num_seqs / kPlaceForOthers);
+  while (const auto row = row_turns_.next(limit)) {
+    if (sequences_.contains(*row)) {
+      unsubmitted_.push_back(*row);
+    } else {
+      row_turns_.end(*row);  // cancelled meanwhile
+    }
+  }
   for (const uint64_t id : unsubmitted_) {
     const auto it = sequences_.find(id);
     if (it == sequences_.end()) continue;  // cancelled meanwhile
@@ -187,6 +257,10 @@ void Generation::submit() {
 void Generation::tick(Clock::time_point now) {
   next_tick_ = now + kTick;
   std::erase_if(calls_, [](const auto& call) { return !call->watch(); });
+  if (const auto last_moment = exit_watch::last_moment(); last_moment && now >= *last_moment) {
+    abort_all(TRITONSERVER_ERROR_UNAVAILABLE, "the server ends");
+    return;
+  }
   const auto silence = probe_interval();
   for (auto it = sequences_.begin(); it != sequences_.end();) {
     const auto current = it++;
@@ -195,7 +269,10 @@ void Generation::tick(Clock::time_point now) {
       abort(current, TRITONSERVER_ERROR_CANCELLED, "the client cancelled the request");
     } else if (!sequence.is_submitted() && sequence.is_past_deadline(now)) {
       // Later the engine sees to it.
-      abort(current, kDeadlineCode, "deadline exceeded: deadline_ms passed before the engine was ready");
+      abort(current, kDeadlineCode,
+            "deadline exceeded: deadline_ms passed before the engine had the request");
+    } else if (!sequence.is_finished() && sequence.is_past_deadline(now - kDeadlineGrace)) {
+      end_late(current);
     } else if (sequence.is_abandoned(now, kAcknowledgePatience)) {
       sequence.acknowledge();
       abort(current, TRITONSERVER_ERROR_CANCELLED,
@@ -204,7 +281,7 @@ void Generation::tick(Clock::time_point now) {
                 " s; acknowledge: got true; allowed: true only where a detokenizer of this server follows");
     } else if (sequence.is_probe_due(now, silence)) {
       sequence.send_probe();
-      if (!sequence.is_open()) sequences_.erase(current);
+      if (!sequence.is_open()) erase(current);
     }
   }
 }
@@ -213,20 +290,31 @@ Generation::Clock::duration Generation::probe_interval() const {
   return std::max<Clock::duration>(kProbeInterval, kProbeCost * sequences_.size());
 }
 
+void Generation::end_late(Sequences::iterator it) {
+  Sequence& sequence = *it->second;
+  if (!sequence.has_output()) {
+    abort(it, kDeadlineCode, "deadline exceeded: deadline_ms passed, and the engine did not answer");
+    return;
+  }
+  requests_.cancellations.push_back(sequence.id());
+  sequence.end_streams(FinishReason::kDeadline);
+  if (sequence.is_due()) sequence.send();
+  if (!sequence.is_open()) erase(it);
+}
+
 void Generation::abort(Sequences::iterator it, TRITONSERVER_Error_Code code, const std::string& why) {
   Sequence& sequence = *it->second;
   // The engine need not be told of the end of what it has finished or never seen.
   if (sequence.is_submitted() && !sequence.is_finished()) requests_.cancellations.push_back(sequence.id());
   sequence.end_with_error(code, why);
-  if (!sequence.is_open()) sequences_.erase(it);
+  if (!sequence.is_open()) erase(it);
 }
 
-void Generation::answer_all() {
+void Generation::abort_all(TRITONSERVER_Error_Code code, const std::string& why) {
   for (auto it = sequences_.begin(); it != sequences_.end();) {
     const auto current = it++;
-    abort(current, TRITONSERVER_ERROR_UNAVAILABLE, "the server ends");
+    abort(current, code, why);
   }
-  given_up_.set_value();
 }
 
 void Generation::on_ready(wire::ReadyFrame& ready) {
@@ -234,7 +322,9 @@ void Generation::on_ready(wire::ReadyFrame& ready) {
   info->token_table = TokenTable::deserialize(ready.token_table);
   info->vocab_size = ready.vocab_size;
   info->max_model_len = ready.max_model_len;
+  info->max_num_seqs = ready.max_num_seqs;
   info->defaults = std::move(ready.defaults);
+  info->vocabulary = std::move(ready.vocabulary);
   {
     const std::lock_guard lock(info_mutex_);
     info_ = std::move(info);
@@ -272,7 +362,7 @@ void Generation::on_step(const StepOutputs& outputs) {
       sequence.take(release, outputs);
       if (sequence.is_due()) sequence.send();
     }
-    if (!sequence.is_open()) sequences_.erase(it);
+    if (!sequence.is_open()) erase(it);
   }
 }
 
@@ -289,7 +379,7 @@ void Generation::on_lost(const std::string& why) {
     sequence.end_with_error(
         TRITONSERVER_ERROR_UNAVAILABLE,
         "the engine " + why + " while it worked on this request; it is being started again");
-    if (!sequence.is_open()) sequences_.erase(current);
+    if (!sequence.is_open()) erase(current);
   }
 }
 
@@ -303,11 +393,11 @@ void Generation::on_start_failed(const std::string& message, bool is_given_up) {
     return;
   }
   if (!is_given_up) return;
-  for (const uint64_t id : unsubmitted_) {
-    const auto it = sequences_.find(id);
-    if (it == sequences_.end()) continue;
-    it->second->fail(TRITONSERVER_ERROR_UNAVAILABLE, "the engine does not start: " + message);
-    sequences_.erase(it);
+  for (auto it = sequences_.begin(); it != sequences_.end();) {
+    const auto current = it++;
+    if (current->second->is_submitted()) continue;
+    current->second->fail(TRITONSERVER_ERROR_UNAVAILABLE, "the engine does not start: " + message);
+    erase(current);
   }
   unsubmitted_.clear();
 }

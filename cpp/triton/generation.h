@@ -22,13 +22,23 @@
 // same reason. What Triton does not know, no backend can: its HTTP front end does not read a connection
 // between the request and the first response, so a client of /generate that goes away is not noticed.
 //
-// End: unloading waits for open requests, as Triton waits for those of an ensemble; give_up() ends the wait.
+// Deadlines: the engine keeps them. Where it does not, because it hangs, the generation thread does, a little
+// later.
+//
+// Rows: of a request with several prompts only so many are with the engine at a time, see row_turns.h.
+//
+// End: unloading waits for open requests, as Triton waits for those of an ensemble; give_up() ends the wait,
+// and so does a server that is ending, shortly before its exit timeout is over.
+//
+// Exceptions: none leaves the generation thread. What was open when one came is answered with an error.
 #pragma once
 
 #include <atomic>
+#include <filesystem>
 #include <future>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -39,6 +49,7 @@
 #include "metrics.h"
 #include "model_settings.h"
 #include "quire/token_table.h"
+#include "row_turns.h"
 
 namespace quire::triton {
 
@@ -47,7 +58,9 @@ struct ModelInfo {
   TokenTable token_table;
   int32_t vocab_size = 0;
   int32_t max_model_len = 0;
+  int32_t max_num_seqs = 0;
   SamplingParams defaults;  // of what a request leaves out
+  std::string vocabulary;   // wire::ReadyFrame::vocabulary
 };
 
 class Generation : private EngineClient::Events {
@@ -67,6 +80,8 @@ class Generation : private EngineClient::Events {
 
   uint64_t id() const { return id_; }  // unique in the process, over reloads
   const std::string& name() const { return name_; }
+  uint64_t version() const { return version_; }
+  const std::filesystem::path& folder() const { return folder_; }  // of the model, in its repository
   std::shared_ptr<const ModelInfo> model_info() const;
   bool is_serving() const { return is_serving_; }  // the engine takes requests now
 
@@ -89,14 +104,21 @@ class Generation : private EngineClient::Events {
   bool is_idle() const { return sequences_.empty() && calls_.empty(); }
 
   void run();
+  bool round(Mail& mail);  // whether it is asked to stop
+  void recover(const std::string& why);
   void admit(std::unique_ptr<Sequence> sequence, Clock::time_point now);
   void handle(const Feedback& feedback);
   void follow_engine();  // is_serving(), and its metric
-  void submit();         // additions and cancellations to the engine, as one frame
+  void submit();         // additions and cancellations to the engine
   void tick(Clock::time_point now);
   Clock::duration probe_interval() const;
   // Ends a sequence with an error, and tells the engine if it still works on it.
   void abort(Sequences::iterator it, TRITONSERVER_Error_Code code, const std::string& why);
+  void abort_all(TRITONSERVER_Error_Code code, const std::string& why);
+  // Ends a sequence whose deadline the engine did not keep: with what it has, or an error where that is
+  // nothing.
+  void end_late(Sequences::iterator it);
+  void erase(Sequences::iterator it);
 
   void on_ready(wire::ReadyFrame& ready) override;
   void on_step(const StepOutputs& outputs) override;
@@ -106,7 +128,9 @@ class Generation : private EngineClient::Events {
   const uint64_t id_;
   const std::string name_;
   const uint64_t version_;
+  const std::filesystem::path folder_;
   const std::optional<std::regex> forwarded_headers_;
+  const bool reports_metrics_;
 
   mutable std::mutex info_mutex_;  // guards info_
   std::shared_ptr<const ModelInfo> info_;
@@ -119,7 +143,8 @@ class Generation : private EngineClient::Events {
   EngineClient engine_;
   std::unique_ptr<EngineMetrics> metrics_;
   Sequences sequences_;
-  std::vector<uint64_t> unsubmitted_;  // in the order of arrival
+  std::vector<uint64_t> unsubmitted_;  // in the order of arrival, without the rows that wait for their turn
+  RowTurns row_turns_;
   std::vector<std::shared_ptr<TokenizerCall>> calls_;
   wire::RequestsFrame requests_;  // to be sent at the end of this round
   Clock::time_point next_tick_ = Clock::time_point::max();

@@ -39,10 +39,11 @@ std::vector<T> get_array(const InputTensor& tensor) {
   return values;
 }
 
-// A STRING tensor: each element is a u32 length and its bytes.
-std::vector<std::string> get_strings(const InputTensor& tensor) {
-  std::vector<std::string> strings;
+// Calls take(string) for each element of a STRING tensor, which is a u32 length and its bytes.
+template <class Take>
+void for_each_string(const InputTensor& tensor, Take&& take) {
   std::string_view rest = tensor.bytes;
+  int64_t count = 0;
   while (!rest.empty()) {
     uint32_t size = 0;
     if (rest.size() >= sizeof(size)) std::memcpy(&size, rest.data(), sizeof(size));
@@ -50,13 +51,19 @@ std::vector<std::string> get_strings(const InputTensor& tensor) {
       throw InvalidArgument(std::string(tensor.name), "a damaged STRING tensor",
                             "elements of length and bytes");
     }
-    strings.emplace_back(rest.substr(sizeof(size), size));
+    take(rest.substr(sizeof(size), size));
     rest.remove_prefix(sizeof(size) + size);
+    ++count;
   }
-  if (static_cast<int64_t>(strings.size()) != tensor.num_elements()) {
-    throw InvalidArgument(std::string(tensor.name), std::to_string(strings.size()) + " strings",
+  if (count != tensor.num_elements()) {
+    throw InvalidArgument(std::string(tensor.name), std::to_string(count) + " strings",
                           "as many as its shape " + tensor.shape_text() + " says");
   }
+}
+
+std::vector<std::string> get_strings(const InputTensor& tensor) {
+  std::vector<std::string> strings;
+  for_each_string(tensor, [&](std::string_view string) { strings.emplace_back(string); });
   return strings;
 }
 
@@ -115,8 +122,22 @@ void set_allowed_token_ids(GenerationRequest& request, const InputTensor& tensor
   }
 }
 
+void set_stop(GenerationRequest& request, const InputTensor& tensor) {
+  // Sizes before copies.
+  std::vector<size_t> sizes;
+  for_each_string(tensor, [&](std::string_view string) {
+    if (sizes.size() <= kMaxStop) sizes.push_back(string.size());
+  });
+  try {
+    require_stop_size(sizes.size(), [&](size_t i) { return sizes[i]; });
+  } catch (const InvalidArgument& error) {
+    throw error.renamed(std::string(tensor.name));
+  }
+  set<&SamplingParams::stop>(request, tensor);
+}
+
 void set_warnings(GenerationRequest& request, const InputTensor& tensor) {
-  get_strings(tensor);  // for its checks
+  for_each_string(tensor, [](std::string_view) {});  // for its checks
   request.warnings = tensor.bytes;
 }
 
@@ -153,7 +174,7 @@ constexpr GenerationInput kInputs[] = {
     {"allowed_token_ids", kInt32, set_allowed_token_ids, kList},
     {"bad_word_ids", kInt32, set<&Request::bad_word_ids>, kList, kInternal},
     {"bad_word_lengths", kInt32, set<&Request::bad_word_lengths>, kList, kInternal},
-    {"stop", kString, set<&Params::stop>, kList},
+    {"stop", kString, set_stop, kList},
     {"stop_token_ids", kInt32, set<&Params::stop_token_ids>, kList},
     {"ignore_eos", kBool, set<&Params::ignore_eos>},
     {"include_stop_str_in_output", kBool, set<&Params::include_stop_str_in_output>},
@@ -168,6 +189,7 @@ constexpr GenerationInput kInputs[] = {
     {"arrival_ns", kInt64, set<&NewRequest::arrival_ns>, kScalar, kInternal},
     {"tokenize_ns", kInt64, set<&NewRequest::tokenize_ns>, kScalar, kInternal},
     {"stream", kBool, set<&Request::stream>},
+    {"vocabulary", kString, set<&Request::vocabulary>, kScalar, kInternal},
     {"prompt_text", kString, set<&Request::row_texts>, kList, kInternal},
     {"warnings", kString, set_warnings, kList, kInternal},
     {"return_finish_reason", kBool, set<&Request::return_finish_reason>},

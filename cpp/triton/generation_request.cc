@@ -54,6 +54,40 @@ void set_times(GenerationRequest& result) {
   }
 }
 
+size_t num_list_bytes(const SamplingParams& params) {
+  size_t num_bytes = params.cache_salt.size() + sizeof(int32_t) * params.stop_token_ids.size() +
+                     sizeof(LogitBias) * params.logit_bias.size() +
+                     sizeof(int32_t) * params.allowed_token_ids.size();
+  for (const std::string& stop : params.stop) num_bytes += sizeof(stop) + stop.size();
+  for (const auto& ids : params.bad_word_ids) num_bytes += sizeof(ids) + sizeof(int32_t) * ids.size();
+  return num_bytes;
+}
+
+void check_rows(const GenerationRequest& request, size_t num_rows, const char* field) {
+  const auto n = static_cast<size_t>(std::max(request.request.params.n, 1));
+  if (num_rows > kMaxRowSequences || num_rows * n > kMaxRowSequences) {
+    throw InvalidArgument(field, std::to_string(num_rows) + " rows with n " + std::to_string(n),
+                          "at most " + std::to_string(kMaxRowSequences) + " rows x n");
+  }
+  const size_t num_bytes = num_rows * num_list_bytes(request.request.params);
+  if (num_bytes > kMaxRequestBytes) {
+    throw InvalidArgument(field,
+                          std::to_string(num_rows) + " rows with " + std::to_string(num_bytes / num_rows) +
+                              " bytes of lists each",
+                          "at most " + std::to_string(kMaxRequestBytes) + " bytes together");
+  }
+}
+
+// Each sequence of a prompt repeats its text.
+void check_prompt_text(const GenerationRequest& request) {
+  size_t num_bytes = 0;
+  for (const std::string& text : request.row_texts) num_bytes += text.size();
+  const auto n = static_cast<size_t>(std::clamp(request.request.params.n, 1, kMaxSequences));
+  if (num_bytes * n <= kMaxRequestBytes) return;
+  throw InvalidArgument("prompt_text", std::to_string(num_bytes) + " bytes with n " + std::to_string(n),
+                        "at most " + std::to_string(kMaxRequestBytes) + " bytes x n");
+}
+
 uint32_t requested_outputs(TRITONBACKEND_Request* request) {
   // In the order of GenerationOutput.
   constexpr std::string_view kNames[] = {"chunk",
@@ -98,9 +132,16 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
   bool has_ids = false;
   std::vector<std::string_view> names;  // of the tensors
   std::string joined;
+  size_t num_bytes = 0;
   for (uint32_t i = 0; i < num_inputs; ++i) {
     const InputTensor tensor =
         tokenized != nullptr ? read_output(tokenized, i) : read_input(request, i, joined);
+    num_bytes += tensor.bytes.size();
+    if (num_bytes > kMaxRequestBytes) {
+      throw InvalidArgument(
+          std::string(tensor.name), std::to_string(tensor.bytes.size()) + " bytes",
+          "at most " + std::to_string(kMaxRequestBytes) + " bytes in all tensors of a request");
+    }
     const auto known = std::find_if(inputs.begin(), inputs.end(),
                                     [&](const GenerationInput& input) { return tensor.name == input.name; });
     if (known == inputs.end() && tokenized != nullptr) continue;
@@ -122,6 +163,7 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
     read_request_parameters(request, inputs, has_tensor, forwarded_headers, result);
   }
   if (!has_ids) throw InvalidArgument("input_ids", "nothing", "the ids of the prompt");
+  check_prompt_text(result);
   join_pairs(result);
   set_times(result);
   result.outputs = requested_outputs(request);
@@ -140,11 +182,12 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
   return result;
 }
 
-std::vector<GenerationRequest> split_rows(const GenerationRequest& request) {
+std::vector<GenerationRequest> split_rows(const GenerationRequest& request, const char* field) {
   const std::vector<int32_t>& ids = request.request.prompt_ids;
   std::vector<int32_t> lengths = request.row_lengths;
   const bool is_one_prompt = lengths.empty();
   if (is_one_prompt) lengths = {static_cast<int32_t>(ids.size())};
+  check_rows(request, lengths.size(), field);
   int64_t sum = 0;
   for (const int32_t length : lengths) {
     if (length < 1 && !is_one_prompt)
@@ -177,6 +220,29 @@ std::vector<GenerationRequest> split_rows(const GenerationRequest& request) {
     rows.push_back(std::move(row));
   }
   return rows;
+}
+
+void check_vocabulary(std::string_view given, std::string_view own, const std::string& name) {
+  const auto split = [](std::string_view vocabulary) {
+    const size_t space = std::min(vocabulary.find(' '), vocabulary.size());
+    const auto rest = vocabulary.substr(std::min(space + 1, vocabulary.size()));
+    return std::pair(vocabulary.substr(0, space), "model '" + std::string(rest.substr(0, 200)) + "'");
+  };
+  const auto [given_fingerprint, given_model] = split(given);
+  const auto [own_fingerprint, own_model] = split(own);
+  if (given.empty() || own.empty() || given_fingerprint == own_fingerprint) return;
+  const bool is_same_name = given_model == own_model;
+  throw ServerError(
+      TRITONSERVER_ERROR_UNAVAILABLE,
+      "vocabulary: got ids of the tokenizer of " + given_model + "; allowed: of " + own_model +
+          (is_same_name
+               ? " as model '" + name +
+                     "' has loaded it (its tokenizer.json has changed since one of the two was "
+                     "loaded: load both again)"
+               : ", which model '" + name +
+                     "' serves (the tokenizer's config.pbtxt names its model in generation_model, the "
+                     "ensemble's "
+                     "steps must fit together, and a change of model.json needs both loaded again)"));
 }
 
 void check_limits(const GenerationRequest& generation, int32_t vocab_size, int32_t max_model_len) {

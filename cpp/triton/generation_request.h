@@ -5,6 +5,7 @@
 #include <optional>
 #include <regex>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -34,6 +35,7 @@ struct GenerationRequest {
   std::vector<std::pair<std::string, std::string>> aliases;  // fields that came under another name
   bool stream = false;
   bool acknowledge = false;  // a detokenizer of this server follows and acknowledges each chunk
+  std::string vocabulary;    // whose ids the prompt has, see check_vocabulary(); "": not told
   std::string prompt_text;   // stands before the first text
   std::string warnings;      // of the tokenizer, as a STRING tensor's bytes: go with the first text
   // Of role unary: one prompt after the other in prompt_ids, their lengths, and what stands before each
@@ -65,8 +67,19 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
                                           const SamplingParams& defaults,
                                           const std::optional<std::regex>& forwarded_headers);
 
-// One request for each row of a request to role unary. Throws InvalidArgument when the lengths do not fit.
-std::vector<GenerationRequest> split_rows(const GenerationRequest& request);
+// Sequences of one request to role unary: rows x n.
+constexpr size_t kMaxRowSequences = 4096;
+// Bytes of one request: as its tensors, and as the rows and sequences that are made of it.
+constexpr size_t kMaxRequestBytes = 128 << 20;
+
+// One request for each row of a request to role unary. Throws InvalidArgument when the lengths do not fit,
+// and, naming `field`, when there are too many.
+std::vector<GenerationRequest> split_rows(const GenerationRequest& request, const char* field);
+
+// Throws ServerError where ids of the vocabulary `given` would mean something else to the engine of
+// generation model `name`, whose vocabulary is `own`. Both: a fingerprint, a space, and the model's name. "":
+// not told.
+void check_vocabulary(std::string_view given, std::string_view own, const std::string& name);
 
 // Throws InvalidArgument: sampling settings out of range, prompt empty, too long, or with ids outside the
 // vocabulary.

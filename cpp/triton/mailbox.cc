@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 
 #include "quire/error.h"
 
@@ -33,7 +34,8 @@ Mailbox::~Mailbox() { ::close(event_fd_); }
 bool Mailbox::post(std::span<std::unique_ptr<Sequence>> sequences) {
   std::unique_lock lock(mutex_);
   if (is_closed_) return false;
-  for (auto& sequence : sequences) mail_.sequences.push_back(std::move(sequence));
+  mail_.sequences.insert(mail_.sequences.end(), std::make_move_iterator(sequences.begin()),
+                         std::make_move_iterator(sequences.end()));  // all, or an exception and none
   wake(lock);
   return true;
 }

@@ -1,6 +1,8 @@
 #include "metrics.h"
 
+#include <map>
 #include <mutex>
+#include <utility>
 
 #include "api.h"
 
@@ -55,6 +57,11 @@ static_assert(std::size(kFamilies) == kNumFamilies);
 
 }  // namespace
 
+// Of the series with the labels model_name and version alone: one model folder, over reloads.
+struct SeriesOwner {
+  std::filesystem::path folder;
+};
+
 class MetricFamilies {
  public:
   // The process's families; made by the first model, deleted with the last.
@@ -87,33 +94,61 @@ class MetricFamilies {
 
   bool is_complete() const { return families.size() == kNumFamilies; }
 
+  // Whose the plain series are: the first of them that is still loaded.
+  std::shared_ptr<const SeriesOwner> own(const std::string& model_name, uint64_t version,
+                                         const std::filesystem::path& folder) {
+    const std::lock_guard lock(mutex_);
+    auto& known = owners_[{model_name, version}];
+    auto owner = known.lock();
+    if (!owner) known = owner = std::make_shared<const SeriesOwner>(folder);
+    return owner;
+  }
+
   std::vector<TRITONSERVER_MetricFamily*> families;
+
+ private:
+  std::mutex mutex_;  // guards owners_
+  std::map<std::pair<std::string, uint64_t>, std::weak_ptr<const SeriesOwner>> owners_;
 };
 
 namespace {
 
-// Null, and a line in the log, where it cannot be made.
+// Null, and a line in the log, where it cannot be made. repository: of a model that does not own the plain
+// series; else "".
 TRITONSERVER_Metric* make_metric(TRITONSERVER_MetricFamily* family, const std::string& model_name,
-                                 uint64_t version) {
+                                 uint64_t version, const std::string& repository) {
   const std::string version_text = std::to_string(version);
-  TRITONSERVER_Parameter* labels[] = {
-      TRITONSERVER_ParameterNew("model_name", TRITONSERVER_PARAMETER_STRING, model_name.c_str()),
-      TRITONSERVER_ParameterNew("version", TRITONSERVER_PARAMETER_STRING, version_text.c_str())};
+  const auto label = [](const char* name, const std::string& value) {
+    return TRITONSERVER_ParameterNew(name, TRITONSERVER_PARAMETER_STRING, value.c_str());
+  };
+  std::vector<TRITONSERVER_Parameter*> labels = {label("model_name", model_name),
+                                                 label("version", version_text)};
+  if (!repository.empty()) labels.push_back(label("namespace", repository));
   TRITONSERVER_Metric* metric = nullptr;
   log_if_failed(
-      TRITONSERVER_MetricNew(&metric, family, const_cast<const TRITONSERVER_Parameter**>(labels), 2),
+      TRITONSERVER_MetricNew(&metric, family, const_cast<const TRITONSERVER_Parameter**>(labels.data()),
+                             labels.size()),
       "making a metric");
   for (auto* label : labels) TRITONSERVER_ParameterDelete(label);
   return metric;
 }
 
+// The value of the label namespace; "": none.
+std::string repository_label(const SeriesOwner& owner, const std::filesystem::path& folder) {
+  return owner.folder == folder ? "" : folder.parent_path().string();
+}
+
 }  // namespace
 
-EngineMetrics::EngineMetrics(const std::string& model_name, uint64_t version)
-    : families_(MetricFamilies::shared()) {
+EngineMetrics::EngineMetrics(const std::string& model_name, uint64_t version,
+                             const std::filesystem::path& folder, bool is_enabled) {
+  if (!is_enabled) return;
+  families_ = MetricFamilies::shared();
   if (!families_->is_complete()) return;
+  owner_ = families_->own(model_name, version, folder);
+  const std::string repository = repository_label(*owner_, folder);
   for (size_t idx = 0; idx < kNumEngineFamilies; ++idx) {
-    metrics_.push_back(make_metric(families_->families[idx], model_name, version));
+    metrics_.push_back(make_metric(families_->families[idx], model_name, version, repository));
   }
 }
 
@@ -162,10 +197,13 @@ void EngineMetrics::engine_restarted() {
   increment(kEngineRestarts, none, 1);
 }
 
-TokenizerMetrics::TokenizerMetrics(const std::string& model_name, uint64_t version)
+TokenizerMetrics::TokenizerMetrics(const std::string& model_name, uint64_t version,
+                                   const std::filesystem::path& folder)
     : families_(MetricFamilies::shared()) {
-  if (families_->is_complete())
-    restarts_ = make_metric(families_->families[kTokenizerRestarts], model_name, version);
+  if (!families_->is_complete()) return;
+  owner_ = families_->own(model_name, version, folder);
+  restarts_ = make_metric(families_->families[kTokenizerRestarts], model_name, version,
+                          repository_label(*owner_, folder));
 }
 
 TokenizerMetrics::~TokenizerMetrics() {

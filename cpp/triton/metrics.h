@@ -1,10 +1,13 @@
 // The engine's figures on the server's own /metrics, under vLLM's names where vLLM has one.
 //
 // Families exist once in a process and are shared by all models; the labels model_name and version
-// tell them apart. Where the server was started without metrics, everything here does nothing.
+// tell them apart, and a label namespace, the path of its repository, a model whose name another repository
+// has as well (tritonserver --model-namespacing=true; Triton's own metrics have that label, too). Where the
+// server was started without metrics, everything here does nothing.
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,11 +18,15 @@
 namespace quire::triton {
 
 class MetricFamilies;
+struct SeriesOwner;
 
 // One generation model's metrics. Owned and used by one thread.
 class EngineMetrics {
  public:
-  EngineMetrics(const std::string& model_name, uint64_t version);
+  // folder: of the model.
+  // is_enabled: false makes all of it do nothing.
+  EngineMetrics(const std::string& model_name, uint64_t version, const std::filesystem::path& folder,
+                bool is_enabled);
   ~EngineMetrics();
   EngineMetrics(const EngineMetrics&) = delete;
   EngineMetrics& operator=(const EngineMetrics&) = delete;
@@ -35,6 +42,7 @@ class EngineMetrics {
   void increment(size_t idx, uint64_t& last, uint64_t value);
 
   std::shared_ptr<MetricFamilies> families_;
+  std::shared_ptr<const SeriesOwner> owner_;
   std::vector<TRITONSERVER_Metric*> metrics_;  // in the order of the families; empty without metrics
   EngineStats last_;
 };
@@ -42,7 +50,7 @@ class EngineMetrics {
 // One tokenizer model's metrics. Any thread.
 class TokenizerMetrics {
  public:
-  TokenizerMetrics(const std::string& model_name, uint64_t version);
+  TokenizerMetrics(const std::string& model_name, uint64_t version, const std::filesystem::path& folder);
   ~TokenizerMetrics();
   TokenizerMetrics(const TokenizerMetrics&) = delete;
   TokenizerMetrics& operator=(const TokenizerMetrics&) = delete;
@@ -51,6 +59,7 @@ class TokenizerMetrics {
 
  private:
   std::shared_ptr<MetricFamilies> families_;
+  std::shared_ptr<const SeriesOwner> owner_;
   TRITONSERVER_Metric* restarts_ = nullptr;  // null without metrics
 };
 

@@ -1,6 +1,7 @@
 #include "model_settings.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cstdlib>
 #include <string_view>
 #include <vector>
@@ -61,6 +62,9 @@ constexpr TensorSpec kUnaryOutputs[] = {
     {"output_log_probs", TRITONSERVER_TYPE_FP32},    {"receipt", TRITONSERVER_TYPE_BYTES},
 };
 
+// The name that Triton's vLLM backend has for it.
+constexpr char kReportMetrics[] = "REPORT_CUSTOM_METRICS";
+
 struct RoleSpec {
   const char* name;
   Role role;
@@ -68,7 +72,9 @@ struct RoleSpec {
 };
 
 const RoleSpec kRoles[] = {
-    {"generation", Role::kGeneration, {"role", "python", "engine_module", "forwarded_headers"}},
+    {"generation",
+     Role::kGeneration,
+     {"role", "python", "engine_module", "forwarded_headers", kReportMetrics}},
     {"tokenizer",
      Role::kTokenizer,
      {"role", "generation_model", "forwarded_headers", "dialect", "python", "tokenizer_module",
@@ -112,6 +118,45 @@ void check_tensors(const Json& declared, const Known& known, const std::string& 
                             config_type(spec->type));
     }
   }
+}
+
+bool read_bool(std::string value, const char* name) {
+  std::transform(value.begin(), value.end(), value.begin(), [](unsigned char c) { return std::tolower(c); });
+  if (value == "true" || value == "yes" || value == "1") return true;
+  if (value == "false" || value == "no" || value == "0") return false;
+  throw InvalidArgument(std::string("config.pbtxt: parameters: ") + name, quote(value),
+                        "true, yes, false, no");
+}
+
+// Features of Triton that would have no effect here, or a wrong one, without a word.
+void check_features(const Json& config) {
+  const auto refuse = [](const std::string& setting, const std::string& given, const std::string& allowed) {
+    throw InvalidArgument("config.pbtxt: " + setting, given, allowed);
+  };
+  if (config["response_cache"]["enable"].as_bool()) {
+    refuse("response_cache { enable }", "true",
+           "false (its key leaves out request parameters, so a request would get the answer of another)");
+  }
+  for (const Json& group : config["instance_group"].as_array()) {
+    if (!group["rate_limiter"].is_null()) {
+      refuse("instance_group: rate_limiter", "a setting",
+             "none (an instance hands its requests on at once, so it never holds a resource)");
+    }
+  }
+  for (const char* key : {"batch_input", "batch_output"}) {
+    if (!config[key].as_array().empty()) refuse(key, "a setting", "none (the engine batches by itself)");
+  }
+  for (const char* kind : {"input", "output"}) {
+    for (const Json& tensor : config[kind].as_array()) {
+      const std::string where = std::string(kind) + " " + quote(tensor["name"].as_string());
+      if (!tensor["reshape"].is_null()) refuse(where + ": reshape", "a setting", "none");
+      if (tensor["is_shape_tensor"].as_bool()) refuse(where + ": is_shape_tensor", "true", "false");
+      if (tensor["allow_ragged_batch"].as_bool()) refuse(where + ": allow_ragged_batch", "true", "false");
+    }
+  }
+  const std::string file = config["default_model_filename"].as_string();
+  if (!file.empty() && file != "model.json")
+    refuse("default_model_filename", quote(file), "none, or 'model.json'");
 }
 
 void check_scheduling(const Json& config, Role role) {
@@ -207,6 +252,7 @@ void read_model_config(const Json& config, ModelSettings& settings) {
 
   settings.tokenizer_model = parameter("tokenizer_model", "");
   check_scheduling(config, settings.role);
+  check_features(config);
   if (settings.role == Role::kDetokenizer) {
     check_tensors(config["input"], detokenizer_inputs(), "input");
   } else if (settings.role != Role::kTokenizer && settings.tokenizer_model.empty()) {  // else the tokenizer's
@@ -219,6 +265,7 @@ void read_model_config(const Json& config, ModelSettings& settings) {
   settings.engine_module = parameter("engine_module", "quire.engine");
   settings.generation_model = parameter("generation_model", "generation");
   if (settings.role == Role::kTokenizer) return read_tokenizer_parameters(parameters, settings);
+  settings.reports_metrics = read_bool(parameter(kReportMetrics, "true"), kReportMetrics);
   const std::string headers = parameter("forwarded_headers", "");
   try {
     if (!headers.empty()) settings.forwarded_headers.emplace(headers, std::regex::icase);

@@ -28,6 +28,8 @@ struct ModelSettings {
   // role generation
   std::string engine_module;                    // module that is the engine
   std::filesystem::path engine_config;          // <model folder>/<version>/model.json
+  std::string engine_settings;                  // its content now, which holds until the next load
+  bool reports_metrics = true;                  // the engine's figures are on /metrics
   std::optional<std::regex> forwarded_headers;  // request parameters that are HTTP headers, gRPC metadata
   // role detokenizer: whose token table decodes plain output_ids; role unary: whose engine answers
   std::string generation_model;
@@ -47,7 +49,11 @@ struct TensorSpec {
 std::span<const TensorSpec> detokenizer_inputs();
 std::span<const TensorSpec> known_outputs(Role role);
 
-// Throws InvalidArgument that names the setting of config.pbtxt.
+// The content of a model.json. Throws Error that names the file.
+std::string read_settings_file(const std::filesystem::path& path);
+
+// Throws InvalidArgument that names the setting of config.pbtxt; role generation: also what
+// read_settings_file() throws.
 ModelSettings read_model_settings(TRITONBACKEND_Model* model);
 // The part of it that reads the configuration itself; needs no server, so `quire check` runs it too.
 void read_model_config(const Json& config, ModelSettings& settings);

@@ -66,17 +66,37 @@ std::shared_ptr<Generation> find(uint64_t id) {
   return nullptr;
 }
 
-std::shared_ptr<Generation> find(const std::string& name) {
+std::shared_ptr<Generation> find(const std::string& name, const std::filesystem::path& user) {
   const std::lock_guard lock(state().mutex);
-  const auto& models = state().models;
-  const auto found =
-      std::find_if(models.rbegin(), models.rend(), [&](const auto& model) { return model->name() == name; });
-  if (found == models.rend()) {
+  std::shared_ptr<Generation> best;
+  bool is_best_own = false;
+  bool is_ambiguous = false;
+  for (const auto& model : state().models) {
+    if (model->name() != name) continue;
+    const bool is_own = model->folder().parent_path() == user.parent_path();
+    if (best && is_best_own && !is_own) continue;
+    const bool is_first = !best || is_own != is_best_own;
+    if (is_first) {
+      is_ambiguous = false;
+    } else {
+      is_ambiguous |= model->folder() != best->folder();
+    }
+    if (is_first || model->version() >= best->version()) best = model;
+    is_best_own = is_own;
+  }
+  if (!best) {
     throw ServerError(
         TRITONSERVER_ERROR_UNAVAILABLE,
         "generation_model: no model '" + name + "' of backend quire with role generation is loaded");
   }
-  return *found;
+  if (is_ambiguous) {
+    throw ServerError(
+        TRITONSERVER_ERROR_UNAVAILABLE,
+        "generation_model: got '" + name +
+            "', which several model repositories have; allowed: a model of this repository, or a name that "
+            "one repository has");
+  }
+  return best;
 }
 
 }  // namespace quire::triton::registry

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -26,8 +27,10 @@ std::vector<std::shared_ptr<Generation>> loaded();
 
 // By Generation::id; null when it is no longer loaded.
 std::shared_ptr<Generation> find(uint64_t id);
-// By model name, the one loaded last; throws ServerError when none is loaded.
-std::shared_ptr<Generation> find(const std::string& name);
+// By model name, for a model in the folder `user`: of its own repository, else of any other. The highest
+// version, as Triton picks it; of two loads of one version the last. Throws ServerError when none is loaded,
+// or when several repositories other than the user's have one.
+std::shared_ptr<Generation> find(const std::string& name, const std::filesystem::path& user);
 
 }  // namespace registry
 }  // namespace quire::triton

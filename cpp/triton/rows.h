@@ -34,6 +34,7 @@ class Rows {
 
   // Nobody waits for the rows any more: the response is sent, or its client is gone.
   bool is_over() const;
+  size_t num_rows() const { return rows_.size() / n_; }
   // The whole answer of a row, or one of its n.
   void answer(size_t row, const Chunk& chunk);
   // Answers the request with an error.

@@ -106,6 +106,20 @@ void Sequence::take(const Release& release, const StepOutputs& outputs) {
   if (release.receipt_idx >= 0) stream.receipt = outputs.receipts[static_cast<size_t>(release.receipt_idx)];
 }
 
+bool Sequence::has_output() const {
+  return std::any_of(streams_.begin(), streams_.end(),
+                     [](const Stream& stream) { return !stream.output_ids.empty(); });
+}
+
+void Sequence::end_streams(FinishReason reason) {
+  for (Stream& stream : streams_) {
+    if (stream.finish_reason != FinishReason::kNone) continue;
+    if (!stream.is_due()) stream.open_text = {};  // it belongs to the first ids, which have left
+    stream.finish_reason = reason;
+    --num_unfinished_;
+  }
+}
+
 void Sequence::Stream::take_logprobs(const ReleaseLogprobs& run, const StepOutputs& outputs) {
   const auto of_run = outputs.of_ids(run);
   logprobs.num_per_id = run.num_per_id;

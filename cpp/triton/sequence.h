@@ -42,6 +42,9 @@ class Sequence {
   // Whether the engine works on more than the one stream that it says has ended.
   bool has_siblings() const { return num_unfinished_ > 1; }
   bool is_cancelled() const;  // as the server says of this very request
+  // What a row has in common with the others of its request; null where it has no others.
+  const Rows* shared_rows() const { return rows_ && rows_->num_rows() > 1 ? rows_.get() : nullptr; }
+  bool has_output() const;  // the engine released ids, of any stream
 
   bool is_past_deadline(Clock::time_point now) const {
     const int64_t deadline_ns = generation_.request.deadline_ns;
@@ -54,6 +57,8 @@ class Sequence {
   // Takes what the engine released. Throws InternalError when the engine breaks the rules of Release.
   // outputs: whose release it is.
   void take(const Release& release, const StepOutputs& outputs);
+  // Ends all streams that the engine has not finished, as if it had done so with no more ids.
+  void end_streams(FinishReason reason);
   // The outstanding chunk has been dealt with; now an error may leave, see end_with_error().
   void acknowledge();
 

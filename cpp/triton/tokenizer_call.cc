@@ -46,7 +46,7 @@ void execute_unary(const UnaryModel& model, TRITONBACKEND_Request** requests, ui
     std::shared_ptr<Generation> generation;
     std::shared_ptr<TokenizerCall> call;
     try {
-      generation = registry::find(model.settings.generation_model);
+      generation = registry::find(model.settings.generation_model, model.settings.folder);
       if (!model.settings.tokenizer_model.empty()) {
         call = std::make_shared<TokenizerCall>(model, generation, requests[i], start_ns);
         TokenizerCall::start(call);

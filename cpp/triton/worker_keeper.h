@@ -19,7 +19,7 @@ namespace quire::triton {
 // What the workers of a loaded model share.
 struct TokenizerModel {
   explicit TokenizerModel(ModelSettings model_settings)
-      : settings(std::move(model_settings)), metrics(settings.name, settings.version) {}
+      : settings(std::move(model_settings)), metrics(settings.name, settings.version, settings.folder) {}
 
   const ModelSettings settings;
   TokenizerMetrics metrics;

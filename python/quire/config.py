@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from quire.errors import ConfigError, describe, did_you_mean
-from quire.model_files import UnreadableFile, parse_json, read_text
+from quire.model_files import UnreadableFile, parse_json, read_bytes
 from quire.model_path import resolve_model
 from quire.schema import INT32_MAX, INT64_MAX
 
@@ -93,11 +93,22 @@ class EngineConfig(BaseModel):
         """Read a model.json. Raises ConfigError with file, key, what was given and what is allowed."""
         path = Path(path)
         try:
-            text = read_text(path)
+            content = read_bytes(path)
         except FileNotFoundError:
             raise ConfigError(path, "no such file; allowed: a JSON file with engine settings") from None
         except UnreadableFile as error:
             raise ConfigError(path, error.problem) from None
+        return cls.from_content(content, path)
+
+    @classmethod
+    def from_content(cls, content: bytes, path: Path | str) -> EngineConfig:
+        """As from_file(), from what the file at `path` held when somebody read it."""
+        path = Path(path)
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            problem = f"got invalid UTF-8 at byte {error.start}; allowed: UTF-8 text"
+            raise ConfigError(path, problem) from None
         values = _parse(text, path)
         try:
             config = cls(**values)

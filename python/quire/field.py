@@ -66,6 +66,8 @@ class Field:
     min_items: int = 0  # of a list
     max_items: int | None = None
     max_length: int | None = None  # of a string, in characters
+    max_item_bytes: int | None = None  # of each string of a list, in UTF-8
+    max_bytes: int | None = None  # of all of them together
     stage: str = "sampling"  # what honours it: "prompt" (ends before the engine), "sampling", "schedule"
     unset: tuple[object, ...] = ()  # values that mean "not given", beside null
     remark: str = ""  # in brackets behind what is allowed
@@ -90,6 +92,8 @@ class Field:
             allowed += f", at least {self.min_items} of them"
         if self.max_items is not None:
             allowed += f", at most {self.max_items} of them"
+        if self.max_bytes is not None:
+            allowed += f", at most {self.max_item_bytes} bytes each and {self.max_bytes} bytes together"
         return f"{allowed} ({self.remark})" if self.remark else allowed
 
     @property
@@ -198,12 +202,21 @@ class Field:
         if not isinstance(value, (list, tuple)):
             raise self.error(value)
         self._check_count(value)
+        num_bytes = 0
         for item in value:
             if self.type == "strings":
-                self._check_string(item, value)
+                num_bytes += self._check_item_bytes(self._check_string(item, value))
             elif isinstance(item, bool) or not isinstance(item, int) or not self._is_in_range(item):
                 raise self.error(value)
+        if self.max_bytes is not None and num_bytes > self.max_bytes:
+            raise InvalidArgument(self.name, f"{num_bytes} bytes together", self.allowed)
         return tuple(value)
+
+    def _check_item_bytes(self, item: str) -> int:
+        size = len(item.encode())
+        if self.max_item_bytes is not None and size > self.max_item_bytes:
+            raise InvalidArgument(self.name, f"a string of {size} bytes", self.allowed)
+        return size
 
     def _check_biases(self, value: object) -> tuple[tuple[int, float], ...]:
         """From {id: bias}, whose ids JSON spells as strings, or [[id, bias], ...]; by id."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from quire.sampling_params import ENGINE_FIELDS, GREEDY_TEMPERATURE, NAMES
+from quire.sampling_params import ENGINE_FIELDS, GREEDY_TEMPERATURE, MAX_BAD_WORD_IDS, NAMES
 from quire.schema import INT32_MAX, INT64_MAX, Field
 
 _HEAD = """\
@@ -56,6 +56,9 @@ _LIMITS = {
     "kMaxSequences": ("n", "maximum"),
     "kMaxLogitBias": ("logit_bias", "max_items"),
     "kMaxBadWords": ("bad_words", "max_items"),
+    "kMaxStop": ("stop", "max_items"),
+    "kMaxStopLength": ("stop", "max_item_bytes"),
+    "kMaxStopBytes": ("stop", "max_bytes"),
     "kMaxCacheSaltLength": ("cache_salt", "max_length"),
 }
 # Their other names are for the tokenizer alone.
@@ -68,6 +71,7 @@ def _lines() -> Iterator[str]:
         field = NAMES.fields[name]
         if field.type in ("int", "float") and field.maximum != INT64_MAX and field.minimum != -INT32_MAX - 1:
             yield _number(field)  # the others may be whatever their type can be
+    yield f'inline constexpr const char kStopAllowed[] =\n    "{NAMES.fields["stop"].allowed}";'
     yield "\n// Other names of fields that a model behind the tokenizer knows."
     yield "inline constexpr Alias kAliases[] = {"
     for field in NAMES.fields.values():
@@ -78,6 +82,7 @@ def _lines() -> Iterator[str]:
     for constant, (name, limit) in _LIMITS.items():
         yield f"inline constexpr int32_t {constant} = {getattr(NAMES.fields[name], limit)};"
     yield f"inline constexpr float kGreedyTemperature = {GREEDY_TEMPERATURE}f;  // below: greedy"
+    yield f"inline constexpr int32_t kMaxBadWordIds = {MAX_BAD_WORD_IDS};"
     yield "\n}  // namespace quire"
 
 

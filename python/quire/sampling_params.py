@@ -23,6 +23,7 @@ __all__ = ["NAMES", "NOT_YET", "RequestOptions", "SamplingParams"]
 MAX_LOGPROBS = 20
 GREEDY_TEMPERATURE = 1e-5  # below: greedy, as in vLLM
 MAX_BAD_WORDS = 128  # sequences of ids, of which a word may have two
+MAX_BAD_WORD_IDS = 2048  # in all of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,14 +144,19 @@ class SamplingParams(Table):
         "strings",
         (),
         "Words that are not generated, as their tokens with and without a space in front: "
-        f"at most {MAX_BAD_WORDS} sequences of tokens. The prompt's tokens do not count.",
+        f"at most {MAX_BAD_WORDS} sequences of tokens, {MAX_BAD_WORD_IDS} tokens together. The prompt's "
+        "tokens do not count.",
         max_items=MAX_BAD_WORDS,
         max_length=1024,
     )
     stop: Sequence[str] = spec(
         "strings",
         (),
-        "Generation ends where the text contains one of these strings.",
+        "Generation ends where the text contains one of these strings: at most 256 of them, of 1024 bytes "
+        "each and 16384 bytes together.",
+        max_items=256,
+        max_item_bytes=1024,
+        max_bytes=16384,
         aliases=("stop_words", "stop_sequences", "stop_strings", "sampling_param_stop"),
     )
     stop_token_ids: Sequence[int] = spec(

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import tokenizers
 
 from quire.errors import InvalidArgument, ModelNotFound, QuireError, UnsupportedModel, describe
+from quire.fingerprint import fingerprint
 from quire.model_files import TOKENIZER_LIMIT, read_bytes
-from quire.sampling_params import MAX_BAD_WORDS
+from quire.sampling_params import MAX_BAD_WORD_IDS, MAX_BAD_WORDS
 from quire.tokenizer_bounds import MAX_REPLACES, check_growth, check_ids, check_size, replaced
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class Tokenizer:
                     f"tokenizer.json: not found in {Path(folder)}; allowed: a folder with a tokenizer.json"
                 ) from None
         self._content = content
+        self._fingerprint = fingerprint(content)
         try:
             self._tokenizer = _run(tokenizers.Tokenizer.from_buffer, content)
         except EncodingError as error:
@@ -81,6 +83,16 @@ class Tokenizer:
     @property
     def raw(self) -> tokenizers.Tokenizer:
         return self._tokenizer
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the file that this was read from: ids mean the same where it is the same."""
+        return self._fingerprint
+
+    def vocabulary(self, model: str) -> str:
+        """Whose ids these are, as it travels with them: the fingerprint, then the name of `model` (a setting,
+        perhaps a path, of which clients see the last part only) for messages."""
+        return f"{self._fingerprint} {Path(model).name or model}"
 
     def encode(self, text: str) -> list[int]:
         return self.encode_batch([text])[0]
@@ -135,6 +147,10 @@ class Tokenizer:
         if len(unique) > MAX_BAD_WORDS:
             allowed = f"at most {MAX_BAD_WORDS} (each word with a space in front and without)"
             raise InvalidArgument("bad_words", f"{len(unique)} sequences of tokens", allowed)
+        num_ids = sum(map(len, unique))
+        if num_ids > MAX_BAD_WORD_IDS:
+            allowed = f"at most {MAX_BAD_WORD_IDS} tokens together"
+            raise InvalidArgument("bad_words", f"{num_ids} tokens", allowed)
         return unique
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:

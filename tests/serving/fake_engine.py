@@ -1,11 +1,14 @@
 """An engine without a model: speaks the wire of cpp/include/quire/wire.h and echoes prompts.
 
-Started by the backend as ``python -m fake_engine --config <model.json> --fd <N>`` (config.pbtxt:
-engine_module). A request's answer is its prompt, over and over, up to max_tokens. Token id i reads "t<i>",
-words are joined by spaces, so every test knows the exact text. Some prompt ids have a meaning, see below.
+Started by the backend as ``python -m fake_engine --config <model.json> --fd <N> --settings-fd <N> [--loaded
+<text>]`` (config.pbtxt: engine_module). A request's answer is its prompt, over and over, up to max_tokens.
+Token id i reads "t<i>", words are joined by spaces, so every test knows the exact text. Some prompt ids have
+a meaning, see below.
 
-The config is read at every start: {"step_seconds", "max_model_len", "start_error", "start_exit_code",
-"start_seconds", "log"}. With "log", one JSON line for each event, with its time.
+The config, a test's knobs, is read from its file at every start: {"step_seconds", "max_model_len",
+"max_num_seqs", "start_error", "start_exit_code", "start_seconds", "vocabulary", "loaded", "log"}. With "log",
+one JSON line for each event, with its time. The event "start" has what the backend handed over: the settings,
+and --loaded.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ STALL_ID = 903  # the answer stops coming at this id, but does not end
 EXIT_ID = 904  # like CRASH_ID, but the engine exits with code 7
 GARBAGE_ID = 905  # the engine says something that is no frame
 
-MAGIC, VERSION = 0x52495551, 3
+MAGIC, VERSION = 0x52495551, 4
 REQUESTS, READY, START_ERROR, STEP = 1, 2, 3, 4
 FINISH = {None: 0, "stop": 1, "length": 2, "cancelled": 3, "error": 4, "deadline": 5}
 
@@ -60,13 +63,16 @@ def token_table(texts: list[bytes], special: set[int], separator: bytes = b" ") 
 
 
 def ready_frame(config: dict[str, Any], table: bytes) -> bytes:
-    limits = (config.get("max_model_len", 4096), VOCAB_SIZE, 16, 512, 256, 2048)
+    limits = (config.get("max_model_len", 4096), VOCAB_SIZE, 16, 512, config.get("max_num_seqs", 256), 2048)
     # Of what a request leaves out: max_tokens, min_tokens, temperature, top_p, top_k, seed, the bits for
     # skip_special_tokens and detokenize, neither stop strings nor stop tokens; n, min_p, penalties, no
     # biases, allowed ids and bad words, logprobs, prompt_logprobs, stream_interval, no cache_salt.
     defaults = struct.pack("<iiffiqBII", 0, 0, 1.0, 1.0, 0, 0, 4 | 16, 0, 0)
     defaults += struct.pack("<iffffIIIiiiI", 1, 0.0, 0.0, 0.0, 1.0, 0, 0, 0, -1, -1, 1, 0)
-    return frame(READY, string(b"fake") + struct.pack("<6i", *limits) + defaults + string(table))
+    texts = [table, config.get("vocabulary", "").encode(), config.get("loaded", "").encode()]
+    return frame(
+        READY, string(b"fake") + struct.pack("<6i", *limits) + defaults + b"".join(map(string, texts))
+    )
 
 
 @dataclass
@@ -311,7 +317,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--settings-fd", type=int, required=True)
+    parser.add_argument("--loaded", default="")
     args = parser.parse_args()
+    with os.fdopen(args.settings_fd) as file:
+        settings = file.read()
     config = json.loads(args.config.read_text())
     sock = socket.socket(fileno=args.fd)
     engine = Engine(sock, config)
@@ -325,7 +335,7 @@ def main() -> None:
         sock.sendall(frame(START_ERROR, config["start_error"].encode()))
         return
     fds = sorted(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
-    engine.log("start", pid=os.getpid(), fds=fds)
+    engine.log("start", pid=os.getpid(), fds=fds, settings=settings, loaded=args.loaded)
     texts = [f"t{i}".encode() for i in range(VOCAB_SIZE)]
     sock.sendall(ready_frame(config, token_table(texts, {END_ID})))
     engine.serve()

@@ -76,6 +76,8 @@ inline constexpr IntField kStreamInterval = {
 inline constexpr IntField kDeadlineMs = {
     "deadline_ms", 1, 2147483647,
     "an integer in [1, 2147483647]"};
+inline constexpr const char kStopAllowed[] =
+    "a non-empty string or a list of them, at most 256 of them, at most 1024 bytes each and 16384 bytes together";
 
 // Other names of fields that a model behind the tokenizer knows.
 inline constexpr Alias kAliases[] = {
@@ -111,7 +113,11 @@ inline constexpr int32_t kMaxLogprobs = 20;
 inline constexpr int32_t kMaxSequences = 128;
 inline constexpr int32_t kMaxLogitBias = 1024;
 inline constexpr int32_t kMaxBadWords = 128;
+inline constexpr int32_t kMaxStop = 256;
+inline constexpr int32_t kMaxStopLength = 1024;
+inline constexpr int32_t kMaxStopBytes = 16384;
 inline constexpr int32_t kMaxCacheSaltLength = 1024;
 inline constexpr float kGreedyTemperature = 1e-05f;  // below: greedy
+inline constexpr int32_t kMaxBadWordIds = 2048;
 
 }  // namespace quire

@@ -25,7 +25,7 @@ struct LogitEdits {
   float frequency_penalty = 0;
   std::vector<LogitBias> biases;                // ascending ids, each once; -inf: may not be sampled
   std::vector<std::vector<int32_t>> bad_words;  // those of several ids: the others are among the biases
-  std::vector<int32_t> allowed_token_ids;       // empty: all
+  std::vector<uint32_t> allowed_mask;           // a row of allowed_masks up to its last bit; empty: all
 
   bool has_penalties() const {
     return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0;

@@ -16,6 +16,7 @@
 
 namespace quire {
 
+class StopMatcher;
 class StopScanner;
 
 class OutputGate {
@@ -30,8 +31,9 @@ class OutputGate {
   };
 
   // table must outlive the gate. is_first: nothing in the prompt takes part in the text. open_text: what the
-  // prompt leaves open.
-  OutputGate(const TokenTable& table, const SamplingParams& params, bool is_first, OpenText open_text);
+  // prompt leaves open. stops: make_stop_matcher(params), which all sequences of a request share.
+  OutputGate(const TokenTable& table, const SamplingParams& params, bool is_first, OpenText open_text,
+             std::shared_ptr<const StopMatcher> stops);
   ~OutputGate();
   OutputGate(OutputGate&&) noexcept;
   OutputGate& operator=(OutputGate&&) noexcept;

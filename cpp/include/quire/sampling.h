@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "quire/error.h"
 #include "quire/fields.h"
 
 namespace quire {
@@ -27,15 +28,15 @@ struct SamplingParams {
   float repetition_penalty = 1;            // (0, inf)
   std::vector<LogitBias> logit_bias;       // ids in [0, vocab_size), each once; bias in [-100, 100];
                                            // at most kMaxLogitBias
-  std::vector<int32_t> allowed_token_ids;  // in [0, vocab_size); empty: all
+  std::vector<int32_t> allowed_token_ids;  // in [0, vocab_size), at most so many; empty: all
   std::vector<std::vector<int32_t>> bad_word_ids;  // sequences of ids that are never completed; none
-                                                   // empty, at most kMaxBadWords
+                                                   // empty, at most kMaxBadWords with kMaxBadWordIds ids
   bool has_seed = false;
   int64_t seed = 0;  // same seed, same prompt, same engine: same tokens; drawn at intake when not given
   bool ignore_eos = false;
   bool skip_special_tokens = true;
   bool include_stop_str_in_output = false;
-  std::vector<std::string> stop;        // non-empty strings, UTF-8
+  std::vector<std::string> stop;        // non-empty strings, UTF-8; sizes: require_stop_size()
   std::vector<int32_t> stop_token_ids;  // in [0, vocab_size); at most kMaxStopTokenIds
   int32_t logprobs = -1;                // of each sampled token and of so many likeliest ones; -1: none
   int32_t prompt_logprobs = -1;         // the same of the prompt's tokens
@@ -50,6 +51,24 @@ uint64_t sequence_seed(uint64_t seed, uint32_t index);
 
 // Whether the likeliest token is always taken.
 inline bool is_greedy(const SamplingParams& params) { return params.temperature < kGreedyTemperature; }
+
+// Throws InvalidArgument where stop strings are too many, too long, or too long together: what they cost is
+// theirs, but the time in which an engine prepares for them is everybody's. size_of(i): bytes of string i of
+// `count`.
+template <typename SizeOf>
+void require_stop_size(size_t count, SizeOf&& size_of) {
+  const auto refuse = [](const std::string& given) {
+    throw InvalidArgument("stop", given, fields::kStopAllowed);
+  };
+  if (count > kMaxStop) refuse(std::to_string(count) + " of them");
+  size_t num_bytes = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const size_t size = size_of(i);
+    if (size > kMaxStopLength) refuse("a string of " + std::to_string(size) + " bytes");
+    num_bytes += size;
+  }
+  if (num_bytes > kMaxStopBytes) refuse(std::to_string(num_bytes) + " bytes together");
+}
 
 // Throws InvalidArgument that names the field. Does not modify.
 void validate(const SamplingParams& params, int32_t vocab_size);

@@ -7,9 +7,12 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
+
+#include "quire/sampling.h"
 
 namespace quire {
 
@@ -23,8 +26,8 @@ class StopMatcher {
 
   State next(State state, uint8_t byte) const {
     for (;;) {
-      // Most bytes of a text start no stop string: 32 bytes say so, without a look at the nodes.
-      if (state == kStart && !starts_string(byte)) return kStart;
+      // Most bytes of a text start no stop string: one table says so, without a look at the nodes.
+      if (state == kStart) return first_[byte];
       if (const State child = find_child(state, byte); child != kStart) return child;
       state = nodes_[state].fallback;
     }
@@ -45,8 +48,8 @@ class StopMatcher {
     uint8_t byte = 0;
   };
 
-  bool starts_string(uint8_t byte) const { return (first_bytes_[byte / 64] >> (byte % 64) & 1) != 0; }
   State find_child(State state, uint8_t byte) const {
+    if (state == kStart) return first_[byte];
     State child = nodes_[state].first_child;
     while (child != kStart && nodes_[child].byte != byte) child = nodes_[child].next_sibling;
     return child;
@@ -54,7 +57,12 @@ class StopMatcher {
   State add_child(State state, uint8_t byte);
 
   std::vector<Node> nodes_;
-  std::array<uint64_t, 4> first_bytes_{};  // bit set of the strings' first bytes
+  std::array<State, 256> first_{};  // the children of kStart, which has many; kStart: none
 };
+
+// Of the stop strings of a request; null: it has none.
+inline std::shared_ptr<const StopMatcher> make_stop_matcher(const SamplingParams& params) {
+  return params.stop.empty() ? nullptr : std::make_shared<const StopMatcher>(params.stop);
+}
 
 }  // namespace quire

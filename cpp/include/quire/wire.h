@@ -20,8 +20,9 @@
 namespace quire::wire {
 
 constexpr uint32_t kMagic = 0x52495551;  // "QUIR"
-constexpr uint16_t kVersion = 3;
+constexpr uint16_t kVersion = 4;
 constexpr uint32_t kMaxPayload = 1u << 30;
+constexpr size_t kRequestsPayload = 1u << 24;  // additions are cut into frames of about so many bytes
 
 enum class FrameType : uint16_t { kRequests = 1, kReady = 2, kStartError = 3, kStep = 4 };
 
@@ -51,10 +52,14 @@ struct ReadyFrame {
   int32_t max_num_batched_tokens = 0;
   SamplingParams defaults;  // what a request that does not say otherwise gets
   std::string token_table;  // TokenTable::serialize()
+  std::string vocabulary;   // whose ids these are: a fingerprint, a space, a name; "": not told
+  std::string loaded;       // for the engine that takes this one's place, which gets it as --loaded
 };
 
-// encode_* append one whole frame, header included, to `out`.
-void encode(const RequestsFrame& frame, std::string& out);
+// encode_* append one whole frame, header included, to `out`, or throw and leave it as it was.
+// Requests are as many frames as it takes: each but the last has payloads of at most max_payload, or one
+// addition. The cancellations are in the last.
+void encode(const RequestsFrame& frame, std::string& out, size_t max_payload = kRequestsPayload);
 void encode(const ReadyFrame& frame, std::string& out);
 void encode(const StepOutputs& frame, std::string& out);
 void encode_start_error(std::string_view message, std::string& out);

@@ -1,6 +1,10 @@
 """``python -m quire.engine --config model.json --fd N``: serve one client over the socket `N` until it goes
 away.
 
+What a load has read holds for every engine of that load: the client hands over the content of model.json as
+it was then (`--settings-fd`) and, from the second engine on, what the first one said of the model's folder
+(`--loaded`).
+
 Exit status 0: the client is gone. 1: could not start (the client got the reason), or a step failed (the log
 has it).
 """
@@ -27,6 +31,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m quire.engine", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="the settings: generation/1/model.json")
     parser.add_argument("--fd", type=int, required=True, help="the connected stream socket to serve")
+    parser.add_argument("--settings-fd", type=int, help="has the settings, in place of the file's content")
+    parser.add_argument("--loaded", help="the model's folder as an engine before this one found it")
     arguments = parser.parse_args()
     # The socket says when the client is gone, too, but not to an engine that is stopped or hangs.
     end_with_parent(os.getppid())
@@ -42,10 +48,20 @@ def main() -> int:
         from quire.config import EngineConfig
         from quire.engine.build import build
         from quire.engine.loop import StepLog, serve
+        from quire.fingerprint import LoadedFolder
         from quire.sampling_params import SamplingParams
 
-        config = EngineConfig.from_file(arguments.config)
-        engine = build(config, SHARED_CORES)
+        if arguments.settings_fd is None:
+            config = EngineConfig.from_file(arguments.config)
+        else:
+            with os.fdopen(arguments.settings_fd, "rb") as settings:
+                config = EngineConfig.from_content(settings.read(), arguments.config)
+        if arguments.loaded:
+            loaded = LoadedFolder.from_text(arguments.loaded)
+            loaded.check()
+        else:
+            loaded = LoadedFolder.of(config.model_folder())
+        engine = build(config, SHARED_CORES, loaded.folder)
     except Exception as error:
         message = _start_error(error, arguments.config)
         log.error("cannot start: %s", message, exc_info=None if isinstance(error, QuireError) else error)
@@ -53,7 +69,9 @@ def main() -> int:
         return 1
 
     server = _core.EngineServer(engine.core, arguments.fd)
-    server.send_ready(config.model, SamplingParams(**engine.defaults).to_core())
+    server.send_ready(
+        config.model, SamplingParams(**engine.defaults).to_core(), engine.vocabulary, loaded.to_text()
+    )
     try:
         serve(server, engine.core, engine.runner, None if config.disable_log_stats else StepLog())
     except Exception:

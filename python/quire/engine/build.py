@@ -35,14 +35,16 @@ class Engine:
     core: _core.EngineCore
     runner: Runner
     tokenizer: Tokenizer
+    vocabulary: str  # Tokenizer.vocabulary()
     model: ModelConfig
     defaults: Mapping[str, Any]  # SamplingParams' fields of requests that do not say otherwise
 
 
-def build(config: EngineConfig, threads: ThreadPolicy) -> Engine:
-    """Load everything that `config` names. Raises ConfigError, ModelError or InvalidArgument naming the
-    setting."""
+def build(config: EngineConfig, threads: ThreadPolicy, folder: Path | None = None) -> Engine:
+    """Load everything that `config` names, from the model's `folder` where that is known. Raises
+    ConfigError, ModelError or InvalidArgument naming the setting."""
     plan = _Plan(config, threads)
+    plan.folder = folder
     for step in _STEPS:
         step(plan)
     core, core_config = _made(plan.core)
@@ -52,6 +54,7 @@ def build(config: EngineConfig, threads: ThreadPolicy) -> Engine:
         core=core,
         runner=runner.start(core_config),
         tokenizer=_made(plan.tokenizer),
+        vocabulary=_made(plan.tokenizer).vocabulary(config.model),
         model=_made(plan.model),
         defaults=defaults.values,
     )
@@ -132,7 +135,7 @@ class _Plan:
 
 
 def _find_folder(plan: _Plan) -> None:
-    plan.folder = plan.config.model_folder()
+    plan.folder = plan.folder or plan.config.model_folder()
 
 
 def _read_model_config(plan: _Plan) -> None:

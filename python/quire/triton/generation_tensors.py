@@ -30,15 +30,18 @@ def generation_tensors(
     bad_word_ids: Sequence[Sequence[int]] = (),
     warnings: Sequence[str] = (),
     times: Mapping[str, int],
+    vocabulary: str,
 ) -> dict[str, Tensor]:
     """Ids, the settings that the request gave, and how to answer. What asks for nothing is left out.
 
     rows: the ids of each prompt. given: sampling fields that the request gave. texts: the prompts, where they
     came as text. bad_word_ids: the field bad_words as ids. times: arrival_ns and tokenize_ns.
+    vocabulary: whose ids they are (Tokenizer.vocabulary), so that generation refuses those of another one.
     """
     tensors: dict[str, Tensor] = {
         "input_ids": _ids(rows),  # [num_prompt_tokens]
         "row_lengths": np.asarray([len(row) for row in rows], np.int32),  # [num_rows]; for generation_unary
+        "vocabulary": _strings([vocabulary]),
         "stream": np.asarray([options.stream]),
         "acknowledge": np.asarray([True]),
     }

@@ -24,6 +24,7 @@ class TokenizerSettings:
     """The generation model's settings, as far as tokenizing needs them, and its tokenizer."""
 
     folder: str  # of the model
+    model: str  # as the settings name it
     tokenizer: bytes  # content of its tokenizer.json
     max_model_len: int | None
     vocab_size: int | None
@@ -42,6 +43,7 @@ class TokenizerSettings:
         model = _model_config(folder)
         return cls(
             folder=str(folder),
+            model=config.model,
             tokenizer=tokenizer.content,
             max_model_len=config.max_model_len or _number(model, "max_position_embeddings"),
             vocab_size=_number(model, "vocab_size"),
@@ -71,6 +73,7 @@ class TokenizerSettings:
             DIALECTS[dialect](self.vocab_size),
             self.vocab_size,
             bytes_per_token=self.bytes_per_token,
+            model=self.model,
         )
 
 

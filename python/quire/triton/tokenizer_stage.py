@@ -158,7 +158,7 @@ DIALECTS: dict[str, Callable[[int | None], Dialect]] = {
 
 class TokenizerStage:
     """Tokenizes for one generation model. `max_model_len` or `vocab_size` None: lengths or ids are checked by
-    generation only. `bytes_per_token`: of a text, see quire.text_bounds."""
+    generation only. `bytes_per_token`: of a text, see quire.text_bounds. `model`: as its settings name it."""
 
     def __init__(
         self,
@@ -169,8 +169,10 @@ class TokenizerStage:
         vocab_size: int | None = None,
         *,
         bytes_per_token: int | None = None,
+        model: str = "",
     ) -> None:
         self._tokenizer = tokenizer
+        self._vocabulary = tokenizer.vocabulary(model)
         self._vocab_size = vocab_size
         self._max_model_len = max_model_len
         self._forwarded = forwarded
@@ -201,6 +203,7 @@ class TokenizerStage:
                 "arrival_ns": request.arrival_ns,
                 "tokenize_ns": time.monotonic_ns() - request.arrival_ns,
             },
+            vocabulary=self._vocabulary,
         )
 
     def _rows(self, parsed: ParsedRequest) -> list[Sequence[int]]:

@@ -305,6 +305,7 @@ def test_table_survives_serialization(name: str) -> None:
         ("texts[0]", (_core.DecoderKind.JOINED, [b"\xff"], [0])),
         ("separator", (_core.DecoderKind.BYTE_LEVEL, [b"a"], [0], " ")),
         ("strip_left", (_core.DecoderKind.BYTE_FALLBACK, [b"a"], [0], "", 2)),
+        ("strip_left", (_core.DecoderKind.BYTE_FALLBACK, [b" ", b"a"], [2, 0], "", -1)),
         ("strip_left", (_core.DecoderKind.JOINED, [b"a"], [0], " ", 1)),
         ("flags", (_core.DecoderKind.WORD_PIECE, [b"a"], [0])),
         ("flags", (_core.DecoderKind.WORD_PIECE, [b"a", b"b", b"c"], [0, 0])),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from typing import Any
 
 import pytest
 import wire_client as wire
+from quire.errors import ModelError
+from quire.fingerprint import LoadedFolder
 from random_llama import EOS, VOCAB_SIZE
 from reference import assert_same, greedy
 from wire_client import Client
@@ -35,14 +39,20 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     """start(settings or the file's text) -> Process."""
     started: list[Process] = []
 
-    def start(settings: dict[str, Any] | str) -> Process:
+    def start(settings: dict[str, Any] | str, *, loaded: str = "") -> Process:
         file = tmp_path / "model.json"
-        file.write_text(settings if isinstance(settings, str) else json.dumps(settings))
+        file.write_text("{ this is read by nobody")
+        content = settings if isinstance(settings, str) else json.dumps(settings)
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, tempfile.TemporaryFile() as handed_over:
+            handed_over.write(content.encode())
+            handed_over.seek(0)
+            fds = [theirs.fileno(), handed_over.fileno()]
+            command = [sys.executable, "-m", "quire.engine", "--config", str(file)]
+            command += ["--fd", str(fds[0]), "--settings-fd", str(fds[1])]
             process = subprocess.Popen(
-                [sys.executable, "-m", "quire.engine", "--config", str(file), "--fd", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                command + (["--loaded", loaded] if loaded else []),
+                pass_fds=fds,
                 stderr=subprocess.PIPE,
                 text=True,
             )
@@ -52,7 +62,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
     yield start
     for engine in started:
         engine.client.connection.close()
-        if engine.process.poll() is None:
+        if engine.process.stderr is not None and not engine.process.stderr.closed:
             engine.wait()
 
 
@@ -101,6 +111,62 @@ def test_malformed_frame_ends_the_process(
     status, log = engine.wait()
     assert status == 1
     assert "the other side speaks version 9" in log
+
+
+def test_a_second_engine_serves_what_the_first_has_loaded(
+    start: Callable[..., Process], llama_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Given what the first said, the second takes the folder of the load whatever the setting means by now,
+    and refuses to start where a file that decides the answers has changed, by its name."""
+    folder = tmp_path / "model"
+    shutil.copytree(llama_folder(), folder)
+    link = tmp_path / "current"
+    link.symlink_to(folder)
+
+    def ready_of(engine: Process) -> dict[str, Any]:
+        kind, payload = engine.client.read_frame()
+        assert kind == wire.READY
+        return wire.decode_ready(payload)
+
+    first = ready_of(start(small(link)))
+    loaded = str(first["loaded"])
+    link.unlink()
+    link.symlink_to(tmp_path)  # now it is no model at all
+    second = ready_of(start(small(link), loaded=loaded))
+    assert first["vocabulary"] == second["vocabulary"]
+    assert str(first["vocabulary"]).endswith(" current")
+
+    def refusal() -> str:
+        kind, payload = start(small(link), loaded=loaded).client.read_frame()
+        assert kind == wire.START_ERROR
+        return payload.decode()
+
+    for name in ("tokenizer.json", "config.json"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content + b" ")
+        assert f"model: got other files in {folder} than when it was loaded ({name})" in refusal()
+        (folder / name).write_bytes(content)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    (folder / "generation_config.json").write_text("{}")
+    assert "(generation_config.json)" in refusal()
+    shutil.rmtree(folder)
+    assert f"model: got no folder {folder}, which was there when the model was loaded" in refusal()
+
+
+def test_weights_that_have_changed(llama_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Other weights of the same size are noticed; the same in a new file are not."""
+    folder = tmp_path / "model"
+    shutil.copytree(llama_folder(), folder)
+    loaded = LoadedFolder.from_text(LoadedFolder.of(folder).to_text())
+    [weights] = folder.glob("*.safetensors")
+    content = weights.read_bytes()
+    weights.unlink()
+    weights.write_bytes(content)
+    loaded.check()
+    half = len(content) // 2
+    weights.write_bytes(content[:half] + bytes(256 - byte - 1 for byte in content[half:]))
+    with pytest.raises(ModelError, match=r"\(\*\.safetensors\)"):
+        loaded.check()
 
 
 def broken_copy(folder: Path, target: Path, change: Callable[[Path], None]) -> Path:

@@ -32,13 +32,15 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 def test_ready(engine: Engine) -> None:
     """The first frame says the model, the limits, the defaults and the token table."""
     defaults = _core.SamplingParams(temperature=0.5, top_p=0.25, top_k=7, repetition_penalty=1.25)
-    engine.server.send_ready("a model", defaults)
+    engine.server.send_ready("a model", defaults, "11 a", "the folder")
     kind, payload = engine.client.read_frame()
     assert kind == wire.READY
     ready = wire.decode_ready(payload)
     table = ready.pop("token_table")
     assert ready == {
         "model": "a model",
+        "vocabulary": "11 a",
+        "loaded": "the folder",
         "max_model_len": 128,
         "vocab_size": VOCAB_SIZE,
         "block_size": 16,
@@ -215,7 +217,7 @@ BAD_FRAMES = {
     "magic": (wire.frame(wire.REQUESTS, b"", magic=b"HTTP"), "not a Quire frame"),
     "version": (
         wire.frame(wire.REQUESTS, b"", version=9),
-        "the other side speaks version 9, this side version 3",
+        "the other side speaks version 9, this side version 4",
     ),
     "unknown type": (wire.frame(77, b""), "unknown frame type 77"),
     "type of the other direction": (

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from quire.sampling_params import SamplingParams
 
-MAGIC, VERSION = b"QUIR", 3
+MAGIC, VERSION = b"QUIR", 4
 REQUESTS, READY, START_ERROR, STEP = 1, 2, 3, 4
 FINISH_REASONS = ("", "stop", "length", "cancelled", "error", "deadline")
 RECEIPT_SIZE = 80
@@ -264,7 +264,10 @@ def decode_ready(payload: bytes) -> dict[str, object]:
     defaults |= dict(zip(names, reader.unpack("iii"), strict=True))
     assert reader.string() == ""  # cache_salt
     (size,) = reader.unpack("I")
-    return {"model": model, **limits, "defaults": defaults, "token_table": reader.take(size)}
+    table = reader.take(size)
+    texts = {"vocabulary": reader.string(), "loaded": reader.string()}
+    assert reader.at_end
+    return {"model": model, **limits, "defaults": defaults, "token_table": table, **texts}
 
 
 class _Reader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -49,6 +50,14 @@ def test_lists_that_generation_knows_as_pairs(stage: TokenizerStage, byte_level_
     assert (outputs["logit_bias_ids"].tolist(), outputs["logit_bias"].tolist()) == ([4, 9], [2.5, -1.0])
     error = ask(stage, {"text_input": "a", "bad_words": [f"word {i}" for i in range(65)]}).error
     assert error.startswith("bad_words: got 130 sequences of tokens; allowed: at most 128")
+
+
+def test_the_vocabulary_goes_with_the_ids(byte_level_model: Path) -> None:
+    """The fingerprint of the file tokenizer.json, and the model's name without the folders before it."""
+    stage = TokenizerStage(Tokenizer(byte_level_model), 64, model="/srv/models/small")
+    (sent,) = ask(stage, {"text_input": "a"}).outputs["vocabulary"]
+    expected = hashlib.sha256((byte_level_model / "tokenizer.json").read_bytes()).hexdigest()[:32]
+    assert sent.decode() == f"{expected} small"
 
 
 def test_times_go_with_the_request(stage: TokenizerStage) -> None:

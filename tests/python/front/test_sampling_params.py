@@ -25,6 +25,10 @@ from quire.schema import (
 )
 
 ROOT = Path(__file__).resolve().parents[3]
+STOP = (
+    "a non-empty string or a list of them, at most 256 of them, at most 1024 bytes each and 16384 bytes "
+    "together"
+)
 
 
 def error_of(**values: object) -> InvalidArgument:
@@ -79,11 +83,14 @@ def test_values_are_frozen_hashable_and_copyable() -> None:
         ({"seed": -(2**63) - 1}, None),
         ({"top_k": -2}, "top_k: got -2; allowed: an integer in [-1, 2147483647]"),
         ({"ignore_eos": 1}, "ignore_eos: got 1; allowed: true or false"),
-        ({"stop": ""}, 'stop: got [""]; allowed: a non-empty string or a list of them'),
-        ({"stop": ["a", ""]}, 'stop: got ["a", ""]; allowed: a non-empty string or a list of them'),
-        ({"stop": ["a", 1]}, 'stop: got ["a", 1]; allowed: a non-empty string or a list of them'),
-        ({"stop": {"a": 1}}, 'stop: got {"a": 1}; allowed: a non-empty string or a list of them'),
+        ({"stop": ""}, f'stop: got [""]; allowed: {STOP}'),
+        ({"stop": ["a", ""]}, f'stop: got ["a", ""]; allowed: {STOP}'),
+        ({"stop": ["a", 1]}, f'stop: got ["a", 1]; allowed: {STOP}'),
+        ({"stop": {"a": 1}}, f'stop: got {{"a": 1}}; allowed: {STOP}'),
         ({"stop": ["\ud800"]}, None),
+        ({"stop": ["a"] * 257}, f"stop: got 257 of them; allowed: {STOP}"),
+        ({"stop": "é" * 513}, f"stop: got a string of 1026 bytes; allowed: {STOP}"),
+        ({"stop": ["é" * 512] * 17}, f"stop: got 17408 bytes together; allowed: {STOP}"),
         (
             {"stop_token_ids": [True]},
             "stop_token_ids: got [true]; allowed: a list of integers in [0, 2147483647], at most 240 of them",

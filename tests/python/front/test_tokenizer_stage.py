@@ -48,6 +48,7 @@ def test_tokenizes_as_the_library_does(stage: TokenizerStage, byte_level_model: 
 def test_only_what_applies_is_sent(stage: TokenizerStage) -> None:
     """Outputs that the request did not ask for are left out, also empty lists."""
     always = {"input_ids", "row_lengths", "stream", "acknowledge", "arrival_ns", "tokenize_ns"}
+    always.add("vocabulary")
     parameters = {"stop": "[]", "bad_words": "[]", "logit_bias": "{}"}
     response = ask(stage, {"text_input": "a", "stream": True}, parameters)
     assert set(response.outputs) == always

@@ -27,6 +27,7 @@ SCALARS = {
     "acknowledge": "TYPE_BOOL",
     "temperature": "TYPE_FP32",
     "skip_special_tokens": "TYPE_BOOL",
+    "vocabulary": "TYPE_STRING",
     "prompt_text": "TYPE_STRING",
     "return_finish_reason": "TYPE_BOOL",
     "return_num_input_tokens": "TYPE_BOOL",

@@ -25,6 +25,9 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"top_p": 1.5}, "top_p: got 1.5"),
     ({"top_k": -2}, "top_k: got -2"),
     ({"stop": [""]}, "stop"),
+    ({"stop": ["a"] * 257}, "stop: got 257 of them; allowed: "),
+    ({"stop": ["a" * 1025]}, "stop: got a string of 1025 bytes; allowed: "),
+    ({"stop": ["a" * 1000] * 17}, "stop: got 17000 bytes together; allowed: "),
     ({"stop_token_ids": [1000]}, "stop_token_ids"),
     ({"max_tokens": [1, 2]}, "max_tokens"),
     ({"input_ids": [ERROR_ID]}, "input_ids: got id 901; allowed: ids that the fake engine likes"),
@@ -87,6 +90,7 @@ def test_wrong_dtype_or_shape(server: Server, name: str, value: np.ndarray[Any, 
         ),
         ({"chunk": [1, 2, 3]}, "chunk: got 3 bytes"),
         ({"chunk": [0] * 200}, "chunk: got version 0"),
+        ({"output_ids": [1] * 4097}, "output_ids: got 4097 ids; allowed: at most 4096 (max_model_len)"),
         ({"output_ids": [1, 1000]}, "output_ids: got id 1000; allowed: ids 0 to 999"),
     ],
 )
@@ -99,12 +103,13 @@ def test_detokenizer(server: Server, fields: dict[str, Any], message: str) -> No
 
 
 def test_damaged_chunks(server: Server) -> None:
-    """No change of one byte of a chunk's header, and no cut, brings the detokenizer down."""
+    """A chunk with a changed byte, or cut, is none: only the server can make one."""
     chunk = server.generate("generation", input_ids=[1, 2], max_tokens=3)["chunk"]
-    for position in range(48):
+    for position in range(len(chunk)):
         damaged = chunk.copy()
         damaged[position] ^= 0xFF
-        server.request("POST", "/v2/models/detokenizer/generate", {"chunk": damaged})
+        status, error = server.generate_error("detokenizer", chunk=damaged)
+        assert (status, error[:11]) == (400, "chunk: got ")
     for size in range(2, len(chunk)):
         assert server.generate_error("detokenizer", chunk=chunk[:size])[0] == 400
     assert server.generate("detokenizer", chunk=chunk)["text_output"] == "t1 t2 t1"

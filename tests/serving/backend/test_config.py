@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from backend_server import ROOT, Repository, StartServer
+from backend_server import ROOT, Repository, StartServer, wait_for
 
 pytestmark = pytest.mark.serving
 
@@ -30,7 +31,31 @@ CASES = [
         'key: "engine_module"',
         'key: "engine_modul"',
         "parameters of role generation: got engine_modul; "
-        "allowed: role, python, engine_module, forwarded_headers",
+        "allowed: role, python, engine_module, forwarded_headers, REPORT_CUSTOM_METRICS",
+    ),
+    (
+        "generation",
+        "max_batch_size: 0",
+        'max_batch_size: 0 parameters { key: "REPORT_CUSTOM_METRICS" value { string_value: "maybe" } }',
+        "parameters: REPORT_CUSTOM_METRICS: got maybe; allowed: true, yes, false, no",
+    ),
+    (
+        "generation_unary",
+        "max_batch_size: 0",
+        "max_batch_size: 0 response_cache { enable: true }",
+        "response_cache { enable }: got true; allowed: false (its key leaves out request parameters",
+    ),
+    (
+        "generation",
+        "instance_group [ { kind: KIND_CPU count: 1 } ]",
+        "instance_group [ { kind: KIND_CPU count: 1 rate_limiter { priority: 2 } } ]",
+        "instance_group: rate_limiter: got a setting; allowed: none",
+    ),
+    (
+        "detokenizer",
+        "max_batch_size: 0",
+        'max_batch_size: 0 default_model_filename: "other.json"',
+        "default_model_filename: got other.json; allowed: none",
     ),
     (
         "detokenizer",
@@ -63,6 +88,8 @@ def test_wrong_setting(
 ) -> None:
     """The load fails with the setting, what was given and what is allowed."""
     repository = Repository(tmp_path / "models")
+    if model == "generation_unary":
+        shutil.copytree(ROOT / "model_repository" / model, repository.path / model)
     repository.edit(model, old, new)
     server = start_server(repository)
     server.process.wait(60)
@@ -84,6 +111,27 @@ def test_every_known_input_is_declared(start_server: StartServer, tmp_path: Path
         found = re.findall(r"input: got nix; allowed: ([\w, ]+)", server.log().replace("'", ""))
         known = max(found, key=len)  # the log has it several times, once in a table that is cut
         assert sorted(known.split(", ")) == sorted(declared)
+
+
+@pytest.mark.parametrize(("value", "are_there"), [("no", False), ("False", False), ("yes", True)])
+def test_report_custom_metrics(
+    start_server: StartServer, tmp_path: Path, value: str, are_there: bool
+) -> None:
+    """The parameter of Triton's vLLM backend that takes this model's figures off /metrics."""
+    repository = Repository(tmp_path / "models")
+    new = f'parameters {{ key: "REPORT_CUSTOM_METRICS" value {{ string_value: "{value}" }} }}\n'
+    repository.edit("generation", 'parameters { key: "role"', new + 'parameters { key: "role"')
+    server = start_server(repository).wait_ready()
+    server.generate("generation", input_ids=[1], max_tokens=2)
+
+    def metrics_answer() -> bool:  # they begin to, a moment after the others
+        with contextlib.suppress(OSError):
+            server.metrics()
+            return True
+        return False
+
+    wait_for(metrics_answer)
+    assert ("vllm:num_requests_running" in server.metrics()) == are_there
 
 
 def test_missing_interpreter(start_server: StartServer, tmp_path: Path) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
-from backend_server import Repository, Server, StartServer
+from backend_server import Repository, Server, StartServer, wait_for
 from fake_engine import CRASH_ID, STALL_ID
 from test_answers import grpc_stream
 
@@ -106,6 +110,44 @@ def test_before_the_engine_is_ready(
     other.join()
     assert late[0]["text_output"] == "t9"
     assert not repository.events("add", prompt=[77])
+
+
+@pytest.mark.parametrize("model", ["ensemble", "generation"])
+def test_an_engine_that_hangs(start_server: StartServer, tmp_path: Path, model: str) -> None:
+    """The backend keeps the deadline of what a stopped engine has: the answer so far, or an error where that
+    is nothing, whether it streams or not."""
+    repository = Repository(tmp_path / "models", step_seconds=0.02)
+    server = start_server(repository).wait_ready()
+    (engine,) = repository.events("start")
+    fields: dict[str, Any] = {"deadline_ms": 2000, "acknowledge": model == "ensemble"}
+    output = "text_output" if model == "ensemble" else "output_ids"
+
+    def ask(token: int, *, stream: bool) -> list[dict[str, Any]]:
+        body = {"input_ids": [token], "stream": stream, "return_finish_reason": True, "max_tokens": 4000}
+        _, text = server.request("POST", f"/v2/models/{model}/generate_stream", body | fields)
+        return [json.loads(event.removeprefix("data: ")) for event in text.split("\n\n") if event]
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(ask, 1, stream=stream) for stream in (True, False)]
+        wait_for(lambda: len(repository.events("add", prompt=[1])) == 2)
+        time.sleep(0.3)  # some tokens
+        os.kill(engine["pid"], signal.SIGSTOP)
+        try:
+            late = [pool.submit(ask, 2, stream=stream) for stream in (True, False)]
+            for answer in running:
+                events = answer.result()
+                assert events[-1]["finish_reason"] == "deadline"
+                assert any(event[output] for event in events)
+            for answer in late:
+                (event,) = answer.result()
+                assert (
+                    "deadline exceeded: deadline_ms passed, and the engine did not answer" in event["error"]
+                )
+        finally:
+            os.kill(engine["pid"], signal.SIGCONT)
+    # What the engine says of them when it wakes up concerns nobody.
+    body = {"input_ids": [3], "max_tokens": 2, "acknowledge": model == "ensemble"}
+    assert server.generate(model, **body)[output] in ("t3 t3", [3, 3])
 
 
 def test_the_receipt_is_finished_by_the_detokenizer(slow_server: Server) -> None:

@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import tritonclient.grpc as grpc
 from backend_server import Repository, Server, StartServer, wait_for
 from fake_engine import CRASH_ID, EXIT_ID, GARBAGE_ID, STALL_ID
 from processes import is_alive
+from test_answers import grpc_stream
 
 pytestmark = pytest.mark.serving
 
@@ -105,6 +107,47 @@ def test_an_engine_that_does_not_come_back(start_server: StartServer, repository
     assert works(server)
 
 
+def test_what_the_load_has_read_holds_for_a_new_engine(
+    start_server: StartServer, repository: Repository
+) -> None:
+    """A new engine gets the settings as they were at the load, and what the first engine said of its model's
+    folder; the next load reads them again."""
+    repository.set_engine(loaded='{"folder": "/models/first"}')
+    server = start_server(repository, "--model-control-mode=explicit", "--load-model=ensemble").wait_ready()
+    path = repository.path / "generation" / "1" / "model.json"
+    settings = path.read_text()
+    repository.set_engine(loaded='{"folder": "/models/second"}', max_model_len=7)
+    os.kill(engine_pid(repository), signal.SIGKILL)
+    wait_for(lambda: len(repository.events("start")) == 2)
+    assert works(server)
+    first, second = repository.events("start")
+    assert (settings, "") == (first["settings"], first["loaded"])
+    assert (settings, '{"folder": "/models/first"}') == (second["settings"], second["loaded"])
+    assert server.request("POST", "/v2/repository/models/generation/load")[0] == 200
+    assert works(server)
+    third = repository.events("start")[-1]
+    assert (path.read_text(), "") == (third["settings"], third["loaded"])
+
+
+def test_a_model_json_that_cannot_be_settings(start_server: StartServer, repository: Repository) -> None:
+    """A load is refused at once by the file's name where it is missing, no regular file, or too large."""
+    path = repository.path / "generation" / "1" / "model.json"
+    server = start_server(repository, "--model-control-mode=explicit").wait_ready()
+
+    def load_error() -> str:
+        status, text = server.request("POST", "/v2/repository/models/generation/load")
+        assert status == 400
+        return text + server.request("POST", "/v2/repository/index")[1]
+
+    path.unlink()
+    assert f"{path}: no such file; allowed: a JSON file with engine settings" in load_error()
+    os.mkfifo(path)
+    assert f"{path}: got no regular file" in load_error()
+    path.unlink()
+    path.write_text(" " * (2 << 20))
+    assert f"{path}: got 2097152 bytes; allowed: at most 1048576" in load_error()
+
+
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
@@ -180,23 +223,44 @@ def test_engine_ends_with_the_server(
 def test_engine_inherits_nothing_else(server: Server) -> None:
     """No file or socket of the server is open in the engine."""
     (started,) = server.repository.events("start")
-    # 0, 1, 2, the socket, and the folder that the fake engine lists
-    assert started["fds"][:4] == [0, 1, 2, 3]
-    assert len(started["fds"]) == 5
+    # 0, 1, 2, the socket, and the folder that the fake engine lists, in the place of the settings, which it
+    # has read and closed
+    assert started["fds"] == [0, 1, 2, 3, 4]
 
 
 def test_server_stops_while_requests_are_open(start_server: StartServer, repository: Repository) -> None:
-    """Requests that do not end do not keep the server or the engine from ending, and end with an error."""
-    server = start_server(repository, "--exit-timeout-secs=1").wait_ready()
+    """Requests that do not end do not keep the server or the engine from ending; their clients hear of it
+    shortly before the server's patience is over."""
+    server = start_server(repository, "--exit-timeout-secs", "6").wait_ready()
     pid = engine_pid(repository)
     with ThreadPoolExecutor(4) as pool:
         bodies = [
             {"input_ids": [1, STALL_ID], "stream": stream, "acknowledge": True} for stream in (True, False)
         ]
-        for body in bodies:
+        answers = [
             pool.submit(server.request, "POST", "/v2/models/ensemble/generate_stream", body)
+            for body in bodies
+        ]
         wait_for(lambda: len(repository.events("add", prompt=[1, STALL_ID])) == 2)
         server.process.send_signal(signal.SIGINT)
         server.process.wait(120)
+        for answer in answers:
+            *_, last = [event for event in answer.result()[1].split("\n\n") if event]
+            assert "the server ends" in last
+    # 1: tritonserver's patience is over where a client keeps its connection.
     assert server.process.returncode in (0, 1), server.log()
     wait_for(lambda: not is_alive(pid))
+
+
+def test_grpc_streams_hear_that_the_server_ends(start_server: StartServer, repository: Repository) -> None:
+    """An open stream gets an error, and the server ends by itself once it has."""
+    server = start_server(repository, "--exit-timeout-secs=6").wait_ready()
+    with ThreadPoolExecutor(1) as pool:
+        fields = {"input_ids": [1, STALL_ID], "stream": True, "acknowledge": True}
+        answer = pool.submit(grpc_stream, server, "ensemble", ["text_output"], **fields)
+        wait_for(lambda: repository.events("add", prompt=[1, STALL_ID]))
+        server.process.send_signal(signal.SIGTERM)
+        with pytest.raises(grpc.InferenceServerException, match="the server ends"):
+            answer.result()
+    server.process.wait(30)
+    assert server.process.returncode in (0, 1), server.log()

@@ -24,7 +24,9 @@ def tensors_of(**given: Any) -> tuple[list[int], dict[str, np.ndarray[Any, Any]]
     prompt = next(prompts)
     given = {"max_tokens": 1, **given}
     times = {"arrival_ns": time.monotonic_ns(), "tokenize_ns": 5}
-    tensors = generation_tensors([prompt], given, RequestOptions(), bad_word_ids=BAD_WORD_IDS, times=times)
+    tensors = generation_tensors(
+        [prompt], given, RequestOptions(), bad_word_ids=BAD_WORD_IDS, times=times, vocabulary=""
+    )
     for name in ("row_lengths", "acknowledge"):
         del tensors[name]
     return prompt, tensors

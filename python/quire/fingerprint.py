@@ -1,0 +1,77 @@
+"""What a model folder holds when it is loaded, so that a later reader can tell whether it holds the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from quire.errors import ModelError, ModelNotFound
+
+_SMALL_FILES = ("config.json", "generation_config.json", "tokenizer.json")
+_NUM_SAMPLES = 64
+_SAMPLE_SIZE = 4096
+
+
+def fingerprint(content: bytes) -> str:
+    """128 bits of SHA-256, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedFolder:
+    """The folder that a load found, and the fingerprints of its files. It goes through the server as text, so
+    that an engine that takes the place of a dead one serves the same model or says why it cannot."""
+
+    folder: Path
+    files: dict[str, str]  # fingerprints; "": there is no such file
+
+    @classmethod
+    def of(cls, folder: Path) -> LoadedFolder:
+        return cls(folder=folder, files=_fingerprints(folder))
+
+    @classmethod
+    def from_text(cls, text: str) -> LoadedFolder:
+        values = json.loads(text)
+        return cls(folder=Path(values["folder"]), files=values["files"])
+
+    def to_text(self) -> str:
+        return json.dumps({"folder": str(self.folder), "files": self.files})
+
+    def check(self) -> None:
+        """Raises ModelError that names the files which are not those of the load."""
+        if not self.folder.is_dir():
+            raise ModelNotFound(
+                f"model: got no folder {self.folder}, which was there when the model was loaded; allowed: "
+                "the folder of the load, or load the models that use it again"
+            )
+        now = _fingerprints(self.folder)
+        changed = [name for name in now if now[name] != self.files.get(name)]
+        if changed:
+            raise ModelError(
+                f"model: got other files in {self.folder} than when it was loaded ({', '.join(changed)}); "
+                "allowed: those of the load: put them back, or load the models that use them (generation, "
+                "tokenizer) again"
+            )
+
+
+def _fingerprints(folder: Path) -> dict[str, str]:
+    found = dict.fromkeys(_SMALL_FILES, "")
+    for name in _SMALL_FILES:
+        if (folder / name).is_file():
+            found[name] = fingerprint((folder / name).read_bytes())
+    return found | {"*.safetensors": _weights_fingerprint(folder)}
+
+
+def _weights_fingerprint(folder: Path) -> str:
+    """One for all weights: names, sizes and samples. Reading all of them would double the time of a load."""
+    samples = hashlib.sha256()
+    for path in sorted(path for path in folder.glob("*.safetensors") if path.is_file()):
+        size = path.stat().st_size
+        samples.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            for offset in range(0, size, max(_SAMPLE_SIZE, size // _NUM_SAMPLES)):
+                file.seek(offset)
+                samples.update(file.read(_SAMPLE_SIZE))
+    return samples.hexdigest()[:32]

@@ -1,0 +1,132 @@
+"""The codec of wire.h by itself: frames of a bounded size, and no trust in a single byte."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+import wire_client as wire
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quire import _core
+from quire.sampling_params import SamplingParams
+
+
+def frames(data: bytes) -> list[bytes]:
+    """The payloads of frames that are one behind the other."""
+    payloads = []
+    while data:
+        magic, version, kind, size = struct.unpack_from("<4sHHI", data)
+        assert (magic, version, kind) == (wire.MAGIC, wire.VERSION, wire.REQUESTS)
+        payloads.append(data[12 : 12 + size])
+        data = data[12 + size :]
+    return payloads
+
+
+@pytest.mark.parametrize("max_payload", [0, 300, 1000, 1 << 24])
+def test_requests_are_cut_into_frames(max_payload: int) -> None:
+    """No frame is over the limit unless it has one addition; all arrive in order, the cancellations last."""
+    params = SamplingParams(max_tokens=1).to_core()
+    additions = [(i, [7] * length, params) for i, length in enumerate([1, 50, 400, 1, 1, 2, 60])]
+    payloads = frames(_core.encode_requests(additions, [3, 4], max_payload))
+    counts = [_core.decode_requests(payload) for payload in payloads]
+    assert sum(num for num, _ in counts) == len(additions)
+    assert [num for _, num in counts] == [0] * (len(counts) - 1) + [2]
+    assert all(
+        len(p) <= max_payload or num == 1 for p, (num, _) in zip(payloads[:-1], counts[:-1], strict=True)
+    )
+    assert all(num >= 1 for num, _ in counts)
+    # An addition begins with its id.
+    assert [struct.unpack_from("<Q", payload, 4)[0] for payload in payloads] == [
+        sum(num for num, _ in counts[:i]) for i in range(len(counts))
+    ]
+
+
+def test_cancellations_alone_are_one_frame() -> None:
+    """A frame without additions is a frame."""
+    (payload,) = frames(_core.encode_requests([], [3], 100))
+    assert _core.decode_requests(payload) == (0, 1)
+
+
+def step(num_ids: int = 2, num_per_id: int = 2, num_places: int = 1, num_per_place: int = 2) -> bytes:
+    """A step with two releases, of which the second has logprobs, a stop string and a receipt."""
+    release = struct.pack("<QIIIIiBIBIIi", 1, 0, 0, 1, 1, 0, 1, 0, 0, 3, 0, -1) + struct.pack("<I", 0)
+    last = struct.pack("<QIIIIiBIBIIi", 2, 0, 1, num_ids, 2, 0, 0, 0, 1, 3, 0, 0) + struct.pack("<I", 0)
+    last += struct.pack("<iI", -1, 3) + b"end"
+    runs = struct.pack("<IIIIIId", 1, 1, 0, num_per_id, num_places, num_per_place, -1.5)
+    entries = b"".join(struct.pack("<ifi", i, -0.5, 1) for i in range(6))
+    return b"".join(
+        [
+            struct.pack("<Q4I5Q", *range(10)),
+            struct.pack("<I3i", 3, 5, 6, 7),
+            struct.pack("<I", 1) + bytes(range(wire.RECEIPT_SIZE)),
+            struct.pack("<I", 2) + release + last,
+            runs,
+            struct.pack("<I", 6) + entries,
+        ]
+    )
+
+
+def test_a_step_is_read() -> None:
+    """The step that the tests below damage is itself a good one."""
+    num_releases, _ = _core.decode_step(step())
+    assert num_releases == 2
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"num_per_id": 2**32 - 1, "num_places": 2**32 - 1, "num_per_place": 2**32 - 1},
+        {"num_per_id": 22, "num_places": 0},
+        {"num_per_place": 22, "num_places": 0},
+        {"num_places": 2**32 - 1},
+        {"num_per_id": 3},
+        {"num_ids": 3},
+        {"num_ids": 2**32 - 1},
+    ],
+)
+def test_sizes_that_do_not_fit(sizes: dict[str, int]) -> None:
+    """Sizes are refused whose entries are not there, also where their product wraps around."""
+    with pytest.raises(RuntimeError, match=r"^wire: "):
+        _core.decode_step(step(**sizes))
+
+
+REQUESTS = wire.requests(
+    [
+        wire.addition(
+            7,
+            [1, 2],
+            SamplingParams(
+                max_tokens=5,
+                stop=["a", "bc"],
+                stop_token_ids=[1],
+                logit_bias=[(1, 0.5)],
+                allowed_token_ids=[1],
+                cache_salt="s",
+            ),
+            [[1, 2], [3]],
+        )
+    ],
+    [9],
+)[12:]
+NUMBERS = st.sampled_from([0, 1, 2, 3, 22, 127, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1]) | st.integers(
+    0, 2**32 - 1
+)
+EDITS = st.lists(st.tuples(st.integers(0, 10_000), NUMBERS), max_size=4)
+
+
+@settings(max_examples=2000, deadline=None)
+@given(edits=EDITS, end=st.integers(0, 40))
+def test_damaged_payloads(edits: list[tuple[int, int]], end: int) -> None:
+    """Whatever numbers a payload has, it is read within its bounds or refused as such."""
+    for payload, decode in ((step(), _core.decode_step), (REQUESTS, _core.decode_requests)):
+        damaged = bytearray(payload)
+        for offset, number in edits:
+            struct.pack_into("<I", damaged, offset % (len(damaged) - 3), number)
+        for given_bytes in (bytes(damaged), bytes(damaged[: len(damaged) - end])):
+            message = "wire: "
+            try:
+                decode(given_bytes)
+            except RuntimeError as error:
+                message = str(error)
+            assert message.startswith("wire: ")

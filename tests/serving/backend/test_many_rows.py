@@ -1,0 +1,133 @@
+"""One request with many rows does not keep the engine to itself."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+from backend_server import ROOT, Repository, Server, StartServer, wait_for
+
+pytestmark = pytest.mark.serving
+
+UNARY = "generation_unary"
+MAX_NUM_SEQS = 8
+MAX_ROWS = MAX_NUM_SEQS - 1  # one place is for others
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    made = Repository(tmp_path / "models", step_seconds=0.01, max_num_seqs=MAX_NUM_SEQS)
+    shutil.copytree(ROOT / "model_repository" / UNARY, made.path / UNARY)
+    return made
+
+
+def ask(server: Server, ids: list[int], **fields: int) -> list[str]:
+    """A row of one id for each of `ids`."""
+    values = {"input_ids": ids, "row_lengths": [1] * len(ids)} | {k: [v] for k, v in fields.items()}
+    inputs = []
+    for name, value in values.items():
+        tensor = grpc.InferInput(name, [len(value)], "INT32")
+        inputs.append(tensor.set_data_from_numpy(np.asarray(value, np.int32)))
+    with grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+        return [text.decode() for text in client.infer(UNARY, inputs).as_numpy("text_output")]
+
+
+def places(repository: Repository) -> list[int]:
+    """How many sequences of rows the engine had after each of its events."""
+    rows: dict[int, int] = {}
+    counts = []
+    for event in repository.events():
+        if event["event"] == "add" and event["prompt"] != [999]:
+            rows[event["request_id"]] = event["n"]
+        elif event["event"] in ("finish", "cancel") and event["request_id"] in rows:
+            rows[event["request_id"]] -= 1
+        counts.append(sum(rows.values()))
+    return counts
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_rows_take_turns(start_server: StartServer, repository: Repository, n: int) -> None:
+    """Of all rows together only so many are with the engine that others find a place; two requests take
+    turns, and all rows are answered in their order."""
+    server = start_server(repository).wait_ready()
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(ask, server, [*range(1, 41)], max_tokens=10, n=n)
+        wait_for(lambda: repository.events("add", prompt=[1]))
+        second = pool.submit(ask, server, [*range(501, 506)], max_tokens=10, n=n)
+        wait_for(lambda: repository.events("add", prompt=[501]))
+        other = server.generate("generation", input_ids=[999], max_tokens=1)
+        assert other["output_ids"] == 999
+        assert not first.done()
+        texts = [" ".join([f"t{i}"] * 10) for i in range(1, 41) for _ in range(n)]
+        assert first.result() == texts
+        assert len(second.result()) == 5 * n
+    counts = places(repository)
+    assert 0 < max(counts) <= MAX_ROWS
+    prompts = [event["prompt"][0] for event in repository.events("add")]
+    assert prompts.index(505) < prompts.index(30), "the second request did not wait for all of the first"
+    assert prompts.index(999) < prompts.index(40)
+
+
+def test_rows_of_a_request_that_failed_do_not_go_to_the_engine(
+    start_server: StartServer, repository: Repository
+) -> None:
+    """Once a row's error has ended the request, the places of its rows are free for others."""
+    server = start_server(repository).wait_ready()
+    with pytest.raises(grpc.InferenceServerException, match="ids that the fake engine likes"):
+        ask(server, [901, *range(1, 101)], max_tokens=2000)
+    assert ask(server, [*range(201, 221)], max_tokens=2)[0] == "t201 t201"
+    assert len(repository.events("add")) < 101
+
+
+@pytest.mark.parametrize(
+    ("rows", "n", "given"),
+    [(4097, 1, "4097 rows with n 1"), (33, 128, "33 rows with n 128")],
+)
+def test_more_rows_than_a_request_may_have(
+    start_server: StartServer, repository: Repository, rows: int, n: int, given: str
+) -> None:
+    """Refused with the limit, and the engine never hears of it."""
+    server = start_server(repository).wait_ready()
+    with pytest.raises(grpc.InferenceServerException) as error:
+        ask(server, [1] * rows, n=n, max_tokens=1)
+    assert f"row_lengths: got {given}; allowed: at most 4096 rows x n" in str(error.value)
+    assert not repository.events("add")
+
+
+def test_a_request_of_too_many_bytes(start_server: StartServer, repository: Repository) -> None:
+    """Refused by the tensor that has them; one whose rows or sequences would multiply its bytes, too."""
+    server = start_server(repository).wait_ready()
+
+    def error_of(**values: tuple[str, Any]) -> str:
+        inputs = []
+        for name, (kind, value) in values.items():
+            array = np.asarray(value, np.object_ if kind == "BYTES" else np.int32)
+            tensor = grpc.InferInput(name, list(array.shape), kind)
+            inputs.append(tensor.set_data_from_numpy(array))
+        with (
+            grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client,
+            pytest.raises(grpc.InferenceServerException) as error,
+        ):
+            client.infer(UNARY, inputs)
+        return str(error.value.message())
+
+    ids = {"input_ids": ("INT32", [1] * 2), "max_tokens": ("INT32", [1])}
+    message = error_of(**ids, allowed_token_ids=("INT32", np.zeros((128 << 20) // 4, np.int32)))
+    assert message.startswith(
+        "allowed_token_ids: got 134217728 bytes; allowed: at most 134217728 bytes in all"
+    )
+    message = error_of(**ids, n=("INT32", [128]), prompt_text=("BYTES", [b"a" * (2 << 20)]))
+    assert message.startswith(
+        "prompt_text: got 2097152 bytes with n 128; allowed: at most 134217728 bytes x n"
+    )
+    many = {"input_ids": ("INT32", [1] * 4096), "row_lengths": ("INT32", [1] * 4096)}
+    message = error_of(**many, allowed_token_ids=("INT32", np.zeros(10_000, np.int32)))
+    assert message.startswith(
+        "row_lengths: got 4096 rows with 40000 bytes of lists each; allowed: at most 13"
+    )
+    assert not repository.events("add")
