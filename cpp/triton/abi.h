@@ -158,6 +158,8 @@ TRITONSERVER_Error* TRITONSERVER_InferenceRequestSetReleaseCallback(
 TRITONSERVER_Error* TRITONSERVER_InferenceRequestSetResponseCallback(
     TRITONSERVER_InferenceRequest* request, TRITONSERVER_ResponseAllocator* allocator, void* allocator_userp,
     TRITONSERVER_InferenceResponseCompleteFn_t response_fn, void* response_userp);
+// An error where the server is stopping its models.
+TRITONSERVER_Error* TRITONSERVER_ServerIsLive(TRITONSERVER_Server* server, bool* live);
 // Takes the request over unless it returns an error.
 TRITONSERVER_Error* TRITONSERVER_ServerInferAsync(TRITONSERVER_Server* server,
                                                   TRITONSERVER_InferenceRequest* request,

@@ -107,6 +107,14 @@ bool is_cancelled(TRITONBACKEND_Request* request) {
   return is_cancelled;
 }
 
+bool has_stopped(TRITONSERVER_Server* server) {
+  bool is_live = false;
+  TRITONSERVER_Error* error = TRITONSERVER_ServerIsLive(server, &is_live);
+  if (error == nullptr) return false;
+  TRITONSERVER_ErrorDelete(error);
+  return true;
+}
+
 uint32_t string_size(size_t size) {
   if (size > std::numeric_limits<uint32_t>::max()) {
     throw ServerError(TRITONSERVER_ERROR_INTERNAL, "an output of " + std::to_string(size) +

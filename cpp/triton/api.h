@@ -77,6 +77,10 @@ InputTensor read_output(TRITONSERVER_InferenceResponse* response, uint32_t index
 // Whether the server knows that the client has gone.
 bool is_cancelled(TRITONBACKEND_Request* request);
 
+// Whether the server has stopped its models: they answer what they have, and take no more, not even from an
+// ensemble.
+bool has_stopped(TRITONSERVER_Server* server);
+
 // The length of a string as a STRING tensor has it; throws ServerError where it does not fit.
 uint32_t string_size(size_t size);
 

@@ -104,7 +104,7 @@ QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Mod
     loaded->settings = read_model_settings(model);
     check(TRITONBACKEND_ModelServer(model, &loaded->server));
     if (loaded->settings.role == Role::kGeneration) {
-      loaded->generation = std::make_shared<Generation>(loaded->settings);
+      loaded->generation = std::make_shared<Generation>(loaded->settings, loaded->server);
       loaded->generation->start();
       registry::add(loaded->generation);
     } else if (loaded->settings.role == Role::kTokenizer) {

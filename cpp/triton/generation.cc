@@ -24,18 +24,21 @@ constexpr int32_t kPlaceForOthers = 8;
 // HTTP Triton 2.51 says 400 whatever the code is; the message begins with "deadline exceeded".)
 constexpr auto kDeadlineCode = TRITONSERVER_ERROR_CANCELLED;
 
+constexpr char kServerEnds[] = "the server ends";
+
 std::atomic<uint64_t> next_generation_id{1};
 std::atomic<uint64_t> next_request_id{1};
 
 }  // namespace
 
-Generation::Generation(const ModelSettings& settings)
+Generation::Generation(const ModelSettings& settings, TRITONSERVER_Server* server)
     : id_(next_generation_id++),
       name_(settings.name),
       version_(settings.version),
       folder_(settings.folder),
       forwarded_headers_(settings.forwarded_headers),
       reports_metrics_(settings.reports_metrics),
+      server_(server),
       engine_({settings.python, settings.engine_module, settings.engine_config.string(),
                settings.engine_settings, ""},
               *this) {}
@@ -164,7 +167,7 @@ bool Generation::round(Mail& mail) {
   if (now >= next_tick_) tick(now);
   submit();
   if (mail.give_up) {
-    abort_all(TRITONSERVER_ERROR_UNAVAILABLE, "the server ends");
+    abort_all(TRITONSERVER_ERROR_UNAVAILABLE, kServerEnds);
     given_up_.set_value();
   }
   next_tick_ = is_idle() ? Clock::time_point::max() : std::min(next_tick_, now + kTick);
@@ -204,6 +207,17 @@ void Generation::admit(std::unique_ptr<Sequence> sequence, Clock::time_point now
   sequences_.emplace(id, std::move(sequence));
 }
 
+// A chunk for a model that takes no more would leave its ensemble without an end: Triton 2.51 does not end
+// one whose step is refused while another is running.
+void Generation::send(Sequence& sequence) {
+  if (!sequence.is_acknowledged() || !has_stopped(server_)) {
+    sequence.send();
+    return;
+  }
+  if (sequence.is_submitted() && !sequence.is_finished()) requests_.cancellations.push_back(sequence.id());
+  sequence.fail(TRITONSERVER_ERROR_UNAVAILABLE, kServerEnds);
+}
+
 void Generation::erase(Sequences::iterator it) {
   row_turns_.end(it->first);
   sequences_.erase(it);
@@ -219,7 +233,7 @@ void Generation::handle(const Feedback& feedback) {
   } else if (!feedback.error.empty()) {
     abort(it, TRITONSERVER_ERROR_INTERNAL, feedback.error);
   } else {
-    if (sequence.is_due()) sequence.send();
+    if (sequence.is_due()) send(sequence);
     if (!sequence.is_open()) erase(it);
   }
 }
@@ -258,14 +272,17 @@ void Generation::tick(Clock::time_point now) {
   next_tick_ = now + kTick;
   std::erase_if(calls_, [](const auto& call) { return !call->watch(); });
   if (const auto last_moment = exit_watch::last_moment(); last_moment && now >= *last_moment) {
-    abort_all(TRITONSERVER_ERROR_UNAVAILABLE, "the server ends");
+    abort_all(TRITONSERVER_ERROR_UNAVAILABLE, kServerEnds);
     return;
   }
+  const bool is_stopped = has_stopped(server_);
   const auto silence = probe_interval();
   for (auto it = sequences_.begin(); it != sequences_.end();) {
     const auto current = it++;
     Sequence& sequence = *current->second;
-    if (sequence.is_cancelled()) {
+    if (is_stopped && sequence.is_acknowledged()) {
+      abort(current, TRITONSERVER_ERROR_UNAVAILABLE, kServerEnds);
+    } else if (sequence.is_cancelled()) {
       abort(current, TRITONSERVER_ERROR_CANCELLED, "the client cancelled the request");
     } else if (!sequence.is_submitted() && sequence.is_past_deadline(now)) {
       // Later the engine sees to it.
@@ -298,7 +315,7 @@ void Generation::end_late(Sequences::iterator it) {
   }
   requests_.cancellations.push_back(sequence.id());
   sequence.end_streams(FinishReason::kDeadline);
-  if (sequence.is_due()) sequence.send();
+  if (sequence.is_due()) send(sequence);
   if (!sequence.is_open()) erase(it);
 }
 
@@ -360,7 +377,7 @@ void Generation::on_step(const StepOutputs& outputs) {
       sequence.end_with_error(kDeadlineCode, release.error);
     } else {
       sequence.take(release, outputs);
-      if (sequence.is_due()) sequence.send();
+      if (sequence.is_due()) send(sequence);
     }
     if (!sequence.is_open()) erase(it);
   }

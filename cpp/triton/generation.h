@@ -28,7 +28,8 @@
 // Rows: of a request with several prompts only so many are with the engine at a time, see row_turns.h.
 //
 // End: unloading waits for open requests, as Triton waits for those of an ensemble; give_up() ends the wait,
-// and so does a server that is ending, shortly before its exit timeout is over.
+// and so does a server that is ending, see exit_watch.h. Once that has stopped its models, nothing passes
+// through an ensemble any more, so those requests end at once.
 //
 // Exceptions: none leaves the generation thread. What was open when one came is answered with an error.
 #pragma once
@@ -65,7 +66,7 @@ struct ModelInfo {
 
 class Generation : private EngineClient::Events {
  public:
-  explicit Generation(const ModelSettings& settings);
+  Generation(const ModelSettings& settings, TRITONSERVER_Server* server);
   ~Generation() override;  // stop()
 
   // Starts the engine and returns when it is ready; throws ServerError with the engine's own message when it
@@ -119,6 +120,7 @@ class Generation : private EngineClient::Events {
   // nothing.
   void end_late(Sequences::iterator it);
   void erase(Sequences::iterator it);
+  void send(Sequence& sequence);  // what is due, unless the server has stopped the detokenizer
 
   void on_ready(wire::ReadyFrame& ready) override;
   void on_step(const StepOutputs& outputs) override;
@@ -131,6 +133,7 @@ class Generation : private EngineClient::Events {
   const std::filesystem::path folder_;
   const std::optional<std::regex> forwarded_headers_;
   const bool reports_metrics_;
+  TRITONSERVER_Server* const server_;
 
   mutable std::mutex info_mutex_;  // guards info_
   std::shared_ptr<const ModelInfo> info_;
