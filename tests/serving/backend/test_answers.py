@@ -219,7 +219,6 @@ def test_metrics(server: Server) -> None:
         "vllm:generation_tokens_total",
         "quire:engine_up",
         "quire:engine_restarts_total",
-        "quire:engine_up",
     }
     server.generate("ensemble", input_ids=[1], max_tokens=25, acknowledge=True)
     after = server.metrics()
