@@ -32,8 +32,12 @@ def other_model(folder: Path) -> Path:
     return folder
 
 
+def engine_pids(server: TritonServer) -> list[int]:
+    return [pid for pid, command in children(server.pid).items() if "quire.engine" in command]
+
+
 def kill_engine(server: TritonServer) -> None:
-    (pid,) = [pid for pid, command in children(server.pid).items() if "quire.engine" in command]
+    (pid,) = engine_pids(server)
     before = metrics(server.metrics_url)["quire:engine_restarts_total"]
     os.kill(pid, signal.SIGKILL)
     wait_until(
@@ -74,6 +78,7 @@ def test_edits_of_a_running_server(make_repository: Callable[..., Path], tmp_pat
         for model in MODELS:
             assert "def f(" in generate(server.http_url, BODY, model)["text_output"]
         (other / "tokenizer.json").write_bytes((other / "tokenizer.json").read_bytes() + b"\n")
-        (pid,) = [pid for pid, command in children(server.pid).items() if "quire.engine" in command]
+        wait_until(lambda: len(engine_pids(server)) == 1, what="the engine of the load before has ended")
+        (pid,) = engine_pids(server)
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: "than when it was loaded (tokenizer.json)" in error_of(server), what="a refusal")
