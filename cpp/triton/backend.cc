@@ -109,6 +109,7 @@ QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Mod
       registry::add(loaded->generation);
     } else if (loaded->settings.role == Role::kTokenizer) {
       loaded->tokenizer = std::make_shared<TokenizerModel>(loaded->settings);
+      registry::add(loaded->tokenizer);
     }
     check(TRITONBACKEND_ModelSetState(model, loaded.release()));
   });

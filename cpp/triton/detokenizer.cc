@@ -135,8 +135,11 @@ void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view 
   };
   // Acknowledged once the HTTP thread has the response, so that what comes meanwhile merges into the next
   // chunk.
-  server_guard::run_after_delivery(send_or_report,
-                                   [generation, feedback] { acknowledge(*generation, *feedback); });
+  const bool is_waiting = server_guard::run_after_delivery(
+      send_or_report, [generation, feedback] { acknowledge(*generation, *feedback); });
+  if (!is_waiting) return;
+  Feedback note{header.sequence_id, false, {}, true};
+  acknowledge(*generation, note);
 }
 
 void Detokenizer::decode(const TokenTable& token_table) {

@@ -227,6 +227,7 @@ void Generation::handle(const Feedback& feedback) {
   const auto it = sequences_.find(feedback.sequence_id);
   if (it == sequences_.end()) return;  // its last chunk needed no answer
   Sequence& sequence = *it->second;
+  if (feedback.is_waiting) return sequence.wait_for_delivery();
   sequence.acknowledge();
   if (feedback.is_cancelled) {
     abort(it, TRITONSERVER_ERROR_CANCELLED, "the client cancelled the request");

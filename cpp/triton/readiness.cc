@@ -7,6 +7,7 @@
 #include "generation.h"
 #include "json.h"
 #include "registry.h"
+#include "worker_keeper.h"
 
 namespace quire::triton {
 
@@ -16,9 +17,11 @@ constexpr int kMaxDepth =
     8;  // of models that name models: the server does not look for circles in our parameters
 
 bool serves(TRITONSERVER_Server* server, const std::string& model, int64_t version, int depth) {
-  const auto generations = registry::loaded();
-  for (const auto& generation : generations) {
+  for (const auto& generation : registry::loaded()) {
     if (generation->name() == model) return generation->is_serving();
+  }
+  for (const auto& tokenizer : registry::loaded_tokenizers()) {
+    if (tokenizer->settings.name == model) return tokenizer->is_serving();
   }
   if (depth == kMaxDepth) return true;
   TRITONSERVER_Message* message = nullptr;
@@ -48,9 +51,10 @@ bool is_serving(TRITONSERVER_Server* server, const char* model, int64_t version)
       return false;
     }
   }
-  const auto generations = registry::loaded();
-  return std::all_of(generations.begin(), generations.end(),
-                     [](const auto& generation) { return generation->is_serving(); });
+  const auto serve = [](const auto& models) {
+    return std::all_of(models.begin(), models.end(), [](const auto& one) { return one->is_serving(); });
+  };
+  return serve(registry::loaded()) && serve(registry::loaded_tokenizers());
 }
 
 }  // namespace quire::triton

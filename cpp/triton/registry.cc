@@ -17,6 +17,7 @@ struct Loaded {
   std::mutex mutex;
   std::vector<std::shared_ptr<Generation>> models;  // in the order of loading; a handful at most
   std::vector<std::weak_ptr<Generation>> all;       // these, and those that are being unloaded
+  std::vector<std::weak_ptr<TokenizerModel>> tokenizers;
 };
 
 // Never destroyed: where the server exits without unloading its models, nothing of ours may run any more.
@@ -49,6 +50,21 @@ void give_up_all() {
   for (const auto& model : all) {
     if (model) model->give_up();
   }
+}
+
+void add(const std::shared_ptr<TokenizerModel>& tokenizer) {
+  const std::lock_guard lock(state().mutex);
+  std::erase_if(state().tokenizers, [](const auto& model) { return model.expired(); });
+  state().tokenizers.push_back(tokenizer);
+}
+
+std::vector<std::shared_ptr<TokenizerModel>> loaded_tokenizers() {
+  std::vector<std::shared_ptr<TokenizerModel>> found;
+  const std::lock_guard lock(state().mutex);
+  for (const auto& model : state().tokenizers) {
+    if (auto tokenizer = model.lock()) found.push_back(std::move(tokenizer));
+  }
+  return found;
 }
 
 std::vector<std::shared_ptr<Generation>> loaded() {

@@ -1,5 +1,6 @@
 // The loaded generation models of this process, so that detokenizers and models of role unary find
-// them. This is what makes one backend with several roles out of several models. Thread safe.
+// them; and its tokenizers, for the server's readiness. This is what makes one backend with several roles out
+// of several models. Thread safe.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 namespace quire::triton {
 
 class Generation;
+struct TokenizerModel;
 
 namespace registry {
 
@@ -22,8 +24,11 @@ void give_up_all();
 // Whether it was called: the server exits, and waits for nobody any more.
 bool is_given_up();
 
+void add(const std::shared_ptr<TokenizerModel>& tokenizer);  // as long as it lives
+
 // In the order of loading.
 std::vector<std::shared_ptr<Generation>> loaded();
+std::vector<std::shared_ptr<TokenizerModel>> loaded_tokenizers();
 
 // By Generation::id; null when it is no longer loaded.
 std::shared_ptr<Generation> find(uint64_t id);

@@ -327,11 +327,11 @@ void Sequence::send_probe() {
 }
 
 bool Sequence::is_abandoned(Clock::time_point now, Clock::duration patience) const {
-  return is_outstanding_ && now - last_sent_ >= patience;
+  return is_outstanding_ && !is_waiting_for_delivery_ && now - last_sent_ >= patience;
 }
 
 void Sequence::acknowledge() {
-  is_outstanding_ = false;
+  is_outstanding_ = is_waiting_for_delivery_ = false;
   if (has_failed_) fail(error_code_, error_);
 }
 

@@ -63,6 +63,8 @@ class Sequence {
   void end_streams(FinishReason reason);
   // The outstanding chunk has been dealt with; now an error may leave, see end_with_error().
   void acknowledge();
+  // A detokenizer has dealt with the chunk, and acknowledges it when a busy HTTP thread has the response.
+  void wait_for_delivery() { is_waiting_for_delivery_ = is_outstanding_; }
 
   // Whether send() has something to say now: a client that does not stream gets one response, at the end.
   bool is_due() const {
@@ -144,7 +146,8 @@ class Sequence {
 
   bool is_submitted_ = false;
   bool is_outstanding_ = false;  // sent, to be acknowledged
-  bool is_warned_ = false;       // the warnings have left
+  bool is_waiting_for_delivery_ = false;
+  bool is_warned_ = false;  // the warnings have left
   Clock::time_point last_sent_;
   uint64_t start_ns_ = 0;
   uint64_t first_output_ns_ = 0;

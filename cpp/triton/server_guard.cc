@@ -20,13 +20,13 @@ Function* find(const char* name) {
 
 bool is_loaded() { return find<quire_guard_forget_t>("quire_guard_forget") != nullptr; }
 
-void run_after_delivery(const std::function<void()>& send, std::function<void()> then) {
+bool run_after_delivery(const std::function<void()>& send, std::function<void()> then) {
   static auto* const forget = find<quire_guard_forget_t>("quire_guard_forget");
   static auto* const after_delivery = find<quire_guard_after_delivery_t>("quire_guard_after_delivery");
   if (forget == nullptr || after_delivery == nullptr) {
     send();
     then();
-    return;
+    return false;
   }
   forget();
   send();
@@ -37,9 +37,10 @@ void run_after_delivery(const std::function<void()>& send, std::function<void()>
   };
   if (after_delivery(run, waiting.get())) {
     waiting.release();
-  } else {
-    (*waiting)();
+    return true;
   }
+  (*waiting)();
+  return false;
 }
 
 void ask_readiness(bool (*is_serving)(TRITONSERVER_Server* server, const char* model, int64_t version)) {

@@ -38,6 +38,7 @@ WorkerKeeper::~WorkerKeeper() {
   }
   changed_.notify_all();
   thread_.join();
+  if (worker_) --model_->num_workers;
 }
 
 void WorkerKeeper::run() {
@@ -53,10 +54,7 @@ void WorkerKeeper::run() {
 }
 
 void WorkerKeeper::look_after(std::unique_lock<std::mutex>& lock) {
-  if (worker_ && !worker_->is_idle()) {
-    worker_.reset();
-    log_loss("ended or was stopped while it had no request");
-  }
+  drop_if_ended();
   const auto needs_start = [this] { return is_wanted() && Clock::now() >= next_start_; };
   if (needs_start()) {
     start(lock);
@@ -85,6 +83,7 @@ void WorkerKeeper::start(std::unique_lock<std::mutex>& lock) {
     was_ready_ = true;
     num_failed_starts_ = 0;
     worker_ = std::move(made);
+    ++model_->num_workers;
   } else if (!is_stopping_) {
     QUIRE_LOG(ERROR, "tokenizer '" + model_->settings.name + "': " + error);
     start_error_ = error;
@@ -135,11 +134,7 @@ std::unique_ptr<TokenizerWorker> WorkerKeeper::make_worker() {
 
 std::unique_ptr<WorkerKeeper::Lease> WorkerKeeper::take(const TokenizerWorker::Watch& watch) {
   std::unique_lock lock(mutex_);
-  if (worker_ && !worker_->is_idle()) {
-    worker_.reset();
-    log_loss("ended or was stopped while it had no request");
-    changed_.notify_all();
-  }
+  if (drop_if_ended()) changed_.notify_all();
   const uint64_t num_starts = num_starts_;
   while (!worker_) {
     if (num_starts_ > num_starts && num_failed_starts_ >= kMaxFailedStarts) {
@@ -162,8 +157,17 @@ void WorkerKeeper::put_back(std::unique_ptr<TokenizerWorker> worker) {
   changed_.notify_all();
 }
 
+bool WorkerKeeper::drop_if_ended() {
+  if (!worker_ || worker_->is_idle()) return false;
+  worker_.reset();
+  --model_->num_workers;
+  log_loss("ended or was stopped while it had no request");
+  return true;
+}
+
 void WorkerKeeper::Lease::drop(const std::string& why) {
   worker_.reset();
+  --keeper_.model_->num_workers;
   keeper_.log_loss(why);
 }
 

@@ -2,6 +2,7 @@
 // whether it has a request or not.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <memory>
@@ -21,8 +22,11 @@ struct TokenizerModel {
   explicit TokenizerModel(ModelSettings model_settings)
       : settings(std::move(model_settings)), metrics(settings.name, settings.version, settings.folder) {}
 
+  bool is_serving() const { return num_workers > 0; }
+
   const ModelSettings settings;
   TokenizerMetrics metrics;
+  std::atomic<int> num_workers{0};  // that are ready, or have a request
   std::mutex mutex;
   // What the load has read, as its first worker gave it: what all later ones start from, so that files that
   // change meanwhile mean nothing until the next load. Guarded by mutex.
@@ -66,6 +70,7 @@ class WorkerKeeper {
   void look_after(std::unique_lock<std::mutex>& lock);
   void start(std::unique_lock<std::mutex>& lock);
   std::unique_ptr<TokenizerWorker> make_worker();
+  bool drop_if_ended();  // a worker without a request; whether it had
   void put_back(std::unique_ptr<TokenizerWorker> worker);
   void log_loss(const std::string& why) const;
   bool is_wanted() const { return !worker_ && !is_taken_; }

@@ -57,6 +57,11 @@ class Words:
         self.server.stop()
         self.pool.shutdown()
 
+    def readiness(self) -> set[bool]:
+        """What the server says of itself and of its model."""
+        paths = ("/v2/health/ready", "/v2/models/words/ready")
+        return {self.server.get(path)[0] == 200 for path in paths}
+
     def inputs(self, text: str) -> list[grpc.InferInput]:
         tensor = grpc.InferInput("text_input", [1], "BYTES")
         tensor.set_data_from_numpy(np.array([text.encode()], np.object_))
@@ -199,16 +204,19 @@ def test_a_client_that_leaves(serve: Callable[..., Words]) -> None:
 
 
 def test_processes_that_do_not_start(serve: Callable[..., Words]) -> None:
-    """Requests hear why, and are answered again once they do start."""
+    """Requests hear why, nothing says ready meanwhile, and all is well again once they do start."""
     words = serve(count=1)
+    assert {True} == words.readiness()
     (words.folder / "broken").touch()
     os.kill(words.workers()[0], signal.SIGKILL)
+    wait_for(lambda: words.readiness() == {False}, 120)
     assert words.error("1") == (
         "UNAVAILABLE",
         "the tokenizer does not start: broken: got a file; allowed: none",
     )
     (words.folder / "broken").unlink()
     wait_for(lambda: words.restarts() == 1, 120)
+    assert {True} == words.readiness()
     words.assert_all_answer()
 
 
