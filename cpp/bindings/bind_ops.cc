@@ -44,8 +44,9 @@ void rope_and_cache(cpu::RopeAndCacheParams& p) {
 
 void bind_ops(py::module_& m) {
   def(m, "cpu_paged_attention", cpu::paged_attention, paged_attention_fields());
-  def_kernel<cpu::RopeAndCacheParams>(m, "cpu_rope_and_cache", rope_and_cache,
-                                      rope_and_cache_fields<cpu::RopeAndCacheParams>());
+  using RopeAndCache = cpu::RopeAndCacheParams;
+  def_kernel<RopeAndCache>(m, "cpu_rope_and_cache", rope_and_cache,
+                           fields(rope_and_cache_fields<RopeAndCache>(), rope_norm_fields<RopeAndCache>()));
   def(m, "cpu_rms_norm", cpu::rms_norm, rms_norm_fields<cpu::RmsNormParams>());
   def(m, "cpu_silu_mul", cpu::silu_mul, silu_mul_fields<cpu::SiluMulParams>());
   def(m, "cpu_embedding", cpu::embedding, embedding_fields<cpu::EmbeddingParams>());

@@ -6,6 +6,13 @@
 
 namespace quire::bindings {
 
+// No norm by default.
+template <class P>
+auto rope_norm_fields() {
+  return fields(field<&P::q_norm>("q_norm", 0), field<&P::k_norm>("k_norm", 0),
+                field<&P::norm_eps>("norm_eps", 0.0f));
+}
+
 // key and value follow query in one activation.
 template <class P>
 auto rope_and_cache_fields() {

@@ -15,12 +15,11 @@ void def_rope_and_cache(py::module_& m) {
     set_key_and_value(given, cuda::size_of(given.dtype));
     cuda::launch_rope_and_cache(given, given.stream);
   };
-  def_kernel<Launch<P>>(m, "rope_and_cache", launch,
-                        fields(rope_and_cache_fields<P>(), stream<P>(), field<&P::kv_dtype>("kv_dtype", 0),
-                               field<&P::k_scale>("k_scale", 1.0f), field<&P::v_scale>("v_scale", 1.0f),
-                               field<&P::q_norm>("q_norm", 0), field<&P::k_norm>("k_norm", 0),
-                               field<&P::norm_eps>("norm_eps", 0.0f),
-                               field<&P::places_are_settled>("places_are_settled", false)));
+  def_kernel<Launch<P>>(
+      m, "rope_and_cache", launch,
+      fields(rope_and_cache_fields<P>(), stream<P>(), field<&P::kv_dtype>("kv_dtype", 0),
+             field<&P::k_scale>("k_scale", 1.0f), field<&P::v_scale>("v_scale", 1.0f), rope_norm_fields<P>(),
+             field<&P::places_are_settled>("places_are_settled", false)));
 }
 
 // The two tensors of a call, by their fields.

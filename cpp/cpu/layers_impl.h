@@ -13,6 +13,45 @@ inline void rotate(const T* from, const float* cos, const float* sin, int64_t ha
   });
 }
 
+// out = x * scale * weight: the second half of a norm, whose first computes the scale. out may be x.
+template <class T>
+inline void scale_rows(const T* x, float scale, const T* weight, int64_t size, T* out) {
+  const Vec factor = Vec::broadcast(scale);
+  for_each_vec(size, [&](int64_t d, int n) {
+    store(rounded_to(x, load(x + d, n) * factor) * load(weight + d, n), out + d, n);
+  });
+}
+
+// The sum of squares over size, in an order that depends on size alone.
+class SquareSum {
+ public:
+  void add(Vec x, int64_t d) {
+    Vec& acc = squares_[(d / Vec::kWidth) % 4];
+    acc = Vec::fma(x, x, acc);
+  }
+  // 1 / sqrt(mean + eps)
+  float inverse_root(int64_t size, float eps) const {
+    const float sum = ((squares_[0] + squares_[1]) + (squares_[2] + squares_[3])).sum();
+    return 1.0f / __builtin_sqrtf(sum / static_cast<float>(size) + eps);
+  }
+
+ private:
+  Vec squares_[4] = {Vec::zero(), Vec::zero(), Vec::zero(), Vec::zero()};
+};
+
+// The rotated head in `to`, normalised first where weight is given. to may be from.
+template <class T>
+inline void norm_and_rotate(const T* from, const void* weight, float eps, const float* cos, const float* sin,
+                            int64_t head_dim, T* to) {
+  if (weight != nullptr) {
+    SquareSum squares;
+    for_each_vec(head_dim, [&](int64_t d, int n) { squares.add(load(from + d, n), d); });
+    scale_rows(from, squares.inverse_root(head_dim, eps), static_cast<const T*>(weight), head_dim, to);
+    from = to;
+  }
+  rotate(from, cos, sin, head_dim / 2, to);
+}
+
 template <class T>
 void rope_and_cache(const RopeAndCacheParams& p, int64_t token_begin, int64_t token_end) {
   const int64_t head_dim = p.head_dim, half = head_dim / 2, stride_slot = p.num_kv_heads * head_dim;
@@ -20,15 +59,19 @@ void rope_and_cache(const RopeAndCacheParams& p, int64_t token_begin, int64_t to
     const float* cos = p.cos + p.positions[i] * half;
     const float* sin = p.sin + p.positions[i] * half;
     T* query = static_cast<T*>(p.query) + i * p.stride_token;
-    for (int32_t h = 0; h < p.num_q_heads; ++h)
-      rotate(query + h * head_dim, cos, sin, half, query + h * head_dim);
+    for (int32_t h = 0; h < p.num_q_heads; ++h) {
+      T* head = query + h * head_dim;
+      norm_and_rotate(head, p.q_norm, p.norm_eps, cos, sin, head_dim, head);
+    }
 
     const int64_t slot = p.slot_mapping[i];
     if (slot < 0) continue;
     const T* key = static_cast<const T*>(p.key) + i * p.stride_token;
     T* key_slot = static_cast<T*>(p.key_cache) + slot * stride_slot;
-    for (int32_t h = 0; h < p.num_kv_heads; ++h)
-      rotate(key + h * head_dim, cos, sin, half, key_slot + h * head_dim);
+    for (int32_t h = 0; h < p.num_kv_heads; ++h) {
+      const int64_t at = h * head_dim;
+      norm_and_rotate(key + at, p.k_norm, p.norm_eps, cos, sin, head_dim, key_slot + at);
+    }
     __builtin_memcpy(static_cast<T*>(p.value_cache) + slot * stride_slot,
                      static_cast<const T*>(p.value) + i * p.stride_token, stride_slot * sizeof(T));
   }
@@ -36,35 +79,24 @@ void rope_and_cache(const RopeAndCacheParams& p, int64_t token_begin, int64_t to
 
 template <class T>
 void rms_norm(const RmsNormParams& p, int64_t row_begin, int64_t row_end) {
-  constexpr int kW = Vec::kWidth;
   const int64_t size = p.hidden_size;
   const T* weight = static_cast<const T*>(p.weight);
   for (int64_t i = row_begin; i < row_end; ++i) {
     const T* x = static_cast<const T*>(p.x) + i * p.stride_x;
     T* out = static_cast<T*>(p.out) + i * size;
-    Vec squares[4] = {Vec::zero(), Vec::zero(), Vec::zero(), Vec::zero()};
+    SquareSum squares;
     if (p.residual != nullptr) {
       T* residual = static_cast<T*>(p.residual) + i * size;
       for_each_vec(size, [&](int64_t d, int n) {
         const Vec sum = rounded_to(x, load(residual + d, n) + load(x + d, n));
         store(sum, residual + d, n);
-        Vec& acc = squares[(d / kW) % 4];
-        acc = Vec::fma(sum, sum, acc);
+        squares.add(sum, d);
       });
       x = residual;
     } else {
-      for_each_vec(size, [&](int64_t d, int n) {
-        const Vec v = load(x + d, n);
-        Vec& acc = squares[(d / kW) % 4];
-        acc = Vec::fma(v, v, acc);
-      });
+      for_each_vec(size, [&](int64_t d, int n) { squares.add(load(x + d, n), d); });
     }
-    const float mean =
-        ((squares[0] + squares[1]) + (squares[2] + squares[3])).sum() / static_cast<float>(size);
-    const Vec scale = Vec::broadcast(1.0f / __builtin_sqrtf(mean + p.eps));
-    for_each_vec(size, [&](int64_t d, int n) {
-      store(rounded_to(x, load(x + d, n) * scale) * load(weight + d, n), out + d, n);
-    });
+    scale_rows(x, squares.inverse_root(size, p.eps), weight, size, out);
   }
 }
 

@@ -551,6 +551,9 @@ def cpu_rope_and_cache(
     key_cache: int,
     value_cache: int,
     num_slots: int,
+    q_norm: int = 0,
+    k_norm: int = 0,
+    norm_eps: float = 0.0,
 ) -> None: ...
 def cpu_rms_norm(
     dtype: int,

@@ -15,6 +15,7 @@ from quire._core import cpu_isa, set_cpu_isa, set_num_threads, supported_cpu_isa
 from quire._tensor_checks import check as _check
 from quire._tensor_checks import describe as _describe
 from quire._tensor_checks import dtype_id as _dtype_id
+from quire.qk_norm import QkNorm
 from quire.sample_ops import logprobs, sample, token_counts
 
 __all__ = [
@@ -162,11 +163,14 @@ def paged_attention(
     return out
 
 
-def rope_and_cache(qkv: Tensor, rope: RopeTable, cache: KVCache, batch: BatchInfo) -> None:
+def rope_and_cache(
+    qkv: Tensor, rope: RopeTable, cache: KVCache, batch: BatchInfo, qk_norm: QkNorm | None = None
+) -> None:
     """Rotates the queries in place, and writes rotated keys and the values to their slots of the cache.
 
     qkv: `[num_tokens, (num_q_heads + 2 * num_kv_heads) * head_dim]`: queries, keys, values; type of the
-    cache. Its keys and values stay as they are. Tokens with slot -1 are not stored.
+    cache. Its keys and values stay as they are. Tokens with slot -1 are not stored. qk_norm: applied to each
+    query and key head first; weights `[head_dim]`, type of the cache.
     """
     num_heads, rest = divmod(qkv.size(1), cache.head_dim)
     num_q_heads = num_heads - 2 * cache.num_kv_heads
@@ -184,6 +188,11 @@ def rope_and_cache(qkv: Tensor, rope: RopeTable, cache: KVCache, batch: BatchInf
         )
     if rope.head_dim != cache.head_dim:
         raise ValueError(f"rope table: got head_dim {rope.head_dim}; allowed: the cache's {cache.head_dim}")
+    q_norm, k_norm, norm_eps = 0, 0, 0.0
+    if qk_norm is not None:
+        _check("qk_norm.q_weight", qk_norm.q_weight, cache.dtype, (cache.head_dim,), "head_dim")
+        _check("qk_norm.k_weight", qk_norm.k_weight, cache.dtype, (cache.head_dim,), "head_dim")
+        q_norm, k_norm, norm_eps = qk_norm.q_weight.data_ptr(), qk_norm.k_weight.data_ptr(), qk_norm.eps
     _core.cpu_rope_and_cache(
         cache._dtype_id,
         batch.num_tokens,
@@ -196,6 +205,9 @@ def rope_and_cache(qkv: Tensor, rope: RopeTable, cache: KVCache, batch: BatchInf
         *batch._token_args,
         *cache._args,
         cache.num_slots,
+        q_norm=q_norm,
+        k_norm=k_norm,
+        norm_eps=norm_eps,
     )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from quire import _cuda
+from quire.qk_norm import QkNorm
 from quire.step_arrays import StepArrays
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # quire::cuda::DType
@@ -268,7 +269,14 @@ def gather_rows(indices: Tensor, x: Tensor, out: Tensor, x2: Tensor, out2: Tenso
     )
 
 
-def rope_and_cache(qkv: Tensor, cos: Tensor, sin: Tensor, cache: KVCache, step: StepArrays) -> None:
+def rope_and_cache(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    cache: KVCache,
+    step: StepArrays,
+    qk_norm: QkNorm | None = None,
+) -> None:
     """As `quire.ops.rope_and_cache`; cos, sin: `[max_position, head_dim / 2]` float32."""
     num_q_heads = qkv.size(1) // cache.head_dim - 2 * cache.num_kv_heads
     _cuda.rope_and_cache(
@@ -289,6 +297,9 @@ def rope_and_cache(qkv: Tensor, cos: Tensor, sin: Tensor, cache: KVCache, step: 
         cache.num_slots,
         _stream(),
         kv_dtype=cache.kv_dtype,
+        q_norm=0 if qk_norm is None else qk_norm.q_weight.data_ptr(),
+        k_norm=0 if qk_norm is None else qk_norm.k_weight.data_ptr(),
+        norm_eps=0.0 if qk_norm is None else qk_norm.eps,
         places_are_settled=True,  # a copy in front of the step wrote them
     )
 

@@ -1,4 +1,5 @@
-"""RoPE and the cache write against transformers' Llama."""
+"""RoPE and the cache write against transformers' Llama, with the norms of query and key heads against its
+Qwen3."""
 
 from __future__ import annotations
 
@@ -8,13 +9,18 @@ import pytest
 import torch
 from kernel_reference import REFUSED, assert_close
 from quire import ops
+from quire.qk_norm import QkNorm
 from torch import Tensor
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 DTYPES = [torch.float32, torch.bfloat16]
 # float32 tables in, one rounding out: half a unit of bfloat16 at most, so about 2^-9 / sqrt(3) in the norm.
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2e-3}
+# A norm's product is rounded before the rotation.
+NORM_TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 5e-3}
+EPS = 0.1
 MAX_POSITION = 300
 
 
@@ -52,6 +58,13 @@ def poisoned_cache(num_blocks: int, block_size: int, heads: int, dim: int, dtype
     return ops.KVCache(torch.full(shape, math.nan, dtype=dtype), torch.full(shape, math.nan, dtype=dtype))
 
 
+def norm(weight: Tensor) -> Qwen3RMSNorm:
+    module = Qwen3RMSNorm(weight.numel(), eps=EPS)
+    module.weight.data.copy_(weight)
+    return module
+
+
+@torch.inference_mode()
 def check(
     head_dim: int,
     dtype: torch.dtype,
@@ -59,6 +72,7 @@ def check(
     num_q_heads: int = 6,
     num_kv_heads: int = 2,
     scaling: dict[str, object] | None = None,
+    has_norm: bool = False,
 ) -> None:
     generator = torch.Generator().manual_seed(head_dim)
     embedding = rotary(head_dim, scaling)
@@ -70,27 +84,29 @@ def check(
     activation = torch.randn((num_tokens, width + 24), generator=generator).to(dtype)  # rows lie apart
     qkv, before = activation[:, :width], activation.clone()
 
-    ops.rope_and_cache(qkv, table(embedding), cache, batch_of(positions, slots))
+    qk_norm, tolerance = None, TOLERANCE[dtype]
+    if has_norm:
+        weights = 0.5 + torch.rand((2, head_dim), generator=generator).to(dtype)
+        qk_norm, tolerance = QkNorm(weights[0], weights[1], EPS), NORM_TOLERANCE[dtype]
+
+    ops.rope_and_cache(qkv, table(embedding), cache, batch_of(positions, slots), qk_norm)
 
     q, k, v = before[:, :width].split(
         [num_q_heads * head_dim, num_kv_heads * head_dim, num_kv_heads * head_dim], 1
     )
     cos, sin = embedding(torch.zeros(1), positions[None].long())
-    rotated_q, rotated_k = apply_rotary_pos_emb(
-        q.float().view(num_tokens, -1, head_dim), k.float().view(num_tokens, -1, head_dim), cos[0], sin[0]
-    )
+    q_heads, k_heads = (x.float().view(num_tokens, -1, head_dim) for x in (q, k))
+    if qk_norm is not None:
+        q_heads, k_heads = norm(qk_norm.q_weight)(q_heads), norm(qk_norm.k_weight)(k_heads)
+    rotated_q, rotated_k = apply_rotary_pos_emb(q_heads, k_heads, cos[0], sin[0])
     q_width = num_q_heads * head_dim
-    assert_close(
-        qkv[:, :q_width], rotated_q.flatten(1), TOLERANCE[dtype], f"rotated query, head_dim {head_dim}"
-    )
+    assert_close(qkv[:, :q_width], rotated_q.flatten(1), tolerance, f"rotated query, head_dim {head_dim}")
     assert torch.equal(activation[:, q_width:], before[:, q_width:]), "only the query part of qkv may change"
 
     stored = slots >= 0
     keys = cache.key_cache.view(cache.num_slots, -1)
     values = cache.value_cache.view(cache.num_slots, -1)
-    assert_close(
-        keys[slots[stored]], rotated_k.flatten(1)[stored], TOLERANCE[dtype], f"keys, head_dim {head_dim}"
-    )
+    assert_close(keys[slots[stored]], rotated_k.flatten(1)[stored], tolerance, f"keys, head_dim {head_dim}")
     assert torch.equal(values[slots[stored]], v[stored])
     untouched = torch.ones(cache.num_slots, dtype=torch.bool)
     untouched[slots[stored]] = False
@@ -103,6 +119,13 @@ def check(
 def test_matches_llama(head_dim: int, dtype: torch.dtype) -> None:
     """Queries in place, keys and values in their slots, all else untouched."""
     check(head_dim, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("head_dim", [32, 40, 64, 72, 80, 96, 128, 256])
+def test_matches_qwen3(head_dim: int, dtype: torch.dtype) -> None:
+    """Each query and key head is normalised before it is rotated; values are not."""
+    check(head_dim, dtype, has_norm=True)
 
 
 def test_scaled_rope_is_only_a_table() -> None:
@@ -167,6 +190,9 @@ def test_wrong_tensors_are_named() -> None:
         ops.rope_and_cache(torch.zeros((1, 500)), table(rotary(64)), cache, batch)
     with pytest.raises(ValueError, match=r"rope table: got head_dim 32; allowed: the cache's 64"):
         ops.rope_and_cache(torch.zeros((1, 512)), table(rotary(32)), cache, batch)
+    for weights in ((torch.ones(64), torch.ones(32)), (torch.ones(64).bfloat16(), torch.ones(64))):
+        with pytest.raises(ValueError, match=r"qk_norm\.[qk]_weight: got .*torch.float32\[head_dim\]"):
+            ops.rope_and_cache(torch.zeros((1, 512)), table(rotary(64)), cache, batch, QkNorm(*weights, EPS))
     with pytest.raises(
         ValueError, match=r"sin: got .*allowed: contiguous torch.float32\[max_position, head_dim / 2\]"
     ):

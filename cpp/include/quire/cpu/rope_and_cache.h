@@ -1,6 +1,7 @@
 // Rotary position embedding of queries and keys, and the store of keys and values into the paged cache.
 //
 // Pairs are (d, d + head_dim / 2), as in Hugging Face's Llama. Computed in float32 and rounded once.
+// Optionally each query and key head is normalised first, as Qwen3 does.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +30,12 @@ struct RopeAndCacheParams {
   void* key_cache = nullptr;              // [num_slots, num_kv_heads, head_dim]
   void* value_cache = nullptr;            // [num_slots, num_kv_heads, head_dim]
   int64_t num_slots = 0;                  // num_blocks * block_size
+
+  // [head_dim] of dtype: x / sqrt(mean(x^2) + norm_eps) * q_norm before the rotation, rounded as rms_norm
+  // does; null: no norm.
+  const void* q_norm = nullptr;
+  const void* k_norm = nullptr;
+  float norm_eps = 0;
 };
 
 // Throws InvalidArgument for unsupported sizes, and for a position or slot out of range before anything is
