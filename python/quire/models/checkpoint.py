@@ -1,7 +1,7 @@
 """Safetensors checkpoints: every tensor goes to its place, and every one that has none is named.
 
-The model says where each tensor belongs (`destinations`); files, names, types and shapes are checked before
-the first weight is read, and before the memory for it is taken (`check_checkpoint`).
+The model's table of parameters says where each tensor belongs; files, names, types and shapes are checked
+before the first weight is read, and before the memory for it is taken (`check_checkpoint`).
 """
 
 from __future__ import annotations
@@ -23,14 +23,10 @@ from quire.errors import ModelError, ModelNotFound, describe
 from quire.model_files import INDEX_LIMIT, read_json_object
 from quire.models.config import ModelConfig
 from quire.models.safetensors_header import read_header
-from quire.models.weights import checkpoint_shapes
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
-
-# What checkpoints carry beside the weights: tables that we compute ourselves, and a tied head stored twice.
-_IGNORED = ("rotary_emb.inv_freq",)
 # What becomes the engine's type by a mere conversion. Others are of quantized checkpoints.
 _DTYPES = ("F64", "F32", "F16", "BF16")
 
@@ -40,17 +36,14 @@ def load_model_weights(config: EngineConfig, model: ModelConfig, destinations: M
     if config.load_format == "dummy":
         fill_dummy(destinations, config.seed)
     else:
-        load_checkpoint(model.folder, destinations, _ignored(model))
+        load_checkpoint(model.folder, destinations, model.spec.ignored)
 
 
 def check_checkpoint(config: EngineConfig, model: ModelConfig) -> None:
     """All that load_model_weights() refuses, found without reading a weight."""
     if config.load_format != "dummy":
-        find_tensors(model.folder, checkpoint_shapes(model), _ignored(model))
-
-
-def _ignored(model: ModelConfig) -> tuple[str, ...]:
-    return (*_IGNORED, "lm_head.weight") if model.tie_word_embeddings else _IGNORED
+        shapes = model.parameters(torch.float32).checkpoint_shapes  # whatever the type
+        find_tensors(model.folder, shapes, model.spec.ignored)
 
 
 def load_checkpoint(folder: Path, destinations: Mapping[str, Tensor], ignored: Iterable[str] = ()) -> None:

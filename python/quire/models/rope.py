@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from quire.models.config import RopeConfig
+from quire.models.spec import RopeSpec
 
 
-def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
+def inverse_frequencies(rope: RopeSpec, head_dim: int) -> Tensor:
     """Radians per position of each pair of dimensions: float32 ``[head_dim / 2]``."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
     frequencies = 1.0 / (rope.theta**exponents)
@@ -27,7 +27,7 @@ def inverse_frequencies(rope: RopeConfig, head_dim: int) -> Tensor:
     return frequencies
 
 
-def cos_sin(rope: RopeConfig, head_dim: int, max_positions: int) -> tuple[Tensor, Tensor]:
+def cos_sin(rope: RopeSpec, head_dim: int, max_positions: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines of every position: float32 ``[max_positions, head_dim / 2]`` each."""
     angles = torch.outer(torch.arange(max_positions).float(), inverse_frequencies(rope, head_dim))
     return angles.cos(), angles.sin()

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from quire import _core
 from quire import ops_cuda as ops
-from quire.models.activations_cuda import CudaActivations
-from quire.models.llama_cuda import CudaLlama
+from quire.models.cuda.activations import CudaActivations
+from quire.models.cuda.decoder import CudaDecoder
 from quire.runner.logprob_rows import NUM_PROMPT_INPUTS, LogprobRows
 from quire.runner.sampled import PROMPT_PIECE, Logprobs
 
@@ -35,7 +35,7 @@ class PromptLogprobs:
             torch.zeros(size, dtype=torch.int32, pin_memory=is_pinned) for _ in range(num_copies)
         ]
 
-    def launch(self, copy: int, batch: _core.Batch, model: CudaLlama, activations: CudaActivations) -> None:
+    def launch(self, copy: int, batch: _core.Batch, model: CudaDecoder, activations: CudaActivations) -> None:
         """Compute and copy back what the batch asks for, behind its step on the current stream. What the
         same copy held before must have been collected. Overwrites `activations.logits`."""
         num_rows = batch.num_prompt_rows

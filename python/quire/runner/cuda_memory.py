@@ -9,9 +9,8 @@ import torch
 from quire import _core
 from quire.config import EngineConfig
 from quire.errors import InvalidArgument
-from quire.models.activations_cuda import CudaActivations
 from quire.models.config import ModelConfig
-from quire.models.weights import LlamaWeights
+from quire.models.cuda.activations import CudaActivations
 from quire.runner.logit_edits import table_bytes
 from quire.runner.logprob_rows import logprobs_bytes
 from quire.runner.memory import MemoryLedger, kv_block_bytes, num_kv_blocks
@@ -54,12 +53,13 @@ def plan(
     workspace: bytes of the attention's workspace.
     """
     available = max(0, int(config.gpu_memory_utilization * memory.total) - (memory.total - memory.free))
-    weights = LlamaWeights.num_bytes(model, dtype.itemsize, shares_tied_head=True)
-    weights += 2 * 4 * max_model_len * (model.head_dim // 2)  # the table of angles
-    activations = CudaActivations.num_bytes(
-        model, dtype.itemsize, config.max_num_batched_tokens, config.max_num_seqs
-    )
-    graphs = 0 if config.enforce_eager else len(shapes) * model.num_layers * _GRAPH_BYTES_PER_LAYER
+    spec, meta = model.spec, torch.device("meta")
+    weights = model.parameters(dtype).num_bytes
+    weights += 2 * 4 * max_model_len * (spec.attention.head_dim // 2)  # the table of angles
+    activations = CudaActivations(
+        spec, dtype, meta, config.max_num_batched_tokens, config.max_num_seqs
+    ).num_bytes
+    graphs = 0 if config.enforce_eager else len(shapes) * spec.num_layers * _GRAPH_BYTES_PER_LAYER
     workspace += table_bytes(config.max_num_seqs, model.vocab_size)
     workspace += _core.EditsLayout(config.max_num_seqs).num_bytes
     workspace += logprobs_bytes(config.max_num_seqs, config.max_num_batched_tokens)

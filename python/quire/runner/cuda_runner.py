@@ -21,10 +21,11 @@ from torch import Tensor
 from quire import _core
 from quire import ops_cuda as ops
 from quire.config import EngineConfig
-from quire.models.activations_cuda import CudaActivations
 from quire.models.checkpoint import load_model_weights
 from quire.models.config import ModelConfig
-from quire.models.llama_cuda import CudaLlama
+from quire.models.cuda.activations import CudaActivations
+from quire.models.cuda.decoder import CudaDecoder
+from quire.models.parameters import Weights
 from quire.runner.cuda_logit_edits import CudaLogitEdits
 from quire.runner.cuda_logprobs import PromptLogprobs
 from quire.runner.logprob_rows import LogprobRows
@@ -41,10 +42,11 @@ def make_attention(
     config: EngineConfig, model: ModelConfig, max_model_len: int, device: torch.device
 ) -> ops.PagedAttention:
     """The attention of all layers, with its workspace. Raises ValueError for sizes that it does not have."""
+    sizes = model.spec.attention
     return ops.PagedAttention(
-        num_q_heads=model.num_q_heads,
-        num_kv_heads=model.num_kv_heads,
-        head_dim=model.head_dim,
+        num_q_heads=sizes.num_q_heads,
+        num_kv_heads=sizes.num_kv_heads,
+        head_dim=sizes.head_dim,
         max_num_reqs=config.max_num_seqs,
         max_num_tokens=config.max_num_batched_tokens,
         max_seq_len=max_model_len,
@@ -78,22 +80,22 @@ class CudaRunner:
         device: torch.device,
     ) -> None:
         self._attention = attention
-        self._model = CudaLlama(
-            model, dtype, device, core_config.max_model_len, batch_invariant=config.batch_invariant
+        weights = Weights(model.parameters(dtype), device)
+        load_model_weights(config, model, weights.places())
+        self._model = CudaDecoder(
+            weights, device, core_config.max_model_len, batch_invariant=config.batch_invariant
         )
-        load_model_weights(config, model, self._model.destinations())
-        self._model.prepare()
-        max_num_seqs = config.max_num_seqs
-        self._activations = CudaActivations(model, dtype, device, config.max_num_batched_tokens, max_num_seqs)
+        spec, max_num_seqs = model.spec, config.max_num_seqs
+        self._activations = CudaActivations(spec, dtype, device, config.max_num_batched_tokens, max_num_seqs)
         # Zeros: keys of padding and of stale blocks are read, though never used, and must be finite.
         self._kv_memory = torch.zeros(
             (
-                model.num_layers,
+                spec.num_layers,
                 2,
                 core_config.num_blocks,
                 config.block_size,
-                model.num_kv_heads,
-                model.head_dim,
+                spec.attention.num_kv_heads,
+                spec.attention.head_dim,
             ),
             dtype=kv_dtype,
             device=device,
@@ -115,7 +117,7 @@ class CudaRunner:
         self._out: deque[_BatchOut] = deque()
         self._next_copy = 0
         # Of full steps.
-        self._edits = CudaLogitEdits(max_num_seqs, model.vocab_size, device, self.max_batches_out)
+        self._edits = CudaLogitEdits(max_num_seqs, spec.vocab_size, device, self.max_batches_out)
         self._edit_arguments = self._edits.sampler_arguments()
         self._sampled_rows = LogprobRows(max_num_seqs, device, self.max_batches_out)
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -6,9 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from quire.config import EngineConfig
 from quire.errors import InvalidArgument
 from quire.models.config import ModelConfig
+from quire.models.cpu.activations import Activations
+from quire.models.cpu.decoder import Decoder
 
 DEFAULT_KV_CACHE_BYTES = 512 << 20
 _UNLIMITED = 1 << 62
@@ -16,7 +20,7 @@ _UNLIMITED = 1 << 62
 
 def kv_block_bytes(model: ModelConfig, block_size: int, itemsize: int) -> int:
     """Keys and values of one block in every layer."""
-    return 2 * model.num_layers * block_size * model.num_kv_heads * model.head_dim * itemsize
+    return 2 * model.spec.num_layers * block_size * model.spec.attention.kv_size * itemsize
 
 
 def num_kv_blocks(config: EngineConfig, model: ModelConfig, max_model_len: int, itemsize: int) -> int:
@@ -54,18 +58,17 @@ class MemoryLedger:
     limit: str = "free"  # what `available` is
 
     @classmethod
-    def plan(cls, config: EngineConfig, model: ModelConfig, num_blocks: int, itemsize: int) -> MemoryLedger:
+    def plan(
+        cls, config: EngineConfig, model: ModelConfig, num_blocks: int, dtype: torch.dtype
+    ) -> MemoryLedger:
         """What the runner is going to take."""
-        # Not at the top: it imports torch, and who reads only the settings need not.
-        from quire.models.llama import Activations, Llama
-
-        kv_blocks = num_blocks * kv_block_bytes(model, config.block_size, itemsize)
+        kv_blocks = num_blocks * kv_block_bytes(model, config.block_size, dtype.itemsize)
         is_count = config.num_gpu_blocks_override is not None
         return cls(
-            weights=Llama.num_bytes(model, itemsize),
+            weights=Decoder.weight_bytes(model.parameters(dtype)),
             kv_blocks=kv_blocks,
             activations=Activations.num_bytes(
-                model, itemsize, config.max_num_batched_tokens, config.max_num_seqs
+                model.spec, dtype.itemsize, config.max_num_batched_tokens, config.max_num_seqs
             ),
             available=available_memory(),
             num_blocks=num_blocks,

@@ -16,7 +16,10 @@ from quire import _core, ops
 from quire.config import EngineConfig
 from quire.models.checkpoint import load_model_weights
 from quire.models.config import ModelConfig
-from quire.models.llama import Activations, Llama, Rows
+from quire.models.cpu.activations import Activations, Rows
+from quire.models.cpu.decoder import Decoder
+from quire.models.parameters import Weights
+from quire.runner.device import CPU
 from quire.runner.logit_edits import LogitEdits
 from quire.runner.sampled import PROMPT_PIECE, Logprobs, Sampled
 from quire.runner.threads import ThreadPolicy, num_usable_cores
@@ -61,20 +64,21 @@ class ModelRunner:
         self.num_threads = config.num_threads or num_usable_cores()
         torch.set_num_threads(self.num_threads)
         ops.set_num_threads(self.num_threads)
-        self.model = Llama(model, dtype, max_model_len)
-        load_model_weights(config, model, self.model.destinations())
-        self.model.pack()
-        self.activations = Activations(model, dtype, config.max_num_batched_tokens, config.max_num_seqs)
-        cache_shape = (num_blocks, config.block_size, model.num_kv_heads, model.head_dim)
+        weights = Weights(model.parameters(dtype), CPU)
+        load_model_weights(config, model, weights.places())
+        self.model = Decoder(weights, max_model_len)
+        spec = model.spec
+        self.activations = Activations(spec, dtype, config.max_num_batched_tokens, config.max_num_seqs)
+        cache_shape = (num_blocks, config.block_size, spec.attention.num_kv_heads, spec.attention.head_dim)
         self.caches = [
             ops.KVCache(torch.zeros(cache_shape, dtype=dtype), torch.zeros(cache_shape, dtype=dtype))
-            for _ in range(model.num_layers)
+            for _ in range(spec.num_layers)
         ]
         self._last_token_ids = np.zeros(config.max_num_seqs, dtype=np.int32)  # by row of the block tables
         self._launched: deque[Sampled] = deque()
         self._prompt_piece = min(PROMPT_PIECE, config.max_num_seqs)  # no more logits than a step samples from
         self._prompt_activations: Activations | None = None  # of prompt logprobs, once they are asked for
-        self._make_edits = partial(LogitEdits, config.max_num_seqs, model.vocab_size)
+        self._make_edits = partial(LogitEdits, config.max_num_seqs, spec.vocab_size)
         self._edits: LogitEdits | None = None  # made when a request asks for some
 
     def launch(self, batch: _core.Batch) -> None:
@@ -138,9 +142,7 @@ class ModelRunner:
         """Of the batch's prompt rows, a piece at a time: logits of all of them could take gigabytes. `rows`
         stay as they are."""
         if self._prompt_activations is None:
-            self._prompt_activations = Activations(
-                self.model.config, self.activations.residual.dtype, self._prompt_piece, 0
-            )
+            self._prompt_activations = Activations(self.model.spec, self.model.dtype, self._prompt_piece, 0)
         pieces = []
         for begin in range(0, batch.num_prompt_rows, self._prompt_piece):
             piece = slice(begin, begin + self._prompt_piece)

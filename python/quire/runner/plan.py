@@ -44,7 +44,7 @@ def plan_runner(
         return _plan_cuda(config, model, max_model_len, device)
     dtype = resolve_dtype(config, model)
     num_blocks = num_kv_blocks(config, model, max_model_len, dtype.itemsize)
-    ledger = MemoryLedger.plan(config, model, num_blocks, dtype.itemsize)
+    ledger = MemoryLedger.plan(config, model, num_blocks, dtype)
     log.info("%s", ledger)
     ledger.check()
 

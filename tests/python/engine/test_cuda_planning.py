@@ -11,9 +11,8 @@ import pytest
 import torch
 from quire.config import EngineConfig
 from quire.errors import InvalidArgument
-from quire.models.activations_cuda import CudaActivations
 from quire.models.config import load_model_config
-from quire.models.weights import LlamaWeights
+from quire.models.parameters import Weights
 from quire.runner.cuda_memory import CudaMemory, plan
 from quire.runner.device import resolve_device
 from quire.runner.dtype import resolve_cuda_dtype
@@ -96,18 +95,15 @@ def test_what_does_not_fit_names_the_setting(llama_folder: Callable[..., Path]) 
 
 def test_activations_are_counted_to_the_byte(llama_folder: Callable[..., Path]) -> None:
     """The ledger's figures are the sizes of what is allocated."""
-    model = load_model_config(llama_folder(tie_word_embeddings=True))
-    cpu = torch.device("cpu")
-    buffers = vars(CudaActivations(model, torch.bfloat16, cpu, 96, 8)).values()
-    assert sum(buffer.nbytes for buffer in buffers) == CudaActivations.num_bytes(model, 2, 96, 8)
-
-    class Linear:
-        def __init__(self, in_size: int, out_size: int, bias: bool) -> None:
-            self.weight = torch.empty(out_size, in_size, dtype=torch.bfloat16)
-            self.bias = torch.empty(out_size, dtype=torch.bfloat16) if bias else None
-
-    weights = LlamaWeights(model, torch.bfloat16, cpu, Linear, Linear).destinations().values()
-    assert sum(t.nbytes for t in weights) == LlamaWeights.num_bytes(model, 2, shares_tied_head=True)
+    folder = llama_folder(tie_word_embeddings=True)
+    spec = load_model_config(folder).spec
+    planned = ledger(folder, max_num_batched_tokens=96, max_num_seqs=8)
+    # residual, hidden, added; qkv; attention; gate_up; mlp; then what is of sampled tokens alone
+    per_token = 3 * 64 + (4 + 2 * 2) * 32 + 4 * 32 + 2 * 96 + 96
+    assert planned.activations == 2 * (96 * per_token + 8 * (4 * 32 + 64 + spec.vocab_size))
+    loaded = Weights(load_model_config(folder).parameters(torch.bfloat16), torch.device("cpu")).places()
+    table_of_angles = 2 * 4 * 128 * 16
+    assert planned.weights == sum(tensor.nbytes for tensor in loaded.values()) + table_of_angles
 
 
 def test_device_that_is_not_there() -> None:

@@ -11,7 +11,8 @@ import torch
 from quire.config import EngineConfig
 from quire.errors import InvalidArgument
 from quire.models.config import load_model_config
-from quire.models.llama import Llama
+from quire.models.cpu.decoder import Decoder
+from quire.models.parameters import Weights
 from quire.runner.memory import MemoryLedger, available_memory, num_kv_blocks
 from quire.runner.threads import OWN_CORES, SHARED_CORES
 
@@ -40,12 +41,18 @@ def test_weights_that_do_not_fit() -> None:
         ledger(available=105).check()
 
 
+@pytest.mark.parametrize("is_tied", [False, True])
 @pytest.mark.parametrize("biases", [False, True])
-def test_weights_are_counted_to_the_byte(llama_folder: Callable[..., Path], biases: bool) -> None:
-    """The ledger's figure is the size of all weights that are loaded."""
-    model = load_model_config(llama_folder(attention_bias=biases, mlp_bias=biases))
-    loaded = Llama(model, torch.bfloat16, 64).destinations().values()
-    assert sum(tensor.nbytes for tensor in loaded) == Llama.num_bytes(model, 2)
+def test_weights_are_counted_to_the_byte(
+    llama_folder: Callable[..., Path], biases: bool, is_tied: bool
+) -> None:
+    """The ledger's figure is the size of all weights that are loaded; a tied head is laid out for its GEMM
+    beside the embedding."""
+    settings = {"attention_bias": biases, "mlp_bias": biases, "tie_word_embeddings": is_tied}
+    table = load_model_config(llama_folder(**settings)).parameters(torch.bfloat16)
+    loaded = Weights(table, torch.device("cpu")).places()
+    head = loaded["model.embed_tokens.weight"].nbytes if is_tied else 0
+    assert sum(tensor.nbytes for tensor in loaded.values()) + head == Decoder.weight_bytes(table)
 
 
 def test_number_of_blocks(llama_folder: Callable[..., Path]) -> None:

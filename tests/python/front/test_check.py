@@ -12,7 +12,6 @@ import torch
 from quire.cli import app
 from quire.models.checkpoint import fill_dummy
 from quire.models.config import load_model_config
-from quire.models.weights import checkpoint_shapes
 from quire.triton.check import check_repository, check_settings
 from safetensors.torch import save_file
 from sample_tokenizers import train_byte_level, train_word_level, with_decoder, write_model
@@ -36,9 +35,8 @@ LLAMA = {
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     folder = write_model(tmp_path / "model", train_byte_level(), **LLAMA)
-    tensors = {
-        name: torch.empty(shape) for name, shape in checkpoint_shapes(load_model_config(folder)).items()
-    }
+    shapes = load_model_config(folder).parameters(torch.float32).checkpoint_shapes
+    tensors = {name: torch.empty(shape) for name, shape in shapes.items()}
     fill_dummy(tensors)
     save_file(tensors, folder / "model.safetensors")
     return folder

@@ -15,53 +15,41 @@ _FASTER_ROWS = 64
 # Weights of so many rows at most, and up to how many rows of x the GEMM that cuts k is then faster than
 # cuBLAS: where small tiles are done in one round (docs/kernels/split_gemm.md).
 _SPLIT_ROWS = ((4096, 256), (8192, 128))
-# With more rows, cuBLAS adds to the residual for less than the norm behind it takes to read and write one
+# With more rows, cuBLAS adds to the residual for less than the norm after it takes to read and write one
 # array more each (docs/kernels/step.md).
 _NORM_ADDS_ROWS = 256
 
 
 class CudaLinear:
-    """A projection. Fill `weight` and `bias`, then call prepare() once; only then it can be called.
+    """A projection, whose weight and bias stay where they are.
 
     is_invariant: every row of the result has the same bits whatever rows are beside it. Many rows are then
     computed by the GEMM for few, a part at a time, which is slower (CudaGateUp: all by the GEMM for many).
     """
 
-    def __init__(
-        self,
-        in_size: int,
-        out_size: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        *,
-        bias: bool = False,
-        is_invariant: bool = False,
-    ) -> None:
-        self.weight = torch.empty(out_size, in_size, dtype=dtype, device=device)
-        self.bias = torch.empty(out_size, dtype=dtype, device=device) if bias else None
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, is_invariant: bool = False) -> None:
+        """weight: ``[out_size, in_size]``; bias: ``[out_size]``."""
+        self._bias = bias
         self._is_invariant = is_invariant
-
-    def prepare(self) -> None:
-        """Once the weights are there, at their final place."""
-        self._transposed = self.weight.t()
-        self._plain = ops.SkinnyWeight(self.weight, is_invariant=self._is_invariant)
-        self._split_rows = _split_rows(self.weight)
+        self._transposed = weight.t()
+        self._plain = ops.SkinnyWeight(weight, is_invariant=is_invariant)
+        self._split_rows = _split_rows(weight)
         if self._split_rows:
-            self._split = ops.WideWeight(self.weight)
+            self._split = ops.WideWeight(weight)
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """x: ``[num_rows, in_size]``; out: ``[num_rows, out_size]``."""
         if self._is_invariant:
             for rows, to in _parts(x, out):
-                self._plain(rows, self.bias, to)
+                self._plain(rows, self._bias, to)
         elif x.size(0) <= _FASTER_ROWS:
-            self._plain(x, self.bias, out)
+            self._plain(x, self._bias, out)
         elif x.size(0) <= self._split_rows:
-            self._split.split(x, self.bias, out)
-        elif self.bias is None:
+            self._split.split(x, self._bias, out)
+        elif self._bias is None:
             torch.mm(x, self._transposed, out=out)
         else:
-            torch.addmm(self.bias, x, self._transposed, out=out)
+            torch.addmm(self._bias, x, self._transposed, out=out)
 
     def add_to(self, x: Tensor, residual: Tensor, added: Tensor) -> Tensor | None:
         """residual += y, rounded once; or, where that is no gain, only y into `added`, which is returned for
@@ -69,7 +57,7 @@ class CudaLinear:
 
         x: ``[num_rows, in_size]``; residual, added: ``[num_rows, out_size]``.
         """
-        if self._is_invariant or x.size(0) <= _NORM_ADDS_ROWS or self.bias is not None:
+        if self._is_invariant or x.size(0) <= _NORM_ADDS_ROWS or self._bias is not None:
             self(x, added)
             return added
         torch.addmm(residual, x, self._transposed, out=residual)
@@ -80,23 +68,22 @@ class CudaGateUp(CudaLinear):
     """Gate and up projection of one input, `weight` [2 * intermediate_size, in_size] with gate first, and
     SiLU(gate) * up."""
 
-    def prepare(self) -> None:
-        """As in CudaLinear."""
-        super().prepare()
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, *, is_invariant: bool = False) -> None:
+        super().__init__(weight, bias, is_invariant=is_invariant)
         self._fused = self._wide = None
-        if self.weight.size(0) % 16 == 0:
-            self._fused = ops.SkinnyWeight(self.weight, silu_mul=True, is_invariant=self._is_invariant)
-        if ops.WideWeight.takes(self.weight, silu_mul=True):
-            self._wide = ops.WideWeight(self.weight, silu_mul=True)
+        if weight.size(0) % 16 == 0:
+            self._fused = ops.SkinnyWeight(weight, silu_mul=True, is_invariant=is_invariant)
+        if ops.WideWeight.takes(weight, silu_mul=True):
+            self._wide = ops.WideWeight(weight, silu_mul=True)
 
     def silu_mul(self, x: Tensor, gate_up: Tensor, out: Tensor) -> None:
         """x: ``[num_rows, in_size]``; gate_up: ``[num_rows, 2 * intermediate_size]``, scratch; out:
         ``[num_rows, intermediate_size]``."""
         if self._wide is not None and (self._is_invariant or x.size(0) > _FASTER_ROWS):
-            self._wide(x, self.bias, out)  # a row has the same bits in any number of rows
+            self._wide(x, self._bias, out)  # a row has the same bits in any number of rows
         elif self._fused is not None and (self._is_invariant or x.size(0) <= _FASTER_ROWS):
             for rows, to in _parts(x, out):
-                self._fused(rows, self.bias, to)
+                self._fused(rows, self._bias, to)
         else:
             self(x, gate_up)
             ops.silu_mul(gate_up, out)

@@ -1,0 +1,1 @@
+"""Models on a CPU: weights as oneDNN wants them, GEMMs of torch, all else our kernels."""

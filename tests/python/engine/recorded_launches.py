@@ -1,0 +1,211 @@
+"""Prints every launch of the CUDA executor for a few small Llamas and steps, one per line, without a GPU:
+
+    PYTHONPATH=python python tests/python/engine/recorded_launches.py > tests/python/engine/llama_launches.txt
+
+An argument, a JSON object, is merged into the models' config.json.
+`quire._cuda` is replaced by a recorder, and tensors are on the CPU. An address is printed as the name of the
+tensor and the offset in bytes; a tensor without a name is numbered when it first appears. So two programs
+print the same where their kernels compute the same from the same weights in the same order.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class Recorder(TorchFunctionMode):
+    """What is launched: calls of `quire._cuda`, and torch's GEMMs while it is entered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self._names: dict[int, str] = {}  # by address of the storage
+        self._places: dict[int, tuple[int, int]] = {}  # address -> address of its storage, offset
+        self._num_unnamed = 0
+        self._alive: list[Tensor] = []
+        self._data_ptr = Tensor.data_ptr
+
+    def name(self, name: str, tensor: Tensor) -> None:
+        """Storages that hold several tensors have the name of the first."""
+        self._alive.append(tensor)
+        self._names.setdefault(tensor.untyped_storage().data_ptr(), name)
+
+    def forget_names(self) -> None:
+        self._names.clear()
+        self._num_unnamed = 0
+        self._places.clear()
+
+    def data_ptr(self, tensor: Tensor) -> int:
+        address = self._data_ptr(tensor)
+        storage = tensor.untyped_storage().data_ptr()
+        self._places[address] = storage, address - storage
+        self._alive.append(tensor)  # so that no other tensor gets this address
+        return address
+
+    def launch(self, name: str, *values: object, **named: object) -> None:
+        given = [self.shown(value) for value in values]
+        # A zero, null or false is every kernel's default.
+        named = {key: value for key, value in named.items() if isinstance(value, Tensor) or value}
+        given += [f"{key}={self.shown(value)}" for key, value in sorted(named.items())]
+        self.lines.append(" ".join([name, *given]))
+
+    def shown(self, value: object) -> str:
+        if isinstance(value, Tensor):
+            return f"{self.shown(self.data_ptr(value))}{list(value.shape)}{list(value.stride())}"
+        if isinstance(value, int) and value in self._places:
+            storage, offset = self._places[value]
+            name = self._names.get(storage)
+            if name is None:
+                name = self._names[storage] = f"tensor{self._num_unnamed}"
+                self._num_unnamed += 1
+            return f"{name}+{offset}"
+        return str(value)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (torch.mm, torch.addmm):
+            self.launch(f"torch.{func.__name__}", *args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def install(recorder: Recorder) -> None:
+    """Put the recorder in the place of the kernels; before `quire.ops_cuda` is imported."""
+
+    class Handle:
+        """A weight as a GEMM describes it."""
+
+        def __init__(self, *arguments: object, **named: object) -> None:
+            self._values = [*arguments, *named.values()]
+
+        def __str__(self) -> str:
+            return f"({' '.join(map(recorder.shown, self._values))})"
+
+    def launcher(name: str) -> Callable[..., None]:
+        return lambda *arguments, **named: recorder.launch(name, *arguments, **named)
+
+    kernels: Any = ModuleType("quire._cuda")
+    kernels.SKINNY_GEMM_MAX_ROWS = 64
+    kernels.paged_attention_workspace_bytes = lambda config: 256
+    for name in ("SkinnyGemmWeight", "WideGemmWeight", "PagedAttentionConfig"):
+        setattr(kernels, name, Handle)
+    for name in LAUNCHES:
+        setattr(kernels, name, launcher(name))
+    sys.modules["quire._cuda"] = kernels
+    tensors: Any = torch.Tensor
+    tensors.data_ptr = lambda tensor: recorder.data_ptr(tensor)
+    cuda: Any = torch.cuda
+    cuda.current_stream = lambda: SimpleNamespace(cuda_stream=0)
+    cuda.get_device_properties = lambda _: SimpleNamespace(multi_processor_count=132)
+
+
+LAUNCHES = (
+    "embedding",
+    "gather_rows",
+    "paged_attention",
+    "rms_norm",
+    "rope_and_cache",
+    "silu_mul",
+    "skinny_gemm",
+    "split_gemm",
+    "wide_gemm",
+)
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 320,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+# (settings, batch_invariant, steps of (num_tokens, num_sampled): all sampled is a decode step)
+CASES: dict[str, tuple[dict[str, Any], bool, list[tuple[int, int]]]] = {
+    "plain": ({}, False, [(4, 4), (100, 100), (12, 3), (100, 5), (300, 5)]),
+    "biases": ({"attention_bias": True, "mlp_bias": True}, False, [(4, 4), (300, 5)]),
+    "tied, batch invariant": ({"tie_word_embeddings": True}, True, [(4, 4), (100, 5), (300, 70)]),
+    "odd sizes": ({"vocab_size": 331, "intermediate_size": 100}, False, [(4, 4), (100, 5), (300, 5)]),
+}
+
+
+def main() -> None:
+    changes = json.loads(sys.argv[1]) if sys.argv[1:] else {}
+    recorder = Recorder()
+    install(recorder)
+    for name, (settings, batch_invariant, steps) in CASES.items():
+        with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+            (Path(folder) / "config.json").write_text(json.dumps(CONFIG | settings | changes))
+            for num_tokens, num_sampled in steps:
+                recorder.lines.append(f"# {name}: {num_tokens} tokens, {num_sampled} sampled")
+                run(recorder, Path(folder), batch_invariant, num_tokens, num_sampled)
+    print("\n".join(recorder.lines))
+
+
+def run(recorder: Recorder, folder: Path, batch_invariant: bool, num_tokens: int, num_sampled: int) -> None:
+    """One step, and the logits of three other tokens where it does not sample all."""
+    from quire import ops_cuda as ops
+    from quire.models.config import load_model_config
+    from quire.models.cuda.activations import CudaActivations
+    from quire.models.cuda.decoder import CudaDecoder
+    from quire.models.parameters import Weights
+    from quire.step_arrays import StepArrays
+
+    recorder.forget_names()
+    model = load_model_config(folder)
+    cpu = torch.device("cpu")
+    weights = Weights(model.parameters(torch.bfloat16), cpu)
+    for key, tensor in weights.places().items():
+        recorder.name(key, tensor)
+    decoder = CudaDecoder(weights, cpu, 64, batch_invariant=batch_invariant)
+    activations = CudaActivations(model.spec, torch.bfloat16, cpu, num_tokens, num_sampled)
+    attention = ops.PagedAttention(
+        num_q_heads=4,
+        num_kv_heads=2,
+        head_dim=32,
+        max_num_reqs=8,
+        max_num_tokens=num_tokens,
+        max_seq_len=64,
+        device=cpu,
+    )
+    kv_memory = torch.zeros(2, 2, 8, 16, 2, 32, dtype=torch.bfloat16)
+    caches = [ops.KVCache(layer[0], layer[1]) for layer in kv_memory]
+    block_tables, last_token_ids = torch.zeros(8, 4, dtype=torch.int32), torch.zeros(9, dtype=torch.int32)
+    step = StepArrays(**dict.fromkeys((field.name for field in fields(StepArrays)), torch.zeros(0)))
+    lengths = {"token_ids": num_tokens, "positions": num_tokens, "slot_mapping": num_tokens}
+    lengths |= {"sample_token_idx": num_sampled, "sample_rows": num_sampled}
+    step = replace(step, **{key: torch.zeros(size, dtype=torch.int32) for key, size in lengths.items()})
+    named = {"kv_memory": kv_memory, "block_tables": block_tables, "last_token_ids": last_token_ids}
+    for key, tensor in (named | {key: getattr(step, key) for key in lengths}).items():
+        recorder.name(key, tensor)
+    is_decode = num_tokens == num_sampled
+    with recorder:
+        logits = decoder.forward(
+            step,
+            attention,
+            caches,
+            block_tables,
+            last_token_ids,
+            activations,
+            max_query_len=1 if is_decode else num_tokens,
+            is_all_sampled=is_decode,
+        )
+        recorder.launch("logits", logits)
+        if not is_decode:
+            others = torch.zeros(3, dtype=torch.int32)
+            recorder.name("others", others)
+            recorder.launch("logits", decoder.logits_of(others, activations))
+
+
+if __name__ == "__main__":
+    main()
