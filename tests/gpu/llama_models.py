@@ -37,4 +37,16 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "gqa2-256": {"head_dim": 256, "num_hidden_layers": 2},
     "odd-vocabulary": {"vocab_size": 1003, "hidden_size": 320, "intermediate_size": 864},
+    "mistral": {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": None},
+    "qwen2-tied": {
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "tie_word_embeddings": True,
+    },
+    "qwen3-128": {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "head_dim": 128,
+        "rms_norm_eps": 1e-6,
+    },
 }

@@ -1,5 +1,6 @@
-"""Llama in plain torch and float32, and random checkpoints for it. `test_llama_reference.py` holds it against
-Hugging Face transformers, so that the GPU tests need no such package.
+"""Llama and its relatives in plain torch and float32, and random checkpoints for them.
+`test_llama_reference.py` holds them against Hugging Face transformers, so that the GPU tests need no such
+package.
 """
 
 from __future__ import annotations
@@ -56,24 +57,28 @@ def make_llama(folder: Path, *, seed: int = 0, **settings: Any) -> Path:
         if bias:
             weights[f"{name}.bias"] = torch.randn(width_out, generator=generator) * 0.1
 
-    def norm(name: str) -> None:
-        weights[f"{name}.weight"] = 0.5 + torch.rand(hidden, generator=generator)
+    def norm(name: str, width: int) -> None:
+        weights[f"{name}.weight"] = 0.5 + torch.rand(width, generator=generator)
 
-    hidden, head_dim = config["hidden_size"], config["head_dim"]
+    hidden, head_dim, family = config["hidden_size"], config["head_dim"], config["model_type"]
+    qkv_bias = config["attention_bias"] or family == "qwen2"
     q_size, kv_size = (config[f"num_{kind}_heads"] * head_dim for kind in ("attention", "key_value"))
     linear("model.embed_tokens", hidden, config["vocab_size"], False)
     for i in range(config["num_hidden_layers"]):
         root = f"model.layers.{i}"
-        norm(f"{root}.input_layernorm")
-        norm(f"{root}.post_attention_layernorm")
-        linear(f"{root}.self_attn.q_proj", hidden, q_size, config["attention_bias"])
-        linear(f"{root}.self_attn.k_proj", hidden, kv_size, config["attention_bias"])
-        linear(f"{root}.self_attn.v_proj", hidden, kv_size, config["attention_bias"])
+        norm(f"{root}.input_layernorm", hidden)
+        norm(f"{root}.post_attention_layernorm", hidden)
+        linear(f"{root}.self_attn.q_proj", hidden, q_size, qkv_bias)
+        linear(f"{root}.self_attn.k_proj", hidden, kv_size, qkv_bias)
+        linear(f"{root}.self_attn.v_proj", hidden, kv_size, qkv_bias)
+        if family == "qwen3":
+            norm(f"{root}.self_attn.q_norm", head_dim)
+            norm(f"{root}.self_attn.k_norm", head_dim)
         linear(f"{root}.self_attn.o_proj", q_size, hidden, config["attention_bias"])
         linear(f"{root}.mlp.gate_proj", hidden, config["intermediate_size"], config["mlp_bias"])
         linear(f"{root}.mlp.up_proj", hidden, config["intermediate_size"], config["mlp_bias"])
         linear(f"{root}.mlp.down_proj", config["intermediate_size"], hidden, config["mlp_bias"])
-    norm("model.norm")
+    norm("model.norm", hidden)
     if not config["tie_word_embeddings"]:
         linear("lm_head", hidden, config["vocab_size"], False)
 
@@ -132,7 +137,9 @@ class ReferenceLlama:
         def heads(x: Tensor) -> Tensor:  # [num_heads, num_tokens, head_dim]
             return x.view(num_tokens, -1, head_dim).transpose(0, 1)
 
-        def rotated(x: Tensor) -> Tensor:
+        def rotated(x: Tensor, norm: str) -> Tensor:
+            if f"{norm}.weight" in self.weights:
+                x = self._norm(norm, x)
             a, b = x.chunk(2, -1)
             return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
@@ -140,9 +147,10 @@ class ReferenceLlama:
         for i in range(config["num_hidden_layers"]):
             root = f"model.layers.{i}"
             h = self._norm(f"{root}.input_layernorm", x)
-            q = rotated(heads(self._linear(f"{root}.self_attn.q_proj", h)))
-            k = rotated(heads(self._linear(f"{root}.self_attn.k_proj", h))).repeat_interleave(group, 0)
-            v = heads(self._linear(f"{root}.self_attn.v_proj", h)).repeat_interleave(group, 0)
+            q, k, v = (heads(self._linear(f"{root}.self_attn.{name}_proj", h)) for name in "qkv")
+            q = rotated(q, f"{root}.self_attn.q_norm")
+            k = rotated(k, f"{root}.self_attn.k_norm").repeat_interleave(group, 0)
+            v = v.repeat_interleave(group, 0)
             scores = q @ k.transpose(1, 2) / head_dim**0.5
             is_later = torch.ones(num_tokens, num_tokens, dtype=torch.bool).triu(1)
             attention = scores.masked_fill(is_later, -math.inf).softmax(-1) @ v

@@ -1,4 +1,4 @@
-"""Random Llama checkpoints with a byte-level tokenizer, as Hugging Face folders."""
+"""Random checkpoints of Llama and the other families with a byte-level tokenizer, as Hugging Face folders."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from tokenizers import decoders, models, pre_tokenizers
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of other people's imports
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
 from quire import LLM, _core
 
 BOS, EOS, PAD = 256, 257, 258
 VOCAB_SIZE = 300
+# The families beside Llama, by what makes them other.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "mistral": {"model_type": "mistral", "sliding_window": None, "head_dim": 40},
+    "qwen2-tied": {"model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen3": {"model_type": "qwen3", "head_dim": 40, "rms_norm_eps": 1e-3},
+    "qwen3-biases": {"model_type": "qwen3", "head_dim": 128, "attention_bias": True},
+}
 
 
 def save_tokenizer(folder: Path) -> None:
@@ -30,7 +37,14 @@ def save_tokenizer(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def make_llama(folder: Path, *, seed: int = 0, save: dict[str, Any] | None = None, **settings: Any) -> Path:
+def make_llama(
+    folder: Path,
+    *,
+    model_type: str = "llama",
+    seed: int = 0,
+    save: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Path:
     """Save a random model. Weights are larger than a fresh model's, so that greedy ids vary and logits lie
     apart."""
     values: dict[str, Any] = {
@@ -47,7 +61,8 @@ def make_llama(folder: Path, *, seed: int = 0, save: dict[str, Any] | None = Non
         "tie_word_embeddings": False,
     }
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(**values | {"head_dim": 32} | settings))
+    config = AutoConfig.for_model(model_type, **values | {"head_dim": 32} | settings)
+    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2:

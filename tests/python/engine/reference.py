@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 # Two float32 programs that add in different orders differ by about this much in logits of order 10.
 TIE = 1e-3
@@ -20,8 +20,8 @@ class Greedy:
 
 
 @cache
-def load(folder: Path) -> LlamaForCausalLM:
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+def load(folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,3 +24,33 @@ def test_llama_launches_what_it_always_did() -> None:
     for number, (want, got) in enumerate(zip(EXPECTED, lines, strict=False), 1):
         assert want == got, f"llama_launches.txt:{number}"
     assert len(EXPECTED) == len(lines)
+
+
+def test_qwen3_adds_nothing_but_its_norms() -> None:
+    """The launches are Llama's; only rope_and_cache is given the norms of the layer that it is in."""
+    lines = recorded(architectures=["Qwen3ForCausalLM"], head_dim=32, mlp_bias=False, attention_bias=False)
+    norms = re.compile(
+        r" k_norm=(\S+)k_norm.weight\+0 norm_eps=1e-06( places_\S+) q_norm=(\S+)q_norm.weight\+0$"
+    )
+    roots = []
+    for number, line in enumerate(lines):
+        if line.startswith("rope_and_cache "):
+            found = norms.search(line)
+            assert found is not None, line
+            assert found[1] == found[3]
+            roots.append(found[1])
+            lines[number] = norms.sub(r"\2", line)
+    layers = ["model.layers.0.self_attn.", "model.layers.1.self_attn."]
+    assert layers * (len(roots) // 2) == roots
+    assert unbiased(EXPECTED) == unbiased(lines)
+
+
+def unbiased(lines: list[str]) -> list[str]:
+    """All cases but that of biases, which Qwen3's MLP cannot have."""
+    kept, is_kept = [], True
+    for line in lines:
+        if line.startswith("# "):
+            is_kept = not line.startswith("# biases")
+        if is_kept:
+            kept.append(line)
+    return kept

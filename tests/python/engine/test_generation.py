@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from quire import LLM, SamplingParams
-from random_llama import VOCAB_SIZE
+from random_llama import FAMILIES, VOCAB_SIZE
 from reference import assert_same, greedy, load
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -71,6 +71,17 @@ def test_alone(llama_folder: Callable[..., Path], model: str) -> None:
     llm = LLM(str(folder), dtype="float32", max_model_len=256)
     given = prompts(1, 4)
     check(folder, given, [ids(llm.generate(prompt, GREEDY))[0] for prompt in given], model)
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_families(llama_folder: Callable[..., Path], model: str) -> None:
+    """The families beside Llama, one request at a time and twelve at once."""
+    folder = llama_folder(**FAMILIES[model])
+    llm = LLM(str(folder), dtype="float32", max_model_len=256, max_num_batched_tokens=24, max_num_seqs=8)
+    given = prompts(1, 4)
+    check(folder, given, [ids(llm.generate(prompt, GREEDY))[0] for prompt in given], model)
+    given = prompts(2, 12)
+    check(folder, given, ids(llm.generate(given, GREEDY)), f"{model}, with batch mates")
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -14,7 +14,7 @@ import torch
 from quire import LLM, SamplingParams
 from quire.outputs import Logprob, RequestOutput, StreamOutput
 from quire.token_logprobs import TokenLogprobs
-from random_llama import VOCAB_SIZE, with_batches_out
+from random_llama import FAMILIES, VOCAB_SIZE, with_batches_out
 from reference import load
 
 # Of two float32 programs that add in different orders; logits here are of order 10.
@@ -23,6 +23,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "gqa-32": {},
     "mqa-40-tied": {"head_dim": 40, "num_key_value_heads": 1, "tie_word_embeddings": True},
     "gqa-128-biases": {"head_dim": 128, "attention_bias": True, "mlp_bias": True},
+    **FAMILIES,
 }
 MODES: dict[str, dict[str, Any]] = {
     "whole": {},

@@ -76,8 +76,8 @@ def test_rope_table_equals_transformers(tmp_path: Path, values: dict[str, Any]) 
 @pytest.mark.parametrize(
     ("values", "key", "given", "allowed"),
     [
-        ({"architectures": ["MambaForCausalLM"]}, "architectures", "MambaForCausalLM", "LlamaForCausalLM"),
-        ({"architectures": [{"a": 1}]}, "architectures", '[{"a": 1}]', "LlamaForCausalLM"),
+        ({"architectures": ["MambaForCausalLM"]}, "architectures", "MambaForCausalLM", "Qwen3ForCausalLM"),
+        ({"architectures": [{"a": 1}]}, "architectures", '[{"a": 1}]', "LlamaForCausalLM, MistralFor"),
         ({"architectures": []}, "architectures", "[]", "LlamaForCausalLM"),
         ({"hidden_act": "gelu"}, "hidden_act", "gelu", "silu"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantization_config", "awq", "none"),
