@@ -55,7 +55,8 @@ def load_model_config(folder: Path) -> ModelConfig:
         config.refuse("architectures", architectures, ", ".join(FAMILIES))
     quantization = config.value("quantization_config")
     if quantization is not None:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        is_named = isinstance(quantization, dict) and "quant_method" in quantization
+        method = quantization["quant_method"] if is_named else quantization
         config.refuse("quantization_config", method, "none (unquantized weights)")
     dtype = config.get("dtype", str, None) or config.get("torch_dtype", str, "float32")
     if dtype not in DTYPES:

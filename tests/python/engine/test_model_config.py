@@ -81,6 +81,8 @@ def test_rope_table_equals_transformers(tmp_path: Path, values: dict[str, Any]) 
         ({"architectures": []}, "architectures", "[]", "LlamaForCausalLM"),
         ({"hidden_act": "gelu"}, "hidden_act", "gelu", "silu"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantization_config", "awq", "none"),
+        ({"quantization_config": {}}, "quantization_config", "{}", "none"),
+        ({"compression_config": {"format": "int"}}, "compression_config", '{"format": "int"}', "null"),
         (
             {"rope_scaling": {"type": "yarn", "factor": 2.0}},
             "rope_scaling.type",
