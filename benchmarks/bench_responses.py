@@ -150,8 +150,10 @@ def engine_main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--settings-fd", type=int, required=True)
     args = parser.parse_args()
-    config = json.loads(args.config.read_text())
+    with os.fdopen(args.settings_fd) as file:
+        config = json.load(file)
     run_engine(socket.socket(fileno=args.fd), config["streams"], config["tokens"], config["step_seconds"])
 
 

@@ -55,6 +55,13 @@ def rows_of(result: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
 
 
+def test_bench_responses() -> None:
+    """The path of responses, with a stand-in for the model, loses nothing."""
+    result = quire("bench", "responses", "--streams", "8", "--seconds", "0.2")
+    assert 0 == result.returncode, result.stdout + result.stderr
+    assert "lost or double ids              0" in result.stdout
+
+
 def test_bench_streams(tmp_path: Path) -> None:
     """One row for each number of streams and size of body; every stream is whole."""
     file = tmp_path / "rows.json"
