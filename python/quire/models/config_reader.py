@@ -148,7 +148,7 @@ class ConfigReader:
                 self.refuse(key, value, allowed)
 
     def refuse_unread(self) -> None:
-        """Refuse the first key that changes what a model computes and that nobody asked for."""
+        """Refuse the first key that changes what a model computes and that was not read."""
         for key, neutral in _NEUTRAL.items():
             value = self._values.get(key)
             if key in self._read or value is None:

@@ -125,6 +125,19 @@ class ModelSpec:
     head: LinearSpec  # a tied one has the embedding's name
     ignored: tuple[str, ...]  # ends of the names of tensors that a checkpoint may carry and nothing reads
 
+    def __post_init__(self) -> None:
+        sizes = {
+            (
+                layer.attention.q_size,
+                layer.attention.kv_size,
+                layer.attention.head_dim,
+                layer.mlp.down.in_size,
+            )
+            for layer in self.layers
+        }
+        if len(sizes) != 1:
+            raise ValueError(f"layers: got {len(sizes)} kinds of sizes; allowed: 1")
+
     @property
     def hidden_size(self) -> int:
         return self.embedding.hidden_size

@@ -1,4 +1,4 @@
-"""Logprobs of prompts on a GPU, behind their step.
+"""Logprobs of prompts on a GPU, after their step.
 
 They stay outside of its graph: a step may ask for as many rows as it has tokens, whose logits are many times
 what the step has room for. So they go through the head in pieces, as many as there are.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class PromptLogprobs:
-    """Those of a batch's prompt rows. Made at first use."""
+    """Computes the logprobs of a batch's prompt rows; allocated on first use."""
 
     def __init__(self, max_num_tokens: int, device: torch.device, num_copies: int) -> None:
         self._rows = LogprobRows(max_num_tokens, device, num_copies)
@@ -36,7 +36,7 @@ class PromptLogprobs:
         ]
 
     def launch(self, copy: int, batch: _core.Batch, model: CudaDecoder, activations: CudaActivations) -> None:
-        """Compute and copy back what the batch asks for, behind its step on the current stream. What the
+        """Compute and copy back what the batch asks for, after its step on the current stream. What the
         same copy held before must have been collected. Overwrites `activations.logits`."""
         num_rows = batch.num_prompt_rows
         inputs = self._upload(copy, batch.prompt_token_idx, batch.prompt_next_ids, batch.prompt_num_logprobs)

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class Recorder(TorchFunctionMode):
-    """What is launched: calls of `quire._cuda`, and torch's GEMMs while it is entered."""
+    """What is launched: calls of `quire._cuda` and, while it is entered, what torch computes or allocates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,10 +73,14 @@ class Recorder(TorchFunctionMode):
         return str(value)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in (torch.mm, torch.addmm):
-            self.launch(f"torch.{func.__name__}", *args, **kwargs)
-        return func(*args, **kwargs)
+        result = func(*args, **(kwargs or {}))
+        given = {tensor.untyped_storage().data_ptr() for tensor in args if isinstance(tensor, Tensor)}
+        is_view = isinstance(result, Tensor) and result.untyped_storage().data_ptr() in given
+        name = func.__name__
+        is_in_place = name.endswith("_") and not name.startswith("__")
+        if is_in_place or name in ("mm", "addmm") or (isinstance(result, Tensor) and not is_view):
+            self.launch(f"torch.{name}", *args, **(kwargs or {}))
+        return result
 
 
 def install(recorder: Recorder) -> None:
@@ -188,6 +192,8 @@ def run(recorder: Recorder, folder: Path, batch_invariant: bool, num_tokens: int
     named = {"kv_memory": kv_memory, "block_tables": block_tables, "last_token_ids": last_token_ids}
     for key, tensor in (named | {key: getattr(step, key) for key in lengths}).items():
         recorder.name(key, tensor)
+    others = torch.zeros(3, dtype=torch.int32)
+    recorder.name("others", others)
     is_decode = num_tokens == num_sampled
     with recorder:
         logits = decoder.forward(
@@ -202,8 +208,6 @@ def run(recorder: Recorder, folder: Path, batch_invariant: bool, num_tokens: int
         )
         recorder.launch("logits", logits)
         if not is_decode:
-            others = torch.zeros(3, dtype=torch.int32)
-            recorder.name("others", others)
             recorder.launch("logits", decoder.logits_of(others, activations))
 
 

@@ -19,7 +19,7 @@ def recorded(**config: Any) -> list[str]:
 
 
 def test_llama_launches_what_it_always_did() -> None:
-    """The same kernels with the same arguments, in the same order, on the same weights."""
+    """Kernels, arguments, order and weights are those of the committed list."""
     lines = recorded()
     for number, (want, got) in enumerate(zip(EXPECTED, lines, strict=False), 1):
         assert want == got, f"llama_launches.txt:{number}"

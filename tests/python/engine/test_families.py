@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def test_a_window_alone(tmp_path: Path, architecture: str, is_refused: bool) -> 
 
 
 def test_mistral_has_a_window_by_default(tmp_path: Path) -> None:
-    """As in transformers, a config.json without the key has one of 4,096, which short contexts never fill."""
+    """Without the key it is 4,096, as in transformers, which short contexts never fill."""
     values: dict[str, Any] = {"architectures": ["MistralForCausalLM"], **SIZES}
     file = tmp_path / "config.json"
     file.write_text(json.dumps(values | {"max_position_embeddings": 4096}))
@@ -165,3 +166,11 @@ def test_mistral_has_a_window_by_default(tmp_path: Path) -> None:
     file.write_text(json.dumps(values | {"max_position_embeddings": 4097}))
     with pytest.raises(UnsupportedModel, match=r"sliding_window: got 4096; .*max_position_embeddings"):
         load_model_config(tmp_path)
+
+
+def test_layers_of_one_size(tmp_path: Path) -> None:
+    """Buffers and the KV cache have one shape for all layers: a spec with two is refused."""
+    spec = load(tmp_path, "LlamaForCausalLM").spec
+    other = replace(spec.layers[0], attention=replace(spec.attention, head_dim=64))
+    with pytest.raises(ValueError, match="layers: got 2 kinds of sizes; allowed: 1"):
+        replace(spec, layers=(*spec.layers, other))

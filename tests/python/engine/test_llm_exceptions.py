@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import dis
+import linecache
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -59,6 +61,8 @@ class Places:
         # What strikes once a public function has ended is the caller's: its answer is lost on the way.
         if event == "return" and not (frame.f_back and frame.f_back.f_code.co_filename.startswith(OWN_CODE)):
             return self._visit
+        if _is_nowhere(frame, event, argument):
+            return self._visit
         if self.count == self._at and self._error:
             sys.settrace(None)
             sys.setprofile(None)
@@ -66,6 +70,22 @@ class Places:
             raise self._error
         self.count += 1
         return self._visit
+
+
+def _is_nowhere(frame: FrameType, event: str, argument: object) -> bool:
+    """Whether Python does nothing here that could raise: at a `try:`, and between the end of a with block and
+    its __exit__. An exception there would leave a lock held."""
+    if event == "c_call":
+        return getattr(argument, "__name__", "") == "__exit__"
+    if event != "line":
+        return False
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    operation = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+    return line == "try:" or (line.startswith("with ") and operation in _AFTER_A_WITH_BLOCK)
+
+
+# What the line of a with statement does once its block has ended; before the block it loads variables.
+_AFTER_A_WITH_BLOCK = ("LOAD_CONST", "NOP", "POP_BLOCK", "SWAP")
 
 
 def places_of(call: Callable[[], object]) -> range:
@@ -77,7 +97,8 @@ def places_of(call: Callable[[], object]) -> range:
 
 
 def check_next_generate(llm: LLM, expected: list[tuple[int, ...]]) -> None:
-    """It is right, and nothing is left in the engine."""
+    """It is right, and nothing is left in the engine; other threads can have their turn."""
+    assert not llm._turn._is_owned()  # type: ignore[attr-defined]
     outputs = llm.generate(PROMPTS, GREEDY)
     assert expected == [output.outputs[0].token_ids for output in outputs]
     stats = llm.stats()

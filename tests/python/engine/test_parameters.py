@@ -49,7 +49,7 @@ def test_a_tied_head_is_the_embedding(llama_folder: Callable[..., Path]) -> None
 
 
 def test_what_is_taken_is_forgotten(llama_folder: Callable[..., Path]) -> None:
-    """So an executor that lays a weight out anew frees the first one; nobody takes a tensor twice."""
+    """An executor that lays a weight out anew frees the first one; a tensor cannot be taken twice."""
     weights = Weights(table(llama_folder()), CPU)
     attention = weights.table.spec.layers[1].attention
     weights.linear(attention.o)

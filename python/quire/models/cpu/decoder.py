@@ -41,32 +41,32 @@ class Decoder:
         self.dtype = weights.table.dtype
 
         @lru_cache
-        def rope(rope: RopeSpec, head_dim: int) -> ops.RopeTable:
+        def rope_table(rope: RopeSpec, head_dim: int) -> ops.RopeTable:
             return ops.RopeTable(*cos_sin(rope, head_dim, max_model_len))
 
-        def linear(linear: LinearSpec) -> Linear:
+        def make_linear(linear: LinearSpec) -> Linear:
             return weights.table.weight_format.cpu_linear(weights.linear(linear))
 
-        def layer(layer: LayerSpec, next_norm: NormSpec) -> _Layer:
+        def make_layer(layer: LayerSpec, next_norm: NormSpec) -> _Layer:
             attention = layer.attention
             return _Layer(
-                qkv=linear(attention.qkv),
-                rope=rope(attention.rope, attention.head_dim),
+                qkv=make_linear(attention.qkv),
+                rope=rope_table(attention.rope, attention.head_dim),
                 qk_norm=weights.qk_norm(attention),
                 q_size=attention.q_size,
                 softmax_scale=attention.head_dim**-0.5,
-                o=linear(attention.o),
+                o=make_linear(attention.o),
                 mlp_norm=weights.norm(layer.mlp_norm),
-                gate_up=linear(layer.mlp.gate_up),
-                down=linear(layer.mlp.down),
+                gate_up=make_linear(layer.mlp.gate_up),
+                down=make_linear(layer.mlp.down),
                 next_norm=weights.norm(next_norm),
             )
 
         self._embedding = weights.embedding()
         self._first_norm = weights.norm(spec.layers[0].input_norm)
-        self._layers = [*map(layer, spec.layers, spec.next_norms)]
-        self._head = linear(spec.head)
-        # Of the layers' weights: what a step's number of threads depends on.
+        self._layers = [*map(make_layer, spec.layers, spec.next_norms)]
+        self._head = make_linear(spec.head)
+        # The largest weight of a layer decides how many threads a step's GEMMs get.
         self.num_largest_weights = max(
             linear.in_size * linear.out_size
             for layer in spec.layers

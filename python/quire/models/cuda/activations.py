@@ -30,7 +30,7 @@ class CudaActivations:
         self.gate_up = buffer(max_num_tokens, mlp.gate_up.out_size)
         self.mlp = buffer(max_num_tokens, mlp.intermediate_size)
         self.added = buffer(max_num_tokens, spec.hidden_size)  # what a block adds to the residual
-        # Of the sampled tokens alone, from the last layer's attention on.
+        # From the last layer's attention on, only the sampled tokens.
         self.sampled_attention = buffer(max_num_sampled, attention.q_size)
         self.sampled_residual = buffer(max_num_sampled, spec.hidden_size)
         self.logits = buffer(max_num_sampled, spec.vocab_size)

@@ -55,34 +55,34 @@ class CudaDecoder:
         spec, weight_format = weights.table.spec, weights.table.weight_format
 
         @lru_cache
-        def rope(rope: RopeSpec, head_dim: int) -> tuple[Tensor, Tensor]:
+        def rope_table(rope: RopeSpec, head_dim: int) -> tuple[Tensor, Tensor]:
             cos, sin = cos_sin(rope, head_dim, max_model_len)
             return cos.to(device), sin.to(device)
 
-        def linear(linear: LinearSpec) -> CudaLinear:
+        def make_linear(linear: LinearSpec) -> CudaLinear:
             return weight_format.cuda_linear(weights.linear(linear), is_invariant=batch_invariant)
 
-        def gate_up(linear: LinearSpec) -> CudaGateUp:
+        def make_gate_up(linear: LinearSpec) -> CudaGateUp:
             return weight_format.cuda_gate_up(weights.linear(linear), is_invariant=batch_invariant)
 
-        def layer(layer: LayerSpec, next_norm: NormSpec) -> _Layer:
+        def make_layer(layer: LayerSpec, next_norm: NormSpec) -> _Layer:
             attention = layer.attention
             return _Layer(
-                qkv=linear(attention.qkv),
-                rope=rope(attention.rope, attention.head_dim),
+                qkv=make_linear(attention.qkv),
+                rope=rope_table(attention.rope, attention.head_dim),
                 qk_norm=weights.qk_norm(attention),
                 q_size=attention.q_size,
-                o=linear(attention.o),
+                o=make_linear(attention.o),
                 mlp_norm=weights.norm(layer.mlp_norm),
-                gate_up=gate_up(layer.mlp.gate_up),
-                down=linear(layer.mlp.down),
+                gate_up=make_gate_up(layer.mlp.gate_up),
+                down=make_linear(layer.mlp.down),
                 next_norm=weights.norm(next_norm),
             )
 
         self._embedding = weights.embedding()
         self._first_norm = weights.norm(spec.layers[0].input_norm)
-        self._layers = [*map(layer, spec.layers, spec.next_norms)]
-        self._head = linear(spec.head)
+        self._layers = [*map(make_layer, spec.layers, spec.next_norms)]
+        self._head = make_linear(spec.head)
 
     def forward(
         self,
