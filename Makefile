@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 
 NATIVE := CMakeLists.txt $(shell find cmake cpp cuda -type f 2>/dev/null)
 
-.PHONY: help setup demo serve test gpu-test sanitize lint cuda-check format bench clean
+.PHONY: help setup demo serve test gpu-test sanitize lint docs cuda-check format bench clean
 
 help:
 	@echo "make demo    build everything, serve the embedded model on a real tritonserver, show it working, stop"
@@ -20,7 +20,8 @@ help:
 	@echo "             with the Python packages, cmake and ninja that PYTHON's environment has"
 	@echo "make sanitize  every kernel, in bfloat16, under compute-sanitizer (memcheck, racecheck, synccheck), on such a machine,"
 	@echo "             with what OFFLINE=1 needs"
-	@echo "make lint    formatting, lint and types"
+	@echo "make lint    formatting, lint, types, and whether generated files are current"
+	@echo "make docs    write the generated files: pages of docs, tables of the README, cpp/include/quire/fields.h"
 	@echo "make cuda-check  compile every CUDA kernel for Hopper and the program of make sanitize, warnings as errors; needs no"
 	@echo "             GPU. Uses nvcc from PATH, else installs the PyPI wheels of the CUDA toolkit into build/cuda-check"
 	@echo "make bench   scheduler, kernels, engine and serving on this machine; \`quire bench\` lists them"
@@ -79,6 +80,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/python docs/generate.py --check
+
+# Writes what is generated: pages of docs, the tables of the README, the C++ header of the request fields.
+docs: setup
+	$(BIN)/python docs/generate.py
 
 CUDA_CHECK := build/cuda-check
 # The toolkit that the kernels are tested with.

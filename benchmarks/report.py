@@ -1,9 +1,9 @@
-"""Reads what side_by_side.py wrote: the newest pair of each row, a table of them, the README's copy of it.
+"""Reads what side_by_side.py wrote: the newest pair of each row, and the texts that the docs have from it.
 
     python benchmarks/report.py [RESULTS.json]            print the table
-    python benchmarks/report.py [RESULTS.json] --readme   write it into README.md, between its two marks
 
-Only rows that both sides ran in one call are shown. A test compares the README with the committed results.
+`make docs` writes the whole table into docs/numbers.md, and a sentence and five of its rows into README.md,
+each between two marks. Only rows that both sides ran in one call are shown.
 """
 
 from __future__ import annotations
@@ -18,9 +18,16 @@ from typing import Any
 from workload import FOLDER, check_share, same_case
 
 RESULTS = FOLDER / "results" / "side_by_side.json"
-README = FOLDER.parent / "README.md"
-BEGIN = "<!-- benchmarks/report.py: begin -->"
-END = "<!-- benchmarks/report.py: end -->"
+BEGIN = "<!-- benchmarks/report.py, {name}: begin -->"
+END = "<!-- benchmarks/report.py, {name}: end -->"
+# The rows of the README: shape, prompt tokens, output tokens, concurrency.
+CHOSEN = (
+    ("8b", 512, 256, 1),
+    ("8b", 512, 256, 64),
+    ("8b", 512, 256, 256),
+    ("1b", 512, 256, 1),
+    ("1b", 512, 256, 256),
+)
 NOTHING = "No side-by-side run has been committed yet."
 
 Row = dict[str, Any]
@@ -93,6 +100,37 @@ def markdown(runs: Iterable[dict[str, Any]]) -> str:
     return "\n".join(parts)
 
 
+def chosen_rows(runs: Iterable[dict[str, Any]]) -> str:
+    """The rows of CHOSEN, in its order, on the card of the newest of them."""
+    rows = [pair for case in CHOSEN for pair in newest_pairs(runs) if _name(pair) == case]
+    if not rows:
+        return NOTHING + "\n"
+    card = max(rows, key=lambda pair: str(pair.run["date"])).card
+    return _table([pair for pair in rows if pair.card == card])
+
+
+def summary(runs: Iterable[dict[str, Any]]) -> str:
+    """A list item per card: by how much Quire is ahead, and in how many cases."""
+    pairs = newest_pairs(runs)
+    lines = []
+    for card in dict.fromkeys(pair.card for pair in pairs):
+        here = [pair for pair in pairs if pair.card == card]
+        ahead = sum(pair.ratio > 1 for pair in here)
+        spans = []
+        for shape in dict.fromkeys(pair.shape for pair in here):
+            ratios = [pair.ratio for pair in here if pair.shape == shape]
+            what = "" if spans else " vLLM's tokens per second"
+            spans.append(f"{min(ratios):.2f} to {max(ratios):.2f} times{what} with {shape.upper()}")
+        lines.append(f"- **Fast.** {', '.join(spans)}; ahead in {ahead} of {len(here)} cases on one {card}.")
+    return "\n".join(lines or [NOTHING]) + "\n"
+
+
+def _name(pair: Pair) -> tuple[str, int, int, int] | None:
+    """How CHOSEN calls the case; None for one whose prompts share a prefix."""
+    row = pair.quire
+    return None if row["shared"] else (pair.shape, row["prompt"], row["out"], row["conc"])
+
+
 def _table(pairs: list[Pair]) -> str:
     lines = [
         _caption(pairs),
@@ -132,13 +170,14 @@ def _caption(pairs: list[Pair]) -> str:
     )
 
 
-def with_table(readme: str, table: str) -> str:
-    """The README with the table between its marks."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{README}: allowed: a text with {BEGIN} and {END}")
-    return f"{before}{begin}\n{table}{end}{after}"
+def with_part(page: str, name: str, text: str) -> str:
+    """The page with `text` between the marks of that name."""
+    begin, end = BEGIN.format(name=name), END.format(name=name)
+    before, has_begin, rest = page.partition(begin)
+    _, has_end, after = rest.partition(end)
+    if not has_begin or not has_end:
+        raise ValueError(f"got a page without {begin} and {end}; allowed: a page with both, in this order")
+    return f"{before}{begin}\n{text}{end}{after}"
 
 
 def _case(row: Row) -> tuple[int, ...]:
@@ -150,13 +189,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", type=Path, nargs="?", default=RESULTS)
-    parser.add_argument("--readme", action="store_true", help="write the table into README.md")
-    options = parser.parse_args()
-    table = markdown(load_runs(options.results))
-    if options.readme:
-        README.write_text(with_table(README.read_text("utf-8"), table), "utf-8")
-    else:
-        print(table, end="")
+    print(markdown(load_runs(parser.parse_args().results)), end="")
 
 
 if __name__ == "__main__":

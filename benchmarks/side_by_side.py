@@ -6,7 +6,7 @@
 Each side is a process of its own: `vllm` benchmarks/vllm_engine.py, `quire` benchmarks/bench_engine.py,
 `serve` benchmarks/bench_serve.py (Quire through Triton). RESULTS.json gets a new entry for each shape and is
 written after every row, so that what was measured survives a call that is cut off; a later call adds to it.
-benchmarks/plot.py makes the plots and the README's table of it.
+benchmarks/plot.py makes the plots of it, `make docs` the tables of README.md and docs/numbers.md.
 """
 
 from __future__ import annotations

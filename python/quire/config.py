@@ -46,17 +46,18 @@ class EngineConfig(BaseModel):
     kv_cache_memory_bytes: Annotated[int, Field(ge=1, le=INT64_MAX)] | None = None
     """Memory of the KV cache. null: 512 MiB on a CPU, what gpu_memory_utilization leaves on a GPU."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Share of the GPU's memory that this engine and what already is on it may take."""
+    """Share of the GPU's memory that this engine may take, together with what is on the GPU already."""
     enforce_eager: bool = False
     """No CUDA graphs: a faster start and a slower engine."""
     batch_invariant: bool = False
     """Logits of a request are bitwise the same whatever runs beside it, as long as its tokens are cut into
-    steps in the same way: a single token that is left of a prompt (behind a cached prefix or a chunk), or is
+    steps in the same way: a single token that is left of a prompt (after a cached prefix or a chunk), or is
     computed again (preemption), goes to another kernel. No prefix caching, no chunked prefill and blocks for
     all requests rule that out. Slower; GPU only."""
     scheduling_policy: Literal["fcfs", "priority"] = "fcfs"
-    """Who goes first. fcfs: who came first; a request's priority must be 0. priority: the lowest priority,
-    then who came first; it may push running requests of worse priority out, which start again later."""
+    """Which request goes first. fcfs: the one that came first; a request's priority must be 0. priority: the
+    one with the lowest priority, then the one that came first; it may preempt running requests of a worse
+    priority, which are computed again later."""
     enable_prefix_caching: bool = True
     """Reuse KV blocks of equal prompt beginnings."""
     enable_chunked_prefill: bool = True
@@ -64,14 +65,14 @@ class EngineConfig(BaseModel):
     watermark: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Share of blocks kept free when a request is admitted."""
     seed: Annotated[int, Field(ge=0, le=INT64_MAX)] = 0
-    """Where seeds of requests without one come from."""
+    """Seeds of requests that give none are drawn from this one."""
     num_threads: PositiveInt32 | None = None
     """CPU threads. null: all cores."""
     generation_config: Literal["auto", "none", "vllm"] = "auto"
-    """What a request leaves out. auto: as the checkpoint's generation_config.json says. none, or vLLM's name
-    for it, vllm: as the table of request fields says."""
+    """Defaults for what a request leaves out. auto: those of the checkpoint's generation_config.json. none,
+    or vLLM's name for it, vllm: those of the table of request fields."""
     override_generation_config: dict[str, Any] = {}
-    """Values in place of the checkpoint's: {"temperature": 0.6}. null: that of the table."""
+    """Defaults in place of the checkpoint's: {"temperature": 0.6}. null: that of the table of fields."""
     max_output_tokens: PositiveInt32 | None = None
     """The largest max_tokens of a request, and what one without max_tokens gets. null: what fits into the
     context."""

@@ -1,7 +1,7 @@
 """The one schema of request fields: `SamplingParams` (what to generate), `RequestOptions` (what to send).
 
-Names are vLLM's and those of Triton's vLLM backend; other systems' spellings are aliases. A test keeps
-`docs/request_fields.md` (`python -m quire.request_docs`) and the C++ core's ranges equal to these tables.
+Names are vLLM's and those of Triton's vLLM backend; other systems' spellings are aliases. `make docs`
+writes docs/request_fields.md and the names and ranges of the C++ core from these tables.
 """
 
 from __future__ import annotations

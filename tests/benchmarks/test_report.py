@@ -79,19 +79,36 @@ def test_an_impossible_share_is_refused(tmp_path: Path) -> None:
         report.load_runs(results)
 
 
-def test_readme_has_the_committed_results() -> None:
-    """README.md holds the table of benchmarks/results, as `report.py --readme` writes it."""
-    readme = report.README.read_text("utf-8")
-    assert readme == report.with_table(readme, report.markdown(report.load_runs(report.RESULTS)))
+def test_rows_and_summary_of_the_readme() -> None:
+    """The README's rows are those of CHOSEN, in its order; the sentence counts every case."""
+    case = {"prompt": 2048, "out": 128}
+    runs = [
+        run("01", vllm=[row(64, 100), row(1, 100)], quire=[row(64, 110), row(1, 120)]),
+        run("02", vllm=[row(64, 100) | case], quire=[row(64, 90) | case]),
+        run("02", shape="1b", vllm=[row(1, 100)], quire=[row(1, 200)]),
+    ]
+    rows = report.chosen_rows(runs).splitlines()[4:]
+    assert [line.split(" | ")[:3] for line in rows] == [
+        ["| 8B", "512/256", "1"],
+        ["| 8B", "512/256", "64"],
+        ["| 1B", "512/256", "1"],
+    ]
+    assert report.summary(runs) == (
+        "- **Fast.** 0.90 to 1.20 times vLLM's tokens per second with 8B, 2.00 to 2.00 times with 1B;"
+        " ahead in 3 of 4 cases on one H100.\n"
+    )
 
 
 def test_without_results(tmp_path: Path) -> None:
-    """No file: the table says so. No marks: an error."""
-    assert report.NOTHING + "\n" == report.markdown(report.load_runs(tmp_path / "none.json"))
+    """No file: every text says so. No marks: an error."""
+    runs = report.load_runs(tmp_path / "none.json")
+    assert [report.NOTHING + "\n"] * 3 == [
+        make(runs) for make in (report.markdown, report.chosen_rows, report.summary)
+    ]
     with pytest.raises(ValueError, match="begin"):
-        report.with_table("text", "table")
-    text = f"a\n{report.BEGIN}\nold\n{report.END}\nb\n"
-    assert f"a\n{report.BEGIN}\nnew\n{report.END}\nb\n" == report.with_table(text, "new\n")
+        report.with_part("text", "rows", "table")
+    begin, end = report.BEGIN.format(name="rows"), report.END.format(name="rows")
+    assert f"a\n{begin}\nnew\n{end}\nb\n" == report.with_part(f"a\n{begin}\nold\n{end}\nb\n", "rows", "new\n")
 
 
 def test_plots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

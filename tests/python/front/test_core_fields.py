@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from quire import _core
 from quire.errors import InvalidArgument
-from quire.fields_header import fields_header
 from quire.sampling_params import CORE_FIELDS, MAX_BAD_WORDS, NAMES, SamplingParams
 from quire.schema import INT32_MAX, INT64_MAX, INT64_MIN, Field
 
 # How the core says "not given".
 NOT_GIVEN = {("max_tokens", 0), ("logprobs", -1), ("prompt_logprobs", -1)}
-
-
-def test_the_header_is_of_this_schema() -> None:
-    """Names, ranges, limits and error texts of the core and the backend are generated."""
-    committed = (Path(__file__).parents[3] / "cpp" / "include" / "quire" / "fields.h").read_text()
-    assert committed == fields_header(), "run: python -m quire.fields_header > cpp/include/quire/fields.h"
 
 
 def a_core(vocab_size: int = 1) -> _core.EngineCore:

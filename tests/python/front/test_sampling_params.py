@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from quire.errors import InvalidArgument
-from quire.request_docs import docs_page
 from quire.sampling_params import NAMES, RequestOptions, SamplingParams
 from quire.schema import (
     Entry,
@@ -373,11 +372,6 @@ def test_tensor_types() -> None:
     assert kinds["seed"] == "TYPE_INT64"
     assert kinds["temperature"] == "TYPE_FP32"
     assert kinds["stop"] == "TYPE_STRING"
-
-
-def test_documentation_is_current() -> None:
-    """docs/request_fields.md is what the tables generate."""
-    assert (ROOT / "docs" / "request_fields.md").read_text("utf-8") == docs_page()
 
 
 def test_ranges_are_json(tmp_path: Path) -> None:

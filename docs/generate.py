@@ -1,0 +1,70 @@
+"""Writes every generated file of the repository: `make docs`. With --check, as in `make lint`, only compares.
+
+    python docs/generate.py [--check] [--root FOLDER]
+
+The pages about fields and settings and the C++ header come from the tables in python/quire; the tables of the
+comparison with vLLM come from benchmarks/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from quire import fields_header, request_docs, settings_docs
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import report  # noqa: E402  it is in benchmarks, a folder of programs
+
+# From the text that a file has, for files of which only a part is generated, to the text that it must have.
+Generator = Callable[[str], str]
+
+
+def readme(page: str) -> str:
+    runs = report.load_runs(report.RESULTS)
+    page = report.with_part(page, "summary", report.summary(runs))
+    return report.with_part(page, "rows", report.chosen_rows(runs))
+
+
+def numbers(page: str) -> str:
+    return report.with_part(page, "table", report.markdown(report.load_runs(report.RESULTS)))
+
+
+GENERATED: Mapping[str, Generator] = {
+    "cpp/include/quire/fields.h": lambda _: fields_header.fields_header(),
+    "docs/request_fields.md": lambda _: request_docs.docs_page(),
+    "docs/settings.md": lambda _: settings_docs.docs_page(),
+    "docs/numbers.md": numbers,
+    "README.md": readme,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing; status 1 if a file would change")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the checkout whose files are written")
+    options = parser.parse_args(arguments)
+    status = 0
+    for name, generate in GENERATED.items():
+        file = options.root / name
+        before = file.read_text("utf-8") if file.exists() else ""
+        after = generate(before)
+        if before == after:
+            continue
+        if options.check:
+            print(f"{name}: not what its source generates; run: make docs", file=sys.stderr)
+            status = 1
+        else:
+            file.write_text(after, "utf-8")
+            print(name)
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

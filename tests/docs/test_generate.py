@@ -1,0 +1,75 @@
+"""docs/generate.py, which `make docs` and `make lint` run."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from quire.config import EngineConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def checkout(program: ModuleType, tmp_path: Path) -> Path:
+    """Copies of the generated files, brought up to date."""
+    for name in program.GENERATED:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    program.main(["--root", str(tmp_path)])
+    return tmp_path
+
+
+def test_check_names_each_stale_file_and_writes_nothing(
+    program: ModuleType, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 1 and the file's name, for a changed, a missing and a partly generated file; `make docs` then
+    writes all of them."""
+    check = ["--check", "--root", str(checkout)]
+    assert program.main(check) == 0
+    header, settings, readme = (
+        checkout / name for name in ("cpp/include/quire/fields.h", "docs/settings.md", "README.md")
+    )
+    header.write_text(header.read_text() + "\n")
+    settings.unlink()
+    readme.write_text(readme.read_text().replace("| 8B | 512/256 | 1 |", "| 8B | 512/256 | 2 |"))
+    capsys.readouterr()
+    assert program.main(check) == 1
+    stale = [line.split(":")[0] for line in capsys.readouterr().err.splitlines()]
+    assert stale == ["cpp/include/quire/fields.h", "docs/settings.md", "README.md"]
+    assert not settings.exists()
+    assert program.main(["--root", str(checkout)]) == 0
+    assert program.main(check) == 0
+
+
+def test_text_around_the_marks_is_kept(program: ModuleType, checkout: Path) -> None:
+    """What people write in the README and in docs/numbers.md stays; a page without its marks is refused."""
+    readme = checkout / "README.md"
+    readme.write_text(f"before\n{readme.read_text()}after\n")
+    program.main(["--root", str(checkout)])
+    assert readme.read_text().startswith("before\n# Quire\n")
+    assert readme.read_text().endswith("after\n")
+    readme.write_text("no marks\n")
+    with pytest.raises(ValueError, match="allowed: a page with both"):
+        program.main(["--root", str(checkout)])
+
+
+def test_every_setting_has_a_row(program: ModuleType) -> None:
+    """docs/settings.md has name, default, range and meaning of every engine setting."""
+    page = program.GENERATED["docs/settings.md"]("")
+    rows = [line.strip("|").split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    assert [row[0].strip(" `") for row in rows] == list(EngineConfig.model_fields)
+    assert all(len(row) == 4 and row[2].strip() and row[3].strip() for row in rows)
