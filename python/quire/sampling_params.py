@@ -54,7 +54,7 @@ class SamplingParams(Table):
     min_tokens: int = spec(
         "int",
         0,
-        "End-of-sequence and stop tokens are not sampled before so many output tokens. At most max_tokens.",
+        "End-of-sequence and stop tokens are not sampled before this many output tokens. At most max_tokens.",
         minimum=0,
         maximum=INT32_MAX,
         aliases=("min_new_tokens",),
@@ -79,7 +79,7 @@ class SamplingParams(Table):
     top_k: int = spec(
         "int",
         0,
-        "Sample among so many of the likeliest tokens. 0 or -1: all.",
+        "Sample among this many of the likeliest tokens. 0 or -1: all.",
         minimum=-1,
         maximum=INT32_MAX,
         aliases=("runtime_top_k", "sampling_param_top_k"),
@@ -143,7 +143,7 @@ class SamplingParams(Table):
     bad_words: Sequence[str] = spec(
         "strings",
         (),
-        "Words that are not generated, as their tokens with and without a space in front: "
+        "Words that are not generated, as their tokens with and without a leading space: "
         f"at most {MAX_BAD_WORDS} sequences of tokens, {MAX_BAD_WORD_IDS} tokens together. The prompt's "
         "tokens do not count.",
         max_items=MAX_BAD_WORDS,
@@ -179,7 +179,7 @@ class SamplingParams(Table):
     logprobs: int | None = spec(
         "int",
         None,
-        "Log probabilities of each output token, and of so many of the likeliest ones.",
+        "Log probabilities of each output token, and of this many of the likeliest ones.",
         minimum=0,
         maximum=MAX_LOGPROBS,
         remark="-1, the whole vocabulary, would be megabytes for each token",
@@ -195,7 +195,7 @@ class SamplingParams(Table):
     stream_interval: int = spec(
         "int",
         1,
-        "Tokens that come at once when streaming, but for the first and the last ones. More where text must "
+        "Tokens that come at once when streaming, except the first and the last ones. More where text must "
         "be held back.",
         minimum=1,
         maximum=INT32_MAX,
@@ -226,8 +226,8 @@ class SamplingParams(Table):
     truncate_prompt_tokens: int | None = spec(
         "int",
         None,
-        "Only so many tokens of the prompt are kept: the end of its text, behind the special tokens that the "
-        "tokenizer puts in front. -1: as many as fit; 0 is an error. The model generation does not know it.",
+        "Keep only this many tokens of the prompt: the end of its text, after the special tokens that the "
+        "tokenizer adds. -1: as many as fit; 0 is an error. The model generation does not know it.",
         minimum=-1,
         maximum=INT32_MAX,
         aliases=("truncate",),

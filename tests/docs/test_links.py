@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -11,14 +12,13 @@ CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 
 
 def pages(root: Path) -> list[Path]:
-    """Every page outside of what tools and builds leave in a checkout."""
-    skipped = {"build", "dist", "node_modules"}
-    found = []
-    for path in sorted(root.rglob("*.md")):
-        folders = path.relative_to(root).parts[:-1]
-        if not any(part in skipped or (part.startswith(".") and part != ".github") for part in folders):
-            found.append(path)
-    return found
+    """Every page except in what tools and builds leave in a checkout, whose folders are not walked."""
+    found: list[Path] = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in ("build", "dist")]
+        folders[:] = [name for name in folders if not name.startswith(".") or name == ".github"]
+        found += [Path(folder, name) for name in files if name.endswith(".md")]
+    return sorted(found)
 
 
 def anchors(page: Path) -> set[str]:
