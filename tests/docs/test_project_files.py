@@ -41,3 +41,9 @@ def test_commands_of_the_pages_exist() -> None:
 def test_the_readme_is_short() -> None:
     """README.md is for somebody who has two minutes: at most 130 lines."""
     assert len(read("README.md").splitlines()) <= 130
+
+
+def test_no_page_has_the_marks_of_a_merge() -> None:
+    """Pages are not compiled, so a conflict that was committed would go unseen."""
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        assert not re.search(r"^(<<<<<<<|>>>>>>>) ", page.read_text("utf-8"), re.MULTILINE), page
