@@ -7,6 +7,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # More arguments for pip, e.g. PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" for torch without CUDA.
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+# ON: the compiler's warnings are errors, as in CI. Users' compilers may warn about what ours does not.
+WERROR ?= OFF
 
 NATIVE := CMakeLists.txt $(shell find cmake cpp cuda -type f 2>/dev/null)
 
@@ -39,7 +41,8 @@ $(VENV)/.tools: constraints.txt
 $(VENV)/.installed: $(VENV)/.tools pyproject.toml $(NATIVE)
 	@echo "2 of 2: installing torch, tritonserver and the rest (0.6 GB, 5 GB with CUDA), then compiling: five to fifteen minutes"
 	@echo "        on two cores the first time, seconds where little changed"
-	$(PIP) install $(PIP_ARGS) -c constraints.txt --no-build-isolation -e '.[server,test,dev]'
+	$(PIP) install $(PIP_ARGS) -c constraints.txt --no-build-isolation -C cmake.define.QUIRE_WERROR=$(WERROR) \
+		-e '.[server,test,dev]'
 	@touch $@
 
 setup: $(VENV)/.installed
