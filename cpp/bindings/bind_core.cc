@@ -384,7 +384,6 @@ void bind_core(py::module_& m) {
   bind_batch(m);
   bind_outputs(m);
   bind_engine_core(m);
-  bind_core_parts(m);
 }
 
 }  // namespace quire::bindings

@@ -62,7 +62,6 @@ void bind_ops(py::module_& m) {
   m.def("set_cpu_isa", &cpu::set_cpu_isa, py::arg("name"));
   m.def("num_threads", &cpu::num_threads);
   m.def("set_num_threads", &cpu::set_num_threads, py::arg("num_threads"), Release());  // joins threads
-  m.def("philox4x32", &cpu::philox4x32, py::arg("seed"), py::arg("counter"));
 }
 
 }  // namespace quire::bindings

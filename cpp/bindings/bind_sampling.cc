@@ -125,9 +125,6 @@ void bind_sampling(py::module_& m) {
       .def_readonly("stream_interval", &SamplingParams::stream_interval)
       .def_readonly("cache_salt", &SamplingParams::cache_salt);
 
-  m.def("sequence_seed", &sequence_seed, py::arg("seed"), py::arg("index"),
-        "The seed of sequence `index` of a request with `seed`, both as uint64.");
-
   py::native_enum<FinishReason>(m, "FinishReason", "enum.IntEnum",
                                 "Why a request ended; str() of a Release's is its name.")
       .value("NONE", FinishReason::kNone)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import math
 
+import _core_parts
 import torch
-from quire import _core
 from torch import Tensor
 
 # In probability: float32 weights, and exponentials of some 22 bits, move a running sum of them by less.
@@ -17,7 +17,7 @@ FIRST_GUESS, NUM_BINS = 128, 2048
 
 def uniform(seed: int, output_idx: int) -> float:
     """The number that a row is drawn with."""
-    words = _core.philox4x32(seed % (1 << 64), output_idx)
+    words = _core_parts.philox4x32(seed % (1 << 64), output_idx)
     return ((words[0] >> 5) * 67108864.0 + (words[1] >> 6)) / 9007199254740992.0
 
 

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _core_parts
 import pytest
 import torch
 from gpu_engines import make_llm, prompts
 from llama_models import MODELS
 from llama_reference import gaps
-from quire import SamplingParams, _core
+from quire import SamplingParams
 
 pytestmark = pytest.mark.gpu
 
@@ -196,7 +197,7 @@ def test_logits_bit_by_bit(folder: Callable[[str], Path], num_tokens: int) -> No
 
 def seed_of(seed: int, index: int) -> int:
     """Of a request with n = 1 that draws as sequence `index`."""
-    derived = _core.sequence_seed(seed, index)
+    derived = _core_parts.sequence_seed(seed, index)
     return derived - 2**64 if derived >= 2**63 else derived
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tritonclient.http as httpclient
 from client import GrpcStream, generate, generate_stream, result_text, text_inputs
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from quire import LLM, SamplingParams
@@ -122,7 +123,7 @@ def test_a_stop_string_cuts_the_text_exactly(server: TritonServer, expected: str
     assert expected[: expected.index(stop)] == "".join(event["text_output"] for event in events)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(15), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     prompt=st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=40),
     seed=st.integers(0, 2**31),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import _core_parts
 import numpy as np
 import pytest
 import tritonclient.grpc as grpcclient
 from client import GrpcStream, HttpError, generate, generate_stream, metrics, result_text, wait_until
-from quire import _core
 from quire.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
@@ -19,7 +19,7 @@ SAMPLING = {"temperature": 1, "max_tokens": 24, "ignore_eos": True}
 
 
 def derived(seed: int, index: int) -> int:
-    return int(np.uint64(_core.sequence_seed(seed, index)).astype(np.int64))
+    return int(np.uint64(_core_parts.sequence_seed(seed, index)).astype(np.int64))
 
 
 @pytest.fixture(scope="module")

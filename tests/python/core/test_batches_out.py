@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 from core_helpers import Driver, Key, Sequence, id_and_index, make_core
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quire import _core
@@ -113,7 +114,7 @@ def test_cancels_change_nobody_else(name: str, seed: int) -> None:
             assert answer(expected[request_id]) == answer(sequence)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80))
 @given(st.data())
 def test_random_life(data: st.DataObject) -> None:
     """Arrivals, cancellations, batches that go out, end, or fail, in any order: every id is right, and all

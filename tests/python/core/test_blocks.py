@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 
+import _core_parts
 import pytest
+from examples import examples
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -18,7 +20,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @initialize(num_blocks=st.integers(1, 9))
     def start(self, num_blocks: int) -> None:
-        self.pool = _core.BlockPool(num_blocks)
+        self.pool = _core_parts.BlockPool(num_blocks)
         self.refs = [0] * num_blocks
         self.free = list(range(num_blocks))
         self.hashes: dict[int, Hash] = {}
@@ -85,15 +87,15 @@ class ManagerMachine(RuleBasedStateMachine):
     @initialize(num_blocks=st.integers(1, 16), num_rows=st.integers(1, 4))
     def start(self, num_blocks: int, num_rows: int) -> None:
         self.num_rows = num_rows
-        self.manager = _core.BlockManager(num_blocks, self.BLOCK_SIZE, num_rows, self.MAX_BLOCKS)
+        self.manager = _core_parts.BlockManager(num_blocks, self.BLOCK_SIZE, num_rows, self.MAX_BLOCKS)
         self.rows: dict[int, list[int]] = {}
         self.computed: dict[int, int] = {}
         self.contents: dict[int, tuple[int, ...]] = {}  # block id -> all tokens up to its end, once published
 
     def hashes(self, tokens: list[int], count: int) -> list[Hash]:
-        parent, result = _core.root_hash(0), []
+        parent, result = _core_parts.root_hash(0), []
         for i in range(count):
-            parent = _core.hash_block(parent, tokens[i * self.BLOCK_SIZE : (i + 1) * self.BLOCK_SIZE])
+            parent = _core_parts.hash_block(parent, tokens[i * self.BLOCK_SIZE : (i + 1) * self.BLOCK_SIZE])
             result.append(parent)
         return result
 
@@ -202,20 +204,20 @@ class ManagerMachine(RuleBasedStateMachine):
 
 
 TestBlockPool = PoolMachine.TestCase
-TestBlockPool.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestBlockPool.settings = settings(max_examples=examples(150), stateful_step_count=60)
 TestBlockManager = ManagerMachine.TestCase
-TestBlockManager.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestBlockManager.settings = settings(max_examples=examples(150), stateful_step_count=60)
 
 
 def test_cached_blocks_are_taken_longest_unused_first_and_ends_before_parents() -> None:
     """Blocks without a hash go first, then the chain freed first, from its end on."""
-    manager = _core.BlockManager(num_blocks=7, block_size=1, num_rows=3, max_blocks_per_row=7)
+    manager = _core_parts.BlockManager(num_blocks=7, block_size=1, num_rows=3, max_blocks_per_row=7)
     rows = {}
     for token, (name, length) in enumerate((("old", 2), ("new", 3))):
         row, _ = manager.open([], length)
-        parent = _core.root_hash(0)
+        parent = _core_parts.root_hash(0)
         for i in range(length):
-            parent = _core.hash_block(parent, [token])
+            parent = _core_parts.hash_block(parent, [token])
             manager.publish(row, i, parent)
         rows[name] = manager.blocks(row)
         manager.close(row)
@@ -229,7 +231,7 @@ def test_hash_depends_on_every_token_position_length_and_parent() -> None:
     rng = random.Random(0)
     seen = set()
     for salt in range(20):
-        parent = _core.root_hash(salt)
+        parent = _core_parts.root_hash(salt)
         block = [rng.randrange(2**31) for _ in range(16)]
         variants = [block, block[:15], block[:8], []]
         for position in range(16):
@@ -237,8 +239,8 @@ def test_hash_depends_on_every_token_position_length_and_parent() -> None:
                 variants.append([*block[:position], block[position] ^ (1 << bit), *block[position + 1 :]])
         variants += [[0] * n for n in range(1, 20)]
         for variant in variants:
-            seen.add(_core.hash_block(parent, variant))
-            seen.add(_core.hash_block(_core.hash_block(parent, block), variant))
+            seen.add(_core_parts.hash_block(parent, variant))
+            seen.add(_core_parts.hash_block(_core_parts.hash_block(parent, block), variant))
     assert len(seen) == 20 * 2 * len(variants)
     lows, highs = {low for low, _ in seen}, {high for _, high in seen}
     assert len(lows) == len(highs) == len(seen)
@@ -251,9 +253,9 @@ def test_hash_bits_are_balanced() -> None:
     rounds = 2000
     for _ in range(rounds):
         block = [rng.randrange(50_000) for _ in range(16)]
-        low, high = _core.hash_block(_core.root_hash(0), block)
+        low, high = _core_parts.hash_block(_core_parts.root_hash(0), block)
         block[rng.randrange(16)] ^= 1 << rng.randrange(16)
-        other_low, other_high = _core.hash_block(_core.root_hash(0), block)
+        other_low, other_high = _core_parts.hash_block(_core_parts.root_hash(0), block)
         difference = (low ^ other_low) | (high ^ other_high) << 64
         for bit in range(128):
             flips[bit] += difference >> bit & 1
@@ -263,12 +265,12 @@ def test_hash_bits_are_balanced() -> None:
 
 def test_misuse_is_an_internal_error() -> None:
     """Releasing a free block, or using a closed row, is caught where it happens."""
-    pool = _core.BlockPool(2)
+    pool = _core_parts.BlockPool(2)
     with pytest.raises(_core.InternalError, match="block 0 is free already"):
         pool.release(0)
     with pytest.raises(_core.InternalError, match="not cached"):
         pool.acquire(1)
-    manager = _core.BlockManager(4, 2, 1, 2)
+    manager = _core_parts.BlockManager(4, 2, 1, 2)
     with pytest.raises(_core.InternalError, match="need 3 blocks, a row has 2"):
         manager.open([], 5)
     manager.open([], 1)
@@ -278,4 +280,4 @@ def test_misuse_is_an_internal_error() -> None:
     with pytest.raises(_core.InternalError, match="row 0"):
         manager.close(0)
     with pytest.raises(_core.InvalidArgument, match="num_blocks: got 0"):
-        _core.BlockPool(0)
+        _core_parts.BlockPool(0)

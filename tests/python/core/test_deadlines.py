@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from core_helpers import Driver, make_core
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quire import _core
@@ -237,7 +238,7 @@ def test_tokens_in_the_cache_take_no_time(clock: Clock) -> None:
     assert driver.sequences[2].finish_reason == "length"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(st.data())
 def test_random_life(data: st.DataObject) -> None:
     """Random deadlines and step times: nobody outlives his deadline by more than the step in which it

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 from core_helpers import Driver, make_core, word_table
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quire import _core
@@ -361,7 +362,7 @@ def test_batch_arrays_are_views_that_keep_the_core_alive() -> None:
     assert tokens.tolist() == [1, 2, 3]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(st.data())
 def test_random_life(data: st.DataObject) -> None:
     """Random arrivals and cancellations in small engines: every slot right, all blocks free at last."""

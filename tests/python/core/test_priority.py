@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from core_helpers import Driver, make_core
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quire import _core
@@ -138,7 +139,7 @@ def test_equal_priorities_change_nothing() -> None:
     assert plain.core.stats().num_preemptions > 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(st.data())
 def test_random_life(data: st.DataObject) -> None:
     """Random priorities, arrivals, cancellations, one or two batches out: every slot is right, every answer

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from core_helpers import Driver, make_core
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quire import _core
@@ -132,7 +133,7 @@ def test_requests_that_get_nothing_have_one_too(how: str) -> None:
     driver.run()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(st.data())
 def test_random_life(data: st.DataObject) -> None:
     """Whatever happens: no stage is negative, the sum is exact, and computed tokens are those of the batches

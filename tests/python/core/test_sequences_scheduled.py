@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from core_helpers import Driver, key_of, make_core
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quire import _core
@@ -59,7 +60,7 @@ def test_a_better_request_with_siblings_pushes_worse_ones_out() -> None:
     assert all(sequence.released == sequence.sampled for sequence in sequences.values())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(st.data())
 def test_random_life(data: st.DataObject) -> None:
     """Random n, priorities, deadlines, cancellations: every slot is right, every block is free at last."""

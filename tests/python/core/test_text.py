@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 
+import _core_parts
 import numpy as np
 import pytest
 from core_helpers import make_core
+from examples import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from quire import _core
@@ -114,7 +116,7 @@ def test_decode_equals_tokenizers(name: str) -> None:
     """One-shot decode of any ids is that of `tokenizers`."""
     case = CASES[name]
 
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=examples(400))
     @given(st.lists(st.integers(0, case.vocab_size - 1), max_size=12), st.booleans())
     def check(ids: list[int], skip_special: bool) -> None:
         expected = case.tokenizer.decode(ids, skip_special_tokens=skip_special)
@@ -128,7 +130,7 @@ def test_joined_releases_are_the_text(name: str) -> None:
     """Without stop strings ids leave in order, as soon as no later id can change their text; texts join."""
     case = CASES[name]
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=examples(300))
     @given(streams(case))
     def check(drawn: tuple[list[int], list[int], bool]) -> None:
         prompt, output, skip_special = drawn
@@ -150,7 +152,7 @@ def test_stop_strings(name: str) -> None:
     """The first stop string ends the request, across tokens too; its start never leaves, no more waits."""
     case = CASES[name]
 
-    @settings(max_examples=600, deadline=None)
+    @settings(max_examples=examples(600))
     @given(streams(case), st.randoms(use_true_random=False), st.booleans(), st.just(0) | st.integers(0, 8))
     def check(
         drawn: tuple[list[int], list[int], bool], rng: random.Random, include_stop: bool, min_tokens: int
@@ -238,7 +240,7 @@ def test_text_at_the_start() -> None:
         assert after_text.text == " a"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(
     st.lists(st.text("ab", min_size=1, max_size=6), min_size=1, max_size=5),
     st.text("ab", max_size=40),
@@ -248,7 +250,7 @@ def test_text_at_the_start() -> None:
 @example(["abab", "ba"], "abab", 4)
 def test_stop_matcher(stops: list[str], text: str, piece: int) -> None:
     """The match complete first is found, however text is cut; hold_length is the longest proper prefix."""
-    matcher = _core.StopMatcher(stops)
+    matcher = _core_parts.StopMatcher(stops)
     found = None
     for begin in range(0, len(text), piece):
         found = matcher.feed(text[begin : begin + piece].encode())
@@ -261,7 +263,7 @@ def test_stop_matcher(stops: list[str], text: str, piece: int) -> None:
 def test_stop_strings_cost_linear_work() -> None:
     """A stop string of many equal bytes is no worse than any other, nor are many ids that nearly match."""
     case = CASES["byte level"]
-    gate = _core.OutputGate(case.table, _core.SamplingParams(stop=["a" * 5000 + "b"]), False)
+    gate = _core_parts.OutputGate(case.table, _core.SamplingParams(stop=["a" * 5000 + "b"]), False)
     released = 0
     for _ in range(200_000):
         assert not gate.push(97)

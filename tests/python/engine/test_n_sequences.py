@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _core_parts
 import numpy as np
 import pytest
-from quire import LLM, InvalidArgument, SamplingParams, _core
+from quire import LLM, InvalidArgument, SamplingParams
 from random_llama import VOCAB_SIZE, with_batches_out
 
 MODES: dict[str, dict[str, Any]] = {
@@ -34,7 +35,7 @@ def prompts(seed: int) -> list[list[int]]:
 
 def derived(seed: int, index: int) -> int:
     """The seed of a request with n = 1 that draws as sequence `index`."""
-    return int(np.uint64(_core.sequence_seed(seed % 2**64, index)).astype(np.int64))
+    return int(np.uint64(_core_parts.sequence_seed(seed % 2**64, index)).astype(np.int64))
 
 
 def make(folder: Path, **settings: Any) -> LLM:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quire.errors import ModelError
@@ -101,7 +102,7 @@ def test_no_file_at_all(tmp_path: Path) -> None:
             read_header(tmp_path / name)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=examples(200))
 @given(place=st.integers(0, 400), byte=st.integers(0, 255), cut=st.integers(0, 200))
 def test_as_strict_as_safetensors(tmp_path_factory: pytest.TempPathFactory, **kwargs: int) -> None:
     """What safetensors refuses to open is refused here, whichever byte is changed or missing."""

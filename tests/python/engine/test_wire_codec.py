@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import struct
 
+import _core_parts
 import pytest
 import wire_client as wire
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quire import _core
 from quire.sampling_params import SamplingParams
 
 
@@ -28,8 +29,8 @@ def test_requests_are_cut_into_frames(max_payload: int) -> None:
     """No frame is over the limit unless it has one addition; all arrive in order, the cancellations last."""
     params = SamplingParams(max_tokens=1).to_core()
     additions = [(i, [7] * length, params) for i, length in enumerate([1, 50, 400, 1, 1, 2, 60])]
-    payloads = frames(_core.encode_requests(additions, [3, 4], max_payload))
-    counts = [_core.decode_requests(payload) for payload in payloads]
+    payloads = frames(_core_parts.encode_requests(additions, [3, 4], max_payload))
+    counts = [_core_parts.decode_requests(payload) for payload in payloads]
     assert sum(num for num, _ in counts) == len(additions)
     assert [num for _, num in counts] == [0] * (len(counts) - 1) + [2]
     assert all(
@@ -44,8 +45,8 @@ def test_requests_are_cut_into_frames(max_payload: int) -> None:
 
 def test_cancellations_alone_are_one_frame() -> None:
     """A frame without additions is a frame."""
-    (payload,) = frames(_core.encode_requests([], [3], 100))
-    assert _core.decode_requests(payload) == (0, 1)
+    (payload,) = frames(_core_parts.encode_requests([], [3], 100))
+    assert _core_parts.decode_requests(payload) == (0, 1)
 
 
 def step(num_ids: int = 2, num_per_id: int = 2, num_places: int = 1, num_per_place: int = 2) -> bytes:
@@ -69,7 +70,7 @@ def step(num_ids: int = 2, num_per_id: int = 2, num_places: int = 1, num_per_pla
 
 def test_a_step_is_read() -> None:
     """The step that the tests below damage is itself a good one."""
-    num_releases, _ = _core.decode_step(step())
+    num_releases, _ = _core_parts.decode_step(step())
     assert num_releases == 2
 
 
@@ -88,7 +89,7 @@ def test_a_step_is_read() -> None:
 def test_sizes_that_do_not_fit(sizes: dict[str, int]) -> None:
     """Sizes are refused whose entries are not there, also where their product wraps around."""
     with pytest.raises(RuntimeError, match=r"^wire: "):
-        _core.decode_step(step(**sizes))
+        _core_parts.decode_step(step(**sizes))
 
 
 REQUESTS = wire.requests(
@@ -115,11 +116,11 @@ NUMBERS = st.sampled_from([0, 1, 2, 3, 22, 127, 255, 2**16, 2**31 - 1, 2**31, 2*
 EDITS = st.lists(st.tuples(st.integers(0, 10_000), NUMBERS), max_size=4)
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=examples(2000))
 @given(edits=EDITS, end=st.integers(0, 40))
 def test_damaged_payloads(edits: list[tuple[int, int]], end: int) -> None:
     """Whatever numbers a payload has, it is read within its bounds or refused as such."""
-    for payload, decode in ((step(), _core.decode_step), (REQUESTS, _core.decode_requests)):
+    for payload, decode in ((step(), _core_parts.decode_step), (REQUESTS, _core_parts.decode_requests)):
         damaged = bytearray(payload)
         for offset, number in edits:
             struct.pack_into("<I", damaged, offset % (len(damaged) - 3), number)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from examples import examples
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -189,9 +190,7 @@ HOSTILE = [
 ]
 
 
-@hypothesis_settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@hypothesis_settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_value_makes_the_check_fail(model: Path, data: st.DataObject) -> None:
     """Whatever value stands anywhere in a model's JSON files, the check ends with problems or without."""

@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 import pytest
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from quire import _core
@@ -22,9 +23,7 @@ TOKENIZERS = {name: make() for name, make in MAKERS.items()}
 TABLES = {name: build_table(tokenizer) for name, tokenizer in TOKENIZERS.items()}
 ENCODED = {name: [made.encode(text).ids for text in TEXTS] for name, made in TOKENIZERS.items()}
 by_name = pytest.mark.parametrize("name", list(TOKENIZERS))
-thorough = settings(
-    max_examples=250, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
-)
+thorough = settings(max_examples=examples(250), suppress_health_check=[HealthCheck.too_slow])
 
 
 def text_of(name: str, prompt: list[int], output: list[int], skip: bool) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from quire.errors import InvalidArgument
@@ -42,7 +43,7 @@ def tokenizer_of(name: str) -> RawTokenizer:
 
 
 @pytest.mark.parametrize("name", [*TOKENIZERS, *KEEPING])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(text=st.text(max_size=300))
 @example(text=" " * 500)
 @example(text="a" * 500)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quire import _core
@@ -41,7 +42,7 @@ def ids_of(name: str) -> st.SearchStrategy[list[int]]:
 
 @by_name
 @given(data=st.data(), skip=st.booleans())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 def test_decodes_as_the_library(name: str, data: st.DataObject, skip: bool) -> None:
     """table.decode(ids) is Tokenizer.decode(ids) for any ids."""
     ids = data.draw(ids_of(name))
@@ -63,7 +64,7 @@ def test_each_token_alone(name: str) -> None:
 
 @by_name
 @given(data=st.data(), skip=st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_continues_a_prompt(name: str, data: st.DataObject, skip: bool) -> None:
     """Behind a prompt that ends at a character, the text is decode(prompt + ids) minus decode(prompt)."""
     tokenizer, table = TRAINED[name], TABLES[name]

@@ -1,21 +1,15 @@
-// Parts of the core on their own, for tests: hashes, BlockPool, BlockManager, StopMatcher, OutputGate.
 #include <pybind11/stl.h>
 
 #include <optional>
-#include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
-#include "bindings.h"
+#include "core_parts.h"
 #include "quire/block_manager.h"
-#include "quire/output_gate.h"
-#include "quire/stop_matcher.h"
 
-namespace quire::bindings {
+namespace quire::core_parts {
 namespace {
-
-namespace py = pybind11;
 
 // Hashes are pairs of integers in Python.
 using HashPair = std::pair<uint64_t, uint64_t>;
@@ -23,25 +17,7 @@ using HashPair = std::pair<uint64_t, uint64_t>;
 BlockHash to_hash(const HashPair& pair) { return {pair.first, pair.second}; }
 HashPair to_pair(const BlockHash& hash) { return {hash.low, hash.high}; }
 
-// A matcher with its place in one text.
-struct StopMatcherCursor {
-  explicit StopMatcherCursor(const std::vector<std::string>& strings) : matcher(strings) {}
-
-  // Reads on; returns [begin, end) of the first match in all text so far, and stops behind it.
-  std::optional<std::pair<uint64_t, uint64_t>> feed(std::string_view text) {
-    for (char byte : text) {
-      state = matcher.next(state, static_cast<uint8_t>(byte));
-      ++num_bytes;
-      if (const uint32_t length = matcher.match_length(state))
-        return std::pair{num_bytes - length, num_bytes};
-    }
-    return std::nullopt;
-  }
-
-  StopMatcher matcher;
-  StopMatcher::State state = StopMatcher::kStart;
-  uint64_t num_bytes = 0;
-};
+}  // namespace
 
 void bind_blocks(py::module_& m) {
   m.def("root_hash", [](uint64_t salt) { return to_pair(root_hash(salt)); }, py::arg("salt"));
@@ -115,41 +91,4 @@ void bind_blocks(py::module_& m) {
       .def("check_integrity", &BlockManager::check_integrity);
 }
 
-void bind_text(py::module_& m) {
-  py::class_<StopMatcherCursor>(m, "StopMatcher")
-      .def(py::init<const std::vector<std::string>&>(), py::arg("strings"))
-      .def(
-          "feed",
-          [](StopMatcherCursor& self, const py::bytes& text) { return self.feed(std::string_view(text)); },
-          py::arg("text"))
-      .def_property_readonly(
-          "hold_length", [](const StopMatcherCursor& self) { return self.matcher.hold_length(self.state); });
-
-  const auto to_tuple = [](const OutputGate::Run& run) {
-    return py::make_tuple(run.num_ids, run.num_text_ids, run.trim, run.is_first);
-  };
-  py::class_<OutputGate>(m, "OutputGate")
-      .def(py::init([](const TokenTable& table, const SamplingParams& params, bool is_first) {
-             return OutputGate(table, params, is_first, OpenText(), make_stop_matcher(params));
-           }),
-           py::arg("table"), py::arg("params"), py::arg("is_first"), py::keep_alive<1, 2>())
-      .def("push", &OutputGate::push, py::arg("id"), py::arg("can_stop") = true)
-      .def("push_silent", &OutputGate::push_silent)
-      .def_property_readonly("num_held", &OutputGate::num_held)
-      .def("take_ready", [to_tuple](OutputGate& self) { return to_tuple(self.take_ready()); })
-      .def(
-          "finish",
-          [to_tuple](OutputGate& self, const std::vector<int32_t>& held_ids) {
-            return to_tuple(self.finish(held_ids));
-          },
-          py::arg("held_ids"));
-}
-
-}  // namespace
-
-void bind_core_parts(py::module_& m) {
-  bind_blocks(m);
-  bind_text(m);
-}
-
-}  // namespace quire::bindings
+}  // namespace quire::core_parts
