@@ -12,6 +12,7 @@
 #include <tuple>
 #include <vector>
 
+#include "bind_members.h"
 #include "bindings.h"
 #include "quire/engine_core.h"
 #include "quire/error.h"
@@ -73,53 +74,10 @@ void bind_config(py::module_& m) {
       .value("FCFS", SchedulingPolicy::kFcfs)
       .value("PRIORITY", SchedulingPolicy::kPriority)
       .finalize();
-  const EngineConfig defaults;
-  py::class_<EngineConfig>(m, "EngineConfig", "Limits and sizes of one engine; checked by EngineCore.")
-      .def(py::init([](int32_t num_blocks, int32_t max_model_len, int32_t vocab_size, int32_t block_size,
-                       int32_t max_num_seqs, int32_t max_num_batched_tokens, int32_t max_batches_out,
-                       float watermark, bool enable_prefix_caching, bool enable_chunked_prefill,
-                       uint64_t seed, std::vector<int32_t> eos_token_ids, int32_t max_output_tokens,
-                       SchedulingPolicy scheduling_policy) {
-             EngineConfig config;
-             config.num_blocks = num_blocks;
-             config.max_model_len = max_model_len;
-             config.vocab_size = vocab_size;
-             config.block_size = block_size;
-             config.max_num_seqs = max_num_seqs;
-             config.max_num_batched_tokens = max_num_batched_tokens;
-             config.max_batches_out = max_batches_out;
-             config.watermark = watermark;
-             config.enable_prefix_caching = enable_prefix_caching;
-             config.enable_chunked_prefill = enable_chunked_prefill;
-             config.seed = seed;
-             config.eos_token_ids = std::move(eos_token_ids);
-             config.max_output_tokens = max_output_tokens;
-             config.scheduling_policy = scheduling_policy;
-             return config;
-           }),
-           py::kw_only(), py::arg("num_blocks"), py::arg("max_model_len"), py::arg("vocab_size"),
-           py::arg("block_size") = defaults.block_size, py::arg("max_num_seqs") = defaults.max_num_seqs,
-           py::arg("max_num_batched_tokens") = defaults.max_num_batched_tokens,
-           py::arg("max_batches_out") = defaults.max_batches_out, py::arg("watermark") = defaults.watermark,
-           py::arg("enable_prefix_caching") = defaults.enable_prefix_caching,
-           py::arg("enable_chunked_prefill") = defaults.enable_chunked_prefill,
-           py::arg("seed") = defaults.seed, py::arg("eos_token_ids") = defaults.eos_token_ids,
-           py::arg("max_output_tokens") = defaults.max_output_tokens,
-           py::arg("scheduling_policy") = defaults.scheduling_policy)
-      .def_readonly("num_blocks", &EngineConfig::num_blocks)
-      .def_readonly("max_model_len", &EngineConfig::max_model_len)
-      .def_readonly("vocab_size", &EngineConfig::vocab_size)
-      .def_readonly("block_size", &EngineConfig::block_size)
-      .def_readonly("max_num_seqs", &EngineConfig::max_num_seqs)
-      .def_readonly("max_num_batched_tokens", &EngineConfig::max_num_batched_tokens)
-      .def_readonly("max_batches_out", &EngineConfig::max_batches_out)
-      .def_readonly("watermark", &EngineConfig::watermark)
-      .def_readonly("enable_prefix_caching", &EngineConfig::enable_prefix_caching)
-      .def_readonly("enable_chunked_prefill", &EngineConfig::enable_chunked_prefill)
-      .def_readonly("seed", &EngineConfig::seed)
-      .def_readonly("eos_token_ids", &EngineConfig::eos_token_ids)
-      .def_readonly("max_output_tokens", &EngineConfig::max_output_tokens)
-      .def_readonly("scheduling_policy", &EngineConfig::scheduling_policy);
+  py::class_<EngineConfig> config(m, "EngineConfig",
+                                  "Limits and sizes of one engine; checked by EngineCore.");
+  def_keywords<EngineConfig>(config);
+  def_members<EngineConfig>(config);
 }
 
 void bind_token_table(py::module_& m) {
@@ -187,9 +145,8 @@ void bind_token_table(py::module_& m) {
           py::arg("bytes"));
 }
 
-// A Release with its ids: a copy that outlives the step.
-struct ReleaseCopy {
-  Release release;
+// A Release with what it names in StepOutputs: a copy that outlives the step.
+struct ReleaseCopy : Release {
   std::vector<int32_t> token_ids;
   std::string stop_string;
   ReleaseLogprobs logprobs_run;
@@ -199,14 +156,11 @@ struct ReleaseCopy {
 };
 
 ReleaseCopy copy_release(const StepOutputs& outputs, const Release& release) {
+  ReleaseCopy copy;
+  static_cast<Release&>(copy) = release;
   const auto begin = outputs.token_ids.begin() + release.ids_begin;
-  ReleaseCopy copy{.release = release,
-                   .token_ids = {begin, begin + release.num_ids},
-                   .stop_string = std::string(outputs.stop_string(release)),
-                   .logprobs_run = {},
-                   .logprobs = {},
-                   .prompt_logprobs = {},
-                   .receipt = {}};
+  copy.token_ids.assign(begin, begin + release.num_ids);
+  copy.stop_string = outputs.stop_string(release);
   if (release.receipt_idx >= 0) copy.receipt = outputs.receipts[static_cast<size_t>(release.receipt_idx)];
   if (release.logprobs_idx < 0) return copy;
   copy.logprobs_run = outputs.logprobs[static_cast<size_t>(release.logprobs_idx)];
@@ -226,45 +180,22 @@ py::object to_places(const std::vector<Logprob>& entries, uint32_t num_per_place
 void bind_outputs(py::module_& m) {
   PYBIND11_NUMPY_DTYPE(Logprob, token_id, logprob, rank);
 
-  py::class_<EngineStats>(m, "EngineStats", "Gauges of now, and totals since the start.")
-      .def_readonly("step", &EngineStats::step)
-      .def_readonly("num_running", &EngineStats::num_running)
-      .def_readonly("num_waiting", &EngineStats::num_waiting)
-      .def_readonly("num_free_blocks", &EngineStats::num_free_blocks)
-      .def_readonly("num_blocks", &EngineStats::num_blocks)
-      .def_readonly("num_preemptions", &EngineStats::num_preemptions)
-      .def_readonly("prefix_cache_queries", &EngineStats::prefix_cache_queries)
-      .def_readonly("prefix_cache_hits", &EngineStats::prefix_cache_hits)
-      .def_readonly("num_prompt_tokens", &EngineStats::num_prompt_tokens)
-      .def_readonly("num_generation_tokens", &EngineStats::num_generation_tokens);
+  py::class_<EngineStats> stats(m, "EngineStats", "Gauges of now, and totals since the start.");
+  def_members<EngineStats>(stats);
 
   py::class_<Receipt>(m, "Receipt", "Where the time of a request went, up to its end in the core.")
       .def("to_json", &to_json, py::arg("text_ns"));
 
-  py::class_<ReleaseCopy>(m, "Release", "A run of ids whose text decodes on its own (TokenTable.decode).")
-      .def_property_readonly("request_id", [](const ReleaseCopy& self) { return self.release.request_id; })
-      .def_property_readonly("index", [](const ReleaseCopy& self) { return self.release.index; })
-      .def_readonly("token_ids", &ReleaseCopy::token_ids)
-      .def_property_readonly("num_text_ids",
-                             [](const ReleaseCopy& self) { return self.release.num_text_ids; })
-      .def_property_readonly("trim", [](const ReleaseCopy& self) { return self.release.trim; })
-      .def_property_readonly("is_first", [](const ReleaseCopy& self) { return self.release.is_first; })
-      .def_property_readonly("open_text",
-                             [](const ReleaseCopy& self) { return self.release.open_text.bits(); })
-      .def_property_readonly("finish_reason",
-                             [](const ReleaseCopy& self) { return to_string(self.release.finish_reason); })
-      .def_property_readonly("num_prompt_tokens",
-                             [](const ReleaseCopy& self) { return self.release.num_prompt_tokens; })
-      .def_property_readonly("num_cached_tokens",
-                             [](const ReleaseCopy& self) { return self.release.num_cached_tokens; })
-      .def_property_readonly("error", [](const ReleaseCopy& self) { return self.release.error; })
+  py::class_<ReleaseCopy> release(m, "Release",
+                                  "A run of ids whose text decodes on its own (TokenTable.decode).");
+  def_members<Release>(release);
+  release.def_readonly("token_ids", &ReleaseCopy::token_ids)
       .def_readonly("receipt", &ReleaseCopy::receipt)
       .def_property_readonly(
           "stop_reason",
           [](const ReleaseCopy& self) -> py::object {
             if (!self.stop_string.empty()) return py::str(self.stop_string);
-            return self.release.stop_token_id < 0 ? py::none()
-                                                  : py::object(py::int_(self.release.stop_token_id));
+            return self.stop_token_id < 0 ? py::none() : py::object(py::int_(self.stop_token_id));
           },
           "The stop string or the stop token's id; None: another end, or none.")
       .def_property_readonly(
@@ -286,10 +217,9 @@ void bind_outputs(py::module_& m) {
           },
           "Of the request's ids up to here.")
       .def("__repr__", [](const ReleaseCopy& self) {
-        return "Release(request_id=" + std::to_string(self.release.request_id) +
-               ", index=" + std::to_string(self.release.index) +
-               ", num_ids=" + std::to_string(self.release.num_ids) + ", finish_reason='" +
-               to_string(self.release.finish_reason) + "')";
+        return "Release(request_id=" + std::to_string(self.request_id) +
+               ", index=" + std::to_string(self.index) + ", num_ids=" + std::to_string(self.num_ids) +
+               ", finish_reason='" + to_string(self.finish_reason) + "')";
       });
 
   py::class_<StepOutputs>(

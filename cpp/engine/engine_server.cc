@@ -15,14 +15,6 @@ namespace {
 
 constexpr auto kDrainTimeout = std::chrono::seconds(5);
 
-bool same(const EngineStats& a, const EngineStats& b) {
-  return a.step == b.step && a.num_running == b.num_running && a.num_waiting == b.num_waiting &&
-         a.num_free_blocks == b.num_free_blocks && a.num_blocks == b.num_blocks &&
-         a.num_preemptions == b.num_preemptions && a.prefix_cache_queries == b.prefix_cache_queries &&
-         a.prefix_cache_hits == b.prefix_cache_hits && a.num_prompt_tokens == b.num_prompt_tokens &&
-         a.num_generation_tokens == b.num_generation_tokens;
-}
-
 }  // namespace
 
 EngineServer::EngineServer(EngineCore& core, int fd) : core_(core), fd_(fd) {
@@ -103,7 +95,7 @@ void EngineServer::apply(wire::RequestsFrame& frame) {
 
 void EngineServer::publish() {
   const StepOutputs& outputs = core_.outputs();
-  if (outputs.releases.empty() && has_published_ && same(outputs.stats, published_)) return;
+  if (outputs.releases.empty() && has_published_ && outputs.stats == published_) return;
   frame_.clear();
   wire::encode(outputs, frame_);
   enqueue(frame_);

@@ -261,7 +261,7 @@ void EngineCore::add_request(NewRequest request) {
   }
 
   const int64_t now_ns = impl_->clock();
-  const uint64_t seed = params.has_seed ? static_cast<uint64_t>(params.seed) : impl_->seeds.next();
+  const uint64_t seed = params.seed ? static_cast<uint64_t>(*params.seed) : impl_->seeds.next();
   Sequences sequences;
   const auto stops = make_stop_matcher(params);
   const auto edits = make_logit_edits(params);

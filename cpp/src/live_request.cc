@@ -81,11 +81,11 @@ std::unique_ptr<LiveRequest> make_sequence(const NewRequest& request, const Engi
     sort_unique(live->mask_ids);
   }
   // Sequence 0 is the one that computes the prompt.
-  const int32_t prompt_logprobs = index == 0 ? params.prompt_logprobs : -1;
+  const auto prompt_logprobs = index == 0 ? params.prompt_logprobs : std::nullopt;
   // The kernels know no "0 likeliest ones".
-  if (params.logprobs >= 0) live->num_logprobs = std::max(params.logprobs, 1);
-  if (prompt_logprobs >= 0) live->num_prompt_logprobs = std::max(prompt_logprobs, 1);
-  if (params.logprobs >= 0 || prompt_logprobs >= 0) {
+  if (params.logprobs) live->num_logprobs = std::max(*params.logprobs, 1);
+  if (prompt_logprobs) live->num_prompt_logprobs = std::max(*prompt_logprobs, 1);
+  if (params.logprobs || prompt_logprobs) {
     live->logprobs =
         std::make_unique<RequestLogprobs>(params.logprobs, prompt_logprobs, live->num_prompt_tokens);
   }

@@ -30,9 +30,10 @@ void LogprobRows::require(const char* field, int32_t num_rows) const {
                         std::to_string(num) + " rows, as the batch asks for");
 }
 
-RequestLogprobs::RequestLogprobs(int32_t num_logprobs, int32_t num_prompt_logprobs, int32_t num_prompt_tokens)
-    : num_per_id_(static_cast<uint32_t>(num_logprobs + 1)),
-      num_per_prompt_place_(static_cast<uint32_t>(num_prompt_logprobs + 1)),
+RequestLogprobs::RequestLogprobs(std::optional<int32_t> num_logprobs,
+                                 std::optional<int32_t> num_prompt_logprobs, int32_t num_prompt_tokens)
+    : num_per_id_(static_cast<uint32_t>(num_logprobs.value_or(-1) + 1)),
+      num_per_prompt_place_(static_cast<uint32_t>(num_prompt_logprobs.value_or(-1) + 1)),
       prompt_(static_cast<size_t>(num_prompt_tokens - 1) * num_per_prompt_place_) {}
 
 void RequestLogprobs::push(int32_t token_id, const LogprobRows& rows, int32_t row) {

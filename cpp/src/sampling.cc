@@ -106,8 +106,8 @@ void validate(const SamplingParams& params, int32_t vocab_size) {
     require(!ids.empty(), "bad_words", "a sequence of no ids", "at least one id in each");
     require_ids("bad_words", ids, vocab_size);
   }
-  if (params.logprobs != -1) require_in(fields::kLogprobs, params.logprobs);
-  if (params.prompt_logprobs != -1) require_in(fields::kPromptLogprobs, params.prompt_logprobs);
+  if (params.logprobs) require_in(fields::kLogprobs, *params.logprobs);
+  if (params.prompt_logprobs) require_in(fields::kPromptLogprobs, *params.prompt_logprobs);
   require_in(fields::kStreamInterval, params.stream_interval);
   // Before its characters are looked at, of which each has at most 4 bytes.
   require_count("cache_salt", params.cache_salt.size(), 4 * kMaxCacheSaltLength, "bytes");

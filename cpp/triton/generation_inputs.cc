@@ -1,6 +1,7 @@
 #include "generation_inputs.h"
 
 #include <cstring>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -72,6 +73,10 @@ void get(const InputTensor& tensor, bool& value) { value = get_scalar<bool>(tens
 void get(const InputTensor& tensor, int32_t& value) { value = get_scalar<int32_t>(tensor); }
 void get(const InputTensor& tensor, int64_t& value) { value = get_scalar<int64_t>(tensor); }
 void get(const InputTensor& tensor, float& value) { value = get_scalar<float>(tensor); }
+template <class T>
+void get(const InputTensor& tensor, std::optional<T>& value) {
+  value = get_scalar<T>(tensor);
+}
 void get(const InputTensor& tensor, std::string& value) {
   expect_scalar(tensor);
   value = std::move(get_strings(tensor).front());
@@ -105,7 +110,7 @@ void set_given(GenerationRequest& request, const InputTensor& tensor) {
 
 void set_seed(GenerationRequest& request, const InputTensor& tensor) {
   set<&SamplingParams::seed>(request, tensor);
-  request.request.params.has_seed = request.request.params.seed != -1;
+  if (request.request.params.seed == -1) request.request.params.seed.reset();
 }
 
 void set_cache_salt(GenerationRequest& request, const InputTensor& tensor) {

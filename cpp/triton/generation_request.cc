@@ -170,7 +170,7 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
   // Who asks for the numbers alone gets those of the sampled tokens.
   SamplingParams& params = result.request.params;
   if (result.return_logprobs || result.return_cumulative_logprob)
-    params.logprobs = std::max(params.logprobs, 0);
+    params.logprobs = params.logprobs.value_or(0);
   if (role == Role::kUnary) {
     if (result.stream)
       throw InvalidArgument("stream", "true", "false (this model answers with one response)");

@@ -30,7 +30,7 @@ Rows::Rows(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request
       return_cumulative_logprob_(generation.return_cumulative_logprob &&
                                  is_requested(request, "cumulative_logprob")),
       return_cum_log_probs_(generation.return_cumulative_logprob && is_requested(request, "cum_log_probs")),
-      return_prompt_logprobs_(generation.request.params.prompt_logprobs >= 0 &&
+      return_prompt_logprobs_(generation.request.params.prompt_logprobs.has_value() &&
                               is_requested(request, "prompt_logprobs")),
       return_logprobs_(generation.return_logprobs && is_requested(request, "logprobs")),
       return_output_log_probs_(generation.return_logprobs && is_requested(request, "output_log_probs")),

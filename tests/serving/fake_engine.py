@@ -25,6 +25,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import wire_format as wire
+
 VOCAB_SIZE = 1000
 END_ID = 0  # special: has no text
 CRASH_ID = 900  # the engine kills itself before the answer's third token
@@ -35,22 +37,6 @@ STOP_ID = (
 STALL_ID = 903  # the answer stops coming at this id, but does not end
 EXIT_ID = 904  # like CRASH_ID, but the engine exits with code 7
 GARBAGE_ID = 905  # the engine says something that is no frame
-
-MAGIC, VERSION = 0x52495551, 4
-REQUESTS, READY, START_ERROR, STEP = 1, 2, 3, 4
-FINISH = {None: 0, "stop": 1, "length": 2, "cancelled": 3, "error": 4, "deadline": 5}
-
-
-def frame(kind: int, payload: bytes) -> bytes:
-    return struct.pack("<IHHI", MAGIC, VERSION, kind, len(payload)) + payload
-
-
-def string(text: bytes) -> bytes:
-    return struct.pack("<I", len(text)) + text
-
-
-def array(code: str, values: list[int]) -> bytes:
-    return struct.pack(f"<I{len(values)}{code}", len(values), *values)
 
 
 def token_table(texts: list[bytes], special: set[int], separator: bytes = b" ") -> bytes:
@@ -63,16 +49,20 @@ def token_table(texts: list[bytes], special: set[int], separator: bytes = b" ") 
 
 
 def ready_frame(config: dict[str, Any], table: bytes) -> bytes:
-    limits = (config.get("max_model_len", 4096), VOCAB_SIZE, 16, 512, config.get("max_num_seqs", 256), 2048)
-    # Of what a request leaves out: max_tokens, min_tokens, temperature, top_p, top_k, seed, the bits for
-    # skip_special_tokens and detokenize, neither stop strings nor stop tokens; n, min_p, penalties, no
-    # biases, allowed ids and bad words, logprobs, prompt_logprobs, stream_interval, no cache_salt.
-    defaults = struct.pack("<iiffiqBII", 0, 0, 1.0, 1.0, 0, 0, 4 | 16, 0, 0)
-    defaults += struct.pack("<iffffIIIiiiI", 1, 0.0, 0.0, 0.0, 1.0, 0, 0, 0, -1, -1, 1, 0)
-    texts = [table, config.get("vocabulary", "").encode(), config.get("loaded", "").encode()]
-    return frame(
-        READY, string(b"fake") + struct.pack("<6i", *limits) + defaults + b"".join(map(string, texts))
-    )
+    ready = {
+        "model": "fake",
+        "max_model_len": config.get("max_model_len", 4096),
+        "vocab_size": VOCAB_SIZE,
+        "block_size": 16,
+        "num_blocks": 512,
+        "max_num_seqs": config.get("max_num_seqs", 256),
+        "max_num_batched_tokens": 2048,
+        "defaults": wire.DEFAULT_PARAMS,
+        "token_table": table,
+        "vocabulary": config.get("vocabulary", ""),
+        "loaded": config.get("loaded", ""),
+    }
+    return wire.frame(wire.READY, wire.write(wire.READY_FRAME, ready))
 
 
 @dataclass
@@ -81,7 +71,9 @@ class Request:
     prompt: list[int]
     max_tokens: int
     has_text: bool = True  # detokenize
-    times: tuple[int, int, int] = (0, 0, 0)  # arrival, tokenize, deadline
+    arrival_ns: int = 0
+    tokenize_ns: int = 0
+    deadline_ns: int = 0
     return_receipt: bool = False
     index: int = 0  # of n; begins so many ids further on in the prompt
     num_out: int = 0
@@ -98,81 +90,6 @@ class Request:
 
 
 @dataclass
-class Reader:
-    data: bytes
-    offset: int = 0
-
-    def take(self, fmt: str) -> tuple[Any, ...]:
-        values = struct.unpack_from("<" + fmt, self.data, self.offset)
-        self.offset += struct.calcsize("<" + fmt)
-        return values
-
-    def array(self, code: str) -> list[int]:
-        (count,) = self.take("I")
-        return list(self.take(f"{count}{code}"))
-
-    def string(self) -> bytes:
-        (size,) = self.take("I")
-        self.offset += size
-        return self.data[self.offset - size : self.offset]
-
-
-def decode_requests(payload: bytes) -> tuple[list[Request], list[int], list[dict[str, Any]]]:
-    """Additions, cancellations, and the sampling settings of each addition."""
-    reader = Reader(payload)
-    additions, settings = [], []
-    for _ in range(reader.take("I")[0]):
-        (request_id,) = reader.take("Q")
-        prompt = reader.array("i")
-        priority, arrival_ns, tokenize_ns, deadline_ns, receipt = reader.take("iqqqB")
-        max_tokens, min_tokens, temperature, top_p, top_k, seed, bits = reader.take("iiffiqB")
-        stop = [reader.string().decode() for _ in range(reader.take("I")[0])]
-        times = (arrival_ns, tokenize_ns, deadline_ns)
-        additions.append(Request(request_id, prompt, max_tokens or 16, bool(bits & 16), times, bool(receipt)))
-        stop_token_ids = reader.array("i")
-        n, min_p, presence_penalty, frequency_penalty, repetition_penalty = reader.take("iffff")
-        logit_bias = [reader.take("if") for _ in range(reader.take("I")[0])]
-        allowed_token_ids = reader.array("i")
-        bad_word_ids = [reader.array("i") for _ in range(reader.take("I")[0])]
-        logprobs, prompt_logprobs, stream_interval = reader.take("iii")
-        settings.append(
-            {
-                "n": n,
-                "max_tokens": max_tokens,
-                "min_tokens": min_tokens,
-                "temperature": temperature,
-                "top_p": top_p,
-                "top_k": top_k,
-                "min_p": min_p,
-                "presence_penalty": presence_penalty,
-                "frequency_penalty": frequency_penalty,
-                "repetition_penalty": repetition_penalty,
-                "seed": seed if bits & 1 else None,
-                "logit_bias": logit_bias,
-                "allowed_token_ids": allowed_token_ids,
-                "bad_word_ids": bad_word_ids,
-                "stop": stop,
-                "stop_token_ids": stop_token_ids,
-                "ignore_eos": bool(bits & 2),
-                "skip_special_tokens": bool(bits & 4),
-                "include_stop_str_in_output": bool(bits & 8),
-                "detokenize": bool(bits & 16),
-                "logprobs": logprobs,
-                "prompt_logprobs": prompt_logprobs,
-                "stream_interval": stream_interval,
-                "cache_salt": reader.string().decode(),
-                "priority": priority,
-                "arrival_ns": arrival_ns,
-                "tokenize_ns": tokenize_ns,
-                "deadline_ns": deadline_ns,
-            }
-        )
-    cancellations = reader.array("Q")
-    assert reader.offset == len(payload)
-    return additions, cancellations, settings
-
-
-@dataclass
 class Release:
     """One release of a step, see Release in cpp/include/quire/request.h."""
 
@@ -181,47 +98,53 @@ class Release:
     num_text_ids: int = 0
     is_first: bool = False
     finish_reason: str | None = None
-    error: bytes = b""
+    error: str = ""
 
     def receipt(self) -> bytes:
         """Receipt in cpp/include/quire/receipt.h, with counts that a test recognizes."""
         request, now = self.request, time.monotonic_ns()
-        arrival, tokenize, _ = request.times
-        times = (arrival, tokenize, request.admitted_ns, request.first_token_ns or now, now)
+        first_token_ns = request.first_token_ns or now
+        times = (request.arrival_ns, request.tokenize_ns, request.admitted_ns, first_token_ns, now)
         return struct.pack("<5q10I", *times, len(request.prompt), request.num_out, 1, 2, 3, 4, 5, 6, 7, 0)
 
 
 def step_frame(step: int, num_running: int, num_generated: int, releases: list[Release]) -> bytes:
-    stats = struct.pack("<Q4I5Q", step, num_running, 0, 512 - num_running, 512, 0, 0, 0, 0, num_generated)
-    ids = [token for release in releases for token in release.ids]
+    stats = {
+        "step": step,
+        "num_running": num_running,
+        "num_free_blocks": 512 - num_running,
+        "num_blocks": 512,
+        "num_generation_tokens": num_generated,
+    }
     given = [r for r in releases if r.finish_reason and r.request.return_receipt]
-    parts = [stats, array("i", ids), struct.pack("<I", len(given)), *(r.receipt() for r in given)]
-    parts.append(struct.pack("<I", len(releases)))
-    begin = 0
+    token_ids: list[int] = []
+    encoded = []
     for r in releases:
-        parts.append(
-            struct.pack(
-                "<QIIIIiBIBIIi",
-                r.request.request_id,
-                r.request.index,
-                begin,
-                len(r.ids),
-                r.num_text_ids,
-                0,
-                r.is_first,
-                0,  # open_text
-                FINISH[r.finish_reason],
-                len(r.request.prompt),
-                0,
-                given.index(r) if r in given else -1,
-            )
-        )
-        parts.append(string(r.error))
-        if r.finish_reason == "stop":
-            parts.append(struct.pack("<i", STOP_ID) + string(b""))
-        begin += len(r.ids)
-    parts.append(struct.pack("<II", 0, 0))  # no logprobs
-    return frame(STEP, b"".join(parts))
+        release = {
+            "request_id": r.request.request_id,
+            "index": r.request.index,
+            "ids_begin": len(token_ids),
+            "num_ids": len(r.ids),
+            "num_text_ids": r.num_text_ids,
+            "is_first": r.is_first,
+            "finish_reason": wire.FINISH_REASONS.index(r.finish_reason or ""),
+            "num_prompt_tokens": len(r.request.prompt),
+            "receipt_idx": given.index(r) if r in given else -1,
+            "error": r.error,
+            "stop_token_id": STOP_ID if r.finish_reason == "stop" else -1,
+        }
+        encoded.append(wire.NO_RELEASE | release)
+        token_ids += r.ids
+    frame = {
+        "stats": wire.NO_STATS | stats,
+        "releases": encoded,
+        "token_ids": token_ids,
+        "stop_strings": [],
+        "receipts": [r.receipt() for r in given],
+        "logprobs": [],
+        "logprob_entries": [],
+    }
+    return wire.frame(wire.STEP, wire.write(wire.STEP_FRAME, frame))
 
 
 class Engine:
@@ -245,21 +168,16 @@ class Engine:
         data = self.sock.recv(1 << 20)
         self.received += data
         while len(self.received) >= 12:
-            magic, version, kind, size = struct.unpack_from("<IHHI", self.received)
-            assert (magic, version, kind) == (MAGIC, VERSION, REQUESTS)
+            magic, version, kind, size = struct.unpack_from("<4sHHI", self.received)
+            assert (magic, version, kind) == (wire.MAGIC, wire.VERSION, wire.REQUESTS)
             if len(self.received) < 12 + size:
                 break
-            additions, cancellations, settings = decode_requests(self.received[12 : 12 + size])
+            frame = wire.read(wire.REQUESTS_FRAME, self.received[12 : 12 + size])
+            additions, cancellations = frame["additions"], frame["cancellations"]
             self.received = self.received[12 + size :]
             self.log("frame", additions=len(additions), cancellations=len(cancellations))
-            for request, params in zip(additions, settings, strict=True):
-                self.log("add", request_id=request.request_id, prompt=request.prompt, **params)
-                if ERROR_ID in request.prompt:
-                    error = b"input_ids: got id 901; allowed: ids that the fake engine likes"
-                    self.refused.append(Release(request, finish_reason="error", error=error))
-                else:
-                    for index in range(params["n"]):
-                        self.running[request.request_id, index] = replace(request, index=index)
+            for addition in additions:
+                self.add(addition, addition["params"])
             for request_id in cancellations:
                 keys = [key for key in self.running if key[0] == request_id] or [(request_id, 0)]
                 for key in keys:
@@ -267,9 +185,34 @@ class Engine:
                     self.log("cancel", request_id=request_id, num_out=request.num_out if request else None)
         return bool(data)
 
+    def add(self, addition: dict[str, Any], params: dict[str, Any]) -> None:
+        times = {name: addition[name] for name in ("arrival_ns", "tokenize_ns", "deadline_ns")}
+        request = Request(
+            addition["request_id"],
+            addition["prompt_ids"],
+            params["max_tokens"] or 16,
+            params["detokenize"],
+            *times.values(),
+            return_receipt=addition["return_receipt"],
+        )
+        self.log(
+            "add",
+            request_id=request.request_id,
+            prompt=request.prompt,
+            priority=addition["priority"],
+            **times,
+            **params,
+        )
+        if ERROR_ID in request.prompt:
+            error = "input_ids: got id 901; allowed: ids that the fake engine likes"
+            self.refused.append(Release(request, finish_reason="error", error=error))
+            return
+        for index in range(params["n"]):
+            self.running[request.request_id, index] = replace(request, index=index)
+
     def advance(self, request: Request) -> Release | None:
-        if 0 < request.times[2] <= time.monotonic_ns():
-            error = b"" if request.num_out else b"deadline exceeded: passed before the first token"
+        if 0 < request.deadline_ns <= time.monotonic_ns():
+            error = "" if request.num_out else "deadline exceeded: passed before the first token"
             return Release(request, finish_reason="deadline", error=error)
         token = request.token(request.num_out)
         if token == STALL_ID:
@@ -332,7 +275,7 @@ def main() -> None:
     if "start_exit_code" in config:
         raise SystemExit(config["start_exit_code"])
     if "start_error" in config:
-        sock.sendall(frame(START_ERROR, config["start_error"].encode()))
+        sock.sendall(wire.frame(wire.START_ERROR, config["start_error"].encode()))
         return
     fds = sorted(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
     engine.log("start", pid=os.getpid(), fds=fds, settings=settings, loaded=args.loaded)

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "quire/members.h"
+
 namespace quire {
 
 // The largest max_batches_out.
@@ -33,6 +35,23 @@ struct EngineConfig {
   std::vector<int32_t> eos_token_ids;  // a request ends at any of these unless it says ignore_eos
 
   int32_t max_blocks_per_request() const { return (max_model_len + block_size - 1) / block_size; }
+};
+template <>
+inline constexpr std::tuple kMembers<EngineConfig>{
+    member("block_size", &EngineConfig::block_size),
+    member<Binding::kRequired>("num_blocks", &EngineConfig::num_blocks),
+    member("max_num_seqs", &EngineConfig::max_num_seqs),
+    member("max_num_batched_tokens", &EngineConfig::max_num_batched_tokens),
+    member<Binding::kRequired>("max_model_len", &EngineConfig::max_model_len),
+    member("max_output_tokens", &EngineConfig::max_output_tokens),
+    member("max_batches_out", &EngineConfig::max_batches_out),
+    member("watermark", &EngineConfig::watermark),
+    member("scheduling_policy", &EngineConfig::scheduling_policy),
+    member("enable_prefix_caching", &EngineConfig::enable_prefix_caching),
+    member("enable_chunked_prefill", &EngineConfig::enable_chunked_prefill),
+    member<Binding::kRequired>("vocab_size", &EngineConfig::vocab_size),
+    member("seed", &EngineConfig::seed),
+    member("eos_token_ids", &EngineConfig::eos_token_ids),
 };
 
 // Throws InvalidArgument that names the setting.

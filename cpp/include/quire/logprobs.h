@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -39,8 +40,9 @@ struct StepLogprobs {
 // Of one request that asks for logprobs.
 class RequestLogprobs {
  public:
-  // num_logprobs, num_prompt_logprobs: as in SamplingParams; -1: none.
-  RequestLogprobs(int32_t num_logprobs, int32_t num_prompt_logprobs, int32_t num_prompt_tokens);
+  // num_logprobs, num_prompt_logprobs: as in SamplingParams.
+  RequestLogprobs(std::optional<int32_t> num_logprobs, std::optional<int32_t> num_prompt_logprobs,
+                  int32_t num_prompt_tokens);
 
   // Logprobs of each place; 0: not asked for.
   uint32_t num_per_id() const { return num_per_id_; }

@@ -25,6 +25,13 @@ struct NewRequest {
   int64_t deadline_ns = 0;  // 0: none
   bool return_receipt = false;
 };
+template <>
+inline constexpr std::tuple kMembers<NewRequest>{
+    member("request_id", &NewRequest::request_id),   member("prompt_ids", &NewRequest::prompt_ids),
+    member("params", &NewRequest::params),           member("priority", &NewRequest::priority),
+    member("arrival_ns", &NewRequest::arrival_ns),   member("tokenize_ns", &NewRequest::tokenize_ns),
+    member("deadline_ns", &NewRequest::deadline_ns), member("return_receipt", &NewRequest::return_receipt),
+};
 
 // A run of ids whose text can be decoded on its own: it ends at a complete character and outside a possible
 // stop string.
@@ -48,6 +55,25 @@ struct Release {
   int32_t stop_string_idx = -1;  // in StepOutputs::stop_strings: one of stop
   int32_t logprobs_idx = -1;     // in StepOutputs::logprobs; -1: none asked for
 };
+template <>
+inline constexpr std::tuple kMembers<Release>{
+    member("request_id", &Release::request_id),
+    member("index", &Release::index),
+    member<Binding::kNone>("ids_begin", &Release::ids_begin),
+    member<Binding::kNone>("num_ids", &Release::num_ids),
+    member("num_text_ids", &Release::num_text_ids),
+    member("trim", &Release::trim),
+    member("is_first", &Release::is_first),
+    member("open_text", &Release::open_text),
+    member("finish_reason", &Release::finish_reason),
+    member("num_prompt_tokens", &Release::num_prompt_tokens),
+    member("num_cached_tokens", &Release::num_cached_tokens),
+    member<Binding::kNone>("receipt_idx", &Release::receipt_idx),
+    member("error", &Release::error),
+    member<Binding::kNone>("stop_token_id", &Release::stop_token_id),
+    member<Binding::kNone>("stop_string_idx", &Release::stop_string_idx),
+    member<Binding::kNone>("logprobs_idx", &Release::logprobs_idx),
+};
 
 // Of one release: [begin, ...) of StepOutputs::logprob_entries. First num_per_id for each id of the release,
 // then num_per_prompt_place for each token of the prompt but its first, in the first release of a request.
@@ -58,6 +84,15 @@ struct ReleaseLogprobs {
   uint32_t num_prompt_places = 0;
   uint32_t num_per_prompt_place = 0;  // 0: not asked for, or not here
   double cumulative_logprob = 0;      // of the request's ids up to here
+};
+template <>
+inline constexpr std::tuple kMembers<ReleaseLogprobs>{
+    member("release_idx", &ReleaseLogprobs::release_idx),
+    member("begin", &ReleaseLogprobs::begin),
+    member("num_per_id", &ReleaseLogprobs::num_per_id),
+    member("num_prompt_places", &ReleaseLogprobs::num_prompt_places),
+    member("num_per_prompt_place", &ReleaseLogprobs::num_per_prompt_place),
+    member("cumulative_logprob", &ReleaseLogprobs::cumulative_logprob),
 };
 
 struct EngineStats {
@@ -71,6 +106,21 @@ struct EngineStats {
   uint64_t prefix_cache_hits = 0;      // tokens found, since start
   uint64_t num_prompt_tokens = 0;      // computed prompt tokens, since start
   uint64_t num_generation_tokens = 0;  // since start
+
+  bool operator==(const EngineStats&) const = default;
+};
+template <>
+inline constexpr std::tuple kMembers<EngineStats>{
+    member("step", &EngineStats::step),
+    member("num_running", &EngineStats::num_running),
+    member("num_waiting", &EngineStats::num_waiting),
+    member("num_free_blocks", &EngineStats::num_free_blocks),
+    member("num_blocks", &EngineStats::num_blocks),
+    member("num_preemptions", &EngineStats::num_preemptions),
+    member("prefix_cache_queries", &EngineStats::prefix_cache_queries),
+    member("prefix_cache_hits", &EngineStats::prefix_cache_hits),
+    member("num_prompt_tokens", &EngineStats::num_prompt_tokens),
+    member("num_generation_tokens", &EngineStats::num_generation_tokens),
 };
 
 struct StepOutputs {
@@ -104,6 +154,16 @@ struct StepOutputs {
     return std::span(logprob_entries)
         .subspan(begin, size_t{run.num_prompt_places} * run.num_per_prompt_place);
   }
+};
+template <>
+inline constexpr std::tuple kMembers<StepOutputs>{
+    member("stats", &StepOutputs::stats),
+    member("releases", &StepOutputs::releases),
+    member("token_ids", &StepOutputs::token_ids),
+    member("stop_strings", &StepOutputs::stop_strings),
+    member("receipts", &StepOutputs::receipts),
+    member("logprobs", &StepOutputs::logprobs),
+    member("logprob_entries", &StepOutputs::logprob_entries),
 };
 
 }  // namespace quire

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "quire/error.h"
 #include "quire/fields.h"
+#include "quire/members.h"
 
 namespace quire {
 
@@ -31,19 +33,45 @@ struct SamplingParams {
   std::vector<int32_t> allowed_token_ids;  // in [0, vocab_size), at most so many; empty: all
   std::vector<std::vector<int32_t>> bad_word_ids;  // sequences of ids that are never completed; none
                                                    // empty, at most kMaxBadWords with kMaxBadWordIds ids
-  bool has_seed = false;
-  int64_t seed = 0;  // same seed, same prompt, same engine: same tokens; drawn at intake when not given
+  std::optional<int64_t> seed;  // same seed, prompt and engine: same tokens; drawn at intake when not given
   bool ignore_eos = false;
   bool skip_special_tokens = true;
   bool include_stop_str_in_output = false;
-  std::vector<std::string> stop;        // non-empty strings, UTF-8; sizes: require_stop_size()
-  std::vector<int32_t> stop_token_ids;  // in [0, vocab_size); at most kMaxStopTokenIds
-  int32_t logprobs = -1;                // of each sampled token and of so many likeliest ones; -1: none
-  int32_t prompt_logprobs = -1;         // the same of the prompt's tokens
-  bool detokenize = true;               // false: ids only, no text; no stop strings then
-  int32_t stream_interval = 1;          // tokens that a run has at least, but for the first and the last
-  std::string cache_salt;               // prefixes are shared among requests of one salt; UTF-8, at most
-                                        // kMaxCacheSaltLength
+  std::vector<std::string> stop;           // non-empty strings, UTF-8; sizes: require_stop_size()
+  std::vector<int32_t> stop_token_ids;     // in [0, vocab_size); at most kMaxStopTokenIds
+  std::optional<int32_t> logprobs;         // of each sampled token and of so many likeliest ones
+  std::optional<int32_t> prompt_logprobs;  // the same of the prompt's tokens
+  bool detokenize = true;                  // false: ids only, no text; no stop strings then
+  int32_t stream_interval = 1;             // tokens that a run has at least, but for the first and the last
+  std::string cache_salt;                  // prefixes are shared among requests of one salt; UTF-8, at most
+                                           // kMaxCacheSaltLength
+};
+template <>
+inline constexpr std::tuple kMembers<SamplingParams>{
+    member("n", &SamplingParams::n),
+    member("max_tokens", &SamplingParams::max_tokens),
+    member("min_tokens", &SamplingParams::min_tokens),
+    member("temperature", &SamplingParams::temperature),
+    member("top_p", &SamplingParams::top_p),
+    member("top_k", &SamplingParams::top_k),
+    member("min_p", &SamplingParams::min_p),
+    member("presence_penalty", &SamplingParams::presence_penalty),
+    member("frequency_penalty", &SamplingParams::frequency_penalty),
+    member("repetition_penalty", &SamplingParams::repetition_penalty),
+    member("logit_bias", &SamplingParams::logit_bias),
+    member("allowed_token_ids", &SamplingParams::allowed_token_ids),
+    member("bad_word_ids", &SamplingParams::bad_word_ids),
+    member("seed", &SamplingParams::seed),
+    member("ignore_eos", &SamplingParams::ignore_eos),
+    member("skip_special_tokens", &SamplingParams::skip_special_tokens),
+    member("include_stop_str_in_output", &SamplingParams::include_stop_str_in_output),
+    member("stop", &SamplingParams::stop),
+    member("stop_token_ids", &SamplingParams::stop_token_ids),
+    member("logprobs", &SamplingParams::logprobs),
+    member("prompt_logprobs", &SamplingParams::prompt_logprobs),
+    member("detokenize", &SamplingParams::detokenize),
+    member("stream_interval", &SamplingParams::stream_interval),
+    member("cache_salt", &SamplingParams::cache_salt),
 };
 
 // The seed of sequence `index` of a request with `seed`; that of sequence 0 is `seed`.

@@ -20,7 +20,7 @@
 namespace quire::wire {
 
 constexpr uint32_t kMagic = 0x52495551;  // "QUIR"
-constexpr uint16_t kVersion = 4;
+constexpr uint16_t kVersion = 5;
 constexpr uint32_t kMaxPayload = 1u << 30;
 constexpr size_t kRequestsPayload = 1u << 24;  // additions are cut into frames of about so many bytes
 
@@ -55,6 +55,34 @@ struct ReadyFrame {
   std::string vocabulary;   // whose ids these are: a fingerprint, a space, a name; "": not told
   std::string loaded;       // for the engine that takes this one's place, which gets it as --loaded
 };
+
+}  // namespace quire::wire
+
+namespace quire {
+
+template <>
+inline constexpr std::tuple kMembers<wire::RequestsFrame>{
+    member("additions", &wire::RequestsFrame::additions),
+    member("cancellations", &wire::RequestsFrame::cancellations),
+};
+template <>
+inline constexpr std::tuple kMembers<wire::ReadyFrame>{
+    member("model", &wire::ReadyFrame::model),
+    member("max_model_len", &wire::ReadyFrame::max_model_len),
+    member("vocab_size", &wire::ReadyFrame::vocab_size),
+    member("block_size", &wire::ReadyFrame::block_size),
+    member("num_blocks", &wire::ReadyFrame::num_blocks),
+    member("max_num_seqs", &wire::ReadyFrame::max_num_seqs),
+    member("max_num_batched_tokens", &wire::ReadyFrame::max_num_batched_tokens),
+    member("defaults", &wire::ReadyFrame::defaults),
+    member("token_table", &wire::ReadyFrame::token_table),
+    member("vocabulary", &wire::ReadyFrame::vocabulary),
+    member("loaded", &wire::ReadyFrame::loaded),
+};
+
+}  // namespace quire
+
+namespace quire::wire {
 
 // encode_* append one whole frame, header included, to `out`, or throw and leave it as it was.
 // Requests are as many frames as it takes: each but the last has payloads of at most max_payload, or one

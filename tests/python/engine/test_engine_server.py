@@ -16,6 +16,7 @@ from quire import _core
 from quire.engine.loop import serve
 from quire.errors import EngineError
 from quire.sampling_params import SamplingParams
+from wire_format import DEFAULT_PARAMS
 
 
 @pytest.fixture(params=[1, 2], ids=["one batch out", "two batches out"])
@@ -47,23 +48,8 @@ def test_ready(engine: Engine) -> None:
         "num_blocks": 64,
         "max_num_seqs": 16,
         "max_num_batched_tokens": 2304,
-        "defaults": {
-            "max_tokens": 0,
-            "min_tokens": 0,
-            "temperature": 0.5,
-            "top_p": 0.25,
-            "top_k": 7,
-            "seed": 0,
-            "bits": 4 | 16,  # skip_special_tokens, detokenize
-            "n": 1,
-            "min_p": 0.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "repetition_penalty": 1.25,
-            "logprobs": -1,
-            "prompt_logprobs": -1,
-            "stream_interval": 1,
-        },
+        "defaults": DEFAULT_PARAMS
+        | {"temperature": 0.5, "top_p": 0.25, "top_k": 7, "repetition_penalty": 1.25},
     }
     assert _core.TokenTable.deserialize(table).decode([0, 1, 2]) == "ABC"
 
@@ -217,7 +203,7 @@ BAD_FRAMES = {
     "magic": (wire.frame(wire.REQUESTS, b"", magic=b"HTTP"), "not a Quire frame"),
     "version": (
         wire.frame(wire.REQUESTS, b"", version=9),
-        "the other side speaks version 9, this side version 4",
+        "the other side speaks version 9, this side version 5",
     ),
     "unknown type": (wire.frame(77, b""), "unknown frame type 77"),
     "type of the other direction": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import _core_parts
 import pytest
@@ -11,6 +12,7 @@ from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quire.sampling_params import SamplingParams
+from wire_format import DEFAULT_PARAMS, NEW_REQUEST, NO_RELEASE, STATS, STEP_FRAME, write
 
 
 def frames(data: bytes) -> list[bytes]:
@@ -49,23 +51,43 @@ def test_cancellations_alone_are_one_frame() -> None:
     assert _core_parts.decode_requests(payload) == (0, 1)
 
 
-def step(num_ids: int = 2, num_per_id: int = 2, num_places: int = 1, num_per_place: int = 2) -> bytes:
-    """A step with two releases, of which the second has logprobs, a stop string and a receipt."""
-    release = struct.pack("<QIIIIiBIBIIi", 1, 0, 0, 1, 1, 0, 1, 0, 0, 3, 0, -1) + struct.pack("<I", 0)
-    last = struct.pack("<QIIIIiBIBIIi", 2, 0, 1, num_ids, 2, 0, 0, 0, 1, 3, 0, 0) + struct.pack("<I", 0)
-    last += struct.pack("<iI", -1, 3) + b"end"
-    runs = struct.pack("<IIIIIId", 1, 1, 0, num_per_id, num_places, num_per_place, -1.5)
-    entries = b"".join(struct.pack("<ifi", i, -0.5, 1) for i in range(6))
-    return b"".join(
-        [
-            struct.pack("<Q4I5Q", *range(10)),
-            struct.pack("<I3i", 3, 5, 6, 7),
-            struct.pack("<I", 1) + bytes(range(wire.RECEIPT_SIZE)),
-            struct.pack("<I", 2) + release + last,
-            runs,
-            struct.pack("<I", 6) + entries,
-        ]
-    )
+def step(
+    num_ids: int = 2, num_per_id: int = 2, num_places: int = 1, num_per_place: int = 2, **changes: Any
+) -> bytes:
+    """A step with two releases, of which the second has logprobs, a stop string and a receipt.
+
+    `changes`: of the second.
+    """
+    first = {"request_id": 1, "num_ids": 1, "num_text_ids": 1, "is_first": True, "num_prompt_tokens": 3}
+    last = {
+        "request_id": 2,
+        "ids_begin": 1,
+        "num_ids": num_ids,
+        "num_text_ids": 2,
+        "finish_reason": 1,
+        "num_prompt_tokens": 3,
+        "receipt_idx": 0,
+        "stop_string_idx": 0,
+        "logprobs_idx": 0,
+    }
+    run = {
+        "release_idx": 1,
+        "begin": 0,
+        "num_per_id": num_per_id,
+        "num_prompt_places": num_places,
+        "num_per_prompt_place": num_per_place,
+        "cumulative_logprob": -1.5,
+    }
+    frame = {
+        "stats": dict(zip(STATS, range(10), strict=True)),
+        "releases": [NO_RELEASE | first, NO_RELEASE | last | changes],
+        "token_ids": [5, 6, 7],
+        "stop_strings": ["end"],
+        "receipts": [bytes(range(80))],
+        "logprobs": [run],
+        "logprob_entries": [(i, -0.5, 1) for i in range(6)],
+    }
+    return write(STEP_FRAME, frame)
 
 
 def test_a_step_is_read() -> None:
@@ -90,6 +112,41 @@ def test_sizes_that_do_not_fit(sizes: dict[str, int]) -> None:
     """Sizes are refused whose entries are not there, also where their product wraps around."""
     with pytest.raises(RuntimeError, match=r"^wire: "):
         _core_parts.decode_step(step(**sizes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_text_ids": 3},
+        {"trim": -1},
+        {"receipt_idx": 1},
+        {"receipt_idx": -2},
+        {"stop_string_idx": 1},
+        {"stop_string_idx": -2},
+        {"logprobs_idx": 1},
+        {"logprobs_idx": -2},
+        {"logprobs_idx": -1},
+        {"finish_reason": 0},
+        {"finish_reason": 6},
+    ],
+)
+def test_values_that_no_release_has(changes: dict[str, int]) -> None:
+    """What a release says of itself is within the frame and fits together."""
+    with pytest.raises(RuntimeError, match=r"^wire: "):
+        _core.decode_step(step(**changes))
+
+
+def test_a_flag_is_0_or_1() -> None:
+    """A flag of another value is refused."""
+    request = {
+        **dict.fromkeys(NEW_REQUEST, 0),
+        "prompt_ids": [1],
+        "params": DEFAULT_PARAMS,
+        "return_receipt": 2,
+    }
+    addition = write(NEW_REQUEST | {"return_receipt": "B"}, request)
+    with pytest.raises(RuntimeError, match=r"^wire: a flag of 2"):
+        _core.decode_requests(wire.requests([addition])[12:])
 
 
 REQUESTS = wire.requests(

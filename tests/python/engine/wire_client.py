@@ -1,29 +1,32 @@
-"""The other end of the engine's socket, written from the description in wire.cc and not from its code."""
+"""The other end of the engine's socket."""
 
 from __future__ import annotations
 
 import socket
 import struct
 from dataclasses import dataclass, field
+from typing import Any
 
 from quire.sampling_params import SamplingParams
-
-MAGIC, VERSION = b"QUIR", 4
-REQUESTS, READY, START_ERROR, STEP = 1, 2, 3, 4
-FINISH_REASONS = ("", "stop", "length", "cancelled", "error", "deadline")
-RECEIPT_SIZE = 80
-STATS = (
-    "step",
-    "num_running",
-    "num_waiting",
-    "num_free_blocks",
-    "num_blocks",
-    "num_preemptions",
-    "prefix_cache_queries",
-    "prefix_cache_hits",
-    "num_prompt_tokens",
-    "num_generation_tokens",
+from wire_format import (
+    FINISH_REASONS,
+    MAGIC,
+    NEW_REQUEST,
+    PARAMS,
+    READY,
+    READY_FRAME,
+    REQUESTS,
+    REQUESTS_FRAME,
+    START_ERROR,
+    STEP,
+    STEP_FRAME,
+    VERSION,
+    frame,
+    read,
+    write,
 )
+
+__all__ = ["MAGIC", "READY", "REQUESTS", "START_ERROR", "STEP", "VERSION", "frame"]
 
 
 @dataclass
@@ -61,10 +64,6 @@ class Answer:
     error: str = ""
 
 
-def frame(kind: int, payload: bytes, *, version: int = VERSION, magic: bytes = MAGIC) -> bytes:
-    return struct.pack("<4sHHI", magic, version, kind, len(payload)) + payload
-
-
 def addition(
     request_id: int,
     prompt_ids: list[int],
@@ -73,56 +72,27 @@ def addition(
     **times: int,
 ) -> bytes:
     """`times`: arrival_ns, tokenize_ns; return_receipt: 0 or 1."""
-    bits = (
-        (params.seed is not None)
-        | params.ignore_eos << 1
-        | params.skip_special_tokens << 2
-        | params.include_stop_str_in_output << 3
-        | params.detokenize << 4
-    )
-    stops = [text.encode() for text in params.stop]
-    penalties = (params.presence_penalty, params.frequency_penalty, params.repetition_penalty)
-    logprobs, prompt_logprobs = (
-        -1 if value is None else value for value in (params.logprobs, params.prompt_logprobs)
-    )
-    salt = (params.cache_salt or "").encode()
-    deadline_ns = times.get("arrival_ns", 0) + params.deadline_ms * 10**6 if params.deadline_ms else 0
-    return b"".join(
-        [
-            struct.pack("<Q", request_id),
-            _ints(prompt_ids),
-            struct.pack(
-                "<iqqqB",
-                params.priority,
-                times.get("arrival_ns", 0),
-                times.get("tokenize_ns", 0),
-                deadline_ns,
-                times.get("return_receipt", 0),
-            ),
-            struct.pack(
-                "<iiffi", params.max_tokens, params.min_tokens, params.temperature, params.top_p, params.top_k
-            ),
-            struct.pack("<qB", params.seed or 0, bits),
-            struct.pack("<I", len(stops)),
-            *(struct.pack("<I", len(text)) + text for text in stops),
-            _ints(list(params.stop_token_ids)),
-            struct.pack("<iffff", params.n, params.min_p, *penalties),
-            struct.pack("<I", len(params.logit_bias)),
-            *(struct.pack("<if", token_id, bias) for token_id, bias in params.logit_bias),
-            _ints(list(params.allowed_token_ids or ())),
-            struct.pack("<I", len(bad_word_ids)),
-            *map(_ints, bad_word_ids),
-            struct.pack("<iii", logprobs, prompt_logprobs, params.stream_interval),
-            struct.pack("<I", len(salt)) + salt,
-        ]
-    )
+    given = {name: getattr(params, name, None) for name in PARAMS}
+    given["allowed_token_ids"] = params.allowed_token_ids or ()
+    given["cache_salt"] = params.cache_salt or ""
+    arrival_ns = times.get("arrival_ns", 0)
+    request = {
+        "request_id": request_id,
+        "prompt_ids": prompt_ids,
+        "params": given | {"bad_word_ids": bad_word_ids},
+        "priority": params.priority,
+        "arrival_ns": arrival_ns,
+        "tokenize_ns": times.get("tokenize_ns", 0),
+        "deadline_ns": arrival_ns + params.deadline_ms * 10**6 if params.deadline_ms else 0,
+        "return_receipt": times.get("return_receipt", 0),
+    }
+    return write(NEW_REQUEST, request)
 
 
 def requests(additions: list[bytes] = [], cancellations: list[int] = []) -> bytes:  # noqa: B006 (only read)
     """One kRequests frame."""
     payload = struct.pack("<I", len(additions)) + b"".join(additions)
-    payload += struct.pack(f"<I{len(cancellations)}Q", len(cancellations), *cancellations)
-    return frame(REQUESTS, payload)
+    return frame(REQUESTS, payload + write(REQUESTS_FRAME["cancellations"], cancellations))
 
 
 class Client:
@@ -186,115 +156,44 @@ class Client:
 
 
 def decode_step(payload: bytes) -> Step:
-    reader = _Reader(payload)
-    stats = dict(zip(STATS, reader.unpack("QIIIIQQQQQ"), strict=True))
-    token_ids = reader.ints()
-    receipts = [reader.take(RECEIPT_SIZE) for _ in range(reader.unpack("I")[0])]
-    releases = []
-    for _ in range(reader.unpack("I")[0]):
-        (
-            request_id,
-            index,
-            begin,
-            num_ids,
-            num_text_ids,
-            trim,
-            is_first,
-            open_text,
-            reason,
-            prompt,
-            cached,
-            receipt,
-        ) = reader.unpack("QIIIIiBIBIIi")
-        releases.append(
-            Release(
-                request_id,
-                index,
-                token_ids[begin : begin + num_ids],
-                num_text_ids,
-                trim,
-                bool(is_first),
-                open_text,
-                FINISH_REASONS[reason],
-                prompt,
-                cached,
-                receipts[receipt] if receipt >= 0 else None,
-                reader.string(),
-            )
-        )
-        if releases[-1].finish_reason == "stop":
-            (token_id,) = reader.unpack("i")
-            releases[-1].stop_reason = reader.string() or (token_id if token_id >= 0 else None)
-    runs = [reader.unpack("IIIIId") for _ in range(reader.unpack("I")[0])]
-    entries = [reader.unpack("ifi") for _ in range(reader.unpack("I")[0])]
-    for release_idx, begin, num_per_id, num_prompt_places, num_per_prompt_place, cumulative in runs:
-        release = releases[int(release_idx)]
-        release.cumulative_logprob = cumulative
-        end = begin + len(release.ids) * num_per_id
-        release.logprobs = _places(entries[int(begin) : int(end)], int(num_per_id))
-        last = end + num_prompt_places * num_per_prompt_place
-        release.prompt_logprobs = _places(entries[int(end) : int(last)], int(num_per_prompt_place))
-    assert reader.at_end
-    return Step(stats, releases)
+    step = read(STEP_FRAME, payload)
+    return Step(step["stats"], [_release(step, given) for given in step["releases"]])
+
+
+def _release(step: dict[str, Any], given: dict[str, Any]) -> Release:
+    begin, num_ids = given["ids_begin"], given["num_ids"]
+    stop_token_id, stop_string_idx = given["stop_token_id"], given["stop_string_idx"]
+    release = Release(
+        given["request_id"],
+        given["index"],
+        step["token_ids"][begin : begin + num_ids],
+        given["num_text_ids"],
+        given["trim"],
+        given["is_first"],
+        given["open_text"],
+        FINISH_REASONS[given["finish_reason"]],
+        given["num_prompt_tokens"],
+        given["num_cached_tokens"],
+        step["receipts"][given["receipt_idx"]] if given["receipt_idx"] >= 0 else None,
+        given["error"],
+        stop_token_id if stop_token_id >= 0 else None,
+    )
+    if stop_string_idx >= 0:
+        release.stop_reason = step["stop_strings"][stop_string_idx]
+    if given["logprobs_idx"] >= 0:
+        run, entries = step["logprobs"][given["logprobs_idx"]], step["logprob_entries"]
+        release.cumulative_logprob = run["cumulative_logprob"]
+        end = run["begin"] + num_ids * run["num_per_id"]
+        release.logprobs = _places(entries[run["begin"] : end], run["num_per_id"])
+        last = end + run["num_prompt_places"] * run["num_per_prompt_place"]
+        release.prompt_logprobs = _places(entries[end:last], run["num_per_prompt_place"])
+    return release
 
 
 def _places(entries: list[tuple[int, ...]], size: int) -> list[list[tuple[int, float, int]]] | None:
     return [entries[i : i + size] for i in range(0, len(entries), size)] if size else None
 
 
-def decode_ready(payload: bytes) -> dict[str, object]:
-    reader = _Reader(payload)
-    model = reader.string()
-    names = (
-        "max_model_len",
-        "vocab_size",
-        "block_size",
-        "num_blocks",
-        "max_num_seqs",
-        "max_num_batched_tokens",
-    )
-    limits = dict(zip(names, reader.unpack("6i"), strict=True))
-    names = ("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "seed", "bits")
-    defaults = dict(zip(names, reader.unpack("iiffiqB"), strict=True))
-    assert reader.unpack("II") == (0, 0)  # neither stop strings nor stop tokens
-    names = ("n", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
-    defaults |= dict(zip(names, reader.unpack("iffff"), strict=True))
-    assert reader.unpack("III") == (0, 0, 0)  # no biases, allowed ids, bad words
-    names = ("logprobs", "prompt_logprobs", "stream_interval")
-    defaults |= dict(zip(names, reader.unpack("iii"), strict=True))
-    assert reader.string() == ""  # cache_salt
-    (size,) = reader.unpack("I")
-    table = reader.take(size)
-    texts = {"vocabulary": reader.string(), "loaded": reader.string()}
-    assert reader.at_end
-    return {"model": model, **limits, "defaults": defaults, "token_table": table, **texts}
-
-
-class _Reader:
-    def __init__(self, payload: bytes) -> None:
-        self.payload = payload
-        self.offset = 0
-
-    @property
-    def at_end(self) -> bool:
-        return self.offset == len(self.payload)
-
-    def take(self, size: int) -> bytes:
-        self.offset += size
-        assert self.offset <= len(self.payload)
-        return self.payload[self.offset - size : self.offset]
-
-    def unpack(self, layout: str) -> tuple[int, ...]:
-        return struct.unpack("<" + layout, self.take(struct.calcsize("<" + layout)))
-
-    def ints(self) -> list[int]:
-        (count,) = self.unpack("I")
-        return list(self.unpack(f"{count}i"))
-
-    def string(self) -> str:
-        (size,) = self.unpack("I")
-        return self.take(size).decode()
-
-
-def _ints(values: list[int]) -> bytes:
-    return struct.pack(f"<I{len(values)}i", len(values), *values)
+def decode_ready(payload: bytes) -> dict[str, Any]:
+    ready: dict[str, Any] = read(READY_FRAME, payload)
+    return ready

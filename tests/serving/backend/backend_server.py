@@ -20,6 +20,8 @@ from quire.triton.installation import find_backend_library
 from quire.triton.server import choose_ports
 
 ROOT = Path(__file__).resolve().parents[3]
+# Where the engine of these tests is found, and its wire.
+FAKE_ENGINE_PATH = os.pathsep.join(str(ROOT / "tests" / folder) for folder in ("serving", "common"))
 SCALARS = {
     "n": "TYPE_INT32",
     "max_tokens": "TYPE_INT32",
@@ -151,7 +153,7 @@ class Server:
             "--exit-timeout-secs=10",
             *options,
         ]
-        environment = os.environ | (environment or {"PYTHONPATH": str(ROOT / "tests" / "serving")})
+        environment = os.environ | (environment or {"PYTHONPATH": FAKE_ENGINE_PATH})
         with self.log_path.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 

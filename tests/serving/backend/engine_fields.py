@@ -9,37 +9,10 @@ import numpy as np
 import tritonclient.grpc as grpc
 from backend_server import Server
 from tritonclient.utils import np_to_triton_dtype
+from wire_format import DEFAULT_PARAMS
 
 BAD_WORD_IDS = [[3, 4], [5]]
-DEFAULTS = {
-    "n": 1,
-    "max_tokens": 1,
-    "min_tokens": 0,
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": 0,
-    "min_p": 0.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "repetition_penalty": 1.0,
-    "seed": None,
-    "logit_bias": [],
-    "allowed_token_ids": [],
-    "bad_word_ids": [],
-    "stop": [],
-    "stop_token_ids": [],
-    "ignore_eos": False,
-    "include_stop_str_in_output": False,
-    "skip_special_tokens": True,
-    "detokenize": True,
-    "logprobs": -1,
-    "prompt_logprobs": -1,
-    "stream_interval": 1,
-    "cache_salt": "",
-    "priority": 0,
-    "tokenize_ns": 0,
-    "deadline_ns": 0,
-}
+DEFAULTS = DEFAULT_PARAMS | {"max_tokens": 1, "priority": 0, "tokenize_ns": 0, "deadline_ns": 0}
 
 
 def ask(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc
-from backend_server import ROOT, Repository, wait_for
+from backend_server import FAKE_ENGINE_PATH, ROOT, Repository, wait_for
 from fake_engine import STALL_ID
 from quire.triton.server import TritonServer
 
@@ -42,7 +42,7 @@ class WordRepository(Repository):
         return self.words_path.exists() and line in self.words_path.read_text().splitlines()
 
     def serve(self, models: list[str] | None = None) -> TritonServer:
-        environment = {"PYTHONPATH": str(ROOT / "tests" / "serving")}
+        environment = {"PYTHONPATH": FAKE_ENGINE_PATH}
         return TritonServer(self.path, models=models, env=environment)
 
 
@@ -280,9 +280,7 @@ def test_a_server_that_stops_answers_first(tmp_path: Path) -> None:
 def test_a_server_that_stops_does_not_wait_for_ever(tmp_path: Path) -> None:
     """When the exit timeout is over, open requests get an error, and the server ends."""
     repository = WordRepository(tmp_path / "models")
-    server = TritonServer(
-        repository.path, env={"PYTHONPATH": str(ROOT / "tests" / "serving")}, exit_timeout=1
-    )
+    server = TritonServer(repository.path, env={"PYTHONPATH": FAKE_ENGINE_PATH}, exit_timeout=1)
     with server, Client(server) as client, ThreadPoolExecutor(1) as pool:
         stalled = pool.submit(client.error, f"1 {STALL_ID}", max_tokens=10)
         wait_for(lambda: repository.events("add", prompt=[1, STALL_ID]))

@@ -1,0 +1,135 @@
+// Structs as bytes, from their lists of members (quire/members.h):
+//   struct           its members, in order
+//   string, vector   u32 count, then the elements
+//   optional         u8 0, or u8 1 and the value
+//   bool             u8, 0 or 1
+//   enum             its underlying type
+//   OpenText         u32
+// Elements of a vector that have no padding and no bad values (kIsPlain) are copied as they lie in memory.
+#pragma once
+
+#include <bit>
+#include <concepts>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "quire/members.h"
+#include "quire/request.h"
+#include "wire_bytes.h"
+
+namespace quire::wire {
+
+static_assert(std::endian::native == std::endian::little, "the wire is little endian and written by memcpy");
+
+template <class T>
+constexpr bool kIsPlain = std::is_arithmetic_v<T> && !std::is_same_v<T, bool>;
+template <>
+inline constexpr bool kIsPlain<LogitBias> = true;
+template <>
+inline constexpr bool kIsPlain<Logprob> = true;
+template <>
+inline constexpr bool kIsPlain<Receipt> = true;
+static_assert(sizeof(LogitBias) == 8 && std::is_trivially_copyable_v<LogitBias>, "copied as bytes");
+
+template <class T>
+constexpr bool kIsOptional = false;
+template <class T>
+constexpr bool kIsOptional<std::optional<T>> = true;
+template <class T>
+constexpr bool kIsVector = false;
+template <class T>
+constexpr bool kIsVector<std::vector<T>> = true;
+
+// The largest value of an enum; each enum that travels has one.
+template <class T>
+constexpr T kLast;
+template <>
+inline constexpr FinishReason kLast<FinishReason> = kLastFinishReason;
+
+// Bytes of the shortest encoding: what each element of a count must be backed by.
+template <class T>
+constexpr size_t min_size() {
+  if constexpr (std::is_arithmetic_v<T> || std::is_enum_v<T>) {
+    return sizeof(T);
+  } else if constexpr (std::is_same_v<T, OpenText> || std::is_same_v<T, std::string> || kIsVector<T>) {
+    return sizeof(uint32_t);
+  } else if constexpr (kIsOptional<T>) {
+    return sizeof(uint8_t);
+  } else {
+    size_t size = 0;
+    for_each_member<T>([&]<class M>(const M&) { size += min_size<typename M::Type>(); });
+    return size;
+  }
+}
+
+template <class T>
+void write(std::string& out, const T& value) {
+  if constexpr (std::is_same_v<T, bool>) {
+    put(out, static_cast<uint8_t>(value));
+  } else if constexpr (std::is_arithmetic_v<T>) {
+    put(out, value);
+  } else if constexpr (std::is_enum_v<T>) {
+    put(out, static_cast<std::underlying_type_t<T>>(value));
+  } else if constexpr (std::is_same_v<T, OpenText>) {
+    put(out, value.bits());
+  } else if constexpr (std::is_same_v<T, std::string>) {
+    put_string(out, value);
+  } else if constexpr (kIsOptional<T>) {
+    write(out, value.has_value());
+    if (value) write(out, *value);
+  } else if constexpr (kIsVector<T>) {
+    if constexpr (kIsPlain<typename T::value_type>) {
+      put_array(out, value);
+    } else {
+      put(out, static_cast<uint32_t>(value.size()));
+      for (const auto& element : value) write(out, element);
+    }
+  } else {
+    static_assert(has_all_members<T>());
+    for_each_member<T>([&](const auto& member) { write(out, value.*member.pointer); });
+  }
+}
+
+// Throws Error where the bytes end early, and for values that write() cannot have made. Memory of `value` is
+// reused.
+template <class T>
+void read(Reader& reader, T& value) {
+  if constexpr (std::is_same_v<T, bool>) {
+    const auto byte = reader.get<uint8_t>();
+    if (byte > 1) throw Error("wire: a flag of " + std::to_string(byte));
+    value = byte != 0;
+  } else if constexpr (std::is_arithmetic_v<T>) {
+    value = reader.get<T>();
+  } else if constexpr (std::is_enum_v<T>) {
+    const auto number = reader.get<std::underlying_type_t<T>>();
+    if (number > static_cast<std::underlying_type_t<T>>(kLast<T>)) {
+      throw Error("wire: an enumeration has no value " + std::to_string(number));
+    }
+    value = static_cast<T>(number);
+  } else if constexpr (std::is_same_v<T, OpenText>) {
+    value = OpenText(reader.get<uint32_t>());
+  } else if constexpr (std::is_same_v<T, std::string>) {
+    value = reader.get_string();
+  } else if constexpr (kIsOptional<T>) {
+    bool has_value = false;
+    read(reader, has_value);
+    value.reset();
+    if (has_value) read(reader, value.emplace());
+  } else if constexpr (kIsVector<T>) {
+    using Element = typename T::value_type;
+    if constexpr (kIsPlain<Element>) {
+      reader.get_array(value);
+    } else {
+      value.resize(reader.get_count(min_size<Element>()));
+      for (Element& element : value) read(reader, element);
+    }
+  } else {
+    static_assert(has_all_members<T>());
+    for_each_member<T>([&](const auto& member) { read(reader, value.*member.pointer); });
+  }
+}
+
+}  // namespace quire::wire
