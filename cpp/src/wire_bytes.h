@@ -68,13 +68,15 @@ class Reader {
 
  private:
   std::string_view take(size_t size) {
-    if (size > bytes_.size()) {
-      throw Error("wire: payload ends early: " + std::to_string(size) + " bytes wanted, " +
-                  std::to_string(bytes_.size()) + " left");
-    }
+    if (size > bytes_.size()) refuse_end(size);
     const auto taken = bytes_.substr(0, size);
     bytes_.remove_prefix(size);
     return taken;
+  }
+
+  [[noreturn, gnu::cold, gnu::noinline]] void refuse_end(size_t size) const {
+    throw Error("wire: payload ends early: " + std::to_string(size) + " bytes wanted, " +
+                std::to_string(bytes_.size()) + " left");
   }
 
   std::string_view bytes_;

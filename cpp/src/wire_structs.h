@@ -49,12 +49,30 @@ constexpr T kLast;
 template <>
 inline constexpr FinishReason kLast<FinishReason> = kLastFinishReason;
 
+// Values of a fixed size, and the number that each travels as.
+template <class T>
+constexpr bool kIsScalar = std::is_arithmetic_v<T> || std::is_enum_v<T> || std::is_same_v<T, OpenText>;
+template <class T>
+auto to_scalar(const T& value) {
+  if constexpr (std::is_same_v<T, bool>) {
+    return static_cast<uint8_t>(value);
+  } else if constexpr (std::is_enum_v<T>) {
+    return static_cast<std::underlying_type_t<T>>(value);
+  } else if constexpr (std::is_same_v<T, OpenText>) {
+    return value.bits();
+  } else {
+    return value;
+  }
+}
+template <class T>
+using Scalar = decltype(to_scalar(std::declval<T>()));
+
 // Bytes of the shortest encoding: what each element of a count must be backed by.
 template <class T>
 constexpr size_t min_size() {
-  if constexpr (std::is_arithmetic_v<T> || std::is_enum_v<T>) {
-    return sizeof(T);
-  } else if constexpr (std::is_same_v<T, OpenText> || std::is_same_v<T, std::string> || kIsVector<T>) {
+  if constexpr (kIsScalar<T>) {
+    return sizeof(Scalar<T>);
+  } else if constexpr (std::is_same_v<T, std::string> || kIsVector<T>) {
     return sizeof(uint32_t);
   } else if constexpr (kIsOptional<T>) {
     return sizeof(uint8_t);
@@ -67,14 +85,8 @@ constexpr size_t min_size() {
 
 template <class T>
 void write(std::string& out, const T& value) {
-  if constexpr (std::is_same_v<T, bool>) {
-    put(out, static_cast<uint8_t>(value));
-  } else if constexpr (std::is_arithmetic_v<T>) {
-    put(out, value);
-  } else if constexpr (std::is_enum_v<T>) {
-    put(out, static_cast<std::underlying_type_t<T>>(value));
-  } else if constexpr (std::is_same_v<T, OpenText>) {
-    put(out, value.bits());
+  if constexpr (kIsScalar<T>) {
+    put(out, to_scalar(value));
   } else if constexpr (std::is_same_v<T, std::string>) {
     put_string(out, value);
   } else if constexpr (kIsOptional<T>) {
@@ -89,7 +101,21 @@ void write(std::string& out, const T& value) {
     }
   } else {
     static_assert(has_all_members<T>());
-    for_each_member<T>([&](const auto& member) { write(out, value.*member.pointer); });
+    // Scalars that follow each other are appended together: a string grows in tens of cycles.
+    char scalars[min_size<T>()] = {};
+    size_t size = 0;
+    for_each_member<T>([&]<class M>(const M& member) {
+      if constexpr (kIsScalar<typename M::Type>) {
+        const auto scalar = to_scalar(value.*member.pointer);
+        std::memcpy(scalars + size, &scalar, sizeof(scalar));
+        size += sizeof(scalar);
+      } else {
+        out.append(scalars, size);
+        size = 0;
+        write(out, value.*member.pointer);
+      }
+    });
+    out.append(scalars, size);
   }
 }
 
@@ -97,20 +123,16 @@ void write(std::string& out, const T& value) {
 // reused.
 template <class T>
 void read(Reader& reader, T& value) {
-  if constexpr (std::is_same_v<T, bool>) {
-    const auto byte = reader.get<uint8_t>();
-    if (byte > 1) throw Error("wire: a flag of " + std::to_string(byte));
-    value = byte != 0;
-  } else if constexpr (std::is_arithmetic_v<T>) {
-    value = reader.get<T>();
-  } else if constexpr (std::is_enum_v<T>) {
-    const auto number = reader.get<std::underlying_type_t<T>>();
-    if (number > static_cast<std::underlying_type_t<T>>(kLast<T>)) {
-      throw Error("wire: an enumeration has no value " + std::to_string(number));
+  if constexpr (kIsScalar<T>) {
+    const auto scalar = reader.get<Scalar<T>>();
+    if constexpr (std::is_same_v<T, bool>) {
+      if (scalar > 1) throw Error("wire: a flag of " + std::to_string(scalar));
+    } else if constexpr (std::is_enum_v<T>) {
+      if (scalar > to_scalar(kLast<T>)) {
+        throw Error("wire: an enumeration has no value " + std::to_string(scalar));
+      }
     }
-    value = static_cast<T>(number);
-  } else if constexpr (std::is_same_v<T, OpenText>) {
-    value = OpenText(reader.get<uint32_t>());
+    value = T(scalar);
   } else if constexpr (std::is_same_v<T, std::string>) {
     value = reader.get_string();
   } else if constexpr (kIsOptional<T>) {

@@ -10,50 +10,54 @@ namespace quire::triton {
 
 namespace {
 
+constexpr auto kGauge = TRITONSERVER_METRIC_KIND_GAUGE;
+constexpr auto kCounter = TRITONSERVER_METRIC_KIND_COUNTER;
+
 struct FamilySpec {
   TRITONSERVER_MetricKind kind;
   const char* name;
   const char* description;
+  double (*value)(const EngineStats& stats);  // null: set by a call of its own
 };
 
-enum Family : size_t {
-  kRunning,
-  kWaiting,
-  kCacheUsage,
-  kBlocksTotal,
-  kBlocksFree,
-  kPreemptions,
-  kPrefixQueries,
-  kPrefixHits,
-  kPromptTokens,
-  kGenerationTokens,
-  kEngineUp,
-  kEngineRestarts,
-  kNumEngineFamilies,
-  kTokenizerRestarts = kNumEngineFamilies,
-  kNumFamilies
-};
+template <auto kMember>
+double of(const EngineStats& stats) {
+  return static_cast<double>(stats.*kMember);
+}
 
-constexpr auto kGauge = TRITONSERVER_METRIC_KIND_GAUGE;
-constexpr auto kCounter = TRITONSERVER_METRIC_KIND_COUNTER;
+double cache_usage(const EngineStats& stats) {
+  const double total = stats.num_blocks;
+  return total > 0 ? (total - stats.num_free_blocks) / total : 0;
+}
 
-// In the order of Family.
 constexpr FamilySpec kFamilies[] = {
-    {kGauge, "vllm:num_requests_running", "Requests that the engine is computing"},
-    {kGauge, "vllm:num_requests_waiting", "Requests that wait for a place in the batch"},
-    {kGauge, "vllm:kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1"},
-    {kGauge, "quire:kv_blocks_total", "Blocks of the KV cache"},
-    {kGauge, "quire:kv_blocks_free", "Blocks of the KV cache that no request uses"},
-    {kCounter, "vllm:num_preemptions_total", "Requests sent back to the queue for want of KV blocks"},
-    {kCounter, "vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache"},
-    {kCounter, "vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache"},
-    {kCounter, "vllm:prompt_tokens_total", "Prompt tokens computed"},
-    {kCounter, "vllm:generation_tokens_total", "Tokens generated"},
-    {kGauge, "quire:engine_up", "1 while the engine takes requests, 0 while it is gone or starts"},
-    {kCounter, "quire:engine_restarts_total", "Times that the engine was started again after it had died"},
-    {kCounter, "quire:tokenizer_restarts_total", "Times that a process that tokenizes was replaced"},
+    {kGauge, "vllm:num_requests_running", "Requests that the engine is computing",
+     of<&EngineStats::num_running>},
+    {kGauge, "vllm:num_requests_waiting", "Requests that wait for a place in the batch",
+     of<&EngineStats::num_waiting>},
+    {kGauge, "vllm:kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1", cache_usage},
+    {kGauge, "quire:kv_blocks_total", "Blocks of the KV cache", of<&EngineStats::num_blocks>},
+    {kGauge, "quire:kv_blocks_free", "Blocks of the KV cache that no request uses",
+     of<&EngineStats::num_free_blocks>},
+    {kCounter, "vllm:num_preemptions_total", "Requests sent back to the queue for want of KV blocks",
+     of<&EngineStats::num_preemptions>},
+    {kCounter, "vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache",
+     of<&EngineStats::prefix_cache_queries>},
+    {kCounter, "vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache",
+     of<&EngineStats::prefix_cache_hits>},
+    {kCounter, "vllm:prompt_tokens_total", "Prompt tokens computed", of<&EngineStats::num_prompt_tokens>},
+    {kCounter, "vllm:generation_tokens_total", "Tokens generated", of<&EngineStats::num_generation_tokens>},
+    {kGauge, "quire:engine_up", "1 while the engine takes requests, 0 while it is gone or starts", nullptr},
+    {kCounter, "quire:engine_restarts_total", "Times that the engine was started again after it had died",
+     nullptr},
+    {kCounter, "quire:tokenizer_restarts_total", "Times that a process that tokenizes was replaced", nullptr},
 };
-static_assert(std::size(kFamilies) == kNumFamilies);
+// The last three.
+constexpr size_t kNumFamilies = std::size(kFamilies);
+constexpr size_t kEngineUp = kNumFamilies - 3;
+constexpr size_t kEngineRestarts = kNumFamilies - 2;
+constexpr size_t kTokenizerRestarts = kNumFamilies - 1;
+constexpr size_t kNumEngineFamilies = kTokenizerRestarts;
 
 }  // namespace
 
@@ -163,39 +167,29 @@ void EngineMetrics::set(size_t idx, double value) {
   log_if_failed(TRITONSERVER_MetricSet(metrics_[idx], value), "setting a metric");
 }
 
-void EngineMetrics::increment(size_t idx, uint64_t& last, uint64_t value) {
-  const uint64_t grown = value > last ? value - last : 0;
-  last = value;
-  if (grown == 0 || idx >= metrics_.size() || metrics_[idx] == nullptr) return;
-  log_if_failed(TRITONSERVER_MetricIncrement(metrics_[idx], static_cast<double>(grown)),
-                "incrementing a metric");
+void EngineMetrics::increment(size_t idx, double by) {
+  if (by <= 0 || idx >= metrics_.size() || metrics_[idx] == nullptr) return;
+  log_if_failed(TRITONSERVER_MetricIncrement(metrics_[idx], by), "incrementing a metric");
 }
 
 void EngineMetrics::update(const EngineStats& stats) {
-  set(kRunning, stats.num_running);
-  set(kWaiting, stats.num_waiting);
-  const double total = stats.num_blocks;
-  set(kCacheUsage, total > 0 ? (total - stats.num_free_blocks) / total : 0);
-  set(kBlocksTotal, total);
-  set(kBlocksFree, stats.num_free_blocks);
-  increment(kPreemptions, last_.num_preemptions, stats.num_preemptions);
-  increment(kPrefixQueries, last_.prefix_cache_queries, stats.prefix_cache_queries);
-  increment(kPrefixHits, last_.prefix_cache_hits, stats.prefix_cache_hits);
-  increment(kPromptTokens, last_.num_prompt_tokens, stats.num_prompt_tokens);
-  increment(kGenerationTokens, last_.num_generation_tokens, stats.num_generation_tokens);
+  for (size_t idx = 0; idx < kNumFamilies; ++idx) {
+    const FamilySpec& family = kFamilies[idx];
+    if (family.value == nullptr) continue;
+    if (family.kind == kGauge) {
+      set(idx, family.value(stats));
+    } else {
+      increment(idx, family.value(stats) - family.value(last_));
+    }
+  }
+  last_ = stats;
 }
 
 void EngineMetrics::set_engine_up(bool is_up) { set(kEngineUp, is_up ? 1 : 0); }
 
-void EngineMetrics::engine_lost() {
-  last_ = {};
-  for (const Family idx : {kRunning, kWaiting, kCacheUsage, kBlocksTotal, kBlocksFree}) set(idx, 0);
-}
+void EngineMetrics::engine_lost() { update({}); }
 
-void EngineMetrics::engine_restarted() {
-  uint64_t none = 0;
-  increment(kEngineRestarts, none, 1);
-}
+void EngineMetrics::engine_restarted() { increment(kEngineRestarts, 1); }
 
 TokenizerMetrics::TokenizerMetrics(const std::string& model_name, uint64_t version,
                                    const std::filesystem::path& folder)

@@ -39,7 +39,7 @@ class EngineMetrics {
 
  private:
   void set(size_t idx, double value);
-  void increment(size_t idx, uint64_t& last, uint64_t value);
+  void increment(size_t idx, double by);
 
   std::shared_ptr<MetricFamilies> families_;
   std::shared_ptr<const SeriesOwner> owner_;
