@@ -10,7 +10,7 @@ PYTEST_ARGS ?=
 # ON: the compiler's warnings are errors, as in CI. Users' compilers may warn about what ours does not.
 WERROR ?= OFF
 
-NATIVE := CMakeLists.txt $(shell find cmake cpp cuda -type f 2>/dev/null)
+NATIVE := CMakeLists.txt $(shell find cmake cpp cuda tests/core_parts -type f 2>/dev/null)
 
 .PHONY: help setup demo serve test gpu-test sanitize lint docs cuda-check format bench clean
 

@@ -142,14 +142,14 @@ def test_keys_that_change_the_model_are_refused(
 @pytest.mark.parametrize(
     ("architecture", "is_refused"),
     [
-        ("LlamaForCausalLM", True),
+        ("LlamaForCausalLM", False),
         ("MistralForCausalLM", True),
         ("Qwen2ForCausalLM", False),
         ("Qwen3ForCausalLM", False),
     ],
 )
 def test_a_window_alone(tmp_path: Path, architecture: str, is_refused: bool) -> None:
-    """A window counts, but in Qwen's families, which have a switch for it that is off by default."""
+    """A window counts in Mistral; Llama has none, and Qwen's families have a switch that is off by default."""
     if not is_refused:
         load(tmp_path, architecture, sliding_window=32)
         return

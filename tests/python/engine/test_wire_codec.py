@@ -133,7 +133,7 @@ def test_sizes_that_do_not_fit(sizes: dict[str, int]) -> None:
 def test_values_that_no_release_has(changes: dict[str, int]) -> None:
     """What a release says of itself is within the frame and fits together."""
     with pytest.raises(RuntimeError, match=r"^wire: "):
-        _core.decode_step(step(**changes))
+        _core_parts.decode_step(step(**changes))
 
 
 def test_a_flag_is_0_or_1() -> None:
@@ -146,7 +146,7 @@ def test_a_flag_is_0_or_1() -> None:
     }
     addition = write(NEW_REQUEST | {"return_receipt": "B"}, request)
     with pytest.raises(RuntimeError, match=r"^wire: a flag of 2"):
-        _core.decode_requests(wire.requests([addition])[12:])
+        _core_parts.decode_requests(wire.requests([addition])[12:])
 
 
 REQUESTS = wire.requests(

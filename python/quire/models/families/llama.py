@@ -10,5 +10,9 @@ from quire.models.spec import ModelSpec
 def llama(config: ConfigReader) -> ModelSpec:
     attention_bias = config.flag("attention_bias", False)
     return decoder(
-        config, qkv_bias=attention_bias, o_bias=attention_bias, mlp_bias=config.flag("mlp_bias", False)
+        config,
+        qkv_bias=attention_bias,
+        o_bias=attention_bias,
+        mlp_bias=config.flag("mlp_bias", False),
+        uses_window=False,  # transformers' Llama has none, whatever sliding_window says
     )
