@@ -165,16 +165,8 @@ char* ResponseBuilder::add(const char* name, TRITONSERVER_DataType type, std::sp
   return static_cast<char*>(buffer);
 }
 
-void ResponseBuilder::add_string(const char* name, std::string_view first, std::string_view second) {
-  const uint32_t size = string_size(first.size() + second.size());
-  char* buffer = add(name, TRITONSERVER_TYPE_BYTES, 1, sizeof(size) + size);
-  std::memcpy(buffer, &size, sizeof(size));
-  std::memcpy(buffer + sizeof(size), first.data(), first.size());
-  if (!second.empty()) std::memcpy(buffer + sizeof(size) + first.size(), second.data(), second.size());
-}
-
-void ResponseBuilder::add_uint32(const char* name, uint32_t value) {
-  std::memcpy(add(name, TRITONSERVER_TYPE_UINT32, 1, sizeof(value)), &value, sizeof(value));
+void ResponseBuilder::add_string(const char* name, std::string_view text) {
+  add_values(name, TRITONSERVER_TYPE_BYTES, 1, [&](size_t) { return text; });
 }
 
 void ResponseBuilder::send(bool is_final, TRITONSERVER_Error* error) {

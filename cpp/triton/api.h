@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "abi.h"
@@ -99,64 +100,40 @@ class ResponseBuilder {
   // Memory of a new output of shape [count], to be filled before send().
   char* add(const char* name, TRITONSERVER_DataType type, int64_t count, size_t byte_size);
   char* add(const char* name, TRITONSERVER_DataType type, std::span<const int64_t> shape, size_t byte_size);
-  void add_string(const char* name, std::string_view first, std::string_view second = {});  // STRING [1]
-  void add_uint32(const char* name, uint32_t value);                                        // UINT32 [1]
-  // STRING, UINT32 and FP32 [count] of value(0), value(1), ...; value is called more than once.
+  void add_string(const char* name, std::string_view text);  // STRING [1]
+  // [count] of value(0), value(1), ..., numbers of the type or strings; value is called more than once.
   template <class Value>
-  void add_strings(const char* name, size_t count, Value&& value);
-  template <class Value>
-  void add_uint32s(const char* name, size_t count, Value&& value) {
-    add_values<uint32_t>(name, TRITONSERVER_TYPE_UINT32, count, value);
-  }
-  template <class Value>
-  void add_floats(const char* name, size_t count, Value&& value) {
-    add_values<float>(name, TRITONSERVER_TYPE_FP32, count, value);
-  }
-  // INT32 [-1]: the ids of value(0), value(1), ... one behind the other.
-  template <class Value>
-  void add_ids(const char* name, size_t count, Value&& value);
+  void add_values(const char* name, TRITONSERVER_DataType type, size_t count, Value&& value);
   void send(bool is_final, TRITONSERVER_Error* error = nullptr);
 
  private:
-  template <class T, class Value>
-  void add_values(const char* name, TRITONSERVER_DataType type, size_t count, Value&& value);
-
   TRITONBACKEND_Response* response_ = nullptr;
 };
 
 template <class Value>
-void ResponseBuilder::add_strings(const char* name, size_t count, Value&& value) {
-  size_t size = 0;
-  for (size_t i = 0; i < count; ++i) size += sizeof(uint32_t) + value(i).size();
-  char* out = add(name, TRITONSERVER_TYPE_BYTES, static_cast<int64_t>(count), size);
-  for (size_t i = 0; i < count; ++i) {
-    const std::string_view text = value(i);
-    const uint32_t length = string_size(text.size());
-    std::memcpy(out, &length, sizeof(length));
-    out += sizeof(length);
-    if (length > 0) std::memcpy(out, text.data(), length);
-    out += length;
-  }
-}
-
-template <class T, class Value>
 void ResponseBuilder::add_values(const char* name, TRITONSERVER_DataType type, size_t count, Value&& value) {
-  char* out = add(name, type, static_cast<int64_t>(count), count * sizeof(T));
-  for (size_t i = 0; i < count; ++i) {
-    const T number = value(i);
-    std::memcpy(out + i * sizeof(number), &number, sizeof(number));
+  using T = decltype(value(0));
+  constexpr bool kIsText = std::is_same_v<T, std::string_view>;
+  size_t size = 0;
+  if constexpr (kIsText) {
+    for (size_t i = 0; i < count; ++i) size += sizeof(uint32_t) + value(i).size();
+  } else {
+    size = count * sizeof(T);
   }
-}
-
-template <class Value>
-void ResponseBuilder::add_ids(const char* name, size_t count, Value&& value) {
-  size_t num_ids = 0;
-  for (size_t i = 0; i < count; ++i) num_ids += value(i).size();
-  char* out = add(name, TRITONSERVER_TYPE_INT32, static_cast<int64_t>(num_ids), num_ids * sizeof(int32_t));
+  char* out = add(name, type, static_cast<int64_t>(count), size);
+  const auto write = [&](const void* bytes, size_t num_bytes) {
+    if (num_bytes > 0) std::memcpy(out, bytes, num_bytes);
+    out += num_bytes;
+  };
   for (size_t i = 0; i < count; ++i) {
-    const std::span<const int32_t> ids = value(i);
-    if (!ids.empty()) std::memcpy(out, ids.data(), ids.size_bytes());
-    out += ids.size_bytes();
+    const T one = value(i);
+    if constexpr (kIsText) {
+      const uint32_t length = string_size(one.size());
+      write(&length, sizeof(length));
+      write(one.data(), length);
+    } else {
+      write(&one, sizeof(one));
+    }
   }
 }
 

@@ -5,7 +5,7 @@
 //
 //   ChunkHeader | int32 ids [num_ids] | Logprob [num_ids, num_per_id] | Logprob [num_prompt_places,
 //   num_per_prompt_place] | prompt text [prompt_text_size] | warnings [warnings_size] | stop reason
-//   [stop_reason_size] | receipt [receipt_size]
+//   [stop_reason_size] | Receipt, with kChunkHasReceipt
 //
 // The tensor holds one chunk, or one for each of a request's n sequences that share a response, back to back.
 #pragma once
@@ -30,14 +30,7 @@ enum ChunkFlags : uint32_t {
   kChunkSkipSpecialTokens = 2,
   kChunkProbe = 4,        // no ids: asks whether anybody still waits; answered by no response
   kChunkAcknowledge = 8,  // generation waits for the acknowledgement before it sends the next
-  kChunkReturnFinishReason = 16,
-  kChunkReturnNumInputTokens = 32,
-  kChunkReturnNumOutputTokens = 64,
-  kChunkReturnLogprobs = 128,
-  kChunkReturnCumulativeLogprob = 256,
-  kChunkReturnStopReason = 512,
-  kChunkReturnTokenIds = 1024,
-  kChunkReturnIndex = 2048,
+  kChunkHasReceipt = 16,
 };
 
 struct ChunkHeader {
@@ -59,10 +52,10 @@ struct ChunkHeader {
   uint32_t num_per_prompt_place = 0;  // 0: not asked for, or not in this chunk
   double cumulative_logprob = 0;      // of all ids up to here
   uint32_t index = 0;                 // of the sequence
-  uint32_t receipt_size = 0;          // 0, or sizeof(Receipt)
+  uint32_t outputs = 0;               // that the request wants (outputs.h)
   Seal seal = {};                     // seal_of() the header up to here and what follows it
 
-  static constexpr uint32_t kVersion = 0x51430004;  // "QC", 4
+  static constexpr uint32_t kVersion = 0x51430005;  // "QC", 5
 };
 static_assert(sizeof(ChunkHeader) == 104, "no padding: the record is copied as bytes");
 constexpr size_t kSealOffset = sizeof(ChunkHeader) - sizeof(Seal);
@@ -91,7 +84,7 @@ inline char* write_chunk(Chunk chunk, char* out) {
   chunk.header.prompt_text_size = static_cast<uint32_t>(chunk.prompt_text.size());
   chunk.header.warnings_size = static_cast<uint32_t>(chunk.warnings.size());
   chunk.header.stop_reason_size = static_cast<uint32_t>(chunk.stop_reason.size());
-  chunk.header.receipt_size = static_cast<uint32_t>(chunk.receipt.size());
+  if (!chunk.receipt.empty()) chunk.header.flags |= kChunkHasReceipt;
   char* const begin = out;
   const auto write = [&](const void* bytes, size_t size) {
     if (size > 0) std::memcpy(out, bytes, size);
@@ -109,14 +102,6 @@ inline char* write_chunk(Chunk chunk, char* out) {
   const Seal seal = seal_of({begin, kSealOffset}, {rest, static_cast<size_t>(out - rest)});
   std::memcpy(begin + kSealOffset, &seal, sizeof(seal));
   return out;
-}
-
-// The logprob of each id alone, as [num_ids] floats; 0 where the chunk has none.
-inline void write_token_logprobs(const Chunk& chunk, char* out) {
-  std::memset(out, 0, chunk.ids.size() * sizeof(float));
-  for (size_t i = 0; i < chunk.logprobs.size(); i += chunk.header.num_per_id, out += sizeof(float)) {
-    std::memcpy(out, &chunk.logprobs[i].logprob, sizeof(float));
-  }
 }
 
 // Elements of a STRING tensor, each a u32 length and its bytes; -1 where the bytes are no such thing.
@@ -161,16 +146,16 @@ inline Chunk take_chunk(std::string_view& bytes, std::span<int32_t>& ids, std::s
   if (header.version != ChunkHeader::kVersion) refuse("version " + std::to_string(header.version));
   if (header.num_per_id > kMaxLogprobs + 1 || header.num_per_prompt_place > kMaxLogprobs + 1 ||
       header.num_text_ids > header.num_ids || header.trim < 0 ||
-      header.finish_reason > static_cast<uint32_t>(kLastFinishReason) ||
-      (header.receipt_size != 0 && header.receipt_size != sizeof(Receipt))) {
+      header.finish_reason > static_cast<uint32_t>(kLastFinishReason)) {
     refuse("values out of range");
   }
   const uint64_t num_logprobs = uint64_t{header.num_ids} * header.num_per_id;
   const uint64_t num_prompt_logprobs = uint64_t{header.num_prompt_places} * header.num_per_prompt_place;
   const uint64_t arrays_size =
       uint64_t{header.num_ids} * sizeof(int32_t) + (num_logprobs + num_prompt_logprobs) * sizeof(Logprob);
-  const uint64_t texts_size = uint64_t{header.prompt_text_size} + header.warnings_size +
-                              header.stop_reason_size + header.receipt_size;
+  const size_t receipt_size = (header.flags & kChunkHasReceipt) != 0 ? sizeof(Receipt) : 0;
+  const uint64_t texts_size =
+      uint64_t{header.prompt_text_size} + header.warnings_size + header.stop_reason_size + receipt_size;
   if (bytes.size() < arrays_size + texts_size) {
     refuse(std::to_string(num_bytes) + " bytes for " + std::to_string(header.num_ids) + " ids");
   }
@@ -182,7 +167,7 @@ inline Chunk take_chunk(std::string_view& bytes, std::span<int32_t>& ids, std::s
   chunk.prompt_text = take(header.prompt_text_size);
   chunk.warnings = take(header.warnings_size);
   chunk.stop_reason = take(header.stop_reason_size);
-  chunk.receipt = take(header.receipt_size);
+  chunk.receipt = take(receipt_size);
   return chunk;
 }
 

@@ -6,8 +6,7 @@
 #include "api.h"
 #include "chunk.h"
 #include "generation.h"
-#include "logprobs_json.h"
-#include "receipts.h"
+#include "outputs.h"
 #include "registry.h"
 #include "server_guard.h"
 
@@ -30,37 +29,6 @@ void acknowledge(Generation& generation, Feedback& feedback) {
     generation.post(std::move(feedback));
   } catch (const std::exception& error) {
     QUIRE_LOG(ERROR, std::string("an acknowledgement is lost: ") + error.what());
-  }
-}
-
-void add_logprobs(TRITONBACKEND_Request* request, ResponseBuilder& response, std::span<const Chunk> chunks,
-                  const TokenTable& token_table) {
-  const ChunkHeader& first = chunks.front().header;
-  const size_t count = chunks.size();
-  if ((first.flags & kChunkReturnCumulativeLogprob) != 0) {
-    response.add_floats("cumulative_logprob", count,
-                        [&](size_t i) { return static_cast<float>(chunks[i].header.cumulative_logprob); });
-  }
-  // Two forms of the same: each ensemble has one.
-  if ((first.flags & kChunkReturnLogprobs) != 0 && is_requested(request, "logprobs")) {
-    std::vector<std::string> texts;
-    for (const Chunk& chunk : chunks) {
-      texts.push_back(logprobs_json(chunk.logprobs, chunk.header.num_per_id, false, token_table));
-    }
-    response.add_strings("logprobs", count, [&](size_t i) { return std::string_view(texts[i]); });
-  }
-  if ((first.flags & kChunkReturnLogprobs) != 0 && is_requested(request, "output_log_probs")) {
-    size_t length = 0;
-    for (const Chunk& chunk : chunks) length = std::max(length, chunk.ids.size());
-    const int64_t shape[] = {static_cast<int64_t>(count), static_cast<int64_t>(length)};
-    const size_t row_size = length * sizeof(float);
-    char* out = response.add("output_log_probs", TRITONSERVER_TYPE_FP32, shape, count * row_size);
-    std::memset(out, 0, count * row_size);  // behind a shorter row
-    for (size_t i = 0; i < count; ++i) write_token_logprobs(chunks[i], out + i * row_size);
-  }
-  if (first.num_per_prompt_place > 0) {  // of sequence 0 alone
-    response.add_string("prompt_logprobs", logprobs_json(chunks.front().prompt_logprobs,
-                                                         first.num_per_prompt_place, true, token_table));
   }
 }
 
@@ -142,53 +110,16 @@ void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view 
   acknowledge(*generation, note);
 }
 
-void Detokenizer::decode(const TokenTable& token_table) {
-  texts_.resize(std::max(texts_.size(), chunks_.size()));
-  for (size_t i = 0; i < chunks_.size(); ++i) {
-    const ChunkHeader& header = chunks_[i].header;
-    texts_[i] = chunks_[i].prompt_text;
-    token_table.decode_to(chunks_[i].ids.first(header.num_text_ids), (header.flags & kChunkIsFirst) != 0,
-                          header.trim, (header.flags & kChunkSkipSpecialTokens) != 0, texts_[i],
-                          OpenText(header.open_text));
-  }
-}
-
 void Detokenizer::send_texts(TRITONBACKEND_Request* request, const TokenTable& token_table) {
-  decode(token_table);
-  const uint64_t text_ns = now_ns();
-  const size_t count = chunks_.size();
-  const Chunk& first = chunks_.front();
-  const auto header = [&](size_t i) -> const ChunkHeader& { return chunks_[i].header; };
-  const auto is_wanted = [&](ChunkFlags flag) { return (first.header.flags & flag) != 0; };
+  const uint32_t outputs = requested_outputs(request, Role::kDetokenizer, chunks_.front().header.outputs);
+  answers_.resize(std::max(answers_.size(), chunks_.size()));
+  for (size_t i = 0; i < chunks_.size(); ++i) {
+    answers_[i].chunk = chunks_[i];
+    finish(answers_[i], outputs, token_table);
+  }
   ResponseBuilder response(request);
-  response.add_strings("text_output", count, [&](size_t i) { return std::string_view(texts_[i]); });
-  if (!first.warnings.empty()) {
-    char* buffer = response.add("warnings", TRITONSERVER_TYPE_BYTES, count_strings(first.warnings),
-                                first.warnings.size());
-    std::memcpy(buffer, first.warnings.data(), first.warnings.size());
-  }
-  if (is_wanted(kChunkReturnIndex)) {
-    response.add_uint32s("index", count, [&](size_t i) { return header(i).index; });
-  }
-  if (is_wanted(kChunkReturnFinishReason)) {
-    response.add_strings("finish_reason", count, [&](size_t i) {
-      return std::string_view(to_string(static_cast<FinishReason>(header(i).finish_reason)));
-    });
-  }
-  if (is_wanted(kChunkReturnNumInputTokens)) {
-    response.add_uint32("num_input_tokens", first.header.num_input_tokens);
-  }
-  if (is_wanted(kChunkReturnNumOutputTokens)) {
-    response.add_uint32s("num_output_tokens", count, [&](size_t i) { return header(i).num_ids; });
-  }
-  if (is_wanted(kChunkReturnStopReason)) {
-    response.add_strings("stop_reason", count, [&](size_t i) { return chunks_[i].stop_reason; });
-  }
-  if (is_wanted(kChunkReturnTokenIds)) {
-    response.add_ids("output_ids", count, [&](size_t i) { return chunks_[i].ids; });
-  }
-  add_logprobs(request, response, chunks_, token_table);
-  add_receipts(response, chunks_, text_ns);
+  write_outputs(response, Role::kDetokenizer, outputs,
+                {std::span(answers_).first(chunks_.size()), chunks_.size()});
   response.send(true);
 }
 

@@ -13,6 +13,7 @@
 #include "abi.h"
 #include "chunk.h"
 #include "model_settings.h"
+#include "outputs.h"
 #include "quire/token_table.h"
 
 namespace quire::triton {
@@ -29,7 +30,6 @@ class Detokenizer {
  private:
   void answer(TRITONBACKEND_Request* request);
   void answer_chunk(TRITONBACKEND_Request* request, std::string_view bytes);
-  void decode(const TokenTable& token_table);  // chunks_ to texts_
   // The response to chunks_.
   void send_texts(TRITONBACKEND_Request* request, const TokenTable& token_table);
   void answer_ids(TRITONBACKEND_Request* request, std::string_view bytes);
@@ -42,7 +42,7 @@ class Detokenizer {
   std::vector<int32_t> ids_;
   std::vector<Logprob> logprobs_;
   std::vector<Chunk> chunks_;
-  std::vector<std::string> texts_;
+  std::vector<Answer> answers_;
 };
 
 }  // namespace quire::triton

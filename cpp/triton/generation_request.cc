@@ -6,6 +6,7 @@
 
 #include "api.h"
 #include "generation_inputs.h"
+#include "outputs.h"
 #include "request_parameters.h"
 
 namespace quire::triton {
@@ -88,35 +89,6 @@ void check_prompt_text(const GenerationRequest& request) {
                         "at most " + std::to_string(kMaxRequestBytes) + " bytes x n");
 }
 
-uint32_t requested_outputs(TRITONBACKEND_Request* request) {
-  // In the order of GenerationOutput.
-  constexpr std::string_view kNames[] = {"chunk",
-                                         "output_ids",
-                                         "finish_reason",
-                                         "num_input_tokens",
-                                         "num_output_tokens",
-                                         "stop_reason",
-                                         "cumulative_logprob",
-                                         "logprob_ids",
-                                         "logprobs",
-                                         "logprob_ranks",
-                                         "prompt_logprob_ids",
-                                         "prompt_logprobs",
-                                         "prompt_logprob_ranks",
-                                         "index",
-                                         "receipt"};
-  uint32_t outputs = 0;
-  uint32_t count = 0;
-  check(TRITONBACKEND_RequestOutputCount(request, &count));
-  for (uint32_t i = 0; i < count; ++i) {
-    const char* name = nullptr;
-    check(TRITONBACKEND_RequestOutputName(request, i, &name));
-    const auto* found = std::find(std::begin(kNames), std::end(kNames), name);
-    if (found != std::end(kNames)) outputs |= 1U << (found - kNames);
-  }
-  return outputs;
-}
-
 }  // namespace
 
 GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role role,
@@ -166,7 +138,7 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
   check_prompt_text(result);
   join_pairs(result);
   set_times(result);
-  result.outputs = requested_outputs(request);
+  result.outputs = requested_outputs(request, role);
   // Who asks for the numbers alone gets those of the sampled tokens.
   SamplingParams& params = result.request.params;
   if (result.return_logprobs || result.return_cumulative_logprob)

@@ -15,21 +15,6 @@
 
 namespace quire::triton {
 
-// Which outputs the client asked for.
-enum GenerationOutput : uint32_t {
-  kOutputChunk = 1,
-  kOutputIds = 2,
-  kOutputFinishReason = 4,
-  kOutputNumInputTokens = 8,
-  kOutputNumOutputTokens = 16,
-  kOutputStopReason = 32,
-  kOutputCumulativeLogprob = 64,
-  kOutputLogprobs = 128,         // logprob_ids; the next bits: logprobs, logprob_ranks
-  kOutputPromptLogprobs = 1024,  // the same of the prompt
-  kOutputIndex = 8192,
-  kOutputReceipt = 16384,
-};
-
 struct GenerationRequest {
   NewRequest request;                                        // request_id is given by the caller
   std::vector<std::pair<std::string, std::string>> aliases;  // fields that came under another name
@@ -55,7 +40,7 @@ struct GenerationRequest {
   bool return_num_input_tokens = false;
   bool return_num_output_tokens = false;
   bool return_token_ids = false;
-  uint32_t outputs = 0;  // GenerationOutput
+  uint32_t outputs = 0;  // that the client asks for by name (outputs.h)
 };
 
 // Throws InvalidArgument that names the tensor. Checks what one tensor must be; check_limits() does the rest.

@@ -1,65 +1,39 @@
 #include "model_settings.h"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <cstdlib>
 #include <string_view>
 #include <vector>
 
 #include "generation_inputs.h"
+#include "output_table.h"
 #include "quire/error.h"
 
 namespace quire::triton {
 
 namespace {
 
-constexpr TensorSpec kGenerationOutputs[] = {
-    {"chunk", TRITONSERVER_TYPE_UINT8},
-    {"output_ids", TRITONSERVER_TYPE_INT32},
-    {"finish_reason", TRITONSERVER_TYPE_BYTES},
-    {"num_input_tokens", TRITONSERVER_TYPE_UINT32},
-    {"num_output_tokens", TRITONSERVER_TYPE_UINT32},
-    {"stop_reason", TRITONSERVER_TYPE_BYTES},
-    {"cumulative_logprob", TRITONSERVER_TYPE_FP32},
-    {"logprob_ids", TRITONSERVER_TYPE_INT32},
-    {"logprobs", TRITONSERVER_TYPE_FP32},
-    {"logprob_ranks", TRITONSERVER_TYPE_INT32},
-    {"prompt_logprob_ids", TRITONSERVER_TYPE_INT32},
-    {"prompt_logprobs", TRITONSERVER_TYPE_FP32},
-    {"prompt_logprob_ranks", TRITONSERVER_TYPE_INT32},
-    {"index", TRITONSERVER_TYPE_UINT32},
-    {"receipt", TRITONSERVER_TYPE_BYTES},
-};
+// Names and types of a role's outputs.
+template <Role kRole>
+consteval auto outputs_of() {
+  constexpr auto kCount = std::count_if(std::begin(outputs::kTable), std::end(outputs::kTable),
+                                        [](const OutputSpec& spec) { return outputs::has(kRole, spec); });
+  std::array<TensorSpec, kCount> specs{};
+  auto* next = specs.data();
+  for (const OutputSpec& spec : outputs::kTable) {
+    if (outputs::has(kRole, spec)) *next++ = {spec.name, spec.type};
+  }
+  return specs;
+}
+constexpr auto kGenerationOutputs = outputs_of<Role::kGeneration>();
+constexpr auto kDetokenizerOutputs = outputs_of<Role::kDetokenizer>();
+constexpr auto kUnaryOutputs = outputs_of<Role::kUnary>();
 
 constexpr TensorSpec kDetokenizerInputs[] = {
     {"chunk", TRITONSERVER_TYPE_UINT8},
     {"output_ids", TRITONSERVER_TYPE_INT32},
-};
-
-constexpr TensorSpec kDetokenizerOutputs[] = {
-    {"text_output", TRITONSERVER_TYPE_BYTES},
-    {"warnings", TRITONSERVER_TYPE_BYTES},
-    {"finish_reason", TRITONSERVER_TYPE_BYTES},
-    {"num_input_tokens", TRITONSERVER_TYPE_UINT32},
-    {"num_output_tokens", TRITONSERVER_TYPE_UINT32},
-    {"stop_reason", TRITONSERVER_TYPE_BYTES},
-    {"output_ids", TRITONSERVER_TYPE_INT32},
-    {"cumulative_logprob", TRITONSERVER_TYPE_FP32},
-    {"logprobs", TRITONSERVER_TYPE_BYTES},
-    {"prompt_logprobs", TRITONSERVER_TYPE_BYTES},
-    {"output_log_probs", TRITONSERVER_TYPE_FP32},
-    {"index", TRITONSERVER_TYPE_UINT32},
-    {"receipt", TRITONSERVER_TYPE_BYTES},
-};
-
-constexpr TensorSpec kUnaryOutputs[] = {
-    {"text_output", TRITONSERVER_TYPE_BYTES},        {"warnings", TRITONSERVER_TYPE_BYTES},
-    {"finish_reason", TRITONSERVER_TYPE_BYTES},      {"num_input_tokens", TRITONSERVER_TYPE_UINT32},
-    {"num_output_tokens", TRITONSERVER_TYPE_UINT32}, {"stop_reason", TRITONSERVER_TYPE_BYTES},
-    {"output_ids", TRITONSERVER_TYPE_INT32},         {"cumulative_logprob", TRITONSERVER_TYPE_FP32},
-    {"cum_log_probs", TRITONSERVER_TYPE_FP32},  // the same, as TensorRT-LLM's clients call it
-    {"logprobs", TRITONSERVER_TYPE_BYTES},           {"prompt_logprobs", TRITONSERVER_TYPE_BYTES},
-    {"output_log_probs", TRITONSERVER_TYPE_FP32},    {"receipt", TRITONSERVER_TYPE_BYTES},
 };
 
 // The name that Triton's vLLM backend has for it.

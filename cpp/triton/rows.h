@@ -15,6 +15,7 @@
 
 #include "chunk.h"
 #include "generation_request.h"
+#include "outputs.h"
 #include "quire/token_table.h"
 
 namespace quire::triton {
@@ -34,29 +35,21 @@ class Rows {
 
   // Nobody waits for the rows any more: the response is sent, or its client is gone.
   bool is_over() const;
-  size_t num_rows() const { return rows_.size() / n_; }
+  size_t num_rows() const { return answers_.size() / n_; }
   // The whole answer of a row, or one of its n.
   void answer(size_t row, const Chunk& chunk);
   // Answers the request with an error.
   void fail(TRITONSERVER_Error_Code code, const std::string& message);
 
  private:
-  struct Row {
-    std::string text;
-    FinishReason finish_reason = FinishReason::kNone;
-    uint32_t num_input_tokens = 0;
-    uint32_t num_output_tokens = 0;
-    std::string receipt;       // JSON
-    std::vector<int32_t> ids;  // this and what follows where it is asked for
+  // What an answer's chunk views, of which only what is sent.
+  struct Kept {
+    std::vector<int32_t> ids;
+    std::vector<Logprob> logprobs;
     std::string stop_reason;
-    std::string logprobs;  // JSON
-    std::string prompt_logprobs;
-    std::vector<float> token_logprobs;
-    float cumulative_logprob = 0;
   };
 
   void send();
-  void add_logprobs(class ResponseBuilder& response) const;
   void complete(bool is_success);
 
   TRITONBACKEND_ModelInstance* instance_;
@@ -64,22 +57,10 @@ class Rows {
   TRITONBACKEND_ResponseFactory* factory_ = nullptr;
   const std::shared_ptr<const ModelInfo> info_;
   const std::string warnings_;  // a STRING tensor's bytes
-  // Outputs that the request wants: it says so in its inputs, and does not ask for other outputs only.
-  const bool return_text_;
-  const bool return_warnings_;
-  const bool return_finish_reason_;
-  const bool return_num_input_tokens_;
-  const bool return_num_output_tokens_;
-  const bool return_receipt_;
-  const bool return_stop_reason_;
-  const bool return_token_ids_;
-  const bool return_cumulative_logprob_;
-  const bool return_cum_log_probs_;  // the same under the name that TensorRT-LLM's clients know
-  const bool return_prompt_logprobs_;
-  const bool return_logprobs_;          // as JSON
-  const bool return_output_log_probs_;  // the same as numbers, of the sampled tokens alone
+  const uint32_t outputs_;      // wanted by the request's fields, and asked for by name
   const size_t n_;
-  std::vector<Row> rows_;  // [rows * n]
+  std::vector<Answer> answers_;  // [rows * n]
+  std::vector<Kept> kept_;       // the same
   size_t num_answered_ = 0;
   const uint64_t start_ns_;
 };

@@ -1,35 +1,15 @@
 #include "sequence.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 
 #include "api.h"
-#include "receipts.h"
+#include "output_table.h"
 
 namespace quire::triton {
 
 namespace {
 
-// Those of three tensors that were asked for, one bit each. shape: [num_places, num_per_place]. logprobs(i):
-// of chunk i.
-template <class Value>
-void add_logprobs(ResponseBuilder& response, const std::array<const char*, 3>& names, uint32_t outputs,
-                  size_t count, const std::array<int64_t, 2>& shape, Value&& logprobs) {
-  const auto add = [&]<class T>(size_t i, TRITONSERVER_DataType type, T Logprob::* member) {
-    if ((outputs & (1U << i)) == 0) return;
-    char* out = response.add(names[i], type, shape, static_cast<size_t>(shape[0] * shape[1]) * sizeof(T));
-    for (size_t chunk = 0; chunk < count; ++chunk) {
-      for (const Logprob& logprob : logprobs(chunk)) {
-        std::memcpy(out, &(logprob.*member), sizeof(T));
-        out += sizeof(T);
-      }
-    }
-  };
-  add(0, TRITONSERVER_TYPE_INT32, &Logprob::token_id);
-  add(1, TRITONSERVER_TYPE_FP32, &Logprob::logprob);
-  add(2, TRITONSERVER_TYPE_INT32, &Logprob::rank);
-}
+constexpr uint32_t kChunkOutput = outputs::mask_of(Role::kGeneration, "chunk");
 
 }  // namespace
 
@@ -39,6 +19,7 @@ Sequence::Sequence(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request*
       request_(request),
       generation_(std::move(generation)),
       owner_(owner),
+      wanted_(wanted_outputs(generation_)),
       streams_(static_cast<size_t>(generation_.request.params.n)),
       num_unfinished_(streams_.size()),
       num_ends_left_(streams_.size()) {
@@ -54,6 +35,7 @@ Sequence::Sequence(std::shared_ptr<Rows> rows, size_t row, GenerationRequest gen
       row_(row),
       generation_(std::move(generation)),
       owner_(owner),
+      wanted_(wanted_outputs(generation_)),
       streams_(static_cast<size_t>(generation_.request.params.n)),
       num_unfinished_(streams_.size()),
       num_ends_left_(streams_.size()) {
@@ -159,30 +141,15 @@ ChunkHeader Sequence::make_header(uint32_t flags, bool is_last) const {
   return header;
 }
 
-Chunk Sequence::make_probe() const {
-  Chunk probe;
-  probe.header = make_header(kChunkProbe, false);
-  return probe;
-}
-
 Chunk Sequence::make_chunk(const Stream& stream, bool is_last) const {
-  const auto flag = [](bool is_set, ChunkFlags bit) { return is_set ? bit : 0U; };
   Chunk chunk;
-  chunk.header = make_header(flag(stream.is_first, kChunkIsFirst) |
-                                 flag(generation_.stream && streams_.size() > 1, kChunkReturnIndex) |
-                                 flag(generation_.return_finish_reason, kChunkReturnFinishReason) |
-                                 flag(generation_.return_num_input_tokens, kChunkReturnNumInputTokens) |
-                                 flag(generation_.return_num_output_tokens, kChunkReturnNumOutputTokens) |
-                                 flag(generation_.return_logprobs, kChunkReturnLogprobs) |
-                                 flag(generation_.return_cumulative_logprob, kChunkReturnCumulativeLogprob) |
-                                 flag(generation_.return_stop_reason, kChunkReturnStopReason) |
-                                 flag(generation_.return_token_ids, kChunkReturnTokenIds),
-                             is_last);
+  chunk.header = make_header(stream.is_first ? kChunkIsFirst : 0U, is_last);
+  chunk.header.outputs = wanted_;
   chunk.header.index = static_cast<uint32_t>(&stream - streams_.data());
   chunk.ids = std::span(stream.output_ids).subspan(stream.num_sent);
+  chunk.header.num_ids = static_cast<uint32_t>(chunk.ids.size());
   const bool has_text = generation_.request.params.detokenize;
-  chunk.header.num_text_ids =
-      has_text ? static_cast<uint32_t>(chunk.ids.size()) - stream.num_textless_ids : 0;
+  chunk.header.num_text_ids = has_text ? chunk.header.num_ids - stream.num_textless_ids : 0;
   chunk.logprobs = stream.logprobs.of_ids;
   chunk.prompt_logprobs = stream.logprobs.of_prompt;
   chunk.header.num_per_id = stream.logprobs.num_per_id;
@@ -202,60 +169,11 @@ Chunk Sequence::make_chunk(const Stream& stream, bool is_last) const {
   return chunk;
 }
 
-// chunks: a probe, or those of the streams that share a response; num_output_tokens tells their ids apart.
-void Sequence::write_outputs(ResponseBuilder& response, std::span<const Chunk> chunks) const {
-  const uint32_t outputs = generation_.outputs;
-  const size_t count = chunks.size();
-  const ChunkHeader& first = chunks.front().header;
-  if ((outputs & kOutputChunk) != 0) {
-    size_t size = 0;
-    for (const Chunk& chunk : chunks) size += chunk_size(chunk);
-    char* buffer = response.add("chunk", TRITONSERVER_TYPE_UINT8, static_cast<int64_t>(size), size);
-    for (const Chunk& chunk : chunks) buffer = write_chunk(chunk, buffer);
-  }
-  if ((first.flags & kChunkProbe) != 0) return;
-  if ((outputs & kOutputIds) != 0) {
-    response.add_ids("output_ids", count, [&](size_t i) { return chunks[i].ids; });
-  }
-  if ((outputs & kOutputIndex) != 0) {
-    response.add_uint32s("index", count, [&](size_t i) { return chunks[i].header.index; });
-  }
-  if ((outputs & kOutputFinishReason) != 0) {
-    response.add_strings("finish_reason", count, [&](size_t i) {
-      return std::string_view(to_string(static_cast<FinishReason>(chunks[i].header.finish_reason)));
-    });
-  }
-  if ((outputs & kOutputNumInputTokens) != 0) response.add_uint32("num_input_tokens", first.num_input_tokens);
-  if ((outputs & kOutputReceipt) != 0) add_receipts(response, chunks, now_ns());
-  if ((outputs & kOutputNumOutputTokens) != 0) {
-    response.add_uint32s("num_output_tokens", count,
-                         [&](size_t i) { return static_cast<uint32_t>(chunks[i].ids.size()); });
-  }
-  if ((outputs & kOutputStopReason) != 0) {
-    response.add_strings("stop_reason", count, [&](size_t i) { return chunks[i].stop_reason; });
-  }
-  write_logprobs(response, chunks);
-}
-
-void Sequence::write_logprobs(ResponseBuilder& response, std::span<const Chunk> chunks) const {
-  const uint32_t outputs = generation_.outputs;
-  const size_t count = chunks.size();
-  const ChunkHeader& first = chunks.front().header;
-  if (first.num_per_id > 0) {
-    if ((outputs & kOutputCumulativeLogprob) != 0) {
-      response.add_floats("cumulative_logprob", count,
-                          [&](size_t i) { return static_cast<float>(chunks[i].header.cumulative_logprob); });
-    }
-    int64_t num_ids = 0;
-    for (const Chunk& chunk : chunks) num_ids += static_cast<int64_t>(chunk.ids.size());
-    add_logprobs(response, {"logprob_ids", "logprobs", "logprob_ranks"}, outputs / kOutputLogprobs, count,
-                 {num_ids, first.num_per_id}, [&](size_t i) { return chunks[i].logprobs; });
-  }
-  if (first.num_per_prompt_place > 0) {  // of sequence 0 alone
-    add_logprobs(response, {"prompt_logprob_ids", "prompt_logprobs", "prompt_logprob_ranks"},
-                 outputs / kOutputPromptLogprobs, 1, {first.num_prompt_places, first.num_per_prompt_place},
-                 [&](size_t) { return chunks.front().prompt_logprobs; });
-  }
+Answer Sequence::make_answer(const Stream& stream, bool is_last) const {
+  Answer answer;
+  answer.chunk = make_chunk(stream, is_last);
+  answer.receipt = finish_receipt(answer.chunk);
+  return answer;
 }
 
 void Sequence::send_rows() {
@@ -290,14 +208,9 @@ void Sequence::send() {
   is_outstanding_ = generation_.acknowledge && !is_last;
   try {
     ResponseBuilder response(factory_);
-    if (sent.size() == 1) {
-      const Chunk chunk = make_chunk(sent.front(), is_last);
-      write_outputs(response, {&chunk, 1});
-    } else {
-      std::vector<Chunk> chunks;
-      for (const Stream& stream : sent) chunks.push_back(make_chunk(stream, is_last));
-      write_outputs(response, chunks);
-    }
+    std::vector<Answer> answers;
+    for (const Stream& stream : sent) answers.push_back(make_answer(stream, is_last));
+    write_outputs(response, Role::kGeneration, generation_.outputs, {answers, answers.size()});
     for (Stream& stream : sent) stream.drop_sent();
     is_warned_ = true;
     response.send(is_last);
@@ -318,8 +231,9 @@ void Sequence::send_probe() {
   last_sent_ = Clock::now();
   try {
     ResponseBuilder response(factory_);
-    const Chunk probe = make_probe();
-    write_outputs(response, {&probe, 1});
+    Answer probe;
+    probe.chunk.header = make_header(kChunkProbe, false);
+    write_outputs(response, Role::kGeneration, generation_.outputs & kChunkOutput, {{&probe, 1}, 1});
     response.send(false);
   } catch (const std::exception& error) {
     fail(TRITONSERVER_ERROR_INTERNAL, std::string("a probe could not be sent: ") + error.what());

@@ -16,6 +16,7 @@
 
 #include "chunk.h"
 #include "generation_request.h"
+#include "outputs.h"
 #include "rows.h"
 
 namespace quire::triton {
@@ -120,10 +121,8 @@ class Sequence {
 
   const Stream* find_due() const;
   void send_rows();
-  void write_outputs(class ResponseBuilder& response, std::span<const Chunk> chunks) const;
-  void write_logprobs(class ResponseBuilder& response, std::span<const Chunk> chunks) const;
   Chunk make_chunk(const Stream& stream, bool is_last) const;
-  Chunk make_probe() const;
+  Answer make_answer(const Stream& stream, bool is_last) const;
   ChunkHeader make_header(uint32_t flags, bool is_last) const;
   void complete(bool is_success);
 
@@ -134,6 +133,7 @@ class Sequence {
   size_t row_ = 0;
   const GenerationRequest generation_;
   const uint64_t owner_;
+  const uint32_t wanted_;  // outputs
 
   std::vector<Stream> streams_;  // [n]
   size_t num_unfinished_;        // of them

@@ -1,0 +1,199 @@
+// The table of outputs: name, type, who has it, how it is written, when it is wanted, when it is there.
+//
+// model_settings.cc reads names and types in constant expressions only: `quire check` runs it without a
+// server, so nothing there may need the functions that write.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <string_view>
+
+#include "api.h"
+#include "outputs.h"
+
+namespace quire::triton::outputs {
+
+constexpr uint32_t bit(Role role) { return 1U << static_cast<uint32_t>(role); }
+constexpr uint32_t kGeneration = bit(Role::kGeneration);
+constexpr uint32_t kUnary = bit(Role::kUnary);
+constexpr uint32_t kTexts = bit(Role::kDetokenizer) | kUnary;
+constexpr uint32_t kStreams = bit(Role::kDetokenizer) | kGeneration;
+constexpr uint32_t kAll = kGeneration | kTexts;
+
+constexpr auto kBytes = TRITONSERVER_TYPE_UINT8;
+constexpr auto kInt32 = TRITONSERVER_TYPE_INT32;
+constexpr auto kUint32 = TRITONSERVER_TYPE_UINT32;
+constexpr auto kFloat = TRITONSERVER_TYPE_FP32;
+constexpr auto kString = TRITONSERVER_TYPE_BYTES;
+
+// [answers] of kValue(answer): numbers of the output's type, or strings.
+template <auto kValue>
+void each(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
+  response.add_values(spec.name, spec.type, answers.all.size(),
+                      [&](size_t i) { return kValue(answers.all[i]); });
+}
+
+// [prompts] of kValue(the first answer of the prompt).
+template <auto kValue>
+void each_prompt(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
+  response.add_values(spec.name, spec.type, answers.all.size() / answers.num_per_prompt,
+                      [&](size_t i) { return kValue(answers.all[i * answers.num_per_prompt]); });
+}
+
+inline void chunks(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
+  size_t size = 0;
+  for (const Answer& answer : answers.all) size += chunk_size(answer.chunk);
+  char* out = response.add(spec.name, spec.type, static_cast<int64_t>(size), size);
+  for (const Answer& answer : answers.all) out = write_chunk(answer.chunk, out);
+}
+
+// Once in a response.
+inline void warnings(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
+  const std::string_view bytes = answers.all.front().chunk.warnings;
+  std::memcpy(response.add(spec.name, spec.type, count_strings(bytes), bytes.size()), bytes.data(),
+              bytes.size());
+}
+
+// [ids]: those of each answer, one after the other.
+inline void ids(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
+  size_t count = 0;
+  for (const Answer& answer : answers.all) count += answer.chunk.ids.size();
+  char* out = response.add(spec.name, spec.type, static_cast<int64_t>(count), count * sizeof(int32_t));
+  for (const Answer& answer : answers.all) {
+    const std::span<const int32_t> of_answer = answer.chunk.ids;
+    if (!of_answer.empty()) std::memcpy(out, of_answer.data(), of_answer.size_bytes());
+    out += of_answer.size_bytes();
+  }
+}
+
+// [places, logprobs of a place] of one member of Logprob.
+template <auto kMember>
+void write_logprobs(ResponseBuilder& response, const OutputSpec& spec, std::span<const Answer> answers,
+                    std::span<const Logprob> Chunk::* entries, uint32_t num_per_place) {
+  size_t count = 0;
+  for (const Answer& answer : answers) count += (answer.chunk.*entries).size();
+  const int64_t shape[] = {static_cast<int64_t>(count / num_per_place), num_per_place};
+  constexpr size_t kSize = sizeof(Logprob().*kMember);
+  char* out = response.add(spec.name, spec.type, shape, count * kSize);
+  for (const Answer& answer : answers) {
+    for (const Logprob& logprob : answer.chunk.*entries) {
+      std::memcpy(out, &(logprob.*kMember), kSize);
+      out += kSize;
+    }
+  }
+}
+
+template <auto kMember>
+void logprobs(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
+  write_logprobs<kMember>(response, spec, answers.all, &Chunk::logprobs,
+                          answers.all.front().chunk.header.num_per_id);
+}
+
+template <auto kMember>
+void prompt_logprobs(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
+  write_logprobs<kMember>(response, spec, answers.all.first(1), &Chunk::prompt_logprobs,
+                          answers.all.front().chunk.header.num_per_prompt_place);
+}
+
+// [answers, ids of the longest] floats: the logprob of each id alone; 0 where there is none.
+inline void token_logprobs(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
+  size_t length = 0;
+  for (const Answer& answer : answers.all) length = std::max<size_t>(length, answer.chunk.header.num_ids);
+  const int64_t shape[] = {static_cast<int64_t>(answers.all.size()), static_cast<int64_t>(length)};
+  const size_t row_size = length * sizeof(float);
+  char* out = response.add(spec.name, spec.type, shape, answers.all.size() * row_size);
+  for (const Answer& answer : answers.all) {
+    std::memset(out, 0, row_size);
+    const std::span<const Logprob> entries = answer.chunk.logprobs;
+    const uint32_t num_per_id = answer.chunk.header.num_per_id;
+    for (size_t i = 0; i * num_per_id < entries.size(); ++i) {
+      std::memcpy(out + i * sizeof(float), &entries[i * num_per_id].logprob, sizeof(float));
+    }
+    out += row_size;
+  }
+}
+
+template <auto kMember>
+std::string_view text(const Answer& answer) {
+  return answer.*kMember;
+}
+template <auto kMember>
+uint32_t count(const Answer& answer) {
+  return answer.chunk.header.*kMember;
+}
+inline std::string_view finish_reason(const Answer& answer) {
+  return to_string(static_cast<FinishReason>(answer.chunk.header.finish_reason));
+}
+inline std::string_view stop_reason(const Answer& answer) { return answer.chunk.stop_reason; }
+inline float cumulative_logprob(const Answer& answer) {
+  return static_cast<float>(answer.chunk.header.cumulative_logprob);
+}
+
+template <auto kField>
+bool wants(const GenerationRequest& request) {
+  return request.*kField;
+}
+inline bool wants_warnings(const GenerationRequest& request) { return !request.warnings.empty(); }
+inline bool wants_index(const GenerationRequest& request) {
+  return request.stream && request.request.params.n > 1;
+}
+inline bool wants_receipt(const GenerationRequest& request) { return request.request.return_receipt; }
+inline bool wants_prompt_logprobs(const GenerationRequest& request) {
+  return request.request.params.prompt_logprobs.has_value();
+}
+
+inline bool has_warnings(const Answers& answers) { return !answers.all.front().chunk.warnings.empty(); }
+inline bool has_receipt(const Answers& answers) {
+  return std::any_of(answers.all.begin(), answers.all.end(),
+                     [](const Answer& answer) { return !answer.receipt.empty(); });
+}
+inline bool has_logprobs(const Answers& answers) { return answers.all.front().chunk.header.num_per_id > 0; }
+inline bool has_prompt_logprobs(const Answers& answers) {
+  return answers.all.front().chunk.header.num_per_prompt_place > 0;
+}
+
+using Request = GenerationRequest;
+using Header = ChunkHeader;
+
+// clang-format off
+constexpr OutputSpec kTable[] = {
+    {"chunk", kBytes, kGeneration, chunks},
+    {"text_output", kString, kTexts, each<text<&Answer::text>>},
+    {"warnings", kString, kTexts, warnings, wants_warnings, has_warnings},
+    {"output_ids", kInt32, kAll, ids, wants<&Request::return_token_ids>},
+    {"index", kUint32, kStreams, each<count<&Header::index>>, wants_index},
+    {"finish_reason", kString, kAll, each<finish_reason>, wants<&Request::return_finish_reason>},
+    {"num_input_tokens", kUint32, kAll, each_prompt<count<&Header::num_input_tokens>>,
+     wants<&Request::return_num_input_tokens>},
+    {"num_output_tokens", kUint32, kAll, each<count<&Header::num_ids>>, wants<&Request::return_num_output_tokens>},
+    {"stop_reason", kString, kAll, each<stop_reason>, wants<&Request::return_stop_reason>},
+    {"cumulative_logprob", kFloat, kAll, each<cumulative_logprob>, wants<&Request::return_cumulative_logprob>,
+     has_logprobs},
+    // The same, as TensorRT-LLM's clients call it.
+    {"cum_log_probs", kFloat, kUnary, each<cumulative_logprob>, wants<&Request::return_cumulative_logprob>},
+    {"logprob_ids", kInt32, kGeneration, logprobs<&Logprob::token_id>, nullptr, has_logprobs},
+    {"logprobs", kFloat, kGeneration, logprobs<&Logprob::logprob>, nullptr, has_logprobs},
+    {"logprob_ranks", kInt32, kGeneration, logprobs<&Logprob::rank>, nullptr, has_logprobs},
+    {"prompt_logprob_ids", kInt32, kGeneration, prompt_logprobs<&Logprob::token_id>, nullptr, has_prompt_logprobs},
+    {"prompt_logprobs", kFloat, kGeneration, prompt_logprobs<&Logprob::logprob>, nullptr, has_prompt_logprobs},
+    {"prompt_logprob_ranks", kInt32, kGeneration, prompt_logprobs<&Logprob::rank>, nullptr, has_prompt_logprobs},
+    {"logprobs", kString, kTexts, each<text<&Answer::logprobs>>, wants<&Request::return_logprobs>},
+    {"prompt_logprobs", kString, kTexts, each_prompt<text<&Answer::prompt_logprobs>>, wants_prompt_logprobs,
+     has_prompt_logprobs},
+    {"output_log_probs", kFloat, kTexts, token_logprobs, wants<&Request::return_logprobs>},
+    {"receipt", kString, kAll, each<text<&Answer::receipt>>, wants_receipt, has_receipt},
+};
+// clang-format on
+static_assert(std::size(kTable) <= 32, "a mask has 32 bits");
+
+constexpr bool has(Role role, const OutputSpec& spec) { return (spec.roles & bit(role)) != 0; }
+
+// The bit of an output in a mask.
+consteval uint32_t mask_of(Role role, std::string_view name) {
+  for (size_t i = 0; i < std::size(kTable); ++i) {
+    if (has(role, kTable[i]) && kTable[i].name == name) return 1U << i;
+  }
+  throw "no such output";  // does not compile
+}
+
+}  // namespace quire::triton::outputs

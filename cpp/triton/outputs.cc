@@ -1,0 +1,72 @@
+#include "outputs.h"
+
+#include <cstring>
+
+#include "logprobs_json.h"
+#include "output_table.h"
+#include "quire/receipt.h"
+
+namespace quire::triton {
+
+namespace {
+
+using outputs::has;
+using outputs::kTable;
+using outputs::mask_of;
+
+constexpr uint32_t kLogprobs = mask_of(Role::kDetokenizer, "logprobs");
+constexpr uint32_t kPromptLogprobs = mask_of(Role::kDetokenizer, "prompt_logprobs");
+
+}  // namespace
+
+std::string finish_receipt(const Chunk& chunk) {
+  if (chunk.receipt.empty()) return "";
+  Receipt receipt;
+  std::memcpy(&receipt, chunk.receipt.data(), sizeof(receipt));
+  return to_json(receipt, static_cast<int64_t>(now_ns()));
+}
+
+void finish(Answer& answer, uint32_t outputs, const TokenTable& token_table) {
+  const Chunk& chunk = answer.chunk;
+  const ChunkHeader& header = chunk.header;
+  answer.text = chunk.prompt_text;
+  token_table.decode_to(chunk.ids.first(header.num_text_ids), (header.flags & kChunkIsFirst) != 0,
+                        header.trim, (header.flags & kChunkSkipSpecialTokens) != 0, answer.text,
+                        OpenText(header.open_text));
+  answer.receipt = finish_receipt(chunk);
+  if ((outputs & kLogprobs) != 0) {
+    answer.logprobs = logprobs_json(chunk.logprobs, header.num_per_id, false, token_table);
+  }
+  if ((outputs & kPromptLogprobs) != 0 && header.index == 0) {
+    answer.prompt_logprobs =
+        logprobs_json(chunk.prompt_logprobs, header.num_per_prompt_place, true, token_table);
+  }
+}
+
+uint32_t wanted_outputs(const GenerationRequest& request) {
+  uint32_t wanted = 0;
+  for (size_t i = 0; i < std::size(kTable); ++i) {
+    if (kTable[i].is_wanted == nullptr || kTable[i].is_wanted(request)) wanted |= 1U << i;
+  }
+  return wanted;
+}
+
+uint32_t requested_outputs(TRITONBACKEND_Request* request, Role role, uint32_t outputs) {
+  uint32_t requested = 0;
+  for (size_t i = 0; i < std::size(kTable); ++i) {
+    const uint32_t bit = outputs & 1U << i;
+    if (bit != 0 && has(role, kTable[i]) && is_requested(request, kTable[i].name)) requested |= bit;
+  }
+  return requested;
+}
+
+void write_outputs(ResponseBuilder& response, Role role, uint32_t outputs, const Answers& answers) {
+  for (size_t i = 0; i < std::size(kTable); ++i) {
+    const OutputSpec& spec = kTable[i];
+    if ((outputs & 1U << i) == 0 || !has(role, spec)) continue;
+    if (role != Role::kUnary && spec.is_there != nullptr && !spec.is_there(answers)) continue;
+    spec.write(response, spec, answers);
+  }
+}
+
+}  // namespace quire::triton
