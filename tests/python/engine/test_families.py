@@ -149,7 +149,7 @@ def test_keys_that_change_the_model_are_refused(
     ],
 )
 def test_a_window_alone(tmp_path: Path, architecture: str, is_refused: bool) -> None:
-    """A window counts in Mistral; Llama has none, and Qwen's families have a switch that is off by default."""
+    """A window counts in Mistral; Llama has none, and Qwen a switch that is off by default."""
     if not is_refused:
         load(tmp_path, architecture, sliding_window=32)
         return
