@@ -156,7 +156,7 @@ using Request = GenerationRequest;
 using Header = ChunkHeader;
 
 // clang-format off
-constexpr OutputSpec kTable[] = {
+inline constexpr OutputSpec kTable[] = {
     {"chunk", kBytes, kGeneration, chunks},
     {"text_output", kString, kTexts, each<text<&Answer::text>>},
     {"warnings", kString, kTexts, warnings, wants_warnings, has_warnings},

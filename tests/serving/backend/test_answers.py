@@ -147,6 +147,22 @@ def test_return_flags(server: Server) -> None:
     assert not {"finish_reason", "num_input_tokens", "num_output_tokens"} & set(plain)
 
 
+def test_outputs_that_are_named(server: Server) -> None:
+    """Of the outputs that a request's fields ask for, a detokenizer sends those that its client names."""
+    flags = dict.fromkeys(["return_finish_reason", "return_num_output_tokens", "return_token_ids"], True)
+    [made] = grpc_stream(server, "generation", ["chunk"], input_ids=[1, 2, 3], max_tokens=4, **flags)
+    chunk = made.as_numpy("chunk")
+    tensor = grpc.InferInput("chunk", list(chunk.shape), "UINT8").set_data_from_numpy(chunk)
+    answers: queue.Queue[grpc.InferResult] = queue.Queue()
+    with grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
+        client.start_stream(lambda result, error: answers.put(error or result))
+        for names in (["text_output"], ["output_ids", "finish_reason", "num_input_tokens"]):
+            outputs = [grpc.InferRequestedOutput(name) for name in names]
+            client.async_stream_infer("detokenizer", [tensor], outputs=outputs)
+            given = {output.name for output in answers.get(timeout=60).get_response().outputs}
+            assert given == {*names} - {"num_input_tokens"}, "which no field asks for"
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_prompt_text_stands_before_the_answer_once(server: Server, stream: bool) -> None:
     """The prompt's text is in the first response and in no other."""
