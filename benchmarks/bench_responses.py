@@ -24,17 +24,18 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "serving" / "backend"), str(ROOT / "tests" / "serving")]
+sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("serving/backend", "serving", "common")]
 
-import fake_engine as wire  # noqa: E402
+import fake_engine as fake  # noqa: E402
+import wire_format as wire  # noqa: E402
 from quire.triton.installation import find_guard_library  # noqa: E402
 from quire.triton.server import HTTP_THREADS  # noqa: E402
 
 
 def run_engine(sock: socket.socket, streams: int, tokens: int, step_seconds: float) -> None:
     """Waits for all requests, then sends `tokens` frames, the same each time but for the last."""
-    texts = [b"a"] * wire.VOCAB_SIZE
-    sock.sendall(wire.ready_frame({"max_model_len": 1 << 30}, wire.token_table(texts, set(), separator=b"")))
+    texts = [b"a"] * fake.VOCAB_SIZE
+    sock.sendall(fake.ready_frame({"max_model_len": 1 << 30}, fake.token_table(texts, set(), separator=b"")))
     received, requests = b"", []
     while True:
         while len(requests) < streams:
@@ -45,10 +46,11 @@ def run_engine(sock: socket.socket, streams: int, tokens: int, step_seconds: flo
             while len(received) >= 12 and len(received) >= 12 + (
                 size := struct.unpack_from("<I", received, 8)[0]
             ):
-                requests += wire.decode_requests(received[12 : 12 + size])[0]
+                additions = wire.read(wire.REQUESTS_FRAME, received[12 : 12 + size])["additions"]
+                requests += map(fake.Request.of, additions)
                 received = received[12 + size :]
         frames = [
-            wire.step_frame(1, streams, tokens, [wire.Release(r, [1], 1, is_first, reason) for r in requests])
+            fake.step_frame(1, streams, tokens, [fake.Release(r, [1], 1, is_first, reason) for r in requests])
             for is_first, reason in ((True, None), (False, None), (False, "length"))
         ]
         next_step = time.monotonic()

@@ -80,6 +80,20 @@ class Request:
     admitted_ns: int = field(default_factory=time.monotonic_ns)
     first_token_ns: int = 0
 
+    @classmethod
+    def of(cls, addition: dict[str, Any]) -> Request:
+        """The first sequence of an addition as the wire has it."""
+        params = addition["params"]
+        times = (addition[name] for name in ("arrival_ns", "tokenize_ns", "deadline_ns"))
+        return cls(
+            addition["request_id"],
+            addition["prompt_ids"],
+            params["max_tokens"] or 16,
+            params["detokenize"],
+            *times,
+            return_receipt=addition["return_receipt"],
+        )
+
     def finish_reason(self) -> str | None:
         if self.num_out and self.token(self.num_out - 1) == STOP_ID:
             return "stop"
@@ -177,7 +191,7 @@ class Engine:
             self.received = self.received[12 + size :]
             self.log("frame", additions=len(additions), cancellations=len(cancellations))
             for addition in additions:
-                self.add(addition, addition["params"])
+                self.add(addition)
             for request_id in cancellations:
                 keys = [key for key in self.running if key[0] == request_id] or [(request_id, 0)]
                 for key in keys:
@@ -185,24 +199,10 @@ class Engine:
                     self.log("cancel", request_id=request_id, num_out=request.num_out if request else None)
         return bool(data)
 
-    def add(self, addition: dict[str, Any], params: dict[str, Any]) -> None:
-        times = {name: addition[name] for name in ("arrival_ns", "tokenize_ns", "deadline_ns")}
-        request = Request(
-            addition["request_id"],
-            addition["prompt_ids"],
-            params["max_tokens"] or 16,
-            params["detokenize"],
-            *times.values(),
-            return_receipt=addition["return_receipt"],
-        )
-        self.log(
-            "add",
-            request_id=request.request_id,
-            prompt=request.prompt,
-            priority=addition["priority"],
-            **times,
-            **params,
-        )
+    def add(self, addition: dict[str, Any]) -> None:
+        request, params = Request.of(addition), addition["params"]
+        rest = {name: addition[name] for name in ("priority", "arrival_ns", "tokenize_ns", "deadline_ns")}
+        self.log("add", request_id=request.request_id, prompt=request.prompt, **rest, **params)
         if ERROR_ID in request.prompt:
             error = "input_ids: got id 901; allowed: ids that the fake engine likes"
             self.refused.append(Release(request, finish_reason="error", error=error))
