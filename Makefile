@@ -12,12 +12,14 @@ WERROR ?= OFF
 
 NATIVE := CMakeLists.txt $(shell find cmake cpp cuda tests/core_parts -type f 2>/dev/null)
 
-.PHONY: help setup demo serve test gpu-test sanitize lint docs cuda-check format bench clean
+.PHONY: help setup demo serve test test-fast asan tsan gpu-test sanitize lint docs cuda-check format bench clean
 
 help:
 	@echo "make demo    build everything, serve the embedded model on a real tritonserver, show it working, stop"
 	@echo "make serve   the same, but stay up and print curl lines to try"
 	@echo "make test    every test that needs no GPU"
+	@echo "make test-fast  a tenth of the random examples, nothing marked slow, no tritonserver: for daily work"
+	@echo "make asan, make tsan  the core's and the engine server's tests with AddressSanitizer and UBSan, with ThreadSanitizer"
 	@echo "make gpu-test  every test that needs a GPU, on a machine with a Hopper GPU and nvcc. OFFLINE=1: without a network,"
 	@echo "             with the Python packages, cmake and ninja that PYTHON's environment has"
 	@echo "make sanitize  every kernel, in bfloat16, under compute-sanitizer (memcheck, racecheck, synccheck), on such a machine,"
@@ -55,6 +57,31 @@ serve: setup
 
 test: setup
 	$(BIN)/python -m pytest -m "not gpu" $(PYTEST_ARGS)
+
+test-fast: setup
+	$(BIN)/python -m pytest -m "not gpu and not serving and not slow" --hypothesis-profile=fast -n 2 --dist worksteal \
+		$(PYTEST_ARGS)
+
+# A sanitizer's runtime has to be there before Python. Without site (-S), Python does not see the editable install,
+# which would put its own _core before the sanitized one.
+SANITIZED_TESTS := tests/python/core tests/python/engine/test_engine_server.py tests/python/engine/test_wire_codec.py
+SITE_PACKAGES = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+
+define sanitized_test
+	$(BIN)/cmake -S . -B build/$@ -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DQUIRE_CUDA=OFF \
+		-DPython_EXECUTABLE=$(abspath $(BIN))/python '-DCMAKE_CXX_FLAGS_RELEASE=-O1 -g1' '-DQUIRE_SANITIZE=$(1)'
+	$(BIN)/cmake --build build/$@ --target _core
+	rm -rf build/$@/python && mkdir build/$@/python && cp -R python/quire build/$@/python
+	cp build/$@/_core.*.so build/$@/python/quire && cp build/$@/_core_parts.*.so build/$@/python
+	LD_PRELOAD="$(2)" PYTHONPATH=$(CURDIR)/build/$@/python:$(SITE_PACKAGES) $(3) \
+		$(BIN)/python -S -m pytest --hypothesis-profile=fast --capture=sys $(SANITIZED_TESTS) $(PYTEST_ARGS)
+endef
+
+asan: setup
+	$(call sanitized_test,address;undefined,$(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libubsan.so),ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1)
+
+tsan: setup
+	$(call sanitized_test,thread,$(shell $(CXX) -print-file-name=libtsan.so))
 
 GPU_TESTS := -m gpu tests/kernels/gpu tests/gpu
 

@@ -24,6 +24,7 @@ from quire.errors import ServerError
 from quire.triton.server import TritonServer
 from workload import Case, case_key, prompts
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 COLUMNS = ["prompt_tokens", "output_tokens", "concurrency", "requests", "shared_prefix_tokens"]

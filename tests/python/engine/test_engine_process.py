@@ -22,6 +22,8 @@ from random_llama import EOS, VOCAB_SIZE
 from reference import assert_same, greedy
 from wire_client import Client
 
+pytestmark = pytest.mark.slow  # each test starts a process that imports torch
+
 
 @dataclass
 class Process:

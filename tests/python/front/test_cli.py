@@ -107,6 +107,7 @@ def test_generate_says_what_ended_the_answer_early(monkeypatch: pytest.MonkeyPat
     assert "Traceback" not in result.output
 
 
+@pytest.mark.slow
 def test_generate() -> None:
     """The embedded model continues the prompt."""
     result = run("generate", "def fibonacci(n):", "--max-tokens", "8")
