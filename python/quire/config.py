@@ -103,7 +103,7 @@ class EngineConfig(BaseModel):
 
     @classmethod
     def from_content(cls, content: bytes, path: Path | str) -> EngineConfig:
-        """As from_file(), from what the file at `path` held when somebody read it."""
+        """Does what from_file() does with the content that `path` had when it was read."""
         path = Path(path)
         try:
             text = content.decode("utf-8")

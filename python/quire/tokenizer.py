@@ -77,7 +77,7 @@ class Tokenizer:
 
     @property
     def content(self) -> bytes:
-        """Of tokenizer.json."""
+        """The bytes of tokenizer.json."""
         return self._content
 
     @property
@@ -86,7 +86,7 @@ class Tokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """Of the file that this was read from: ids mean the same where it is the same."""
+        """Identifies the file that this was read from: ids mean the same where it is the same."""
         return self._fingerprint
 
     def vocabulary(self, model: str) -> str:

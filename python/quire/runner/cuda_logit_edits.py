@@ -68,7 +68,7 @@ class CudaLogitEdits:
             self._write_rows(copy, edits)
 
     def _write_rows(self, copy: int, edits: _core.BatchEdits) -> None:
-        """Of the tables."""
+        """Writes this batch's rows of token_counts and allowed_masks."""
         num_bytes = edits.num_table_row_bytes
         if self._rows_host[copy].numel() < num_bytes:
             self._rows_host[copy] = self._pinned(2 * num_bytes)

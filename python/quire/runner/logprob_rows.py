@@ -21,7 +21,7 @@ NUM_PROMPT_INPUTS = 3
 
 
 def logprobs_bytes(max_num_seqs: int, max_num_tokens: int) -> int:
-    """Of LogprobRows for the samples of a step and for its prompts, and of what those give."""
+    """Bytes of both LogprobRows (samples and prompts) and of what they give."""
     return LogprobRows.num_bytes(max_num_seqs + max_num_tokens) + 4 * NUM_PROMPT_INPUTS * max_num_tokens
 
 

@@ -32,5 +32,5 @@ class Findings:
         self._problems.append(Problem(file=self.file, message=message, is_note=True))
 
     def of(self, file: Path) -> Findings:
-        """The same collection, of another file."""
+        """A collection for another file, with the same list of problems."""
         return Findings(file, self._problems)

@@ -17,14 +17,15 @@ _MIN_PROBE = 1 << 18
 
 @dataclass(frozen=True)
 class PromptBounds:
-    """Of one model. bytes_per_token: of a text at most; None where there is no such number."""
+    """The limits of a model's prompts. bytes_per_token: the most text that a token can be; None where there is no
+    such number."""
 
     max_model_len: int | None
     bytes_per_token: int | None
 
     @property
     def max_tokens(self) -> int | None:
-        """Of a prompt."""
+        """The tokens of one prompt, at most."""
         return None if self.max_model_len is None else self.max_model_len - 1
 
     @property
@@ -36,7 +37,7 @@ class PromptBounds:
 
     @property
     def max_text_bytes(self) -> int:
-        """Of all prompts of a request together, whether or not they are truncated."""
+        """The text of all prompts of a request together, at most, whether or not they are truncated."""
         usual = (self.max_tokens or 0) * _USUAL_BYTES_PER_TOKEN
         return max(MAX_TEXT_BYTES, usual, self.max_prompt_bytes or 0)
 
