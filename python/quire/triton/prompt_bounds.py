@@ -17,8 +17,8 @@ _MIN_PROBE = 1 << 18
 
 @dataclass(frozen=True)
 class PromptBounds:
-    """The limits of a model's prompts. bytes_per_token: the most text that a token can be; None where there is no
-    such number."""
+    """The limits of a model's prompts. bytes_per_token: the most text that a token can be; None: no such
+    number."""
 
     max_model_len: int | None
     bytes_per_token: int | None
