@@ -20,6 +20,7 @@ from quire.triton.server import TritonServer
 pytestmark = pytest.mark.serving
 
 LONG = {"max_tokens": 1900, "min_tokens": 1900, "ignore_eos": True, "temperature": 0.7}
+NUM_PLACES = 5  # of which rows of one request leave one to others
 MODELS = ("ensemble_unary", "ensemble_trtllm_unary")
 RUNNING, WAITING = "vllm:num_requests_running", "vllm:num_requests_waiting"
 PROMPT_TOKENS, OUTPUT_TOKENS = "vllm:prompt_tokens_total", "vllm:generation_tokens_total"
@@ -30,7 +31,7 @@ FEW_TOKENS = 400
 @pytest.fixture(scope="module")
 def server(make_repository: Callable[..., Path]) -> Iterator[TritonServer]:
     """Few rows, so that requests wait, and small steps, so that a long prompt takes many."""
-    settings = {"max_num_seqs": 4, "max_num_batched_tokens": 16, "enable_prefix_caching": False}
+    settings = {"max_num_seqs": NUM_PLACES, "max_num_batched_tokens": 16, "enable_prefix_caching": False}
     with TritonServer(make_repository(**settings)) as running:
         yield running
 
@@ -113,7 +114,7 @@ def all_rows_taken(server: TritonServer) -> Iterator[list[Iterator[dict[str, Any
     """Long streams that run."""
     with ExitStack() as stack:
         streams = []
-        for index in range(4):
+        for index in range(NUM_PLACES):
             body = {"text_input": f"import m{index}", "stream": True, **LONG}
             events = generate_stream(server.http_url, body)
             stack.callback(events.close)
@@ -132,7 +133,7 @@ def test_in_the_engine_s_queue(
     with Call(server, model, ["x", "y", "z"]):
         wait_until(lambda: watch.now(WAITING) == 3)
     wait_until(lambda: watch.now(WAITING) == 0)
-    assert watch.now(RUNNING) == 4
+    assert watch.now(RUNNING) == NUM_PLACES
     for events in all_rows_taken:
         assert "error" not in next(events)
 

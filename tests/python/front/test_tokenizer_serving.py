@@ -42,6 +42,7 @@ def test_tokenizes_as_the_library_does(server: TritonServer, byte_level_model: P
     ids = Tokenizer(byte_level_model).encode(text)
     outputs = infer(server, text.encode())
     assert 0 < outputs.pop("tokenize_ns")[0] < outputs.pop("arrival_ns")[0] < time.monotonic_ns()
+    assert len(outputs.pop("vocabulary")) == 1
     assert outputs == {
         "input_ids": ids,
         "row_lengths": [len(ids)],
@@ -67,6 +68,7 @@ def test_typed_settings_come_out(server: TritonServer) -> None:
     assert [len(outputs.pop("input_ids"))] == outputs.pop("row_lengths")
     assert outputs.pop("tokenize_ns")
     assert outputs.pop("arrival_ns")
+    assert outputs.pop("vocabulary")
     assert outputs == {
         "max_tokens": [5],
         "temperature": [0.5],
