@@ -20,7 +20,8 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
-#include <deque>
+#include <exception>
+#include <list>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -67,20 +68,24 @@ struct Message {
 };
 
 // The messages to one socket, and a descriptor of ours for it: the sender may close its own, and get the same
-// number for another socket.
+// number for another socket. Where the process has no descriptor left, the sender's own has to do.
 struct Queue {
-  explicit Queue(int own_fd) : fd(own_fd) {}
-  ~Queue() { close(fd); }
+  explicit Queue(int sender_fd)
+      : own_fd(fcntl(sender_fd, F_DUPFD_CLOEXEC, 0)), fd(own_fd < 0 ? sender_fd : own_fd) {}
+  ~Queue() {
+    if (own_fd >= 0) close(own_fd);
+  }
   Queue(const Queue&) = delete;
   Queue& operator=(const Queue&) = delete;
 
+  const int own_fd;
   const int fd;
-  std::deque<Message> messages;
+  std::list<Message> messages;
 };
 
 std::atomic<size_t> num_waiting{0};  // messages, over all sockets
-thread_local uint64_t last_waiting =
-    0;  // Message::number of this thread's last send(); 0: it did not have to wait
+// Message::number of this thread's last send(); 0: it did not have to wait.
+thread_local uint64_t last_waiting = 0;
 
 // The messages that wait, by socket, and the thread that moves them on. Made when the first message has to
 // wait, never destroyed: threads of the server send until the process is gone.
@@ -105,7 +110,7 @@ class Queues {
         errno = EAGAIN;
         return sent;
       }
-      found = queues_.try_emplace(file.st_ino, fcntl(fd, F_DUPFD_CLOEXEC, 0)).first;
+      found = queues_.try_emplace(file.st_ino, fd).first;
     }
     Message message{.number = ++last_number_, .bytes = {}, .size = size};
     std::memcpy(message.bytes, bytes, size);
@@ -120,10 +125,12 @@ class Queues {
   bool after_delivery(uint64_t number, void (*delivered)(void*), void* argument) {
     const std::lock_guard lock(mutex_);
     for (auto& [socket, queue] : queues_) {
-      for (Message& message : queue.messages) {
-        if (message.number != number) continue;
-        message.delivered = delivered;
-        message.argument = argument;
+      // It is one of the last: the caller has just sent it.
+      for (auto message = queue.messages.rbegin(); message != queue.messages.rend(); ++message) {
+        if (message->number < number) break;
+        if (message->number != number) continue;
+        message->delivered = delivered;
+        message->argument = argument;
         return true;
       }
     }
@@ -137,14 +144,15 @@ class Queues {
 
   void run() {
     std::vector<pollfd> polled;
-    std::vector<Message> moved;
+    std::list<Message> moved;
     while (true) {
       polled.assign(1, {event_fd_, POLLIN, 0});
       {
         const std::lock_guard lock(mutex_);
         for (const auto& [socket, queue] : queues_) polled.push_back({queue.fd, POLLOUT, 0});
       }
-      poll(polled.data(), polled.size(), -1);
+      // Without a descriptor for the event nothing wakes this thread.
+      poll(polled.data(), polled.size(), event_fd_ < 0 ? 10 : -1);
       uint64_t count = 0;
       [[maybe_unused]] const ssize_t num_read = read(event_fd_, &count, sizeof(count));
       moved.clear();
@@ -161,13 +169,12 @@ class Queues {
     }
   }
 
-  static void move_on(Queue& queue, std::vector<Message>& moved) {
+  static void move_on(Queue& queue, std::list<Message>& moved) {
     while (!queue.messages.empty()) {
       const Message& message = queue.messages.front();
       // Any other error is that of a pair whose other end is closed.
       if (is_full(send_on(queue.fd, message.bytes, message.size, MSG_NOSIGNAL))) return;
-      moved.push_back(message);
-      queue.messages.pop_front();
+      moved.splice(moved.end(), queue.messages, queue.messages.begin());
       --num_waiting;
     }
   }
@@ -187,7 +194,12 @@ QUIRE_GUARD_EXPORT ssize_t send(int fd, const void* bytes, size_t size, int flag
     const ssize_t sent = send_on(fd, bytes, size, flags);
     if (!is_full(sent)) return sent;
   }
-  return Queues::instance().send(fd, bytes, size);
+  try {
+    return Queues::instance().send(fd, bytes, size);
+  } catch (const std::exception&) {  // no memory, or no thread: as without the guard
+    errno = EAGAIN;
+    return -1;
+  }
 }
 
 QUIRE_GUARD_EXPORT void quire_guard_forget() { last_waiting = 0; }

@@ -1,5 +1,5 @@
-// Larger stacks for the server's HTTP threads, which read JSON by recursion: 8 MiB end at some 40,000 nested
-// lists, and the whole server with them.
+// Larger stacks for the server's HTTP threads, which read JSON by recursion: 8 MiB end between 20,000 and
+// 50,000 nested lists, and the whole server with them.
 //
 // Also keeps the guard out of the server's children: what is preloaded into tritonserver is meant for it
 // alone.

@@ -182,6 +182,23 @@ assert read(far, MANY) == list(range(MANY))
     run(program)
 
 
+def test_no_descriptor_is_left() -> None:
+    """Messages wait and arrive also where the process cannot open anything more."""
+    program = """
+near, far = pair()
+held = []
+try:
+    while True:
+        held.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    pass
+for number in range(MANY):
+    near.send(message(number))
+assert read(far, MANY) == list(range(MANY))
+"""
+    run("import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n" + program)
+
+
 def test_children_start_without_it() -> None:
     """The guard takes itself, and nothing else, out of LD_PRELOAD."""
     assert run("print(os.environ.get('LD_PRELOAD'))").strip() == "None"
