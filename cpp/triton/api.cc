@@ -34,6 +34,15 @@ void log_message(TRITONSERVER_LogLevel level, const char* file, int line, const 
   if (error != nullptr) TRITONSERVER_ErrorDelete(error);
 }
 
+void complete(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request, uint64_t start_ns) {
+  const uint64_t end_ns = now_ns();
+  log_if_failed(TRITONBACKEND_ModelInstanceReportStatistics(instance, request, true, start_ns, start_ns,
+                                                            end_ns, end_ns),
+                "reporting statistics");
+  log_if_failed(TRITONBACKEND_RequestRelease(request, TRITONSERVER_REQUEST_RELEASE_ALL),
+                "releasing a request");
+}
+
 std::string take_json(TRITONSERVER_Message* message) {
   const char* base = nullptr;
   size_t size = 0;

@@ -31,6 +31,8 @@ void log_if_failed(TRITONSERVER_Error* error, const char* what);
 // Answers a request with the exception as its only response, and releases it.
 void answer_with_error(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
                        const std::exception& exception, uint64_t start_ns);
+// Ends a request whose only response has been sent: statistics of an instance, release.
+void complete(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request, uint64_t start_ns);
 // The server's form of an exception: InvalidArgument is INVALID_ARG, ServerError keeps its code, others are
 // INTERNAL.
 TRITONSERVER_Error* to_triton(const std::exception& error);

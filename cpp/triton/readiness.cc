@@ -13,8 +13,8 @@ namespace quire::triton {
 
 namespace {
 
-constexpr int kMaxDepth =
-    8;  // of models that name models: the server does not look for circles in our parameters
+// Of models that name models: the server does not look for circles in our parameters.
+constexpr int kMaxDepth = 8;
 
 bool serves(TRITONSERVER_Server* server, const std::string& model, int64_t version, int depth) {
   for (const auto& generation : registry::loaded()) {

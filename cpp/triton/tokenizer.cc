@@ -138,12 +138,7 @@ void Tokenizer::execute(TRITONBACKEND_Request** requests, uint32_t count) {
       answer_with_error(instance_, requests[i], error, start_ns);
       continue;
     }
-    const uint64_t end_ns = now_ns();
-    log_if_failed(TRITONBACKEND_ModelInstanceReportStatistics(instance_, requests[i], true, start_ns,
-                                                              start_ns, end_ns, end_ns),
-                  "reporting statistics");
-    log_if_failed(TRITONBACKEND_RequestRelease(requests[i], TRITONSERVER_REQUEST_RELEASE_ALL),
-                  "releasing a request");
+    complete(instance_, requests[i], start_ns);
   }
 }
 

@@ -91,7 +91,7 @@ def test_bench_engine(cases: Path, tmp_path: Path) -> None:
 
 
 def test_bench_engine_computes_its_prompts_again() -> None:
-    """The same case once more finds nothing in the prefix cache but the prefix that it shares on purpose."""
+    """A case that runs again finds nothing in the prefix cache but the prefix that it shares on purpose."""
     llm = LLM("quire-8m")
     for _ in range(2):
         bench_engine.run_case(llm, "x", Case(100, 2, 2, 4, 0), 600)

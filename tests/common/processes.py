@@ -24,7 +24,7 @@ def children(pid: int) -> dict[int, str]:
 
 
 def command_line(pid: int) -> str:
-    """Its arguments, a space after each; empty when the process is gone."""
+    """A process's arguments, a space after each; empty when the process is gone."""
     return _read(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace")
 
 

@@ -112,7 +112,7 @@ def test_bad_sampling_params_are_refused_by_name(llm: LLM, params: Any, message:
 
 
 def test_arrays_count_as_lists(llm: LLM) -> None:
-    """Of numpy and of the standard library: as one prompt's ids, as several prompts, as ids one by one."""
+    """Arrays of numpy and of the standard library count as a prompt's ids, as several prompts, as ids."""
     expected = [output.outputs for output in llm.generate([[1, 2, 3], [4, 5, 6]], GREEDY)]
     rows = np.asarray([[1, 2, 3], [4, 5, 6]])
     many: Any

@@ -253,7 +253,7 @@ class Serving:
         return "".join(lines)
 
     def processes(self, command: str) -> list[int]:
-        """Those that it started and that are still there, whose command line has `command`."""
+        """The processes it started that are still there and whose command line has `command`."""
         started = set(with_environment(self._mark)) - {self.process.pid}
         return [pid for pid in started if command in command_line(pid)]
 

@@ -25,7 +25,7 @@ def test_a_process_that_ends_while_it_is_looked_at() -> None:
 
 
 def test_what_a_child_was_started_with() -> None:
-    """Its command line and its environment."""
+    """The command line and the environment of a process are found by its id."""
     command = ["sh", "-c", "echo; read line", "a b"]
     environment = {"PATH": os.environ["PATH"], "MARK": "1 2"}
     with subprocess.Popen(

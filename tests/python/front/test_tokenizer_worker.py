@@ -34,7 +34,7 @@ def string(text: str | bytes) -> bytes:
 
 
 def request_frame(tensors: dict, parameters: dict, outputs: tuple[str, ...]) -> memoryview:
-    """As cpp/triton/tokenizer.cc writes it. The layout of a tensor is the same in both directions."""
+    """Writes a request as cpp/triton/tokenizer.cc does; a tensor looks the same in both directions."""
     frame = [struct.pack("<qI", 7, len(tensors)), *(worker._tensor(*item) for item in tensors.items())]
     frame.append(struct.pack("<I", len(parameters)))
     for name, value in parameters.items():
