@@ -64,8 +64,7 @@ def make_batch(query_lens: list[int], seq_lens: list[int], block_size: int) -> t
 
 
 def make_cache(num_blocks: int, block_size: int, heads: int, dim: int, dtype: torch.dtype) -> ops.KVCache:
-    shape = (num_blocks, block_size, heads, dim)
-    return ops.KVCache(torch.randn(shape).to(dtype), torch.randn(shape).to(dtype))
+    return ops.KVCache(torch.randn(num_blocks, 2, block_size, heads, dim).to(dtype))
 
 
 def machine_limits() -> tuple[float, float]:

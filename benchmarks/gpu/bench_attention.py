@@ -60,6 +60,7 @@ class Batch:
     head_dim: int = 128
     block_size: int = 16
     kv_dtype: torch.dtype = torch.bfloat16
+    num_layers: int = 4  # of the KV memory; one of them is read
 
     def __post_init__(self) -> None:
         blocks = [-(-s // self.block_size) for _, s in self.lens]
@@ -67,9 +68,9 @@ class Batch:
         self.kv_bytes = sum(s for _, s in self.lens) * per_token
         self.copies = max(1, min(64, -(-ROTATED_BYTES // self.kv_bytes)))
         num_blocks = sum(blocks) * self.copies
-        shape = (num_blocks, self.block_size, self.num_kv_heads, self.head_dim)
-        self.keys = torch.randn(shape, dtype=torch.bfloat16, device="cuda").to(self.kv_dtype)
-        self.values = torch.randn(shape, dtype=torch.bfloat16, device="cuda").to(self.kv_dtype)
+        shape = (num_blocks, self.num_layers, 2, self.block_size, self.num_kv_heads, self.head_dim)
+        kv_memory = torch.randn(shape, dtype=torch.bfloat16, device="cuda").to(self.kv_dtype)
+        self.keys, self.values = kv_memory[:, 0].unbind(1)
         ids = torch.randperm(num_blocks, device="cuda").int()
         self.tables = torch.zeros(self.copies, len(self.lens), max(blocks), dtype=torch.int32, device="cuda")
         first = 0

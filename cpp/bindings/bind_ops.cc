@@ -25,12 +25,12 @@ auto paged_attention_fields() {
   using P = cpu::PagedAttentionParams;
   return fields(field<&P::dtype>("dtype"), field<&P::query>("query"),
                 field<&P::stride_query_token>("stride_query_token"), field<&P::key_cache>("key_cache"),
-                field<&P::value_cache>("value_cache"), field<&P::out>("out"),
-                field<&P::stride_out_token>("stride_out_token"), field<&P::num_q_heads>("num_q_heads"),
-                field<&P::num_kv_heads>("num_kv_heads"), field<&P::head_dim>("head_dim"),
-                field<&P::block_size>("block_size"), field<&P::softmax_scale>("softmax_scale"),
-                field<&P::num_reqs>("num_reqs"), field<&P::block_tables>("block_tables"),
-                field<&P::stride_block_table>("stride_block_table"),
+                field<&P::value_cache>("value_cache"), field<&P::stride_block>("stride_block"),
+                field<&P::out>("out"), field<&P::stride_out_token>("stride_out_token"),
+                field<&P::num_q_heads>("num_q_heads"), field<&P::num_kv_heads>("num_kv_heads"),
+                field<&P::head_dim>("head_dim"), field<&P::block_size>("block_size"),
+                field<&P::softmax_scale>("softmax_scale"), field<&P::num_reqs>("num_reqs"),
+                field<&P::block_tables>("block_tables"), field<&P::stride_block_table>("stride_block_table"),
                 field<&P::block_table_rows>("block_table_rows"),
                 field<&P::query_start_loc>("query_start_loc"), field<&P::seq_lens>("seq_lens"));
 }

@@ -22,7 +22,8 @@ auto rope_and_cache_fields() {
                 field<&P::stride_token>("stride_token"), field<&P::cos>("cos"), field<&P::sin>("sin"),
                 field<&P::max_position>("max_position"), field<&P::positions>("positions"),
                 field<&P::slot_mapping>("slot_mapping"), field<&P::key_cache>("key_cache"),
-                field<&P::value_cache>("value_cache"), field<&P::num_slots>("num_slots"));
+                field<&P::value_cache>("value_cache"), field<&P::num_slots>("num_slots"),
+                field<&P::block_size>("block_size"), field<&P::stride_block>("stride_block"));
 }
 
 // element: bytes of one.

@@ -28,11 +28,12 @@ auto attention_fields() {
                 field<&P::softmax_scale>("softmax_scale"), field<&P::max_query_len>("max_query_len"),
                 field<&P::query>("query"), field<&P::stride_query_token>("stride_query_token"),
                 field<&P::key_cache>("key_cache"), field<&P::value_cache>("value_cache"),
-                field<&P::out>("out"), field<&P::stride_out_token>("stride_out_token"),
-                field<&P::block_tables>("block_tables"), field<&P::stride_block_table>("stride_block_table"),
-                field<&P::workspace>("workspace"), stream<P>(), field<&P::kv_dtype>("kv_dtype", 0),
-                field<&P::k_scale>("k_scale", 1.0f), field<&P::v_scale>("v_scale", 1.0f),
-                field<&P::soft_cap>("soft_cap", 0.0f), field<&P::follows_layer>("follows_layer", false));
+                field<&P::stride_block>("stride_block"), field<&P::out>("out"),
+                field<&P::stride_out_token>("stride_out_token"), field<&P::block_tables>("block_tables"),
+                field<&P::stride_block_table>("stride_block_table"), field<&P::workspace>("workspace"),
+                stream<P>(), field<&P::kv_dtype>("kv_dtype", 0), field<&P::k_scale>("k_scale", 1.0f),
+                field<&P::v_scale>("v_scale", 1.0f), field<&P::soft_cap>("soft_cap", 0.0f),
+                field<&P::follows_layer>("follows_layer", false));
 }
 
 }  // namespace

@@ -56,8 +56,7 @@ auto block_table_update_fields() {
 auto copy_blocks_fields() {
   using P = cuda::CopyBlocksParams;
   return fields(field<&P::copies>("copies"), field<&P::num_copies>("num_copies"), field<&P::cache>("cache"),
-                field<&P::num_arrays>("num_arrays"), field<&P::num_blocks>("num_blocks"),
-                field<&P::block_bytes>("block_bytes"), stream<P>());
+                field<&P::num_blocks>("num_blocks"), field<&P::block_bytes>("block_bytes"), stream<P>());
 }
 
 }  // namespace

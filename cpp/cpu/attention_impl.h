@@ -226,7 +226,7 @@ void attention_tile(const PagedAttentionParams& p, const AttentionTile& tile, fl
   const auto locate = [&](int64_t begin, int64_t num_tokens, int64_t* cache_rows) {
     for (int64_t t = 0; t < num_tokens; ++t) {
       const int64_t block_id = block_table[(begin + t) / p.block_size];  // int64: its product passes 2^31
-      cache_rows[t] = (block_id * p.block_size + (begin + t) % p.block_size) * stride_cache;
+      cache_rows[t] = block_id * p.stride_block + (begin + t) % p.block_size * stride_cache;
     }
   };
   int64_t num_tokens = smaller<int64_t>(kTokens, context);

@@ -67,12 +67,13 @@ void rope_and_cache(const RopeAndCacheParams& p, int64_t token_begin, int64_t to
     const int64_t slot = p.slot_mapping[i];
     if (slot < 0) continue;
     const T* key = static_cast<const T*>(p.key) + i * p.stride_token;
-    T* key_slot = static_cast<T*>(p.key_cache) + slot * stride_slot;
+    const int64_t place = slot / p.block_size * p.stride_block + slot % p.block_size * stride_slot;
+    T* key_slot = static_cast<T*>(p.key_cache) + place;
     for (int32_t h = 0; h < p.num_kv_heads; ++h) {
       const int64_t at = h * head_dim;
       norm_and_rotate(key + at, p.k_norm, p.norm_eps, cos, sin, head_dim, key_slot + at);
     }
-    __builtin_memcpy(static_cast<T*>(p.value_cache) + slot * stride_slot,
+    __builtin_memcpy(static_cast<T*>(p.value_cache) + place,
                      static_cast<const T*>(p.value) + i * p.stride_token, stride_slot * sizeof(T));
   }
 }

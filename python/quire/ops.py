@@ -1,7 +1,8 @@
 """The kernels on torch tensors: shapes, types and layout are checked here, then raw pointers go to C++.
 
-Layouts, everywhere: activations `[num_tokens, ...]` with a contiguous last axis, KV caches
-`[num_blocks, block_size, num_kv_heads, head_dim]`, index arrays int32 (slots int64), all on the CPU.
+Layouts, everywhere: activations `[num_tokens, ...]` with a contiguous last axis, KV memory
+`[num_blocks, num_layers, 2, block_size, num_kv_heads, head_dim]`, index arrays int32 (slots int64), all on
+the CPU.
 float32 and bfloat16. What one step shares by all layers is checked once, in `BatchInfo`.
 """
 
@@ -79,28 +80,24 @@ class BatchInfo:
 
 
 class KVCache:
-    """Keys and values of one layer, `[num_blocks, block_size, num_kv_heads, head_dim]` each.
+    """One layer's keys and values: a view `[num_blocks, 2, block_size, num_kv_heads, head_dim]` of the KV
+    memory, whose blocks may lie apart.
 
-    Slot s is row s of the first two axes taken together.
+    Slot s is offset s % block_size of block s // block_size.
     """
 
-    def __init__(self, key_cache: Tensor, value_cache: Tensor) -> None:
-        self.dtype = key_cache.dtype
-        self._dtype_id = _dtype_id("key_cache", key_cache)
-        if key_cache.ndim != 4:
-            raise ValueError(
-                f"key_cache: got {_describe(key_cache)}; "
-                "allowed: 4 axes [num_blocks, block_size, num_kv_heads, head_dim]"
-            )
-        shape = tuple(key_cache.shape)
-        axes = "num_blocks, block_size, num_kv_heads, head_dim"
-        _check("key_cache", key_cache, self.dtype, shape, axes)
-        _check("value_cache", value_cache, self.dtype, shape, axes)
-        self.key_cache = key_cache
-        self.value_cache = value_cache
-        self.num_blocks, self.block_size, self.num_kv_heads, self.head_dim = shape
+    def __init__(self, layer: Tensor) -> None:
+        self.dtype = layer.dtype
+        self._dtype_id = _dtype_id("KV cache", layer)
+        axes = "2, block_size, num_kv_heads, head_dim"
+        if layer.ndim != 5 or layer.size(1) != 2:
+            raise ValueError(f"KV cache: got {_describe(layer)}; allowed: [num_blocks, {axes}]")
+        _check("a block of the KV cache", layer[0], self.dtype, tuple(layer.shape[1:]), axes)
+        self.key_cache, self.value_cache = layer.unbind(1)
+        self.num_blocks, self.block_size, self.num_kv_heads, self.head_dim = self.key_cache.shape
         self.num_slots = self.num_blocks * self.block_size
-        self._args = (key_cache.data_ptr(), value_cache.data_ptr())
+        self.stride_block = layer.stride(0)
+        self._args = (self.key_cache.data_ptr(), self.value_cache.data_ptr())
 
 
 class RopeTable:
@@ -151,6 +148,7 @@ def paged_attention(
         query.data_ptr(),
         query.stride(0),
         *cache._args,
+        cache.stride_block,
         out.data_ptr(),
         out.stride(0),
         width // cache.head_dim,
@@ -205,6 +203,8 @@ def rope_and_cache(
         *batch._token_args,
         *cache._args,
         cache.num_slots,
+        cache.block_size,
+        cache.stride_block,
         q_norm=q_norm,
         k_norm=k_norm,
         norm_eps=norm_eps,

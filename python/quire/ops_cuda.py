@@ -23,15 +23,14 @@ def _stream() -> int:
 
 
 class KVCache:
-    """Keys and values of one layer, `[num_blocks, block_size, num_kv_heads, head_dim]` each: of the
-    activations' type, or float8 e4m3."""
+    """As `quire.ops.KVCache`: of the activations' type, or float8 e4m3."""
 
-    def __init__(self, key_cache: Tensor, value_cache: Tensor) -> None:
-        self.kv_dtype = int(key_cache.dtype is torch.float8_e4m3fn)  # quire::cuda::KVDType
-        self.key_cache = key_cache
-        self.value_cache = value_cache
-        self.num_blocks, self.block_size, self.num_kv_heads, self.head_dim = key_cache.shape
+    def __init__(self, layer: Tensor) -> None:
+        self.kv_dtype = int(layer.dtype is torch.float8_e4m3fn)  # quire::cuda::KVDType
+        self.key_cache, self.value_cache = layer.unbind(1)
+        self.num_blocks, self.block_size, self.num_kv_heads, self.head_dim = self.key_cache.shape
         self.num_slots = self.num_blocks * self.block_size
+        self.stride_block = layer.stride(0)
 
 
 class PagedAttention:
@@ -98,6 +97,7 @@ class PagedAttention:
             query.stride(0),
             cache.key_cache.data_ptr(),
             cache.value_cache.data_ptr(),
+            cache.stride_block,
             out.data_ptr(),
             out.stride(0),
             block_tables.data_ptr(),
@@ -191,16 +191,14 @@ def update_block_tables(block_tables: Tensor, step: StepArrays) -> None:
 
 
 def copy_blocks(kv_memory: Tensor, copies: Tensor) -> None:
-    """Copy whole blocks in all layers. kv_memory: ``[num_layers, 2, num_blocks, block_size, num_kv_heads,
-    head_dim]``; copies: ``[2 * num_copies]`` int32, pairs of source and destination."""
-    num_layers, two, num_blocks = kv_memory.shape[:3]
+    """Copy whole blocks, keys and values of all layers. kv_memory: ``[num_blocks, num_layers, 2, block_size,
+    num_kv_heads, head_dim]``; copies: ``[2 * num_copies]`` int32, pairs of source and destination."""
     _cuda.copy_blocks(
         copies.data_ptr(),
         copies.size(0) // 2,
         kv_memory.data_ptr(),
-        num_layers * two,
-        num_blocks,
-        kv_memory.stride(2) * kv_memory.itemsize,
+        kv_memory.size(0),
+        kv_memory.stride(0) * kv_memory.itemsize,
         _stream(),
     )
 
@@ -295,6 +293,8 @@ def rope_and_cache(
         cache.key_cache.data_ptr(),
         cache.value_cache.data_ptr(),
         cache.num_slots,
+        cache.block_size,
+        cache.stride_block,
         _stream(),
         kv_dtype=cache.kv_dtype,
         q_norm=0 if qk_norm is None else qk_norm.q_weight.data_ptr(),

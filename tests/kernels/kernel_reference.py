@@ -50,6 +50,12 @@ class PagedCase:
         return self.cache.head_dim**-0.5
 
 
+def poisoned_cache(num_blocks: int, block_size: int, heads: int, dim: int, dtype: torch.dtype) -> ops.KVCache:
+    """The middle one of three layers, so that its blocks lie apart; NaN everywhere."""
+    memory = torch.full((num_blocks, 3, 2, block_size, heads, dim), math.nan, dtype=dtype)
+    return ops.KVCache(memory[:, 1])
+
+
 def make_case(
     lens: list[tuple[int, int]],  # (query_len, seq_len) per request
     *,
@@ -75,9 +81,7 @@ def make_case(
     max_num_seqs = num_reqs + 2
     rows = torch.randperm(max_num_seqs, generator=generator)[:num_reqs].to(torch.int32)
 
-    shape = (num_blocks, block_size, num_kv_heads, head_dim)
-    key_cache = torch.full(shape, math.nan, dtype=dtype)
-    value_cache = torch.full(shape, math.nan, dtype=dtype)
+    cache = poisoned_cache(num_blocks, block_size, num_kv_heads, head_dim, dtype)
     block_tables = torch.full(
         (max_num_seqs, max(blocks_needed, default=0) + 2), ABSURD_BLOCK_ID, dtype=torch.int32
     )
@@ -89,8 +93,8 @@ def make_case(
             block_id = block_ids.pop()
             block_tables[rows[i], b] = block_id
             begin, end = b * block_size, min((b + 1) * block_size, seq_lens[i])
-            key_cache[block_id, : end - begin] = keys[i][begin:end]
-            value_cache[block_id, : end - begin] = values[i][begin:end]
+            cache.key_cache[block_id, : end - begin] = keys[i][begin:end]
+            cache.value_cache[block_id, : end - begin] = values[i][begin:end]
 
     positions = [p for q, s in lens for p in range(s - q, s)]
     starts = torch.tensor([0, *query_lens]).cumsum(0)
@@ -105,7 +109,7 @@ def make_case(
     qkv = normal(num_tokens, (num_q_heads + 2 * num_kv_heads) * head_dim)
     return PagedCase(
         qkv[:, : num_q_heads * head_dim],
-        ops.KVCache(key_cache, value_cache),
+        cache,
         batch,
         keys,
         values,

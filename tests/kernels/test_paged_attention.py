@@ -138,11 +138,10 @@ def test_threads_and_repeats_change_nothing(dtype: torch.dtype) -> None:
 
 def test_block_ids_past_32_bits_of_elements() -> None:
     """A block whose offset in elements does not fit 32 bits is read from the right place."""
-    num_blocks, head_dim = 2**31 // (16 * 256) + 2, 256
+    num_blocks, head_dim = 2**31 // (2 * 16 * 256) + 2, 256
     # Two bytes per element, of which only the pages of one block are ever touched.
-    keys = torch.empty((num_blocks, 16, 1, head_dim), dtype=torch.bfloat16)
-    values = torch.empty((num_blocks, 16, 1, head_dim), dtype=torch.bfloat16)
-    keys[-1], values[-1] = 0, torch.arange(16.0).view(16, 1, 1).expand(16, 1, head_dim)
+    layer = torch.empty((num_blocks, 2, 16, 1, head_dim), dtype=torch.bfloat16)
+    layer[-1, 0], layer[-1, 1] = 0, torch.arange(16.0).view(16, 1, 1).expand(16, 1, head_dim)
     batch = ops.BatchInfo(
         positions=torch.tensor([4], dtype=torch.int32),
         slot_mapping=torch.tensor([-1]),
@@ -152,7 +151,7 @@ def test_block_ids_past_32_bits_of_elements() -> None:
         block_table_rows=torch.tensor([0], dtype=torch.int32),
     )
     query = torch.ones((1, head_dim), dtype=torch.bfloat16)
-    out = ops.paged_attention(query, ops.KVCache(keys, values), batch, 1.0)
+    out = ops.paged_attention(query, ops.KVCache(layer), batch, 1.0)
     assert torch.equal(torch.full((1, head_dim), 2.0, dtype=torch.bfloat16), out)
 
 
@@ -187,14 +186,17 @@ def test_wrong_tensors_are_named() -> None:
         ops.paged_attention(case.query.bfloat16(), case.cache, case.batch, 1.0)
     with pytest.raises(ValueError, match=r"query, out: got torch.float32\[30, 256\]"):
         ops.paged_attention(case.query[1:], case.cache, case.batch, 1.0)
+    layer = torch.zeros(3, 2, 16, 2, 64)
+    with pytest.raises(ValueError, match=r"KV cache: got .*allowed: \[num_blocks, 2, block_size"):
+        ops.KVCache(layer[:, 0])
     with pytest.raises(
-        ValueError, match=r"value_cache: got .*allowed: contiguous torch.float32\[num_blocks, block_size"
+        ValueError, match=r"a block of the KV cache: got .*allowed: contiguous torch.float32\[2, block_size"
     ):
-        ops.KVCache(case.cache.key_cache, case.cache.value_cache[:, :, :1])
+        ops.KVCache(layer[..., :1, :])
     with pytest.raises(
-        TypeError, match=r"key_cache: got torch.float16; allowed: torch.float32, torch.bfloat16"
+        TypeError, match=r"KV cache: got torch.float16; allowed: torch.float32, torch.bfloat16"
     ):
-        ops.KVCache(case.cache.key_cache.half(), case.cache.value_cache.half())
+        ops.KVCache(layer.half())
     with pytest.raises(ValueError, match=r"seq_lens: got torch.int64\[1\]"):
         ops.BatchInfo(
             positions=torch.zeros(1, dtype=torch.int32),

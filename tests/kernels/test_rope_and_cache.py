@@ -3,11 +3,9 @@ Qwen3."""
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-from kernel_reference import REFUSED, assert_close
+from kernel_reference import REFUSED, assert_close, poisoned_cache
 from quire import ops
 from quire.qk_norm import QkNorm
 from torch import Tensor
@@ -51,11 +49,6 @@ def batch_of(positions: Tensor, slots: Tensor) -> ops.BatchInfo:
         block_tables=torch.zeros((1, 1), dtype=torch.int32),
         block_table_rows=torch.zeros(1, dtype=torch.int32),
     )
-
-
-def poisoned_cache(num_blocks: int, block_size: int, heads: int, dim: int, dtype: torch.dtype) -> ops.KVCache:
-    shape = (num_blocks, block_size, heads, dim)
-    return ops.KVCache(torch.full(shape, math.nan, dtype=dtype), torch.full(shape, math.nan, dtype=dtype))
 
 
 def norm(weight: Tensor) -> Qwen3RMSNorm:
@@ -104,8 +97,8 @@ def check(
     assert torch.equal(activation[:, q_width:], before[:, q_width:]), "only the query part of qkv may change"
 
     stored = slots >= 0
-    keys = cache.key_cache.view(cache.num_slots, -1)
-    values = cache.value_cache.view(cache.num_slots, -1)
+    keys = cache.key_cache.reshape(cache.num_slots, -1)
+    values = cache.value_cache.reshape(cache.num_slots, -1)
     assert_close(keys[slots[stored]], rotated_k.flatten(1)[stored], tolerance, f"keys, head_dim {head_dim}")
     assert torch.equal(values[slots[stored]], v[stored])
     untouched = torch.ones(cache.num_slots, dtype=torch.bool)

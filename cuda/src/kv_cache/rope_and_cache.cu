@@ -18,6 +18,12 @@ struct Reciprocals {
   float head_dim, k_scale, v_scale;
 };
 
+int log2_of(int32_t power) {
+  int log2 = 0;
+  while ((int64_t{1} << log2) < power) ++log2;
+  return log2;
+}
+
 // to[0, kSize) = x, as the cache's type C: uint8_t holds e4m3 of x * inverse_scale.
 template <class C, int kSize>
 __device__ void store(C* to, Vec<float, kSize> x, float inverse_scale) {
@@ -47,7 +53,7 @@ __device__ void normalise(Vec<float, kSize>& x, float scale, const Vec<T, kSize>
 // pairs. Heads are those of the query, then of the keys, then of the values.
 template <class T, class C, int kSize, bool kHasNorm>
 __global__ void __launch_bounds__(kThreads)
-    rope_and_cache_kernel(RopeAndCacheParams p, Reciprocals one_over, int log2_lanes) {
+    rope_and_cache_kernel(RopeAndCacheParams p, Reciprocals one_over, int log2_lanes, int block_shift) {
   launch_dependents();
   const int item = blockIdx.y * kThreads + threadIdx.x;
   const int half = p.head_dim / 2, d = (item & ((1 << log2_lanes) - 1)) * kSize;
@@ -126,8 +132,10 @@ __global__ void __launch_bounds__(kThreads)
     store(query + half, y, 1.0f);
     return;
   }
+  const int64_t offset_in_block = slot & (p.block_size - 1);
   C* cache = static_cast<C*>(is_rotated ? p.key_cache : p.value_cache) +
-             (slot * p.num_kv_heads + head) * p.head_dim + d;
+             (slot >> block_shift) * p.stride_block + (offset_in_block * p.num_kv_heads + head) * p.head_dim +
+             d;
   const float inverse_scale = is_rotated ? one_over.k_scale : one_over.v_scale;
   store(cache, x, inverse_scale);
   store(cache + half, y, inverse_scale);
@@ -135,8 +143,7 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T, class C, int kSize>
 void launch_heads(const RopeAndCacheParams& p, cudaStream_t stream) {
-  int log2_lanes = 0;
-  while ((kSize << log2_lanes) < p.head_dim / 2) ++log2_lanes;
+  const int log2_lanes = log2_of((p.head_dim / 2 + kSize - 1) / kSize);
   const int num_items = (p.num_q_heads + 2 * p.num_kv_heads) << log2_lanes;
   const Reciprocals one_over{1.0f / static_cast<float>(p.head_dim), 1.0f / p.k_scale, 1.0f / p.v_scale};
   LaunchConfig config;
@@ -147,7 +154,7 @@ void launch_heads(const RopeAndCacheParams& p, cudaStream_t stream) {
   launch("rope_and_cache",
          p.q_norm != nullptr ? rope_and_cache_kernel<T, C, kSize, true>
                              : rope_and_cache_kernel<T, C, kSize, false>,
-         config, p, one_over, log2_lanes);
+         config, p, one_over, log2_lanes, log2_of(p.block_size));
 }
 
 void check(const RopeAndCacheParams& p, int vec_size) {
@@ -159,6 +166,14 @@ void check(const RopeAndCacheParams& p, int vec_size) {
   }
   if (p.stride_token % vec_size != 0) {
     refuse("stride_token", std::to_string(p.stride_token), "multiples of " + std::to_string(vec_size));
+  }
+  if (p.block_size < 1 || (p.block_size & (p.block_size - 1)) != 0) {
+    refuse("block_size", std::to_string(p.block_size), "powers of two");
+  }
+  const int64_t block = int64_t{p.block_size} * p.num_kv_heads * p.head_dim;
+  if (p.stride_block < block || p.stride_block % 16 != 0) {
+    refuse("stride_block", std::to_string(p.stride_block),
+           "multiples of 16, at least a block of " + std::to_string(block));
   }
   if ((p.q_norm == nullptr) != (p.k_norm == nullptr)) {
     refuse("q_norm and k_norm", "one of them", "both or none");

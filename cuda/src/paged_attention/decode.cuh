@@ -121,8 +121,9 @@ struct Loader {
       const int32_t key = first_key();
       const int64_t block = __shfl_sync(~0u, blocks, at.unit - first_block_unit);
       const int64_t stride_slot = a.p.config.num_kv_heads * Shape::kKeyBytes;
-      const int64_t slot = (block << a.block_shift) + (key & ((1 << a.block_shift) - 1));
-      const int64_t offset = slot * stride_slot + at.kv_head * Shape::kKeyBytes;
+      const int32_t slot = key & ((1 << a.block_shift) - 1);
+      const int64_t offset = block * (a.p.stride_block * Shape::Types::kElementBytes) + slot * stride_slot +
+                             at.kv_head * Shape::kKeyBytes;
       copy_keys<typename Shape::Types>(static_cast<const unsigned char*>(a.p.key_cache) + offset,
                                        static_cast<const unsigned char*>(a.p.value_cache) + offset,
                                        stride_slot, at.tile.num_keys - key, stage);

@@ -23,7 +23,8 @@ template <class T, class KV, int kWidth>
 struct DecodeTypes {
   static constexpr bool kIsFloat8 = std::is_same_v<KV, Float8>;
   using Product = std::conditional_t<kIsFloat8, __half, T>;  // that the tensor cores multiply
-  static constexpr int kKeyBytes = kWidth * static_cast<int>(sizeof(KV));
+  static constexpr int kElementBytes = static_cast<int>(sizeof(KV));
+  static constexpr int kKeyBytes = kWidth * kElementBytes;
   // Rows of shared memory: 8 rows of ldmatrix in distinct banks, and 4 rows of 32 bytes for 8-bit keys.
   static constexpr int kValuePitch = kKeyBytes + 16;
   static constexpr int kKeyPitch = !kIsFloat8         ? kKeyBytes + 16

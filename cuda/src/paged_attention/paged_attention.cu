@@ -110,12 +110,19 @@ void launch_paged_attention(const PagedAttentionParams& params, cudaStream_t str
   require_aligned("out", params.out, params.stride_out_token);
   require_aligned("key_cache", params.key_cache, 0);
   require_aligned("value_cache", params.value_cache, 0);
+  const int64_t unit = int64_t{8} * c.num_kv_heads * c.head_dim;
+  if (params.stride_block < params.block_size * unit / 8 || params.stride_block % unit != 0) {
+    throw std::invalid_argument("paged attention: stride_block must be a multiple of 8 slots, " +
+                                std::to_string(unit) + " elements, and at least a block, got " +
+                                std::to_string(params.stride_block));
+  }
 
   const Workspace workspace = lay_out(c, params.workspace);
   KernelArgs args{};
   args.p = params;
   args.group = c.num_q_heads / c.num_kv_heads;
   args.block_shift = block_shift;
+  args.block_units = static_cast<int32_t>(params.stride_block / unit);
   const float scale = params.softmax_scale * params.k_scale;
   args.scale_log2 = scale * static_cast<float>(M_LOG2E);
   args.cap_scale = params.soft_cap > 0 ? 2 * args.scale_log2 / params.soft_cap : 0;

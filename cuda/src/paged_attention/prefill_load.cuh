@@ -43,7 +43,7 @@ struct TileCopy {
     if (from >= S::kKeys || key >= piece.end_key) return 0;
     const int32_t* const table = a.p.block_tables + piece.tile.block_table_row * a.p.stride_block_table;
     const int32_t offset = key & (a.p.block_size - 1);
-    return (__ldg(table + (key >> a.block_shift)) << (a.block_shift - 3)) + offset / 8;
+    return __ldg(table + (key >> a.block_shift)) * a.block_units + offset / 8;
   }
 
   // By a whole warp.

@@ -20,6 +20,7 @@ struct KernelArgs {
   Work work;
   int32_t group;
   int32_t block_shift;   // log2(block_size)
+  int32_t block_units;   // stride_block in units of 8 slots
   float scale_log2;      // softmax_scale * k_scale * log2(e): products times this are base-2 scores
   float cap_scale;       // soft_cap given: products times this are 2 * score / soft_cap, in base 2
   float cap_log2;        // soft_cap * log2(e)
@@ -50,8 +51,7 @@ __device__ inline void copy_16_keys(const KernelArgs& a, int32_t block_id, int32
   const int lane = threadIdx.x % 32;
   const int64_t stride_slot = static_cast<int64_t>(a.p.config.num_kv_heads) * kHeadDim;
   const int32_t offset = first_key & ((1 << a.block_shift) - 1);
-  const int64_t first_slot = (static_cast<int64_t>(block_id) << a.block_shift) + offset;
-  const int64_t base = first_slot * stride_slot + kv_head * kHeadDim;
+  const int64_t base = block_id * a.p.stride_block + offset * stride_slot + kv_head * kHeadDim;
   const KV* keys = static_cast<const KV*>(a.p.key_cache) + base;
   const KV* values = static_cast<const KV*>(a.p.value_cache) + base;
 #pragma unroll

@@ -29,6 +29,7 @@ from quire.models.parameters import Weights
 from quire.runner.cuda_logit_edits import CudaLogitEdits
 from quire.runner.cuda_logprobs import PromptLogprobs
 from quire.runner.logprob_rows import LogprobRows
+from quire.runner.memory import make_kv_memory
 from quire.runner.sampled import Sampled
 from quire.runner.step_buffers import StepBuffers
 from quire.runner.step_graphs import StepGraphs
@@ -87,20 +88,8 @@ class CudaRunner:
         )
         spec, max_num_seqs = model.spec, config.max_num_seqs
         self._activations = CudaActivations(spec, dtype, device, config.max_num_batched_tokens, max_num_seqs)
-        # Zeros: keys of padding and of stale blocks are read, though never used, and must be finite.
-        self._kv_memory = torch.zeros(
-            (
-                spec.num_layers,
-                2,
-                core_config.num_blocks,
-                config.block_size,
-                spec.attention.num_kv_heads,
-                spec.attention.head_dim,
-            ),
-            dtype=kv_dtype,
-            device=device,
-        )
-        self._caches = [ops.KVCache(layer[0], layer[1]) for layer in self._kv_memory]
+        self._kv_memory = make_kv_memory(spec, core_config.num_blocks, config.block_size, kv_dtype, device)
+        self._caches = [ops.KVCache(layer) for layer in self._kv_memory.unbind(1)]
         self._buffers = StepBuffers(core_config, device, num_copies=self.max_batches_out)
         self._block_tables = torch.zeros(
             (max_num_seqs, -(-core_config.max_model_len // config.block_size)),

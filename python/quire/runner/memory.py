@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,29 @@ from quire.errors import InvalidArgument
 from quire.models.config import ModelConfig
 from quire.models.cpu.activations import Activations
 from quire.models.cpu.decoder import Decoder
+from quire.models.spec import ModelSpec
 
 DEFAULT_KV_CACHE_BYTES = 512 << 20
 _UNLIMITED = 1 << 62
 
 
+def kv_block_shape(spec: ModelSpec, block_size: int) -> tuple[int, ...]:
+    """One block: keys and values of every layer, in one piece of memory."""
+    return spec.num_layers, 2, block_size, spec.attention.num_kv_heads, spec.attention.head_dim
+
+
+def make_kv_memory(
+    spec: ModelSpec, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+) -> torch.Tensor:
+    """``[num_blocks, *kv_block_shape]``; layer i's is ``[:, i]``.
+
+    Zeros: keys of padding and of stale blocks are read, though never used, and must be finite.
+    """
+    return torch.zeros((num_blocks, *kv_block_shape(spec, block_size)), dtype=dtype, device=device)
+
+
 def kv_block_bytes(model: ModelConfig, block_size: int, itemsize: int) -> int:
-    """Keys and values of one block in every layer."""
-    return 2 * model.spec.num_layers * block_size * model.spec.attention.kv_size * itemsize
+    return math.prod(kv_block_shape(model.spec, block_size)) * itemsize
 
 
 def num_kv_blocks(config: EngineConfig, model: ModelConfig, max_model_len: int, itemsize: int) -> int:

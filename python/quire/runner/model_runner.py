@@ -21,6 +21,7 @@ from quire.models.cpu.decoder import Decoder
 from quire.models.parameters import Weights
 from quire.runner.device import CPU
 from quire.runner.logit_edits import LogitEdits
+from quire.runner.memory import make_kv_memory
 from quire.runner.sampled import PROMPT_PIECE, Logprobs, Sampled
 from quire.runner.threads import ThreadPolicy, num_usable_cores
 
@@ -69,11 +70,8 @@ class ModelRunner:
         self.model = Decoder(weights, max_model_len)
         spec = model.spec
         self.activations = Activations(spec, dtype, config.max_num_batched_tokens, config.max_num_seqs)
-        cache_shape = (num_blocks, config.block_size, spec.attention.num_kv_heads, spec.attention.head_dim)
-        self.caches = [
-            ops.KVCache(torch.zeros(cache_shape, dtype=dtype), torch.zeros(cache_shape, dtype=dtype))
-            for _ in range(spec.num_layers)
-        ]
+        self._kv_memory = make_kv_memory(spec, num_blocks, config.block_size, dtype, CPU)
+        self._caches = [ops.KVCache(layer) for layer in self._kv_memory.unbind(1)]
         self._last_token_ids = np.zeros(config.max_num_seqs, dtype=np.int32)  # by row of the block tables
         self._launched: deque[Sampled] = deque()
         self._prompt_piece = min(PROMPT_PIECE, config.max_num_seqs)  # no more logits than a step samples from
@@ -124,7 +122,7 @@ class ModelRunner:
         torch.set_num_threads(self._threads.num_gemm_threads(num_tokens, num_weights, self.num_threads))
         prompt_logprobs = logprobs = None
         try:
-            rows = self.model.attend(view(self._token_ids(batch)), info, self.caches, self.activations)
+            rows = self.model.attend(view(self._token_ids(batch)), info, self._caches, self.activations)
             if batch.num_prompt_rows:
                 prompt_logprobs = self._prompt_logprobs(batch, rows)
             logits = self.model.logits(rows if picked is None else self.activations.select(rows, picked))
@@ -158,9 +156,7 @@ class ModelRunner:
 
     def _copy_blocks(self, batch: _core.Batch) -> None:
         sources, destinations = torch.from_numpy(batch.block_copies).unbind(1)
-        for cache in self.caches:
-            for blocks in (cache.key_cache, cache.value_cache):
-                blocks[destinations] = blocks[sources]
+        self._kv_memory[destinations] = self._kv_memory[sources]
 
     def _edit_arguments(self, batch: _core.Batch) -> dict[str, Tensor]:
         """Of `ops.sample`, for requests with penalties, biases and the like."""

@@ -22,8 +22,7 @@ class Case:
     attention: PagedAttention
     lens: list[tuple[int, int]]
     query: Tensor  # [num_tokens, num_q_heads * head_dim], a slice of a wider activation
-    key_cache: Tensor
-    value_cache: Tensor
+    kv_memory: Tensor  # [num_blocks, num_layers, 2, block_size, num_kv_heads, head_dim]; read: the last layer
     keys: list[Tensor]  # per request [seq_len, num_kv_heads, head_dim]
     values: list[Tensor]
     block_tables: Tensor
@@ -31,6 +30,14 @@ class Case:
     k_scale: float = 1.0  # what the caches hold times this is the key, the value
     v_scale: float = 1.0
     soft_cap: float = 0.0
+
+    @property
+    def key_cache(self) -> Tensor:
+        return self.kv_memory[:, -1, 0]
+
+    @property
+    def value_cache(self) -> Tensor:
+        return self.kv_memory[:, -1, 1]
 
     @property
     def max_query_len(self) -> int:
@@ -117,9 +124,9 @@ def make_case(
     rng = random.Random(seed)
     needed = [-(-seq_len // block_size) for _, seq_len in lens]
     num_blocks = num_blocks or sum(needed) + 8
-    shape = (num_blocks, block_size, num_kv_heads, head_dim)
+    shape = (num_blocks, 2, 2, block_size, num_kv_heads, head_dim)
     kv_dtype = torch.float8_e4m3fn if float8 else dtype
-    caches = [torch.full(shape, torch.nan, dtype=dtype, device="cuda").to(kv_dtype) for _ in range(2)]
+    kv_memory = torch.full(shape, torch.nan, dtype=dtype, device="cuda").to(kv_dtype)
     free = rng.sample(range(num_blocks), sum(needed))
     if num_blocks > sum(needed) + 8:
         free[0] = num_blocks - 1  # far out: offsets pass 2^31
@@ -131,7 +138,7 @@ def make_case(
         tables[row, :count] = torch.tensor(ids, dtype=torch.int32)
         positions = torch.arange(seq_len)
         blocks = torch.tensor(ids, dtype=torch.long)[positions // block_size].cuda()
-        for cache, kept in zip(caches, stored, strict=True):
+        for cache, kept in zip(kv_memory[:, -1].unbind(1), stored, strict=True):
             x = torch.randn(seq_len, num_kv_heads, head_dim, device="cuda").to(kv_dtype)
             places = cache.view(torch.uint8) if float8 else cache
             places[blocks, (positions % block_size).cuda()] = x.view(torch.uint8) if float8 else x
@@ -170,7 +177,7 @@ def make_case(
         attention,
         lens,
         activation[:, :width],
-        *caches,
+        kv_memory,
         *stored,
         block_tables=tables.cuda(),
         geometry=geometry,

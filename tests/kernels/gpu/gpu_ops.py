@@ -157,9 +157,8 @@ def copy_blocks(kv_memory: Tensor, copies: Tensor) -> None:
         copies.data_ptr(),
         copies.size(0) // 2,
         kv_memory.data_ptr(),
-        kv_memory.size(0) * kv_memory.size(1),
-        kv_memory.size(2),
-        kv_memory.stride(2) * kv_memory.itemsize,
+        kv_memory.size(0),
+        kv_memory.stride(0) * kv_memory.itemsize,
         _stream(),
     )
 
@@ -209,6 +208,8 @@ def rope_and_cache(
         key_cache.data_ptr(),
         value_cache.data_ptr(),
         num_blocks * block_size,
+        block_size,
+        key_cache.stride(0),
         _stream(),
         kv_dtype=KV_DTYPE_IDS.get(key_cache.dtype, 0),
         k_scale=k_scale,

@@ -184,7 +184,7 @@ def test_update_block_tables(num_updates: int) -> None:
     assert torch.equal(tables.cpu(), expected)
 
 
-@pytest.mark.parametrize("shape", [(1, 2, 40, 16, 1, 8), (5, 2, 40, 16, 8, 128), (3, 2, 40, 64, 3, 96)])
+@pytest.mark.parametrize("shape", [(40, 1, 2, 16, 1, 8), (40, 5, 2, 16, 8, 128), (40, 32, 2, 64, 8, 128)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn], ids=str)
 def test_copy_blocks(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Keys and values of every layer, all bytes of a block and no byte more; a source may be copied twice; a
@@ -193,7 +193,7 @@ def test_copy_blocks(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     expected = cache.clone()
     pairs = [(3, 7), (3, 0), (39, 1), (12, 38), (-1, 5), (40, 5), (5, -1), (5, 40)]
     for source, destination in pairs[:4]:
-        expected[:, :, destination] = cache[:, :, source]
+        expected[destination] = cache[source]
     # Two more pairs that are not asked for.
     copies = torch.tensor([*pairs, (3, 20), (3, 21)], dtype=torch.int32, device="cuda").flatten()
     gpu_ops.copy_blocks(cache.view(dtype), copies[:0])
@@ -231,10 +231,10 @@ def test_rope_and_cache(
     positions = torch.randint(0, max_position, (num_tokens,), generator=generator, dtype=torch.int32).cuda()
     slots = torch.randperm(num_blocks * block_size, generator=generator)[:num_tokens].cuda()
     slots[::5] = -1
-    shape = (num_blocks, block_size, num_kv_heads, head_dim)
+    shape = (num_blocks, 3, 2, block_size, num_kv_heads, head_dim)
     stored_as = torch.float8_e4m3fn if is_float8 else dtype
-    key_cache = torch.full(shape, math.nan, device="cuda").to(stored_as)
-    value_cache = key_cache.clone()
+    kv_memory = torch.full(shape, math.nan, device="cuda").to(stored_as)
+    key_cache, value_cache = kv_memory[:, 1].unbind(1)
     k_scale, v_scale = (0.005, 0.25) if is_float8 else (1.0, 1.0)  # the larger keys saturate
     norms = [normal(head_dim, dtype=dtype, seed=seed) + 1 for seed in (8, 9)] if has_norm else [None, None]
     width = (num_q_heads + 2 * num_kv_heads) * head_dim
@@ -267,8 +267,9 @@ def test_rope_and_cache(
     expected_q, expected_k = (rotated(x, c, s).flatten(1) for x in heads)
     assert_close(activation[:, :q_width], expected_q, ROUNDED_ONCE[dtype], "rotated query")
     assert torch.equal(activation[:, q_width:], before[:, q_width:]), "only the query part of qkv may change"
-    keys = key_cache.float().view(num_blocks * block_size, -1)
-    values = value_cache.float().view(num_blocks * block_size, -1)
+    assert kv_memory[:, ::2].float().isnan().all(), "another layer's block was written"
+    keys = key_cache.float().reshape(num_blocks * block_size, -1)
+    values = value_cache.float().reshape(num_blocks * block_size, -1)
     stored = slots >= 0
     if is_float8:
         expected_k, expected_v = as_e4m3(expected_k, k_scale), as_e4m3(v, v_scale)

@@ -182,8 +182,8 @@ def run(recorder: Recorder, folder: Path, batch_invariant: bool, num_tokens: int
         max_seq_len=64,
         device=cpu,
     )
-    kv_memory = torch.zeros(2, 2, 8, 16, 2, 32, dtype=torch.bfloat16)
-    caches = [ops.KVCache(layer[0], layer[1]) for layer in kv_memory]
+    kv_memory = torch.zeros(8, 2, 2, 16, 2, 32, dtype=torch.bfloat16)
+    caches = [ops.KVCache(layer) for layer in kv_memory.unbind(1)]
     block_tables, last_token_ids = torch.zeros(8, 4, dtype=torch.int32), torch.zeros(9, dtype=torch.int32)
     step = StepArrays(**dict.fromkeys((field.name for field in fields(StepArrays)), torch.zeros(0)))
     lengths = {"token_ids": num_tokens, "positions": num_tokens, "slot_mapping": num_tokens}

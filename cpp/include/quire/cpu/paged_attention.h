@@ -22,8 +22,9 @@ struct PagedAttentionParams {
 
   const void* query = nullptr;  // [num_tokens, num_q_heads, head_dim], rows stride_query_token apart
   int64_t stride_query_token = 0;
-  const void* key_cache = nullptr;    // [num_blocks, block_size, num_kv_heads, head_dim]
-  const void* value_cache = nullptr;  // [num_blocks, block_size, num_kv_heads, head_dim]
+  const void* key_cache = nullptr;  // [num_blocks, block_size, num_kv_heads, head_dim]; a block is contiguous
+  const void* value_cache = nullptr;  // as key_cache
+  int64_t stride_block = 0;           // elements between blocks of either cache
   void* out = nullptr;                // [num_tokens, num_q_heads, head_dim], rows stride_out_token apart
   int64_t stride_out_token = 0;
 

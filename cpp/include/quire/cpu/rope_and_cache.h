@@ -27,9 +27,11 @@ struct RopeAndCacheParams {
   const float* sin = nullptr;             // [max_position, head_dim / 2]
   const int32_t* positions = nullptr;     // [num_tokens]
   const int64_t* slot_mapping = nullptr;  // [num_tokens]; -1: key and value of this token are not stored
-  void* key_cache = nullptr;              // [num_slots, num_kv_heads, head_dim]
-  void* value_cache = nullptr;            // [num_slots, num_kv_heads, head_dim]
-  int64_t num_slots = 0;                  // num_blocks * block_size
+  void* key_cache = nullptr;    // [num_blocks, block_size, num_kv_heads, head_dim]; a block is contiguous
+  void* value_cache = nullptr;  // as key_cache
+  int64_t num_slots = 0;        // num_blocks * block_size
+  int32_t block_size = 0;
+  int64_t stride_block = 0;  // elements between blocks of either cache
 
   // [head_dim] of dtype: x / sqrt(mean(x^2) + norm_eps) * q_norm before the rotation, rounded as rms_norm
   // does; null: no norm.

@@ -7,15 +7,13 @@
 
 namespace quire::cuda {
 
-// cache[a][copies[i][1]] = cache[a][copies[i][0]] for every array a and i < num_copies. No destination may be
-// a source, or twice a destination. A copy of or to a block outside the cache is skipped. Not to be captured:
+// cache[copies[i][1]] = cache[copies[i][0]] for i < num_copies. No destination may be a source, or twice a
+// destination. A copy of or to a block outside the cache is skipped. Not to be captured:
 // launched only in front of the steps that have copies. Waits for the kernels in front of it.
 struct CopyBlocksParams {
   const int32_t* copies = nullptr;  // [num_copies, 2]: source, destination; 8-byte aligned
   int32_t num_copies = 0;
-  void* cache = nullptr;   // [num_arrays, num_blocks, block_bytes]: keys and values of all layers; 16-byte
-                           // aligned
-  int32_t num_arrays = 0;  // at most 65535
+  void* cache = nullptr;  // [num_blocks, block_bytes]: keys and values of all layers; 16-byte aligned
   int32_t num_blocks = 0;
   int64_t block_bytes = 0;  // multiple of 16
 };

@@ -34,9 +34,12 @@ struct RopeAndCacheParams {
   const float* sin = nullptr;             // [max_position, head_dim / 2]
   const int32_t* positions = nullptr;     // [num_tokens]; one outside [0, max_position) rotates to NaN
   const int64_t* slot_mapping = nullptr;  // [num_tokens]; outside [0, num_slots), as -1: not stored
-  void* key_cache = nullptr;              // [num_slots, num_kv_heads, head_dim]
-  void* value_cache = nullptr;            // [num_slots, num_kv_heads, head_dim]
+  void* key_cache = nullptr;              // [num_blocks, block_size, num_kv_heads, head_dim]; a block is
+                                          // contiguous
+  void* value_cache = nullptr;            // as key_cache
   int64_t num_slots = 0;                  // num_blocks * block_size
+  int32_t block_size = 0;                 // a power of two
+  int64_t stride_block = 0;               // elements between blocks of either cache, a multiple of 16 bytes
 
   KVDType kv_dtype = KVDType::kSame;
   float k_scale = 1.0f;  // of a float8 cache: it holds x * (1 / scale), saturated

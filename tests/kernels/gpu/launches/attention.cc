@@ -43,17 +43,17 @@ class Cache {
     for (int32_t i = 0; i < num_blocks; ++i) order[i] = i;
     std::mt19937 generator(7);
     std::shuffle(order.begin(), order.end(), generator);
-    const size_t size = size_t(num_blocks) * block_size * kKVHeads * head_dim;
-    bytes_.assign(2 * size * element(), 0xff);
-    values_offset_ = size * element();
-    const auto random = random_values(2 * size, 1, 11);
+    const size_t size = num_blocks * size_t(stride_block());
+    bytes_.assign(size * element(), 0xff);
+    values_offset_ = size_t(block_size) * kKVHeads * head_dim * element();
+    const auto random = random_values(size, 1, 11);
     for (size_t i = 0, block = 0; i < batch.size(); ++i) {
       for (int32_t position = 0; position < batch[i].seq_len; ++position) {
         if (position % block_size == 0) tables_[i * kMaxBlocks + position / block_size] = order[block++];
         const size_t first = row(i, position, 0);
         for (size_t e = first; e < first + size_t(kKVHeads) * head_dim; ++e) {
           for (const size_t offset : {size_t{0}, values_offset_})
-            write(offset + e * element(), random[e + (offset ? size : 0)]);
+            write(offset + e * element(), random[offset / element() + e]);
         }
       }
     }
@@ -62,6 +62,7 @@ class Cache {
   int32_t element() const { return is_float8_ ? 1 : 2; }
   const std::vector<uint8_t>& bytes() const { return bytes_; }
   size_t values_offset() const { return values_offset_; }
+  int64_t stride_block() const { return int64_t{2} * block_size_ * kKVHeads * head_dim_; }
   const std::vector<int32_t>& tables() const { return tables_; }
   double key(size_t request, int32_t position, int32_t head, int32_t d) const {
     return read((row(request, position, head) + d) * element());
@@ -73,7 +74,7 @@ class Cache {
  private:
   size_t row(size_t request, int32_t position, int32_t head) const {
     const size_t block = tables_[request * kMaxBlocks + position / block_size_];
-    return ((block * block_size_ + position % block_size_) * kKVHeads + head) * head_dim_;
+    return block * stride_block() + (position % block_size_ * kKVHeads + head) * head_dim_;
   }
   void write(size_t at, BFloat16 value) {
     if (is_float8_) {
@@ -92,8 +93,8 @@ class Cache {
   int32_t head_dim_, block_size_;
   bool is_float8_;
   std::vector<int32_t> tables_;  // [requests, kMaxBlocks]
-  std::vector<uint8_t> bytes_;   // keys, then values
-  size_t values_offset_ = 0;
+  std::vector<uint8_t> bytes_;   // of each block keys, then values
+  size_t values_offset_ = 0;     // in a block
 };
 
 std::vector<double> reference(const Batch& batch, const Cache& cache, const std::vector<BFloat16>& query,
@@ -172,6 +173,7 @@ void run(const Batch& batch, const std::string& name, int32_t head_dim, int32_t 
   p.stride_query_token = kQHeads * head_dim;
   p.key_cache = keys_values.data();
   p.value_cache = keys_values.data() + cache.values_offset();
+  p.stride_block = cache.stride_block();
   p.out = out.data();
   p.stride_out_token = kQHeads * head_dim;
   p.block_tables = tables.data();

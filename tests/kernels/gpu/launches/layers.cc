@@ -125,6 +125,8 @@ void rope_and_cache(int32_t head_dim) {
   p.key_cache = keys.data();
   p.value_cache = values.data();
   p.num_slots = kSlots;
+  p.block_size = kSlots;
+  p.stride_block = kSlots * kv_width;
   cuda::launch_rope_and_cache(p, nullptr);
   const auto got_keys = keys.host(), got_values = values.host();
   bool is_same = true;
@@ -148,8 +150,8 @@ void block_tables_and_copies() {
   cuda::launch_block_table_update(p, nullptr);
   check(tables.host() == std::vector<int32_t>({0, 40, 0, 0, 0, 0, 0, 41}), "block_table_update");
 
-  constexpr int32_t kArrays = 2, kBlocks = 4, kBytes = 48;
-  std::vector<uint8_t> host(kArrays * kBlocks * kBytes);
+  constexpr int32_t kBlocks = 4, kBytes = 48;
+  std::vector<uint8_t> host(kBlocks * kBytes);
   for (size_t i = 0; i < host.size(); ++i) host[i] = static_cast<uint8_t>(i / kBytes);
   const Device<uint8_t> cache(host);
   const Device<int32_t> copies({0, 3, 9, 1});
@@ -157,13 +159,10 @@ void block_tables_and_copies() {
   c.copies = copies.data();
   c.num_copies = 2;
   c.cache = cache.data();
-  c.num_arrays = kArrays;
   c.num_blocks = kBlocks;
   c.block_bytes = kBytes;
   cuda::launch_copy_blocks(c, nullptr);
-  for (int32_t a = 0; a < kArrays; ++a) {
-    std::fill_n(&host[(a * kBlocks + 3) * kBytes], kBytes, static_cast<uint8_t>(a * kBlocks));
-  }
+  std::fill_n(&host[3 * kBytes], kBytes, uint8_t{0});
   check(cache.host() == host, "copy_blocks");
 }
 
