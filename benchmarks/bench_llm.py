@@ -3,7 +3,7 @@
     PYTHONPATH=python python benchmarks/bench_llm.py
 
 All requests decode; a runner gives random ids, and random logprobs where they are asked for. On a GPU this
-time hides behind the step of the device as long as it is shorter.
+time is hidden by the step of the device as long as it is shorter.
 """
 
 from __future__ import annotations

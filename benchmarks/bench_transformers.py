@@ -42,7 +42,7 @@ def engine_worker(model: str, dtype: str, threads: int, connection: Connection) 
 
 
 def transformers_worker(model: str, dtype: str, threads: int, connection: Connection) -> None:
-    """The same with transformers."""
+    """Run a case with transformers."""
     import torch
     from quire.model_path import resolve_model
     from quire.tokenizer import Tokenizer

@@ -18,7 +18,7 @@ from quire import EngineConfig
 from quire.errors import QuireError
 from workload import MAX_ID, SHAPES, Case, choose_rows, load_cases
 
-# As vllm_engine.py has them; --settings wins.
+# The settings of vllm_engine.py; --settings wins.
 SETTINGS = {"max_model_len": 16384, "max_num_seqs": 256, "gpu_memory_utilization": 0.85}
 
 
@@ -70,7 +70,7 @@ def model_folder(shape: str, model: Path | None) -> Iterator[Path]:
 
 
 def versions() -> dict[str, str]:
-    """Of what is measured here."""
+    """Versions of what is measured here."""
     from importlib.metadata import PackageNotFoundError, version
 
     import torch

@@ -142,7 +142,7 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Of the sources that run; empty where they are no checkout."""
+    """Commit of the sources that run; empty where they are no checkout."""
     command = ["git", "-C", str(FOLDER), "describe", "--always", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

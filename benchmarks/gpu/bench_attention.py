@@ -29,7 +29,7 @@ ROTATED_BYTES = 256 << 20  # several times the L2 cache
 
 
 def microseconds(launch: Callable[[int], None], launches: int, replays: int = 15) -> float:
-    """Of one launch; launch(i) enqueues number i of `launches`."""
+    """Time of one launch; launch(i) enqueues number i of `launches`."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         launch(0)
@@ -107,7 +107,7 @@ class Batch:
 
     @property
     def flops(self) -> float:
-        """Of what is visible."""
+        """Operations on visible keys."""
         visible = sum(q * (s - q) + q * (q + 1) / 2 for q, s in self.lens)
         return 4.0 * self.num_q_heads * self.head_dim * visible
 

@@ -4,7 +4,7 @@
 
 Each figure is the median of CUDA graph replays. Shapes: a graph holds calls of one shape that rotate over
 weights of 256 MB or more, so that they come from device memory; bytes are the weight's. Steps: all GEMMs of a
-decode step, each reading what the one in front wrote, every layer with weights of its own, then the LM head;
+decode step, each reading what the one before wrote, every layer with weights of its own, then the LM head;
 torch gets no SiLU kernel there. --sweep times the ways to cut the work that SkinnyGemmTuning offers.
 """
 

@@ -1,4 +1,4 @@
-"""Time of the GEMM for some rows beside torch's (cuBLAS), each behind a norm as in a step.
+"""Time of the GEMM for some rows beside torch's (cuBLAS), each after a norm as in a step.
 
     PYTHONPATH=python:tests/kernels/gpu python benchmarks/gpu/bench_split_gemm.py [--json FILE] [--cuts]
 

@@ -24,7 +24,7 @@ using quire_guard_forget_t = void();
 using quire_guard_after_delivery_t = bool(void (*delivered)(void*), void* argument);
 
 // readiness.cc: sets who is asked whether a model (null: every model of ours) of a server serves, where the
-// server says that it is ready. Null: nobody.
+// server says that it is ready. Null: no one.
 using quire_guard_is_serving_t = bool(TRITONSERVER_Server* server, const char* model, int64_t version);
 using quire_guard_ask_t = void(quire_guard_is_serving_t* is_serving);
 }

@@ -1,4 +1,4 @@
-// Who calls: the program `tritonserver`, which holds the HTTP and gRPC front ends, or one of its libraries.
+// The caller: the program `tritonserver`, which holds the HTTP and gRPC front ends, or one of its libraries.
 #pragma once
 
 #include <dlfcn.h>

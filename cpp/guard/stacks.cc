@@ -45,7 +45,7 @@ QUIRE_GUARD_EXPORT int pthread_create(pthread_t* thread, const pthread_attr_t* a
   using Function = int(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
   static Function* const create = quire::guard::next<Function>("pthread_create");
   pthread_attr_t larger;
-  // Those of the program are HTTP threads; its libraries make all others.
+  // Threads that the program makes are HTTP threads; its libraries make all others.
   if (attributes == nullptr && quire::guard::is_in_program(__builtin_return_address(0)) &&
       pthread_attr_init(&larger) == 0) {
     int error = pthread_attr_setstacksize(&larger, kStackSize);

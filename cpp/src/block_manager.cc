@@ -34,7 +34,7 @@ std::optional<BlockManager::Opened> BlockManager::open(std::span<const BlockHash
   // The row's table is scratch until the row is open: a failed attempt leaves stale entries, and nothing
   // else.
   int32_t num_cached = 0;
-  int32_t num_idle = 0;  // cached blocks that nobody holds: sharing them takes them off the free list
+  int32_t num_idle = 0;  // cached blocks without a holder: sharing them takes them off the free list
   for (const BlockHash& hash : hashes.first(std::min(hashes.size(), static_cast<size_t>(num_wanted)))) {
     const std::optional<int32_t> block_id = pool_.find(hash);
     if (!block_id) break;

@@ -112,9 +112,9 @@ void BlockPool::check_integrity() const {
     QUIRE_CHECK(id >= 0 && id < num_blocks(), "free list holds " << id);
     QUIRE_CHECK(blocks_[id].ref_count == 0,
                 "block " << id << " is free with " << blocks_[id].ref_count << " holders");
-    QUIRE_CHECK(blocks_[blocks_[id].next].previous == id, "free list is broken behind block " << id);
+    QUIRE_CHECK(blocks_[blocks_[id].next].previous == id, "free list is broken after block " << id);
     QUIRE_CHECK(!seen_cached || blocks_[id].has_hash,
-                "block " << id << " without a hash stands behind a cached one");
+                "block " << id << " without a hash stands after a cached one");
     seen_cached = blocks_[id].has_hash;
     QUIRE_CHECK(++num_listed <= num_blocks(), "free list has a cycle");
   }

@@ -12,10 +12,10 @@ void append_ms(std::string& out, const char* name, int64_t microseconds) {
   out += text;
 }
 
-void append_count(std::string& out, const char* name, uint32_t count, const char* behind = ", ") {
+void append_count(std::string& out, const char* name, uint32_t count, const char* separator = ", ") {
   out += '"';
   out += name;
-  out += "\": " + std::to_string(count) + behind;
+  out += "\": " + std::to_string(count) + separator;
 }
 
 }  // namespace

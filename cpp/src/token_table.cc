@@ -196,7 +196,7 @@ void TokenTable::decode_to(std::span<const int32_t> ids, bool is_first, int32_t 
 
 OpenText TokenTable::open_text(std::span<const int32_t> ids, bool skip_special_tokens) const {
   if (kind_ > DecoderKind::kByteFallback) return {};
-  // Back to a token behind which nothing is open.
+  // Back to a token after which nothing is open.
   size_t begin = ids.size();
   for (; begin > 0; --begin) {
     const int32_t id = ids[begin - 1];
@@ -271,7 +271,7 @@ TokenTable TokenTable::deserialize(std::string_view bytes) {
                           std::to_string(num_bytes) + " bytes in all");
   }
   table.bytes_ = reader.take(num_bytes);
-  if (!reader.is_empty()) throw InvalidArgument("token_table", "bytes behind the end", "none");
+  if (!reader.is_empty()) throw InvalidArgument("token_table", "bytes after the end", "none");
   table.finish_building();
   return table;
 }

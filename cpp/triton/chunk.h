@@ -1,6 +1,6 @@
 // The record that generation sends to the detokenizer: everything that decoding a run of ids needs, so that
 // decoding is a pure function of it. It lives for one hop inside one process, and through the hands of
-// whoever calls the models themselves: its seal says that this process made it, so that nobody can speak for
+// whoever calls the models themselves: its seal says that this process made it, so that no one can speak for
 // a sequence of another. The version guards mixed configurations.
 //
 //   ChunkHeader | int32 ids [num_ids] | Logprob [num_ids, num_per_id] | Logprob [num_prompt_places,
@@ -119,7 +119,7 @@ inline int64_t count_strings(std::string_view bytes) {
 }
 
 // Takes one chunk from the front of `bytes`. Its ids and logprobs (those in `bytes` may be unaligned) go to
-// the front of `ids` and `logprobs`, which have room for them and are moved behind them.
+// the front of `ids` and `logprobs`, which have room for them and are moved after them.
 inline Chunk take_chunk(std::string_view& bytes, std::span<int32_t>& ids, std::span<Logprob>& logprobs) {
   const auto refuse = [&](const std::string& what) {
     throw InvalidArgument("chunk", what,

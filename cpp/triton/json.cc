@@ -88,7 +88,7 @@ class Parser {
     return Json(std::move(array));
   }
 
-  // After the opening quote, to behind the closing one.
+  // After the opening quote, to after the closing one.
   std::string parse_string() {
     std::string out;
     while (true) {

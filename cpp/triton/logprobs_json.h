@@ -11,7 +11,7 @@
 
 namespace quire::triton {
 
-// A list with one object for each `num_per_place` entries. is_prompt: null stands in front, for the first
+// A list with one object for each `num_per_place` entries. is_prompt: null comes first, for the first
 // token, which nothing predicts. A logprob that is not finite is null.
 std::string logprobs_json(std::span<const Logprob> entries, uint32_t num_per_place, bool is_prompt,
                           const TokenTable& token_table);

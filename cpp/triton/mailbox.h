@@ -18,7 +18,7 @@ namespace quire::triton {
 // What a detokenizer says after it has dealt with a chunk.
 struct Feedback {
   uint64_t sequence_id;
-  bool is_cancelled = false;  // nobody waits for this sequence any more
+  bool is_cancelled = false;  // no one waits for this sequence any more
   std::string error;          // the chunk could not be decoded; empty: it was
   // The response waits for a busy HTTP thread; what acknowledges the chunk follows when it does not any more.
   bool is_waiting = false;

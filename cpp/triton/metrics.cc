@@ -61,7 +61,7 @@ constexpr size_t kNumEngineFamilies = kTokenizerRestarts;
 
 }  // namespace
 
-// Of the series with the labels model_name and version alone: one model folder, over reloads.
+// For the series with the labels model_name and version alone: one model folder, over reloads.
 struct SeriesOwner {
   std::filesystem::path folder;
 };

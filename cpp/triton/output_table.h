@@ -169,7 +169,7 @@ inline constexpr OutputSpec kTable[] = {
     {"stop_reason", kString, kAll, each<stop_reason>, wants<&Request::return_stop_reason>},
     {"cumulative_logprob", kFloat, kAll, each<cumulative_logprob>, wants<&Request::return_cumulative_logprob>,
      has_logprobs},
-    // The same, as TensorRT-LLM's clients call it.
+    // The name that TensorRT-LLM's clients use.
     {"cum_log_probs", kFloat, kUnary, each<cumulative_logprob>, wants<&Request::return_cumulative_logprob>},
     {"logprob_ids", kInt32, kGeneration, logprobs<&Logprob::token_id>, nullptr, has_logprobs},
     {"logprobs", kFloat, kGeneration, logprobs<&Logprob::logprob>, nullptr, has_logprobs},

@@ -50,9 +50,9 @@ void finish(Answer& answer, uint32_t outputs, const TokenTable& token_table);
 // The chunk's receipt, as JSON that ends now; "" where it has none.
 std::string finish_receipt(const Chunk& chunk);
 
-// Those that the fields of a request want.
+// The outputs that the fields of a request want.
 uint32_t wanted_outputs(const GenerationRequest& request);
-// Those of `outputs` that a client asks for by name.
+// The ones of `outputs` that a client asks for by name.
 uint32_t requested_outputs(TRITONBACKEND_Request* request, Role role, uint32_t outputs = ~0U);
 void write_outputs(ResponseBuilder& response, Role role, uint32_t outputs, const Answers& answers);
 

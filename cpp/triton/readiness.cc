@@ -13,7 +13,7 @@ namespace quire::triton {
 
 namespace {
 
-// Of models that name models: the server does not look for circles in our parameters.
+// For models that name models: the server does not look for circles in our parameters.
 constexpr int kMaxDepth = 8;
 
 bool serves(TRITONSERVER_Server* server, const std::string& model, int64_t version, int depth) {

@@ -21,7 +21,7 @@ void remove(const Generation& generation);
 
 // Generation::give_up() of all that are still there, of those too that are being unloaded.
 void give_up_all();
-// Whether it was called: the server exits, and waits for nobody any more.
+// Whether it was called: the server exits, and waits for no one any more.
 bool is_given_up();
 
 void add(const std::shared_ptr<TokenizerModel>& tokenizer);  // as long as it lives

@@ -33,7 +33,7 @@ class Rows {
   Rows(const Rows&) = delete;
   Rows& operator=(const Rows&) = delete;
 
-  // Nobody waits for the rows any more: the response is sent, or its client is gone.
+  // No one waits for the rows any more: the response is sent, or its client is gone.
   bool is_over() const;
   size_t num_rows() const { return answers_.size() / n_; }
   // The whole answer of a row, or one of its n.

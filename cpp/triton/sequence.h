@@ -95,7 +95,7 @@ class Sequence {
     size_t num_sent = 0;
     bool is_end_sent = false;
     bool is_anything_sent = false;
-    // Of the pending ids [num_sent, output_ids.size()):
+    // For the pending ids [num_sent, output_ids.size()):
     bool is_first = true;
     OpenText open_text;
     uint32_t num_textless_ids = 0;  // at the end, without text

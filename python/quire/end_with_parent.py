@@ -1,8 +1,8 @@
 """Ends a process when its parent ends, whatever ended the parent: the kernel sends it SIGKILL, which reaches
 a process that is stopped or hangs, too.
 
-As a program, ``python end_with_parent.py PARENT COMMAND...``: arranges that and becomes COMMAND. It imports
-nothing of this package, so that it starts in milliseconds.
+Run as a program, ``python end_with_parent.py PARENT COMMAND...``: arranges that and becomes COMMAND. It
+imports nothing of this package, so that it starts in milliseconds.
 """
 
 from __future__ import annotations

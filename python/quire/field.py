@@ -70,7 +70,7 @@ class Field:
     max_bytes: int | None = None  # of all of them together
     stage: str = "sampling"  # what honours it: "prompt" (ends before the engine), "sampling", "schedule"
     unset: tuple[object, ...] = ()  # values that mean "not given", beside null
-    remark: str = ""  # in brackets behind what is allowed
+    remark: str = ""  # in brackets after what is allowed
 
     @property
     def range(self) -> str:
@@ -102,13 +102,13 @@ class Field:
 
     @property
     def tensor_type(self) -> str:
-        """Its type as an input of the model `generation`."""
+        """The type as an input of the model `generation`."""
         if self.type == "int":
             return "TYPE_INT32" if self.maximum is not None and self.maximum <= INT32_MAX else "TYPE_INT64"
         return _TENSOR_TYPES[self.type]
 
     def spelled(self, name: str) -> Field:
-        """The same under the name that a request uses, for its errors."""
+        """A copy under the name that a request uses, for its errors."""
         return self if name == self.name else dataclasses.replace(self, name=name)
 
     def check(self, value: object) -> Any:
@@ -129,7 +129,7 @@ class Field:
         return self._check_list(value)
 
     def from_parameter(self, value: object) -> Any:
-        """As check(), from a Triton request parameter, which is a string, a number or a boolean: lists and
+        """check() for a Triton request parameter, which is a string, a number or a boolean: lists and
         objects come as JSON strings. A string that is no JSON list of strings is itself one string
         ("[INST]")."""
         if isinstance(value, str) and self.type in ("strings", "ints", "biases"):
@@ -302,7 +302,7 @@ def _refuse_constant(name: str) -> object:
 
 
 def _in_32_bits(value: float) -> float:
-    """As the engine keeps it: 1e-50 is 0, 1e39 infinite."""
+    """The value as the engine keeps it: 1e-50 is 0, 1e39 infinite."""
     stored: float = struct.unpack("f", struct.pack("f", value))[0]
     return stored
 

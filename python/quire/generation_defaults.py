@@ -64,7 +64,7 @@ class GenerationDefaults:
 
 
 def generation_defaults(config: EngineConfig, folder: Path) -> GenerationDefaults:
-    """Of the model in `folder` under these settings. Raises ConfigError naming file and key."""
+    """Defaults of the model in `folder` under these settings. Raises ConfigError naming file and key."""
     values: dict[str, Any] = {}
     warnings: tuple[str, ...] = ()
     if config.generation_config == "auto":

@@ -257,7 +257,7 @@ class SamplingParams(Table):
             raise InvalidArgument("stop", f"{describe(self.stop)} with detokenize false", allowed)
 
     def to_core(self, bad_word_ids: Sequence[Sequence[int]] = ()) -> _core.SamplingParams:
-        """The same in C++. `bad_word_ids`: bad_words as their tokens (Tokenizer.bad_word_ids)."""
+        """These params in C++. `bad_word_ids`: bad_words as their tokens (Tokenizer.bad_word_ids)."""
         from quire import _core
 
         values = {name: getattr(self, name) for name in CORE_FIELDS if name != "bad_words"}

@@ -66,7 +66,7 @@ class Table:
         return {name: getattr(self, name) for name in fields_of(type(self)) if name in self._named}
 
     def with_defaults(self: T, defaults: Mapping[str, Any]) -> T:
-        """The same with `defaults` for the fields that were not given."""
+        """A copy with `defaults` for the fields that were not given."""
         return type(self)(**{**defaults, **self.given}) if defaults else self
 
     @classmethod

@@ -27,7 +27,7 @@ class Logprob(NamedTuple):
     decoded_token: str
 
 
-# Of one place, by token id: the token that stands there first, then the likeliest ones in order.
+# One place, by token id: the token that stands there first, then the likeliest ones in order.
 TokenLogprobs: TypeAlias = "dict[int, Logprob]"
 
 
@@ -71,12 +71,12 @@ class _Places(Sequence[Place]):
 
 
 class OutputLogprobs(_Places[TokenLogprobs]):
-    """Of each generated token."""
+    """Logprobs of each generated token."""
 
     @classmethod
     def joined(cls, parts: Sequence[npt.NDArray[np.void]], table: _core.TokenTable) -> OutputLogprobs:
-        """Of one or more releases, in order."""
-        # As bytes: np.concatenate takes 100 times as long over arrays of records.
+        """Logprobs of one or more releases, in order."""
+        # Joined as bytes: np.concatenate takes 100 times as long over arrays of records.
         entries = np.frombuffer(b"".join(part.data for part in parts), parts[0].dtype)
         return cls(entries.reshape(-1, parts[0].shape[1]), table)
 
@@ -88,7 +88,7 @@ class OutputLogprobs(_Places[TokenLogprobs]):
 
 
 class PromptLogprobs(_Places["TokenLogprobs | None"]):
-    """Of each token of the prompt; of the first, which nothing predicts, None."""
+    """Logprobs of each token of the prompt; None for the first, which nothing predicts."""
 
     def __len__(self) -> int:
         return 1 + len(self._entries)

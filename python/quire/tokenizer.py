@@ -129,7 +129,7 @@ class Tokenizer:
         return _ids_of(self._tokenizer.post_process(encoding))
 
     def bad_word_ids(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-        """The ids of each word, with a space in front and without: what a text may not contain."""
+        """The ids of each word, with a space before it and without: what a text may not contain."""
         sequences: list[tuple[int, ...]] = []
         for word in words:
             bare = word.removeprefix(" ") or word
@@ -191,7 +191,7 @@ def token_table(folder: Path | str) -> _core.TokenTable:
 
 
 def build_table(tokenizer: tokenizers.Tokenizer) -> _core.TokenTable:
-    """As token_table(), of a loaded tokenizer."""
+    """token_table() of a loaded tokenizer."""
     from quire import _core
 
     plan = plan_of(tokenizer)
@@ -354,8 +354,8 @@ _CLEANUP = (
 
 
 def _word_piece(step: dict[str, Any]) -> Plan:
-    """A space in front of each token but the first, unless the prefix ("##") says that it continues a word;
-    cleanup ("who ?" -> "who?") looks at one token at a time, with the space in front of it."""
+    """A space before each token but the first, unless the prefix ("##") says that it continues a word;
+    cleanup ("who ?" -> "who?") looks at one token at a time, with the space before it."""
     prefix = step["prefix"]
 
     def clean(text: str) -> bytes:

@@ -4,8 +4,8 @@
 // Two blocks with one hash are taken to hold the same KV, without comparing tokens. Among n live hashes a
 // false match has a chance of about n^2 / 2^129: with a billion blocks, 1 in 10^20. That is far below the
 // rate of undetected memory errors, so wrong tokens from a collision are no case to handle. The hash is not
-// cryptographic; callers who serve strangers start the chain from a secret salt, so that nobody can prepare a
-// collision.
+// cryptographic; callers that serve strangers start the chain from a secret salt, so that no one can prepare
+// a collision.
 #pragma once
 
 #include <cstddef>

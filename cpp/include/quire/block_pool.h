@@ -1,4 +1,4 @@
-// Who holds which KV block. Knows ids, reference counts and hashes; knows no requests.
+// Which KV blocks are held. Knows ids, reference counts and hashes; knows no requests.
 //
 // A block is in use (ref_count > 0), or on the free list. A free block that has a hash is still findable and
 // keeps its contents until it is taken for something else; the list's order is the order of taking:
@@ -26,7 +26,7 @@ class BlockPool {
   // Takes the front of the free list with one reference; a hash that it had is forgotten. Empty when none is
   // free.
   std::optional<int32_t> allocate();
-  // One more holder of a block that find() returned; takes it off the free list if nobody held it.
+  // One more holder of a block that find() returned; takes it off the free list if it had none.
   void acquire(int32_t block_id);
   // One holder less. The last one puts the block on the free list.
   void release(int32_t block_id);

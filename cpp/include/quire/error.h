@@ -19,7 +19,7 @@ class InvalidArgument : public Error {
   InvalidArgument(const std::string& field, const std::string& given, const std::string& allowed)
       : Error(field + ": got " + given + "; allowed: " + allowed), field_(field) {}
   const std::string& field() const { return field_; }
-  // The same of a field that its sender calls `name`.
+  // This error of a field that its sender calls `name`.
   InvalidArgument renamed(const std::string& name) const { return {name, what() + field_.size()}; }
 
  private:

@@ -37,7 +37,7 @@ struct StepLogprobs {
   LogprobRows prompt;   // [batch.num_prompt_rows]
 };
 
-// Of one request that asks for logprobs.
+// Logprobs of one request that asks for them.
 class RequestLogprobs {
  public:
   // num_logprobs, num_prompt_logprobs: as in SamplingParams.
@@ -48,9 +48,9 @@ class RequestLogprobs {
   uint32_t num_per_id() const { return num_per_id_; }
   uint32_t num_per_prompt_place() const { return num_per_prompt_place_; }  // 0 once they have left
 
-  // Of the next output id.
+  // Adds those of the next output id.
   void push(int32_t token_id, const LogprobRows& rows, int32_t row);
-  // Of the prompt's token at place + 1, which the logits at `place` predict.
+  // Adds those of the prompt's token at place + 1, which the logits at `place` predict.
   void set_prompt(int32_t place, int32_t token_id, const LogprobRows& rows, int32_t row);
 
   // The first num_ids that are kept leave: appended to `out`.

@@ -8,7 +8,7 @@
 
 namespace quire {
 
-// Why the head of the waiting queue, and everybody behind it, was not admitted in a step.
+// Why the head of the waiting queue, and everything after it, was not admitted in a step.
 enum class WaitReason : uint8_t { kRows = 0, kBlocks = 1, kTokenBudget = 2, kNone = 3 };
 constexpr size_t kNumWaitReasons = 3;  // kNone is not counted
 

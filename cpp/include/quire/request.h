@@ -40,7 +40,7 @@ struct Release {
   uint32_t index = 0;      // of the sequence, below the request's n; each of them has an end of its own
   uint32_t ids_begin = 0;  // [ids_begin, ids_begin + num_ids) of StepOutputs::token_ids
   uint32_t num_ids = 0;
-  uint32_t num_text_ids = 0;  // the first so many ids carry text; a stop token behind them does not
+  uint32_t num_text_ids = 0;  // the first so many ids carry text; a stop token after them does not
   int32_t trim = 0;           // bytes to drop from the end of the text: a stop string and what follows it
   bool is_first = false;      // nothing before took part in the text (TokenTable::decode)
   OpenText open_text;         // what the prompt left open, with the first ids of a request
@@ -75,8 +75,9 @@ inline constexpr std::tuple kMembers<Release>{
     member<Binding::kNone>("logprobs_idx", &Release::logprobs_idx),
 };
 
-// Of one release: [begin, ...) of StepOutputs::logprob_entries. First num_per_id for each id of the release,
-// then num_per_prompt_place for each token of the prompt but its first, in the first release of a request.
+// Logprobs of one release: [begin, ...) of StepOutputs::logprob_entries. First num_per_id for each id of the
+// release, then num_per_prompt_place for each token of the prompt but its first, in the first release of a
+// request.
 struct ReleaseLogprobs {
   uint32_t release_idx = 0;
   uint32_t begin = 0;

@@ -60,7 +60,7 @@ class StopMatcher {
   std::array<State, 256> first_{};  // the children of kStart, which has many; kStart: none
 };
 
-// Of the stop strings of a request; null: it has none.
+// The matcher of a request's stop strings; null: it has none.
 inline std::shared_ptr<const StopMatcher> make_stop_matcher(const SamplingParams& params) {
   return params.stop.empty() ? nullptr : std::make_shared<const StopMatcher>(params.stop);
 }

@@ -21,7 +21,7 @@ enum class DecoderKind : uint8_t {
   kByteFallback =
       1,  // strings joined; a maximal run of byte tokens <0xXX> is UTF-8 as a whole or one U+FFFD per byte
   kJoined = 2,     // strings joined by `separator` (word-level and other models without a decoder)
-  kWordPiece = 3,  // strings joined; the text's first token has a text of its own (no space in front)
+  kWordPiece = 3,  // strings joined; the text's first token has a text of its own (no space before it)
 };
 
 enum TokenFlags : uint8_t {
@@ -108,10 +108,10 @@ class TokenTable {
   // Text of a run of ids that starts and ends at a boundary (see TextBoundary). A pure function.
   //   is_first: nothing before this run took part in the text.
   //   trim: bytes dropped from the end of the run's text (a stop string).
-  //   open_text: what the prompt left open, for the first run behind it.
+  //   open_text: what the prompt left open, for the first run after it.
   std::string decode(std::span<const int32_t> ids, bool is_first, int32_t trim, bool skip_special_tokens,
                      OpenText open_text = {}) const;
-  // The same, appended to `out` without a fresh allocation.
+  // Appends the text to `out`, without a fresh allocation.
   void decode_to(std::span<const int32_t> ids, bool is_first, int32_t trim, bool skip_special_tokens,
                  std::string& out, OpenText open_text = {}) const;
   // What `ids`, a prompt, leave open.

@@ -4,7 +4,7 @@
 // Rules, without which the chain is wrong:
 // - Every thread that touches memory which other kernels write or read calls wait_for_dependencies() first,
 //   and every block has at least one thread that does, even in blocks without work: only then does the end of
-//   this kernel mean the end of all kernels in front of it.
+//   this kernel mean the end of all kernels before it.
 // - launch_dependents() may come first thing. It lets the next kernel's blocks take the space that this
 //   kernel leaves; what they see is still decided by their own wait.
 #pragma once

@@ -21,7 +21,7 @@ struct LaunchConfig {
   dim3 block;
   size_t shared_bytes = 0;  // dynamic
   unsigned cluster = 1;     // blocks along x that share a cluster
-  bool overlaps = false;    // may start before the kernel in front has ended: see dependency.cuh
+  bool overlaps = false;    // may start before the previous kernel has ended: see dependency.cuh
   cudaStream_t stream = nullptr;
 };
 

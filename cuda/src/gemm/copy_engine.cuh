@@ -79,7 +79,7 @@ __device__ inline void copy_box(uint32_t to, const CUtensorMap* map, int32_t col
       : "memory");
 }
 
-// The same of a tensor of four dimensions.
+// A copy of a tensor of four dimensions.
 __device__ inline void copy_box(uint32_t to, const CUtensorMap* map, int4 at, uint32_t barrier,
                                 CachePolicy policy) {
   asm volatile(

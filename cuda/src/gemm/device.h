@@ -9,7 +9,7 @@
 
 namespace quire::cuda::gemm {
 
-// Of the device that is current at the first call.
+// Properties of the device that is current at the first call.
 inline int num_sms() {
   static const int count = [] {
     int device = 0, sms = 0;

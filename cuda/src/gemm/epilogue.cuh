@@ -82,7 +82,7 @@ struct Staging {
   }
 };
 
-// As launch_silu_mul computes it.
+// SiLU(gate) * up, as launch_silu_mul computes it.
 template <class T>
 __device__ T silu_times(float gate, float up) {
   const float g = rounded<T>(gate);
@@ -95,7 +95,7 @@ __device__ uint32_t packed_pair(T first, T second) {
          static_cast<uint32_t>(reinterpret_cast<const uint16_t&>(second)) << 16;
 }
 
-// Of an 8 x 8 matrix, lane 4 r + c holds row r, columns 2 c and 2 c + 1. Stores the transpose, its row r at
+// Lane 4 r + c of an 8 x 8 matrix holds row r, columns 2 c and 2 c + 1. Stores the transpose, its row r at
 // the address of lane r, and that of a second matrix at those of the lanes 8 + r.
 __device__ inline void store_transposed(uint32_t to, uint32_t matrix) {
   asm volatile("stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%0], {%1};" ::"r"(to), "r"(matrix)

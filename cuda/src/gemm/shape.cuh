@@ -34,7 +34,7 @@ inline constexpr int kMaxStages = 6;
 inline constexpr int kMaxXStages = 4;
 inline constexpr int kTileSlots =
     8;  // more tiles than the loading warp may be ahead, by a load of each stage
-// Of the barriers other than full(): one for each lane of a warp, which initializes them.
+// Barriers other than full(): one for each lane of a warp, which initializes them.
 inline constexpr int kNumOtherBarriers = kMaxStages + 2 * kMaxXStages + 1 + kTileSlots;
 inline constexpr int kBarrierBytes = (kMaxStages + kNumOtherBarriers) * 8 + kTileSlots * 4;
 static_assert(kTileSlots > kMaxStages + 1 && kNumOtherBarriers <= 32);

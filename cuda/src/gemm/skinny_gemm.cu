@@ -22,7 +22,7 @@ using gemm::num_sms;
 
 // How many tiles of a weight's launch are taken, beyond each block's first: 0 between launches. Weights share
 // these when there are more of them; calls on one stream may, since no block takes a tile before the kernels
-// in front have ended.
+// before have ended.
 constexpr int kNumCounters = 4096;
 __device__ uint32_t taken_tiles[kNumCounters];
 

@@ -2,12 +2,12 @@
 //
 // Grid: clusters of S blocks; of a tile of 64 rows of W, block r of the cluster multiplies the r-th part
 // of k. Where S is 1 there are at most as many blocks as find room, and a block that is through with a tile
-// takes the next one that nobody has (blocks get unequal shares of the bandwidth).
+// takes the next free one (blocks get unequal shares of the bandwidth).
 //
 // Block: a warpgroup that multiplies, a warp that loads W, one that loads x. Both loads run ahead through
-// rings of their own, across tiles. W's loads do not wait for the kernels in front: the ring is full before x
-// is there. But only few of them are on their way at a time: more than the memory takes only wait in front of
-// it, and with them whatever the kernels in front still read.
+// rings of their own, across tiles. W's loads do not wait for the kernels before: the ring is full before x
+// is there. But only few of them are on their way at a time: more than the memory takes only queue up
+// there, and with them whatever the kernels before still read.
 //
 // Shared memory: ring of W [stage][2][64 rows][64], ring of x [stage][2][kTokens][64], partial sums of other
 // blocks and the tile's results (epilogue.cuh), barriers.
@@ -78,7 +78,7 @@ struct WeightLoader {
 
   __device__ void load_rest() {
     fill_ring(shared.num_stages);
-    // Not before the kernel in front has ended: it may be one of the same weight.
+    // Not before the previous kernel has ended: it may be one of the same weight.
     if (a.is_dynamic) wait_for_dependencies();
     int32_t tile = part.first_tile(), step = num_loads;
 #pragma unroll 1

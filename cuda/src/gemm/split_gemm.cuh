@@ -3,7 +3,7 @@
 //
 // Grid: a cluster for each tile; block r of a cluster multiplies the r-th part of k. Block: one or two
 // warpgroups that multiply, 64 rows of W each, a warp that loads W and one that loads x, through rings of
-// their own. W's loads do not wait for the kernels in front: the ring is full before x is there.
+// their own. W's loads do not wait for the kernels before: the ring is full before x is there.
 //
 // The sums of 8 rows of x are a unit. Each block of a cluster adds up a range of the units, from all parts in
 // order, once all blocks are through with their rings, where the sums then go.
@@ -77,7 +77,7 @@ struct Part {
     num_units = first_unit_of(rank + 1) - first_unit;
   }
   __device__ int32_t first_unit_of(int32_t other_rank) const { return S::kUnits * other_rank / parts; }
-  // Of a part's sums in a block.
+  // Size of a part's sums in a block.
   __device__ int32_t stride() const { return (S::kUnits + parts - 1) / parts * S::kUnitBytes; }
 };
 
@@ -171,7 +171,7 @@ __device__ void send(const Part<S>& part, const Shared<S>& shared, const float (
   }
 }
 
-// Of an 8 x 8 matrix, lane 4 r + c holds row r, columns 2 c and 2 c + 1; returns the same of its transpose.
+// Lane 4 r + c of an 8 x 8 matrix holds row r, columns 2 c and 2 c + 1; returns its entries of the transpose.
 __device__ inline uint32_t transposed(uint32_t two) {
   uint32_t to;
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(to) : "r"(two));
@@ -212,7 +212,7 @@ __device__ void write_out(const KernelArgs& a, const Part<S>& part, const Shared
     }
     const uint32_t low = transposed(rounded_pair<T>(sums.x + bias[0], sums.y + bias[0]));
     const uint32_t high = transposed(rounded_pair<T>(sums.z + bias[1], sums.w + bias[1]));
-    // Of the 16 elements of each row of out, four adjacent ones to each lane.
+    // Each lane takes four adjacent ones of the 16 elements of each row of out.
     const int lane_from = lane / 4 * 4 + in_quad % 2 * 2;
     const uint32_t low0 = __shfl_sync(~0u, low, lane_from), low1 = __shfl_sync(~0u, low, lane_from + 1);
     const uint32_t high0 = __shfl_sync(~0u, high, lane_from), high1 = __shfl_sync(~0u, high, lane_from + 1);

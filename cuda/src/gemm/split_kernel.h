@@ -10,7 +10,7 @@
 
 namespace quire::cuda::gemm::split {
 
-// Of a tile: rows of x, and rows of W for each warpgroup.
+// A tile: rows of x, and rows of W for each warpgroup.
 inline constexpr int kTileRows = 128, kSmallTileRows = 96;
 inline constexpr int kGroupColumns = 64;
 inline constexpr int kMaxParts = 8;  // blocks that a cluster may have on every device

@@ -42,7 +42,7 @@ struct Choice {
   int32_t tile_columns;  // of out
 };
 
-// Of all schedules, the one that is done first. tile_columns: of the tiles that compete; 0: none.
+// The schedule that is done first. tile_columns: of the tiles that compete; 0: none.
 Choice choose_schedule(int32_t num_rows, int64_t num_columns, const int32_t (&tile_columns)[2],
                        const WideGemmTuning& tuning) {
   Choice best = {};

@@ -49,7 +49,7 @@ __device__ inline void release_in_cluster(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// Every thread of the cluster. Orders nothing but initialized barriers behind fence_barrier_init().
+// Every thread of the cluster. Orders nothing but initialized barriers after fence_barrier_init().
 __device__ inline void sync_cluster() {
   arrive_at_cluster();
   wait_for_cluster();

@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kMaxRowThreads) rms_norm_kernel(RmsNormParams 
   const T* weight = static_cast<const T*>(p.weight);
   const auto element = [](int v) { return static_cast<int>(v * blockDim.x + threadIdx.x) * kSize; };
   const auto is_mine = [&](int v) { return element(v) < p.hidden_size; };
-  // Threads behind the row's end load its last vector: loads without a condition are issued all at once.
+  // Threads past the row's end load its last vector: loads without a condition are issued all at once.
   const auto loaded_element = [&](int v) { return min(element(v), p.hidden_size - kSize); };
 
   Vec<T, kSize> values[kNumVecs], before[kNumVecs], weights[kNumVecs];

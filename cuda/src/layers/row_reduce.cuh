@@ -25,7 +25,7 @@ class RowReduce {
 
   __device__ float sum(float value) { return reduce(value, Sum(), sums_); }
 
-  // Of values of at least 0.
+  // The values are at least 0.
   __device__ float max(float value) { return reduce(value, Max(), maxima_); }
 
  private:

@@ -5,10 +5,10 @@
 // its own softmax state and accumulators for all rows. Warps meet only at the end of a piece. Copies run
 // ahead across the ends of pieces.
 //
-// Dependencies: the kernels in front of this one may still run when it begins. Where the params say
-// follows_layer, plan, block tables and all keys in front of the query tokens are read before the wait. That
+// Dependencies: the kernels before this one may still run when it begins. Where the params say
+// follows_layer, plan, block tables and all keys before the query tokens are read before the wait. That
 // is safe because this kernel lets its dependents start only after its own wait: whatever runs after the
-// first layer's attention runs after the end of all that was in front of that, and so of the plan.
+// first layer's attention runs after the end of all that was before that, and so of the plan.
 // Behind the kernel of this layer's prompts it waits for nothing: that lets this one start only after its own
 // wait, and has nothing that this one reads. Its end is waited for at this kernel's end.
 //

@@ -45,7 +45,7 @@ __device__ inline void add_product(float4& sum, float weight, float4 x) {
   sum.w = __fadd_rn(sum.w, __fmul_rn(weight, x.w));
 }
 
-// Of every warp, kRows rows are exchanged at a time.
+// kRows rows of every warp are exchanged at a time.
 template <int kHeadDim>
 struct Exchange {
   static constexpr int kRows = kHeadDim == 64 ? 8 : kHeadDim <= 128 ? 4 : 2;
@@ -71,7 +71,7 @@ __device__ void finish_piece(const KernelArgs& a, const Tile& tile, int32_t kv_h
     for (int first = 8 * m; first < 8 * m + 8; first += E::kRows) {
       if (first >= tile.num_rows) return;
       __syncthreads();                 // what was exchanged last is read
-      const int mine = 8 * m + 2 * t;  // and the row behind it
+      const int mine = 8 * m + 2 * t;  // and the row after it
       if (mine >= first && mine < first + E::kRows) {
         float* const to = exchange + (warp * E::kRows + mine - first) * E::kStride;
 #pragma unroll
@@ -177,7 +177,7 @@ __device__ void count_and_merge(const KernelArgs& a, const CutPiece (&pieces)[2]
   __shared__ bool is_last[2];
   __syncthreads();  // the block's slots are written
   if (threadIdx.x < num_pieces) {
-    // Orders also what the barrier has brought to this thread, and behind the next one what others read.
+    // Orders also what the barrier has brought to this thread, and after the next one what others read.
     int32_t* const counter = a.work.num_finished + pieces[threadIdx.x].base;
     int32_t num_before;
     asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], 1;\n"

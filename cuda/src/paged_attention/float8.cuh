@@ -18,7 +18,7 @@ __device__ inline uint32_t half2_of(uint32_t x) {
   return pair;
 }
 
-// The same as a pair of T.
+// The numbers as a pair of T.
 template <class T>
 __device__ inline uint32_t pair_of(uint32_t x) {
   const uint32_t half2 = half2_of(x);

@@ -15,7 +15,7 @@ template <class T, class KV, int kHeadDim, int kFold>
 void launch_decode(const KernelArgs& args, cudaStream_t stream);
 template <class T, class KV, int kHeadDim>
 void launch_prefill(const KernelArgs& args, cudaStream_t stream);
-// The same on wgmma, for head_dim 64, 96 and 128.
+// Prompts on wgmma, for head_dim 64, 96 and 128.
 template <class T, int kHeadDim>
 void launch_prefill_wgmma(const KernelArgs& args, cudaStream_t stream);
 

@@ -57,7 +57,7 @@ __device__ Sums of_lane(const Sums& x, int lane) {
 
 __device__ int32_t num_threads() { return static_cast<int32_t>(blockDim.x); }
 
-// Sum over the threads in front of this one; *total gets that over all. Every thread of the block must call
+// Sum over the threads before this one; *total gets that over all. Every thread of the block must call
 // it.
 template <class T>
 __device__ T scan(const T& value, T* total) {

@@ -32,7 +32,7 @@ namespace quire::cuda::attention {
 
 constexpr int kUnitKeys = 64;  // keys of one step of a block of threads
 constexpr int kDecodeRows = 16;
-// Of either kernel: what shared memory and registers allow.
+// For either kernel, what shared memory and registers allow.
 __host__ __device__ constexpr int blocks_per_sm(int head_dim) { return head_dim <= 128 ? 2 : 1; }
 __host__ __device__ constexpr int decode_blocks_per_sm(int head_dim) { return head_dim <= 128 ? 2 : 1; }
 

@@ -116,7 +116,7 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefil
       Shape::kHalfStageBytes + (lane / 8 % 2 * 8 + lane % 8) * kRowBytes<kHeadDim> + lane / 16 * 16;
 
   wait_for_dependencies();
-  // As in prefill_wgmma_kernel: blocks that the plan gives to decode leave, then that kernel may start.
+  // Like prefill_wgmma_kernel: blocks that the plan gives to decode leave, then that kernel may start.
   const int32_t num_workers = __ldcg(&a.work.line->num_sms) * blocks_per_sm(kHeadDim);
   if (static_cast<int32_t>(blockIdx.x) >= num_workers) return;
   launch_dependents();
@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefil
 
     const bool has_rows = warp_row < tile.num_rows;
     const int32_t first_masked = tile.first_position + warp_row / a.group + 1;  // of the warp's first row
-    // Of the warp's last row; keys from there on are masked for no row by the window.
+    // The warp's last row's; keys from there on are masked for no row by the window.
     const int32_t last_start =
         window == 0 ? 0 : tile.first_position + (warp_row + Shape::kWarpRows - 1) / a.group - window + 1;
     int32_t last_key[kFragments][2];
@@ -187,7 +187,7 @@ __global__ void __launch_bounds__(kBlockThreads, blocks_per_sm(kHeadDim)) prefil
       if (unit + 1 < unit_end) {
         load_unit(unit + 1);
       } else if (threadIdx.x == 0) {
-        // Asked for during the last step, not before: who asks early takes work from those who end early.
+        // Asked for during the last step, not before: asking early takes work from those who end early.
         next_piece = num_workers + atomicAdd(&a.work.line->next, 1);
       }
       commit_copies();

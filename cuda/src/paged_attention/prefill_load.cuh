@@ -105,7 +105,7 @@ __device__ inline void produce_keys(const KernelArgs& a, const CUtensorMap* map,
     for (; first_key >= piece.first_key; first_key -= S::kKeys) {
       const int32_t next_slot = first_key > piece.first_key ? tiles.slot_of(piece, first_key - S::kKeys) : 0;
       wait_barrier(QUIRE_BARRIER(keys_empty, at.stage), at.parity ^ 1);
-      // Asked for at the last tile, not before: who asks early takes work from those who end early.
+      // Asked for at the last tile, not before: asking early takes work from those who end early.
       if (first_key == piece.first_key && lane == 0) index = num_workers + atomicAdd(&a.work.line->next, 1);
       tiles.copy(shared.base + S::kKeysAt + at.stage * S::kStageBytes, QUIRE_BARRIER(keys_full, at.stage),
                  piece, first_key, slot);

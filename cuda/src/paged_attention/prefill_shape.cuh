@@ -40,7 +40,7 @@ struct Shape {
   static constexpr int kChunk = kHeadDim % 64 == 0 ? 64 : 32;
   static constexpr int kChunks = kHeadDim / kChunk;
   static constexpr int kRowBytes = kChunk * 2;
-  // Of a tile of keys or values: 8 rows of a chunk, and all chunks of 8 keys.
+  // Bytes of a tile of keys or values: 8 rows of a chunk, and all chunks of 8 keys.
   static constexpr int kBoxRowsBytes = 8 * kRowBytes;
   static constexpr int kGroupBytes = kChunks * kBoxRowsBytes;
   static constexpr int kQueryBytes = kRows * kHeadDim * 2;

@@ -25,7 +25,7 @@ struct KernelArgs {
   float cap_scale;       // soft_cap given: products times this are 2 * score / soft_cap, in base 2
   float cap_log2;        // soft_cap * log2(e)
   float value_scale;     // v_scale
-  bool follows_prefill;  // decode: the kernel in front is that of this layer's prompts
+  bool follows_prefill;  // decode: the previous kernel is that of this layer's prompts
 };
 
 // A product of query and key as a score in base 2.

@@ -49,7 +49,7 @@ class Request:
     extra: Mapping[str, Any] = field(default_factory=dict)  # more sampling fields, wrong ones too
 
     def sampling(self) -> dict[str, Any]:
-        """As the JSON object that vLLM and its relatives read."""
+        """The request as the JSON object that vLLM and its relatives read."""
         values: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature}
         if self.seed is not None:
             values["seed"] = self.seed

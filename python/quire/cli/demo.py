@@ -73,7 +73,7 @@ def _show_stream(host: str, port: int, model: str, payload: dict[str, object]) -
     console.print(payload["text_input"], style="dim", end="", markup=False)
     finish_reason = ""
     for event in stream(host, port, payload, model):
-        # As it arrives: rich would hold text back until the end of a line.
+        # Printed as it arrives: rich would hold text back until the end of a line.
         console.file.write(event.text)
         console.file.flush()
         finish_reason = event.finish_reason

@@ -7,8 +7,8 @@ from quire.errors import InvalidArgument
 
 
 def invalid_argument(error: _core.InvalidArgument, where: str = "") -> InvalidArgument:
-    """The same mistake; `where` comes before the field's name. Reads "<field>: got <given>; allowed:
-    <allowed>"."""
+    """Its message with another name; `where` comes before the field's name. Reads
+    "<field>: got <given>; allowed: <allowed>"."""
     _, _, rest = str(error).partition(": got ")
     given, _, allowed = rest.partition("; allowed: ")
     return InvalidArgument(where + error.field, given, allowed)

@@ -50,7 +50,7 @@ class PromptLogprobs:
         self._rows.download(copy, num_rows)
 
     def host(self, copy: int, num_rows: int) -> Logprobs:
-        """As LogprobRows.host()."""
+        """See LogprobRows.host()."""
         return self._rows.host(copy, num_rows, num_rows)[1]
 
     def _upload(self, copy: int, *arrays: NDArray[np.int32]) -> list[Tensor]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Words of a row: an id, its logprob and rank, the likeliest ids and their logprobs.
 _ROW_SIZE = 3 + 2 * MAX_LOGPROBS
-# Of prompts: which token's logits, the token behind it, how many likeliest ids.
+# For prompts: which token's logits, the token after it, how many likeliest ids.
 NUM_PROMPT_INPUTS = 3
 
 
@@ -56,7 +56,7 @@ class LogprobRows:
 
 
 def _arrays(words: Tensor, n: int) -> tuple[Tensor, ...]:
-    """Of n rows, one array behind the other."""
+    """Bytes of n rows, one array after the other."""
     ids, logprobs, ranks = words[: 3 * n].view(3, n)
     top_ids, top_logprobs = words[3 * n : _ROW_SIZE * n].view(2, n, MAX_LOGPROBS)
     return ids, logprobs.view(torch.float32), ranks, top_ids, top_logprobs.view(torch.float32)

@@ -1,7 +1,7 @@
 """Runs the check of a repository in a process of its own: a hostile model folder can cost no more than that
 process, and what the check loads (torch, a GPU's driver) goes with it.
 
-As a program, ``python -m quire.triton.check_process REPOSITORY MODELS``: prints each problem as a line of
+Run as a program, ``python -m quire.triton.check_process REPOSITORY MODELS``: prints each problem as a line of
 JSON. `MODELS` is a JSON list of the models that will be loaded, or null.
 """
 

@@ -99,7 +99,7 @@ class TritonServer:
 
     @property
     def ending(self) -> str:
-        """How a server ended that nobody stopped: "was killed by SIGSEGV", and what it said last."""
+        """How a server ended that was not stopped: "was killed by SIGSEGV", and what it said last."""
         status = self._process.poll() if self._process else None
         if status is None or self._log is None:
             raise ServerError("tritonserver: has not ended")
@@ -258,7 +258,7 @@ class TritonServer:
     def _wait_ready(self, on_wait: Callable[[], None]) -> None:
         assert self._process
         deadline = time.monotonic() + self._start_timeout
-        # tritonserver opens the port of its metrics last, behind the one that says that it is ready.
+        # tritonserver opens the port of its metrics last, after the one that says that it is ready.
         while not (self.is_ready() and self._listens_for_metrics()):
             if (status := self._process.poll()) is not None:
                 raise ServerStartError(
@@ -294,7 +294,7 @@ def choose_ports(asked: Mapping[str, int | None], host: str) -> list[int]:
         ports = []
         for flag, port in asked.items():
             probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            # As tritonserver does: a port whose last connections are still closing counts as free.
+            # Like tritonserver: a port whose last connections are still closing counts as free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port or 0))

@@ -287,7 +287,7 @@ def test_table_survives_serialization(name: str) -> None:
     for size in [0, 3, 20, 27, 28, 40, len(packed) // 2, len(packed) - 1]:
         with pytest.raises(_core.InvalidArgument):
             _core.TokenTable.deserialize(packed[:size])
-    with pytest.raises(_core.InvalidArgument, match="bytes behind the end"):
+    with pytest.raises(_core.InvalidArgument, match="bytes after the end"):
         _core.TokenTable.deserialize(packed + b"x")
     for offset in (0, 4, 8, 12, 16, 20, 24):
         changed = bytearray(packed)
