@@ -25,7 +25,7 @@ help:
 	@echo "make sanitize  every kernel, in bfloat16, under compute-sanitizer (memcheck, racecheck, synccheck), on such a machine,"
 	@echo "             with what OFFLINE=1 needs"
 	@echo "make lint    formatting, lint, types, and whether generated files are current"
-	@echo "make docs    write the generated files: pages of docs, tables of the README, cpp/include/quire/fields.h"
+	@echo "make docs    write the generated files: pages of docs, tables of the README, cpp/include/quire/fields.h, stub files"
 	@echo "make cuda-check  compile every CUDA kernel for Hopper and the program of make sanitize, warnings as errors; needs no"
 	@echo "             GPU. Uses nvcc from PATH, else installs the PyPI wheels of the CUDA toolkit into build/cuda-check"
 	@echo "make bench   scheduler, kernels, engine and serving on this machine; \`quire bench\` lists them"
@@ -112,7 +112,7 @@ lint: setup
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	$(BIN)/python docs/generate.py --check
 
-# Writes what is generated: pages of docs, the tables of the README, the C++ header of the request fields.
+# Writes what is generated: pages of docs, the tables of the README, the C++ header of the request fields, stub files.
 docs: setup
 	$(BIN)/python docs/generate.py
 

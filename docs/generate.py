@@ -2,17 +2,19 @@
 
     python docs/generate.py [--check] [--root FOLDER]
 
-The pages about fields and settings and the C++ header come from the tables in python/quire; the tables of the
-comparison with vLLM come from benchmarks/results.
+The pages about fields and settings and the C++ header come from the tables in python/quire, the stub files
+from the compiled modules, the tables of the comparison with vLLM from benchmarks/results.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import stubs
 from quire import fields_header, request_docs, settings_docs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,10 +36,16 @@ def numbers(page: str) -> str:
     return report.with_part(page, "table", report.markdown(report.load_runs(report.RESULTS)))
 
 
+def stub(module: str) -> Generator:
+    return lambda _: stubs.stub(importlib.import_module(module))
+
+
 GENERATED: Mapping[str, Generator] = {
     "cpp/include/quire/fields.h": lambda _: fields_header.fields_header(),
     "docs/request_fields.md": lambda _: request_docs.docs_page(),
     "docs/settings.md": lambda _: settings_docs.docs_page(),
+    "python/quire/_core.pyi": stub("quire._core"),
+    "tests/core_parts/_core_parts.pyi": stub("_core_parts"),
     "docs/numbers.md": numbers,
     "README.md": readme,
 }

@@ -1,5 +1,6 @@
 // Batch and its layouts: a step's arrays as views, or packed into buffers.
 #include <pybind11/numpy.h>
+#include <pybind11/typing.h>
 
 #include <cstdint>
 #include <vector>
@@ -75,7 +76,7 @@ void bind_batch_edits(py::module_& m) {
           [](const BatchEdits& self, uintptr_t address) {
             pack_table_rows(self, reinterpret_cast<void*>(address));
             const TableRowsLayout layout = table_rows_layout(self);
-            py::dict offsets;
+            py::typing::Dict<py::str, py::int_> offsets;
             for (int i = 0; i < kNumTableRowArrays; ++i) {
               offsets[kTableRowArrayNames[i]] = layout.offsets[i];
             }
@@ -179,8 +180,12 @@ void bind_batch_class(py::module_& m) {
       batch, "mask_ids", &Batch::mask_ids, [](const Batch& b) { return b.mask_offsets[b.num_sampled]; },
       "[mask_offsets[num_sampled]] int32: ids that may not be sampled");
   batch.def_property_readonly(
-      "edits", [](const Batch& self) { return self.edits.is_empty ? nullptr : &self.edits; },
-      py::return_value_policy::reference_internal,
+      "edits",
+      [](const py::object& self) -> py::typing::Optional<BatchEdits> {
+        const BatchEdits& edits = self.cast<const Batch&>().edits;
+        if (edits.is_empty) return py::none();
+        return py::cast(edits, py::return_value_policy::reference_internal, self);
+      },
       "of requests with penalties, biases and the like; None when there are none");
   bind_view(batch, "num_logprobs", &Batch::num_logprobs, num_sampled,
             "[num_sampled] int32: logprobs of the id and of so many likeliest ones; 0: none");
@@ -195,8 +200,8 @@ void bind_batch_class(py::module_& m) {
 
 // The property `arrays` of a layout.
 template <typename Layout>
-py::dict arrays_of(const Layout& layout) {
-  py::dict arrays;
+auto arrays_of(const Layout& layout) {
+  py::typing::Dict<py::str, py::typing::Tuple<py::int_, py::int_, py::str>> arrays;
   for (const BatchLayout::Array& array : layout.arrays()) {
     arrays[array.name] = py::make_tuple(array.offset, array.count, array.dtype);
   }

@@ -4,6 +4,7 @@
 #include <pybind11/native_enum.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <array>
 #include <optional>
@@ -46,15 +47,16 @@ class Int32Buffer {
 void bind_errors(py::module_& m) {
   static py::handle invalid_argument;
   static py::handle internal_error;
-  const auto add = [&](const char* name, PyObject* base, const char* doc) {
+  const auto add = [&](const char* name, PyObject* base, const char* doc, const py::dict& attributes = {}) {
     const std::string full_name = m.attr("__name__").cast<std::string>() + "." + name;
-    PyObject* type = PyErr_NewExceptionWithDoc(full_name.c_str(), doc, base, nullptr);
+    PyObject* type = PyErr_NewExceptionWithDoc(full_name.c_str(), doc, base, attributes.ptr());
     if (!type) throw py::error_already_set();
     m.attr(name) = py::reinterpret_steal<py::object>(type);
     return py::handle(type);  // the module keeps it alive
   };
   invalid_argument =
-      add("InvalidArgument", PyExc_ValueError, "A caller's mistake; `field` names what was wrong.");
+      add("InvalidArgument", PyExc_ValueError, "A caller's mistake; `field` names what was wrong.",
+          py::dict(py::arg("__annotations__") = py::dict(py::arg("field") = "str")));
   internal_error = add("InternalError", PyExc_RuntimeError, "An invariant of Quire does not hold: a bug.");
   py::register_exception_translator([](std::exception_ptr pointer) {
     try {
@@ -171,7 +173,8 @@ ReleaseCopy copy_release(const StepOutputs& outputs, const Release& release) {
 }
 
 // Of each place its own token, then the likeliest, as [places, num_per_place]; a copy. None: not asked for.
-py::object to_places(const std::vector<Logprob>& entries, uint32_t num_per_place) {
+py::typing::Optional<py::array_t<Logprob>> to_places(const std::vector<Logprob>& entries,
+                                                     uint32_t num_per_place) {
   if (num_per_place == 0) return py::none();
   const std::array<size_t, 2> shape{entries.size() / num_per_place, num_per_place};
   return py::array_t<Logprob>(shape, entries.data());
@@ -193,7 +196,7 @@ void bind_outputs(py::module_& m) {
       .def_readonly("receipt", &ReleaseCopy::receipt)
       .def_property_readonly(
           "stop_reason",
-          [](const ReleaseCopy& self) -> py::object {
+          [](const ReleaseCopy& self) -> py::typing::Optional<py::typing::Union<py::str, py::int_>> {
             if (!self.stop_string.empty()) return py::str(self.stop_string);
             return self.stop_token_id < 0 ? py::none() : py::object(py::int_(self.stop_token_id));
           },
@@ -291,10 +294,11 @@ void bind_engine_core(py::module_& m) {
       .def("clear", &EngineCore::clear)
       .def(
           "update",
-          [](EngineCore& self, const py::buffer& sampled, const std::optional<LogprobArrays>& logprobs,
+          [](EngineCore& self, const py::typing::Union<py::array_t<int32_t>, py::buffer>& sampled,
+             const std::optional<LogprobArrays>& logprobs,
              const std::optional<LogprobArrays>& prompt_logprobs) -> const StepOutputs& {
             const StepLogprobs given{to_rows(logprobs), to_rows(prompt_logprobs)};
-            return self.update(Int32Buffer(sampled).span(), given);
+            return self.update(Int32Buffer(py::buffer(sampled)).span(), given);
           },
           py::arg("sampled"), py::arg("logprobs") = py::none(), py::arg("prompt_logprobs") = py::none(),
           py::return_value_policy::reference_internal)
