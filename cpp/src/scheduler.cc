@@ -17,38 +17,15 @@ Scheduler::Scheduler(const EngineConfig& config, uint64_t salt)
 }
 
 void Scheduler::allocate(BatchOut& out) const {
-  const auto max_tokens = static_cast<size_t>(config_.max_num_batched_tokens);
-  const auto max_reqs = static_cast<size_t>(std::min(config_.max_num_seqs, config_.max_num_batched_tokens));
+  const int64_t max_tokens = config_.max_num_batched_tokens;
+  const int64_t max_reqs = std::min(config_.max_num_seqs, config_.max_num_batched_tokens);
   Batch& batch = out.batch;
-  batch.token_ids.resize(max_tokens);
-  batch.positions.resize(max_tokens);
-  batch.slot_mapping.resize(max_tokens);
-  batch.request_ids.resize(max_reqs);
-  batch.sequence_index.resize(max_reqs);
-  batch.query_start_loc.resize(max_reqs + 1);
-  batch.seq_lens.resize(max_reqs);
-  batch.block_table_rows.resize(max_reqs);
+  batch.allocate({1, max_tokens, max_reqs, max_reqs, max_tokens, 0});
   batch.block_tables = blocks_.block_tables();
   batch.block_table_stride = blocks_.stride();
   batch.num_block_table_rows = blocks_.num_rows();
-  batch.sample_token_idx.resize(max_reqs);
-  batch.sample_req_idx.resize(max_reqs);
-  batch.sample_rows.resize(max_reqs);
-  batch.temperature.resize(max_reqs);
-  batch.top_p.resize(max_reqs);
-  batch.top_k.resize(max_reqs);
-  batch.seed.resize(max_reqs);
-  batch.output_idx.resize(max_reqs);
-  batch.mask_offsets.resize(max_reqs + 1);
-  batch.mask_ids.resize(max_reqs * kMaxMaskIds);
-  batch.block_copies.reserve(2 * max_reqs);
-  batch.num_logprobs.resize(max_reqs);
-  batch.prompt_token_idx.resize(max_tokens);
-  batch.prompt_req_idx.resize(max_tokens);
-  batch.prompt_next_ids.resize(max_tokens);
-  batch.prompt_num_logprobs.resize(max_tokens);
-  out.requests.resize(max_reqs);
-  out.num_new_tokens.resize(max_reqs);
+  out.requests.resize(static_cast<size_t>(max_reqs));
+  out.num_new_tokens.resize(static_cast<size_t>(max_reqs));
 }
 
 void Scheduler::add(RequestState& request, RequestState* sibling) {
@@ -78,15 +55,11 @@ const Batch& Scheduler::schedule(int64_t now_ns) {
   QUIRE_CHECK(num_out_ < config_.max_batches_out, num_out_ << " batches are out");
   newest_ = (oldest_ + num_out_) % config_.max_batches_out;
   Batch& batch = out_[newest_].batch;
-  batch.num_reqs = batch.num_tokens = batch.num_sampled = 0;
-  batch.max_query_len = batch.max_seq_len = 0;
-  batch.num_prompt_rows = 0;
-  batch.has_logprobs = false;
-  batch.query_start_loc[0] = batch.mask_offsets[0] = 0;
-  batch.block_copies.clear();
-  batch.edits.is_empty = true;
+  batch.clear();
   fill_batch(batch);
   blocks_.take_updates(batch.block_table_updates);
+  const auto num_updates = static_cast<int32_t>(batch.block_table_updates.size() / 2);
+  batch.header = {batch.num_reqs, batch.num_tokens, batch.num_sampled, num_updates};
   if (batch.num_tokens > 0) ++num_out_;
   return batch;
 }
@@ -248,15 +221,13 @@ void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
   batch.top_k[sample_idx] = request.top_k;
   batch.seed[sample_idx] = request.seed;
   batch.output_idx[sample_idx] = output_idx;
-  int32_t mask_end = batch.mask_offsets[sample_idx];
   if (output_idx < request.min_tokens) {
-    std::copy(request.mask_ids.begin(), request.mask_ids.end(), batch.mask_ids.begin() + mask_end);
-    mask_end += static_cast<int32_t>(request.mask_ids.size());
+    batch.mask_ids.insert(batch.mask_ids.end(), request.mask_ids.begin(), request.mask_ids.end());
   }
-  batch.mask_offsets[sample_idx + 1] = mask_end;
+  batch.mask_offsets[sample_idx + 1] = static_cast<int32_t>(batch.mask_ids.size());
   batch.num_logprobs[sample_idx] = request.num_logprobs;
   batch.has_logprobs |= request.num_logprobs > 0;
-  if (request.edits || !batch.edits.is_empty) append_edits(batch, request, config_.vocab_size);
+  if (request.edits || batch.has_edits) append_edits(batch, request, config_.vocab_size);
 }
 
 // Those of the tokens [begin, end) that predict another token of the prompt. The request's entry is the last.

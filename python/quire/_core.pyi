@@ -212,76 +212,24 @@ class TokenTable:
     def deserialize(bytes: bytes) -> TokenTable: ...
 
 class BatchLayout:
-    """Where each array of a batch lies in one buffer, for the largest batch of a config."""
-    def __init__(self, config: EngineConfig) -> None: ...
+    """Where columns of a batch lie in one buffer."""
+    def __init__(self, config: EngineConfig) -> None:
+        """What every step brings: room for the largest batch of a config."""
+    @staticmethod
+    def for_edits(max_num_seqs: int) -> BatchLayout:
+        """What requests with logprobs, penalties, biases and the like bring, for the most samples."""
+    @staticmethod
+    def for_table_rows(batch: Batch) -> BatchLayout:
+        """The rows of the samplers' tables that this batch writes."""
     @property
     def num_bytes(self) -> int: ...
     @property
-    def arrays(self) -> dict[str, tuple[int, int, str]]:
-        """name -> (offset in bytes, number of elements, numpy's name of the type), in the buffer's order"""
-
-class EditsLayout:
-    """The same of what samples ask for beside: num_logprobs and BatchEdits."""
-    def __init__(self, max_num_seqs: int) -> None: ...
-    @property
-    def num_bytes(self) -> int: ...
-    @property
-    def arrays(self) -> dict[str, tuple[int, int, str]]:
-        """name -> (offset in bytes, number of elements, numpy's name of the type), in the buffer's order"""
-
-class BatchEdits:
-    """What requests of a batch change about their logits: views, as those of Batch."""
-    @property
-    def min_p(self) -> npt.NDArray[np.float32]:
-        """[num_sampled] float32; 0: off"""
-    @property
-    def repetition_penalty(self) -> npt.NDArray[np.float32]:
-        """[num_sampled] float32"""
-    @property
-    def presence_penalty(self) -> npt.NDArray[np.float32]:
-        """[num_sampled] float32"""
-    @property
-    def frequency_penalty(self) -> npt.NDArray[np.float32]:
-        """[num_sampled] float32"""
-    @property
-    def allowed_rows(self) -> npt.NDArray[np.int32]:
-        """[num_sampled] int32: rows of allowed_masks; -1: all tokens are allowed"""
-    @property
-    def bias_offsets(self) -> npt.NDArray[np.int32]:
-        """[num_sampled + 1] int32"""
-    @property
-    def bias_ids(self) -> npt.NDArray[np.int32]:
-        """[num_biases] int32; ascending in each row"""
-    @property
-    def biases(self) -> npt.NDArray[np.float32]:
-        """[num_biases] float32; -inf: not to be sampled"""
-    @property
-    def counted_rows(self) -> npt.NDArray[np.int32]:
-        """[num_counted] int32: rows of token_counts to be written first"""
-    @property
-    def counted_offsets(self) -> npt.NDArray[np.int32]:
-        """[num_counted + 1] int32"""
-    @property
-    def counted_prompt_lens(self) -> npt.NDArray[np.int32]:
-        """[num_counted] int32"""
-    @property
-    def counted_token_ids(self) -> npt.NDArray[np.int32]:
-        """[counted_offsets[-1]] int32"""
-    @property
-    def masked_rows(self) -> npt.NDArray[np.int32]:
-        """[num_masked] int32: rows of allowed_masks to be written first"""
-    @property
-    def masks(self) -> npt.NDArray[np.uint32]:
-        """[num_masked * num_mask_words] uint32"""
-    @property
-    def num_table_row_bytes(self) -> int: ...
-    def pack_table_rows(self, address: int) -> dict[str, int]:
-        """Write counted_rows to masks to num_table_row_bytes bytes of memory; where each of them lies, in
-        bytes."""
+    def arrays(self) -> dict[str, ColumnArray]:
+        """by name of the column, in the buffer's order"""
 
 class Batch:
-    """One step's work. Arrays are read-only views of the core's memory, without a copy: they hold until
-    the batch's update(); a later schedule() overwrites them. They keep the core alive."""
+    """One step's work. Columns are read-only views of the core's memory, without a copy: they hold
+    until the batch's update(); a later schedule() overwrites them. They keep the core alive."""
     @property
     def num_reqs(self) -> int: ...
     @property
@@ -297,95 +245,156 @@ class Batch:
     @property
     def has_logprobs(self) -> bool: ...
     @property
+    def has_edits(self) -> bool:
+        """Some sample has penalties, biases or the like."""
+    @property
     def block_tables(self) -> npt.NDArray[np.int32]:
-        """[max_num_seqs, max_blocks_per_request] int32; entries past a request's blocks are stale; the next
+        """[max_num_seqs, max_blocks_per_request]: entries past a request's blocks are stale; the next
         schedule() changes it"""
-    @property
-    def num_block_copies(self) -> int: ...
-    @property
-    def block_copies(self) -> npt.NDArray[np.int32]:
-        """[num_block_copies, 2] int32: source, destination; whole blocks to be copied ahead of the step"""
-    @property
-    def block_table_updates(self) -> npt.NDArray[np.int32]:
-        """[num_updates, 2] int32: index into the flat block_tables, block id, of each entry that was set
-        since the schedule() before"""
     def pack(
-        self, layout: BatchLayout, address: int, num_tokens: int, num_reqs: int, num_sampled: int
+        self, layout: BatchLayout, address: int, num_tokens: int = 0, num_reqs: int = 0, num_sampled: int = 0
     ) -> int:
-        """Write all arrays, padded to the given sizes, to layout.num_bytes bytes of memory; how many of
-        them hold something."""
-    def pack_edits(self, layout: EditsLayout, address: int, num_sampled: int) -> int:
-        """Write num_logprobs and the edits of the samples, padded to num_sampled, to layout.num_bytes bytes
-        of memory; how many biases there are."""
+        """Write the layout's columns, padded to the given sizes, to layout.num_bytes bytes of memory; how
+        many of them hold something."""
     @property
-    def token_ids(self) -> npt.NDArray[np.int32]:
-        """[num_tokens] int32; ~row: the id that the batch before samples for that row of block_tables"""
-    @property
-    def positions(self) -> npt.NDArray[np.int32]:
-        """[num_tokens] int32"""
-    @property
-    def slot_mapping(self) -> npt.NDArray[np.int64]:
-        """[num_tokens] int64: block_id * block_size + offset; -1: its KV is there already"""
-    @property
-    def request_ids(self) -> npt.NDArray[np.uint64]:
-        """[num_reqs] uint64"""
-    @property
-    def sequence_index(self) -> npt.NDArray[np.uint32]:
-        """[num_reqs] uint32: which of the request's sequences"""
+    def header(self) -> npt.NDArray[np.int32]:
+        """[4]: without padding: num_reqs, num_tokens, num_sampled, entries of block_table_updates"""
     @property
     def query_start_loc(self) -> npt.NDArray[np.int32]:
-        """[num_reqs + 1] int32"""
+        """[num_reqs + 1]: request i owns the tokens [query_start_loc[i], query_start_loc[i + 1])"""
     @property
     def seq_lens(self) -> npt.NDArray[np.int32]:
-        """[num_reqs] int32: tokens with KV after this step"""
+        """[num_reqs]: tokens with KV after this step"""
     @property
     def block_table_rows(self) -> npt.NDArray[np.int32]:
-        """[num_reqs] int32: row of block_tables"""
+        """[num_reqs]: row of block_tables"""
     @property
     def sample_token_idx(self) -> npt.NDArray[np.int32]:
-        """[num_sampled] int32: tokens whose logits are sampled"""
-    @property
-    def sample_req_idx(self) -> npt.NDArray[np.int32]:
-        """[num_sampled] int32: their requests"""
+        """[num_sampled]: token whose logits are sampled"""
     @property
     def sample_rows(self) -> npt.NDArray[np.int32]:
-        """[num_sampled] int32: their rows of block_tables"""
+        """[num_sampled]: row of block_tables; for padding max_num_seqs, which no request has"""
     @property
     def temperature(self) -> npt.NDArray[np.float32]:
-        """[num_sampled] float32; 0: greedy"""
+        """[num_sampled]: 0: greedy"""
     @property
     def top_p(self) -> npt.NDArray[np.float32]:
-        """[num_sampled] float32"""
+        """[num_sampled]: 1: off"""
     @property
     def top_k(self) -> npt.NDArray[np.int32]:
-        """[num_sampled] int32; 0: off"""
+        """[num_sampled]: 0: off"""
     @property
     def seed(self) -> npt.NDArray[np.uint64]:
-        """[num_sampled] uint64"""
+        """[num_sampled]: seed of the sequence"""
     @property
     def output_idx(self) -> npt.NDArray[np.int32]:
-        """[num_sampled] int32: how many tokens the request has produced"""
+        """[num_sampled]: how many tokens the request has produced: the counter of the random stream"""
     @property
     def mask_offsets(self) -> npt.NDArray[np.int32]:
-        """[num_sampled + 1] int32: row j masks mask_ids[mask_offsets[j]:mask_offsets[j + 1]]"""
+        """[num_sampled + 1]: sample j masks mask_ids[mask_offsets[j]:mask_offsets[j + 1]]"""
+    @property
+    def token_ids(self) -> npt.NDArray[np.int32]:
+        """[num_tokens]: ~row: the last id sampled for that row"""
+    @property
+    def positions(self) -> npt.NDArray[np.int32]:
+        """[num_tokens]: place in the request's sequence"""
+    @property
+    def slot_mapping(self) -> npt.NDArray[np.int64]:
+        """[num_tokens]: block_id * block_size + offset; -1: its KV is there already"""
+    @property
+    def block_copies(self) -> npt.NDArray[np.int32]:
+        """[num_block_copies, 2]: source and destination: whole blocks to be copied, keys and values of all
+        layers"""
     @property
     def mask_ids(self) -> npt.NDArray[np.int32]:
-        """[mask_offsets[num_sampled]] int32: ids that may not be sampled"""
+        """[num_mask_ids]: ids that may not be sampled"""
     @property
-    def edits(self) -> BatchEdits | None:
-        """of requests with penalties, biases and the like; None when there are none"""
+    def block_table_updates(self) -> npt.NDArray[np.int32]:
+        """[num_block_table_updates, 2]: index into the flat block_tables and block id: each entry that was
+        set since the schedule() before, once"""
     @property
     def num_logprobs(self) -> npt.NDArray[np.int32]:
-        """[num_sampled] int32: logprobs of the id and of so many likeliest ones; 0: none"""
+        """[num_sampled]: logprobs of the sampled id and of that many likeliest ones; 0: none"""
+    @property
+    def min_p(self) -> npt.NDArray[np.float32]:
+        """[num_sampled]: 0: off"""
+    @property
+    def repetition_penalty(self) -> npt.NDArray[np.float32]:
+        """[num_sampled]: 1: off"""
+    @property
+    def presence_penalty(self) -> npt.NDArray[np.float32]:
+        """[num_sampled]: 0: off"""
+    @property
+    def frequency_penalty(self) -> npt.NDArray[np.float32]:
+        """[num_sampled]: 0: off"""
+    @property
+    def allowed_rows(self) -> npt.NDArray[np.int32]:
+        """[num_sampled]: row of allowed_masks; -1: all tokens are allowed"""
+    @property
+    def bias_offsets(self) -> npt.NDArray[np.int32]:
+        """[num_sampled + 1]: sample j adds biases[bias_offsets[j]:bias_offsets[j + 1]]"""
+    @property
+    def bias_ids(self) -> npt.NDArray[np.int32]:
+        """[num_bias_ids]: ascending in each sample, each once"""
+    @property
+    def biases(self) -> npt.NDArray[np.float32]:
+        """[num_biases]: added to the logit of the id; -inf: not to be sampled"""
+    @property
+    def counted_rows(self) -> npt.NDArray[np.int32]:
+        """[num_counted_rows]: rows of token_counts"""
+    @property
+    def counted_offsets(self) -> npt.NDArray[np.int32]:
+        """[num_counted_offsets]: row i counts counted_token_ids[counted_offsets[i]:counted_offsets[i +
+        1]]"""
+    @property
+    def counted_prompt_lens(self) -> npt.NDArray[np.int32]:
+        """[num_counted_prompt_lens]: how many of the row's tokens are the prompt's"""
+    @property
+    def counted_token_ids(self) -> npt.NDArray[np.int32]:
+        """[num_counted_token_ids]: tokens of all rows"""
+    @property
+    def masked_rows(self) -> npt.NDArray[np.int32]:
+        """[num_masked_rows]: rows of allowed_masks"""
+    @property
+    def masks(self) -> npt.NDArray[np.uint32]:
+        """[num_masks]: [num_masked * num_mask_words]"""
+    @property
+    def request_ids(self) -> npt.NDArray[np.uint64]:
+        """[num_reqs]: id of the request"""
+    @property
+    def sequence_index(self) -> npt.NDArray[np.uint32]:
+        """[num_reqs]: which of the request's sequences"""
+    @property
+    def sample_req_idx(self) -> npt.NDArray[np.int32]:
+        """[num_sampled]: index in [0, num_reqs)"""
     @property
     def prompt_token_idx(self) -> npt.NDArray[np.int32]:
-        """[num_prompt_rows] int32: tokens whose logits are wanted for prompt logprobs"""
+        """[num_prompt_rows]: token whose logits are wanted for prompt logprobs"""
+    @property
+    def prompt_req_idx(self) -> npt.NDArray[np.int32]:
+        """[num_prompt_rows]: index in [0, num_reqs)"""
     @property
     def prompt_next_ids(self) -> npt.NDArray[np.int32]:
-        """[num_prompt_rows] int32: the tokens behind them, whose logprobs are wanted"""
+        """[num_prompt_rows]: the next token of the prompt, whose logprob is wanted"""
     @property
     def prompt_num_logprobs(self) -> npt.NDArray[np.int32]:
-        """[num_prompt_rows] int32: as num_logprobs, at least 1"""
+        """[num_prompt_rows]: as num_logprobs; never 0"""
+
+class ColumnArray:
+    """A column's place in a BatchLayout."""
+    @property
+    def dtype(self) -> str:
+        """numpy's name of the type"""
+    @property
+    def offset(self) -> int:
+        """bytes from the buffer's start"""
+    @property
+    def count(self) -> int:
+        """elements that have room"""
+    @property
+    def padding(self) -> float: ...
+    def length(self, num_tokens: int, num_reqs: int, num_sampled: int) -> int:
+        """Elements of a step of these sizes; of a list all that have room."""
 
 class EngineStats:
     """Gauges of now, and totals since the start."""

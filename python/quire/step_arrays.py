@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
 class StepArrays:
-    """One step's arrays on the device (those of `_core.Batch`), padded to the sizes of a captured graph.
+    """One step's columns on the device, by name: those of `_core.BatchLayout(config)`, padded to the sizes of
+    a captured graph. cpp/include/quire/batch_columns.def says what they hold.
 
-    Padding tokens have slot -1, padding requests no query tokens, padding samples the spare row of
-    `last_token_ids`.
+    Lists have all their room: the header says how many entries count. Seeds are int64, with the same bits.
     """
 
-    header: Tensor  # [4] int32: num_reqs, num_tokens, num_sampled, num_block_table_updates; not padded
-    token_ids: Tensor  # [num_tokens] int32; ~row: the last id sampled for that row
-    positions: Tensor  # [num_tokens] int32
-    slot_mapping: Tensor  # [num_tokens] int64
-    block_copies: Tensor  # [2 * capacity] int32: pairs of source and destination
-    query_start_loc: Tensor  # [num_reqs + 1] int32
-    seq_lens: Tensor  # [num_reqs] int32
-    block_table_rows: Tensor  # [num_reqs] int32
-    sample_token_idx: Tensor  # [num_sampled] int32
-    sample_rows: Tensor  # [num_sampled] int32
-    temperature: Tensor  # [num_sampled] float32
-    top_p: Tensor  # [num_sampled] float32
-    top_k: Tensor  # [num_sampled] int32
-    seed: Tensor  # [num_sampled] uint64, as int64
-    output_idx: Tensor  # [num_sampled] int32
-    mask_offsets: Tensor  # [num_sampled + 1] int32
-    mask_ids: Tensor  # [capacity] int32
-    block_table_updates: Tensor  # [2 * capacity] int32: pairs of flat index, block id
+    def __init__(self, **columns: Tensor) -> None:
+        vars(self).update(columns)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Tensor: ...
 
     @property
     def num_tokens(self) -> int:

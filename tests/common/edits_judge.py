@@ -80,7 +80,7 @@ class Samples:
         self.arrays = {name: torch.from_numpy(getattr(batch, name).copy()) for name in names}
         ends = batch.mask_offsets.tolist()
         self.masked = [batch.mask_ids[begin:end].tolist() for begin, end in pairwise(ends)]
-        self.has_edits = batch.edits is not None
+        self.has_edits = batch.has_edits
 
 
 class EditsJudge:

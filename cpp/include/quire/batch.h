@@ -1,18 +1,46 @@
-// One step's work as flat arrays: what the model runner reads. Owned by the scheduler, allocated once at its
-// largest size. A batch holds until its own update() (EngineCore); the runner never writes it.
-//
-// Request i of the batch owns tokens [query_start_loc[i], query_start_loc[i + 1]).
+// One step's work as columns: what the model runner reads. Owned by the scheduler, allocated once. A batch
+// holds until its own update() (EngineCore); the runner never writes it.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <tuple>
 #include <vector>
 
-#include "quire/logit_edits.h"
+#include "quire/sampling.h"
 
 namespace quire {
 
-// Largest number of mask_ids of one request.
-constexpr int32_t kMaxMaskIds = 256;
+constexpr int32_t kMaxMaskIds = 256;                          // of one request
+constexpr int32_t kMaxBiases = kMaxLogitBias + kMaxBadWords;  // of one request
+
+// What the length of a column counts. A step has one header; table entries are those of block_tables.
+enum class Unit : uint8_t { kStep, kToken, kRequest, kSample, kPromptRow, kTableEntry };
+constexpr int kNumUnits = 6;
+using Counts = std::array<int64_t, kNumUnits>;  // by Unit
+
+struct Length {
+  Unit unit = Unit::kStep;
+  int32_t per_unit = 1;     // elements; for lists the most
+  int32_t width = 1;        // 2: elements are pairs
+  bool is_offsets = false;  // one element more: entry i is where the i-th one begins in a list
+  bool is_list = false;     // as many elements as there are
+
+  int64_t of(const Counts& counts) const {
+    return counts[static_cast<size_t>(unit)] * per_unit * width + is_offsets;
+  }
+};
+constexpr Length per(Unit unit, int32_t num_elements = 1) { return {unit, num_elements}; }
+constexpr Length offsets_of(Unit unit) { return {unit, 1, 1, true}; }
+constexpr Length list_of(Unit unit, int32_t most = 1) { return {unit, most, 1, false, true}; }
+constexpr Length pairs_of(Unit unit) { return {unit, 1, 2, false, true}; }
+
+// Which buffer a column is packed into.
+enum class Part : uint8_t { kStep, kLogprobs, kEdits, kTableRows, kHost };
+
+// Padding that stands for max_num_seqs, a row of block_tables that no request has.
+constexpr int32_t kSpareRow = INT32_MIN;
 
 struct Batch {
   int32_t num_reqs = 0;
@@ -22,22 +50,7 @@ struct Batch {
   int32_t max_seq_len = 0;
   int32_t num_prompt_rows = 0;  // tokens of prompts whose logits are wanted for their logprobs
   bool has_logprobs = false;    // some of num_logprobs are not 0
-
-  // Per token, [num_tokens]
-  // A negative id is ~row: the id that the batch before sampled for row `row` of block_tables, and that
-  // nobody here knows yet. The device keeps the last id sampled for each row. Batches run in the order of
-  // their launches, so a row that was given to another request meanwhile is safe: that request's tokens are
-  // all known until it samples, and its first sample replaces what the row's former owner left there.
-  std::vector<int32_t> token_ids;
-  std::vector<int32_t> positions;
-  std::vector<int64_t> slot_mapping;  // block_id * block_size + offset; -1: its KV is there already
-
-  // Per request, [num_reqs]
-  std::vector<uint64_t> request_ids;
-  std::vector<uint32_t> sequence_index;   // among the sequences of the request
-  std::vector<int32_t> query_start_loc;   // [num_reqs + 1]
-  std::vector<int32_t> seq_lens;          // tokens with KV after this step
-  std::vector<int32_t> block_table_rows;  // row of block_tables
+  bool has_edits = false;       // the columns of kEdits are filled: some sample has penalties or the like
 
   // [max_num_seqs, max_blocks_per_request]; a running request keeps its row. Entries past its blocks are
   // stale. All batches share this table, and schedule() changes it: read it before the next schedule(), or
@@ -45,38 +58,43 @@ struct Batch {
   const int32_t* block_tables = nullptr;
   int32_t block_table_stride = 0;
   int32_t num_block_table_rows = 0;
-  // Pairs (row * block_table_stride + column, block id): every entry of block_tables that was set since the
-  // schedule() before, each once. After forget_batches(): every entry that is in use.
-  std::vector<int32_t> block_table_updates;  // [num_block_table_updates(), 2]
 
-  // Pairs of block ids (source, destination): copies of whole blocks, keys and values of all layers, to be
-  // made behind the batch before and ahead of this one. No destination is a source. Mostly none.
-  std::vector<int32_t> block_copies;  // [num_block_copies(), 2], at most max_num_seqs of them
+#define QUIRE_COLUMN(type, name, length, part, padding, meaning) std::vector<type> name;
+#include "quire/batch_columns.def"
 
-  // Per sampled request, [num_sampled], in the order of the ids that update() takes
-  std::vector<int32_t> sample_token_idx;  // index in [0, num_tokens) whose logits are sampled
-  std::vector<int32_t> sample_req_idx;    // index in [0, num_reqs)
-  std::vector<int32_t> sample_rows;       // row of block_tables
-  std::vector<float> temperature;         // 0: greedy
-  std::vector<float> top_p;
-  std::vector<int32_t> top_k;  // 0: off
-  std::vector<uint64_t> seed;
-  std::vector<int32_t>
-      output_idx;  // how many tokens the request has produced: the counter of the random stream
-  // ids that may not be sampled (min_tokens): row j masks [mask_offsets[j], mask_offsets[j + 1])
-  std::vector<int32_t> mask_offsets;  // [num_sampled + 1]
-  std::vector<int32_t> mask_ids;
-  std::vector<int32_t> num_logprobs;  // the sampled id's and that many likeliest ones; 0: none
-  BatchEdits edits;                   // of requests with penalties, biases and the like
-
-  // Per row of prompt logprobs, [num_prompt_rows], in the order of the tokens
-  std::vector<int32_t> prompt_token_idx;     // index in [0, num_tokens): a token whose logits are wanted
-  std::vector<int32_t> prompt_req_idx;       // index in [0, num_reqs)
-  std::vector<int32_t> prompt_next_ids;      // the token behind it, whose logprob is wanted
-  std::vector<int32_t> prompt_num_logprobs;  // as num_logprobs; never 0
-
-  int32_t num_block_copies() const { return static_cast<int32_t>(block_copies.size() / 2); }
-  int32_t num_block_table_updates() const { return static_cast<int32_t>(block_table_updates.size() / 2); }
+  // Gives every column room; lists grow as they need.
+  void allocate(const Counts& largest);
+  void clear();
+  Counts counts() const { return {1, num_tokens, num_reqs, num_sampled, num_prompt_rows, 0}; }
 };
+
+template <class T>
+struct Column {
+  using Type = T;
+  const char* name;
+  std::vector<T> Batch::* values;
+  Length length;
+  Part part;
+  T padding;
+  const char* meaning;
+
+  // How many elements the batch has in this column.
+  int64_t size(const Batch& batch) const {
+    if (length.is_list) return static_cast<int64_t>((batch.*values).size());
+    return part == Part::kEdits && !batch.has_edits ? 0 : length.of(batch.counts());
+  }
+};
+
+inline constexpr std::tuple kBatchColumns{
+#define QUIRE_COLUMN(type, name, length, part, padding, meaning) \
+  Column<type>{#name, &Batch::name, length, Part::part, padding, meaning},
+#include "quire/batch_columns.def"
+};
+
+// Calls visit(column) for each column.
+template <class Visit>
+constexpr void for_each_column(Visit&& visit) {
+  std::apply([&](const auto&... column) { (visit(column), ...); }, kBatchColumns);
+}
 
 }  // namespace quire

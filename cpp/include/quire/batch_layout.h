@@ -1,13 +1,11 @@
-// A batch in one contiguous buffer, so that one copy takes it to a device: where each array lies, for the
-// largest batch of an engine, and the writer that fills it.
+// Columns of a batch in one contiguous buffer, so that one copy takes them to a device: where each array
+// lies, and the writer that fills it.
 //
-// Arrays lie at fixed offsets, so captured graphs can read them from where they are. Those that are mostly
-// empty come last: what a step must copy is a short prefix.
+// Arrays lie at fixed offsets, so captured graphs can read them from where they are.
 #pragma once
 
-#include <array>
-#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "quire/batch.h"
 #include "quire/config.h"
@@ -16,61 +14,48 @@ namespace quire {
 
 class BatchLayout {
  public:
-  // In the order of the buffer. Shapes, element types and meanings are those of Batch.
-  enum Index {
-    kHeader,  // [kHeaderSize] int32, of the batch without padding: num_reqs, num_tokens, num_sampled,
-              // num_block_table_updates
-    kQueryStartLoc,
-    kSeqLens,
-    kBlockTableRows,
-    kSampleTokenIdx,
-    kSampleRows,
-    kTemperature,
-    kTopP,
-    kTopK,
-    kSeed,
-    kOutputIdx,
-    kMaskOffsets,
-    kTokenIds,
-    kPositions,
-    kSlotMapping,
-    kBlockCopies,  // pairs; not in the header: what copies them is launched for those that there are
-    kMaskIds,
-    kBlockTableUpdates,  // pairs
-    kNumArrays,
-  };
-  static constexpr int64_t kHeaderSize = 4;
-  static constexpr int64_t kAlignment = 256;  // of every offset, in bytes
-
   struct Array {
-    const char* name = "";   // of the field of Batch, or "header"
-    const char* dtype = "";  // "int32", "int64", "uint64", "float32"
+    const char* name = "";   // of the column
+    const char* dtype = "";  // numpy's name
     int64_t offset = 0;      // bytes from the buffer's start
     int64_t count = 0;       // elements that have room
+    Length length;
+    double padding = 0;
   };
 
-  // config: valid. Requests and samples have room for max_num_seqs, tokens for max_num_batched_tokens, both
-  // rounded up to kPaddedTo.
+  // What every step brings: room for the largest batch of a config, which is valid. Tokens, requests and
+  // samples are rounded up to kPaddedTo.
   explicit BatchLayout(const EngineConfig& config);
-  static constexpr int32_t kPaddedTo = 64;
+  // What requests with logprobs, penalties, biases and the like bring: for that many samples, rounded up.
+  static BatchLayout for_edits(int32_t max_num_seqs);
+  // The rows of the samplers' tables that this batch writes. num_bytes is 0 when there are none.
+  static BatchLayout for_table_rows(const Batch& batch);
 
-  const Array& operator[](Index index) const { return arrays_[index]; }
-  const std::array<Array, kNumArrays>& arrays() const { return arrays_; }
+  static constexpr int64_t kPaddedTo = 64;
+  static constexpr int64_t kAlignment = 256;  // of every offset, in bytes
+
+  const std::vector<Array>& arrays() const { return arrays_; }
   int64_t num_bytes() const { return num_bytes_; }
-  int32_t dump_row() const { return dump_row_; }  // max_num_seqs: no request's row; for padding samples
+
+  // Writes the columns of the batch into `buffer` (num_bytes(), aligned to 8) as if it had the given numbers
+  // of tokens, requests and samples. Padding has the column's value; that of offsets is their last one.
+  // Returns the length of the prefix that holds all of it. Throws InvalidArgument, and writes nothing, when a
+  // number is smaller than the batch's or larger than the layout's.
+  int64_t pack(const Batch& batch, void* buffer, int32_t num_tokens, int32_t num_reqs,
+               int32_t num_sampled) const;
 
  private:
-  std::array<Array, kNumArrays> arrays_;
-  int64_t num_bytes_ = 0;
-  int32_t dump_row_ = 0;
-};
+  BatchLayout(Part first, Part last, int32_t spare_row) : first_(first), last_(last), spare_row_(spare_row) {}
+  template <class Count>
+  void place(int64_t alignment, Count count);
+  template <class Visit>
+  void for_each_own_column(Visit visit) const;
 
-// Writes the batch into `buffer` (layout.num_bytes(), aligned to 8) as if it had the given numbers of tokens,
-// requests and samples. Padding tokens: id 0, position 0, slot -1. Padding requests: no tokens, seq_len 0,
-// row 0. Padding samples: token 0, sample_row max_num_seqs, temperature 0, top_p 1, top_k 0, seed 0,
-// output_idx 0, no mask. Returns the length of the prefix that holds all of it. Throws InvalidArgument when a
-// number is smaller than the batch's or larger than the layout's.
-int64_t pack(const Batch& batch, const BatchLayout& layout, void* buffer, int32_t num_tokens,
-             int32_t num_reqs, int32_t num_sampled);
+  Part first_, last_;  // its columns
+  int32_t spare_row_;
+  Counts room_ = {};  // 0: none of its columns counts them
+  std::vector<Array> arrays_;
+  int64_t num_bytes_ = 0;
+};
 
 }  // namespace quire

@@ -5,7 +5,6 @@
 // Most batches have no such request: then nothing here is filled, packed or copied.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -38,54 +37,15 @@ std::shared_ptr<const LogitEdits> make_logit_edits(const SamplingParams& params)
 // Why no token could be sampled. edits: of the request; may be null.
 const char* no_token_error(const LogitEdits* edits);
 
-// Of a batch.
-//
 // The samplers keep two tables with one row per row of the block tables: token_counts (what penalties know
 // of a request, see quire/cpu/token_counts.h) and allowed_masks, [max_num_seqs + 1, num_mask_words] uint32,
 // where bit id % 32 of word id / 32 says that the token may be sampled. A batch writes the rows of requests
 // that sample for the first time since they got their row, be they new or resumed. Later the samplers
 // themselves count what they draw, so nobody needs to know an id to go on.
-struct BatchEdits {
-  bool is_empty = true;  // what follows is stale then
-
-  // Per sampled request, [num_sampled]
-  std::vector<float> min_p;  // 0: off
-  std::vector<float> repetition_penalty;
-  std::vector<float> presence_penalty;
-  std::vector<float> frequency_penalty;
-  std::vector<int32_t> allowed_rows;  // row of allowed_masks; -1: all tokens are allowed
-  std::vector<int32_t> bias_offsets;  // [num_sampled + 1]; row j has bias_offsets[j] to bias_offsets[j + 1]
-  std::vector<int32_t> bias_ids;      // ascending in each row, each once
-  std::vector<float> biases;          // added to the logit of the id
-
-  // Rows of token_counts to be written before this batch samples, [num_counted]
-  std::vector<int32_t> counted_rows;
-  std::vector<int32_t> counted_offsets;      // [num_counted + 1] into counted_token_ids
-  std::vector<int32_t> counted_prompt_lens;  // how many of the tokens are the prompt's
-  std::vector<int32_t> counted_token_ids;
-
-  // Rows of allowed_masks to be written before, [num_masked]
-  std::vector<int32_t> masked_rows;
-  std::vector<uint32_t> masks;  // [num_masked, num_mask_words]
-};
-
 constexpr int32_t num_mask_words(int32_t vocab_size) { return (vocab_size + 31) / 32; }
 
 // Adds what the last sample of the batch needs, which is the request's. To be called when the request has
 // edits, or when the batch has some already.
 void append_edits(Batch& batch, RequestState& request, int32_t vocab_size);
-
-// The rows of the tables that a batch writes (counted_rows to masks), one array behind the other in their
-// order, each at a multiple of kTableRowsAlignment bytes.
-constexpr int64_t kTableRowsAlignment = 16;
-constexpr int kNumTableRowArrays = 6;
-struct TableRowsLayout {
-  std::array<int64_t, kNumTableRowArrays> offsets{};  // bytes from the buffer's start
-  int64_t num_bytes = 0;                              // 0: no row is written
-};
-extern const std::array<const char*, kNumTableRowArrays> kTableRowArrayNames;
-TableRowsLayout table_rows_layout(const BatchEdits& edits);
-// buffer: table_rows_layout(edits).num_bytes.
-void pack_table_rows(const BatchEdits& edits, void* buffer);
 
 }  // namespace quire

@@ -30,7 +30,7 @@ struct alignas(64) RequestState {
   bool is_forked = false;          // since its admission: it shares a sibling's prompt, see Scheduler
   uint32_t index = 0;              // among the sequences of its request
   bool waits_for_ids = false;      // scheduled only when no id is pending: bad words of several ids
-  bool has_written_edits = false;  // a batch since it got its row has written its rows of BatchEdits' tables
+  bool has_written_edits = false;  // a batch since it got its row has written its rows of the samplers' tables
   float temperature = 1.0f;
   float top_p = 1.0f;
   int32_t top_k = 0;

@@ -61,7 +61,7 @@ def plan(
     ).num_bytes
     graphs = 0 if config.enforce_eager else len(shapes) * spec.num_layers * _GRAPH_BYTES_PER_LAYER
     workspace += table_bytes(config.max_num_seqs, model.vocab_size)
-    workspace += _core.EditsLayout(config.max_num_seqs).num_bytes
+    workspace += _core.BatchLayout.for_edits(config.max_num_seqs).num_bytes
     workspace += logprobs_bytes(config.max_num_seqs, config.max_num_batched_tokens)
     # Block tables, and the updates of all their entries that a batch may carry.
     workspace += _LIBRARIES + 3 * 4 * config.max_num_seqs * -(-max_model_len // config.block_size)

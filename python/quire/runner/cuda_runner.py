@@ -133,14 +133,14 @@ class CudaRunner:
             is_decode = batch.num_tokens == batch.num_sampled
             shape = StepShape(batch.num_tokens, batch.num_reqs, num_sampled, is_decode)
         copy = self._next_copy
-        is_full = batch.has_logprobs or batch.edits is not None
+        is_full = batch.has_logprobs or batch.has_edits
         with torch.cuda.stream(self._stream):
             self._buffers.upload(copy, batch, shape)
             if is_full:
                 self._edits.upload(copy, batch, shape.num_sampled)
-            if batch.num_block_copies:  # rare, so outside of the graphs
+            if num_copies := len(batch.block_copies):  # rare, so outside of the graphs
                 copies = self._buffers.arrays(shape).block_copies
-                ops.copy_blocks(self._kv_memory, copies[: 2 * batch.num_block_copies])
+                ops.copy_blocks(self._kv_memory, copies[: 2 * num_copies])
             if self._graphs:
                 self._graphs.replay(shape, is_full=is_full)
             else:

@@ -1,5 +1,5 @@
-"""The tables that a sampler keeps for penalties and allowed ids: `_core.BatchEdits` says what they
-are and when their rows are written."""
+"""The tables that a sampler keeps for penalties and allowed ids: quire/logit_edits.h says what they are and
+when their rows are written."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ class LogitEdits:
         self._token_counts = torch.empty((num_rows, vocab_size), dtype=torch.uint16)
         self._allowed_masks = torch.empty((num_rows, num_mask_words(vocab_size)), dtype=torch.int32)
 
-    def arguments(self, batch: _core.Batch, edits: _core.BatchEdits) -> dict[str, Tensor]:
-        """What `ops.sample` needs for the batch's edits. Writes the rows that the batch asks for."""
+    def arguments(self, batch: _core.Batch) -> dict[str, Tensor]:
+        """What `ops.sample` needs for the batch's batch. Writes the rows that the batch asks for."""
         view = torch.from_numpy
-        if len(edits.counted_rows):
+        if len(batch.counted_rows):
             ops.token_counts(
                 self._token_counts,
-                rows=view(edits.counted_rows),
-                token_offsets=view(edits.counted_offsets),
-                prompt_lens=view(edits.counted_prompt_lens),
-                token_ids=view(edits.counted_token_ids),
+                rows=view(batch.counted_rows),
+                token_offsets=view(batch.counted_offsets),
+                prompt_lens=view(batch.counted_prompt_lens),
+                token_ids=view(batch.counted_token_ids),
             )
-        if len(edits.masked_rows):
-            masks = view(edits.masks.view("int32")).view(-1, self._allowed_masks.size(1))
-            self._allowed_masks[view(edits.masked_rows).long()] = masks
+        if len(batch.masked_rows):
+            masks = view(batch.masks.view("int32")).view(-1, self._allowed_masks.size(1))
+            self._allowed_masks[view(batch.masked_rows).long()] = masks
         return {
-            "min_p": view(edits.min_p),
-            "repetition_penalty": view(edits.repetition_penalty),
-            "presence_penalty": view(edits.presence_penalty),
-            "frequency_penalty": view(edits.frequency_penalty),
+            "min_p": view(batch.min_p),
+            "repetition_penalty": view(batch.repetition_penalty),
+            "presence_penalty": view(batch.presence_penalty),
+            "frequency_penalty": view(batch.frequency_penalty),
             "token_counts": self._token_counts,
             "sample_rows": view(batch.sample_rows),
-            "allowed_rows": view(edits.allowed_rows),
+            "allowed_rows": view(batch.allowed_rows),
             "allowed_masks": self._allowed_masks,
-            "bias_offsets": view(edits.bias_offsets),
-            "bias_ids": view(edits.bias_ids),
-            "biases": view(edits.biases),
+            "bias_offsets": view(batch.bias_offsets),
+            "bias_ids": view(batch.bias_ids),
+            "biases": view(batch.biases),
         }

@@ -104,7 +104,7 @@ class ModelRunner:
     def _run(self, batch: _core.Batch) -> Sampled:
         view = torch.from_numpy
         num_tokens = batch.num_tokens
-        if batch.num_block_copies:
+        if len(batch.block_copies):
             self._copy_blocks(batch)
         info = ops.BatchInfo(
             positions=view(batch.positions),
@@ -160,12 +160,11 @@ class ModelRunner:
 
     def _edit_arguments(self, batch: _core.Batch) -> dict[str, Tensor]:
         """Of `ops.sample`, for requests with penalties, biases and the like."""
-        edits = batch.edits
-        if edits is None:
+        if not batch.has_edits:
             return {}
         if self._edits is None:
             self._edits = self._make_edits()
-        return self._edits.arguments(batch, edits)
+        return self._edits.arguments(batch)
 
     def _sample(self, batch: _core.Batch, logits: Tensor, out: Tensor) -> None:
         """One id per row of `logits` into `out`. A row that is not finite gets -1, with which the core ends

@@ -17,64 +17,64 @@ _DTYPES = {
 }
 
 
+class PackedColumns:
+    """A layout's columns on the device, at fixed addresses, as padding at first; and pinned memory for
+    each batch in flight."""
+
+    def __init__(self, layout: _core.BatchLayout, device: torch.device, num_copies: int) -> None:
+        self.layout = layout
+        self.host = [pinned(layout.num_bytes, device) for _ in range(num_copies)]
+        self.device = torch.zeros(layout.num_bytes, dtype=torch.uint8, device=device)
+        self.fields: dict[str, Tensor] = {}
+        for name, array in layout.arrays.items():
+            dtype = _DTYPES[array.dtype]
+            part = self.device[array.offset : array.offset + array.count * dtype.itemsize]
+            self.fields[name] = part.view(dtype)
+        self.fill_with_padding()
+
+    def fill_with_padding(self) -> None:
+        for name, array in self.layout.arrays.items():
+            self.fields[name].fill_(array.padding)
+
+    def copy_to_device(self, copy: int, begin: int, end: int) -> None:
+        """Bytes [begin, end) of a pinned copy, on the current stream."""
+        self.device[begin:end].copy_(self.host[copy][begin:end], non_blocking=True)
+
+
+def pinned(num_bytes: int, device: torch.device) -> Tensor:
+    return torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+
+
 class StepBuffers:
-    """The device's copy of a batch, at fixed addresses, and pinned memory for each batch that may be out."""
+    """What every step brings to the device."""
 
     def __init__(self, core_config: _core.EngineConfig, device: torch.device, num_copies: int) -> None:
-        self._layout = _core.BatchLayout(core_config)
-        num_bytes = self._layout.num_bytes
-        self._dump_row = core_config.max_num_seqs
-        is_pinned = device.type == "cuda"
-        self._host = [
-            torch.zeros(num_bytes, dtype=torch.uint8, pin_memory=is_pinned) for _ in range(num_copies)
-        ]
-        self._device = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
-        self._fields = {name: self._view(*field) for name, field in self._layout.arrays.items()}
+        self._columns = PackedColumns(_core.BatchLayout(core_config), device, num_copies)
         self._arrays: dict[StepShape, StepArrays] = {}
 
     def upload(self, copy: int, batch: _core.Batch, shape: StepShape) -> None:
         """Pad the batch to `shape` and copy it to the device, on the current stream. What was uploaded from
         the same pinned copy before must have been computed."""
-        host = self._host[copy]
-        used = batch.pack(self._layout, host.data_ptr(), shape.num_tokens, shape.num_reqs, shape.num_sampled)
-        self._device[:used].copy_(host[:used], non_blocking=True)
+        columns = self._columns
+        address = columns.host[copy].data_ptr()
+        used = batch.pack(columns.layout, address, shape.num_tokens, shape.num_reqs, shape.num_sampled)
+        columns.copy_to_device(copy, 0, used)
 
-    def fill_with_padding(self, shape: StepShape) -> None:
-        """A step of `shape` without requests."""
-        self._device.zero_()
-        self._fields["slot_mapping"].fill_(-1)
-        self._fields["sample_rows"].fill_(self._dump_row)
+    def fill_with_padding(self) -> None:
+        """A step without requests, of any shape."""
+        self._columns.fill_with_padding()
 
     def arrays(self, shape: StepShape) -> StepArrays:
         """The device's arrays, cut to `shape`."""
         arrays = self._arrays.get(shape)
         if arrays is None:
-            lengths = {
-                "token_ids": shape.num_tokens,
-                "positions": shape.num_tokens,
-                "slot_mapping": shape.num_tokens,
-                "query_start_loc": shape.num_reqs + 1,
-                "seq_lens": shape.num_reqs,
-                "block_table_rows": shape.num_reqs,
-                "mask_offsets": shape.num_sampled + 1,
-            }
-            samples = (
-                "sample_token_idx",
-                "sample_rows",
-                "temperature",
-                "top_p",
-                "top_k",
-                "seed",
-                "output_idx",
-            )
-            lengths |= dict.fromkeys(samples, shape.num_sampled)
+            sizes = (shape.num_tokens, shape.num_reqs, shape.num_sampled)
             arrays = StepArrays(
-                **{name: field[: lengths.get(name, field.size(0))] for name, field in self._fields.items()}
+                **{
+                    name: self._columns.fields[name][: array.length(*sizes)]
+                    for name, array in self._columns.layout.arrays.items()
+                }
             )
             if shape.is_decode:  # such steps come again
                 self._arrays[shape] = arrays
         return arrays
-
-    def _view(self, offset: int, count: int, dtype: str) -> Tensor:
-        kind = _DTYPES[dtype]
-        return self._device[offset : offset + count * kind.itemsize].view(kind)

@@ -29,7 +29,7 @@ class StepGraphs:
         self.plain: dict[StepShape, torch.cuda.CUDAGraph] = {}
         self.full: dict[StepShape, torch.cuda.CUDAGraph] = {}
 
-    def capture_plain(self, shapes: StepShapes, fill_with_padding: Callable[[StepShape], None]) -> None:
+    def capture_plain(self, shapes: StepShapes, fill_with_padding: Callable[[], None]) -> None:
         """All of them; each is run once before, so that libraries have loaded what they need."""
         start = time.monotonic()
         free_before, _ = torch.cuda.mem_get_info()
@@ -43,7 +43,7 @@ class StepGraphs:
             transient=True,
             disable=not sys.stderr.isatty(),
         ):
-            fill_with_padding(shape)
+            fill_with_padding()
             self._compute(shape, False)
             self.plain[shape] = self._capture(shape, is_full=False)
         if shape is not None:

@@ -12,6 +12,7 @@ import numpy as np
 from quire import _core
 
 REQUEST_FIELDS = ("priority", "arrival_ns", "tokenize_ns", "deadline_ns", "return_receipt")
+LISTS = ("block_copies", "mask_ids", "block_table_updates")  # columns of any length
 POISON = -(2**31)  # in cache slots that nobody wrote
 
 
@@ -131,17 +132,16 @@ class FakeModel:
         buffer = np.full(self.layout.num_bytes, 0xCC, dtype=np.uint8)
         used = batch.pack(self.layout, buffer.ctypes.data, num_tokens, num_reqs, num_sampled)
         assert (buffer[used:] == 0xCC).all()
-        sizes = {"header": 4, "mask_ids": len(batch.mask_ids)}
-        sizes["block_table_updates"] = 2 * len(batch.block_table_updates)
-        sizes["block_copies"] = 2 * len(batch.block_copies)
-        sizes |= dict.fromkeys(("token_ids", "positions", "slot_mapping"), num_tokens)
-        sizes |= {"query_start_loc": num_reqs + 1, "seq_lens": num_reqs, "block_table_rows": num_reqs}
-        sizes |= {"mask_offsets": num_sampled + 1}
         prefix = buffer[:used].tobytes()
-        return {
-            name: np.frombuffer(prefix, dtype, sizes.get(name, num_sampled), offset if used > offset else 0)
-            for name, (offset, _, dtype) in self.layout.arrays.items()
-        }
+        arrays = {}
+        for name, array in self.layout.arrays.items():
+            size = array.length(num_tokens, num_reqs, num_sampled)
+            if name in LISTS:
+                size = getattr(batch, name).size
+            arrays[name] = np.frombuffer(
+                prefix, array.dtype, size, array.offset if used > array.offset else 0
+            )
+        return arrays
 
     def collect(self) -> np.ndarray:
         launch = self.launched.popleft()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from core_helpers import make_core
-from edits_buffers import NEUTRAL_ROW, edits_of, packed_samples
+from edits_buffers import NEUTRAL_ROW, packed_samples
 from quire import _core
 
 
@@ -19,7 +19,7 @@ def test_samples_padded_to_a_graph() -> None:
     core.add_request(1, [1, 2], _core.SamplingParams(logprobs=3))
     core.add_request(2, [3], _core.SamplingParams())
     batch = core.schedule()
-    assert batch.edits is None
+    assert not batch.has_edits
     arrays = packed_samples(batch, 7)
     assert arrays["num_logprobs"].tolist() == [3, 0, 0, 0, 0, 0, 0]
     for name, value in NEUTRAL_ROW.items():
@@ -32,9 +32,9 @@ def test_samples_padded_to_a_graph() -> None:
     assert arrays["num_logprobs"].tolist() == [0, 0, 0]
     assert arrays["min_p"].tolist() == [0.5, 0, 0]
     assert arrays["bias_offsets"].tolist() == [0, 2, 2, 2]
-    for num_sampled in (0, 9):
-        with pytest.raises(_core.InvalidArgument, match=r"num_sampled: got \d; allowed: 1 .* to 8"):
-            batch.pack_edits(_core.EditsLayout(8), 0, num_sampled)
+    for num_sampled in (0, 65):
+        with pytest.raises(_core.InvalidArgument, match=r"num_sampled: got \d+; allowed: 1 .* to 64"):
+            batch.pack(_core.BatchLayout.for_edits(8), 0, num_sampled=num_sampled)
 
 
 def test_as_many_biases_as_there_may_be() -> None:
@@ -46,8 +46,7 @@ def test_as_many_biases_as_there_may_be() -> None:
         core.add_request(request_id, [1, 2], params)
     update(core, *[5] * core.schedule().num_sampled)
     batch = core.schedule()
-    assert len(edits_of(batch).biases) == 3 * (1024 + 128)
-    layout = _core.EditsLayout(3)
-    buffer = np.zeros(layout.num_bytes, dtype=np.uint8)
-    assert batch.pack_edits(layout, buffer.ctypes.data, 3) == 3 * (1024 + 128)
-    assert layout.arrays["biases"][1] == 3 * (1024 + 128)
+    assert len(batch.biases) == 3 * (1024 + 128)
+    arrays = packed_samples(batch, 3)
+    assert arrays["biases"].tolist() == batch.biases.tolist()
+    assert _core.BatchLayout.for_edits(3).arrays["biases"].count == 3 * (1024 + 128)

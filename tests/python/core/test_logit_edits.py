@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from core_helpers import Driver, FakeModel, Sequence, make_core
-from edits_buffers import edits_of, packed
+from edits_buffers import packed
 from edits_reference import Fields
 from quire import _core
 
@@ -25,7 +25,7 @@ def update(core: _core.EngineCore, *ids: int) -> list[_core.Release]:
     return core.update(np.array(ids, dtype=np.int32)).releases
 
 
-def biases_of(edits: _core.BatchEdits, row: int) -> dict[int, float]:
+def biases_of(edits: _core.Batch, row: int) -> dict[int, float]:
     part = slice(*edits.bias_offsets[row : row + 2])
     return dict(zip(edits.bias_ids[part].tolist(), edits.biases[part].tolist(), strict=True))
 
@@ -46,7 +46,7 @@ def test_without_such_fields_there_are_no_edits() -> None:
     core.add_request(2, [1, 2], _core.SamplingParams(temperature=0, min_p=0.5))
     batch = core.schedule()
     assert batch.num_sampled == 2
-    assert batch.edits is None
+    assert not batch.has_edits
 
 
 def test_arrays() -> None:
@@ -76,7 +76,7 @@ def test_arrays() -> None:
     assert arrays["masks"].tolist() == [1 | 1 << 31, 1, 0, 0, 0, 0, 0, 1 << 31]
     update(core, 10, 10, 10, 31, 10)
     batch = core.schedule()
-    assert edits_of(batch).num_table_row_bytes == 0
+    assert _core.BatchLayout.for_table_rows(batch).num_bytes == 0
     again = packed(batch)
     for name in ("counted_rows", "counted_prompt_lens", "counted_token_ids", "masked_rows", "masks"):
         assert again[name].tolist() == []
@@ -89,9 +89,9 @@ def test_edits_end_with_their_request() -> None:
     core = make_core()
     core.add_request(1, [1], _core.SamplingParams(min_p=0.1, max_tokens=1))
     core.add_request(2, [2], _core.SamplingParams(max_tokens=3))
-    assert core.schedule().edits is not None
+    assert core.schedule().has_edits
     update(core, 5, 5)
-    assert core.schedule().edits is None
+    assert not core.schedule().has_edits
 
 
 def test_a_prompt_in_parts_is_written_with_its_first_sample() -> None:
@@ -99,9 +99,9 @@ def test_a_prompt_in_parts_is_written_with_its_first_sample() -> None:
     core = make_core(max_num_batched_tokens=4)
     core.add_request(1, list(range(10)), _core.SamplingParams(presence_penalty=1.0))
     for _ in range(2):
-        assert core.schedule().edits is None
+        assert not core.schedule().has_edits
         update(core)
-    assert edits_of(core.schedule()).counted_token_ids.tolist() == list(range(10))
+    assert core.schedule().counted_token_ids.tolist() == list(range(10))
 
 
 def test_forgotten_rows_are_written_again() -> None:
@@ -113,7 +113,7 @@ def test_forgotten_rows_are_written_again() -> None:
     update(core, 7)
     core.schedule()
     core.forget_batches()
-    edits = edits_of(core.schedule())
+    edits = core.schedule()
     assert edits.counted_token_ids.tolist() == [1, 2, 7]
     assert edits.counted_prompt_lens.tolist() == [2]
     assert len(edits.masked_rows) == 1
@@ -134,7 +134,7 @@ def test_bad_words_of_several_ids() -> None:
         (0, banned | {5: 2.0, 8: 1.0}),
     ]
     for token, biases in expected:
-        edits = edits_of(core.schedule())
+        edits = core.schedule()
         assert biases_of(edits, 0) == biases
         assert edits.bias_ids.tolist() == sorted(biases)
         update(core, token)
@@ -200,7 +200,7 @@ class EditingModel(FakeModel):
 
     def launch(self, batch: _core.Batch) -> None:
         super().launch(batch)
-        arrays = None if batch.edits is None else packed(batch)
+        arrays = packed(batch) if batch.has_edits else None
         request_ids = batch.request_ids[batch.sample_req_idx].tolist()
         self.edits.append(Edited(arrays, request_ids, batch.sample_rows.tolist()))
 

@@ -71,7 +71,7 @@ def test_full_blocks_are_shared_and_the_last_one_is_copied(size: int, caching: b
     driver = Driver(make_core(enable_prefix_caching=caching))
     driver.add(7, list(range(size)), n=4, max_tokens=9)
     batch = driver.step()
-    assert (batch.num_reqs, batch.num_tokens, batch.num_block_copies) == (1, size, 0)
+    assert (batch.num_reqs, batch.num_tokens, len(batch.block_copies)) == (1, size, 0)
     prompt_blocks = batch.block_tables[batch.block_table_rows[0]].tolist()
     batch = driver.step()
     assert batch.request_ids.tolist() == [7] * 4
@@ -204,7 +204,7 @@ def test_forks_of_a_forgotten_batch_fork_again(has_run: bool) -> None:
     assert driver.core.stats().num_waiting == 3
     batch = driver.launch()
     assert batch.sequence_index.tolist() == [0, 1, 2, 3]
-    assert batch.num_block_copies == 3
+    assert len(batch.block_copies) == 3
     for sequence in driver.run().values():
         assert len(sequence.released) == 6
 
@@ -220,7 +220,7 @@ def test_forks_of_a_forgotten_batch_without_a_source_compute_the_prompt() -> Non
     driver.core.forget_batches()
     driver.core.check_integrity()
     batch = driver.core.schedule()
-    assert batch.num_block_copies == 1
+    assert len(batch.block_copies) == 1
     driver.core.update(np.array([9, 51], dtype=np.int32))
     batch = driver.core.schedule()
     assert batch.sequence_index.tolist() == [1]

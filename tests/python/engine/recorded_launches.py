@@ -14,7 +14,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -185,10 +184,13 @@ def run(recorder: Recorder, folder: Path, batch_invariant: bool, num_tokens: int
     kv_memory = torch.zeros(8, 2, 2, 16, 2, 32, dtype=torch.bfloat16)
     caches = [ops.KVCache(layer) for layer in kv_memory.unbind(1)]
     block_tables, last_token_ids = torch.zeros(8, 4, dtype=torch.int32), torch.zeros(9, dtype=torch.int32)
-    step = StepArrays(**dict.fromkeys((field.name for field in fields(StepArrays)), torch.zeros(0)))
     lengths = {"token_ids": num_tokens, "positions": num_tokens, "slot_mapping": num_tokens}
     lengths |= {"sample_token_idx": num_sampled, "sample_rows": num_sampled}
-    step = replace(step, **{key: torch.zeros(size, dtype=torch.int32) for key, size in lengths.items()})
+    unnamed = ("header", "query_start_loc", "seq_lens", "block_table_rows")
+    step = StepArrays(
+        **{key: torch.zeros(size, dtype=torch.int32) for key, size in lengths.items()},
+        **dict.fromkeys(unnamed, torch.zeros(0)),
+    )
     named = {"kv_memory": kv_memory, "block_tables": block_tables, "last_token_ids": last_token_ids}
     for key, tensor in (named | {key: getattr(step, key) for key in lengths}).items():
         recorder.name(key, tensor)

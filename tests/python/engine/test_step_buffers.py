@@ -82,7 +82,7 @@ def test_a_step_without_requests() -> None:
     """What graphs are captured with: nothing is stored, nothing sampled is kept."""
     _, buffers = make()
     for shape in SHAPES.all():
-        buffers.fill_with_padding(shape)
+        buffers.fill_with_padding()
         arrays = buffers.arrays(shape)
         assert arrays.header.tolist() == [0, 0, 0, 0]
         assert set(arrays.slot_mapping.tolist()) == {-1}
