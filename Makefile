@@ -119,7 +119,7 @@ docs: setup
 CUDA_CHECK := build/cuda-check
 # The toolkit that the kernels are tested with.
 CUDA_WHEELS := cuda-toolkit[nvcc,cudart,cccl]==13.0.*
-CUDA_FLAGS := -gencode=arch=compute_90a,code=sm_90a -std=c++17 -O3 -Icuda/include -Icuda/src \
+CUDA_FLAGS := -gencode=arch=compute_90a,code=sm_90a -std=c++20 -O3 -Icpp/include -Icuda/include -Icuda/src \
 	-Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror -Xptxas --warning-as-error
 NVCC ?= $(or $(shell command -v nvcc),$(CUDA_CHECK)/nvcc)
 
@@ -128,11 +128,11 @@ LAUNCHES := tests/kernels/gpu/launches
 cuda-check: $(patsubst cuda/src/%.cu,$(CUDA_CHECK)/%.o,$(shell find cuda -name '*.cu')) \
 	$(patsubst $(LAUNCHES)/%.cc,$(CUDA_CHECK)/launches/%.o,$(wildcard $(LAUNCHES)/*.cc))
 
-$(CUDA_CHECK)/launches/%.o: $(LAUNCHES)/%.cc $(LAUNCHES)/launches.h $(wildcard cuda/include/quire/cuda/*.h) | $(NVCC)
+$(CUDA_CHECK)/launches/%.o: $(LAUNCHES)/%.cc $(LAUNCHES)/launches.h $(wildcard cuda/include/quire/cuda/*.h cpp/include/quire/kernels/*.h) | $(NVCC)
 	@mkdir -p $(@D)
-	$(NVCC) -std=c++20 -Icuda/include -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror -c $< -o $@
+	$(NVCC) -std=c++20 -Icpp/include -Icuda/include -Werror all-warnings -Xcompiler -Wall,-Wextra,-Werror -c $< -o $@
 
-$(CUDA_CHECK)/%.o: cuda/src/%.cu $(shell find cuda -name '*.h' -o -name '*.cuh') | $(NVCC)
+$(CUDA_CHECK)/%.o: cuda/src/%.cu $(shell find cuda cpp/include/quire/kernels -name '*.h' -o -name '*.cuh') | $(NVCC)
 	@mkdir -p $(@D)
 	$(NVCC) $(CUDA_FLAGS) -c $< -o $@
 

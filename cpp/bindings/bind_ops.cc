@@ -5,6 +5,7 @@
 
 #include "bindings.h"
 #include "bindings/kernel_fields.h"
+#include "bindings/kernels.h"
 #include "quire/cpu/layers.h"
 #include "quire/cpu/logprobs.h"
 #include "quire/cpu/paged_attention.h"
@@ -36,7 +37,7 @@ auto paged_attention_fields() {
 }
 
 void rope_and_cache(cpu::RopeAndCacheParams& p) {
-  set_key_and_value(p, cpu::size_of(p.dtype));
+  set_key_and_value(p, size_of(p.dtype));
   cpu::rope_and_cache(p);
 }
 
@@ -47,9 +48,9 @@ void bind_ops(py::module_& m) {
   using RopeAndCache = cpu::RopeAndCacheParams;
   def_kernel<RopeAndCache>(m, "cpu_rope_and_cache", rope_and_cache,
                            fields(rope_and_cache_fields<RopeAndCache>(), rope_norm_fields<RopeAndCache>()));
-  def(m, "cpu_rms_norm", cpu::rms_norm, rms_norm_fields<cpu::RmsNormParams>());
-  def(m, "cpu_silu_mul", cpu::silu_mul, silu_mul_fields<cpu::SiluMulParams>());
-  def(m, "cpu_embedding", cpu::embedding, embedding_fields<cpu::EmbeddingParams>());
+  def_kernel<cpu::rms_norm>(m, "cpu_");
+  def_kernel<cpu::silu_mul>(m, "cpu_");
+  def_kernel<cpu::embedding>(m, "cpu_");
   using Sample = cpu::SampleParams;
   def(m, "cpu_sample", cpu::sample,
       fields(sample_fields<Sample>(), sample_edit_fields<Sample>(),

@@ -35,28 +35,6 @@ void set_key_and_value(P& p, int64_t element) {
 }
 
 template <class P>
-auto rms_norm_fields() {
-  return fields(field<&P::dtype>("dtype"), field<&P::num_rows>("num_rows"),
-                field<&P::hidden_size>("hidden_size"), field<&P::eps>("eps"), field<&P::x>("x"),
-                field<&P::stride_x>("stride_x"), field<&P::residual>("residual"), field<&P::weight>("weight"),
-                field<&P::out>("out"));
-}
-
-template <class P>
-auto silu_mul_fields() {
-  return fields(field<&P::dtype>("dtype"), field<&P::num_rows>("num_rows"),
-                field<&P::intermediate_size>("intermediate_size"), field<&P::gate_up>("gate_up"),
-                field<&P::stride_gate_up>("stride_gate_up"), field<&P::out>("out"));
-}
-
-template <class P>
-auto embedding_fields() {
-  return fields(field<&P::dtype>("dtype"), field<&P::num_tokens>("num_tokens"),
-                field<&P::vocab_size>("vocab_size"), field<&P::hidden_size>("hidden_size"),
-                field<&P::token_ids>("token_ids"), field<&P::table>("table"), field<&P::out>("out"));
-}
-
-template <class P>
 auto sample_fields() {
   return fields(field<&P::dtype>("dtype"), field<&P::num_rows>("num_rows"),
                 field<&P::vocab_size>("vocab_size"), field<&P::logits>("logits"),

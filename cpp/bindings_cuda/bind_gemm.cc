@@ -9,9 +9,9 @@ namespace {
 
 template <class Weight>
 void def_weight(py::module_& m, const char* name,
-                Weight (*make)(const void*, int64_t, int64_t, cuda::DType, bool)) {
+                Weight (*make)(const void*, int64_t, int64_t, DType, bool)) {
   const auto init = [make](Address data, int64_t n, int64_t k, int dtype, bool silu_mul) {
-    return make(taken<const void*>(data), n, k, taken<cuda::DType>(dtype), silu_mul);
+    return make(taken<const void*>(data), n, k, taken<DType>(dtype), silu_mul);
   };
   py::class_<Weight>(m, name).def(py::init(init), py::arg("data"), py::arg("n"), py::arg("k"),
                                   py::arg("dtype"), py::arg("silu_mul") = false);
@@ -29,7 +29,7 @@ void def_gemm(py::module_& m, const char* name, void (*launch)(const Weight&, co
               const Rows& rows, const More& more) {
   using P = Params;
   def_kernel<Gemm<Weight, P>>(
-      m, name, [launch](const Gemm<Weight, P>& given) { launch(given.weight, given, given.stream); },
+      m, name, [launch](const Gemm<Weight, P>& given) { launch(given.weight, given, static_cast<cudaStream_t>(given.stream)); },
       fields(field<&Gemm<Weight, P>::weight>("weight"), field<&P::num_rows>("num_rows"), field<&P::x>("x"),
              field<&P::stride_x>("stride_x"), field<&P::bias>("bias"), rows, field<&P::out>("out"),
              field<&P::stride_out>("stride_out"), stream<P>(), field<&P::overlaps>("overlaps", true), more,

@@ -5,14 +5,9 @@
 #include <cuda_runtime_api.h>
 
 #include "bindings/kernel.h"
+#include "bindings/kernels.h"
 
 namespace quire::bindings {
-
-// The arguments of a launch function.
-template <class Params>
-struct Launch : Params {
-  cudaStream_t stream = nullptr;
-};
 
 template <class Params>
 auto stream() {
@@ -24,7 +19,7 @@ template <class Params, class List>
 void def_launch(py::module_& m, const char* name, void (*launch)(const Params&, cudaStream_t),
                 const List& list) {
   def_kernel<Launch<Params>>(
-      m, name, [launch](const Launch<Params>& given) { launch(given, given.stream); }, list);
+      m, name, [launch](const Launch<Params>& given) { launch(given, static_cast<cudaStream_t>(given.stream)); }, list);
 }
 
 void bind_attention(py::module_& m);

@@ -12,6 +12,12 @@ inline void check_positive(const char* name, int64_t value) {
   if (value < 1) throw InvalidArgument(name, std::to_string(value), "1 or more");
 }
 
+// Where the kernels of this type stand in each row of the kernel table.
+inline int table_index(DType dtype) {
+  if (dtype == DType::kFloat32 || dtype == DType::kBFloat16) return static_cast<int>(dtype);
+  throw InvalidArgument("dtype", std::to_string(static_cast<int>(dtype)), "0 (float32), 1 (bfloat16)");
+}
+
 inline void check_heads(int32_t num_q_heads, int32_t num_kv_heads, int32_t head_dim) {
   check_positive("num_kv_heads", num_kv_heads);
   if (num_q_heads < 1 || num_q_heads % num_kv_heads != 0) {

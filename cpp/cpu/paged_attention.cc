@@ -60,7 +60,7 @@ void paged_attention(const PagedAttentionParams& p) {
   }
   work *= 2 * static_cast<int64_t>(p.num_q_heads) * p.head_dim;
 
-  const auto run_tile = kernels().attention_tile[static_cast<int>(p.dtype)];
+  const auto run_tile = kernels().attention_tile[table_index(p.dtype)];
   const AttentionTile* first_tile = tiles.data();
   parallel_for(work >= kLargeWork, static_cast<int64_t>(tiles.size()), 1, [&](int64_t begin, int64_t end) {
     float* scratch = scratch_of_this_thread();

@@ -19,7 +19,7 @@ void rope_and_cache(const RopeAndCacheParams& p) {
     }
   }
   const int64_t work = static_cast<int64_t>(p.num_tokens) * (p.num_q_heads + 2 * p.num_kv_heads) * p.head_dim;
-  const auto run = kernels().rope_and_cache[static_cast<int>(p.dtype)];
+  const auto run = kernels().rope_and_cache[table_index(p.dtype)];
   parallel_for(work >= 1 << 18, p.num_tokens, 16, [&](int64_t begin, int64_t end) { run(p, begin, end); });
 }
 

@@ -6,6 +6,31 @@
 #include <type_traits>
 #include <utility>
 
+// QUIRE_MEMBERS(Struct, QUIRE_REQUIRED(a, b), QUIRE_OPTIONAL(c, d)): kMembers<Struct> by their names alone,
+// in the order of their declaration: first those that must be given. Either part may be left out.
+#define QUIRE_MEMBERS(Struct, ...)              \
+  template <>                                   \
+  inline constexpr auto kMembers<Struct> = [] { \
+    using S = Struct;                           \
+    return std::tuple{__VA_ARGS__};             \
+  }();                                          \
+  static_assert(has_all_members<Struct>())
+#define QUIRE_REQUIRED(...) QUIRE_EACH(QUIRE_REQUIRED_MEMBER, __VA_ARGS__)
+#define QUIRE_OPTIONAL(...) QUIRE_EACH(QUIRE_OPTIONAL_MEMBER, __VA_ARGS__)
+#define QUIRE_REQUIRED_MEMBER(name) member<Binding::kRequired>(#name, &S::name)
+#define QUIRE_OPTIONAL_MEMBER(name) member(#name, &S::name)
+// macro(a), macro(b), ...: QUIRE_NEXT is no macro within itself, so it puts off its next step to another scan
+// of the preprocessor. There are 64, enough for as many members.
+#define QUIRE_EACH(macro, ...) QUIRE_SCAN64(QUIRE_NEXT(macro, __VA_ARGS__))
+#define QUIRE_NEXT(macro, name, ...) \
+  macro(name) __VA_OPT__(, QUIRE_AGAIN QUIRE_NO_ARGUMENTS(macro, __VA_ARGS__))
+#define QUIRE_AGAIN() QUIRE_NEXT
+#define QUIRE_NO_ARGUMENTS ()
+#define QUIRE_SCAN64(...) QUIRE_SCAN16(QUIRE_SCAN16(QUIRE_SCAN16(QUIRE_SCAN16(__VA_ARGS__))))
+#define QUIRE_SCAN16(...) QUIRE_SCAN4(QUIRE_SCAN4(QUIRE_SCAN4(QUIRE_SCAN4(__VA_ARGS__))))
+#define QUIRE_SCAN4(...) QUIRE_SCAN(QUIRE_SCAN(QUIRE_SCAN(QUIRE_SCAN(__VA_ARGS__))))
+#define QUIRE_SCAN(...) __VA_ARGS__
+
 namespace quire {
 
 // What Python has of a member.
@@ -18,9 +43,10 @@ enum class Binding {
 template <class Owner, class T, Binding kBindingOf = Binding::kOptional>
 struct Member {
   using Type = T;
+  using Pointer = T Owner::*;
   static constexpr Binding kBinding = kBindingOf;
   const char* name;
-  T Owner::* pointer;
+  Pointer pointer;
 };
 
 template <Binding kBinding = Binding::kOptional, class Owner, class T>

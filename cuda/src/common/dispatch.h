@@ -8,7 +8,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "quire/cuda/dtype.h"
+#include "quire/kernels/dtype.h"
 
 namespace quire::cuda {
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <initializer_list>
 
-#include "quire/cuda/dtype.h"
+#include "quire/kernels/dtype.h"
 
 namespace quire::cuda::gemm {
 

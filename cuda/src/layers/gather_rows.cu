@@ -9,8 +9,18 @@ namespace {
 
 constexpr int kThreads = 256;
 
+// One of the two tensors.
+struct Rows {
+  const void* x;
+  int64_t stride_x;
+  int32_t width;
+  void* out;
+};
+__host__ __device__ Rows first(const GatherRowsParams& p) { return {p.x, p.stride_x, p.width, p.out}; }
+__host__ __device__ Rows second(const GatherRowsParams& p) { return {p.x2, p.stride_x2, p.width2, p.out2}; }
+
 template <class T, int kSize>
-__device__ void gather(const GatherRowsParams::Rows& rows, int64_t row, int64_t index, bool is_valid, int d) {
+__device__ void gather(const Rows& rows, int64_t row, int64_t index, bool is_valid, int d) {
   Vec<T, kSize> vec;
   if (is_valid) {
     vec = load_vec<T, kSize>(static_cast<const T*>(rows.x) + index * rows.stride_x + d);
@@ -27,18 +37,18 @@ __global__ void __launch_bounds__(kThreads) gather_rows_kernel(GatherRowsParams 
   launch_dependents();
   wait_for_dependencies();
   const int d = (blockIdx.y * kThreads + threadIdx.x) * kSize;
-  if (d >= p.first.width + p.second.width) return;
+  if (d >= p.width + p.width2) return;
   const int32_t index = p.indices[blockIdx.x];
   const bool is_valid = index >= 0 && index < p.num_x_rows;
-  if (d < p.first.width) {
-    gather<T, kSize>(p.first, blockIdx.x, index, is_valid, d);
+  if (d < p.width) {
+    gather<T, kSize>(first(p), blockIdx.x, index, is_valid, d);
   } else {
-    gather<T, kSize>(p.second, blockIdx.x, index, is_valid, d - p.first.width);
+    gather<T, kSize>(second(p), blockIdx.x, index, is_valid, d - p.width);
   }
 }
 
 template <class T>
-bool is_wide(const GatherRowsParams::Rows& rows) {
+bool is_wide(const Rows& rows) {
   return rows.width % kVecSize<T> == 0 && rows.stride_x % kVecSize<T> == 0 && is_aligned(rows.x, 16) &&
          is_aligned(rows.out, 16);
 }
@@ -48,13 +58,13 @@ bool is_wide(const GatherRowsParams::Rows& rows) {
 void launch_gather_rows(const GatherRowsParams& p, cudaStream_t stream) {
   check_range("num_rows", p.num_rows, 0, INT32_MAX);
   check_range("num_x_rows", p.num_x_rows, 0, INT32_MAX);
-  check_range("width of the first tensor", p.first.width, 1, 1 << 20);
-  check_range("width of the second tensor", p.second.width, 0, 1 << 20);
+  check_range("width", p.width, 1, 1 << 20);
+  check_range("width2", p.width2, 0, 1 << 20);
   dispatch_dtype(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     constexpr int kSize = kVecSize<T>;
-    const bool wide = is_wide<T>(p.first) && (p.second.width == 0 || is_wide<T>(p.second));
-    const int width = p.first.width + p.second.width;
+    const bool wide = is_wide<T>(first(p)) && (p.width2 == 0 || is_wide<T>(second(p)));
+    const int width = p.width + p.width2;
     const int per_block = kThreads * (wide ? kSize : 1);
     LaunchConfig config;
     config.grid = dim3(p.num_rows, (width + per_block - 1) / per_block);

@@ -14,7 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "quire/cuda/dtype.h"
+#include "quire/kernels/dtype.h"
 
 namespace quire::cuda {
 

@@ -13,7 +13,7 @@
 
 #include <cstdint>
 
-#include "quire/cuda/dtype.h"
+#include "quire/kernels/dtype.h"
 
 namespace quire::cuda {
 

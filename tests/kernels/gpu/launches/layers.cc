@@ -15,7 +15,7 @@ void rms_norm(int32_t num_rows, int32_t hidden_size) {
   const auto host_x = random_values(size, 1, 2), host_residual = random_values(size, 1, 3);
   const auto host_weight = random_values(hidden_size, 1, 4);
   const Device<BFloat16> x(host_x), residual(host_residual), weight(host_weight), out(size, kPoisoned);
-  cuda::RmsNormParams p;
+  RmsNormParams p;
   p.num_rows = num_rows;
   p.hidden_size = hidden_size;
   p.eps = 1e-5f;
@@ -50,7 +50,7 @@ void rms_norm(int32_t num_rows, int32_t hidden_size) {
 void silu_mul(int32_t num_rows, int32_t intermediate_size) {
   const auto host = random_values(size_t(num_rows) * 2 * intermediate_size, 1, 2);
   const Device<BFloat16> gate_up(host), out(host.size() / 2, kPoisoned);
-  cuda::SiluMulParams p;
+  SiluMulParams p;
   p.num_rows = num_rows;
   p.intermediate_size = intermediate_size;
   p.gate_up = gate_up.data();
@@ -73,7 +73,7 @@ void embedding_and_gather() {
   const auto host_table = random_values(kVocab * kHidden);
   const Device<BFloat16> table(host_table), out(3 * kHidden, kPoisoned), gathered(2 * kHidden, kPoisoned);
   const Device<int32_t> ids({9, ~1, 0}), last_ids({5, 7}), indices({2, 1});
-  cuda::EmbeddingParams p;
+  EmbeddingParams p;
   p.num_tokens = 3;
   p.vocab_size = kVocab;
   p.hidden_size = kHidden;
@@ -83,11 +83,13 @@ void embedding_and_gather() {
   p.last_token_ids = last_ids.data();
   p.num_last_token_ids = 2;
   cuda::launch_embedding(p, nullptr);
-  cuda::GatherRowsParams g;
+  GatherRowsParams g;
   g.num_rows = 2;
   g.num_x_rows = 3;
   g.indices = indices.data();
-  g.first = {out.data(), kHidden, kHidden, gathered.data()};
+  g.x = out.data();
+  g.stride_x = g.width = kHidden;
+  g.out = gathered.data();
   cuda::launch_gather_rows(g, nullptr);
   std::vector<double> wanted;
   for (const int32_t id : {0, 7}) {
