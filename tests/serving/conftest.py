@@ -18,13 +18,14 @@ MODEL = ROOT / "models" / "quire-8m"
 
 @pytest.fixture(scope="session")
 def make_repository(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A copy of `model_repository/` to edit; keyword arguments change settings in model.json."""
+    """A copy of `model_repository/` to edit; keyword arguments change settings in model.json. Engines compute with
+    one thread: the tests, the servers and what else runs here share the cores."""
 
     def make(**settings: Any) -> Path:
         folder = tmp_path_factory.mktemp("repository") / "models"
         shutil.copytree(ROOT / "model_repository", folder)
         path = folder / "generation" / "1" / "model.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"num_threads": 1} | settings))
         return folder
 
     return make
