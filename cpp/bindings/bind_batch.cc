@@ -55,6 +55,7 @@ void def_batch(py::class_<Batch>& batch) {
       .def_readonly("max_seq_len", &Batch::max_seq_len)
       .def_readonly("num_prompt_rows", &Batch::num_prompt_rows)
       .def_readonly("has_logprobs", &Batch::has_logprobs)
+      .def_readonly("has_masks", &Batch::has_masks, "Some sample may not give every token.")
       .def_readonly("has_edits", &Batch::has_edits, "Some sample has penalties, biases or the like.")
       .def_property_readonly(
           "block_tables",
@@ -98,8 +99,8 @@ void bind_layouts(py::module_& m, py::class_<BatchLayout>& layout) {
            py::arg("config"), "What every step brings: room for the largest batch of a config.")
       .def_static("for_edits", &BatchLayout::for_edits, py::arg("max_num_seqs"),
                   "What requests with logprobs, penalties, biases and the like bring, for the most samples.")
-      .def_static("for_table_rows", &BatchLayout::for_table_rows, py::arg("batch"),
-                  "The rows of the samplers' tables that this batch writes.")
+      .def_static("for_tables", &BatchLayout::for_tables, py::arg("batch"),
+                  "What this batch writes to the samplers' tables.")
       .def_property_readonly("num_bytes", &BatchLayout::num_bytes)
       .def_property_readonly(
           "arrays",

@@ -40,8 +40,7 @@ auto sample_fields() {
                 field<&P::vocab_size>("vocab_size"), field<&P::logits>("logits"),
                 field<&P::stride_logits>("stride_logits"), field<&P::temperature>("temperature"),
                 field<&P::top_k>("top_k"), field<&P::top_p>("top_p"), field<&P::seed>("seed"),
-                field<&P::output_idx>("output_idx"), field<&P::mask_offsets>("mask_offsets"),
-                field<&P::mask_ids>("mask_ids"), field<&P::out>("out"));
+                field<&P::output_idx>("output_idx"), field<&P::out>("out"));
 }
 
 // None of them by default.
@@ -50,8 +49,8 @@ auto sample_edit_fields() {
   return fields(field<&P::min_p>("min_p", 0), field<&P::repetition_penalty>("repetition_penalty", 0),
                 field<&P::presence_penalty>("presence_penalty", 0),
                 field<&P::frequency_penalty>("frequency_penalty", 0),
-                field<&P::token_counts>("token_counts", 0), field<&P::allowed_rows>("allowed_rows", 0),
-                field<&P::allowed_masks>("allowed_masks", 0), field<&P::bias_offsets>("bias_offsets", 0),
+                field<&P::token_counts>("token_counts", 0), field<&P::mask_rows>("mask_rows", 0),
+                field<&P::token_masks>("token_masks", 0), field<&P::bias_offsets>("bias_offsets", 0),
                 field<&P::bias_ids>("bias_ids", 0), field<&P::biases>("biases", 0));
 }
 

@@ -251,22 +251,13 @@ bool has_biases(const SampleParams& p, int64_t row) {
   return p.bias_offsets != nullptr && p.bias_offsets[row] != p.bias_offsets[row + 1];
 }
 
-bool has_allowed(const SampleParams& p, int64_t row) {
-  return p.allowed_rows != nullptr && p.allowed_rows[row] >= 0;
-}
+bool has_mask(const SampleParams& p, int64_t row) { return p.mask_rows != nullptr && p.mask_rows[row] >= 0; }
 
-void apply_masks(const SampleParams& p, int64_t row, float* logits) {
-  if (has_allowed(p, row)) {
-    const int64_t num_words = (p.vocab_size + 31) / 32;
-    const uint32_t* mask = p.allowed_masks + p.allowed_rows[row] * num_words;
-    for (int32_t id = 0; id < p.vocab_size; ++id) {
-      if (((mask[id / 32] >> (id % 32)) & 1) == 0) logits[id] = -kInf;
-    }
-  }
-  if (p.mask_offsets == nullptr) return;
-  for (int32_t i = p.mask_offsets[row]; i < p.mask_offsets[row + 1]; ++i) {
-    const int32_t id = p.mask_ids[i];
-    if (id >= 0 && id < p.vocab_size) logits[id] = -kInf;
+void apply_mask(const SampleParams& p, int64_t row, float* logits) {
+  const int64_t num_words = (p.vocab_size + 31) / 32;
+  const uint32_t* mask = p.token_masks + p.mask_rows[row] * num_words;
+  for (int32_t id = 0; id < p.vocab_size; ++id) {
+    if (((mask[id / 32] >> (id % 32)) & 1) == 0) logits[id] = -kInf;
   }
 }
 
@@ -282,14 +273,12 @@ int32_t choose(const SampleParams& p, const KernelTable& table, int64_t row) {
   int dtype = static_cast<int>(p.dtype);
   const void* logits = static_cast<const char*>(p.logits) + row * p.stride_logits * size_of(p.dtype);
   const bool is_greedy = p.temperature[row] == 0;
-  const bool has_mask =
-      (p.mask_offsets != nullptr && p.mask_offsets[row] != p.mask_offsets[row + 1]) || has_allowed(p, row);
   const float min_p = p.min_p != nullptr && !is_greedy ? p.min_p[row] : 0;
-  if (has_mask || has_biases(p, row) || has_penalties(p, row) || min_p > 0 ||
+  if (has_mask(p, row) || has_biases(p, row) || has_penalties(p, row) || min_p > 0 ||
       (!is_greedy && p.dtype != DType::kFloat32)) {
     scratch.logits.resize(p.vocab_size);
     table.to_float[dtype](logits, p.vocab_size, scratch.logits.data());
-    if (has_mask) apply_masks(p, row, scratch.logits.data());
+    if (has_mask(p, row)) apply_mask(p, row, scratch.logits.data());
     if (has_biases(p, row)) apply_biases(p, row, scratch.logits.data());
     if (has_penalties(p, row)) apply_penalties(p, row, scratch.logits.data());
     logits = scratch.logits.data();

@@ -36,7 +36,7 @@ void Batch::allocate(const Counts& largest) {
 
 void Batch::clear() {
   num_reqs = num_tokens = num_sampled = max_query_len = max_seq_len = num_prompt_rows = 0;
-  has_logprobs = has_edits = false;
+  has_logprobs = has_masks = has_edits = false;
   for_each_column([&](const auto& column) {
     if (column.length.is_list) (this->*column.values).clear();
   });
@@ -80,7 +80,7 @@ BatchLayout BatchLayout::for_edits(int32_t max_num_seqs) {
   return layout;
 }
 
-BatchLayout BatchLayout::for_table_rows(const Batch& batch) {
+BatchLayout BatchLayout::for_tables(const Batch& batch) {
   constexpr int64_t kRowsAlignment = 16;
   BatchLayout layout(Part::kTableRows, Part::kTableRows, 0);
   layout.place(kRowsAlignment, [&](const auto& column) { return column.size(batch); });

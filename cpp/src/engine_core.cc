@@ -264,7 +264,7 @@ void EngineCore::add_request(NewRequest request) {
   const uint64_t seed = params.seed ? static_cast<uint64_t>(*params.seed) : impl_->seeds.next();
   Sequences sequences;
   const auto stops = make_stop_matcher(params);
-  const auto edits = make_logit_edits(params);
+  const auto edits = make_logit_edits(params, impl_->config.eos_token_ids);
   for (uint32_t i = 0; i < static_cast<uint32_t>(params.n); ++i) {
     sequences.push_back(
         make_sequence(request, impl_->config, impl_->table, max_total_tokens, seed, i, stops, edits));

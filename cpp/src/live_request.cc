@@ -53,7 +53,7 @@ std::unique_ptr<LiveRequest> make_sequence(const NewRequest& request, const Engi
   live->min_tokens = params.min_tokens;
   live->seed = sequence_seed(seed, index);
   live->edits = std::move(edits);
-  live->waits_for_ids = live->edits && !live->edits->bad_words.empty();
+  live->waits_for_ids = live->edits && live->edits->mask.needs_output();
   live->include_stop = params.include_stop_str_in_output;
   live->priority = request.priority;
   live->cold.arrival_ns = request.arrival_ns;
@@ -75,11 +75,6 @@ std::unique_ptr<LiveRequest> make_sequence(const NewRequest& request, const Engi
     if (!is_eos) live->stop_token_ids.push_back(id);
   }
   sort_unique(live->stop_token_ids);
-  if (params.min_tokens > 0) {
-    live->mask_ids = params.stop_token_ids;
-    live->mask_ids.insert(live->mask_ids.end(), eos.begin(), eos.end());
-    sort_unique(live->mask_ids);
-  }
   // Sequence 0 is the one that computes the prompt.
   const auto prompt_logprobs = index == 0 ? params.prompt_logprobs : std::nullopt;
   // The kernels know no "0 likeliest ones".

@@ -11,6 +11,7 @@ Scheduler::Scheduler(const EngineConfig& config, uint64_t salt)
     : config_(config),
       root_(root_hash(salt)),
       blocks_(config.num_blocks, config.block_size, config.max_num_seqs, config.max_blocks_per_request()),
+      masks_(config.max_num_seqs, config.vocab_size),
       num_watermark_blocks_(static_cast<int32_t>(config.watermark * static_cast<float>(config.num_blocks))) {
   for (int32_t i = 0; i < config.max_batches_out; ++i) allocate(out_[i]);
   running_.reserve(static_cast<size_t>(config.max_num_seqs));
@@ -29,8 +30,7 @@ void Scheduler::allocate(BatchOut& out) const {
 }
 
 void Scheduler::add(RequestState& request, RequestState* sibling) {
-  QUIRE_CHECK(request.status == RequestState::Status::kNew && request.mask_ids.size() <= kMaxMaskIds,
-              "request " << request.request_id << ", " << request.mask_ids.size() << " masked ids");
+  QUIRE_CHECK(request.status == RequestState::Status::kNew, "request " << request.request_id);
   if (config_.enable_prefix_caching) {
     request.block_hashes.reserve(static_cast<size_t>(request.max_total_tokens / config_.block_size));
     if (sibling) request.block_hashes = sibling->block_hashes;
@@ -115,7 +115,8 @@ void Scheduler::forget_batches() {
     }
   }
   take_back_forks();
-  for (RequestState* request : running_) request->has_written_edits = false;
+  for (RequestState* request : running_) request->has_written_tables = false;
+  masks_.forget();
   blocks_.repeat_updates();
 }
 
@@ -177,7 +178,7 @@ void Scheduler::release_row(RequestState& request) {
   blocks_.close(request.row);
   request.row = -1;
   request.is_forked = false;
-  request.has_written_edits = false;
+  request.has_written_tables = false;
 }
 
 void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
@@ -221,13 +222,10 @@ void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
   batch.top_k[sample_idx] = request.top_k;
   batch.seed[sample_idx] = request.seed;
   batch.output_idx[sample_idx] = output_idx;
-  if (output_idx < request.min_tokens) {
-    batch.mask_ids.insert(batch.mask_ids.end(), request.mask_ids.begin(), request.mask_ids.end());
-  }
-  batch.mask_offsets[sample_idx + 1] = static_cast<int32_t>(batch.mask_ids.size());
+  batch.mask_rows[sample_idx] = -1;
   batch.num_logprobs[sample_idx] = request.num_logprobs;
   batch.has_logprobs |= request.num_logprobs > 0;
-  if (request.edits || batch.has_edits) append_edits(batch, request, config_.vocab_size);
+  if (request.edits || batch.has_edits) append_edits(batch, request, masks_);
 }
 
 // Those of the tokens [begin, end) that predict another token of the prompt. The request's entry is the last.

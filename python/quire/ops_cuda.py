@@ -305,16 +305,16 @@ def rope_and_cache(
 
 
 def token_counts(
-    token_counts: Tensor, num_reqs: int, *, rows: int, token_offsets: int, prompt_lens: int, token_ids: int
+    token_counts: Tensor, *, rows: Tensor, token_offsets: Tensor, prompt_lens: Tensor, token_ids: Tensor
 ) -> None:
-    """As `quire.ops.token_counts`, with addresses of what says which rows, and of what."""
+    """As `quire.ops.token_counts`."""
     _cuda.token_counts(
-        num_reqs,
+        rows.size(0),
         token_counts.size(1),
-        rows,
-        token_offsets,
-        prompt_lens,
-        token_ids,
+        rows.data_ptr(),
+        token_offsets.data_ptr(),
+        prompt_lens.data_ptr(),
+        token_ids.data_ptr(),
         token_counts.data_ptr(),
         _stream(),
     )
@@ -338,7 +338,9 @@ def logprobs(
     return out
 
 
-def sample(logits: Tensor, step: StepArrays, last_token_ids: Tensor, out: Tensor, **edits: int) -> None:
+def sample(
+    logits: Tensor, step: StepArrays, last_token_ids: Tensor, token_masks: Tensor, out: Tensor, **edits: int
+) -> None:
     """As `quire.ops.sample`; each id also becomes its row's entry of `last_token_ids`. A row that is not
     finite gets -1. edits: addresses of min_p, penalties, biases and the like."""
     _cuda.sample(
@@ -352,11 +354,11 @@ def sample(logits: Tensor, step: StepArrays, last_token_ids: Tensor, out: Tensor
         step.top_p.data_ptr(),
         step.seed.data_ptr(),
         step.output_idx.data_ptr(),
-        step.mask_offsets.data_ptr(),
-        step.mask_ids.data_ptr(),
         out.data_ptr(),
         _stream(),
         step.sample_rows.data_ptr(),
         last_token_ids.data_ptr(),
+        mask_rows=step.mask_rows.data_ptr(),
+        token_masks=token_masks.data_ptr(),
         **edits,
     )

@@ -38,22 +38,20 @@ def sample(
     top_p: Tensor,  # [num_rows] float32; >= 1: off
     seed: Tensor,  # [num_rows] int64 or uint64
     output_idx: Tensor,  # [num_rows] int32, how many tokens the request has produced
-    mask_offsets: Tensor | None = None,  # [num_rows + 1] int32
-    mask_ids: Tensor | None = None,  # int32; row j may not give those in mask_offsets[j : j + 2]
     min_p: Tensor | None = None,  # [num_rows] float32; <= 0: off
     repetition_penalty: Tensor | None = None,  # [num_rows] float32 > 0; 1: off; the five below: all or none
     presence_penalty: Tensor | None = None,  # [num_rows] float32; 0: off
     frequency_penalty: Tensor | None = None,  # [num_rows] float32; 0: off
     token_counts: Tensor | None = None,  # [max_num_seqs + 1, vocab_size] uint16; the ids drawn are counted
     sample_rows: Tensor | None = None,  # [num_rows] int32: each row's row of token_counts
-    allowed_rows: Tensor | None = None,  # [num_rows] int32: rows of allowed_masks; -1: all ids; both or none
-    allowed_masks: Tensor | None = None,  # [max_num_seqs + 1, num_mask_words] int32: a bit per id
+    mask_rows: Tensor | None = None,  # [num_rows] int32: rows of token_masks; -1: all ids; both or none
+    token_masks: Tensor | None = None,  # [max_num_seqs + 1, num_mask_words] int32: a bit per id that may come
     bias_offsets: Tensor | None = None,  # [num_rows + 1] int32; the three: all or none
     bias_ids: Tensor | None = None,  # int32; row j's are in bias_offsets[j : j + 2], ascending, each once
     biases: Tensor | None = None,  # float32, added to the ids' logits; -inf: not to be sampled
     out: Tensor | None = None,
 ) -> Tensor:
-    """One id per row, `[num_rows]` int32: masks, biases, penalties, temperature, min_p, top_k, top_p, then a
+    """One id per row, `[num_rows]` int32: mask, biases, penalties, temperature, min_p, top_k, top_p, then a
     draw.
 
     The draw depends on the row's logits, counts, seed and output_idx only. Tokens rank by (logit descending,
@@ -71,13 +69,6 @@ def sample(
     check("seed", seed, seed_dtype, shape, "num_rows")
     check("output_idx", output_idx, torch.int32, shape, "num_rows")
     check("out", out, torch.int32, shape, "num_rows")
-    mask_args = (0, 0)
-    if mask_offsets is not None:
-        if mask_ids is None:
-            raise ValueError("mask_ids: got None; allowed: a tensor when mask_offsets is given")
-        check("mask_offsets", mask_offsets, torch.int32, (num_rows + 1,), "num_rows + 1")
-        check("mask_ids", mask_ids, torch.int32, (mask_ids.numel(),), "num_masked")
-        mask_args = (mask_offsets.data_ptr(), mask_ids.data_ptr())
     if min_p is not None:
         check("min_p", min_p, torch.float32, shape, "num_rows")
     penalty_args: tuple[int, ...] = (0, 0, 0, 0)
@@ -104,7 +95,7 @@ def sample(
         raise ValueError("token_counts: got None; allowed: a tensor when a penalty is given")
     edit_args = (
         *penalty_args,
-        *_allowed_args(allowed_rows, allowed_masks, num_rows, vocab_size),
+        *_mask_args(mask_rows, token_masks, num_rows, vocab_size),
         *_bias_args(bias_offsets, bias_ids, biases, num_rows),
         sample_rows_arg,
     )
@@ -119,7 +110,6 @@ def sample(
         top_p.data_ptr(),
         seed.data_ptr(),
         output_idx.data_ptr(),
-        *mask_args,
         out.data_ptr(),
         0 if min_p is None else min_p.data_ptr(),
         *edit_args,
@@ -128,23 +118,23 @@ def sample(
 
 
 def num_mask_words(vocab_size: int) -> int:
-    """Of a row of allowed_masks."""
+    """Words of a row of token_masks."""
     return -(-vocab_size // 32)
 
 
-def _allowed_args(
+def _mask_args(
     rows: Tensor | None, masks: Tensor | None, num_rows: int, vocab_size: int
 ) -> tuple[int, int]:
     if rows is None and masks is None:
         return 0, 0
     if rows is None or masks is None:
-        missing = "allowed_rows" if rows is None else "allowed_masks"
+        missing = "mask_rows" if rows is None else "token_masks"
         raise ValueError(f"{missing}: got None; allowed: both, or neither")
-    check("allowed_rows", rows, torch.int32, (num_rows,), "num_rows")
+    check("mask_rows", rows, torch.int32, (num_rows,), "num_rows")
     shape = (masks.size(0), num_mask_words(vocab_size))
-    check("allowed_masks", masks, torch.int32, shape, "max_num_seqs + 1, num_mask_words")
+    check("token_masks", masks, torch.int32, shape, "max_num_seqs + 1, num_mask_words")
     if rows.numel() and not -1 <= int(rows.min()) <= int(rows.max()) < masks.size(0):
-        raise ValueError(f"allowed_rows: got {rows.tolist()}; allowed: -1 to {masks.size(0) - 1}")
+        raise ValueError(f"mask_rows: got {rows.tolist()}; allowed: -1 to {masks.size(0) - 1}")
     return rows.data_ptr(), masks.data_ptr()
 
 

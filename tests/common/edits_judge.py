@@ -4,7 +4,6 @@ vLLM's semantics, in plain numpy, give for the logits that the engine computed."
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -78,8 +77,7 @@ class Samples:
         names = ("temperature", "top_k", "top_p", "seed", "output_idx")
         self.request_ids = batch.request_ids[batch.sample_req_idx].tolist()
         self.arrays = {name: torch.from_numpy(getattr(batch, name).copy()) for name in names}
-        ends = batch.mask_offsets.tolist()
-        self.masked = [batch.mask_ids[begin:end].tolist() for begin, end in pairwise(ends)]
+        self.has_masks = batch.has_masks
         self.has_edits = batch.has_edits
 
 
@@ -89,6 +87,7 @@ class EditsJudge:
     def __init__(self, llm: LLM) -> None:
         self.runner: Any = llm._engine.runner
         self.first_id = llm._next_id
+        self.eos_ids = llm._core.config.eos_token_ids
         self.outputs: list[list[int]] = []
         self.num_edited = 0  # batches
         self.num_changed = 0  # ids that are not the likeliest ones of the model
@@ -101,20 +100,24 @@ class EditsJudge:
     ) -> None:
         """The next requests of the engine."""
         self.prompts, self.outputs = prompts, [[] for _ in prompts]
-        self.fields = [Fields.of(item, own) for item, own in zip(params, words, strict=True)]
+        self.fields = [
+            Fields.of(item, own, self.eos_ids) for item, own in zip(params, words, strict=True)
+        ]
         self.min_p = [item.min_p for item in params]
 
     def judge(self, samples: Samples, logits: NDArray[np.float32], ids: list[int], *, exactly: bool) -> None:
         """The ids a batch gave, for the logits of its samples: exactly, or but where rounding decides."""
-        self.num_edited += samples.has_edits
+        self.num_edited += samples.has_edits or samples.has_masks
         for j, (request_id, token) in enumerate(zip(samples.request_ids, ids, strict=True)):
             index = request_id - self.first_id
             output, own = self.outputs[index], self.fields[index]
             what = f"request {index}, token {len(output)}"
             if not samples.has_edits:
-                assert (own, self.min_p[index]) == (Fields(), 0), what
+                assert not (own.changes_logits or self.min_p[index]), what
+            if not samples.has_masks:
+                assert not own.masked(output, len(logits[j])), what
             assert samples.arrays["output_idx"][j] == len(output), what
-            edited = own.edit(logits[j], self.prompts[index], output, samples.masked[j])
+            edited = own.edit(logits[j], self.prompts[index], output)
             assert edited[token] > -np.inf, what
             assert token not in own.banned(output), what
             arguments = {name: array[j : j + 1] for name, array in samples.arrays.items()}

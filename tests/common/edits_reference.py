@@ -21,9 +21,13 @@ class Fields:
     logit_bias: dict[int, float] = field(default_factory=dict)
     allowed_token_ids: Sequence[int] = ()
     bad_word_ids: Sequence[Sequence[int]] = ()
+    min_tokens: int = 0
+    end_ids: Sequence[int] = ()  # may not come before min_tokens
 
     @classmethod
-    def of(cls, params: SamplingParams, bad_word_ids: Sequence[Sequence[int]]) -> Fields:
+    def of(
+        cls, params: SamplingParams, bad_word_ids: Sequence[Sequence[int]], eos_ids: Sequence[int]
+    ) -> Fields:
         return cls(
             presence_penalty=params.presence_penalty,
             frequency_penalty=params.frequency_penalty,
@@ -31,6 +35,8 @@ class Fields:
             logit_bias=dict(params.logit_bias),
             allowed_token_ids=params.allowed_token_ids or (),
             bad_word_ids=bad_word_ids,
+            min_tokens=params.min_tokens,
+            end_ids=[*eos_ids, *(params.stop_token_ids or ())],
         )
 
     def banned(self, output: Sequence[int]) -> set[int]:
@@ -41,21 +47,24 @@ class Fields:
                 banned.add(last)
         return banned
 
-    def edit(
-        self,
-        logits: NDArray[np.float32],
-        prompt: Sequence[int],
-        output: Sequence[int],
-        masked: Sequence[int] = (),
-    ) -> NDArray[np.float32]:
-        """`masked`: ids that may not be sampled before min_tokens."""
-        edited = logits.astype(np.float32)
+    def masked(self, output: Sequence[int], vocab_size: int) -> set[int]:
+        """Ids that may not come next."""
+        masked = self.banned(output)
         if len(self.allowed_token_ids):
-            kept = np.zeros(len(edited), dtype=bool)
-            kept[list(self.allowed_token_ids)] = True
-            edited[~kept] = -np.inf
-        edited[list(self.banned(output))] = -np.inf
-        edited[list(masked)] = -np.inf
+            masked |= set(range(vocab_size)) - set(self.allowed_token_ids)
+        return masked | set(self.end_ids) if len(output) < self.min_tokens else masked
+
+    @property
+    def changes_logits(self) -> bool:
+        """Whether there is more than a mask."""
+        penalties = (self.presence_penalty, self.frequency_penalty, self.repetition_penalty)
+        return penalties != (0, 0, 1) or bool(self.logit_bias)
+
+    def edit(
+        self, logits: NDArray[np.float32], prompt: Sequence[int], output: Sequence[int]
+    ) -> NDArray[np.float32]:
+        edited = logits.astype(np.float32)
+        edited[list(self.masked(output, len(edited)))] = -np.inf
         for token, bias in self.logit_bias.items():
             edited[token] += np.float32(bias)
         counts = np.bincount(np.asarray(output, dtype=np.int64), minlength=len(edited))

@@ -11,6 +11,7 @@ import torch
 from draw_reference import ROUNDING, draw_error
 from kernel_reference import REFUSED
 from quire import ops
+from quire.sample_ops import num_mask_words
 from torch import Tensor
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -20,7 +21,20 @@ def random_logits(*shape: int, scale: float = 1.0, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def run(
+POISON = 0x5555  # in rows of tables that nobody reads
+
+
+def token_masks(masked: dict[int, list[int]], num_rows: int, vocab_size: int) -> Tensor:
+    """The table in which these rows leave out these ids; the others are poisoned."""
+    masks = torch.full((num_rows, num_mask_words(vocab_size)), POISON, dtype=torch.int64)
+    for row, ids in masked.items():
+        bits = torch.ones(32 * masks.size(1), dtype=torch.int64)
+        bits[ids] = 0
+        masks[row] = (bits.view(-1, 32) << torch.arange(32)).sum(-1)
+    return masks.to(torch.uint32).view(torch.int32)
+
+
+def arguments(
     logits: Tensor,
     *,
     temperature: float = 1.0,
@@ -28,24 +42,29 @@ def run(
     top_p: float = 1.0,
     first_seed: int = 0,
     output_idx: int = 0,
-    masks: list[list[int]] | None = None,
-) -> Tensor:
-    """Row j is sampled with seed first_seed + j."""
-    n = logits.shape[0]
-    mask_offsets = mask_ids = None
-    if masks is not None:
-        mask_offsets = torch.tensor([0, *[len(m) for m in masks]]).cumsum(0).to(torch.int32)
-        mask_ids = torch.tensor([i for m in masks for i in m], dtype=torch.int32)
+    masked: list[list[int]] | None = None,
+) -> dict[str, Tensor]:
+    """What a sampler takes beside logits; row j has seed first_seed + j, and does not give masked[j]."""
+    n, vocab_size = logits.shape
+    given = {
+        "temperature": torch.full((n,), float(temperature)),
+        "top_k": torch.full((n,), top_k, dtype=torch.int32),
+        "top_p": torch.full((n,), top_p),
+        "seed": torch.arange(first_seed, first_seed + n),
+        "output_idx": torch.full((n,), output_idx, dtype=torch.int32),
+    }
+    if masked is not None:
+        rows = {n - j: ids for j, ids in enumerate(masked) if ids}
+        given["mask_rows"] = torch.tensor([n - j if n - j in rows else -1 for j in range(n)]).int()
+        given["token_masks"] = token_masks(rows, n + 1, vocab_size)
+    return given
+
+
+def run(logits: Tensor, **settings: Any) -> Tensor:
     return ops.sample(
         logits,
-        temperature=torch.full((n,), float(temperature)),
-        top_k=torch.full((n,), top_k, dtype=torch.int32),
-        top_p=torch.full((n,), top_p),
-        seed=torch.arange(first_seed, first_seed + n),
-        output_idx=torch.full((n,), output_idx, dtype=torch.int32),
-        mask_offsets=mask_offsets,
-        mask_ids=mask_ids,
-        out=torch.full((n,), -7, dtype=torch.int32),
+        **arguments(logits, **settings),
+        out=torch.full((logits.size(0),), -7, dtype=torch.int32),
     )
 
 
@@ -224,16 +243,16 @@ def test_masks(dtype: torch.dtype) -> None:
     logits = random_logits(4, 300, scale=3).to(dtype)
     before = logits.clone()
     order = logits.float().sort(descending=True, stable=True).indices
-    masks = [order[0, :2].tolist(), [], order[2, :1].tolist(), [5, 5, 299]]
-    greedy = run(logits, temperature=0, masks=masks)
+    masks = [order[0, :2].tolist(), [], order[2, :1].tolist(), [5, 299]]
+    greedy = run(logits, temperature=0, masked=masks)
     assert greedy.tolist()[:3] == [int(order[0, 2]), int(order[1, 0]), int(order[2, 1])]
     for top_k, top_p in [(0, 1.0), (3, 1.0), (0, 0.8), (10, 0.8)]:
         masked = logits[0].float().clone()
         masked[masks[0]] = -math.inf
         probs = reference_probs(masked, 1.0, top_k, top_p)
-        ids = run(logits[:1].expand(2000, -1), top_k=top_k, top_p=top_p, masks=[masks[0]] * 2000)
+        ids = run(logits[:1].expand(2000, -1), top_k=top_k, top_p=top_p, masked=[masks[0]] * 2000)
         assert (probs[ids.long()] > 0).all()
-        assert torch.equal(run(logits[1:2], masks=[[]]), run(logits[1:2]))
+        assert torch.equal(run(logits[1:2], masked=[[]]), run(logits[1:2]))
     assert torch.equal(logits, before)
 
 

@@ -10,23 +10,15 @@ import pytest
 import torch
 from edits_reference import Fields
 from quire import ops
-from quire.sample_ops import num_mask_words
-from test_sample import chi_square_in_sigmas, random_logits, reference_probs
+from test_sample import POISON, chi_square_in_sigmas, random_logits, reference_probs, token_masks
 from test_sample_fields import IN_PROMPT, as_counts, as_ints, penalties, settings
 from torch import Tensor
 
 DTYPES = [torch.float32, torch.bfloat16]
-POISON = 0x5555
 
 
-def mask_words(rows: dict[int, list[int]], num_rows: int, vocab_size: int) -> Tensor:
-    """allowed_masks with these rows; the others are poisoned."""
-    masks = torch.full((num_rows, num_mask_words(vocab_size)), POISON, dtype=torch.int64)
-    for row, ids in rows.items():
-        bits = torch.zeros(32 * masks.size(1), dtype=torch.int64)
-        bits[ids] = 1
-        masks[row] = (bits.view(-1, 32) << torch.arange(32)).sum(-1)
-    return masks.to(torch.uint32).view(torch.int32)
+def all_but(ids: list[int], vocab_size: int) -> list[int]:
+    return sorted(set(range(vocab_size)) - set(ids))
 
 
 def ragged(lists: list[list[int]]) -> Tensor:
@@ -41,7 +33,7 @@ class EditsCase:
         self.logits = random_logits(num_rows, vocab_size, scale=2.5, seed=seed).to(dtype)
         self.table = torch.zeros((num_rows + 3, vocab_size), dtype=torch.int32)
         rows = rng.sample(range(num_rows + 3), num_rows)
-        allowed, biases, masks, fields = {}, [], [], []
+        masked, biases, fields = {}, [], []
         self.edited = torch.empty((num_rows, vocab_size))
         for j in range(num_rows):
             prompt = rng.choices(range(vocab_size), k=vocab_size // 3)
@@ -63,26 +55,24 @@ class EditsCase:
                 logit_bias=values if kinds & 2 else {},
                 allowed_token_ids=ids if kinds & 4 else (),
             )
-            masked = rng.sample(range(vocab_size), min(vocab_size // 4, 20)) if kinds & 8 else []
-            masked = [i for i in masked if i != survivor]
-            if kinds & 4:
-                allowed[rows[j]] = ids
+            ends = rng.sample(range(vocab_size), min(vocab_size // 4, 20)) if kinds & 8 else []
+            ends = [i for i in ends if i != survivor]
+            if kinds & 12:
+                left = set(ids if kinds & 4 else range(vocab_size)) - set(ends)
+                masked[rows[j]] = sorted(set(range(vocab_size)) - left)
             self.table[rows[j]] = torch.from_numpy(np.bincount(output, minlength=vocab_size))
             self.table[rows[j], prompt] |= IN_PROMPT
             fields.append(own)
             biases.append(own.logit_bias)
-            masks.append(masked)
             row = self.logits[j].float().numpy()
-            self.edited[j] = torch.from_numpy(own.edit(row, prompt, output, masked))
+            self.edited[j] = torch.from_numpy(own.edit(row, prompt, output, ends))
         self.arguments = {
             "sample_rows": torch.tensor(rows, dtype=torch.int32),
             "repetition_penalty": torch.tensor([f.repetition_penalty for f in fields]),
             "presence_penalty": torch.tensor([f.presence_penalty for f in fields]),
             "frequency_penalty": torch.tensor([f.frequency_penalty for f in fields]),
-            "mask_offsets": ragged(masks),
-            "mask_ids": torch.tensor([i for mask in masks for i in mask], dtype=torch.int32),
-            "allowed_rows": torch.tensor([r if r in allowed else -1 for r in rows], dtype=torch.int32),
-            "allowed_masks": mask_words(allowed, num_rows + 3, vocab_size),
+            "mask_rows": torch.tensor([r if r in masked else -1 for r in rows], dtype=torch.int32),
+            "token_masks": token_masks(masked, num_rows + 3, vocab_size),
             "bias_offsets": ragged([list(own) for own in biases]),
             "bias_ids": torch.tensor([i for own in biases for i in own], dtype=torch.int32),
             "biases": torch.tensor([value for own in biases for value in own.values()]),
@@ -145,8 +135,8 @@ def test_rows_without_edits_are_as_before() -> None:
         **penalties(64, 1, 0, 0),
         token_counts=as_counts(torch.full((64, 3000), POISON)),
         sample_rows=rows,
-        allowed_rows=torch.where(rows % 2 == 1, rows, -1).to(torch.int32),
-        allowed_masks=mask_words({j: [7, 11] for j in range(1, 64, 2)}, 64, 3000),
+        mask_rows=torch.where(rows % 2 == 1, rows, -1).to(torch.int32),
+        token_masks=token_masks({j: all_but([7, 11], 3000) for j in range(1, 64, 2)}, 64, 3000),
         bias_offsets=ragged(biased),
         bias_ids=torch.tensor([i for own in biased for i in own], dtype=torch.int32),
         biases=torch.full((64,), 5.0),
@@ -162,10 +152,8 @@ def test_nothing_left() -> None:
         ops.sample(
             logits,
             **settings(2, temperature=0),
-            mask_offsets=torch.tensor([0, 1, 1], dtype=torch.int32),
-            mask_ids=torch.tensor([5], dtype=torch.int32),
-            allowed_rows=torch.tensor([1, 1], dtype=torch.int32),
-            allowed_masks=mask_words({1: [5, 6]}, 2, 100),
+            mask_rows=torch.tensor([0, 1], dtype=torch.int32),
+            token_masks=token_masks({0: all_but([6], 100), 1: all_but([5, 6], 100)}, 2, 100),
             bias_offsets=torch.tensor([0, 1, 1], dtype=torch.int32),
             bias_ids=torch.tensor([6], dtype=torch.int32),
             biases=torch.tensor([-math.inf]),
@@ -177,13 +165,13 @@ def test_nothing_left() -> None:
 def test_wrong_arguments_are_named() -> None:
     """Arrays belong together, and rows are rows of the table."""
     logits, given = random_logits(2, 50), settings(2)
-    rows, masks = torch.tensor([0, 3], dtype=torch.int32), mask_words({}, 3, 50)
-    with pytest.raises(ValueError, match="allowed_masks: got None"):
-        ops.sample(logits, **given, allowed_rows=rows)
-    with pytest.raises(ValueError, match=r"allowed_rows: got \[0, 3\]; allowed: -1 to 2"):
-        ops.sample(logits, **given, allowed_rows=rows, allowed_masks=masks)
-    with pytest.raises(ValueError, match=r"allowed_masks: got .*num_mask_words"):
-        ops.sample(logits, **given, allowed_rows=rows, allowed_masks=mask_words({}, 3, 65))
+    rows, masks = torch.tensor([0, 3], dtype=torch.int32), token_masks({}, 3, 50)
+    with pytest.raises(ValueError, match="token_masks: got None"):
+        ops.sample(logits, **given, mask_rows=rows)
+    with pytest.raises(ValueError, match=r"mask_rows: got \[0, 3\]; allowed: -1 to 2"):
+        ops.sample(logits, **given, mask_rows=rows, token_masks=masks)
+    with pytest.raises(ValueError, match=r"token_masks: got .*num_mask_words"):
+        ops.sample(logits, **given, mask_rows=rows, token_masks=token_masks({}, 3, 65))
     offsets = torch.tensor([0, 1, 1], dtype=torch.int32)
     with pytest.raises(ValueError, match="bias_ids: got None"):
         ops.sample(logits, **given, bias_offsets=offsets)

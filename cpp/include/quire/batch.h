@@ -12,9 +12,6 @@
 
 namespace quire {
 
-constexpr int32_t kMaxMaskIds = 256;                          // of one request
-constexpr int32_t kMaxBiases = kMaxLogitBias + kMaxBadWords;  // of one request
-
 // What the length of a column counts. A step has one header; table entries are those of block_tables.
 enum class Unit : uint8_t { kStep, kToken, kRequest, kSample, kPromptRow, kTableEntry };
 constexpr int kNumUnits = 6;
@@ -50,6 +47,7 @@ struct Batch {
   int32_t max_seq_len = 0;
   int32_t num_prompt_rows = 0;  // tokens of prompts whose logits are wanted for their logprobs
   bool has_logprobs = false;    // some of num_logprobs are not 0
+  bool has_masks = false;       // some of mask_rows are not -1
   bool has_edits = false;       // the columns of kEdits are filled: some sample has penalties or the like
 
   // [max_num_seqs, max_blocks_per_request]; a running request keeps its row. Entries past its blocks are

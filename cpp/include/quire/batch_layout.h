@@ -28,8 +28,8 @@ class BatchLayout {
   explicit BatchLayout(const EngineConfig& config);
   // What requests with logprobs, penalties, biases and the like bring: for that many samples, rounded up.
   static BatchLayout for_edits(int32_t max_num_seqs);
-  // The rows of the samplers' tables that this batch writes. num_bytes is 0 when there are none.
-  static BatchLayout for_table_rows(const Batch& batch);
+  // What this batch writes to the samplers' tables. num_bytes is 0 when that is nothing.
+  static BatchLayout for_tables(const Batch& batch);
 
   static constexpr int64_t kPaddedTo = 64;
   static constexpr int64_t kAlignment = 256;  // of every offset, in bytes

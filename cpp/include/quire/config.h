@@ -10,7 +10,6 @@ namespace quire {
 
 // The largest max_batches_out.
 constexpr int32_t kMaxBatchesOut = 2;
-// Together with a request's stop_token_ids at most kMaxMaskIds (batch.h).
 constexpr int32_t kMaxEosTokenIds = 16;
 
 enum class SchedulingPolicy : uint8_t {

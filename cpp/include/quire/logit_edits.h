@@ -1,6 +1,6 @@
-// What a request changes about its logits before they are sampled from: min_p, penalties, logit_bias, bad
-// words and allowed ids. The samplers (quire/cpu/sample.h, quire/cuda/sample.h) say in which order, and
-// exactly how.
+// What a request changes about its logits before they are sampled from: min_p, penalties, logit_bias, and
+// which tokens may be sampled at all. The samplers (quire/cpu/sample.h, quire/cuda/sample.h) say in which
+// order, and exactly how.
 //
 // Most batches have no such request: then nothing here is filled, packed or copied.
 #pragma once
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "quire/sampling.h"
+#include "quire/token_mask.h"
 
 namespace quire {
 
@@ -22,30 +23,30 @@ struct LogitEdits {
   float repetition_penalty = 1;
   float presence_penalty = 0;
   float frequency_penalty = 0;
-  std::vector<LogitBias> biases;                // ascending ids, each once; -inf: may not be sampled
-  std::vector<std::vector<int32_t>> bad_words;  // those of several ids: the others are among the biases
-  std::vector<uint32_t> allowed_mask;           // a row of allowed_masks up to its last bit; empty: all
+  std::vector<LogitBias> biases;  // ascending ids, each once
+  TokenMask mask;
 
   bool has_penalties() const {
     return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0;
   }
+  // Whether there is more than the mask.
+  bool changes_logits() const { return min_p > 0 || has_penalties() || !biases.empty(); }
 };
 
 // Null when the params ask for nothing of the kind. params: valid.
-std::shared_ptr<const LogitEdits> make_logit_edits(const SamplingParams& params);
+std::shared_ptr<const LogitEdits> make_logit_edits(const SamplingParams& params,
+                                                   const std::vector<int32_t>& eos_token_ids);
 
 // Why no token could be sampled. edits: of the request; may be null.
 const char* no_token_error(const LogitEdits* edits);
 
-// The samplers keep two tables with one row per row of the block tables: token_counts (what penalties know
-// of a request, see quire/cpu/token_counts.h) and allowed_masks, [max_num_seqs + 1, num_mask_words] uint32,
-// where bit id % 32 of word id / 32 says that the token may be sampled. A batch writes the rows of requests
-// that sample for the first time since they got their row, be they new or resumed. Later the samplers
-// themselves count what they draw, so nobody needs to know an id to go on.
-constexpr int32_t num_mask_words(int32_t vocab_size) { return (vocab_size + 31) / 32; }
-
 // Adds what the last sample of the batch needs, which is the request's. To be called when the request has
 // edits, or when the batch has some already.
-void append_edits(Batch& batch, RequestState& request, int32_t vocab_size);
+//
+// The samplers keep two tables with one row per row of the block tables: token_counts (what penalties know
+// of a request, see quire/cpu/token_counts.h) and token_masks, which `masks` mirrors. A batch writes what a
+// request needs that samples for the first time since it got its row, be it new or resumed. Later the
+// samplers themselves count what they draw, so nobody needs to know an id to go on.
+void append_edits(Batch& batch, RequestState& request, MaskTable& masks);
 
 }  // namespace quire

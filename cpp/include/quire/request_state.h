@@ -27,10 +27,11 @@ struct alignas(64) RequestState {
   int32_t num_published_blocks = 0;  // leading blocks that are findable, or whose hash another block has
   int32_t row = -1;                  // of the block tables, while running
   Status status = Status::kNew;
-  bool is_forked = false;          // since its admission: it shares a sibling's prompt, see Scheduler
-  uint32_t index = 0;              // among the sequences of its request
-  bool waits_for_ids = false;      // scheduled only when no id is pending: bad words of several ids
-  bool has_written_edits = false;  // a batch since it got its row has written its rows of the samplers' tables
+  bool is_forked = false;      // since its admission: it shares a sibling's prompt, see Scheduler
+  uint32_t index = 0;          // among the sequences of its request
+  bool waits_for_ids = false;  // scheduled only when no id is pending: bad words of several ids
+  bool has_written_tables =
+      false;  // a batch since it got its row has written its rows of the samplers' tables
   float temperature = 1.0f;
   float top_p = 1.0f;
   int32_t top_k = 0;
@@ -47,7 +48,6 @@ struct alignas(64) RequestState {
 
   std::string cache_salt;                // of the first block's hash
   std::vector<BlockHash> block_hashes;   // of the first full blocks; extended when a block is full
-  std::vector<int32_t> mask_ids;         // may not be sampled before min_tokens
   RequestState* next_sibling = nullptr;  // a ring: the unfinished sequences of a request; null: the only one
   int32_t priority = 0;                  // lower first
   uint64_t arrival = 0;                  // its number among all requests

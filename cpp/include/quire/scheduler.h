@@ -124,6 +124,7 @@ class Scheduler {
   EngineConfig config_;
   BlockHash root_;
   BlockManager blocks_;
+  MaskTable masks_;
   int32_t num_watermark_blocks_;
   std::vector<RequestState*> running_;  // in the order of goes_before()
   RequestState* waiting_head_ = nullptr;

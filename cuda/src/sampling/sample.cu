@@ -31,14 +31,13 @@ void launch_sample(const SampleParams& p, cudaStream_t stream) {
                                     p.presence_penalty == nullptr || p.frequency_penalty == nullptr)) {
     refuse("token_counts", "an array", "null without sample_rows and the three penalties");
   }
-  if ((p.allowed_rows == nullptr) != (p.allowed_masks == nullptr)) {
-    refuse("allowed_rows", "one of two arrays", "allowed_rows and allowed_masks, or neither");
+  if ((p.mask_rows == nullptr) != (p.token_masks == nullptr)) {
+    refuse("mask_rows", "one of two arrays", "mask_rows and token_masks, or neither");
   }
   if (p.bias_offsets != nullptr && (p.bias_ids == nullptr || p.biases == nullptr)) {
     refuse("bias_offsets", "an array", "null without bias_ids and biases");
   }
-  if (p.min_p != nullptr || p.token_counts != nullptr || p.allowed_rows != nullptr ||
-      p.bias_offsets != nullptr) {
+  if (p.min_p != nullptr || p.token_counts != nullptr || p.bias_offsets != nullptr) {
     launch_edited(p, stream);
   } else {
     launch_plain(p, stream);

@@ -1,4 +1,4 @@
-// The build for calls with penalties, min_p, biases or allowed ids. A file of its own: it compiles for a
+// The build for calls with penalties, min_p or biases. A file of its own: it compiles for a
 // minute.
 #include "sample_kernel.cuh"
 

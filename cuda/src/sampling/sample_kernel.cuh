@@ -15,7 +15,7 @@
 
 namespace quire::cuda::sampling {
 
-// The build for calls with penalties, min_p, biases or allowed ids: sample_edited.cu.
+// The build for calls with penalties, min_p or biases: sample_edited.cu.
 void launch_edited(const SampleParams& params, cudaStream_t stream);
 
 namespace {
@@ -23,36 +23,16 @@ namespace {
 // Words of a bit per id of a block.
 __host__ __device__ constexpr int num_bit_words(int vocab_size) { return (slice_size(vocab_size) + 31) / 32; }
 
-// Sets the bits of those of the ids that are this block's.
-template <class T, bool kEdited>
-__device__ void set_bits(const RowView<T, kEdited>& row, const int32_t* ids, int begin, int end,
-                         uint32_t* bits) {
-  for (int i = begin + threadIdx.x; i < end; i += kThreads) {
-    const int64_t place = static_cast<int64_t>(ids[i]) - row.begin;
-    if (place >= 0 && place < row.size) atomicOr(&bits[place / 32], 1u << (place % 32));
-  }
-}
-
-// Bits of this block's ids that may not be sampled, in memory; null when there are none.
+// Bits of this block's ids that may not be sampled, in memory; null when the row has no mask.
 template <class T, bool kEdited>
 __device__ const uint32_t* build_mask(const SampleParams& p, int row_idx, const RowView<T, kEdited>& row,
                                       uint32_t* memory) {
-  const bool has_mask = p.mask_offsets != nullptr;
-  if (!kEdited && !has_mask) return nullptr;
-  const int mask_begin = has_mask ? p.mask_offsets[row_idx] : 0;
-  const int mask_end = has_mask ? p.mask_offsets[row_idx + 1] : 0;
-  const int allowed_row = kEdited && p.allowed_rows != nullptr ? p.allowed_rows[row_idx] : -1;
-  if (mask_begin == mask_end && allowed_row < 0) return nullptr;
-  const uint32_t* allowed = nullptr;
-  if (allowed_row >= 0) {
-    static_assert(slice_size(1) % 32 == 0, "a block's ids begin with a word");
-    allowed = p.allowed_masks + allowed_row * static_cast<int64_t>((p.vocab_size + 31) / 32) + row.begin / 32;
-  }
-  for (int i = threadIdx.x; i < (row.size + 31) / 32; i += kThreads) {
-    memory[i] = allowed != nullptr ? ~allowed[i] : 0;
-  }
-  __syncthreads();
-  set_bits(row, p.mask_ids, mask_begin, mask_end, memory);
+  const int mask_row = p.mask_rows != nullptr ? p.mask_rows[row_idx] : -1;
+  if (mask_row < 0) return nullptr;
+  static_assert(slice_size(1) % 32 == 0, "a block's ids begin with a word");
+  const uint32_t* allowed =
+      p.token_masks + mask_row * static_cast<int64_t>((p.vocab_size + 31) / 32) + row.begin / 32;
+  for (int i = threadIdx.x; i < (row.size + 31) / 32; i += kThreads) memory[i] = ~allowed[i];
   __syncthreads();
   return memory;
 }
@@ -63,7 +43,10 @@ __device__ void build_biased(const SampleParams& p, int row_idx, const RowView<T
                              uint32_t* memory) {
   for (int i = threadIdx.x; i < (row.size + 31) / 32; i += kThreads) memory[i] = 0;
   __syncthreads();
-  set_bits(row, p.bias_ids, p.bias_offsets[row_idx], p.bias_offsets[row_idx + 1], memory);
+  for (int i = p.bias_offsets[row_idx] + threadIdx.x; i < p.bias_offsets[row_idx + 1]; i += kThreads) {
+    const int64_t place = static_cast<int64_t>(p.bias_ids[i]) - row.begin;
+    if (place >= 0 && place < row.size) atomicOr(&memory[place / 32], 1u << (place % 32));
+  }
   __syncthreads();
 }
 
@@ -295,9 +278,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
 inline int shared_bytes(const SampleParams& p) {
   const int num_bit_bytes = num_bit_words(p.vocab_size) * static_cast<int>(sizeof(uint32_t));
   int num_bytes = sizeof(Shared);
-  if (p.mask_offsets != nullptr || p.allowed_rows != nullptr || p.bias_offsets != nullptr) {
-    num_bytes += num_bit_bytes;
-  }
+  if (p.mask_rows != nullptr || p.bias_offsets != nullptr) num_bytes += num_bit_bytes;
   return p.bias_offsets != nullptr ? num_bytes + num_bit_bytes : num_bytes;
 }
 

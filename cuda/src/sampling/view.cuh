@@ -129,7 +129,7 @@ __host__ __device__ constexpr int slice_size(int vocab_size) { return segment_si
 
 // One block's view of a row: a slice of kNumWarps segments.
 //
-// kEdited: it may have penalties, min_p, biases and allowed ids. Most calls have none, and these cost
+// kEdited: it may have penalties, min_p and biases, not only a mask. Most calls have none, and these cost
 // registers.
 template <class T, bool kEdited = false>
 struct RowView {

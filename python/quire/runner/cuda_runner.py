@@ -4,9 +4,9 @@ The host stays one step ahead: while the GPU computes a batch, the next one is s
 Sampled ids stay on the device and feed the next step; the host learns them one step late. Per step there is
 one copy to the device, one graph, one copy back, and no synchronisation but the wait for those ids.
 
-Steps are plain or full. A full step samples with penalties, biases, allowed ids and min_p, and gives
-logprobs; it is for batches in which a request asks for such. What its sampler reads beside takes another copy
-to the device. Everybody else's steps know nothing of it.
+Steps are plain or full. A full step samples with penalties, biases and min_p, and gives logprobs; it is for
+batches in which a request asks for such. What its sampler reads beside takes another copy to the device. A
+plain step knows of tokens that may not be sampled, and nothing else of it.
 """
 
 from __future__ import annotations
@@ -138,6 +138,7 @@ class CudaRunner:
             self._buffers.upload(copy, batch, shape)
             if is_full:
                 self._edits.upload(copy, batch, shape.num_sampled)
+            self._edits.write_tables(copy, batch)
             if num_copies := len(batch.block_copies):  # rare, so outside of the graphs
                 copies = self._buffers.arrays(shape).block_copies
                 ops.copy_blocks(self._kv_memory, copies[: 2 * num_copies])
@@ -200,8 +201,10 @@ class CudaRunner:
             is_all_sampled=shape.is_decode,
         )
         if not is_full:
-            ops.sample(logits, step, self._last_token_ids, out=self._sampled)
+            ops.sample(logits, step, self._last_token_ids, self._edits.token_masks, out=self._sampled)
             return
         ids, *out = self._sampled_rows.on_device(shape.num_sampled)
-        ops.sample(logits, step, self._last_token_ids, out=ids, **self._edit_arguments)
+        ops.sample(
+            logits, step, self._last_token_ids, self._edits.token_masks, out=ids, **self._edit_arguments
+        )
         ops.logprobs(logits, ids, self._edits.num_logprobs, out=tuple(out))

@@ -1,12 +1,12 @@
-"""The tables that a sampler keeps for penalties and allowed ids: quire/logit_edits.h says what they are and
-when their rows are written."""
+"""The tables that samplers keep: what penalties know of each request, and which tokens it may sample."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from quire import _core, ops
 from quire.sample_ops import num_mask_words
 
 
@@ -15,39 +15,35 @@ def table_bytes(max_num_seqs: int, vocab_size: int) -> int:
     return (max_num_seqs + 1) * (2 * vocab_size + 4 * num_mask_words(vocab_size))
 
 
-class LogitEdits:
-    """Made for the first request that needs it. The tables need no initial value: pages of rows that no such
-    request had are never touched."""
+class SamplerTables:
+    """token_counts and token_masks, one row per row of the block tables: quire/logit_edits.h and
+    quire/token_mask.h say what they hold and when batches write to them. They need no initial value."""
 
-    def __init__(self, max_num_seqs: int, vocab_size: int) -> None:
+    def __init__(
+        self,
+        max_num_seqs: int,
+        vocab_size: int,
+        device: torch.device,
+        write_counts: Callable[..., None],
+    ) -> None:
+        """write_counts: the device's `token_counts` kernel."""
         num_rows = max_num_seqs + 1
-        self._token_counts = torch.empty((num_rows, vocab_size), dtype=torch.uint16)
-        self._allowed_masks = torch.empty((num_rows, num_mask_words(vocab_size)), dtype=torch.int32)
+        self.token_counts = torch.empty((num_rows, vocab_size), dtype=torch.uint16, device=device)
+        self.token_masks = torch.empty(
+            (num_rows, num_mask_words(vocab_size)), dtype=torch.int32, device=device
+        )
+        self._write_counts = write_counts
 
-    def arguments(self, batch: _core.Batch) -> dict[str, Tensor]:
-        """What `ops.sample` needs for the batch's batch. Writes the rows that the batch asks for."""
-        view = torch.from_numpy
-        if len(batch.counted_rows):
-            ops.token_counts(
-                self._token_counts,
-                rows=view(batch.counted_rows),
-                token_offsets=view(batch.counted_offsets),
-                prompt_lens=view(batch.counted_prompt_lens),
-                token_ids=view(batch.counted_token_ids),
+    def update(self, columns: Mapping[str, Tensor]) -> None:
+        """Write what a batch brings: its columns of `BatchLayout.for_tables`, on the device."""
+        if columns["counted_rows"].numel():
+            self._write_counts(
+                self.token_counts,
+                rows=columns["counted_rows"],
+                token_offsets=columns["counted_offsets"],
+                prompt_lens=columns["counted_prompt_lens"],
+                token_ids=columns["counted_token_ids"],
             )
-        if len(batch.masked_rows):
-            masks = view(batch.masks.view("int32")).view(-1, self._allowed_masks.size(1))
-            self._allowed_masks[view(batch.masked_rows).long()] = masks
-        return {
-            "min_p": view(batch.min_p),
-            "repetition_penalty": view(batch.repetition_penalty),
-            "presence_penalty": view(batch.presence_penalty),
-            "frequency_penalty": view(batch.frequency_penalty),
-            "token_counts": self._token_counts,
-            "sample_rows": view(batch.sample_rows),
-            "allowed_rows": view(batch.allowed_rows),
-            "allowed_masks": self._allowed_masks,
-            "bias_offsets": view(batch.bias_offsets),
-            "bias_ids": view(batch.bias_ids),
-            "biases": view(batch.biases),
-        }
+        if columns["mask_updates"].numel():
+            places, words = columns["mask_updates"].view(-1, 2).unbind(1)
+            self.token_masks.view(-1)[places.long()] = words

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from quire.models.cpu.activations import Activations, Rows
 from quire.models.cpu.decoder import Decoder
 from quire.models.parameters import Weights
 from quire.runner.device import CPU
-from quire.runner.logit_edits import LogitEdits
+from quire.runner.logit_edits import SamplerTables
 from quire.runner.memory import make_kv_memory
 from quire.runner.sampled import PROMPT_PIECE, Logprobs, Sampled
 from quire.runner.threads import ThreadPolicy, num_usable_cores
@@ -76,8 +77,13 @@ class ModelRunner:
         self._launched: deque[Sampled] = deque()
         self._prompt_piece = min(PROMPT_PIECE, config.max_num_seqs)  # no more logits than a step samples from
         self._prompt_activations: Activations | None = None  # of prompt logprobs, once they are asked for
-        self._make_edits = partial(LogitEdits, config.max_num_seqs, spec.vocab_size)
-        self._edits: LogitEdits | None = None  # made when a request asks for some
+        # Made when a request needs them: pages of rows that no such request had are never touched.
+        self._make_tables = partial(
+            SamplerTables, config.max_num_seqs, spec.vocab_size, torch.device("cpu"), ops.token_counts
+        )
+        self._tables: SamplerTables | None = None
+        edit_columns = _core.BatchLayout.for_edits(config.max_num_seqs).arrays
+        self._edit_columns = [name for name in edit_columns if name != "num_logprobs"]
 
     def launch(self, batch: _core.Batch) -> None:
         """Compute the batch's tokens, and sample."""
@@ -159,12 +165,22 @@ class ModelRunner:
         self._kv_memory[destinations] = self._kv_memory[sources]
 
     def _edit_arguments(self, batch: _core.Batch) -> dict[str, Tensor]:
-        """Of `ops.sample`, for requests with penalties, biases and the like."""
-        if not batch.has_edits:
+        """What `ops.sample` takes for requests with masks, penalties, biases and the like. Writes what the
+        batch brings for the tables."""
+        if not (batch.has_masks or batch.has_edits):
             return {}
-        if self._edits is None:
-            self._edits = self._make_edits()
-        return self._edits.arguments(batch)
+        if self._tables is None:
+            self._tables = self._make_tables()
+
+        def columns(names: Iterable[str]) -> dict[str, Tensor]:
+            return {name: torch.from_numpy(getattr(batch, name)) for name in names}
+
+        self._tables.update(columns(_core.BatchLayout.for_tables(batch).arrays))
+        arguments = columns(["mask_rows"]) | {"token_masks": self._tables.token_masks}
+        if batch.has_edits:
+            arguments |= columns([*self._edit_columns, "sample_rows"])
+            arguments["token_counts"] = self._tables.token_counts
+        return arguments
 
     def _sample(self, batch: _core.Batch, logits: Tensor, out: Tensor) -> None:
         """One id per row of `logits` into `out`. A row that is not finite gets -1, with which the core ends
@@ -180,8 +196,6 @@ class ModelRunner:
                 top_p=view(batch.top_p),
                 seed=view(batch.seed),
                 output_idx=view(batch.output_idx),
-                mask_offsets=view(batch.mask_offsets),
-                mask_ids=view(batch.mask_ids),
                 out=out,
                 **edit_arguments,
             )

@@ -10,8 +10,8 @@ import pytest
 import torch
 from draw_reference import check_draws
 from quire import ops
-from test_sample import random_logits
-from test_sample_edits import POISON, EditsCase, mask_words, ragged
+from test_sample import POISON, random_logits, token_masks
+from test_sample_edits import EditsCase, all_but, ragged
 from test_sample_fields import as_counts, as_ints, penalties, settings
 from test_sample_fields_gpu import DTYPES, on_gpu, padded
 
@@ -62,11 +62,10 @@ def test_edits_agree_with_the_cpu(
 
     again = as_counts(case.table).cuda()
     assert torch.equal(gpu_ops.sample(padded(case.logits, 3), **arguments, token_counts=again).cpu(), ids)
-    offsets = {name: case.arguments[name] for name in ("mask_offsets", "bias_offsets")}
     for j in (0, 1, 6, 16):
-        alone = {name: tensor[j : j + 1] for name, tensor in arguments.items() if name not in offsets}
-        alone |= {name: arguments[name] for name in ("mask_ids", "allowed_masks", "bias_ids", "biases")}
-        alone |= {name: tensor[j : j + 2].cuda() for name, tensor in offsets.items()}
+        alone = {name: tensor[j : j + 1] for name, tensor in arguments.items()}
+        alone |= {name: arguments[name] for name in ("token_masks", "bias_ids", "biases")}
+        alone["bias_offsets"] = arguments["bias_offsets"][j : j + 2].clone()
         again = as_counts(case.table).cuda()
         assert gpu_ops.sample(logits[j : j + 1], **alone, token_counts=again).item() == ids[j]
 
@@ -86,8 +85,8 @@ def test_neutral_rows_are_as_before(temperature: float, top_k: int, top_p: float
         **penalties(n, 1, 0, 0),
         "token_counts": as_counts(torch.full((n, vocab_size), POISON)),
         "sample_rows": rows,
-        "allowed_rows": torch.where(rows % 2 == 1, rows, -1).to(torch.int32),
-        "allowed_masks": mask_words({j: [7, 11] for j in range(1, n, 2)}, n, vocab_size),
+        "mask_rows": torch.where(rows % 2 == 1, rows, -1).to(torch.int32),
+        "token_masks": token_masks({j: all_but([7, 11], vocab_size) for j in range(1, n, 2)}, n, vocab_size),
         "bias_offsets": ragged(biased),
         "bias_ids": torch.tensor([i for own in biased for i in own], dtype=torch.int32),
         "biases": torch.full((n,), 5.0),
@@ -102,10 +101,8 @@ def test_nothing_left() -> None:
     logits = random_logits(2, 100)
     given = {
         **settings(2, temperature=0),
-        "mask_offsets": torch.tensor([0, 1, 1], dtype=torch.int32),
-        "mask_ids": torch.tensor([5], dtype=torch.int32),
-        "allowed_rows": torch.tensor([1, 1], dtype=torch.int32),
-        "allowed_masks": mask_words({1: [5, 6]}, 2, 100),
+        "mask_rows": torch.tensor([0, 1], dtype=torch.int32),
+        "token_masks": token_masks({0: all_but([6], 100), 1: all_but([5, 6], 100)}, 2, 100),
         "bias_offsets": torch.tensor([0, 1, 1], dtype=torch.int32),
         "bias_ids": torch.tensor([6], dtype=torch.int32),
         "biases": torch.tensor([-math.inf]),
@@ -118,7 +115,7 @@ def test_arrays_that_belong_together() -> None:
     """One of them alone is refused."""
     logits, given = random_logits(2, 100).cuda(), on_gpu(settings(2))
     rows = torch.zeros(3, dtype=torch.int32, device="cuda")
-    with pytest.raises(ValueError, match="allowed_rows"):
-        gpu_ops.sample(logits, **given, allowed_rows=rows)
+    with pytest.raises(ValueError, match="mask_rows"):
+        gpu_ops.sample(logits, **given, mask_rows=rows)
     with pytest.raises(ValueError, match="bias_offsets"):
         gpu_ops.sample(logits, **given, bias_offsets=rows)

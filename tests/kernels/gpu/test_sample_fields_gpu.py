@@ -9,7 +9,7 @@ import pytest
 import torch
 from draw_reference import check_draws
 from quire import ops
-from test_sample import SETTINGS, random_logits
+from test_sample import SETTINGS, random_logits, token_masks
 from test_sample_fields import (
     PENALTIES,
     as_counts,
@@ -110,11 +110,12 @@ def test_neutral_fields_change_nothing(temperature: float, top_k: int, top_p: fl
     fields = {**neutral, "min_p": torch.zeros(n, device="cuda"), "token_counts": counts, "sample_rows": rows}
     assert torch.equal(gpu_ops.sample(logits, **plain, **fields), expected)
     assert torch.equal(as_ints(counts.cpu()), table)
-    # An empty mask in a call with masks takes the way of edited rows, and a mask of nothing likely too.
-    offsets = torch.arange(n + 1, dtype=torch.int32, device="cuda")
-    lowest = logits.float().argmin(-1).int()
-    assert torch.equal(gpu_ops.sample(logits, **plain, mask_offsets=offsets, mask_ids=-offsets[1:]), expected)
-    masked = gpu_ops.sample(logits, **plain, mask_offsets=offsets, mask_ids=lowest)
+    # A row without a mask in a call with masks takes the usual way, and a mask of nothing likely another.
+    own = torch.arange(n, dtype=torch.int32, device="cuda")
+    masks = token_masks({j: [int(i)] for j, i in enumerate(logits.float().argmin(-1))}, n, 30000).cuda()
+    without = gpu_ops.sample(logits, **plain, mask_rows=torch.full_like(own, -1), token_masks=masks)
+    assert torch.equal(without, expected)
+    masked = gpu_ops.sample(logits, **plain, mask_rows=own, token_masks=masks)
     assert (masked != expected).sum() <= 1
     assert torch.equal(gpu_ops.sample(padded(logits, 1), **plain), expected)
 

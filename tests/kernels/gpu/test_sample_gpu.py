@@ -9,7 +9,7 @@ import pytest
 import torch
 from draw_reference import check_draws
 from quire import ops
-from test_sample import SETTINGS, chi_square_in_sigmas, random_logits, reference_probs
+from test_sample import SETTINGS, arguments, chi_square_in_sigmas, random_logits, reference_probs
 from torch import Tensor
 
 pytestmark = pytest.mark.gpu
@@ -17,33 +17,9 @@ pytestmark = pytest.mark.gpu
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-def arguments(
-    n: int,
-    *,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    first_seed: int = 0,
-    output_idx: int = 0,
-    masks: list[list[int]] | None = None,
-) -> dict[str, Tensor]:
-    """Of ops.sample and gpu_ops.sample; row j is sampled with seed first_seed + j."""
-    given = {
-        "temperature": torch.full((n,), float(temperature)),
-        "top_k": torch.full((n,), top_k, dtype=torch.int32),
-        "top_p": torch.full((n,), top_p),
-        "seed": torch.arange(first_seed, first_seed + n),
-        "output_idx": torch.full((n,), output_idx, dtype=torch.int32),
-    }
-    if masks is not None:
-        given["mask_offsets"] = torch.tensor([0, *[len(m) for m in masks]]).cumsum(0).to(torch.int32)
-        given["mask_ids"] = torch.tensor([i for m in masks for i in m], dtype=torch.int32)
-    return given
-
-
 def run(logits: Tensor, **settings: object) -> Tensor:
     """Ids on the CPU; logits on either device."""
-    on_gpu = {name: tensor.cuda() for name, tensor in arguments(logits.size(0), **settings).items()}
+    on_gpu = {name: tensor.cuda() for name, tensor in arguments(logits, **settings).items()}
     return gpu_ops.sample(logits.cuda(), **on_gpu).cpu()
 
 
@@ -64,7 +40,7 @@ def test_agrees_with_the_cpu(
     """The same ids as the CPU kernel, but for a draw that rounding decides."""
     logits = random_logits(64, vocab_size, scale=2.5).to(dtype)
     settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "first_seed": 77}
-    given = arguments(64, **settings)
+    given = arguments(logits, **settings)
     check_draws(run(logits, **settings), ops.sample(logits, **given), logits.float(), given)
 
 
@@ -183,7 +159,7 @@ def test_mixed_settings_in_one_batch() -> None:
     """Greedy rows, free rows and rows with top_k and top_p side by side equal the same rows alone."""
     logits = random_logits(len(SETTINGS) + 1, 5000, scale=2).cuda()
     rows = [(0.0, 0, 1.0), *SETTINGS]
-    given = {name: tensor.cuda() for name, tensor in arguments(len(rows)).items()}
+    given = {name: tensor.cuda() for name, tensor in arguments(logits).items()}
     given["temperature"] = torch.tensor([r[0] for r in rows], device="cuda")
     given["top_k"] = torch.tensor([r[1] for r in rows], dtype=torch.int32, device="cuda")
     given["top_p"] = torch.tensor([r[2] for r in rows], device="cuda")
@@ -199,7 +175,7 @@ def test_large_seeds() -> None:
     """All 64 bits of a seed count, as on the CPU."""
     logits = random_logits(1000)[None]
     for seed in (0, -1, 2**32, 2**63 - 1, -(2**63), 1 << 40):
-        given = arguments(1)
+        given = arguments(logits)
         given["seed"] = torch.tensor([seed])
         on_gpu = {name: tensor.cuda() for name, tensor in given.items()}
         assert gpu_ops.sample(logits.cuda(), **on_gpu).tolist() == ops.sample(logits, **given).tolist()
@@ -207,20 +183,20 @@ def test_large_seeds() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_masks(dtype: torch.dtype) -> None:
-    """Masked ids are never drawn, the logits stay as they are, ids outside the vocabulary are ignored."""
+    """Masked ids are never drawn, the logits stay as they are."""
     logits = random_logits(4, 300, scale=3).to(dtype).cuda()
     before = logits.clone()
     order = logits.float().sort(descending=True, stable=True).indices
-    masks = [order[0, :2].tolist(), [], order[2, :1].tolist(), [5, 5, 299, 300, -1, 2**31 - 1]]
-    greedy = run(logits, temperature=0, masks=masks)
+    masks = [order[0, :2].tolist(), [], order[2, :1].tolist(), [5, 299]]
+    greedy = run(logits, temperature=0, masked=masks)
     assert greedy.tolist()[:3] == [int(order[0, 2]), int(order[1, 0]), int(order[2, 1])]
     for top_k, top_p in [(0, 1.0), (3, 1.0), (0, 0.8), (10, 0.8)]:
         masked = logits[0].float().cpu()
         masked[masks[0]] = -math.inf
         probs = reference_probs(masked, 1.0, top_k, top_p)
-        ids = run(logits[:1].expand(2000, -1), top_k=top_k, top_p=top_p, masks=[masks[0]] * 2000)
+        ids = run(logits[:1].expand(2000, -1), top_k=top_k, top_p=top_p, masked=[masks[0]] * 2000)
         assert (probs[ids.long()] > 0).all()
-    assert torch.equal(run(logits[1:2], masks=[[]]), run(logits[1:2]))
+    assert torch.equal(run(logits[1:2], masked=[[]]), run(logits[1:2]))
     assert torch.equal(logits, before)
 
 
@@ -268,7 +244,7 @@ def test_absurd_settings_stay_in_range() -> None:
 def test_graph_capture() -> None:
     """Captured once, replayed on other logits and settings."""
     first, second = random_logits(8, 20000, seed=1).cuda(), random_logits(8, 20000, seed=2).cuda()
-    given = {name: tensor.cuda() for name, tensor in arguments(8, temperature=0.0).items()}
+    given = {name: tensor.cuda() for name, tensor in arguments(first, temperature=0.0).items()}
     logits, out = first.clone(), torch.empty(8, dtype=torch.int32, device="cuda")
     gpu_ops.sample(logits, **given, out=out)
     graph = torch.cuda.CUDAGraph()
@@ -286,7 +262,7 @@ def test_last_token_ids(temperature: float, top_k: int, top_p: float) -> None:
     """Each id also lands in its row's entry, 0 in place of -1; padding rows share the last entry."""
     logits = random_logits(6, 5000, scale=2).cuda()
     logits[2, 17] = math.nan
-    given = arguments(6, temperature=temperature, top_k=top_k, top_p=top_p)
+    given = arguments(logits, temperature=temperature, top_k=top_k, top_p=top_p)
     on_gpu = {name: tensor.cuda() for name, tensor in given.items()}
     rows = torch.tensor([4, 0, 7, 2, 9, 9], dtype=torch.int32, device="cuda")
     last = torch.full((10,), -9, dtype=torch.int32, device="cuda")

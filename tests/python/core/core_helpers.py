@@ -12,7 +12,7 @@ import numpy as np
 from quire import _core
 
 REQUEST_FIELDS = ("priority", "arrival_ns", "tokenize_ns", "deadline_ns", "return_receipt")
-LISTS = ("block_copies", "mask_ids", "block_table_updates")  # columns of any length
+LISTS = ("block_copies", "block_table_updates")  # columns of any length
 POISON = -(2**31)  # in cache slots that nobody wrote
 
 
@@ -84,6 +84,23 @@ class Launch:
     block_copies: list[list[int]]
     block_tables: np.ndarray  # [num_reqs, stride]: the requests' rows
     request_of_sample: list[int]
+    tables: dict[str, np.ndarray]  # what it writes to the samplers' tables
+
+
+def packed_tables(batch: _core.Batch) -> dict[str, np.ndarray]:
+    """What a batch writes to the samplers' tables, read back from a buffer that was poisoned."""
+    layout = _core.BatchLayout.for_tables(batch)
+    buffer = np.full(layout.num_bytes + 64, 0xCC, dtype=np.uint8)
+    batch.pack(layout, buffer.ctypes.data)
+    assert (buffer[layout.num_bytes :] == 0xCC).all()
+    arrays = {}
+    for name, array in layout.arrays.items():
+        assert array.offset % 16 == 0
+        given = getattr(batch, name)
+        packed = buffer[array.offset : array.offset + given.nbytes].view(given.dtype)
+        arrays[name] = packed.reshape(given.shape)
+        assert arrays[name].tolist() == given.tolist()
+    return arrays
 
 
 class FakeModel:
@@ -110,6 +127,8 @@ class FakeModel:
         self.cache = np.full(config.num_blocks * self.block_size, POISON, dtype=np.int64)
         self.block_tables = np.full((self.max_num_seqs, self.stride), POISON, dtype=np.int64)
         self.last_token_ids = np.full(self.max_num_seqs + 1, POISON, dtype=np.int64)
+        num_words = -(-self.vocab_size // 32)
+        self.token_masks = np.full((self.max_num_seqs + 1, num_words), 0x55555555, dtype=np.uint32)
 
     def launch(self, batch: _core.Batch) -> None:
         rows = batch.block_table_rows
@@ -121,6 +140,7 @@ class FakeModel:
                 batch.block_copies.tolist(),
                 batch.block_tables[rows].copy(),
                 batch.sample_req_idx.tolist(),
+                packed_tables(batch),
             )
         )
 
@@ -189,15 +209,26 @@ class FakeModel:
         assert arrays["sample_token_idx"][:num_sampled].tolist() == [int(starts[i + 1]) - 1 for i in ends]
         rows = arrays["sample_rows"]
         assert rows[:num_sampled].tolist() == arrays["block_table_rows"][ends].tolist()
+        self.write_tables(launch.tables)
         sampled = np.zeros(len(rows), dtype=np.int32)
         for j, i in enumerate(ends):
             sequence = self.sequences[launch.keys[i]]
             assert arrays["output_idx"][j] == len(sequence.sampled)
-            masked = arrays["mask_ids"][slice(*arrays["mask_offsets"][j : j + 2])]
-            sampled[j] = self.next_token(sequence.tokens, set(masked.tolist()), sequence.index)
+            assert arrays["mask_rows"][j] in (-1, rows[j])
+            masked = self.masked(rows[j]) if arrays["mask_rows"][j] >= 0 else set()
+            sampled[j] = self.next_token(sequence.tokens, masked, sequence.index)
             sequence.sampled.append(int(sampled[j]))
         self.last_token_ids[rows] = sampled
         return sampled[:num_sampled]
+
+    def write_tables(self, tables: dict[str, np.ndarray]) -> None:
+        places, words = tables["mask_updates"].T
+        assert len(set(places.tolist())) == len(places)
+        self.token_masks.reshape(-1)[places] = words.astype(np.uint32)
+
+    def masked(self, row: int) -> set[int]:
+        bits = np.unpackbits(self.token_masks[row].view(np.uint8), bitorder="little")
+        return set(np.flatnonzero(bits[: self.vocab_size] == 0).tolist())
 
     def check_padding(self, arrays: dict[str, np.ndarray]) -> None:
         num_reqs, num_tokens, num_sampled, _ = arrays["header"].tolist()
@@ -205,7 +236,6 @@ class FakeModel:
             num_tokens: {"token_ids": 0, "positions": 0, "slot_mapping": -1},
             num_reqs + 1: {"query_start_loc": num_tokens},
             num_reqs: {"seq_lens": 0, "block_table_rows": 0},
-            num_sampled + 1: {"mask_offsets": len(arrays["mask_ids"])},
             num_sampled: {
                 "sample_token_idx": 0,
                 "sample_rows": self.max_num_seqs,
@@ -214,6 +244,7 @@ class FakeModel:
                 "top_k": 0,
                 "seed": 0,
                 "output_idx": 0,
+                "mask_rows": -1,
             },
         }
         for begin, values in paddings.items():
@@ -232,6 +263,7 @@ class FakeModel:
             del sequence.sampled[lengths[key] :]
         self.block_tables.fill(POISON)
         self.last_token_ids.fill(POISON)
+        self.token_masks.fill(0x55555555)
 
     def next_token(self, tokens: list[int], masked: Iterable[int] = (), index: int = 0) -> int:
         """index: of the sequence; stands for the seed."""

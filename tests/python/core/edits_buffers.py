@@ -11,28 +11,7 @@ NEUTRAL_ROW = {
     "repetition_penalty": 1,
     "presence_penalty": 0,
     "frequency_penalty": 0,
-    "allowed_rows": -1,
 }
-
-
-def packed(batch: _core.Batch) -> dict[str, np.ndarray]:
-    """The arrays of its edits, read back from the buffers that they were packed into, which were poisoned."""
-    assert batch.has_edits
-    layout = _core.BatchLayout.for_table_rows(batch)
-    buffer = np.full(layout.num_bytes + 64, 0xCC, dtype=np.uint8)
-    batch.pack(layout, buffer.ctypes.data)
-    assert (buffer[layout.num_bytes :] == 0xCC).all()
-    arrays = {}
-    for name, array in layout.arrays.items():
-        assert array.offset % 16 == 0
-        given = getattr(batch, name)
-        arrays[name] = buffer[array.offset : array.offset + given.nbytes].view(given.dtype)
-        assert arrays[name].tolist() == given.tolist()
-    per_sample = packed_samples(batch, batch.num_sampled)
-    for name in (*NEUTRAL_ROW, "bias_offsets", "bias_ids", "biases"):
-        if name != "num_logprobs":
-            assert per_sample[name].tolist() == getattr(batch, name).tolist()
-    return arrays | per_sample
 
 
 def packed_samples(batch: _core.Batch, num_sampled: int) -> dict[str, np.ndarray]:

@@ -19,11 +19,10 @@ def test_arrays_lie_apart_and_aligned() -> None:
         end = array.offset + array.count * np.dtype(array.dtype).itemsize
     assert end <= layout.num_bytes < end + 256
     counts = {name: array.count for name, array in layout.arrays.items()}
-    assert list(counts)[-2:] == ["mask_ids", "block_table_updates"]
+    assert list(counts)[-2:] == ["block_copies", "block_table_updates"]
     assert counts["seq_lens"] == counts["sample_rows"] == 128
-    assert counts["query_start_loc"] == counts["mask_offsets"] == 129
+    assert counts["query_start_loc"] == 129
     assert counts["slot_mapping"] == 1024
-    assert counts["mask_ids"] == 100 * 256
     assert counts["block_table_updates"] == 2 * 100 * 32
 
 
@@ -57,13 +56,11 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
 
 
 def test_every_value_arrives() -> None:
-    """What a batch says is what the buffer holds, types included; the largest masks and tables fit."""
+    """What a batch says is what the buffer holds, types included; the largest tables fit."""
     core = make_core(
         max_num_seqs=4,
         max_num_batched_tokens=512,
         num_blocks=128,
-        vocab_size=257,  # one more than may be masked: a request must leave a token
-        eos_token_ids=list(range(240, 256)),
     )
     for request_id in range(4):
         params = _core.SamplingParams(
@@ -71,13 +68,13 @@ def test_every_value_arrives() -> None:
             top_p=0.5 + 0.1 * request_id,
             top_k=request_id,
             seed=-1 - request_id,
-            min_tokens=1,
-            stop_token_ids=list(range(240)),
+            min_tokens=request_id % 2,
+            stop_token_ids=[7],
         )
         core.add_request(request_id, [request_id] * 127, params)
     batch = core.schedule()
     assert len(batch.block_table_updates) == 4 * 32
-    assert batch.mask_offsets.tolist() == [0, 256, 512, 768, 1024]
+    assert batch.mask_rows.tolist() == [-1, batch.sample_rows[1], -1, batch.sample_rows[3]]
     layout = _core.BatchLayout(core.config)
     buffer = np.zeros(layout.num_bytes, dtype=np.uint8)
     used = batch.pack(layout, buffer.ctypes.data, batch.num_tokens, batch.num_reqs, batch.num_sampled)
@@ -89,8 +86,8 @@ def test_every_value_arrives() -> None:
         assert np.frombuffer(buffer, array.dtype, len(expected), array.offset).tolist() == expected.tolist()
 
 
-def test_a_decode_s_prefix_has_no_masks_and_no_table() -> None:
-    """Without them a step copies the fixed part alone."""
+def test_a_decode_s_prefix_has_no_table() -> None:
+    """Without one a step copies the fixed part alone."""
     core = make_core(max_num_seqs=256, max_num_batched_tokens=2048)
     core.add_request(1, [1], _core.SamplingParams())
     core.schedule()

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from core_helpers import make_core
 from edits_buffers import NEUTRAL_ROW, packed_samples
 from quire import _core
-
-
-def update(core: _core.EngineCore, *ids: int) -> None:
-    core.update(np.array(ids, dtype=np.int32))
 
 
 def test_samples_padded_to_a_graph() -> None:
@@ -40,13 +35,11 @@ def test_samples_padded_to_a_graph() -> None:
 def test_as_many_biases_as_there_may_be() -> None:
     """Every row of the largest batch has room for the most that a request can ask for."""
     core = make_core(vocab_size=4096, max_num_seqs=3)
-    words = [[5, 2000 + i] for i in range(128)]
     for request_id in range(3):
-        params = _core.SamplingParams(logit_bias=[(i, 1.0) for i in range(1024)], bad_word_ids=words)
+        params = _core.SamplingParams(logit_bias=[(i, 1.0) for i in range(1024)])
         core.add_request(request_id, [1, 2], params)
-    update(core, *[5] * core.schedule().num_sampled)
     batch = core.schedule()
-    assert len(batch.biases) == 3 * (1024 + 128)
+    assert len(batch.biases) == 3 * 1024
     arrays = packed_samples(batch, 3)
     assert arrays["biases"].tolist() == batch.biases.tolist()
-    assert _core.BatchLayout.for_edits(3).arrays["biases"].count == 3 * (1024 + 128)
+    assert _core.BatchLayout.for_edits(3).arrays["biases"].count == 3 * 1024

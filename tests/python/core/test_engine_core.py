@@ -215,10 +215,10 @@ def test_min_tokens_masks_ends_until_enough_tokens_are_there() -> None:
     core = make_core(word_table(10), vocab_size=10, eos_token_ids=[9])
     core.add_request(1, [0], _core.SamplingParams(min_tokens=2, stop_token_ids=[3, 9]))
     core.add_request(2, [0], _core.SamplingParams())
-    for expected in ([[3, 9], []], [[3, 9], []], [[], []]):
+    for expected in ([[0, ~(1 << 3 | 1 << 9)]], [], []):
         batch = core.schedule()
-        offsets = batch.mask_offsets
-        assert expected == [batch.mask_ids[offsets[j] : offsets[j + 1]].tolist() for j in range(2)]
+        assert batch.mask_updates.tolist() == expected
+        assert batch.mask_rows.tolist() == [0 if core.stats().step < 2 else -1, -1]
         core.update(np.array([1, 1], dtype=np.int32))
 
 

@@ -1,33 +1,27 @@
-"""What a batch says of penalties, biases, bad words and allowed ids, and that a device that knows no more
+"""What a batch says of penalties, biases and the like, and that a device that knows no more
 than that samples from what plain numpy makes of the logits, with one batch out or two, resumed or not."""
 
 from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from core_helpers import Driver, FakeModel, Sequence, make_core
-from edits_buffers import packed
+from core_helpers import Driver, FakeModel, Sequence, make_core, packed_tables
+from edits_buffers import packed_samples
 from edits_reference import Fields
 from quire import _core
 
 VOCAB_SIZE = 256
-NUM_WORDS = VOCAB_SIZE // 32
 IN_PROMPT = 0x8000
 SMALL = list(range(97, 103))  # few ids, so that bad words come up
 
 
 def update(core: _core.EngineCore, *ids: int) -> list[_core.Release]:
     return core.update(np.array(ids, dtype=np.int32)).releases
-
-
-def biases_of(edits: _core.Batch, row: int) -> dict[int, float]:
-    part = slice(*edits.bias_offsets[row : row + 2])
-    return dict(zip(edits.bias_ids[part].tolist(), edits.biases[part].tolist(), strict=True))
 
 
 NEUTRAL = {
@@ -55,33 +49,28 @@ def test_arrays() -> None:
     core.add_request(1, [1, 2], _core.SamplingParams())
     core.add_request(2, [3, 4, 3], _core.SamplingParams(presence_penalty=0.5, frequency_penalty=-1.5))
     core.add_request(3, [5], _core.SamplingParams(min_p=0.25, logit_bias=[(9, 1.5), (4, -2.0), (6, 0.0)]))
-    core.add_request(4, [6, 7], _core.SamplingParams(allowed_token_ids=[0, 31, 32, 255, 31]))
-    core.add_request(5, [8], _core.SamplingParams(repetition_penalty=1.25, bad_word_ids=[[9], [7], [9]]))
+    core.add_request(4, [6, 7], _core.SamplingParams(allowed_token_ids=[0, 31]))
+    core.add_request(5, [8], _core.SamplingParams(repetition_penalty=1.25, logit_bias=[(7, -100.0)]))
     batch = core.schedule()
     rows = batch.sample_rows.tolist()
-    arrays = packed(batch)
+    arrays = packed_samples(batch, 5) | packed_tables(batch)
     assert arrays["min_p"].tolist() == [0, 0, 0.25, 0, 0]
     assert arrays["repetition_penalty"].tolist() == [1, 1, 1, 1, 1.25]
     assert arrays["presence_penalty"].tolist() == [0, 0.5, 0, 0, 0]
     assert arrays["frequency_penalty"].tolist() == [0, -1.5, 0, 0, 0]
-    assert arrays["allowed_rows"].tolist() == [-1, -1, -1, rows[3], -1]
-    assert arrays["bias_offsets"].tolist() == [0, 0, 0, 2, 2, 4]
-    assert arrays["bias_ids"].tolist() == [4, 9, 7, 9]
-    assert arrays["biases"].tolist() == [-2, 1.5, -np.inf, -np.inf]
+    assert arrays["bias_offsets"].tolist() == [0, 0, 0, 2, 2, 3]
+    assert arrays["bias_ids"].tolist() == [4, 9, 7]
+    assert arrays["biases"].tolist() == [-2, 1.5, -100]
     assert arrays["counted_rows"].tolist() == [rows[1], rows[4]]
     assert arrays["counted_offsets"].tolist() == [0, 3, 4]
     assert arrays["counted_prompt_lens"].tolist() == [3, 1]
     assert arrays["counted_token_ids"].tolist() == [3, 4, 3, 8]
-    assert arrays["masked_rows"].tolist() == [rows[3]]
-    assert arrays["masks"].tolist() == [1 | 1 << 31, 1, 0, 0, 0, 0, 0, 1 << 31]
     update(core, 10, 10, 10, 31, 10)
     batch = core.schedule()
-    assert _core.BatchLayout.for_table_rows(batch).num_bytes == 0
-    again = packed(batch)
-    for name in ("counted_rows", "counted_prompt_lens", "counted_token_ids", "masked_rows", "masks"):
-        assert again[name].tolist() == []
-    for name in ("min_p", "allowed_rows", "bias_ids", "biases", "presence_penalty"):
-        assert again[name].tolist() == arrays[name].tolist()
+    assert _core.BatchLayout.for_tables(batch).num_bytes == 0
+    again = packed_samples(batch, 5)
+    for name, array in again.items():
+        assert array.tolist() == arrays[name].tolist()
 
 
 def test_edits_end_with_their_request() -> None:
@@ -107,7 +96,7 @@ def test_a_prompt_in_parts_is_written_with_its_first_sample() -> None:
 def test_forgotten_rows_are_written_again() -> None:
     """With the ids that are known: what the failed batches sampled is not among them."""
     core = make_core(max_batches_out=2)
-    core.add_request(1, [1, 2], _core.SamplingParams(presence_penalty=1.0, allowed_token_ids=[7]))
+    core.add_request(1, [1, 2], _core.SamplingParams(presence_penalty=1.0))
     core.schedule()
     core.schedule()
     update(core, 7)
@@ -116,70 +105,13 @@ def test_forgotten_rows_are_written_again() -> None:
     edits = core.schedule()
     assert edits.counted_token_ids.tolist() == [1, 2, 7]
     assert edits.counted_prompt_lens.tolist() == [2]
-    assert len(edits.masked_rows) == 1
-
-
-def test_bad_words_of_several_ids() -> None:
-    """The last id of each word that the output has almost completed, and of no other; the prompt's ids do not
-    count."""
-    core = make_core()
-    words = [[1, 2, 3], [2, 5], [4, 4], [3], [2, 7], [1, 9]]
-    core.add_request(1, [1, 4], _core.SamplingParams(bad_word_ids=words, logit_bias=[(5, 2.0), (8, 1.0)]))
-    banned = {3: -np.inf}
-    expected = [
-        (1, banned | {5: 2.0, 8: 1.0}),
-        (2, banned | {5: 2.0, 8: 1.0, 9: -np.inf}),
-        (4, banned | {5: -np.inf, 7: -np.inf, 8: 1.0}),
-        (6, banned | {4: -np.inf, 5: 2.0, 8: 1.0}),
-        (0, banned | {5: 2.0, 8: 1.0}),
-    ]
-    for token, biases in expected:
-        edits = core.schedule()
-        assert biases_of(edits, 0) == biases
-        assert edits.bias_ids.tolist() == sorted(biases)
-        update(core, token)
-
-
-def test_bad_words_wait_for_ids() -> None:
-    """A request with words of several ids is in every other batch; one with words of one id in all."""
-    core = make_core(max_batches_out=2)
-    core.add_request(1, [1], _core.SamplingParams(bad_word_ids=[[2, 3]]))
-    core.add_request(2, [1], _core.SamplingParams(bad_word_ids=[[2], [3]]))
-    assert core.schedule().request_ids.tolist() == [1, 2]
-    for _ in range(3):
-        assert core.schedule().request_ids.tolist() == [2]
-        update(core, 9, 9)
-        assert core.schedule().request_ids.tolist() == [1, 2]
-        update(core, 9)
-
-
-def test_alone_they_run_one_batch_at_a_time() -> None:
-    """Nothing else is scheduled, and nothing hangs."""
-    core = make_core(max_batches_out=2)
-    core.add_request(1, [1], _core.SamplingParams(bad_word_ids=[[2, 3]], max_tokens=4))
-    for _ in range(4):
-        assert core.schedule().num_tokens == 1
-        assert core.schedule().num_tokens == 0
-        update(core, 2)
-    assert not core.has_unfinished_requests()
-
-
-def test_no_token_left() -> None:
-    """The error says what may have left none."""
-    core = make_core()
-    core.add_request(1, [1], _core.SamplingParams(allowed_token_ids=[5], bad_word_ids=[[5, 5]]))
-    core.add_request(2, [1], _core.SamplingParams(presence_penalty=1.0))
-    core.schedule()
-    first, second = update(core, -1, -1)
-    assert "allowed_token_ids, bad_words and min_tokens leave none" in first.error
-    assert second.error == "the model's logits are not finite; no token can be sampled"
 
 
 @dataclass
 class Edited:
     """A launched batch's edits, and whose samples they are."""
 
-    arrays: dict[str, np.ndarray] | None
+    arrays: dict[str, np.ndarray] | None  # of samples
     request_ids: list[int]
     rows: list[int]
 
@@ -194,27 +126,26 @@ class EditingModel(FakeModel):
         super().__init__(core, sequences)
         self.fields = fields
         self.counts = np.full((self.max_num_seqs + 1, VOCAB_SIZE), 0x5555, dtype=np.uint16)
-        self.masks = np.full((self.max_num_seqs + 1, NUM_WORDS), 0x55555555, dtype=np.uint32)
         self.edits: deque[Edited] = deque()
         self.sample_idx = 0
 
     def launch(self, batch: _core.Batch) -> None:
         super().launch(batch)
-        arrays = packed(batch) if batch.has_edits else None
+        arrays = packed_samples(batch, batch.num_sampled) if batch.has_edits else None
         request_ids = batch.request_ids[batch.sample_req_idx].tolist()
         self.edits.append(Edited(arrays, request_ids, batch.sample_rows.tolist()))
 
+    def write_tables(self, tables: dict[str, np.ndarray]) -> None:
+        super().write_tables(tables)
+        offsets = tables["counted_offsets"]  # none when no row is written
+        for i, row in enumerate(tables["counted_rows"]):
+            ids = tables["counted_token_ids"][offsets[i] : offsets[i + 1]]
+            prompt, output = np.split(ids, [tables["counted_prompt_lens"][i]])
+            self.counts[row] = np.bincount(output, minlength=VOCAB_SIZE)
+            self.counts[row, prompt] |= IN_PROMPT
+
     def collect(self) -> np.ndarray:
         self.sample_idx = 0
-        arrays = self.edits[0].arrays
-        if arrays is not None:
-            offsets = arrays["counted_offsets"]  # none when no row is written
-            for i, row in enumerate(arrays["counted_rows"]):
-                ids = arrays["counted_token_ids"][offsets[i] : offsets[i + 1]]
-                prompt, output = np.split(ids, [arrays["counted_prompt_lens"][i]])
-                self.counts[row] = np.bincount(output, minlength=VOCAB_SIZE)
-                self.counts[row, prompt] |= IN_PROMPT
-            self.masks[arrays["masked_rows"]] = arrays["masks"].reshape(-1, NUM_WORDS)
         sampled = super().collect()
         self.edits.popleft()
         return sampled
@@ -224,9 +155,8 @@ class EditingModel(FakeModel):
             self.edits.clear()
         super().discard(has_run)
         self.counts.fill(0x5555)
-        self.masks.fill(0x55555555)
 
-    def next_token(self, tokens: list[int], masked: Iterable[int] = (), index: int = 0) -> int:
+    def next_token(self, tokens: list[int], masked: Collection[int] = (), index: int = 0) -> int:
         """The largest of logits that all tokens decide, edited as the batch says."""
         edited, j = self.edits[0], self.sample_idx
         self.sample_idx += 1
@@ -237,9 +167,10 @@ class EditingModel(FakeModel):
         base = np.random.default_rng(super().next_token(tokens) + 1000 * len(tokens))
         logits = base.normal(size=VOCAB_SIZE).astype(np.float32)
         logits[SMALL] += 3
-        expected = own.edit(logits, prompt, output, sorted(masked))
+        expected = own.edit(logits, prompt, output)
+        assert masked == own.masked(output, VOCAB_SIZE)
         if arrays is None:
-            assert own == Fields()
+            assert not own.changes_logits
             return int(expected.argmax())
         has_penalties = (own.presence_penalty, own.frequency_penalty, own.repetition_penalty) != (0, 0, 1)
         for name in ("presence_penalty", "frequency_penalty", "repetition_penalty"):
@@ -248,13 +179,9 @@ class EditingModel(FakeModel):
             counts = np.bincount(np.array(output, dtype=np.int64), minlength=VOCAB_SIZE).astype(np.uint16)
             counts[prompt] |= IN_PROMPT
             assert self.counts[row].tolist() == counts.tolist()
-        assert arrays["allowed_rows"][j] == (row if own.allowed_token_ids else -1)
-        if own.allowed_token_ids:
-            bits = np.unpackbits(self.masks[row].view(np.uint8), bitorder="little")
-            assert bits.nonzero()[0].tolist() == sorted(set(own.allowed_token_ids))
         part = slice(*arrays["bias_offsets"][j : j + 2])
         biases = dict(zip(arrays["bias_ids"][part].tolist(), arrays["biases"][part].tolist(), strict=True))
-        assert biases == own.logit_bias | dict.fromkeys(own.banned(output), -np.inf)
+        assert biases == own.logit_bias
         assert list(biases) == sorted(biases)
         token = int(expected.argmax())
         assert token not in own.banned(output)
@@ -272,10 +199,14 @@ class EditingDriver(Driver):
     def add_fields(self, request_id: int, prompt: list[int], fields: Fields, **params: object) -> None:
         self.fields[request_id] = fields
         given = vars(fields) | {"logit_bias": list(fields.logit_bias.items())}
+        del given["end_ids"]
         self.add(request_id, prompt, **given, **params)
 
 
-def random_fields(rng: random.Random) -> Fields:
+EOS_IDS = [97, 250]
+
+
+def random_fields(rng: random.Random, min_tokens: int) -> Fields:
     def some(count: int) -> list[int]:
         return [rng.choice(SMALL) for _ in range(count)]
 
@@ -286,23 +217,25 @@ def random_fields(rng: random.Random) -> Fields:
         logit_bias=rng.choice([{}, {}, dict.fromkeys(sorted(set(some(3))), 1.5)]),
         allowed_token_ids=rng.choice([[], [], list(range(40, 140)), [*SMALL, 5, 200]]),
         bad_word_ids=rng.choice([[], [], [some(1)], [some(2), some(3), some(2), some(1)]]),
+        min_tokens=min_tokens,
+        end_ids=EOS_IDS,
     )
 
 
 def run(seed: int, **settings: object) -> EditingDriver:
     rng = random.Random(seed)
-    driver = EditingDriver(make_core(eos_token_ids=[97, 250], **settings))
+    driver = EditingDriver(make_core(eos_token_ids=EOS_IDS, **settings))
     for request_id in range(24):
-        fields = Fields() if rng.random() < 0.3 else random_fields(rng)
-        prompt = [rng.choice(SMALL) for _ in range(rng.randrange(1, 30))]
         min_tokens = rng.choice([0, 0, 5])
+        is_plain = rng.random() < 0.3
+        fields = Fields(min_tokens=min_tokens, end_ids=EOS_IDS) if is_plain else random_fields(rng, min_tokens)
+        prompt = [rng.choice(SMALL) for _ in range(rng.randrange(1, 30))]
         driver.add_fields(
             request_id,
             prompt,
             fields,
             temperature=0.0,
             max_tokens=rng.choice([5, 20, 40]),
-            min_tokens=min_tokens,
             ignore_eos=rng.random() < 0.5,
         )
         if rng.random() < 0.5:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from quire import _core, ops
-from quire.runner.logit_edits import LogitEdits
+from quire.runner.logit_edits import SamplerTables
 from quire.runner.model_runner import _allow_read_only_views
 from quire.runner.step_buffers import StepBuffers
 from quire.runner.step_shapes import StepShape
@@ -68,11 +68,11 @@ def test_the_same_ids_as_on_the_cpu(cuda_logit_edits: Any) -> None:
     buffers = StepBuffers(config, torch.device("cpu"), num_copies=2)
     edits = cuda_logit_edits.CudaLogitEdits(6, VOCAB_SIZE, torch.device("cpu"), 2)
     _allow_read_only_views()
-    twin = LogitEdits(6, VOCAB_SIZE)
+    twin = SamplerTables(6, VOCAB_SIZE, torch.device("cpu"), ops.token_counts)
     params: list[dict[str, Any]] = [
         {"presence_penalty": 0.5, "frequency_penalty": 0.4},
         {},
-        {"allowed_token_ids": list(range(50, 90))},
+        {"allowed_token_ids": list(range(50, 90)), "min_tokens": 3, "stop_token_ids": [60]},
         {"logit_bias": [(7, 4.0), (9, -100.0)], "min_p": 0.1, "logprobs": 3},
         {"repetition_penalty": 1.5, "bad_word_ids": [[3], [5, 6]], "allowed_token_ids": [2, 3, 4, 5, 6]},
     ]
@@ -92,14 +92,21 @@ def test_the_same_ids_as_on_the_cpu(cuda_logit_edits: Any) -> None:
             shape = StepShape(batch.num_tokens, batch.num_reqs, 6, False)
             buffers.upload(num_steps % 2, batch, shape)
             logits = torch.from_numpy(rng.normal(size=(6, VOCAB_SIZE)).astype(np.float32))
-            names = ("temperature", "top_k", "top_p", "seed", "output_idx", "mask_offsets", "mask_ids")
-            arrays = {name: torch.from_numpy(getattr(batch, name)) for name in names}
-            rest = twin.arguments(batch) if batch.has_edits else {}
-            ids = ops.sample(logits[:n], **arrays, **rest)
+
+            def columns(names: Iterable[str], batch: _core.Batch = batch) -> dict[str, torch.Tensor]:
+                return {name: torch.from_numpy(getattr(batch, name)) for name in names}
+
+            twin.update(columns(_core.BatchLayout.for_tables(batch).arrays))
+            given = columns(["temperature", "top_k", "top_p", "seed", "output_idx", "mask_rows"])
+            if batch.has_edits:
+                names = set(_core.BatchLayout.for_edits(6).arrays) - {"num_logprobs"}
+                given |= columns([*names, "sample_rows"]) | {"token_counts": twin.token_counts}
+            ids = ops.sample(logits[:n], **given, token_masks=twin.token_masks)
             out = torch.full((6,), -7, dtype=torch.int32)
             last = torch.zeros(7, dtype=torch.int32)
             edits.upload(num_steps % 2, batch, 6)
-            cuda_ops.sample(logits, buffers.arrays(shape), last, out, **addresses)
+            edits.write_tables(num_steps % 2, batch)
+            cuda_ops.sample(logits, buffers.arrays(shape), last, edits.token_masks, out, **addresses)
             assert out[:n].tolist() == ids.tolist()
             assert out[n:].tolist() == logits[n:].argmax(-1).tolist(), "padding is greedy"
             num_logprobs = batch.num_logprobs.tolist() if batch.has_logprobs else [0] * n
@@ -107,7 +114,7 @@ def test_the_same_ids_as_on_the_cpu(cuda_logit_edits: Any) -> None:
             assert edits.sampler_arguments() == addresses
             num_steps += 1
             num_edited += batch.has_edits
-            num_masked += len(batch.masked_rows)
+            num_masked += len(batch.mask_updates) > 0
         core.update(ids[:n].numpy(), logprobs_of(n) if batch.has_logprobs else None)
     assert num_steps > num_edited > 10
-    assert num_masked == 6
+    assert num_masked > 6

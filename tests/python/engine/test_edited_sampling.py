@@ -117,9 +117,9 @@ def test_no_edits_no_tables(llama_folder: Callable[..., Path]) -> None:
         min_p=0.0, presence_penalty=0.0, frequency_penalty=0, repetition_penalty=1.0, max_tokens=4
     )
     llm.generate(make_prompts(3), neutral)
-    assert runner._edits is None
+    assert runner._tables is None
     llm.generate(make_prompts(3), SamplingParams(min_p=0.3, max_tokens=4))
-    assert runner._edits is not None
+    assert runner._tables is not None
 
 
 def test_nothing_left_ends_one_request_alone(llama_folder: Callable[..., Path]) -> None:

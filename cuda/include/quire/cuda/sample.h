@@ -1,8 +1,8 @@
 // One token id per row of logits, on the GPU.
 //
-// Order of a row: allowed ids and mask ids -> biases -> penalties (repetition, frequency, presence; before
-// the greedy choice too) -> temperature -> min_p -> top_k -> top_p -> draw, as in vLLM: its
-// allowed_token_ids, its bad_words and its min_tokens are masks here, or biases of -inf, which are masks too.
+// Order of a row: mask -> biases -> penalties (repetition, frequency, presence; before the greedy choice too)
+// -> temperature -> min_p -> top_k -> top_p -> draw, as in vLLM, whose allowed_token_ids, bad_words and
+// min_tokens are the mask here.
 // Tokens are ranked by (logit descending, id ascending), so ties never make a set ambiguous: top_k keeps the
 // first top_k of that order, top_p the shortest prefix of what is left whose renormalised probability reaches
 // top_p (at least one token). The draw takes one number from Philox4x32-10 with key = seed and counter =
@@ -32,15 +32,12 @@ struct SampleParams {
   const void* logits = nullptr;  // [num_rows, vocab_size], rows stride_logits apart; not modified
   int64_t stride_logits = 0;
 
-  const float* temperature = nullptr;     // [num_rows]; 0: the largest logit, the lowest id among equals
-  const int32_t* top_k = nullptr;         // [num_rows]; <= 0: off
-  const float* top_p = nullptr;           // [num_rows]; >= 1: off
-  const uint64_t* seed = nullptr;         // [num_rows]
-  const int32_t* output_idx = nullptr;    // [num_rows]
-  const int32_t* mask_offsets = nullptr;  // [num_rows + 1]; row j may not give mask_ids[offsets[j], offsets[j
-                                          // + 1]); may be null
-  const int32_t* mask_ids = nullptr;      // ids outside the vocabulary are ignored; may be null as above
-  int32_t* out = nullptr;                 // [num_rows]
+  const float* temperature = nullptr;   // [num_rows]; 0: the largest logit, the lowest id among equals
+  const int32_t* top_k = nullptr;       // [num_rows]; <= 0: off
+  const float* top_p = nullptr;         // [num_rows]; >= 1: off
+  const uint64_t* seed = nullptr;       // [num_rows]
+  const int32_t* output_idx = nullptr;  // [num_rows]
+  int32_t* out = nullptr;               // [num_rows]
 
   const float* min_p = nullptr;  // [num_rows]; <= 0: off; may be null: off in all rows
 
@@ -58,10 +55,10 @@ struct SampleParams {
   const int32_t* sample_rows = nullptr;  // [num_rows]
   int32_t* last_token_ids = nullptr;     // [max_num_seqs + 1]
 
-  // Both or none: an id may be sampled in row j when its bit is set in row allowed_rows[j] of allowed_masks,
-  // bit id % 32 of word id / 32; all ids when that is -1.
-  const int32_t* allowed_rows = nullptr;    // [num_rows]
-  const uint32_t* allowed_masks = nullptr;  // [max_num_seqs + 1, (vocab_size + 31) / 32]
+  // Both or none: an id may be sampled in row j when its bit is set in row mask_rows[j] of token_masks, bit
+  // id % 32 of word id / 32; all ids when that is -1.
+  const int32_t* mask_rows = nullptr;     // [num_rows]
+  const uint32_t* token_masks = nullptr;  // [max_num_seqs + 1, (vocab_size + 31) / 32]
 
   // All three or none: biases[i] is added to the logit of bias_ids[i], for i in [bias_offsets[j],
   // bias_offsets[j + 1]) in row j. -inf: the id is not sampled.

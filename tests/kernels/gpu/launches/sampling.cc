@@ -36,8 +36,12 @@ void sample(int32_t vocab_size, float scale, const Setting& setting) {
       min_p(std::vector<float>(kRows, setting.min_p));
   const Device<int32_t> top_k(std::vector<int32_t>(kRows, setting.top_k)), output_idx({0, 1, 2, 3});
   const Device<uint64_t> seed({1, 2, 3, 4});
-  const Device<int32_t> out(kRows, kPoisoned), mask_offsets({0, 1, 1, 1, 2}),
-      mask_ids({vocab_size - 1, 1 << 30});
+  // Masks of two rows: all but the last id, which is none of the likeliest, and all ids.
+  const int32_t words = (vocab_size + 31) / 32;
+  std::vector<uint32_t> masks(size_t(kRows + 1) * words, ~0u);
+  masks[words - 1] &= ~(1u << (vocab_size - 1) % 32);
+  const Device<uint32_t> token_masks(masks);
+  const Device<int32_t> out(kRows, kPoisoned), mask_rows({0, -1, -1, 1});
   const Device<int32_t> sample_rows({0, 2, 1, kRows}), last_token_ids(kRows + 1, kPoisoned);
 
   cuda::SampleParams p;
@@ -50,8 +54,8 @@ void sample(int32_t vocab_size, float scale, const Setting& setting) {
   p.top_p = top_p.data();
   p.seed = seed.data();
   p.output_idx = output_idx.data();
-  p.mask_offsets = mask_offsets.data();
-  p.mask_ids = mask_ids.data();
+  p.mask_rows = mask_rows.data();
+  p.token_masks = token_masks.data();
   p.out = out.data();
   p.sample_rows = sample_rows.data();
   p.last_token_ids = last_token_ids.data();
@@ -64,21 +68,16 @@ void sample(int32_t vocab_size, float scale, const Setting& setting) {
   const std::string name = std::string(setting.name) + " of " + std::to_string(vocab_size);
   check(is_greedy ? plain == likeliest(host_logits, vocab_size) : are_ids(plain), "sample " + name);
 
-  // Every edit is there and none changes anything: allowed are all ids, biases and penalties are none.
-  const int32_t words = (vocab_size + 31) / 32;
+  // Every edit is there and none changes anything: biases and penalties are none.
   const Device<float> ones(std::vector<float>(kRows, 1)), zeros(std::vector<float>(kRows, 0));
   const Device<float> presence({0, 0, 1e-30f, 0}), biases({0, 0});
   const Device<uint16_t> counts(std::vector<uint16_t>(size_t(kRows + 1) * vocab_size, 0));
-  const Device<int32_t> allowed_rows({1, -1, 0, -1}), bias_offsets({0, 2, 2, 2, 2}),
-      bias_ids({0, vocab_size / 2});
-  const Device<uint32_t> allowed_masks(std::vector<uint32_t>(size_t(kRows + 1) * words, ~0u));
+  const Device<int32_t> bias_offsets({0, 2, 2, 2, 2}), bias_ids({0, vocab_size / 2});
   p.min_p = min_p.data();
   p.repetition_penalty = ones.data();
   p.presence_penalty = presence.data();
   p.frequency_penalty = zeros.data();
   p.token_counts = counts.data();
-  p.allowed_rows = allowed_rows.data();
-  p.allowed_masks = allowed_masks.data();
   p.bias_offsets = bias_offsets.data();
   p.bias_ids = bias_ids.data();
   p.biases = biases.data();
