@@ -219,8 +219,8 @@ class BatchLayout:
     def for_edits(max_num_seqs: int) -> BatchLayout:
         """What requests with logprobs, penalties, biases and the like bring, for the most samples."""
     @staticmethod
-    def for_table_rows(batch: Batch) -> BatchLayout:
-        """The rows of the samplers' tables that this batch writes."""
+    def for_tables(batch: Batch) -> BatchLayout:
+        """What this batch writes to the samplers' tables."""
     @property
     def num_bytes(self) -> int: ...
     @property
@@ -244,6 +244,9 @@ class Batch:
     def num_prompt_rows(self) -> int: ...
     @property
     def has_logprobs(self) -> bool: ...
+    @property
+    def has_masks(self) -> bool:
+        """Some sample may not give every token."""
     @property
     def has_edits(self) -> bool:
         """Some sample has penalties, biases or the like."""
@@ -290,8 +293,8 @@ class Batch:
     def output_idx(self) -> npt.NDArray[np.int32]:
         """[num_sampled]: how many tokens the request has produced: the counter of the random stream"""
     @property
-    def mask_offsets(self) -> npt.NDArray[np.int32]:
-        """[num_sampled + 1]: sample j masks mask_ids[mask_offsets[j]:mask_offsets[j + 1]]"""
+    def mask_rows(self) -> npt.NDArray[np.int32]:
+        """[num_sampled]: row of token_masks; -1: all tokens may be sampled"""
     @property
     def token_ids(self) -> npt.NDArray[np.int32]:
         """[num_tokens]: ~row: the last id sampled for that row"""
@@ -305,9 +308,6 @@ class Batch:
     def block_copies(self) -> npt.NDArray[np.int32]:
         """[num_block_copies, 2]: source and destination: whole blocks to be copied, keys and values of all
         layers"""
-    @property
-    def mask_ids(self) -> npt.NDArray[np.int32]:
-        """[num_mask_ids]: ids that may not be sampled"""
     @property
     def block_table_updates(self) -> npt.NDArray[np.int32]:
         """[num_block_table_updates, 2]: index into the flat block_tables and block id: each entry that was
@@ -328,9 +328,6 @@ class Batch:
     def frequency_penalty(self) -> npt.NDArray[np.float32]:
         """[num_sampled]: 0: off"""
     @property
-    def allowed_rows(self) -> npt.NDArray[np.int32]:
-        """[num_sampled]: row of allowed_masks; -1: all tokens are allowed"""
-    @property
     def bias_offsets(self) -> npt.NDArray[np.int32]:
         """[num_sampled + 1]: sample j adds biases[bias_offsets[j]:bias_offsets[j + 1]]"""
     @property
@@ -338,7 +335,7 @@ class Batch:
         """[num_bias_ids]: ascending in each sample, each once"""
     @property
     def biases(self) -> npt.NDArray[np.float32]:
-        """[num_biases]: added to the logit of the id; -inf: not to be sampled"""
+        """[num_biases]: added to the logit of the id"""
     @property
     def counted_rows(self) -> npt.NDArray[np.int32]:
         """[num_counted_rows]: rows of token_counts"""
@@ -353,11 +350,8 @@ class Batch:
     def counted_token_ids(self) -> npt.NDArray[np.int32]:
         """[num_counted_token_ids]: tokens of all rows"""
     @property
-    def masked_rows(self) -> npt.NDArray[np.int32]:
-        """[num_masked_rows]: rows of allowed_masks"""
-    @property
-    def masks(self) -> npt.NDArray[np.uint32]:
-        """[num_masks]: [num_masked * num_mask_words]"""
+    def mask_updates(self) -> npt.NDArray[np.int32]:
+        """[num_mask_updates, 2]: index into the flat token_masks, and the word's 32 bits"""
     @property
     def request_ids(self) -> npt.NDArray[np.uint64]:
         """[num_reqs]: id of the request"""
@@ -588,16 +582,14 @@ def cpu_sample(
     top_p: int,
     seed: int,
     output_idx: int,
-    mask_offsets: int,
-    mask_ids: int,
     out: int,
     min_p: int = 0,
     repetition_penalty: int = 0,
     presence_penalty: int = 0,
     frequency_penalty: int = 0,
     token_counts: int = 0,
-    allowed_rows: int = 0,
-    allowed_masks: int = 0,
+    mask_rows: int = 0,
+    token_masks: int = 0,
     bias_offsets: int = 0,
     bias_ids: int = 0,
     biases: int = 0,

@@ -122,9 +122,7 @@ def num_mask_words(vocab_size: int) -> int:
     return -(-vocab_size // 32)
 
 
-def _mask_args(
-    rows: Tensor | None, masks: Tensor | None, num_rows: int, vocab_size: int
-) -> tuple[int, int]:
+def _mask_args(rows: Tensor | None, masks: Tensor | None, num_rows: int, vocab_size: int) -> tuple[int, int]:
     if rows is None and masks is None:
         return 0, 0
     if rows is None or masks is None:

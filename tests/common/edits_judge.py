@@ -100,9 +100,7 @@ class EditsJudge:
     ) -> None:
         """The next requests of the engine."""
         self.prompts, self.outputs = prompts, [[] for _ in prompts]
-        self.fields = [
-            Fields.of(item, own, self.eos_ids) for item, own in zip(params, words, strict=True)
-        ]
+        self.fields = [Fields.of(item, own, self.eos_ids) for item, own in zip(params, words, strict=True)]
         self.min_p = [item.min_p for item in params]
 
     def judge(self, samples: Samples, logits: NDArray[np.float32], ids: list[int], *, exactly: bool) -> None:
@@ -113,7 +111,7 @@ class EditsJudge:
             output, own = self.outputs[index], self.fields[index]
             what = f"request {index}, token {len(output)}"
             if not samples.has_edits:
-                assert not (own.changes_logits or self.min_p[index]), what
+                assert (own.changes_logits, self.min_p[index]) == (False, 0), what
             if not samples.has_masks:
                 assert not own.masked(output, len(logits[j])), what
             assert samples.arrays["output_idx"][j] == len(output), what

@@ -48,24 +48,24 @@ class EditsCase:
                 values[survivor] = 1.0
             # All 16 combinations, then again; the last one has them all.
             kinds = 15 - j % 16
+            ends = rng.sample(range(vocab_size), min(vocab_size // 4, 20)) if kinds & 8 else []
             own = Fields(
                 presence_penalty=0.6 if kinds & 1 else 0.0,
                 frequency_penalty=0.3 if kinds & 1 else 0.0,
                 repetition_penalty=1.3 if kinds & 1 else 1.0,
                 logit_bias=values if kinds & 2 else {},
                 allowed_token_ids=ids if kinds & 4 else (),
+                min_tokens=1 + len(output),
+                end_ids=[i for i in ends if i != survivor],
             )
-            ends = rng.sample(range(vocab_size), min(vocab_size // 4, 20)) if kinds & 8 else []
-            ends = [i for i in ends if i != survivor]
             if kinds & 12:
-                left = set(ids if kinds & 4 else range(vocab_size)) - set(ends)
-                masked[rows[j]] = sorted(set(range(vocab_size)) - left)
+                masked[rows[j]] = sorted(own.masked(output, vocab_size))
             self.table[rows[j]] = torch.from_numpy(np.bincount(output, minlength=vocab_size))
             self.table[rows[j], prompt] |= IN_PROMPT
             fields.append(own)
             biases.append(own.logit_bias)
             row = self.logits[j].float().numpy()
-            self.edited[j] = torch.from_numpy(own.edit(row, prompt, output, ends))
+            self.edited[j] = torch.from_numpy(own.edit(row, prompt, output))
         self.arguments = {
             "sample_rows": torch.tensor(rows, dtype=torch.int32),
             "repetition_penalty": torch.tensor([f.repetition_penalty for f in fields]),

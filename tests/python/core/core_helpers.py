@@ -103,6 +103,18 @@ def packed_tables(batch: _core.Batch) -> dict[str, np.ndarray]:
     return arrays
 
 
+def write_masks(table: np.ndarray, updates: np.ndarray) -> None:
+    """Write a batch's mask_updates to a table of masks."""
+    places, words = updates.T
+    assert len(set(places.tolist())) == len(places)
+    table.reshape(-1)[places] = words.astype(np.uint32)
+
+
+def masked_ids(row: np.ndarray) -> set[int]:
+    """The ids whose bits a row of the table has not set."""
+    return set(np.flatnonzero(np.unpackbits(row.view(np.uint8), bitorder="little") == 0).tolist())
+
+
 class FakeModel:
     """Next token = function of all previous tokens, read through the block tables.
 
@@ -215,20 +227,14 @@ class FakeModel:
             sequence = self.sequences[launch.keys[i]]
             assert arrays["output_idx"][j] == len(sequence.sampled)
             assert arrays["mask_rows"][j] in (-1, rows[j])
-            masked = self.masked(rows[j]) if arrays["mask_rows"][j] >= 0 else set()
+            masked = masked_ids(self.token_masks[rows[j]]) if arrays["mask_rows"][j] >= 0 else set()
             sampled[j] = self.next_token(sequence.tokens, masked, sequence.index)
             sequence.sampled.append(int(sampled[j]))
         self.last_token_ids[rows] = sampled
         return sampled[:num_sampled]
 
     def write_tables(self, tables: dict[str, np.ndarray]) -> None:
-        places, words = tables["mask_updates"].T
-        assert len(set(places.tolist())) == len(places)
-        self.token_masks.reshape(-1)[places] = words.astype(np.uint32)
-
-    def masked(self, row: int) -> set[int]:
-        bits = np.unpackbits(self.token_masks[row].view(np.uint8), bitorder="little")
-        return set(np.flatnonzero(bits[: self.vocab_size] == 0).tolist())
+        write_masks(self.token_masks, tables["mask_updates"])
 
     def check_padding(self, arrays: dict[str, np.ndarray]) -> None:
         num_reqs, num_tokens, num_sampled, _ = arrays["header"].tolist()

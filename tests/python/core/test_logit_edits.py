@@ -228,7 +228,9 @@ def run(seed: int, **settings: object) -> EditingDriver:
     for request_id in range(24):
         min_tokens = rng.choice([0, 0, 5])
         is_plain = rng.random() < 0.3
-        fields = Fields(min_tokens=min_tokens, end_ids=EOS_IDS) if is_plain else random_fields(rng, min_tokens)
+        fields = (
+            Fields(min_tokens=min_tokens, end_ids=EOS_IDS) if is_plain else random_fields(rng, min_tokens)
+        )
         prompt = [rng.choice(SMALL) for _ in range(rng.randrange(1, 30))]
         driver.add_fields(
             request_id,

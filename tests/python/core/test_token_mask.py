@@ -4,7 +4,7 @@ little is written to it."""
 from __future__ import annotations
 
 import numpy as np
-from core_helpers import make_core
+from core_helpers import make_core, masked_ids, write_masks
 from quire import _core
 
 VOCAB_SIZE = 256
@@ -23,14 +23,8 @@ class Device:
 
     def masked(self, batch: _core.Batch) -> list[set[int]]:
         """The ids that each sample of the batch may not give."""
-        places, words = batch.mask_updates.T
-        self.table.reshape(-1)[places] = words.astype(np.uint32)
-        return [
-            set(np.flatnonzero(np.unpackbits(self.table[row].view(np.uint8), bitorder="little") == 0).tolist())
-            if row >= 0
-            else set()
-            for row in batch.mask_rows
-        ]
+        write_masks(self.table, batch.mask_updates)
+        return [masked_ids(self.table[row]) if row >= 0 else set() for row in batch.mask_rows]
 
 
 def all_but(*ids: int) -> set[int]:
@@ -61,8 +55,8 @@ def test_sources_are_one_mask() -> None:
 
 
 def test_no_mask_no_row() -> None:
-    """A request whose mask leaves every token has no row while it does: after min_tokens, and where no bad word
-    is almost complete."""
+    """A request has no row while its mask leaves every token: after min_tokens, and where no bad word is
+    almost complete."""
     core = make_core(eos_token_ids=[9])
     core.add_request(1, [1], _core.SamplingParams(min_tokens=1))
     core.add_request(2, [1], _core.SamplingParams(bad_word_ids=[[2, 3]]))
