@@ -555,21 +555,42 @@ def cpu_rope_and_cache(
     norm_eps: float = 0.0,
 ) -> None: ...
 def cpu_rms_norm(
+    *,
     dtype: int,
     num_rows: int,
     hidden_size: int,
     eps: float,
     x: int,
     stride_x: int,
-    residual: int,
     weight: int,
     out: int,
+    residual: int = 0,
+    out_scale: int = 0,
+    stream: int = 0,
 ) -> None: ...
 def cpu_silu_mul(
-    dtype: int, num_rows: int, intermediate_size: int, gate_up: int, stride_gate_up: int, out: int
+    *,
+    dtype: int,
+    num_rows: int,
+    intermediate_size: int,
+    gate_up: int,
+    stride_gate_up: int,
+    out: int,
+    out_scale: int = 0,
+    stream: int = 0,
 ) -> None: ...
 def cpu_embedding(
-    dtype: int, num_tokens: int, vocab_size: int, hidden_size: int, token_ids: int, table: int, out: int
+    *,
+    dtype: int,
+    num_tokens: int,
+    vocab_size: int,
+    hidden_size: int,
+    token_ids: int,
+    table: int,
+    out: int,
+    last_token_ids: int = 0,
+    num_last_token_ids: int = 0,
+    stream: int = 0,
 ) -> None: ...
 def cpu_sample(
     dtype: int,
