@@ -26,7 +26,7 @@ NUM_PROMPT_TOKENS = 32
 class NoModel:
     """A runner that draws ids, and keeps the time of each call."""
 
-    max_batches_out = 1
+    max_batches_in_flight = 1
 
     def __init__(self, vocab_size: int) -> None:
         rng = np.random.default_rng(0)

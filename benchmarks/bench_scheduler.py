@@ -3,10 +3,10 @@
     PYTHONPATH=python python benchmarks/bench_scheduler.py
 
 Each step builds all Batch arrays, writes them into one buffer as a device needs them, takes one sampled id
-per request, follows text boundaries and releases the ids. With two batches out, update() is that of the step
-before. The clock is read in Python around the three calls, so their binding costs are part of the figures.
-Prompts have different lengths, so each step finds some requests in need of a block. The goal is that of
-schedule() + update().
+per request, follows text boundaries and releases the ids. With two batches in flight, update() is that of
+the step before. The clock is read in Python around the three calls, so their binding costs are part of the
+figures. Prompts have different lengths, so each step finds some requests in need of a block. The goal is that
+of schedule() + update().
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ BLOCK_SIZE = 16
 
 
 def running_core(
-    num_requests: int, context: int, num_steps: int, stop: list[str], batches_out: int
+    num_requests: int, context: int, num_steps: int, stop: list[str], batches_in_flight: int
 ) -> _core.EngineCore:
     """A core in which all requests are past their prompts of `context` to 1.5 * `context` tokens, and all but
-    one of the batches that may be out are."""
+    one of the batches that may be in flight are."""
     rng = np.random.default_rng(0)
     texts = [f" t{i}".encode() for i in range(VOCAB_SIZE)]
     table = _core.TokenTable(_core.DecoderKind.BYTE_LEVEL, texts, [0] * VOCAB_SIZE)
@@ -40,17 +40,17 @@ def running_core(
         vocab_size=VOCAB_SIZE,
         max_num_seqs=num_requests,
         max_num_batched_tokens=8192,
-        max_batches_out=batches_out,
+        max_batches_in_flight=batches_in_flight,
     )
     core = _core.EngineCore(config, table)
     params = _core.SamplingParams(ignore_eos=True, stop=stop)
     for request_id in range(num_requests):
         size = int(rng.integers(context, context * 3 // 2))
         core.add_request(request_id, rng.integers(0, VOCAB_SIZE, size).tolist(), params)
-    sizes: deque[int] = deque()  # of the batches out
+    sizes: deque[int] = deque()  # of the batches in flight
     is_decoding = False
-    while not is_decoding or len(sizes) == batches_out:
-        if len(sizes) == batches_out:
+    while not is_decoding or len(sizes) == batches_in_flight:
+        if len(sizes) == batches_in_flight:
             core.update(np.zeros(sizes.popleft(), dtype=np.int32))
         else:
             batch = core.schedule()
@@ -97,20 +97,21 @@ def main() -> None:
         f"{platform.machine()}, prompts of {args.context} tokens and more, {args.steps} steps; microseconds"
     )
     print(
-        "requests  stop strings  batches out  schedule  pack  update  all: median     p99  without pack  goal"
+        "requests  stop strings  in flight  schedule  pack  update  all: median     p99  without pack  goal"
     )
-    for num_requests, stop, batches_out in itertools.product(
+    for num_requests, stop, batches_in_flight in itertools.product(
         args.requests, ([], ["\n\n", "</answer>"]), (1, 2)
     ):
         runs = []
         for _ in range(args.repeats):
-            core = running_core(num_requests, args.context, args.steps, stop, batches_out)
+            core = running_core(num_requests, args.context, args.steps, stop, batches_in_flight)
             runs.append(time_steps(core, num_requests, args.steps))
         times = min(runs, key=lambda run: float(np.median(run.sum(axis=1))))
         schedule, pack, update = np.median(times, axis=0)
         total = times.sum(axis=1)
         print(
-            f"{num_requests:8}  {len(stop):12}  {batches_out:11}  {schedule:8.1f}  {pack:4.1f}  {update:6.1f}"
+            f"{num_requests:8}  {len(stop):12}  {batches_in_flight:9}  {schedule:8.1f}  {pack:4.1f}"
+            f"  {update:6.1f}"
             f"  {np.median(total):11.1f}  {np.percentile(total, 99):6.1f}"
             f"  {np.median(total - times[:, 1]):12.1f}  {goals.get(num_requests, '-'):>4}"
         )

@@ -289,7 +289,7 @@ void bind_engine_core(py::module_& m) {
       .def("fail", &EngineCore::fail, py::arg("request_id"), py::arg("message"))
       .def("has_unfinished_requests", &EngineCore::has_unfinished_requests)
       .def("schedule", &EngineCore::schedule, py::return_value_policy::reference_internal)
-      .def("num_batches_out", &EngineCore::num_batches_out)
+      .def("num_batches_in_flight", &EngineCore::num_batches_in_flight)
       .def("forget_batches", &EngineCore::forget_batches)
       .def("clear", &EngineCore::clear)
       .def(

@@ -23,11 +23,7 @@ void validate(const EngineConfig& config) {
   require_at_least("max_num_batched_tokens", config.max_num_batched_tokens, 1);
   require_at_least("max_model_len", config.max_model_len, 2);  // one prompt token, one output token
   require_at_least("max_output_tokens", config.max_output_tokens, 0);
-  require_at_least("max_batches_out", config.max_batches_out, 1);
-  if (config.max_batches_out > kMaxBatchesOut) {
-    throw InvalidArgument("max_batches_out", std::to_string(config.max_batches_out),
-                          "1 to " + std::to_string(kMaxBatchesOut));
-  }
+  require_at_least("max_batches_in_flight", config.max_batches_in_flight, 1);
   require_at_least("vocab_size", config.vocab_size, 1);
   if (!(config.watermark >= 0.0f && config.watermark < 1.0f)) {
     std::ostringstream given;

@@ -72,9 +72,8 @@ struct EngineCore::Impl {
   SeedSequence seeds;
   Deadlines deadlines;
   PrefillRate prefill_rate;
-  std::array<int64_t, kMaxBatchesOut> launched_ns = {};  // of the batches out, the oldest first
-  int64_t updated_ns = 0;                                // the last update()
-  int32_t max_total_tokens = 0;                          // of any request
+  int64_t updated_ns = 0;        // the last update()
+  int32_t max_total_tokens = 0;  // of any request
   std::unordered_map<uint64_t, Sequences> requests;
   StepOutputs outputs;
   StepOutputs ends;  // of cancelled and failed requests, until the next outputs
@@ -299,29 +298,29 @@ void EngineCore::fail(uint64_t request_id, const std::string& message) {
 }
 
 bool EngineCore::has_unfinished_requests() const {
-  return !impl_->requests.empty() || !impl_->ends.releases.empty() || num_batches_out() > 0;
+  return !impl_->requests.empty() || !impl_->ends.releases.empty() || num_batches_in_flight() > 0;
 }
 
 const Batch& EngineCore::schedule() {
-  if (num_batches_out() >= impl_->config.max_batches_out) {
-    throw InvalidArgument("schedule", std::to_string(num_batches_out()) + " batches out",
-                          "fewer than max_batches_out (" + std::to_string(impl_->config.max_batches_out) +
+  if (num_batches_in_flight() >= impl_->config.max_batches_in_flight) {
+    throw InvalidArgument("schedule", std::to_string(num_batches_in_flight()) + " batches in flight",
+                          "fewer than max_batches_in_flight (" +
+                              std::to_string(impl_->config.max_batches_in_flight) +
                               "): update() the oldest, or forget_batches()");
   }
   const int64_t now_ns = impl_->clock();
   impl_->end_due(now_ns);
-  impl_->launched_ns[num_batches_out()] = now_ns;
   return impl_->scheduler.schedule(now_ns);
 }
 
-int32_t EngineCore::num_batches_out() const { return impl_->scheduler.num_batches_out(); }
+int32_t EngineCore::num_batches_in_flight() const { return impl_->scheduler.num_batches_in_flight(); }
 
 void EngineCore::forget_batches() { impl_->scheduler.forget_batches(); }
 
 const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const StepLogprobs& logprobs) {
   Impl& impl = *impl_;
   Scheduler& scheduler = impl.scheduler;
-  if (num_batches_out() == 0) {
+  if (num_batches_in_flight() == 0) {
     throw InvalidArgument("sampled", "ids", "one update() after each schedule() of tokens");
   }
   const Batch& batch = scheduler.oldest();
@@ -339,11 +338,11 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const St
   if (batch.has_logprobs) logprobs.sampled.require("logprobs", batch.num_sampled);
   if (batch.num_prompt_rows > 0) logprobs.prompt.require("prompt_logprobs", batch.num_prompt_rows);
 
-  // A batch runs behind the one before.
+  // A batch runs after the one before.
   const int64_t now_ns = impl.clock();
-  impl.prefill_rate.add_step(batch.num_tokens, now_ns - std::max(impl.launched_ns[0], impl.updated_ns));
+  impl.prefill_rate.add_step(batch.num_tokens,
+                             now_ns - std::max(scheduler.oldest_scheduled_ns(), impl.updated_ns));
   impl.updated_ns = now_ns;
-  std::shift_left(impl.launched_ns.begin(), impl.launched_ns.end(), 1);
   impl.end_due(now_ns);
   impl.begin_outputs();
   if (batch.num_prompt_rows > 0) impl.take_prompt_logprobs(batch, logprobs.prompt);

@@ -13,20 +13,33 @@ Scheduler::Scheduler(const EngineConfig& config, uint64_t salt)
       blocks_(config.num_blocks, config.block_size, config.max_num_seqs, config.max_blocks_per_request()),
       masks_(config.max_num_seqs, config.vocab_size),
       num_watermark_blocks_(static_cast<int32_t>(config.watermark * static_cast<float>(config.num_blocks))) {
-  for (int32_t i = 0; i < config.max_batches_out; ++i) allocate(out_[i]);
+  in_flight_.resize(static_cast<size_t>(config.max_batches_in_flight));
+  for (BatchInFlight& slot : in_flight_) allocate(slot);
   running_.reserve(static_cast<size_t>(config.max_num_seqs));
 }
 
-void Scheduler::allocate(BatchOut& out) const {
+void Scheduler::allocate(BatchInFlight& slot) const {
   const int64_t max_tokens = config_.max_num_batched_tokens;
   const int64_t max_reqs = std::min(config_.max_num_seqs, config_.max_num_batched_tokens);
-  Batch& batch = out.batch;
+  Batch& batch = slot.batch;
   batch.allocate({1, max_tokens, max_reqs, max_reqs, max_tokens, 0});
   batch.block_tables = blocks_.block_tables();
   batch.block_table_stride = blocks_.stride();
   batch.num_block_table_rows = blocks_.num_rows();
-  out.requests.resize(static_cast<size_t>(max_reqs));
-  out.num_new_tokens.resize(static_cast<size_t>(max_reqs));
+  slot.requests.resize(static_cast<size_t>(max_reqs));
+  slot.num_new_tokens.resize(static_cast<size_t>(max_reqs));
+}
+
+template <class Visit>
+void Scheduler::for_each_entry(const RequestState& request, Visit visit) {
+  for (int32_t i = 0, num_left = request.num_entries; num_left > 0 && i < num_in_flight_; ++i) {
+    BatchInFlight& batch = in_flight_[(oldest_ + i) % config_.max_batches_in_flight];
+    const auto begin = batch.requests.begin(), end = begin + batch.batch.num_reqs;
+    const auto found = std::find(begin, end, &request);
+    if (found == end) continue;
+    visit(batch, static_cast<int32_t>(found - begin));
+    --num_left;
+  }
 }
 
 void Scheduler::add(RequestState& request, RequestState* sibling) {
@@ -52,15 +65,16 @@ void Scheduler::remove(RequestState& request) {
 
 const Batch& Scheduler::schedule(int64_t now_ns) {
   now_ns_ = now_ns;
-  QUIRE_CHECK(num_out_ < config_.max_batches_out, num_out_ << " batches are out");
-  newest_ = (oldest_ + num_out_) % config_.max_batches_out;
-  Batch& batch = out_[newest_].batch;
+  QUIRE_CHECK(num_in_flight_ < config_.max_batches_in_flight, num_in_flight_ << " batches are in flight");
+  newest_ = (oldest_ + num_in_flight_) % config_.max_batches_in_flight;
+  newest().scheduled_ns = now_ns;
+  Batch& batch = newest().batch;
   batch.clear();
   fill_batch(batch);
   blocks_.take_updates(batch.block_table_updates);
   const auto num_updates = static_cast<int32_t>(batch.block_table_updates.size() / 2);
   batch.header = {batch.num_reqs, batch.num_tokens, batch.num_sampled, num_updates};
-  if (batch.num_tokens > 0) ++num_out_;
+  if (batch.num_tokens > 0) ++num_in_flight_;
   return batch;
 }
 
@@ -106,12 +120,11 @@ void Scheduler::fill_batch(const Batch& batch) {
 }
 
 void Scheduler::forget_batches() {
-  for (; num_out_ > 0; --num_out_, oldest_ = (oldest_ + 1) % config_.max_batches_out) {
-    const BatchOut& out = out_[oldest_];
-    for (int32_t i = 0; i < out.batch.num_reqs; ++i) {
-      if (!out.requests[i]) continue;
-      out.requests[i]->batch_idx[oldest_] = -1;
-      out.requests[i]->num_scheduled_tokens = out.requests[i]->num_pending_ids = 0;
+  for (; num_in_flight_ > 0; --num_in_flight_, oldest_ = (oldest_ + 1) % config_.max_batches_in_flight) {
+    const BatchInFlight& forgotten = in_flight_[oldest_];
+    for (int32_t i = 0; i < forgotten.batch.num_reqs; ++i) {
+      RequestState* request = forgotten.requests[i];
+      if (request) request->num_scheduled_tokens = request->num_pending_ids = request->num_entries = 0;
     }
   }
   take_back_forks();
@@ -125,7 +138,7 @@ bool Scheduler::admit(RequestState& request) {
   // Preempted, and its last id is on its way, into a row that it no longer has. It may even end with it.
   if (request.num_pending_ids > 0) return false;
   const int32_t num_tokens = request.num_tokens();
-  const int32_t budget = config_.max_num_batched_tokens - out_[newest_].batch.num_tokens;
+  const int32_t budget = config_.max_num_batched_tokens - newest().batch.num_tokens;
   if (const RequestState* source = fork_source(request)) return fork(request, *source);
   const std::span<const BlockHash> hashes = findable_hashes(request);
   if (!config_.enable_chunked_prefill) {
@@ -160,10 +173,9 @@ void Scheduler::preempt(RequestState& request) {
   QUIRE_CHECK(&request == running_.back(), "request " << request.request_id);
   running_.pop_back();
   release_row(request);
-  // Ids that batches out sample for it stay good; the KV that they compute for it is lost with the blocks.
-  for (int32_t i = 0; i < config_.max_batches_out; ++i) {
-    if (request.batch_idx[i] >= 0) out_[i].num_new_tokens[request.batch_idx[i]] = 0;
-  }
+  // Ids that batches in flight sample for it stay good; the KV that they compute for it is lost with the
+  // blocks.
+  for_each_entry(request, [](BatchInFlight& batch, int32_t idx) { batch.num_new_tokens[idx] = 0; });
   request.history->leave_at(request.num_computed_ahead());
   ++request.history->num_preemptions;
   request.num_scheduled_tokens = 0;
@@ -182,16 +194,16 @@ void Scheduler::release_row(RequestState& request) {
 }
 
 void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
-  BatchOut& out = out_[newest_];
-  Batch& batch = out.batch;
+  BatchInFlight& slot = newest();
+  Batch& batch = slot.batch;
   const int32_t req_idx = batch.num_reqs++;
   const int32_t first_token = batch.num_tokens;
   const int32_t begin = request.num_computed_ahead();
   const int32_t end = begin + num_tokens;
   request.num_scheduled_tokens += num_tokens;
-  request.batch_idx[newest_] = req_idx;
-  out.requests[req_idx] = &request;
-  out.num_new_tokens[req_idx] = num_tokens;
+  ++request.num_entries;
+  slot.requests[req_idx] = &request;
+  slot.num_new_tokens[req_idx] = num_tokens;
 
   const int32_t* token_ids = request.token_ids.data();
   const int32_t num_known = request.num_tokens();
@@ -230,7 +242,7 @@ void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
 
 // Those of the tokens [begin, end) that predict another token of the prompt. The request's entry is the last.
 void Scheduler::append_prompt_rows(const RequestState& request, int32_t begin, int32_t end) {
-  Batch& batch = out_[newest_].batch;
+  Batch& batch = newest().batch;
   const int32_t first_token = batch.num_tokens - (end - begin);
   end = std::min(end, request.num_prompt_tokens - 1);
   for (int32_t place = std::max(begin, request.num_known_prompt_logprobs); place < end; ++place) {
@@ -243,9 +255,11 @@ void Scheduler::append_prompt_rows(const RequestState& request, int32_t begin, i
 }
 
 void Scheduler::complete(int32_t batch_idx, bool is_sampled) {
-  RequestState& request = *out_[oldest_].requests[batch_idx];
-  const int32_t num_new_tokens = out_[oldest_].num_new_tokens[batch_idx];
-  request.batch_idx[oldest_] = -1;
+  BatchInFlight& ending = in_flight_[oldest_];
+  RequestState& request = *ending.requests[batch_idx];
+  const int32_t num_new_tokens = ending.num_new_tokens[batch_idx];
+  ending.requests[batch_idx] = nullptr;
+  --request.num_entries;
   request.num_pending_ids -= is_sampled;
   request.num_scheduled_tokens -= num_new_tokens;
   request.num_computed_tokens += num_new_tokens;
@@ -270,10 +284,8 @@ void Scheduler::extend_hashes(RequestState& request, int32_t num_blocks) {
 }
 
 void Scheduler::finish(RequestState& request) {
-  for (int32_t i = 0; i < config_.max_batches_out; ++i) {
-    if (request.batch_idx[i] >= 0) out_[i].requests[request.batch_idx[i]] = nullptr;
-    request.batch_idx[i] = -1;
-  }
+  for_each_entry(request, [](BatchInFlight& batch, int32_t idx) { batch.requests[idx] = nullptr; });
+  request.num_entries = 0;
   if (request.status == RequestState::Status::kWaiting) {
     unlink_waiting(request);
   } else {
@@ -286,9 +298,9 @@ void Scheduler::finish(RequestState& request) {
 }
 
 void Scheduler::end_step() {
-  QUIRE_CHECK(num_out_ > 0, "no batch is out");
-  oldest_ = (oldest_ + 1) % config_.max_batches_out;
-  --num_out_;
+  QUIRE_CHECK(num_in_flight_ > 0, "no batch is in flight");
+  oldest_ = (oldest_ + 1) % config_.max_batches_in_flight;
+  --num_in_flight_;
   drop_finished();
 }
 

@@ -41,7 +41,7 @@ bool Scheduler::fork(RequestState& request, const RequestState& source) {
     if (!push_out_worse(request)) return false;
   }
   wait_reason_ = WaitReason::kNone;
-  Batch& batch = out_[newest_].batch;
+  Batch& batch = newest().batch;
   if (forked->own_block >= 0) {
     batch.block_copies.push_back(forked->source_block);
     batch.block_copies.push_back(forked->own_block);
@@ -98,7 +98,7 @@ void Scheduler::check_siblings(const RequestState& request) const {
   QUIRE_CHECK(request.next_sibling != &request, "request " << request.request_id);
 }
 
-// What the request writes from now on, or in batches out, nobody else holds.
+// What the request writes from now on, or in batches in flight, nobody else holds.
 void Scheduler::check_written_blocks(const RequestState& request) const {
   int32_t position = request.num_computed_tokens;
   if (request.is_forked) position = std::max(position, request.num_prompt_tokens);

@@ -27,7 +27,7 @@ void Scheduler::check_integrity() const {
     QUIRE_CHECK(request->num_computed_ahead() < request->num_tokens_ahead(),
                 where() << ": " << request->num_computed_ahead() << " of " << request->num_tokens_ahead());
     // Room is taken for ids that are not known yet, or were on their way before forget_batches().
-    const int32_t num_tokens = request->num_tokens() + config_.max_batches_out - 1;
+    const int32_t num_tokens = request->num_tokens() + config_.max_batches_in_flight - 1;
     QUIRE_CHECK((num_blocks - 1) * config_.block_size < num_tokens,
                 where() << ": " << num_tokens << " tokens, " << num_blocks << " blocks");
     QUIRE_CHECK(request->num_tokens_ahead() <= request->max_total_tokens, where());
@@ -50,28 +50,31 @@ void Scheduler::check_integrity() const {
   }
   QUIRE_CHECK(num_waiting == num_waiting_ && previous == waiting_tail_,
               num_waiting << " of " << num_waiting_);
-  QUIRE_CHECK(num_out_ >= 0 && num_out_ <= config_.max_batches_out, num_out_ << " batches are out");
+  QUIRE_CHECK(num_in_flight_ >= 0 && num_in_flight_ <= config_.max_batches_in_flight,
+              num_in_flight_ << " batches are in flight");
 }
 
-// What the request has in batches out is what the batches say.
+// What the request has in batches in flight is what the batches say; no other batch knows it.
 void Scheduler::check_entries(const RequestState& request) const {
+  int32_t num_entries = 0;
   int32_t num_scheduled = 0;
   int32_t num_sampled = 0;
-  for (int32_t i = 0; i < kMaxBatchesOut; ++i) {
-    const int32_t idx = request.batch_idx[i];
-    if (idx < 0) continue;
-    const Batch& batch = out_[i].batch;
-    const bool is_out = (i - oldest_ + config_.max_batches_out) % config_.max_batches_out < num_out_;
-    QUIRE_CHECK(is_out && idx < batch.num_reqs && out_[i].requests[idx] == &request,
-                "request " << request.request_id << " at " << idx << " of batch " << i);
-    num_scheduled += out_[i].num_new_tokens[idx];
-    const auto samples = std::span(batch.sample_req_idx).first(static_cast<size_t>(batch.num_sampled));
-    num_sampled += std::find(samples.begin(), samples.end(), idx) != samples.end();
+  for (int32_t i = 0; i < num_in_flight_; ++i) {
+    const BatchInFlight& slot = in_flight_[(oldest_ + i) % config_.max_batches_in_flight];
+    const Batch& batch = slot.batch;
+    for (int32_t idx = 0; idx < batch.num_reqs; ++idx) {
+      if (slot.requests[idx] != &request) continue;
+      ++num_entries;
+      num_scheduled += slot.num_new_tokens[idx];
+      const auto samples = std::span(batch.sample_req_idx).first(static_cast<size_t>(batch.num_sampled));
+      num_sampled += std::find(samples.begin(), samples.end(), idx) != samples.end();
+    }
   }
-  QUIRE_CHECK(num_scheduled == request.num_scheduled_tokens && num_sampled == request.num_pending_ids,
-              "request " << request.request_id << ": " << num_scheduled << " and " << num_sampled
-                         << " in batches, " << request.num_scheduled_tokens << " and "
-                         << request.num_pending_ids << " counted");
+  QUIRE_CHECK(num_entries == request.num_entries && num_scheduled == request.num_scheduled_tokens &&
+                  num_sampled == request.num_pending_ids,
+              "request " << request.request_id << ": " << num_entries << ", " << num_scheduled << " and "
+                         << num_sampled << " in batches, " << request.num_entries << ", "
+                         << request.num_scheduled_tokens << " and " << request.num_pending_ids << " counted");
 }
 
 }  // namespace quire

@@ -136,7 +136,7 @@ int32_t Scheduler::num_prompt_tokens_left(const RequestState& request) const {
   // What others compute now may be found when it is done.
   const int32_t num_found = blocks_.num_cached_blocks(findable_hashes(request)) * config_.block_size;
   const int32_t num_on_its_way =
-      config_.enable_prefix_caching ? num_out_ * config_.max_num_batched_tokens : 0;
+      config_.enable_prefix_caching ? num_in_flight_ * config_.max_num_batched_tokens : 0;
   return std::max(request.num_prompt_tokens - num_found - num_on_its_way, 0);
 }
 

@@ -79,7 +79,7 @@ class LLM:
             try:
                 return self._run(requests, use_tqdm)
             finally:
-                self._clear()  # a batch may be out that was launched before its requests had ended
+                self._clear()  # a batch may be in flight that was launched before its requests had ended
 
     def _run(self, requests: list[_Request], use_tqdm: bool) -> list[RequestOutput]:
         """Run all requests to their ends. Leaves the engine as it is when something is raised."""

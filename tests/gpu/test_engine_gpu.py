@@ -154,20 +154,20 @@ SAMPLED = [
 ]
 
 
-@pytest.mark.parametrize("batches_out", [1, 2])
+@pytest.mark.parametrize("batches_in_flight", [1, 2])
 @pytest.mark.parametrize("enforce_eager", [False, True], ids=["graphs", "eager"])
 def test_batch_mates_change_nothing(
-    folder: Callable[[str], Path], enforce_eager: bool, batches_out: int
+    folder: Callable[[str], Path], enforce_eager: bool, batches_in_flight: int
 ) -> None:
     """batch_invariant: the same ids alone and among others, sampled or greedy, with graphs or without, with
-    one batch out or two. A sampled id turns on small differences of probabilities: 40 in a row, of five
+    one batch in flight or two. A sampled id turns on small differences of probabilities: 40 in a row, of five
     requests, hardly agree by chance."""
     model = "gqa4-128-tied-linear-rope"
     given = prompts(model, 9, len(SAMPLED), lengths=(1, 17, 64, 130, 300, 33))
     alone = make_llm(folder(model), batch_invariant=True)
     expected = [ids(alone.generate(prompt, params))[0] for prompt, params in zip(given, SAMPLED, strict=True)]
     llm = make_llm(folder(model), batch_invariant=True, enforce_eager=enforce_eager)
-    llm._engine.runner.max_batches_out = batches_out
+    llm._engine.runner.max_batches_in_flight = batches_in_flight
     mates = prompts(model, 10, 15)
     answers = ids(llm.generate(mates + given[::-1], [GREEDY] * len(mates) + SAMPLED[::-1]))
     assert expected == answers[len(mates) :][::-1]
@@ -180,7 +180,7 @@ def test_logits_bit_by_bit(folder: Callable[[str], Path], num_tokens: int) -> No
     params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
     llm = make_llm(folder(model), batch_invariant=True, enable_prefix_caching=False)
     runner: Any = llm._engine.runner
-    runner.max_batches_out = 1  # no step behind the last one
+    runner.max_batches_in_flight = 1  # no step behind the last one
     given = prompts(model, 13, 9, lengths=(1, 16, 17, 40, 64, 65, 100, 3, 2))
 
     def last_logits(some: list[list[int]]) -> torch.Tensor:
@@ -238,7 +238,7 @@ def test_runs_repeat(folder: Callable[[str], Path]) -> None:
     assert first == second
 
 
-def test_one_batch_out_or_two(folder: Callable[[str], Path]) -> None:
+def test_one_batch_in_flight_or_two(folder: Callable[[str], Path]) -> None:
     """Ids that are known one step late lead to the same answers, stops included."""
     model = "gqa2-64"
     given = prompts(model, 12, 12)
@@ -248,8 +248,8 @@ def test_one_batch_out_or_two(folder: Callable[[str], Path]) -> None:
         for i, answer in enumerate(free)
     ]
     llm = make_llm(folder(model), batch_invariant=True)
-    assert llm._engine.runner.max_batches_out == 2
+    assert llm._engine.runner.max_batches_in_flight == 2
     two = ids(llm.generate(given, params))
-    llm._engine.runner.max_batches_out = 1
+    llm._engine.runner.max_batches_in_flight = 1
     assert two == ids(llm.generate(given, params))
     assert any(len(answer) < NUM_TOKENS for answer in two)

@@ -33,13 +33,13 @@ MODES: dict[str, dict[str, Any]] = {
 
 
 class Judge(EditsJudge):
-    """Between the engine and its runner, one batch out."""
+    """Between the engine and its runner, one batch in flight."""
 
     def __init__(self, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(llm)
         self.real = self.runner.launch, self.runner.collect
         self.launched: deque[Samples] = deque()
-        monkeypatch.setattr(self.runner, "max_batches_out", 1)
+        monkeypatch.setattr(self.runner, "max_batches_in_flight", 1)
         monkeypatch.setattr(self.runner, "launch", self.launch)
         monkeypatch.setattr(self.runner, "collect", self.collect)
 
@@ -82,7 +82,7 @@ def test_every_id_is_that_of_the_reference(
 
 
 @pytest.mark.parametrize("enforce_eager", [False, True], ids=["graphs", "eager"])
-def test_one_batch_out_or_two(
+def test_one_batch_in_flight_or_two(
     folder: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
     enforce_eager: bool,
@@ -92,7 +92,7 @@ def test_one_batch_out_or_two(
     given, params, words = requests()
     settings = INVARIANT | {"enforce_eager": enforce_eager}
     llm = make_llm(folder(MODEL), **settings)
-    assert llm._engine.runner.max_batches_out == 2
+    assert llm._engine.runner.max_batches_in_flight == 2
     with_words(monkeypatch, words)
     two = ids(llm.generate(given, params))
     monkeypatch.undo()
@@ -100,7 +100,7 @@ def test_one_batch_out_or_two(
         with_words(monkeypatch, [words[index]])
         assert ids(llm.generate(given[index], params[index])) == [two[index]]
         monkeypatch.undo()
-    monkeypatch.setattr(llm._engine.runner, "max_batches_out", 1)
+    monkeypatch.setattr(llm._engine.runner, "max_batches_in_flight", 1)
     with_words(monkeypatch, words)
     assert ids(llm.generate(given, params)) == two
     for answer, own in zip(two, words, strict=True):

@@ -98,20 +98,20 @@ def outputs_of(llm: LLM, given: list[list[int]], params: list[SamplingParams]) -
     ]
 
 
-@pytest.mark.parametrize("batches_out", [1, 2])
+@pytest.mark.parametrize("batches_in_flight", [1, 2])
 @pytest.mark.parametrize("enforce_eager", [False, True], ids=["graphs", "eager"])
 def test_batch_mates_change_nothing(
-    folder: Callable[[str], Path], enforce_eager: bool, batches_out: int
+    folder: Callable[[str], Path], enforce_eager: bool, batches_in_flight: int
 ) -> None:
-    """batch_invariant: the same numbers alone and among others, with graphs or without, with one batch out or
-    two."""
+    """batch_invariant: the same numbers alone and among others, with graphs or without, with one
+    batch in flight or two."""
     model = "gqa4-128-tied-linear-rope"
     given = prompts(model, 22, 6, lengths=(1, 17, 64, 130, 300, 33))
     params = [make_params(index, logprobs=4, prompt_logprobs=2) for index in range(len(given))]
     alone = make_llm(folder(model), batch_invariant=True)
     expected = [outputs_of(alone, [p], [each])[0] for p, each in zip(given, params, strict=True)]
     llm = make_llm(folder(model), batch_invariant=True, enforce_eager=enforce_eager)
-    llm._engine.runner.max_batches_out = batches_out
+    llm._engine.runner.max_batches_in_flight = batches_in_flight
     mates = prompts(model, 23, 15)
     mates_params = [make_params(index) for index in range(len(mates))]
     answers = outputs_of(llm, mates + given[::-1], mates_params + params[::-1])

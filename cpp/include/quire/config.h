@@ -8,8 +8,6 @@
 
 namespace quire {
 
-// The largest max_batches_out.
-constexpr int32_t kMaxBatchesOut = 2;
 constexpr int32_t kMaxEosTokenIds = 16;
 
 enum class SchedulingPolicy : uint8_t {
@@ -24,8 +22,9 @@ struct EngineConfig {
   int32_t max_num_batched_tokens = 2304;  // token budget of one step
   int32_t max_model_len = 0;              // prompt + output tokens of one request
   int32_t max_output_tokens = 0;          // largest max_tokens of a request; 0: what fits into the context
-  int32_t max_batches_out = 1;            // 2: a step may be scheduled before the ids of the last are known
-  float watermark = 0.01f;                // share of blocks kept free when a request is admitted
+  int32_t max_batches_in_flight =
+      1;                    // scheduled and not ended yet; 1: a step waits for the ids of the one before
+  float watermark = 0.01f;  // share of blocks kept free when a request is admitted
   SchedulingPolicy scheduling_policy = SchedulingPolicy::kFcfs;
   bool enable_prefix_caching = true;
   bool enable_chunked_prefill = true;  // false: a prompt is scheduled whole or not at all
@@ -43,7 +42,7 @@ inline constexpr std::tuple kMembers<EngineConfig>{
     member("max_num_batched_tokens", &EngineConfig::max_num_batched_tokens),
     member<Binding::kRequired>("max_model_len", &EngineConfig::max_model_len),
     member("max_output_tokens", &EngineConfig::max_output_tokens),
-    member("max_batches_out", &EngineConfig::max_batches_out),
+    member("max_batches_in_flight", &EngineConfig::max_batches_in_flight),
     member("watermark", &EngineConfig::watermark),
     member("scheduling_policy", &EngineConfig::scheduling_policy),
     member("enable_prefix_caching", &EngineConfig::enable_prefix_caching),

@@ -1,4 +1,4 @@
-// The engine without a model: requests in, batches out, sampled ids back, releasable runs of ids out.
+// The engine without a model: requests in, batches to a runner, sampled ids back, releasable runs of ids out.
 // One owner thread. Composes Scheduler (what runs), TokenTable + TextBoundary + StopMatcher (what may leave).
 #pragma once
 
@@ -41,29 +41,29 @@ class EngineCore {
   void add_request(NewRequest request);
   // Frees the request's blocks at once; the end of each unfinished sequence (kCancelled) is in the next
   // update() or take_outputs(). An unknown id is no error: the request may have finished meanwhile. Legal
-  // while batches are out.
+  // while batches are in flight.
   void cancel(uint64_t request_id);
   // Ends a request that never got in (add_request threw) or must be ended: kError with the message.
   void fail(uint64_t request_id, const std::string& message);
 
-  // Requests live, ends not returned yet, or batches out (whose requests may all be gone).
+  // Requests live, ends not returned yet, or batches in flight (whose requests may all be gone).
   bool has_unfinished_requests() const;
 
-  // The next step's work. It is out until its update(), and valid so long. num_tokens is 0 when nothing can
-  // run (or only behind an update()); such a batch is not out, and valid until the next schedule(). Throws
-  // InvalidArgument when max_batches_out are out already.
+  // The next step's work. It is in flight until its update(), and valid so long. num_tokens is 0 when nothing
+  // can run (or only after an update()); such a batch is not in flight, and valid until the next schedule().
+  // Throws InvalidArgument when max_batches_in_flight are in flight already.
   const Batch& schedule();
-  int32_t num_batches_out() const;
-  // sampled: [batch.num_sampled] ids of the oldest batch out, in its order; kNoToken ends that request with
-  // an error. An id for a request that has ended meanwhile is ignored. Returns what may leave now. Valid
+  int32_t num_batches_in_flight() const;
+  // sampled: [batch.num_sampled] ids of the oldest batch in flight, in its order; kNoToken ends that request
+  // with an error. An id for a request that has ended meanwhile is ignored. Returns what may leave now. Valid
   // until the next update() or take_outputs(). Throws InvalidArgument, and changes nothing, when no batch is
-  // out or the ids do not fit it.
+  // in flight or the ids do not fit it.
   // logprobs: what the batch asks for (Batch::has_logprobs, num_prompt_rows); may be empty where it asks for
   // none.
   const StepOutputs& update(std::span<const int32_t> sampled, const StepLogprobs& logprobs = {});
-  // The model run failed: no batch is out any more, and what they held is scheduled again.
+  // The model run failed: no batch is in flight any more, and what they held is scheduled again.
   void forget_batches();
-  // Every request is gone without an end, no batch is out and no output waits: the core is as after its
+  // Every request is gone without an end, no batch is in flight and no output waits: the core is as after its
   // start, but for what the prefix cache holds. Right after an exception of any other call, too.
   void clear();
   // Ends of cancelled and failed requests when no step runs. Same storage as update().

@@ -2,7 +2,6 @@
 // needs.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -21,28 +20,27 @@ struct alignas(64) RequestState {
   // What a decode step touches comes first, in two cache lines.
   std::vector<int32_t> token_ids;    // prompt, then output; capacity for max_total_tokens from the start
   int32_t num_computed_tokens = 0;   // tokens with KV in the cache: the one progress counter
-  int32_t num_scheduled_tokens = 0;  // behind those, in batches out: their KV is on its way
-  int32_t num_pending_ids = 0;       // behind token_ids: sampled by batches out, not known here yet
+  int32_t num_scheduled_tokens = 0;  // after those, in batches in flight: their KV is on its way
+  int32_t num_pending_ids = 0;       // after token_ids: sampled by batches in flight, not known here yet
+  int32_t num_entries = 0;           // batches in flight that it is in
   int32_t num_prompt_tokens = 0;
   int32_t num_published_blocks = 0;  // leading blocks that are findable, or whose hash another block has
   int32_t row = -1;                  // of the block tables, while running
   Status status = Status::kNew;
-  bool is_forked = false;      // since its admission: it shares a sibling's prompt, see Scheduler
-  uint32_t index = 0;          // among the sequences of its request
-  bool waits_for_ids = false;  // scheduled only when no id is pending: bad words of several ids
-  bool has_written_tables =
-      false;  // a batch since it got its row has written its rows of the samplers' tables
+  bool is_forked = false;           // since its admission: it shares a sibling's prompt, see Scheduler
+  uint32_t index = 0;               // among the sequences of its request
+  bool waits_for_ids = false;       // scheduled only when no id is pending: bad words of several ids
+  bool has_written_tables = false;  // since it got its row: a batch has written its rows of the tables
   float temperature = 1.0f;
   float top_p = 1.0f;
   int32_t top_k = 0;
   uint64_t seed = 0;
   uint64_t request_id = 0;
   int32_t min_tokens = 0;
-  int32_t max_total_tokens = 0;    // prompt + output; the request ends there
-  int32_t num_cached_tokens = -1;  // prompt tokens found in the cache at the first admission; -1 before
-  std::array<int32_t, kMaxBatchesOut> batch_idx = {-1, -1};  // in each batch out; -1: not in it
-  int32_t num_logprobs = 0;                                  // as Batch has it
-  int32_t num_prompt_logprobs = 0;                           // the same of the prompt's tokens
+  int32_t max_total_tokens = 0;     // prompt + output; the request ends there
+  int32_t num_cached_tokens = -1;   // prompt tokens found in the cache at the first admission; -1 before
+  int32_t num_logprobs = 0;         // as Batch has it
+  int32_t num_prompt_logprobs = 0;  // the same of the prompt's tokens
   int32_t num_known_prompt_logprobs = 0;    // of the num_prompt_tokens - 1 places that predict one
   std::shared_ptr<const LogitEdits> edits;  // null: none
 
@@ -64,7 +62,7 @@ struct alignas(64) RequestState {
   bool needs_prompt_logprobs() const {
     return num_prompt_logprobs > 0 && num_known_prompt_logprobs < num_prompt_tokens - 1;
   }
-  // With those of batches out: where scheduling goes on.
+  // With those of batches in flight: where scheduling goes on.
   int32_t num_tokens_ahead() const { return num_tokens() + num_pending_ids; }
   int32_t num_computed_ahead() const { return num_computed_tokens + num_scheduled_tokens; }
 };

@@ -9,16 +9,16 @@
 // step's tokens first, and where rows or blocks are missing the worst of those give theirs back. Where all
 // priorities are equal none of this happens.
 //
-// Up to max_batches_out batches are out at once: a request moves on from what is scheduled already, and a
-// token that is sampled but not known yet goes into the next batch by its row (Batch::token_ids). The batches
-// run one after the other, in the order of schedule(), and end in that order. The request of an entry may be
-// gone when its batch ends (it met its stop, was cancelled, or gave its blocks back); the entry's result is
-// dropped then.
+// Up to max_batches_in_flight batches are in flight at once: a request moves on from what is scheduled
+// already, and a token that is sampled but not known yet goes into the next batch by its row
+// (Batch::token_ids). The batches run one after the other, in the order of schedule(), and end in that order.
+// The request of an entry may be gone when its batch ends (it met its stop, was cancelled, or gave its blocks
+// back); the entry's result is dropped then.
 //
-// Blocks are freed at once all the same, even those that a batch out still writes. A free block's new holder
-// writes it in a later batch, so after that; and nobody else finds it by its hash, because a block gets its
-// hash only when it is full of tokens whose batches have ended (complete()), and is never written from then
-// on.
+// Blocks are freed at once all the same, even those that a batch in flight still writes. A free block's new
+// holder writes it in a later batch, so after that; and nobody else finds it by its hash, because a block
+// gets its hash only when it is full of tokens whose batches have ended (complete()), and is never written
+// from then on.
 //
 // Sequences of one request (siblings) share its prompt's blocks. One is admitted as any request; the others
 // wait until its prompt has its KV, and fork from it: they share the full blocks and get a copy of the last
@@ -55,28 +55,30 @@ class Scheduler {
   // add: to the queue. Needs token_ids, priority, history and the limits; num_tokens must fit the pool.
   // sibling: another sequence of the same request, with the same prompt and limits; null: it is the first.
   void add(RequestState& request, RequestState* sibling = nullptr);
-  // Takes the request out, wherever it is, and frees its blocks. Legal while batches are out.
+  // Takes the request out, wherever it is, and frees its blocks. Legal while batches are in flight.
   void remove(RequestState& request);
 
-  // Builds the next batch; it is out unless it has no tokens. Fewer than max_batches_out may be out before.
+  // Builds the next batch; it is in flight unless it has no tokens. Fewer than max_batches_in_flight may be
+  // before.
   // now_ns: for RequestState::history.
   const Batch& schedule(int64_t now_ns);
-  int32_t num_batches_out() const { return num_out_; }
-  // Takes back what batches out have scheduled: their tokens come again.
+  int32_t num_batches_in_flight() const { return num_in_flight_; }
+  // Takes back what batches in flight have scheduled: their tokens come again.
   void forget_batches();
 
-  // The end of the oldest batch out. For each of its requests that is still there: complete(), then perhaps
-  // finish(); at last end_step(). request(i): of index i; null when it is gone.
-  const Batch& oldest() const { return out_[oldest_].batch; }
-  RequestState* request(int32_t batch_idx) const { return out_[oldest_].requests[batch_idx]; }
+  // The end of the oldest batch in flight. For each of its requests that is still there: complete(), then
+  // perhaps finish(); at last end_step(). request(i): of index i; null when it is gone.
+  const Batch& oldest() const { return in_flight_[oldest_].batch; }
+  int64_t oldest_scheduled_ns() const { return in_flight_[oldest_].scheduled_ns; }
+  RequestState* request(int32_t batch_idx) const { return in_flight_[oldest_].requests[batch_idx]; }
   // The entry's tokens have their KV now, if its request kept its blocks. is_sampled: its id comes next.
   void complete(int32_t batch_idx, bool is_sampled);
   void finish(RequestState& request);  // as remove(), but it leaves the list of running ones in end_step()
   void end_step();
   void drop_finished();  // from the list of running ones; end_step() does it
 
-  // Tokens of the request's prompt that surely are still to be computed: neither done, nor in batches out,
-  // nor found in the cache. 0 once it has an output token.
+  // Tokens of the request's prompt that surely are still to be computed: neither done, nor in batches in
+  // flight, nor found in the cache. 0 once it has an output token.
   int32_t num_prompt_tokens_left(const RequestState& request) const;
   // The request's steps of waiting so far, by WaitReason.
   std::array<uint64_t, kNumWaitReasons> waits(const RequestState& request) const;
@@ -132,16 +134,22 @@ class Scheduler {
   int32_t num_waiting_ = 0;
   bool has_finished_ = false;  // some of running_ are finished: between finish() and end_step()
 
-  struct BatchOut {
+  struct BatchInFlight {
     Batch batch;
     std::vector<RequestState*> requests;  // [batch.num_reqs]; null: gone
     std::vector<int32_t> num_new_tokens;  // [batch.num_reqs]; 0: the request gave its blocks back
+    int64_t scheduled_ns = 0;
   };
-  void allocate(BatchOut& out) const;
+  void allocate(BatchInFlight& slot) const;
+  BatchInFlight& newest() { return in_flight_[static_cast<size_t>(newest_)]; }
+  // Calls visit(batch, batch_idx) for each entry of the request in batches in flight. It searches them: for
+  // requests that finish or are preempted, not for every step.
+  template <class Visit>
+  void for_each_entry(const RequestState& request, Visit visit);
 
-  std::array<BatchOut, kMaxBatchesOut> out_;  // a ring of config_.max_batches_out
+  std::vector<BatchInFlight> in_flight_;  // a ring of config_.max_batches_in_flight
   int32_t oldest_ = 0;
-  int32_t num_out_ = 0;
+  int32_t num_in_flight_ = 0;
   int32_t newest_ = 0;  // what schedule() builds
 
   // An attempt to admit the queue's head that found too few blocks is repeated only with more free ones.

@@ -178,7 +178,7 @@ def _make_core(plan: _Plan) -> None:
     core_config = _core.EngineConfig(
         num_blocks=runner.num_blocks,
         max_model_len=_made(plan.max_model_len),
-        max_batches_out=runner.max_batches_out,
+        max_batches_in_flight=runner.max_batches_in_flight,
         vocab_size=model.vocab_size,
         block_size=config.block_size,
         max_num_seqs=config.max_num_seqs,

@@ -1,7 +1,7 @@
 """The step loop: four calls a step, and everything else is C++ or the runner's business.
 
-With two batches out, the host schedules a step while the device runs the one before, whose ids it does not
-know yet:
+With two batches in flight, the host schedules a step while the device runs the one before, whose ids it does
+not know yet:
 
     host     schedule+launch 1 | schedule+launch 2 | collect 1, update 1 | schedule+launch 3 | collect 2, ...
     device                  [ 1                ][ 2                              ][ 3
@@ -27,17 +27,17 @@ class Runner(Protocol):
     place."""
 
     @property
-    def max_batches_out(self) -> int:
-        """How many batches may be launched and not collected; at most the core's max_batches_out."""
+    def max_batches_in_flight(self) -> int:
+        """How many batches may be launched and not collected; at most the core's max_batches_in_flight."""
         ...
 
     def launch(self, batch: _core.Batch) -> None:
-        """Start computing the batch's tokens, behind those of the batches launched before. What it needs of
+        """Start computing the batch's tokens, after those of the batches launched before. What it needs of
         `batch.block_tables` it reads now."""
         ...
 
     def collect(self) -> Sampled:
-        """What the oldest batch out gave, once it is there; valid until the next call."""
+        """What the oldest batch in flight gave, once it is there; valid until the next call."""
         ...
 
     def discard(self) -> None:
@@ -46,17 +46,18 @@ class Runner(Protocol):
 
 
 def step(core: _core.EngineCore, runner: Runner) -> _core.StepOutputs:
-    """Launch as many batches as may be out, then update with the oldest one's ids. When nothing is out and
+    """Launch as many batches as may be in flight, then update with the oldest one's ids. When none is and
     nothing can run: the ends of cancelled and refused requests.
 
-    When the runner raises, batches stay out until EngineCore.clear() (or forget_batches()) and discard().
+    When the runner raises, batches stay in flight until EngineCore.clear() (or forget_batches()) and
+    discard().
     """
-    while core.num_batches_out() < runner.max_batches_out:
+    while core.num_batches_in_flight() < runner.max_batches_in_flight:
         batch = core.schedule()
         if not batch.num_tokens:
             break
         runner.launch(batch)
-    if core.num_batches_out():
+    if core.num_batches_in_flight():
         return core.update(*runner.collect())
     outputs = core.take_outputs()
     if core.has_unfinished_requests():

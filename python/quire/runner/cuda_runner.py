@@ -56,7 +56,7 @@ def make_attention(
     )
 
 
-class _BatchOut(NamedTuple):
+class _BatchInFlight(NamedTuple):
     copy: int  # of the buffers
     num_sampled: int
     num_rows: int  # of a full step's LogprobRows; 0: a plain step
@@ -67,7 +67,7 @@ class _BatchOut(NamedTuple):
 class CudaRunner:
     """One model on one GPU. `launch` and `collect` are the only calls of a step."""
 
-    max_batches_out = 2
+    max_batches_in_flight = 2
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class CudaRunner:
         self._activations = CudaActivations(spec, dtype, device, config.max_num_batched_tokens, max_num_seqs)
         self._kv_memory = make_kv_memory(spec, core_config.num_blocks, config.block_size, kv_dtype, device)
         self._caches = [ops.KVCache(layer) for layer in self._kv_memory.unbind(1)]
-        self._buffers = StepBuffers(core_config, device, num_copies=self.max_batches_out)
+        self._buffers = StepBuffers(core_config, device, num_copies=self.max_batches_in_flight)
         self._block_tables = torch.zeros(
             (max_num_seqs, -(-core_config.max_model_len // config.block_size)),
             dtype=torch.int32,
@@ -100,18 +100,19 @@ class CudaRunner:
         self._last_token_ids = torch.zeros(max_num_seqs + 1, dtype=torch.int32, device=device)
         self._sampled = torch.zeros(max_num_seqs, dtype=torch.int32, device=device)
         self._sampled_host = [
-            torch.zeros(max_num_seqs, dtype=torch.int32, pin_memory=True) for _ in range(self.max_batches_out)
+            torch.zeros(max_num_seqs, dtype=torch.int32, pin_memory=True)
+            for _ in range(self.max_batches_in_flight)
         ]
-        self._done = [torch.cuda.Event() for _ in range(self.max_batches_out)]  # type: ignore[no-untyped-call]
-        self._out: deque[_BatchOut] = deque()
+        self._done = [torch.cuda.Event() for _ in range(self.max_batches_in_flight)]  # type: ignore[no-untyped-call]
+        self._in_flight: deque[_BatchInFlight] = deque()
         self._next_copy = 0
         # Of full steps.
-        self._edits = CudaLogitEdits(max_num_seqs, spec.vocab_size, device, self.max_batches_out)
+        self._edits = CudaLogitEdits(max_num_seqs, spec.vocab_size, device, self.max_batches_in_flight)
         self._edit_arguments = self._edits.sampler_arguments()
-        self._sampled_rows = LogprobRows(max_num_seqs, device, self.max_batches_out)
+        self._sampled_rows = LogprobRows(max_num_seqs, device, self.max_batches_in_flight)
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._make_prompt_logprobs = partial(
-            PromptLogprobs, config.max_num_batched_tokens, device, self.max_batches_out
+            PromptLogprobs, config.max_num_batched_tokens, device, self.max_batches_in_flight
         )
         self._prompt_logprobs: PromptLogprobs | None = None  # made when a request asks for some
         self._shapes = StepShapes(max_num_seqs, config.max_num_batched_tokens)
@@ -124,7 +125,7 @@ class CudaRunner:
 
     @torch.inference_mode()
     def launch(self, batch: _core.Batch) -> None:
-        """Start computing a batch. At most `max_batches_out` may be out."""
+        """Start computing a batch. At most `max_batches_in_flight` may be in flight."""
         if self._graphs:
             shape = self._shapes.fit(batch.num_tokens, batch.num_sampled)
         else:
@@ -156,14 +157,14 @@ class CudaRunner:
                 self._prompt_logprobs.launch(copy, batch, self._model, self._activations)
             self._done[copy].record()
         num_rows = shape.num_sampled if is_full else 0
-        self._out.append(
-            _BatchOut(copy, batch.num_sampled, num_rows, batch.has_logprobs, batch.num_prompt_rows)
+        self._in_flight.append(
+            _BatchInFlight(copy, batch.num_sampled, num_rows, batch.has_logprobs, batch.num_prompt_rows)
         )
-        self._next_copy = (copy + 1) % self.max_batches_out
+        self._next_copy = (copy + 1) % self.max_batches_in_flight
 
     def collect(self) -> Sampled:
-        """Wait for the oldest batch out. What it gave is valid until the next launch."""
-        copy, num_sampled, num_rows, has_logprobs, num_prompt_rows = self._out.popleft()
+        """Wait for the oldest batch in flight. What it gave is valid until the next launch."""
+        copy, num_sampled, num_rows, has_logprobs, num_prompt_rows = self._in_flight.popleft()
         self._done[copy].synchronize()
         logprobs = prompt_logprobs = None
         if num_rows:
@@ -177,7 +178,7 @@ class CudaRunner:
 
     def discard(self) -> None:
         """Nobody will collect what is launched. Returns when none of it runs any more."""
-        self._out.clear()
+        self._in_flight.clear()
         self._stream.synchronize()
 
     def logits(self, num_rows: int) -> Tensor:

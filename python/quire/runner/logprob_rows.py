@@ -27,7 +27,7 @@ def logprobs_bytes(max_num_seqs: int, max_num_tokens: int) -> int:
 
 class LogprobRows:
     """Ids and their logprobs for rows of logits, on the device at a fixed address and in pinned memory for
-    each batch that may be out: one copy brings them back."""
+    each batch that may be in flight: one copy brings them back."""
 
     @staticmethod
     def num_bytes(max_num_rows: int) -> int:

@@ -47,9 +47,9 @@ def _arrays(logprobs: tuple[Tensor, ...]) -> Logprobs:
 
 class ModelRunner:
     """One model on one CPU. `launch` and `collect` are the calls of a step (`engine.loop.Runner`). All is
-    done in `launch`: more than one batch out is no faster."""
+    done in `launch`: more than one batch in flight is no faster."""
 
-    max_batches_out = 1
+    max_batches_in_flight = 1
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class ModelRunner:
     def _token_ids(self, batch: _core.Batch) -> NDArray[np.int32]:
         """The batch's, with those that the core did not know yet."""
         token_ids = batch.token_ids
-        if self.max_batches_out > 1:
+        if self.max_batches_in_flight > 1:
             # A row that had no finite logits left no id; what comes of it is dropped.
             last = np.maximum(self._last_token_ids, 0)
             token_ids = np.where(token_ids < 0, last[np.maximum(~token_ids, 0)], token_ids)

@@ -30,7 +30,7 @@ class RunnerPlan:
     """A runner that fits, before it takes anything."""
 
     num_blocks: int
-    max_batches_out: int
+    max_batches_in_flight: int
     start: Callable[[_core.EngineConfig], Runner]
     """Load the model. Takes the core's settings, which must be those of the plan."""
 
@@ -53,7 +53,9 @@ def plan_runner(
             config, model, threads, dtype=dtype, num_blocks=num_blocks, max_model_len=max_model_len
         )
 
-    return RunnerPlan(num_blocks=num_blocks, max_batches_out=ModelRunner.max_batches_out, start=start)
+    return RunnerPlan(
+        num_blocks=num_blocks, max_batches_in_flight=ModelRunner.max_batches_in_flight, start=start
+    )
 
 
 def _plan_cuda(
@@ -91,4 +93,6 @@ def _plan_cuda(
             config, core_config, model, attention, dtype=dtype, kv_dtype=kv_dtype, device=device
         )
 
-    return RunnerPlan(num_blocks=ledger.num_blocks, max_batches_out=CudaRunner.max_batches_out, start=start)
+    return RunnerPlan(
+        num_blocks=ledger.num_blocks, max_batches_in_flight=CudaRunner.max_batches_in_flight, start=start
+    )

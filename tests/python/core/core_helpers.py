@@ -132,7 +132,7 @@ class FakeModel:
         self.block_size = config.block_size
         self.vocab_size = config.vocab_size
         self.max_num_seqs = config.max_num_seqs
-        self.max_batches_out = config.max_batches_out
+        self.max_batches_in_flight = config.max_batches_in_flight
         self.layout = _core.BatchLayout(config)
         self.stride = -(-config.max_model_len // config.block_size)
         self.launched: deque[Launch] = deque()
@@ -144,7 +144,7 @@ class FakeModel:
 
     def launch(self, batch: _core.Batch) -> None:
         rows = batch.block_table_rows
-        assert len(self.launched) < self.max_batches_out
+        assert len(self.launched) < self.max_batches_in_flight
         self.launched.append(
             Launch(
                 self.packed(batch),
@@ -297,10 +297,10 @@ class Driver:
             self.sequences[key_of(request_id, index)] = Sequence(prompt, index=index)
 
     def step(self, cancel: Iterable[int] = ()) -> _core.Batch:
-        """Launches what may be out and ends the oldest batch; `cancel` happens before it ends. Returns the
-        batch that was scheduled last."""
+        """Launches what may be in flight and ends the oldest batch; `cancel` happens before it ends. Returns
+        the batch that was scheduled last."""
         batch = self.launch()
-        while batch.num_tokens and self.core.num_batches_out() < self.core.config.max_batches_out:
+        while batch.num_tokens and self.core.num_batches_in_flight() < self.core.config.max_batches_in_flight:
             batch = self.launch()
         for request_id in cancel:
             self.core.cancel(request_id)
@@ -317,8 +317,8 @@ class Driver:
         return batch
 
     def collect(self) -> None:
-        """The end of the oldest batch out; without one, what may leave all the same."""
-        if self.core.num_batches_out():
+        """The end of the oldest batch in flight; without one, what may leave all the same."""
+        if self.core.num_batches_in_flight():
             self.take(self.core.update(self.model.collect()))
             self.core.check_integrity()
         else:
@@ -350,7 +350,7 @@ class Driver:
 
     def run(self, max_steps: int = 10_000) -> dict[Key, Sequence]:
         """Steps until nothing is left; every block is free then."""
-        while self.core.num_batches_out():
+        while self.core.num_batches_in_flight():
             self.collect()
         for _ in range(max_steps):
             if not self.core.has_unfinished_requests():

@@ -22,8 +22,7 @@ from quire import _core
         ("watermark", {"watermark": float("nan")}),
         ("eos_token_ids", {"eos_token_ids": [256]}),
         ("eos_token_ids", {"eos_token_ids": list(range(17))}),
-        ("max_batches_out", {"max_batches_out": 0}),
-        ("max_batches_out", {"max_batches_out": 3}),
+        ("max_batches_in_flight", {"max_batches_in_flight": 0}),
         ("max_num_seqs", {"max_num_seqs": 2**27, "block_size": 4}),
     ],
 )

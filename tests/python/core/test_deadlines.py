@@ -49,10 +49,10 @@ def test_passed_at_intake(clock: Clock) -> None:
     driver.run()
 
 
-@pytest.mark.parametrize("max_batches_out", [1, 2])
-def test_while_it_waits(clock: Clock, max_batches_out: int) -> None:
+@pytest.mark.parametrize("max_batches_in_flight", [1, 2])
+def test_while_it_waits(clock: Clock, max_batches_in_flight: int) -> None:
     """Behind a request that has the only row; a place in the queue is all that it gives up."""
-    driver = make_driver(clock, max_num_seqs=1, max_batches_out=max_batches_out)
+    driver = make_driver(clock, max_num_seqs=1, max_batches_in_flight=max_batches_in_flight)
     driver.add(0, [0] * 5, max_tokens=30, ignore_eos=True)
     driver.add(1, [1] * 5, deadline_ns=clock.in_ms(10))
     driver.add(2, [2] * 5, max_tokens=1)
@@ -68,12 +68,12 @@ def test_while_it_waits(clock: Clock, max_batches_out: int) -> None:
     assert (sequences[0].finish_reason, sequences[2].finish_reason) == ("length", "length")
 
 
-@pytest.mark.parametrize("max_batches_out", [1, 2])
-def test_between_the_chunks_of_its_prompt(clock: Clock, max_batches_out: int) -> None:
+@pytest.mark.parametrize("max_batches_in_flight", [1, 2])
+def test_between_the_chunks_of_its_prompt(clock: Clock, max_batches_in_flight: int) -> None:
     """Its blocks are free in the step that finds the deadline passed, even where batches still write them."""
-    driver = make_driver(clock, max_num_batched_tokens=8, max_batches_out=max_batches_out)
+    driver = make_driver(clock, max_num_batched_tokens=8, max_batches_in_flight=max_batches_in_flight)
     driver.add(1, [1] * 60, deadline_ns=clock.in_ms(10))
-    for _ in range(max_batches_out):
+    for _ in range(max_batches_in_flight):
         driver.launch()
     free_before = driver.core.stats().num_free_blocks
     clock.ms += 10
@@ -85,10 +85,10 @@ def test_between_the_chunks_of_its_prompt(clock: Clock, max_batches_out: int) ->
     driver.run()
 
 
-@pytest.mark.parametrize("max_batches_out", [1, 2])
-def test_while_it_generates(clock: Clock, max_batches_out: int) -> None:
+@pytest.mark.parametrize("max_batches_in_flight", [1, 2])
+def test_while_it_generates(clock: Clock, max_batches_in_flight: int) -> None:
     """It ends with what it has; an id that comes after the deadline is not part of it."""
-    driver = make_driver(clock, max_batches_out=max_batches_out)
+    driver = make_driver(clock, max_batches_in_flight=max_batches_in_flight)
     driver.add(1, [1] * 9, max_tokens=50, ignore_eos=True, deadline_ns=clock.in_ms(10))
     driver.add(2, [2] * 9, max_tokens=50, ignore_eos=True)
     for _ in range(4):
@@ -250,7 +250,7 @@ def test_random_life(data: st.DataObject) -> None:
         max_model_len=60,
         max_num_seqs=data.draw(st.integers(1, 5), "max_num_seqs"),
         max_num_batched_tokens=data.draw(st.integers(4, 40), "max_num_batched_tokens"),
-        max_batches_out=data.draw(st.integers(1, 2), "max_batches_out"),
+        max_batches_in_flight=data.draw(st.sampled_from([1, 2, 3, 5]), "max_batches_in_flight"),
         scheduling_policy=_core.SchedulingPolicy.PRIORITY,
     )
     deadlines: dict[int, int] = {}

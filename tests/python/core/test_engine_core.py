@@ -255,9 +255,9 @@ def test_a_tiny_temperature_is_greedy() -> None:
 
 
 def test_a_cleared_core_is_as_new() -> None:
-    """clear() takes out requests that wait, run, share a prompt, are in batches out, or have ended without
-    anybody having read it."""
-    core = make_core(max_batches_out=2, max_num_seqs=3)
+    """clear() takes out requests that wait, run, share a prompt, are in batches in flight, or have ended
+    without anybody having read it."""
+    core = make_core(max_batches_in_flight=2, max_num_seqs=3)
     for index in range(4):
         params = _core.SamplingParams(n=2 if index == 1 else 1)
         core.add_request(index, [index + 1] * 40, params, deadline_ns=2**62 if index == 2 else 0)
@@ -267,7 +267,7 @@ def test_a_cleared_core_is_as_new() -> None:
     core.clear()
     core.check_integrity()
     assert not core.has_unfinished_requests()
-    assert 0 == core.num_batches_out() == len(core.take_outputs())
+    assert 0 == core.num_batches_in_flight() == len(core.take_outputs())
     stats = core.stats()
     assert (0, 0, stats.num_blocks) == (stats.num_running, stats.num_waiting, stats.num_free_blocks)
     core.add_request(0, [1, 2], _core.SamplingParams())

@@ -1,5 +1,6 @@
 """What a batch says of penalties, biases and the like, and that a device that knows no more
-than that samples from what plain numpy makes of the logits, with one batch out or two, resumed or not."""
+than that samples from what plain numpy makes of the logits, with one batch in flight or more, resumed or
+not."""
 
 from __future__ import annotations
 
@@ -95,7 +96,7 @@ def test_a_prompt_in_parts_is_written_with_its_first_sample() -> None:
 
 def test_forgotten_rows_are_written_again() -> None:
     """With the ids that are known: what the failed batches sampled is not among them."""
-    core = make_core(max_batches_out=2)
+    core = make_core(max_batches_in_flight=2)
     core.add_request(1, [1, 2], _core.SamplingParams(presence_penalty=1.0))
     core.schedule()
     core.schedule()
@@ -263,9 +264,10 @@ SETTINGS = {
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("seed", range(3))
 def test_tables_hold_what_requests_are(name: str, seed: int) -> None:
-    """At every sample the model finds what numpy says; ids are the same with two batches out as with one."""
+    """At every sample the model finds what numpy says; ids are the same with three batches in flight as with
+    one."""
     one = run(seed, **SETTINGS[name])
-    two = run(seed, max_batches_out=2, **SETTINGS[name])
+    two = run(seed, max_batches_in_flight=3, **SETTINGS[name])
     if "preemption" in name:
         assert min(one.core.stats().num_preemptions, two.core.stats().num_preemptions) > 0
     banned = 0

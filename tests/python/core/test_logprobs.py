@@ -98,7 +98,7 @@ class LogprobDriver(Driver):
         self.answers: dict[int, Answer] = {}
 
     def collect(self) -> None:
-        if self.core.num_batches_out():
+        if self.core.num_batches_in_flight():
             self.take(self.core.update(*self.model.collect()))  # type: ignore[arg-type]
             self.core.check_integrity()
         else:
@@ -139,9 +139,9 @@ class LogprobDriver(Driver):
                 answer.prompt_places = places
 
 
-@pytest.mark.parametrize("max_batches_out", [1, 2])
+@pytest.mark.parametrize("max_batches_in_flight", [1, 2])
 @pytest.mark.parametrize("seed", range(8))
-def test_logprobs_follow_their_ids(seed: int, max_batches_out: int) -> None:
+def test_logprobs_follow_their_ids(seed: int, max_batches_in_flight: int) -> None:
     """Chunks, shared prefixes, preemptions, stop strings that hold ids back, failures of the model and
     cancellations: each release has its ids' logprobs, the first one the whole prompt's."""
     generator = random.Random(seed)
@@ -149,7 +149,7 @@ def test_logprobs_follow_their_ids(seed: int, max_batches_out: int) -> None:
         num_blocks=24,
         max_num_seqs=5,
         max_num_batched_tokens=generator.choice([7, 16, 64]),
-        max_batches_out=max_batches_out,
+        max_batches_in_flight=max_batches_in_flight,
         max_model_len=80,
     )
     driver = LogprobDriver(core)

@@ -110,13 +110,13 @@ def test_growing_outputs_take_from_the_worst() -> None:
     driver.run()
 
 
-@pytest.mark.parametrize("max_batches_out", [1, 2])
-def test_preempted_for_a_better_one_with_its_token_out(max_batches_out: int) -> None:
-    """The id that a batch out samples for the victim is kept, and its text goes on from there."""
-    driver = make_driver(max_num_seqs=1, max_batches_out=max_batches_out)
+@pytest.mark.parametrize("max_batches_in_flight", [1, 2])
+def test_preempted_for_a_better_one_with_its_token_out(max_batches_in_flight: int) -> None:
+    """The id that a batch in flight samples for the victim is kept, and its text goes on from there."""
+    driver = make_driver(max_num_seqs=1, max_batches_in_flight=max_batches_in_flight)
     driver.add(0, [7] * 9, max_tokens=12, priority=1, ignore_eos=True)
     driver.launch()
-    if max_batches_out == 1:
+    if max_batches_in_flight == 1:
         driver.collect()
     driver.add(1, [8] * 9, max_tokens=3, priority=0, ignore_eos=True)
     driver.launch()
@@ -142,15 +142,15 @@ def test_equal_priorities_change_nothing() -> None:
 @settings(max_examples=examples(60))
 @given(st.data())
 def test_random_life(data: st.DataObject) -> None:
-    """Random priorities, arrivals, cancellations, one or two batches out: every slot is right, every answer
-    is that of the request alone, and no batch leaves out a request for a worse one that fits in its place."""
+    """Random priorities, arrivals, cancellations, batches in flight: every slot is right, every answer is
+    that of the request alone, and no batch leaves out a request for a worse one that fits in its place."""
     config = {
         "block_size": data.draw(st.integers(1, 6), "block_size"),
         "num_blocks": data.draw(st.integers(60, 90), "num_blocks"),
         "max_model_len": 60,
         "max_num_seqs": data.draw(st.integers(1, 5), "max_num_seqs"),
         "max_num_batched_tokens": data.draw(st.integers(1, 40), "max_num_batched_tokens"),
-        "max_batches_out": data.draw(st.integers(1, 2), "max_batches_out"),
+        "max_batches_in_flight": data.draw(st.sampled_from([1, 2, 3, 5]), "max_batches_in_flight"),
         "watermark": data.draw(st.sampled_from([0.0, 0.2]), "watermark"),
         "enable_prefix_caching": data.draw(st.booleans(), "enable_prefix_caching"),
     }

@@ -31,11 +31,11 @@ def receipt_of(driver: Driver, request_id: int, text_us: int) -> dict[str, Any]:
     return dict(json.loads(receipt.to_json(text_us * 1000)))
 
 
-@pytest.mark.parametrize("max_batches_out", [1, 2])
-def test_each_stage_has_its_time(max_batches_out: int) -> None:
+@pytest.mark.parametrize("max_batches_in_flight", [1, 2])
+def test_each_stage_has_its_time(max_batches_in_flight: int) -> None:
     """tokenize | queue | prefill | decode | detokenize, from arrival to the text."""
     clock = Clock()
-    driver = Driver(make_core(clock=clock, max_batches_out=max_batches_out))
+    driver = Driver(make_core(clock=clock, max_batches_in_flight=max_batches_in_flight))
     arrival = clock()
     clock.us += 2_000 + 1_500  # tokenized for 2 ms, on its way for 1.5
     driver.add(1, [1] * 9, max_tokens=4, arrival_ns=arrival, tokenize_ns=2_000_000, return_receipt=True)
@@ -146,7 +146,7 @@ def test_random_life(data: st.DataObject) -> None:
             max_model_len=60,
             max_num_seqs=data.draw(st.integers(1, 5), "max_num_seqs"),
             max_num_batched_tokens=data.draw(st.integers(4, 40), "max_num_batched_tokens"),
-            max_batches_out=data.draw(st.integers(1, 2), "max_batches_out"),
+            max_batches_in_flight=data.draw(st.sampled_from([1, 2, 3, 5]), "max_batches_in_flight"),
             enable_prefix_caching=data.draw(st.booleans(), "enable_prefix_caching"),
             scheduling_policy=_core.SchedulingPolicy.PRIORITY,
         )

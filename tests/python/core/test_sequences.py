@@ -36,14 +36,18 @@ def steps_until(driver: Driver, num_running: int) -> None:
         driver.step()
 
 
-@pytest.mark.parametrize("max_batches_out", [1, 2])
+@pytest.mark.parametrize("max_batches_in_flight", [1, 2])
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("seed", range(3))
-def test_each_sequence_gets_the_tokens_it_gets_alone(name: str, seed: int, max_batches_out: int) -> None:
+def test_each_sequence_gets_the_tokens_it_gets_alone(
+    name: str, seed: int, max_batches_in_flight: int
+) -> None:
     """Whatever its siblings, batch mates, chunks and preemptions; the ends of all come, and all blocks are
     free then (run())."""
     rng = random.Random(seed)
-    driver = Driver(make_core(**SETTINGS[name], max_batches_out=max_batches_out, eos_token_ids=[1, 2, 3]))
+    driver = Driver(
+        make_core(**SETTINGS[name], max_batches_in_flight=max_batches_in_flight, eos_token_ids=[1, 2, 3])
+    )
     for request_id in range(16):
         prompt = [rng.randrange(10, 256) for _ in range(rng.randrange(1, 40))]
         driver.add(request_id, prompt, max_tokens=rng.randrange(1, 30), n=rng.choice([1, 2, 3, 5, 9]))
@@ -125,7 +129,7 @@ def test_a_sequence_that_ends_at_once_leaves_its_prompt_in_the_cache() -> None:
 
 def test_forks_wait_for_room_and_let_others_pass_while_the_prompt_is_computed() -> None:
     """max_num_seqs holds for sequences; behind a prompt that is not complete, others are admitted."""
-    driver = Driver(make_core(max_num_seqs=3, max_num_batched_tokens=12, max_batches_out=2))
+    driver = Driver(make_core(max_num_seqs=3, max_num_batched_tokens=12, max_batches_in_flight=2))
     driver.add(1, list(range(20)), n=5, max_tokens=4)
     driver.add(2, [5] * 3, max_tokens=9)
     first = driver.launch()
@@ -133,7 +137,7 @@ def test_forks_wait_for_room_and_let_others_pass_while_the_prompt_is_computed() 
     second = driver.launch()
     assert second.request_ids.tolist() == [1, 2]
     driver.collect()
-    third = driver.launch()  # the prompt's batch is still out: nobody knows that it is complete
+    third = driver.launch()  # the prompt's batch is still in flight: nobody knows that it is complete
     assert third.request_ids.tolist() == [1, 2]
     driver.collect()
     fourth = driver.launch()
@@ -154,10 +158,10 @@ def test_forks_fall_back_when_their_source_is_preempted() -> None:
         assert len(sequence.released) == (18 if key == 1 else 10)
 
 
-@pytest.mark.parametrize("max_batches_out", [1, 2])
-def test_cancel_ends_all_sequences_at_once(max_batches_out: int) -> None:
-    """Running, forked in a batch that is out, and waiting ones; an end for each that is not finished."""
-    driver = Driver(make_core(max_num_seqs=3, max_batches_out=max_batches_out))
+@pytest.mark.parametrize("max_batches_in_flight", [1, 2])
+def test_cancel_ends_all_sequences_at_once(max_batches_in_flight: int) -> None:
+    """Running, forked in a batch in flight, and waiting ones; an end for each that is not finished."""
+    driver = Driver(make_core(max_num_seqs=3, max_batches_in_flight=max_batches_in_flight))
     driver.add(1, list(range(9)), n=5, max_tokens=50)
     steps_until(driver, 3)
     driver.launch()
@@ -194,7 +198,7 @@ def test_a_sequence_without_a_token_ends_alone() -> None:
 @pytest.mark.parametrize("has_run", [False, True])
 def test_forks_of_a_forgotten_batch_fork_again(has_run: bool) -> None:
     """Nobody knows whether their blocks were copied; what they hold is given back, and no block is lost."""
-    driver = Driver(make_core(max_batches_out=2))
+    driver = Driver(make_core(max_batches_in_flight=2))
     driver.add(1, list(range(10)), n=4, max_tokens=6)
     driver.step()
     driver.step()

@@ -72,7 +72,7 @@ def test_random_life(data: st.DataObject) -> None:
             max_model_len=60,
             max_num_seqs=data.draw(st.integers(1, 6), "max_num_seqs"),
             max_num_batched_tokens=data.draw(st.integers(4, 40), "max_num_batched_tokens"),
-            max_batches_out=data.draw(st.integers(1, 2), "max_batches_out"),
+            max_batches_in_flight=data.draw(st.sampled_from([1, 2, 3, 5]), "max_batches_in_flight"),
             enable_prefix_caching=data.draw(st.booleans(), "enable_prefix_caching"),
             watermark=data.draw(st.sampled_from([0.0, 0.2]), "watermark"),
             scheduling_policy=PRIORITY,

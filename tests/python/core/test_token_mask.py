@@ -98,7 +98,7 @@ def test_a_row_that_goes_to_another_request() -> None:
 
 def test_forgotten_rows_are_written_whole() -> None:
     """Nobody knows what a device holds that failed."""
-    core = make_core(max_batches_out=2)
+    core = make_core(max_batches_in_flight=2)
     core.add_request(1, [1, 2], _core.SamplingParams(allowed_token_ids=[7]))
     core.schedule()
     core.schedule()
@@ -112,7 +112,7 @@ def test_forgotten_rows_are_written_whole() -> None:
 
 def test_min_tokens_is_known_in_advance() -> None:
     """With two batches in flight the mask ends at its place, whose ids nobody knows yet."""
-    core = make_core(max_batches_out=2, eos_token_ids=[9])
+    core = make_core(max_batches_in_flight=2, eos_token_ids=[9])
     core.add_request(1, [1], _core.SamplingParams(min_tokens=2))
     device = Device(core)
     assert device.masked(core.schedule()) == [{9}]
@@ -137,7 +137,7 @@ def test_bad_words_of_several_ids() -> None:
 
 def test_bad_words_wait_for_ids() -> None:
     """A request with words of several ids is in every other batch; one with words of one id in all."""
-    core = make_core(max_batches_out=2)
+    core = make_core(max_batches_in_flight=2)
     core.add_request(1, [1], _core.SamplingParams(bad_word_ids=[[2, 3]]))
     core.add_request(2, [1], _core.SamplingParams(bad_word_ids=[[2], [3]]))
     assert core.schedule().request_ids.tolist() == [1, 2]
@@ -150,7 +150,7 @@ def test_bad_words_wait_for_ids() -> None:
 
 def test_alone_they_run_one_batch_at_a_time() -> None:
     """Nothing else is scheduled, and nothing hangs."""
-    core = make_core(max_batches_out=2)
+    core = make_core(max_batches_in_flight=2)
     core.add_request(1, [1], _core.SamplingParams(bad_word_ids=[[2, 3]], max_tokens=4))
     for _ in range(4):
         assert core.schedule().num_tokens == 1

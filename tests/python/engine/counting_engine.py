@@ -30,7 +30,7 @@ def logprob_rows(ids: np.ndarray) -> Logprobs:
 class CountingRunner:
     """Says the number of the output token, from 1 on; can be told to wait before each step."""
 
-    max_batches_out: int = 1
+    max_batches_in_flight: int = 1
     may_run: threading.Event = field(default_factory=threading.Event)
     step_seconds: float = 0  # time for the server's other thread, where a test needs it to get its turn
     num_steps: int = 0
@@ -68,7 +68,7 @@ class Engine:
         ours, theirs = socket.socketpair()
         self.client = Client(ours)
         self.core = make_core(**settings)
-        self.runner = CountingRunner(self.core.config.max_batches_out)
+        self.runner = CountingRunner(self.core.config.max_batches_in_flight)
         self.runner.may_run.set()
         self.server = _core.EngineServer(self.core, theirs.detach())
         self.error: Exception | None = None

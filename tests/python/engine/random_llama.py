@@ -76,8 +76,8 @@ def make_llama(
     return folder
 
 
-def with_batches_out(llm: LLM, max_batches_out: int) -> _core.EngineCore:
-    """A core as that of `llm`, but for the number of batches that may be out."""
+def with_batches_in_flight(llm: LLM, max_batches_in_flight: int) -> _core.EngineCore:
+    """A core as that of `llm`, but for the number of batches in flight."""
     values = {name: getattr(llm._core.config, name) for name in vars(_core.EngineConfig) if name[0] != "_"}
-    config = _core.EngineConfig(**values | {"max_batches_out": max_batches_out})
+    config = _core.EngineConfig(**values | {"max_batches_in_flight": max_batches_in_flight})
     return _core.EngineCore(config, llm._core.token_table)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from edits_judge import NUM_TOKENS, EditsJudge, Samples, make_params, with_words
 from quire import LLM, SamplingParams, _core
-from random_llama import VOCAB_SIZE, with_batches_out
+from random_llama import VOCAB_SIZE, with_batches_in_flight
 from torch import Tensor
 
 
@@ -44,15 +44,15 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("batches_out", [1, 2])
+@pytest.mark.parametrize("batches_in_flight", [1, 2])
 @pytest.mark.parametrize("mode", MODES)
 def test_every_id_is_that_of_the_reference(
-    llama_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, mode: str, batches_out: int
+    llama_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, mode: str, batches_in_flight: int
 ) -> None:
-    """Alone and combined, greedy and drawn, beside requests without; resumed, and two batches out."""
+    """Alone and combined, greedy and drawn, beside requests without; resumed, and two batches in flight."""
     llm = LLM(str(llama_folder()), **{"dtype": "float32", "max_model_len": 256} | MODES[mode])
-    llm._core = with_batches_out(llm, batches_out)
-    monkeypatch.setattr(llm._engine.runner, "max_batches_out", batches_out)
+    llm._core = with_batches_in_flight(llm, batches_in_flight)
+    monkeypatch.setattr(llm._engine.runner, "max_batches_in_flight", batches_in_flight)
     params = make_params(VOCAB_SIZE)
     prompts = make_prompts(len(params))
     judge = Judge(llm, monkeypatch)
@@ -68,9 +68,9 @@ def test_every_id_is_that_of_the_reference(
 
 
 @pytest.mark.parametrize("mode", ["whole", "preemption"])
-@pytest.mark.parametrize("batches_out", [1, 2])
+@pytest.mark.parametrize("batches_in_flight", [1, 2])
 def test_bad_words(
-    llama_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, batches_out: int, mode: str
+    llama_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, batches_in_flight: int, mode: str
 ) -> None:
     """Sequences that the free answer contains do not come, at whatever place: words of one byte, of two, and
     of three, with other requests beside that have none."""
@@ -82,8 +82,8 @@ def test_bad_words(
     for index, answer in enumerate(free):
         texts = [[answer[2 + i : 2 + i + n] for i in (0, 9, 15)] for n in (1, 2, 3)]
         words.append([] if index % 4 == 3 else texts[index % 4])
-    llm._core = with_batches_out(llm, batches_out)
-    monkeypatch.setattr(llm._engine.runner, "max_batches_out", batches_out)
+    llm._core = with_batches_in_flight(llm, batches_in_flight)
+    monkeypatch.setattr(llm._engine.runner, "max_batches_in_flight", batches_in_flight)
     judge = Judge(llm, monkeypatch)
     params = [greedy] * len(prompts)
     judge.expect(prompts, params, words)

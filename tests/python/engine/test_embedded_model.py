@@ -9,7 +9,7 @@ from quire import LLM, SamplingParams, _core
 from quire.model_path import resolve_model
 from quire.outputs import RequestOutput
 from quire.tokenizer import Tokenizer
-from random_llama import with_batches_out
+from random_llama import with_batches_in_flight
 from reference import assert_same, greedy
 
 TEXTS = [
@@ -81,13 +81,13 @@ MIXED = [
     ],
     ids=["whole", "chunked", "preemption"],
 )
-def test_two_batches_out(monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
+def test_two_batches_in_flight(monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
     """A step scheduled before the ids of the one before are known: the same outputs."""
     texts = [f"# {number}\n{text}" for number in range(3) for text in TEXTS[:4]]
     params = [MIXED[index % len(MIXED)] for index in range(len(texts))]
     one, two = embedded(**settings), embedded(**settings)
-    two._core = with_batches_out(two, 2)
-    monkeypatch.setattr(two._engine.runner, "max_batches_out", 2)
+    two._core = with_batches_in_flight(two, 2)
+    monkeypatch.setattr(two._engine.runner, "max_batches_in_flight", 2)
     is_ahead = []
     launch = two._engine.runner.launch
 

@@ -19,9 +19,9 @@ from quire.sampling_params import SamplingParams
 from wire_format import DEFAULT_PARAMS
 
 
-@pytest.fixture(params=[1, 2], ids=["one batch out", "two batches out"])
+@pytest.fixture(params=[1, 2], ids=["one batch in flight", "two batches in flight"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    engine = Engine(max_batches_out=request.param)
+    engine = Engine(max_batches_in_flight=request.param)
     yield engine
     engine.runner.may_run.set()
     engine.server.stop()
@@ -299,7 +299,7 @@ def test_no_progress_is_an_error() -> None:
         def schedule(self) -> object:
             return type("Batch", (), {"num_tokens": 0})
 
-        def num_batches_out(self) -> int:
+        def num_batches_in_flight(self) -> int:
             return 0
 
         def take_outputs(self) -> None: ...

@@ -14,7 +14,7 @@ import torch
 from quire import LLM, SamplingParams
 from quire.outputs import Logprob, RequestOutput, StreamOutput
 from quire.token_logprobs import TokenLogprobs
-from random_llama import FAMILIES, VOCAB_SIZE, with_batches_out
+from random_llama import FAMILIES, VOCAB_SIZE, with_batches_in_flight
 from reference import load
 
 # Of two float32 programs that add in different orders; logits here are of order 10.
@@ -35,15 +35,15 @@ MODES: dict[str, dict[str, Any]] = {
         "watermark": 0.0,
         "max_num_batched_tokens": 48,
     },
-    "two batches out": {"max_num_batched_tokens": 48},
+    "two batches in flight": {"max_num_batched_tokens": 48},
 }
 
 
 def make_llm(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str = "whole", **settings: Any) -> LLM:
     llm = LLM(str(folder), **{"dtype": "float32", "max_model_len": 384} | MODES[name] | settings)
-    if name == "two batches out":
-        llm._core = with_batches_out(llm, 2)
-        monkeypatch.setattr(llm._engine.runner, "max_batches_out", 2)
+    if name == "two batches in flight":
+        llm._core = with_batches_in_flight(llm, 2)
+        monkeypatch.setattr(llm._engine.runner, "max_batches_in_flight", 2)
     return llm
 
 
@@ -201,7 +201,7 @@ def stream(llm: LLM, prompts: Sequence[list[int]], params: Sequence[SamplingPara
     return joined
 
 
-@pytest.mark.parametrize("mode", ["chunked", "preemption", "two batches out"])
+@pytest.mark.parametrize("mode", ["chunked", "preemption", "two batches in flight"])
 def test_pieces_joined_are_the_whole(
     llama_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 import quire
 import tokenizers
 from quire import LLM, InvalidArgument, SamplingParams
-from random_llama import with_batches_out
+from random_llama import with_batches_in_flight
 
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
 
@@ -118,15 +118,15 @@ def test_errors_come_before_anything_runs(llm: LLM, name: str) -> None:
 
 
 @pytest.mark.parametrize("call", ["launch", "collect"])
-@pytest.mark.parametrize("max_batches_out", [1, 2])
+@pytest.mark.parametrize("max_batches_in_flight", [1, 2])
 def test_an_interrupted_call_leaves_nothing(
-    llm: LLM, monkeypatch: pytest.MonkeyPatch, max_batches_out: int, call: str
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, max_batches_in_flight: int, call: str
 ) -> None:
     """Control-C in the middle: the requests are gone, their blocks free, and the next call works."""
     expected = llm.generate([5, 6], GREEDY)[0].outputs
-    monkeypatch.setattr(llm, "_core", with_batches_out(llm, max_batches_out))
+    monkeypatch.setattr(llm, "_core", with_batches_in_flight(llm, max_batches_in_flight))
     runner = llm._engine.runner
-    monkeypatch.setattr(runner, "max_batches_out", max_batches_out)
+    monkeypatch.setattr(runner, "max_batches_in_flight", max_batches_in_flight)
     work = getattr(runner, call)
     calls = []
 
@@ -143,7 +143,7 @@ def test_an_interrupted_call_leaves_nothing(
     assert (stats.num_running, stats.num_waiting, stats.num_free_blocks) == (0, 0, stats.num_blocks)
     assert not llm._core.has_unfinished_requests()
     assert llm.generate([5, 6], GREEDY)[0].outputs == expected
-    assert llm._core.num_batches_out() == 0
+    assert llm._core.num_batches_in_flight() == 0
 
 
 def stream_to_the_end(llm: LLM) -> dict[int, list[quire.StreamOutput]]:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import quire
 from quire import LLM, EngineError, InvalidArgument, SamplingParams
-from random_llama import with_batches_out
+from random_llama import with_batches_in_flight
 
 GREEDY = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
 PROMPTS = ["import os", [1, 2, 3], "x"]
@@ -107,18 +107,18 @@ def check_next_generate(llm: LLM, expected: list[tuple[int, ...]]) -> None:
     llm._core.check_integrity()
 
 
-@pytest.mark.parametrize("max_batches_out", [1, 2])
+@pytest.mark.parametrize("max_batches_in_flight", [1, 2])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()])
 def test_generate_leaves_nothing(
     llm: LLM,
     expected: list[tuple[int, ...]],
     monkeypatch: pytest.MonkeyPatch,
-    max_batches_out: int,
+    max_batches_in_flight: int,
     error: BaseException,
 ) -> None:
     """An exception at any place of generate() reaches the caller, and the next call is as on a fresh LLM."""
-    monkeypatch.setattr(llm, "_core", with_batches_out(llm, max_batches_out))
-    monkeypatch.setattr(llm._engine.runner, "max_batches_out", max_batches_out)
+    monkeypatch.setattr(llm, "_core", with_batches_in_flight(llm, max_batches_in_flight))
+    monkeypatch.setattr(llm._engine.runner, "max_batches_in_flight", max_batches_in_flight)
 
     def call() -> object:
         return llm.generate(PROMPTS, GREEDY)

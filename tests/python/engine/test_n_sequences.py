@@ -11,7 +11,7 @@ import _core_parts
 import numpy as np
 import pytest
 from quire import LLM, InvalidArgument, SamplingParams
-from random_llama import VOCAB_SIZE, with_batches_out
+from random_llama import VOCAB_SIZE, with_batches_in_flight
 
 MODES: dict[str, dict[str, Any]] = {
     "whole": {},
@@ -47,14 +47,14 @@ def alone(llama_folder: Callable[..., Path]) -> LLM:
     return make(llama_folder())
 
 
-@pytest.mark.parametrize("batches_out", [1, 2])
+@pytest.mark.parametrize("batches_in_flight", [1, 2])
 @pytest.mark.parametrize("mode", MODES)
-def test_sequences(llama_folder: Callable[..., Path], alone: LLM, mode: str, batches_out: int) -> None:
+def test_sequences(llama_folder: Callable[..., Path], alone: LLM, mode: str, batches_in_flight: int) -> None:
     """All sizes at once, with mates: nobody's keys and values are disturbed, and at last all blocks are
     free."""
     llm = make(llama_folder(), **MODES[mode])
-    llm._core = with_batches_out(llm, batches_out)
-    llm._engine.runner.max_batches_out = batches_out  # type: ignore[misc]
+    llm._core = with_batches_in_flight(llm, batches_in_flight)
+    llm._engine.runner.max_batches_in_flight = batches_in_flight  # type: ignore[misc]
     given = prompts(1)
     params = [SamplingParams(n=1 + i % 5, seed=i - 9, **VALUES) for i in range(len(given))]
     mates = SamplingParams(**VALUES | {"temperature": 0})

@@ -14,7 +14,7 @@ DUMP_ROW = 6
 
 
 def make() -> tuple[_core.EngineCore, StepBuffers]:
-    config = _core.EngineConfig(vocab_size=256, block_size=4, max_batches_out=2, **SIZES)
+    config = _core.EngineConfig(vocab_size=256, block_size=4, max_batches_in_flight=2, **SIZES)
     table = _core.TokenTable(_core.DecoderKind.BYTE_LEVEL, [bytes([b]) for b in range(256)], [0] * 256)
     return _core.EngineCore(config, table), StepBuffers(config, torch.device("cpu"), num_copies=2)
 
@@ -55,7 +55,7 @@ def check(buffers: StepBuffers, batch: _core.Batch, shape: StepShape) -> None:
 
 
 def test_batches_arrive_padded() -> None:
-    """Prompts in parts, decode steps and both, with two batches out, in the shapes that are captured."""
+    """Prompts in parts, decode steps and both, two batches in flight, in the shapes that are captured."""
     core, buffers = make()
     params = _core.SamplingParams(temperature=0.0, max_tokens=9, ignore_eos=True)
     for request_id, length in enumerate((3, 30, 17, 1, 9, 40)):
@@ -64,7 +64,7 @@ def test_batches_arrive_padded() -> None:
     kinds = set()
     copy = 0
     while core.has_unfinished_requests():
-        while core.num_batches_out() < 2:
+        while core.num_batches_in_flight() < 2:
             batch = core.schedule()
             if not batch.num_tokens:
                 break

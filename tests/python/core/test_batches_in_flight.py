@@ -1,4 +1,4 @@
-"""Two batches out: the same ids as with one, whatever ends, leaves, waits or fails while they are out."""
+"""Several batches in flight: the same ids as with one, whatever ends, leaves, waits or fails meanwhile."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Workload:
                     driver.add(request_id, prompt, **params)
             driver.step([i for i, at in (cancels or {}).items() if at == step and i in driver.sequences])
         driver.run()
-        assert core.num_batches_out() == 0
+        assert core.num_batches_in_flight() == 0
         return driver
 
 
@@ -79,33 +79,34 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize("seed", range(4))
-def test_ids_do_not_depend_on_batches_out(name: str, seed: int) -> None:
-    """Every request has the same ids, text and end with one batch out and with two."""
+@pytest.mark.parametrize(("seed", "num_in_flight"), [(0, 2), (1, 2), (2, 3), (3, 5)])
+def test_ids_do_not_depend_on_batches_in_flight(name: str, seed: int, num_in_flight: int) -> None:
+    """Every request has the same ids, text and end with one batch in flight and with more."""
     workload = Workload.random(random.Random(seed), 24)
     values = {"eos_token_ids": EOS} | SETTINGS[name]
     one = workload.run(make_core(**values))
-    two = workload.run(make_core(**values, max_batches_out=2))
+    more = workload.run(make_core(**values, max_batches_in_flight=num_in_flight))
     if "preemption" in name:
-        assert two.core.stats().num_preemptions > 0
+        assert more.core.stats().num_preemptions > 0
     reasons = set()
     for request_id in range(len(workload.requests)):
-        assert answer(one.sequences[request_id]) == answer(two.sequences[request_id])
+        assert answer(one.sequences[request_id]) == answer(more.sequences[request_id])
         reasons.add(one.sequences[request_id].finish_reason)
     assert reasons == {"stop", "length"}
-    assert one.core.stats().num_generation_tokens == two.core.stats().num_generation_tokens
+    assert one.core.stats().num_generation_tokens == more.core.stats().num_generation_tokens
 
 
 @pytest.mark.parametrize("name", ["prefix caching", "preemption in small chunks", "block of one"])
-@pytest.mark.parametrize("seed", range(4))
-def test_cancels_change_nobody_else(name: str, seed: int) -> None:
+@pytest.mark.parametrize(("seed", "num_in_flight"), [(0, 2), (1, 2), (2, 3), (3, 5)])
+def test_cancels_change_nobody_else(name: str, seed: int, num_in_flight: int) -> None:
     """A cancelled request has the first of its ids, and all others theirs."""
     rng = random.Random(100 + seed)
     workload = Workload.random(rng, 24)
     values = {"eos_token_ids": EOS} | SETTINGS[name]
     expected = workload.run(make_core(**values)).sequences
     cancels = {request_id: rng.randrange(60) for request_id in rng.sample(range(24), 12)}
-    given = workload.run(make_core(**values, max_batches_out=2), cancels).sequences
+    core = make_core(**values, max_batches_in_flight=num_in_flight)
+    given = workload.run(core, cancels).sequences
     for request_id, sequence in given.items():
         if sequence.finish_reason == "cancelled":
             assert request_id in cancels
@@ -129,7 +130,7 @@ def test_random_life(data: st.DataObject) -> None:
         watermark=data.draw(st.sampled_from([0.0, 0.01, 0.3]), "watermark"),
         enable_prefix_caching=data.draw(st.booleans(), "enable_prefix_caching"),
         eos_token_ids=list(range(16)),
-        max_batches_out=2,
+        max_batches_in_flight=data.draw(st.sampled_from([1, 2, 3, 5]), "max_batches_in_flight"),
     )
     driver = Driver(core)
     cancelled: set[Key] = set()
@@ -137,7 +138,7 @@ def test_random_life(data: st.DataObject) -> None:
     events = ["launch", "launch", "launch", "collect", "collect", "add", "cancel", "fail"]
     for event in data.draw(st.lists(st.sampled_from(events), max_size=60), "events"):
         live = [key for key, sequence in driver.sequences.items() if not sequence.finish_reason]
-        if event == "launch" and core.num_batches_out() < 2:
+        if event == "launch" and core.num_batches_in_flight() < core.config.max_batches_in_flight:
             driver.launch()
         elif event == "collect":
             driver.collect()
@@ -170,18 +171,20 @@ def test_random_life(data: st.DataObject) -> None:
 
 def test_next_step_is_scheduled_before_the_ids_are_known() -> None:
     """The second batch names the row of the id that it does not know; a third must wait."""
-    core = make_core(max_batches_out=2)
+    core = make_core(max_batches_in_flight=2)
     core.add_request(1, [1, 2, 3], _core.SamplingParams(max_tokens=5))
     core.add_request(2, [4], _core.SamplingParams(max_tokens=5))
     first = core.schedule()
     assert first.token_ids.tolist() == [1, 2, 3, 4]
     rows = first.sample_rows.tolist()
     second = core.schedule()
-    assert core.num_batches_out() == 2
+    assert core.num_batches_in_flight() == 2
     assert second.token_ids.tolist() == [~row for row in rows]
     assert second.positions.tolist() == [3, 1]
     assert second.output_idx.tolist() == [1, 1]
-    with pytest.raises(_core.InvalidArgument, match="schedule: got 2 batches out; allowed: fewer than max_b"):
+    with pytest.raises(
+        _core.InvalidArgument, match="schedule: got 2 batches in flight; allowed: fewer than max_b"
+    ):
         core.schedule()
     assert first.token_ids.tolist() == [1, 2, 3, 4], "valid until its own update()"
     core.update(np.array([10, 20], dtype=np.int32))
@@ -193,13 +196,13 @@ def test_next_step_is_scheduled_before_the_ids_are_known() -> None:
 
 def test_no_more_tokens_than_asked_are_scheduled() -> None:
     """A request whose last id is on its way is not scheduled; its end comes with that id."""
-    core = make_core(max_batches_out=2)
+    core = make_core(max_batches_in_flight=2)
     core.add_request(1, [1, 2, 3], _core.SamplingParams(max_tokens=2))
     core.schedule()
     core.schedule()
     core.update(np.array([10], dtype=np.int32))
     assert core.schedule().num_tokens == 0
-    assert core.num_batches_out() == 1
+    assert core.num_batches_in_flight() == 1
     [release] = core.update(np.array([11], dtype=np.int32)).releases
     assert (release.token_ids, release.finish_reason) == ([11], "length")
     with pytest.raises(_core.InvalidArgument, match="sampled: got ids; allowed: one update"):
@@ -208,9 +211,9 @@ def test_no_more_tokens_than_asked_are_scheduled() -> None:
 
 @pytest.mark.parametrize("end", ["stop", "cancelled", "error"])
 def test_an_end_drops_what_is_out(end: str) -> None:
-    """The blocks are free at once, the id of the batch that is still out is ignored, and the core has work
+    """The blocks are free at once, the id of the batch still in flight is ignored, and the core has work
     until that batch has ended."""
-    core = make_core(max_batches_out=2, eos_token_ids=[9])
+    core = make_core(max_batches_in_flight=2, eos_token_ids=[9])
     core.add_request(1, [1, 2, 3, 4, 5], _core.SamplingParams(max_tokens=50))
     core.schedule()
     assert core.schedule().num_sampled == 1
@@ -231,7 +234,7 @@ def test_an_end_drops_what_is_out(end: str) -> None:
 @pytest.mark.parametrize("token", [5, 9, -1])
 def test_the_id_of_a_preempted_request_is_not_lost(token: int) -> None:
     """It arrives while the request waits; the request goes on from it, or ends with it."""
-    core = make_core(num_blocks=4, block_size=4, max_model_len=17, max_batches_out=2, eos_token_ids=[9])
+    core = make_core(num_blocks=4, block_size=4, max_model_len=17, max_batches_in_flight=2, eos_token_ids=[9])
     core.add_request(1, [1] * 7, _core.SamplingParams(max_tokens=9))
     core.add_request(2, [2] * 8, _core.SamplingParams(max_tokens=9))
     core.schedule()  # two blocks each: the pool is full
@@ -257,7 +260,7 @@ def test_the_id_of_a_preempted_request_is_not_lost(token: int) -> None:
 
 def test_a_preempted_request_waits_for_its_id() -> None:
     """It is not admitted before, even with room for it: nobody knows the token to go on from."""
-    core = make_core(num_blocks=4, block_size=4, max_model_len=17, max_batches_out=2)
+    core = make_core(num_blocks=4, block_size=4, max_model_len=17, max_batches_in_flight=2)
     core.add_request(1, [1] * 7, _core.SamplingParams(max_tokens=1))
     core.add_request(2, [2] * 8, _core.SamplingParams(max_tokens=9))
     core.schedule()  # two blocks each: the pool is full, and request 1 has all it asked for
@@ -275,7 +278,7 @@ def test_a_preempted_request_waits_for_its_id() -> None:
 @pytest.mark.parametrize("has_run", [False, True])
 def test_what_a_forgotten_batch_computed_is_not_found(has_run: bool) -> None:
     """A prompt's second chunk fails: only the first one's blocks are shared."""
-    driver = Driver(make_core(max_num_batched_tokens=8, max_batches_out=2))
+    driver = Driver(make_core(max_num_batched_tokens=8, max_batches_in_flight=2))
     driver.add(1, list(range(20)), max_tokens=5)
     driver.launch()
     driver.launch()
@@ -290,14 +293,14 @@ def test_what_a_forgotten_batch_computed_is_not_found(has_run: bool) -> None:
 
 def test_forgotten_batches_come_again() -> None:
     """Both batches are taken back, and the tables are told once more, whole."""
-    core = make_core(max_batches_out=2)
+    core = make_core(max_batches_in_flight=2)
     core.add_request(1, [1] * 9, _core.SamplingParams(max_tokens=9))
     first = core.schedule()
     updates = first.block_table_updates.tolist()
     assert len(updates) == 3
     core.schedule()
     core.forget_batches()
-    assert core.num_batches_out() == 0
+    assert core.num_batches_in_flight() == 0
     core.check_integrity()
     again = core.schedule()
     assert again.token_ids.tolist() == [1] * 9
@@ -308,7 +311,7 @@ def test_forgotten_batches_come_again() -> None:
 def test_table_updates_of_a_decode_are_few() -> None:
     """Only a request that begins a block changes the table."""
     sizes = {"num_blocks": 200, "max_num_seqs": 16, "block_size": 16, "max_num_batched_tokens": 256}
-    driver = Driver(make_core(**sizes, max_batches_out=2))
+    driver = Driver(make_core(**sizes, max_batches_in_flight=2))
     for request_id in range(16):
         driver.add(request_id, [request_id] * (1 + request_id), ignore_eos=True)
     while driver.core.stats().num_generation_tokens < 16:
