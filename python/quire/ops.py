@@ -251,15 +251,15 @@ def rms_norm(
             )
         residual_address = residual.data_ptr()
     _core.cpu_rms_norm(
-        _dtype_id("x", x),
-        num_rows,
-        hidden_size,
-        eps,
-        x.data_ptr(),
-        x.stride(0),
-        residual_address,
-        weight.data_ptr(),
-        out.data_ptr(),
+        dtype=_dtype_id("x", x),
+        num_rows=num_rows,
+        hidden_size=hidden_size,
+        eps=eps,
+        x=x.data_ptr(),
+        stride_x=x.stride(0),
+        residual=residual_address,
+        weight=weight.data_ptr(),
+        out=out.data_ptr(),
     )
     return out
 
@@ -282,12 +282,12 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None) -> Tensor:
             "2 * intermediate_size] with contiguous rows, contiguous [num_rows, intermediate_size]"
         )
     _core.cpu_silu_mul(
-        _dtype_id("gate_up", gate_up),
-        num_rows,
-        width // 2,
-        gate_up.data_ptr(),
-        gate_up.stride(0),
-        out.data_ptr(),
+        dtype=_dtype_id("gate_up", gate_up),
+        num_rows=num_rows,
+        intermediate_size=width // 2,
+        gate_up=gate_up.data_ptr(),
+        stride_gate_up=gate_up.stride(0),
+        out=out.data_ptr(),
     )
     return out
 
@@ -302,12 +302,12 @@ def embedding(token_ids: Tensor, table: Tensor, out: Tensor | None = None) -> Te
     _check("table", table, table.dtype, (vocab_size, hidden_size), "vocab_size, hidden_size")
     _check("out", out, table.dtype, (num_tokens, hidden_size), "num_tokens, hidden_size")
     _core.cpu_embedding(
-        _dtype_id("table", table),
-        num_tokens,
-        vocab_size,
-        hidden_size,
-        token_ids.data_ptr(),
-        table.data_ptr(),
-        out.data_ptr(),
+        dtype=_dtype_id("table", table),
+        num_tokens=num_tokens,
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        token_ids=token_ids.data_ptr(),
+        table=table.data_ptr(),
+        out=out.data_ptr(),
     )
     return out
