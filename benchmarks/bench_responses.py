@@ -68,7 +68,7 @@ def cpu_seconds(pid: int) -> float:
 
 def run_client(port: int, streams: int, tokens: int) -> tuple[float, list[bytearray]]:
     """Seconds from the first byte to the last, and what each stream received."""
-    body = json.dumps({"input_ids": [1], "max_tokens": tokens, "stream": True, "acknowledge": True})
+    body = json.dumps({"input_ids": [1], "max_tokens": tokens, "stream": True})
     head = (
         "POST /v2/models/ensemble/generate_stream HTTP/1.1\r\n"
         + f"Host: localhost\r\nContent-Length: {len(body)}\r\n\r\n"

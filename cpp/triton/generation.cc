@@ -78,7 +78,7 @@ void Generation::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Re
     try {
       GenerationRequest generation = read_generation_request(requests[i], Role::kGeneration, nullptr,
                                                              info->defaults, forwarded_headers_);
-      check_vocabulary(generation.vocabulary, info->vocabulary, name_);
+      check_vocabulary(generation.tokenized.vocabulary, info->vocabulary, name_);
       check_limits(generation, info->vocab_size, info->max_model_len);
       generation.request.request_id = next_request_id++;
       sequences.push_back(std::make_unique<Sequence>(instance, requests[i], std::move(generation), id_));
@@ -97,7 +97,7 @@ void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACK
   try {
     const GenerationRequest whole =
         read_generation_request(request, Role::kUnary, tokenized, info->defaults, forwarded_headers_);
-    check_vocabulary(whole.vocabulary, info->vocabulary, name_);
+    check_vocabulary(whole.tokenized.vocabulary, info->vocabulary, name_);
     std::vector<GenerationRequest> rows =
         split_rows(whole, tokenized != nullptr ? "text_input" : "row_lengths");
     for (GenerationRequest& row : rows) {

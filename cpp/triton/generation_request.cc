@@ -1,55 +1,42 @@
 #include "generation_request.h"
 
 #include <algorithm>
+#include <cstring>
 #include <string_view>
 #include <utility>
 
 #include "api.h"
-#include "generation_inputs.h"
-#include "outputs.h"
+#include "output_table.h"
 #include "request_parameters.h"
+#include "wire_bytes.h"
 
 namespace quire::triton {
 
 namespace {
 
-// The tensors that come in pairs, as the lists that they stand for.
-void join_pairs(GenerationRequest& result) {
-  SamplingParams& params = result.request.params;
-  if (result.logit_bias_ids.size() != result.logit_bias.size()) {
-    throw InvalidArgument("logit_bias", std::to_string(result.logit_bias.size()) + " values",
-                          std::to_string(result.logit_bias_ids.size()) + ", one for each of logit_bias_ids");
+constexpr uint32_t kChunkOutput = outputs::mask_of(Role::kGeneration, "chunk");
+
+std::vector<int32_t> get_ids(const InputTensor& tensor) {
+  if (tensor.shape.size() != 1) {
+    throw InvalidArgument(std::string(tensor.name), "shape " + tensor.shape_text(), "one dimension");
   }
-  for (size_t i = 0; i < result.logit_bias.size(); ++i) {
-    params.logit_bias.push_back({result.logit_bias_ids[i], result.logit_bias[i]});
-  }
-  auto next = result.bad_word_ids.begin();
-  for (const int32_t length : result.bad_word_lengths) {
-    if (length < 1 || length > result.bad_word_ids.end() - next) {
-      throw InvalidArgument("bad_word_lengths", std::to_string(length),
-                            "at least 1, and as many as bad_word_ids has");
-    }
-    params.bad_word_ids.emplace_back(next, next + length);
-    next += length;
-  }
-  if (next != result.bad_word_ids.end()) {
-    throw InvalidArgument("bad_word_lengths",
-                          "a sum of " + std::to_string(next - result.bad_word_ids.begin()),
-                          std::to_string(result.bad_word_ids.size()) + ", the number of bad_word_ids");
-  }
+  std::vector<int32_t> ids(tensor.bytes.size() / sizeof(int32_t));
+  if (!ids.empty()) std::memcpy(ids.data(), tensor.bytes.data(), ids.size() * sizeof(int32_t));
+  return ids;
 }
 
-// deadline_ms counts from the arrival, which is now unless a stage in front of this one tells.
+// deadline_ms counts from the arrival, which is now unless a tokenizer tells.
 void set_times(GenerationRequest& result) {
   const auto now = static_cast<int64_t>(now_ns());
-  for (const auto& [name, value] : {std::pair("arrival_ns", result.request.arrival_ns),
-                                    std::pair("tokenize_ns", result.request.tokenize_ns)}) {
+  for (const auto& [name, value] : {std::pair("arrival_ns", result.tokenized.arrival_ns),
+                                    std::pair("tokenize_ns", result.tokenized.tokenize_ns)}) {
     if (value < 0 || value > now) {
       throw InvalidArgument(name, std::to_string(value),
                             "0 to " + std::to_string(now) + " (now, in nanoseconds of CLOCK_MONOTONIC)");
     }
   }
-  if (result.request.arrival_ns == 0) result.request.arrival_ns = now;
+  result.request.arrival_ns = result.tokenized.arrival_ns != 0 ? result.tokenized.arrival_ns : now;
+  result.request.tokenize_ns = result.tokenized.tokenize_ns;
   if (result.deadline_ms > 0) {
     result.request.deadline_ns = result.request.arrival_ns + result.deadline_ms * int64_t{1'000'000};
   }
@@ -82,7 +69,7 @@ void check_rows(const GenerationRequest& request, size_t num_rows, const char* f
 // Each sequence of a prompt repeats its text.
 void check_prompt_text(const GenerationRequest& request) {
   size_t num_bytes = 0;
-  for (const std::string& text : request.row_texts) num_bytes += text.size();
+  for (const std::string& text : request.tokenized.prompt_text) num_bytes += text.size();
   const auto n = static_cast<size_t>(std::clamp(request.request.params.n, 1, kMaxSequences));
   if (num_bytes * n <= kMaxRequestBytes) return;
   throw InvalidArgument("prompt_text", std::to_string(num_bytes) + " bytes with n " + std::to_string(n),
@@ -92,22 +79,23 @@ void check_prompt_text(const GenerationRequest& request) {
 }  // namespace
 
 GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role role,
-                                          TRITONSERVER_InferenceResponse* tokenized,
+                                          TRITONSERVER_InferenceResponse* tokenizer,
                                           const SamplingParams& defaults,
                                           const std::optional<std::regex>& forwarded_headers) {
   GenerationRequest result;
-  result.request.params = defaults;
+  RequestTensor fields{defaults, {}, {}};
+  std::vector<int32_t> row_lengths;
   uint32_t num_inputs = 0;
-  check(tokenized != nullptr ? TRITONSERVER_InferenceResponseOutputCount(tokenized, &num_inputs)
+  check(tokenizer != nullptr ? TRITONSERVER_InferenceResponseOutputCount(tokenizer, &num_inputs)
                              : TRITONBACKEND_RequestInputCount(request, &num_inputs));
   const auto inputs = generation_inputs(role);
   bool has_ids = false;
-  std::vector<std::string_view> names;  // of the tensors
+  bool has_request = false;
   std::string joined;
   size_t num_bytes = 0;
   for (uint32_t i = 0; i < num_inputs; ++i) {
     const InputTensor tensor =
-        tokenized != nullptr ? read_output(tokenized, i) : read_input(request, i, joined);
+        tokenizer != nullptr ? read_output(tokenizer, i) : read_input(request, i, joined);
     num_bytes += tensor.bytes.size();
     if (num_bytes > kMaxRequestBytes) {
       throw InvalidArgument(
@@ -115,48 +103,64 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
           "at most " + std::to_string(kMaxRequestBytes) + " bytes in all tensors of a request");
     }
     const auto known = std::find_if(inputs.begin(), inputs.end(),
-                                    [&](const GenerationInput& input) { return tensor.name == input.name; });
-    if (known == inputs.end() && tokenized != nullptr) continue;
+                                    [&](const TensorSpec& input) { return tensor.name == input.name; });
+    if (known == inputs.end() && tokenizer != nullptr) continue;
     if (known == inputs.end())
       throw InvalidArgument("input", std::string(tensor.name), "an input of config.pbtxt");
     if (tensor.type != known->type) {
       throw InvalidArgument(known->name, std::string("type ") + TRITONSERVER_DataTypeString(tensor.type),
                             std::string("type ") + TRITONSERVER_DataTypeString(known->type));
     }
-    known->set(result, tensor);
-    has_ids |= tensor.name == "input_ids";
-    names.push_back(tensor.name);
+    if (tensor.name == "request") {
+      decode_request(tensor.bytes, fields);
+      has_request = true;
+    } else if (tensor.name == "input_ids") {
+      result.request.prompt_ids = get_ids(tensor);
+      has_ids = true;
+    } else {
+      row_lengths = get_ids(tensor);
+    }
   }
-  // A stage in front has read the request parameters, and says when the request came.
-  if (result.request.arrival_ns == 0) {
-    const auto has_tensor = [&](std::string_view name) {
-      return std::find(names.begin(), names.end(), name) != names.end();
-    };
-    read_request_parameters(request, inputs, has_tensor, forwarded_headers, result);
-  }
+  // Who makes `request` has read the request parameters.
+  if (!has_request) read_request_parameters(request, forwarded_headers, fields, result.aliases);
   if (!has_ids) throw InvalidArgument("input_ids", "nothing", "the ids of the prompt");
-  check_prompt_text(result);
-  join_pairs(result);
-  set_times(result);
-  result.outputs = requested_outputs(request, role);
+  if (!row_lengths.empty()) fields.tokenized.row_lengths = std::move(row_lengths);
+  static_cast<RequestOptions&>(result) = fields.options;
+  result.tokenized = std::move(fields.tokenized);
+  SamplingParams& params = result.request.params = std::move(fields.params);
+  result.request.priority = result.priority;
+  result.request.return_receipt = result.return_receipt;
+  for (const std::string& warning : result.tokenized.warnings) {
+    wire::put_string(result.warnings, warning);  // an element of a STRING tensor looks the same
+  }
+  if (params.seed == -1) params.seed.reset();
   // Who asks for the numbers alone gets those of the sampled tokens.
-  SamplingParams& params = result.request.params;
   if (result.return_logprobs || result.return_cumulative_logprob)
     params.logprobs = params.logprobs.value_or(0);
+  check_prompt_text(result);
+  set_times(result);
+  result.outputs = requested_outputs(request, role);
+  // Who wants chunks alone hands them to a detokenizer; a tokenizer of somebody's own need not say so.
+  if (!has_request) result.tokenized.acknowledge = result.outputs == kChunkOutput;
+  const std::vector<std::string>& texts = result.tokenized.prompt_text;
   if (role == Role::kUnary) {
     if (result.stream)
       throw InvalidArgument("stream", "true", "false (this model answers with one response)");
-  } else if (result.row_texts.size() > 1) {
-    throw InvalidArgument("prompt_text", std::to_string(result.row_texts.size()) + " strings", "one string");
-  } else if (!result.row_texts.empty()) {
-    result.prompt_text = std::move(result.row_texts.front());
+  } else if (!result.tokenized.row_lengths.empty()) {
+    throw InvalidArgument("text_input", std::to_string(result.tokenized.row_lengths.size()) + " values",
+                          "one value (several: ensemble_unary)");
+  } else if (texts.size() > 1) {
+    throw InvalidArgument("prompt_text", std::to_string(texts.size()) + " strings", "one string");
+  } else if (!texts.empty()) {
+    result.prompt_text = texts.front();
   }
   return result;
 }
 
 std::vector<GenerationRequest> split_rows(const GenerationRequest& request, const char* field) {
-  const std::vector<int32_t>& ids = request.request.prompt_ids;
-  std::vector<int32_t> lengths = request.row_lengths;
+  NewRequest shared = request.request;
+  const std::vector<int32_t> ids = std::exchange(shared.prompt_ids, {});
+  std::vector<int32_t> lengths = request.tokenized.row_lengths;
   const bool is_one_prompt = lengths.empty();
   if (is_one_prompt) lengths = {static_cast<int32_t>(ids.size())};
   check_rows(request, lengths.size(), field);
@@ -170,8 +174,8 @@ std::vector<GenerationRequest> split_rows(const GenerationRequest& request, cons
     throw InvalidArgument("row_lengths", "a sum of " + std::to_string(sum),
                           std::to_string(ids.size()) + ", the number of input_ids");
   }
-  if (!request.row_texts.empty() && request.row_texts.size() != lengths.size()) {
-    throw InvalidArgument("prompt_text", std::to_string(request.row_texts.size()) + " strings",
+  if (!request.tokenized.prompt_text.empty() && request.tokenized.prompt_text.size() != lengths.size()) {
+    throw InvalidArgument("prompt_text", std::to_string(request.tokenized.prompt_text.size()) + " strings",
                           std::to_string(lengths.size()) + ", one for each of row_lengths");
   }
   std::vector<GenerationRequest> rows;
@@ -180,15 +184,10 @@ std::vector<GenerationRequest> split_rows(const GenerationRequest& request, cons
   for (size_t i = 0; i < lengths.size(); ++i) {
     GenerationRequest row;
     row.aliases = request.aliases;
-    row.request.params = request.request.params;
-    row.request.priority = request.request.priority;
-    row.request.arrival_ns = request.request.arrival_ns;
-    row.request.tokenize_ns = request.request.tokenize_ns;
-    row.request.deadline_ns = request.request.deadline_ns;
-    row.request.return_receipt = request.request.return_receipt;
+    row.request = shared;
     row.request.prompt_ids.assign(next, next + lengths[i]);
     next += lengths[i];
-    if (!request.row_texts.empty()) row.prompt_text = request.row_texts[i];
+    if (!request.tokenized.prompt_text.empty()) row.prompt_text = request.tokenized.prompt_text[i];
     rows.push_back(std::move(row));
   }
   return rows;

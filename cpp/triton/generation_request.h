@@ -1,4 +1,4 @@
-// A request to the generation model, read from its tensors.
+// A request to the generation model, read from its tensors and parameters.
 #pragma once
 
 #include <cstdint>
@@ -12,43 +12,26 @@
 #include "abi.h"
 #include "model_settings.h"
 #include "quire/request.h"
+#include "quire/request_tensor.h"
 
 namespace quire::triton {
 
-struct GenerationRequest {
+struct GenerationRequest : RequestOptions {
   NewRequest request;                                        // request_id is given by the caller
   std::vector<std::pair<std::string, std::string>> aliases;  // fields that came under another name
-  bool stream = false;
-  bool acknowledge = false;  // a detokenizer of this server follows and acknowledges each chunk
-  std::string vocabulary;    // whose ids the prompt has, see check_vocabulary(); "": not told
-  std::string prompt_text;   // stands before the first text
-  std::string warnings;      // of the tokenizer, as a STRING tensor's bytes: go with the first text
-  // Of role unary: one prompt after the other in prompt_ids, their lengths, and what stands before each
-  // answer (nothing, or one for each).
-  std::vector<int32_t> row_lengths;
-  std::vector<std::string> row_texts;
-  // Tensors that become a list in request.params, or a time in request.
-  std::vector<int32_t> logit_bias_ids;
-  std::vector<float> logit_bias;
-  std::vector<int32_t> bad_word_ids;  // one sequence after the other
-  std::vector<int32_t> bad_word_lengths;
-  int32_t deadline_ms = 0;  // after arrival; 0: none
-  bool return_finish_reason = false;
-  bool return_stop_reason = false;
-  bool return_cumulative_logprob = false;
-  bool return_logprobs = false;
-  bool return_num_input_tokens = false;
-  bool return_num_output_tokens = false;
-  bool return_token_ids = false;
-  uint32_t outputs = 0;  // that the client asks for by name (outputs.h)
+  TokenizedRequest tokenized;
+  std::string prompt_text;  // stands before the first text
+  std::string warnings;     // of the tokenizer, as a STRING tensor's bytes: go with the first text
+  uint32_t outputs = 0;     // that the client asks for by name (outputs.h)
 };
 
-// Throws InvalidArgument that names the tensor. Checks what one tensor must be; check_limits() does the rest.
-// `role`: kGeneration or kUnary. `tokenized`: a tokenizer's answer, whose outputs stand for the request's
-// inputs; those that are no inputs of the role are for others. Null: the request has them itself. `defaults`:
-// of what the request leaves out. `forwarded_headers`: names of request parameters that mean nothing here.
+// Throws InvalidArgument that names the tensor or the field. check_limits() does the rest. The fields come
+// with the tensor `request`, or else as request parameters. `role`: kGeneration or kUnary. `tokenizer`: its
+// answer, whose outputs stand for the request's inputs; those that are no inputs of the role are for others.
+// Null: the request has them itself. `defaults`: of what the request leaves out. `forwarded_headers`: names
+// of request parameters that mean nothing here.
 GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role role,
-                                          TRITONSERVER_InferenceResponse* tokenized,
+                                          TRITONSERVER_InferenceResponse* tokenizer,
                                           const SamplingParams& defaults,
                                           const std::optional<std::regex>& forwarded_headers);
 

@@ -7,7 +7,6 @@
 #include <string_view>
 #include <vector>
 
-#include "generation_inputs.h"
 #include "output_table.h"
 #include "quire/error.h"
 
@@ -30,6 +29,13 @@ consteval auto outputs_of() {
 constexpr auto kGenerationOutputs = outputs_of<Role::kGeneration>();
 constexpr auto kDetokenizerOutputs = outputs_of<Role::kDetokenizer>();
 constexpr auto kUnaryOutputs = outputs_of<Role::kUnary>();
+
+// Role unary has all, role generation all but the first; a tokenizer makes the last two.
+constexpr TensorSpec kGenerationInputs[] = {
+    {"row_lengths", TRITONSERVER_TYPE_INT32},
+    {"input_ids", TRITONSERVER_TYPE_INT32},
+    {"request", TRITONSERVER_TYPE_UINT8},
+};
 
 constexpr TensorSpec kDetokenizerInputs[] = {
     {"chunk", TRITONSERVER_TYPE_UINT8},
@@ -172,18 +178,11 @@ void read_tokenizer_parameters(const Json& parameters, ModelSettings& settings) 
   }
 }
 
-// What it may send on to generation: the inputs of generation and of its unary sibling.
-std::span<const TensorSpec> tokenizer_outputs() {
-  static const std::vector<TensorSpec> outputs = [] {
-    std::vector<TensorSpec> specs = {{"row_lengths", TRITONSERVER_TYPE_INT32}};
-    for (const GenerationInput& input : generation_inputs(Role::kGeneration))
-      specs.push_back({input.name, input.type});
-    return specs;
-  }();
-  return outputs;
-}
-
 }  // namespace
+
+std::span<const TensorSpec> generation_inputs(Role role) {
+  return std::span(kGenerationInputs).subspan(role == Role::kUnary ? 0 : 1);
+}
 
 std::span<const TensorSpec> detokenizer_inputs() { return kDetokenizerInputs; }
 
@@ -194,7 +193,7 @@ std::span<const TensorSpec> known_outputs(Role role) {
     case Role::kDetokenizer:
       return kDetokenizerOutputs;
     case Role::kTokenizer:
-      return tokenizer_outputs();
+      return generation_inputs(Role::kGeneration);
     case Role::kUnary:
       break;
   }

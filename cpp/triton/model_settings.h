@@ -40,12 +40,13 @@ struct ModelSettings {
   double tokenize_timeout_s = 0;
 };
 
-// A tensor that a role knows. Inputs of roles generation and unary: generation_inputs.h; which inputs a
-// tokenizer has depends on its dialect, which is the worker's business.
+// A tensor that a role knows. Which inputs a tokenizer has depends on its dialect, which is the worker's
+// business.
 struct TensorSpec {
   const char* name;
   TRITONSERVER_DataType type;
 };
+std::span<const TensorSpec> generation_inputs(Role role);  // kGeneration or kUnary
 std::span<const TensorSpec> detokenizer_inputs();
 std::span<const TensorSpec> known_outputs(Role role);
 

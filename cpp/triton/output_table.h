@@ -137,7 +137,6 @@ inline bool wants_warnings(const GenerationRequest& request) { return !request.w
 inline bool wants_index(const GenerationRequest& request) {
   return request.stream && request.request.params.n > 1;
 }
-inline bool wants_receipt(const GenerationRequest& request) { return request.request.return_receipt; }
 inline bool wants_prompt_logprobs(const GenerationRequest& request) {
   return request.request.params.prompt_logprobs.has_value();
 }
@@ -181,7 +180,7 @@ inline constexpr OutputSpec kTable[] = {
     {"prompt_logprobs", kString, kTexts, each_prompt<text<&Answer::prompt_logprobs>>, wants_prompt_logprobs,
      has_prompt_logprobs},
     {"output_log_probs", kFloat, kTexts, token_logprobs, wants<&Request::return_logprobs>},
-    {"receipt", kString, kAll, each<text<&Answer::receipt>>, wants_receipt, has_receipt},
+    {"receipt", kString, kAll, each<text<&Answer::receipt>>, wants<&Request::return_receipt>, has_receipt},
 };
 // clang-format on
 static_assert(std::size(kTable) <= 32, "a mask has 32 bits");

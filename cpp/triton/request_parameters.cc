@@ -3,11 +3,12 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <cstring>
+#include <concepts>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include "api.h"
 #include "json.h"
 
 namespace quire::triton {
@@ -94,44 +95,48 @@ bool parse(std::string_view text, T& value) {
   return error == std::errc() && end == text.data() + text.size();
 }
 
-template <class T>
-void append(std::string& bytes, T value) {
-  bytes.append(reinterpret_cast<const char*>(&value), sizeof(value));
+// The value of `parameter` as the type of the field that it sets.
+void get(const Parameter& parameter, bool& value) {
+  if (!parameter.is_bool()) parameter.refuse("true or false");
+  value = parameter.as_bool();
 }
 
-void append_string(std::string& bytes, std::string_view text) {
-  append(bytes, static_cast<uint32_t>(text.size()));
-  bytes.append(text);
-}
-
-template <class T>
-void append_integer(std::string& bytes, const Parameter& parameter) {
-  int64_t value = 0;
+template <std::integral T>
+void get(const Parameter& parameter, T& value) {
+  int64_t given = 0;
   if (parameter.is_integer()) {
-    value = parameter.as_integer();
-  } else if (!parameter.is_string() || !parse(parameter.as_string(), value)) {
+    given = parameter.as_integer();
+  } else if (!parameter.is_string() || !parse(parameter.as_string(), given)) {
     parameter.refuse("an integer", parameter.is_number()   ? " (a float)"
                                    : parameter.is_string() ? " (a string)"
                                                            : "");
   }
-  if (value < std::numeric_limits<T>::min() || value > std::numeric_limits<T>::max()) {
+  if (given < std::numeric_limits<T>::min() || given > std::numeric_limits<T>::max()) {
     parameter.refuse("an integer in [" + std::to_string(std::numeric_limits<T>::min()) + ", " +
                      std::to_string(std::numeric_limits<T>::max()) + "]");
   }
-  append(bytes, static_cast<T>(value));
+  value = static_cast<T>(given);
 }
 
-void append_float(std::string& bytes, const Parameter& parameter) {
-  double value = std::numeric_limits<double>::quiet_NaN();
+void get(const Parameter& parameter, float& value) {
+  double given = std::numeric_limits<double>::quiet_NaN();
   if (parameter.is_number()) {
-    value = parameter.as_number();
+    given = parameter.as_number();
   } else if (parameter.is_string()) {
-    parse(parameter.as_string(), value);
+    parse(parameter.as_string(), given);
   }
-  if (!std::isfinite(static_cast<float>(value))) {
-    parameter.refuse("a number", parameter.is_string() ? " (a string)" : "");
-  }
-  append(bytes, static_cast<float>(value));
+  value = static_cast<float>(given);
+  if (!std::isfinite(value)) parameter.refuse("a number", parameter.is_string() ? " (a string)" : "");
+}
+
+void get(const Parameter& parameter, std::string& value) {
+  if (!parameter.is_string()) parameter.refuse("a non-empty string");
+  value = parameter.as_string();
+}
+
+template <class T>
+void get(const Parameter& parameter, std::optional<T>& value) {
+  get(parameter, value.emplace());
 }
 
 // A JSON document in a string; null where the value is none.
@@ -144,40 +149,55 @@ Json parse_json(const Parameter& parameter) {
   }
 }
 
-int64_t append_strings(std::string& bytes, const Parameter& parameter) {
+void get(const Parameter& parameter, std::vector<std::string>& value) {
   if (!parameter.is_string()) parameter.refuse("a non-empty string or a list of them");
   const Json json = parse_json(parameter);
   const Json::Array& items = json.as_array();
   const bool is_list = json.is_array() && std::all_of(items.begin(), items.end(),
                                                       [](const Json& item) { return item.is_string(); });
-  if (!is_list) {
-    append_string(bytes, parameter.as_string());  // itself one string, such as "[INST]"
-    return 1;
+  value.clear();
+  if (!is_list) value.emplace_back(parameter.as_string());  // itself one string, such as "[INST]"
+  if (is_list) {
+    for (const Json& item : items) value.push_back(item.as_string());
   }
-  for (const Json& item : items) append_string(bytes, item.as_string());
-  return static_cast<int64_t>(items.size());
 }
 
-bool is_id(double value) { return value == std::floor(value) && std::abs(value) <= INT32_MAX; }
+bool is_id(const Json& json) {
+  const double value = json.as_number(0.5);
+  return value == std::floor(value) && std::abs(value) <= INT32_MAX;
+}
 
-int64_t append_ids(std::string& bytes, const Parameter& parameter) {
-  const Json json = parse_json(parameter);
+// Whether `json` is a list of ids.
+bool get_ids(const Json& json, std::vector<int32_t>& ids) {
   const Json::Array& items = json.as_array();
-  const bool is_list = json.is_array() && std::all_of(items.begin(), items.end(), [](const Json& item) {
-                         return item.is_number() && is_id(item.as_number());
-                       });
-  if (!is_list) parameter.refuse("a list of integers as a JSON string, such as \"[1, 2]\"");
-  for (const Json& item : items) append(bytes, static_cast<int32_t>(item.as_number()));
-  return static_cast<int64_t>(items.size());
+  if (!json.is_array() || !std::all_of(items.begin(), items.end(), is_id)) return false;
+  ids.clear();
+  for (const Json& item : items) ids.push_back(static_cast<int32_t>(item.as_number()));
+  return true;
 }
 
-void set_logit_bias(const Parameter& parameter, GenerationRequest& result) {
+void get(const Parameter& parameter, std::vector<int32_t>& value) {
+  if (get_ids(parse_json(parameter), value)) return;
+  parameter.refuse("a list of integers as a JSON string, such as \"[1, 2]\"");
+}
+
+void get(const Parameter& parameter, std::vector<std::vector<int32_t>>& value) {
+  const Json json = parse_json(parameter);
+  value.resize(json.as_array().size());
+  size_t i = 0;
+  for (const Json& item : json.as_array()) i += get_ids(item, value[i]);
+  if (!json.is_array() || i < value.size()) {
+    parameter.refuse("a list of lists of integers as a JSON string, such as \"[[1, 2], [3]]\"");
+  }
+}
+
+void get(const Parameter& parameter, std::vector<LogitBias>& value) {
   const std::string allowed = "an object of token ids and numbers as a JSON string, such as '{\"5\": 1.5}'";
   const Json json = parse_json(parameter);
+  value.clear();
   const auto add = [&](int32_t id, const Json& bias) {
     if (!bias.is_number()) parameter.refuse(allowed);
-    result.logit_bias_ids.push_back(id);
-    result.logit_bias.push_back(static_cast<float>(bias.as_number()));
+    value.push_back({id, static_cast<float>(bias.as_number())});
   };
   if (!json.is_object() && !json.is_array()) parameter.refuse(allowed);
   for (const auto& [key, bias] : json.as_object()) {
@@ -187,51 +207,12 @@ void set_logit_bias(const Parameter& parameter, GenerationRequest& result) {
   }
   for (const Json& pair : json.as_array()) {  // [[id, bias], ...]
     const Json::Array& items = pair.as_array();
-    if (items.size() != 2 || !items[0].is_number() || !is_id(items[0].as_number())) parameter.refuse(allowed);
+    if (items.size() != 2 || !is_id(items[0])) parameter.refuse(allowed);
     add(static_cast<int32_t>(items[0].as_number()), items[1]);
   }
 }
 
-// `parameter` as a tensor that `input` can read; `bytes` keeps its content.
-void set(const GenerationInput& input, const Parameter& parameter, std::string& bytes,
-         GenerationRequest& result) {
-  int64_t count = 1;
-  bytes.clear();
-  switch (input.type) {
-    case TRITONSERVER_TYPE_BOOL:
-      if (!parameter.is_bool()) parameter.refuse("true or false");
-      append(bytes, static_cast<uint8_t>(parameter.as_bool()));
-      break;
-    case TRITONSERVER_TYPE_FP32:
-      append_float(bytes, parameter);
-      break;
-    case TRITONSERVER_TYPE_INT64:
-      append_integer<int64_t>(bytes, parameter);
-      break;
-    case TRITONSERVER_TYPE_INT32:
-      if (input.is_list) {
-        count = append_ids(bytes, parameter);
-      } else {
-        append_integer<int32_t>(bytes, parameter);
-      }
-      break;
-    default:
-      if (input.is_list) {
-        count = append_strings(bytes, parameter);
-      } else {
-        if (!parameter.is_string()) parameter.refuse("a non-empty string");
-        append_string(bytes, parameter.as_string());
-      }
-  }
-  InputTensor tensor;
-  tensor.name = parameter.name();  // for errors: as the client spells it
-  tensor.type = input.type;
-  tensor.shape = std::span(&count, 1);
-  tensor.bytes = bytes;
-  input.set(result, tensor);
-}
-
-[[noreturn]] void refuse_unknown(const std::string& name, std::span<const GenerationInput> inputs) {
+[[noreturn]] void refuse_unknown(const std::string& name, const RequestTensor& fields) {
   if (std::find(std::begin(kOfTheTokenizer), std::end(kOfTheTokenizer), name) != std::end(kOfTheTokenizer)) {
     throw InvalidArgument(name, "a field that this model does not know",
                           "such a field in a request to the ensemble, whose tokenizer honours it");
@@ -239,27 +220,25 @@ void set(const GenerationInput& input, const Parameter& parameter, std::string& 
   std::string known;
   std::string_view nearest;
   size_t nearest_distance = std::max<size_t>(1, name.size() / 3) + 1;
-  for (const GenerationInput& input : inputs) {
-    if (!input.is_field) continue;
-    known += (known.empty() ? "" : ", ") + std::string(input.name);
-    const size_t here = name.size() <= 64 ? distance(name, input.name) : nearest_distance;
-    if (here >= nearest_distance) continue;
-    nearest = input.name;
+  for_each_client_field(fields, [&](std::string_view field, const auto&) {
+    known += (known.empty() ? "" : ", ") + std::string(field);
+    const size_t here = name.size() <= 64 ? distance(name, field) : nearest_distance;
+    if (here >= nearest_distance) return;
+    nearest = field;
     nearest_distance = here;
-  }
+  });
   const std::string hint = nearest.empty() ? "" : " (did you mean \"" + std::string(nearest) + "\"?)";
   throw InvalidArgument(name.substr(0, 80), "an unknown field" + hint, known);
 }
 
 }  // namespace
 
-void read_request_parameters(TRITONBACKEND_Request* request, std::span<const GenerationInput> inputs,
-                             const std::function<bool(std::string_view)>& has_tensor,
-                             const std::optional<std::regex>& forwarded_headers, GenerationRequest& result) {
+void read_request_parameters(TRITONBACKEND_Request* request,
+                             const std::optional<std::regex>& forwarded_headers, RequestTensor& fields,
+                             std::vector<std::pair<std::string, std::string>>& aliases) {
   uint32_t count = 0;
   check(TRITONBACKEND_RequestParameterCount(request, &count));
   std::vector<std::string_view> given;
-  std::string bytes;
   for (uint32_t i = 0; i < count; ++i) {
     const Parameter parameter(request, i);
     std::string_view name = parameter.name();
@@ -269,21 +248,21 @@ void read_request_parameters(TRITONBACKEND_Request* request, std::span<const Gen
                                      [&](const fields::Alias& known) { return known.alias == name; });
     if (alias != std::end(fields::kAliases)) {
       name = alias->name;
-      result.aliases.emplace_back(name, alias->alias);
+      aliases.emplace_back(name, alias->alias);
     }
-    const auto input = std::find_if(inputs.begin(), inputs.end(),
-                                    [&](const GenerationInput& known) { return name == known.name; });
-    if (input == inputs.end() || !input->is_field) refuse_unknown(parameter.name(), inputs);
-    if (has_tensor(name) || std::find(given.begin(), given.end(), name) != given.end()) {
+    if (std::find(given.begin(), given.end(), name) != given.end()) {
       throw InvalidArgument(std::string(name), "a request parameter and another value of the same field",
                             "one value");
     }
+    bool is_known = false;
+    for_each_client_field(fields, [&](std::string_view field, auto& value) {
+      if (field != name) return;
+      get(parameter, value);
+      check_given(name, parameter.name(), value);
+      is_known = true;
+    });
+    if (!is_known) refuse_unknown(parameter.name(), fields);
     given.push_back(name);
-    if (name == "logit_bias") {
-      set_logit_bias(parameter, result);
-    } else {
-      set(*input, parameter, bytes, result);
-    }
   }
 }
 

@@ -135,7 +135,7 @@ ChunkHeader Sequence::make_header(uint32_t flags, bool is_last) const {
   const auto flag = [](bool is_set, ChunkFlags bit) { return is_set ? bit : 0U; };
   ChunkHeader header;
   header.flags = flags | flag(generation_.request.params.skip_special_tokens, kChunkSkipSpecialTokens) |
-                 flag(generation_.acknowledge && !is_last, kChunkAcknowledge);
+                 flag(generation_.tokenized.acknowledge && !is_last, kChunkAcknowledge);
   header.owner = owner_;
   header.sequence_id = id();
   return header;
@@ -205,7 +205,7 @@ void Sequence::send() {
   const bool is_last = num_ends_left_ == 0;
   // What is sent counts as sent before it is on its way: the acknowledgement may come from another thread at
   // once.
-  is_outstanding_ = generation_.acknowledge && !is_last;
+  is_outstanding_ = generation_.tokenized.acknowledge && !is_last;
   try {
     ResponseBuilder response(factory_);
     std::vector<Answer> answers;
@@ -222,7 +222,7 @@ void Sequence::send() {
 }
 
 bool Sequence::is_probe_due(Clock::time_point now, Clock::duration silence) const {
-  return generation_.acknowledge && is_open() && !is_outstanding_ && !is_finished() &&
+  return generation_.tokenized.acknowledge && is_open() && !is_outstanding_ && !is_finished() &&
          now - last_sent_ >= silence;
 }
 

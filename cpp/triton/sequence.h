@@ -46,7 +46,7 @@ class Sequence {
   // What a row has in common with the others of its request; null where it has no others.
   const Rows* shared_rows() const { return rows_ && rows_->num_rows() > 1 ? rows_.get() : nullptr; }
   // Whether its chunks go on to a detokenizer.
-  bool is_acknowledged() const { return generation_.acknowledge && request_ != nullptr; }
+  bool is_acknowledged() const { return generation_.tokenized.acknowledge && request_ != nullptr; }
   bool has_output() const;  // the engine released ids, of any stream
 
   bool is_past_deadline(Clock::time_point now) const {

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from quire.outputs import Receipt as Receipt
     from quire.outputs import RequestOutput as RequestOutput
     from quire.outputs import StreamOutput as StreamOutput
+    from quire.request_tensor import encode_request as encode_request
     from quire.sampling_params import SamplingParams as SamplingParams
 
 # Loaded when first asked for: `import quire` must stay cheap, and nothing but an engine may import torch.
@@ -35,6 +36,7 @@ _HOMES = {
     "RequestOutput": "quire.outputs",
     "SamplingParams": "quire.sampling_params",
     "StreamOutput": "quire.outputs",
+    "encode_request": "quire.request_tensor",
 }
 __all__ = sorted(_HOMES)
 

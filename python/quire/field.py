@@ -40,15 +40,6 @@ _TYPE_NAMES = {
     "biases": "an object of token ids and numbers",
 }
 
-_TENSOR_TYPES = {
-    "float": "TYPE_FP32",
-    "bool": "TYPE_BOOL",
-    "string": "TYPE_STRING",
-    "strings": "TYPE_STRING",
-    "ints": "TYPE_INT32",
-    "biases": "TYPE_FP32",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
@@ -99,13 +90,6 @@ class Field:
     @property
     def is_list(self) -> bool:
         return self.type in ("strings", "ints")
-
-    @property
-    def tensor_type(self) -> str:
-        """The type as an input of the model `generation`."""
-        if self.type == "int":
-            return "TYPE_INT32" if self.maximum is not None and self.maximum <= INT32_MAX else "TYPE_INT64"
-        return _TENSOR_TYPES[self.type]
 
     def spelled(self, name: str) -> Field:
         """A copy under the name that a request uses, for its errors."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 from quire.sampling_params import ENGINE_FIELDS, GREEDY_TEMPERATURE, MAX_BAD_WORD_IDS, NAMES
@@ -65,10 +66,14 @@ _OF_THE_TOKENIZER = ("truncate_prompt_tokens", "add_special_tokens", "exclude_in
 
 def _lines() -> Iterator[str]:
     yield _HEAD
-    for name in ENGINE_FIELDS:
-        field = NAMES.fields[name]
-        if field.type in ("int", "float") and field.maximum != INT64_MAX and field.minimum != -INT32_MAX - 1:
-            yield _number(field)  # the others may be whatever their type can be
+    numbers = [field for field in map(NAMES.fields.__getitem__, ENGINE_FIELDS) if _has_range(field)]
+    yield from map(_number, numbers)
+    ints = ", ".join(f"&{_constant(field)}" for field in numbers if field.type == "int")
+    yield f"inline constexpr const IntField* kIntFields[] = {{{ints}}};"
+    never_empty = [name for name in ENGINE_FIELDS if _is_never_empty(NAMES.fields[name])]
+    yield (
+        "inline constexpr std::string_view kNeverEmpty[] = {" + ", ".join(map(json.dumps, never_empty)) + "};"
+    )
     yield f'inline constexpr const char kStopAllowed[] =\n    "{NAMES.fields["stop"].allowed}";'
     yield "\n// Other names of fields that a model behind the tokenizer knows."
     yield "inline constexpr Alias kAliases[] = {"
@@ -84,12 +89,24 @@ def _lines() -> Iterator[str]:
     yield "\n}  // namespace quire"
 
 
+def _has_range(field: Field) -> bool:
+    """The others may be whatever their type can be."""
+    return field.type in ("int", "float") and field.maximum != INT64_MAX and field.minimum != -INT32_MAX - 1
+
+
+def _is_never_empty(field: Field) -> bool:
+    return field.type == "string" or field.min_items > 0
+
+
+def _constant(field: Field) -> str:
+    return "k" + field.name.title().replace("_", "")
+
+
 def _number(field: Field) -> str:
-    constant = "k" + field.name.title().replace("_", "")
     high = "std::numeric_limits<float>::max()" if field.maximum is None else field.maximum
     is_open = ", true" if field.exclusive_minimum else ", false" if field.type == "float" else ""
     return f"""\
-inline constexpr {field.type.title()}Field {constant} = {{
+inline constexpr {field.type.title()}Field {_constant(field)} = {{
     "{field.name}", {field.minimum}, {high}{is_open},
     "{field.allowed}"}};"""
 

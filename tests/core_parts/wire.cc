@@ -9,7 +9,9 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/bind_members.h"
 #include "core_parts.h"
+#include "quire/request_tensor.h"
 
 namespace quire::core_parts {
 
@@ -39,6 +41,16 @@ void bind_wire(py::module_& m) {
         return std::pair(frame.additions.size(), frame.cancellations.size());
       },
       "Reads what a client sent: the numbers of additions and cancellations.", py::arg("payload"));
+  m.def(
+      "decode_request",
+      [](const py::bytes& bytes) {
+        RequestTensor tensor;
+        decode_request(std::string_view(bytes), tensor);
+        py::dict fields;
+        for_each_field(tensor, [&](const char* name, const auto& value) { fields[name] = value; });
+        return fields;
+      },
+      "Reads the tensor `request`: all of its fields.", py::arg("bytes"));
   m.def(
       "decode_step",
       [](const py::bytes& payload) {

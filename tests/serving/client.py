@@ -74,17 +74,19 @@ def _message(body: bytes) -> str:
 
 
 def text_inputs(**fields: Any) -> list[grpcclient.InferInput]:
-    """Ensemble inputs as tensors; `sampling_parameters` may be a dict."""
+    """Inputs as tensors; `sampling_parameters` may be a dict, a list is one of ids."""
     inputs = []
     for name, value in fields.items():
         if isinstance(value, dict):
             value = json.dumps(value)
         if isinstance(value, bool):
             tensor, dtype = np.array([value]), "BOOL"
+        elif isinstance(value, list):
+            tensor, dtype = np.array(value, np.int32), "INT32"
         else:
             encoded = value if isinstance(value, bytes) else value.encode()
             tensor, dtype = np.array([encoded], dtype=object), "BYTES"
-        entry = grpcclient.InferInput(name, [1], dtype)
+        entry = grpcclient.InferInput(name, list(tensor.shape), dtype)
         entry.set_data_from_numpy(tensor)
         inputs.append(entry)
     return inputs

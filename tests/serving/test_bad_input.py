@@ -105,10 +105,9 @@ BAD_TENSORS: dict[str, tuple[str, np.ndarray[Any, Any], str]] = {
     "empty": ("input_ids", np.array([], dtype=np.int32), "INT32"),
     "id outside the vocabulary": ("input_ids", np.array([5, 1 << 30], dtype=np.int32), "INT32"),
     "negative id": ("input_ids", np.array([5, -1], dtype=np.int32), "INT32"),
-    "temperature NaN": ("temperature", np.array([np.nan], dtype=np.float32), "FP32"),
-    "top_p above 1": ("top_p", np.array([1.5], dtype=np.float32), "FP32"),
-    "max_tokens of two": ("max_tokens", np.array([1, 2], dtype=np.int32), "INT32"),
-    "max_tokens negative": ("max_tokens", np.array([-4], dtype=np.int32), "INT32"),
+    "no request": ("request", np.zeros(20, np.uint8), "UINT8"),
+    "request of another dtype": ("request", np.zeros(20, np.int8), "INT8"),
+    "a field as a tensor": ("top_p", np.array([0.5], dtype=np.float32), "FP32"),
     "unknown tensor": ("temprature", np.array([0.5], dtype=np.float32), "FP32"),
 }
 

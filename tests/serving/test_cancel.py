@@ -8,9 +8,7 @@ import json
 import time
 from typing import Any
 
-import numpy as np
 import pytest
-import tritonclient.grpc as grpcclient
 from client import GrpcStream, generate, generate_stream, metrics, text_inputs, wait_until
 from quire.triton.server import TritonServer
 
@@ -46,34 +44,14 @@ class Watch:
         assert made == self.wait_until_gone()
 
 
-def generation_inputs(stream: bool) -> list[grpcclient.InferInput]:
-    """Typed tensors of `generation`, called directly."""
-    values = {
-        "input_ids": (np.arange(5, 20, dtype=np.int32), "INT32"),
-        "max_tokens": (np.array([1900], dtype=np.int32), "INT32"),
-        "min_tokens": (np.array([1900], dtype=np.int32), "INT32"),
-        "ignore_eos": (np.array([True]), "BOOL"),
-        "temperature": (np.array([0.0], dtype=np.float32), "FP32"),
-        "stream": (np.array([stream]), "BOOL"),
-    }
-    inputs = []
-    for name, (array, dtype) in values.items():
-        entry = grpcclient.InferInput(name, list(array.shape), dtype)
-        entry.set_data_from_numpy(array)
-        inputs.append(entry)
-    return inputs
-
-
 @pytest.mark.parametrize("stream", [True, False], ids=["streaming", "whole"])
 @pytest.mark.parametrize("model", ["ensemble", "generation"])
 def test_grpc_cancellation_frees_the_blocks(server: TritonServer, model: str, stream: bool) -> None:
     """Cancelling the gRPC stream ends the sequence in the engine."""
     watch = Watch(server)
-    if model == "ensemble":
-        inputs = text_inputs(text_input="import os", stream=stream, sampling_parameters=LONG)
-    else:
-        inputs = generation_inputs(stream)
-    with GrpcStream(server.grpc_url, inputs, model) as requests:
+    prompt = {"text_input": "import os"} if model == "ensemble" else {"input_ids": [*range(5, 20)]}
+    fields = LONG | {"stream": stream}
+    with GrpcStream(server.grpc_url, text_inputs(**prompt), model, fields) as requests:
         if stream:
             next(iter(requests))
         else:

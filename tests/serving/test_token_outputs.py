@@ -213,19 +213,13 @@ def tensor(name: str, dtype: str, value: Any) -> InferInput:
 def test_generation_called_directly(
     server: TritonServer, expected: RequestOutput, tokenizer: Tokenizer, is_streaming: bool
 ) -> None:
-    """Typed tensors: [ids, 1 + logprobs], those of the prompt in the first response."""
+    """[ids, 1 + logprobs], those of the prompt in the first response."""
     prompt_ids = tokenizer.encode(PROMPT).ids
     assert tuple(prompt_ids) == expected.prompt_token_ids
-    tensors = [
-        tensor("input_ids", "INT32", prompt_ids),
-        tensor("max_tokens", "INT32", [24]),
-        tensor("temperature", "FP32", [0]),
-        tensor("stop", "BYTES", [b"return"]),
-        tensor("logprobs", "INT32", [3]),
-        tensor("prompt_logprobs", "INT32", [1]),
-        tensor("stream", "BOOL", [is_streaming]),
-    ]
-    with GrpcStream(server.grpc_url, tensors, model="generation") as stream:
+    tensors = [tensor("input_ids", "INT32", prompt_ids)]
+    parameters = {"max_tokens": 24, "temperature": 0, "stop": "return", "logprobs": 3, "prompt_logprobs": 1}
+    parameters["stream"] = is_streaming
+    with GrpcStream(server.grpc_url, tensors, "generation", parameters) as stream:
         results = [*stream]
     completion = expected.outputs[0]
     assert completion.logprobs is not None

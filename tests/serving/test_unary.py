@@ -162,14 +162,14 @@ def test_a_cancelled_call_of_generation_unary_frees_its_blocks(server: TritonSer
         [1],
         input_ids=("INT32", list(range(5, 15))),
         row_lengths=("INT32", [4, 6]),
-        max_tokens=("INT32", 1900),
-        min_tokens=("INT32", 1900),
-        ignore_eos=("BOOL", True),
     )
+    fields = {"max_tokens": 1900, "min_tokens": 1900, "ignore_eos": True}
     before = metrics(server.metrics_url)["vllm:generation_tokens_total"]
     done = threading.Event()
     with grpcclient.InferenceServerClient(server.grpc_url) as client:
-        call = client.async_infer("generation_unary", body, callback=lambda result, error: done.set())
+        call = client.async_infer(
+            "generation_unary", body, callback=lambda result, error: done.set(), parameters=fields
+        )
         wait_until(lambda: metrics(server.metrics_url)["vllm:num_requests_running"] == 2)
         call.cancel()
         assert done.wait(20)

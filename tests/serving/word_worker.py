@@ -43,7 +43,7 @@ def start(
         if command == "refuse":
             raise InvalidArgument("text_input", command, "a number")
         ids = [int(word) for word in text.split() if word.isdigit()]
-        return {"input_ids": np.asarray(ids, np.int32), "row_lengths": np.asarray([len(ids)], np.int32)}
+        return {"input_ids": np.asarray(ids, np.int32)}
 
     return answer, snapshot or b"read"
 

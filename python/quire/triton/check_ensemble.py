@@ -87,8 +87,8 @@ class _Ensemble:
                 self.makers[target] = step.model_name
 
     def _follow_ids(self, where: str, step: Any, model: ModelConfig) -> None:
-        """The prompt's ids must be of the tokenizer of the model that reads them, and the tensor that says
-        whose they are should go with them."""
+        """The prompt's ids must be of the tokenizer of the model that reads them, and `request`, which says
+        whose they are and what the request asks, should go with them."""
         reader = _generation_model(step.model_name, model)
         maker = self.makers.get(step.input_map.get("input_ids", ""))
         if reader is None or maker is None or maker not in self.configs:
@@ -96,10 +96,10 @@ class _Ensemble:
         read, made = (
             {tensor.name for tensor in tensors} for tensors in (model.input, self.configs[maker].output)
         )
-        if "vocabulary" in read & made and self.makers.get(step.input_map.get("vocabulary", "")) != maker:
+        if "request" in read & made and self.makers.get(step.input_map.get("request", "")) != maker:
             self.findings.note(
-                f'{where}.input_map: lacks "vocabulary" of {maker}, by which {step.model_name} would refuse '
-                "ids of another tokenizer"
+                f'{where}.input_map: lacks "request" of {maker}, by which {step.model_name} gets the checked '
+                "fields and would refuse ids of another tokenizer"
             )
         given = _tokenizes_for(self.configs[maker])
         if given is not None and given != reader:

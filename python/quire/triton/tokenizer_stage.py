@@ -1,7 +1,7 @@
-"""The ensemble's first step: a request's text and settings in, token ids and typed, validated settings out.
+"""The ensemble's first step: a request's text and fields in, token ids and the checked request out.
 
-What a client can get wrong is found here and answered with an error that names the field; generation gets ids
-and typed tensors only. The processes that run it: quire.triton.tokenizer_worker.
+What a client can get wrong is found here and answered with an error that names the field; generation gets
+`input_ids` and `request` (quire.request_tensor). The processes that run it: quire.triton.tokenizer_worker.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from quire.errors import InvalidArgument, describe
+from quire.request_tensor import encode_checked
 from quire.sampling_params import NAMES, SAMPLING_FIELDS, RequestOptions, SamplingParams
 from quire.schema import INT32_MAX, fields_of, merge, parse_json_object, require_few
 from quire.tokenizer import EncodingError, Tokenizer
 from quire.triton import trtllm
-from quire.triton.generation_tensors import generation_tensors
 from quire.triton.prompt_bounds import PromptBounds
 from quire.triton.tensors import Dialect, StageRequest, Tensor, VllmBackend, read_list, read_string
 
@@ -58,12 +58,9 @@ def parse_request(
     tensors: Mapping[str, np.ndarray[Any, Any]],
     parameters: Mapping[str, object],
     dialect: Dialect | None = None,
-    *,
-    allows_rows: bool = False,
 ) -> ParsedRequest:
     """From the request's input tensors and its request parameters. Raises InvalidArgument naming the field
-    as the client did. `dialect`: how to read the tensors; default: those of Triton's vLLM backend.
-    `allows_rows`: text_input may hold several prompts."""
+    as the client did. `dialect`: how to read the tensors; default: those of Triton's vLLM backend."""
     parameters = dict(parameters)
     require_few(parameters, "parameters")
     nested = []
@@ -86,7 +83,7 @@ def parse_request(
     if unknown and given.values.get("strict", True):
         raise unknown[0]
 
-    prompts = _prompts(tensors, allows_rows)
+    prompts = _prompts(tensors)
     given.make(SamplingParams)  # fields that must fit together
     options = given.make(RequestOptions)
     if isinstance(prompts[0], tuple):
@@ -126,9 +123,7 @@ def read_parameters(
     return values
 
 
-def _prompts(
-    tensors: Mapping[str, np.ndarray[Any, Any]], allows_rows: bool
-) -> tuple[str | tuple[int, ...], ...]:
+def _prompts(tensors: Mapping[str, np.ndarray[Any, Any]]) -> tuple[str | tuple[int, ...], ...]:
     if "input_ids" in tensors:
         if "text_input" in tensors:
             raise InvalidArgument("text_input, input_ids", "both", "one of them")
@@ -140,9 +135,8 @@ def _prompts(
     if "text_input" not in tensors:
         raise InvalidArgument("text_input", "nothing", "a non-empty string, or input_ids instead")
     texts = read_list(tensors["text_input"], "text_input")
-    if not texts or (len(texts) > 1 and not allows_rows):
-        allowed = "at least one value" if allows_rows else "one value (several: ensemble_unary)"
-        raise InvalidArgument("text_input", f"{len(texts)} values", allowed)
+    if not texts:
+        raise InvalidArgument("text_input", "0 values", "at least one value")
     if "" in texts:
         at = f" at {texts.index('')}" if len(texts) > 1 else ""
         raise InvalidArgument("text_input", f"an empty string{at}", "a non-empty string")
@@ -182,29 +176,28 @@ class TokenizerStage:
     def answer(self, request: StageRequest) -> dict[str, Tensor]:
         """The input tensors of generation. Raises InvalidArgument that names what the client got wrong."""
         self._bounds.check_strings(request)
-        parsed = parse_request(
-            request.tensors,
-            read_parameters(request.parameters, self._forwarded),
-            self._dialect,
-            allows_rows="row_lengths" in request.outputs,
-        )
+        parameters = read_parameters(request.parameters, self._forwarded)
+        parsed = parse_request(request.tensors, parameters, self._dialect)
         rows = self._rows(parsed)
         for index, row in enumerate(rows):
             if error := self._error_of(parsed.prompts[index], row):
                 raise _at(index, error, parsed)
-        return generation_tensors(
-            rows,
+        encoded = encode_checked(
             parsed.given,
             parsed.options,
-            texts=parsed.texts,
             bad_word_ids=self._tokenizer.bad_word_ids(parsed.given.get("bad_words", ())),
-            warnings=parsed.warnings,
-            times={
-                "arrival_ns": request.arrival_ns,
-                "tokenize_ns": time.monotonic_ns() - request.arrival_ns,
-            },
+            arrival_ns=request.arrival_ns,
+            tokenize_ns=time.monotonic_ns() - request.arrival_ns,
+            acknowledge=True,
             vocabulary=self._vocabulary,
+            row_lengths=[len(row) for row in rows] if len(rows) > 1 else [],
+            prompt_text=parsed.texts if parsed.options.includes_prompt else [],
+            warnings=parsed.warnings,
         )
+        return {
+            "input_ids": np.concatenate([np.asarray(row, np.int32) for row in rows]),
+            "request": np.frombuffer(encoded, np.uint8),
+        }
 
     def _rows(self, parsed: ParsedRequest) -> list[Sequence[int]]:
         """The ids of each prompt."""

@@ -5,29 +5,36 @@ from __future__ import annotations
 import time
 from types import SimpleNamespace
 
+import _core_parts as core_parts
 import numpy as np
+from quire import _core
 from quire.errors import InvalidArgument
 from quire.triton.tensors import StageRequest
 from quire.triton.tokenizer_stage import TokenizerStage
+
+NOTHING_GIVEN = core_parts.decode_request(_core.encode_request())
 
 
 def ask(
     stage: TokenizerStage,
     inputs: dict[str, object],
     parameters: dict[str, object] | None = None,
-    outputs: tuple[str, ...] = ("input_ids",),
 ) -> SimpleNamespace:
-    """The answer's `outputs`, or the message of its `error`. inputs: name -> value or values."""
+    """The answer's `ids` and those `fields` of its request that are not as when nothing is given, or the
+    message of its `error`. inputs: name -> value or values."""
     request = StageRequest(
         tensors={name: _as_tensor(value) for name, value in inputs.items()},
         parameters=[*(parameters or {}).items()],
-        outputs=frozenset(outputs),
+        outputs=frozenset(),
         arrival_ns=time.monotonic_ns(),
     )
     try:
-        return SimpleNamespace(outputs=stage.answer(request), error=None)
+        answer = stage.answer(request)
     except InvalidArgument as error:
-        return SimpleNamespace(outputs={}, error=str(error))
+        return SimpleNamespace(ids=[], fields={}, error=str(error))
+    fields = core_parts.decode_request(answer["request"].tobytes())
+    given = {name: value for name, value in fields.items() if value != NOTHING_GIVEN[name]}
+    return SimpleNamespace(ids=answer["input_ids"].tolist(), fields=given, error=None)
 
 
 def _as_tensor(value: object) -> np.ndarray:

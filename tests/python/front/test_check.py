@@ -77,41 +77,41 @@ def test_the_repository_that_we_ship_is_in_order(repository: Path) -> None:
         ),
         (
             "ensemble",
-            'input_map { key: "chunk" value: "chunk" }',
-            'input_map { key: "chunks" value: "chunk" }',
+            'input_map [ { key: "chunk" value: "chunk" } ]',
+            'input_map [ { key: "chunks" value: "chunk" } ]',
             'ensemble_scheduling.step[2].input_map["chunks"]: got "chunks", no input of detokenizer '
             '(did you mean "chunk"?); allowed: chunk, output_ids',
         ),
         (
             "ensemble",
-            'input_map { key: "chunk" value: "chunk" }',
-            'input_map { key: "output_ids" value: "chunk" }',
+            'input_map [ { key: "chunk" value: "chunk" } ]',
+            'input_map [ { key: "output_ids" value: "chunk" } ]',
             'ensemble_scheduling.step[2].input_map["output_ids"]: "chunk" does not fit: '
             "got TYPE_UINT8; allowed: TYPE_INT32",
         ),
         (
             "ensemble",
-            'output_map { key: "chunk" value: "chunk" }',
-            'output_map { key: "chunk" value: "chunky" }',
+            'output_map [ { key: "chunk" value: "chunk" } ]',
+            'output_map [ { key: "chunk" value: "chunky" } ]',
             'ensemble_scheduling.step[2].input_map["chunk"]: got "chunk", no tensor made before '
             '(did you mean "chunky"?); allowed: ',
         ),
         (
             "ensemble",
-            'input_map { key: "input_ids"                  value: "prompt_ids" }',
-            "",
+            'input_map [ { key: "input_ids" value: "prompt_ids" }, ',
+            "input_map [ ",
             'ensemble_scheduling.step[1].input_map: lacks "input_ids", a required input of generation',
         ),
         (
             "ensemble",
-            'output_map { key: "max_tokens"                 value: "checked_max_tokens" }',
-            'output_map { key: "max_tokens"                 value: "input_ids" }',
-            'ensemble_scheduling.step[0].output_map["max_tokens"]: got "input_ids", which is made twice',
+            'output_map [ { key: "input_ids" value: "prompt_ids" }',
+            'output_map [ { key: "input_ids" value: "input_ids" }',
+            'ensemble_scheduling.step[0].output_map["input_ids"]: got "input_ids", which is made twice',
         ),
         (
             "ensemble_trtllm",
-            'input_map { key: "stop_words"               value: "stop_words" }',
-            'input_map { key: "stop"                     value: "stop_words" }',
+            '{ key: "stop_words" value: "stop_words" }',
+            '{ key: "stop" value: "stop_words" }',
             'ensemble_scheduling.step[0].input_map["stop"]: got "stop", no input of tokenizer_trtllm ',
         ),
         (
@@ -122,8 +122,8 @@ def test_the_repository_that_we_ship_is_in_order(repository: Path) -> None:
         ),
         (
             "ensemble",
-            'output_map { key: "finish_reason"     value: "finish_reason" }',
-            'output_map { key: "finish"     value: "finish_reason" }',
+            '{ key: "finish_reason" value: "finish_reason" }',
+            '{ key: "finish" value: "finish_reason" }',
             'ensemble_scheduling.step[2].output_map["finish"]: got "finish", no output of detokenizer '
             '(did you mean "finish_reason"?); allowed: ',
         ),
@@ -135,7 +135,7 @@ def test_the_repository_that_we_ship_is_in_order(repository: Path) -> None:
         ),
         (
             "ensemble",
-            'input_map { key: "stream"                    value: "stream" }',
+            '{ key: "stream" value: "stream" },',
             "",
             'input "stream": no step reads it',
         ),
@@ -233,15 +233,15 @@ def test_the_repository_that_we_ship_is_in_order(repository: Path) -> None:
         ),
         (
             "generation",
-            'name: "top_k" ',
-            'name: "topk" ',
-            "input: got 'topk' (did you mean \"top_k\"?); allowed: input_ids, n, max_tokens, ",
+            'name: "request" ',
+            'name: "requests" ',
+            "input: got 'requests' (did you mean \"request\"?); allowed: input_ids, request",
         ),
         (
             "generation",
-            '{ name: "top_k"                      data_type: TYPE_INT32',
-            '{ name: "top_k"                      data_type: TYPE_INT64',
-            "data_type of input 'top_k': got TYPE_INT64; allowed: TYPE_INT32",
+            '{ name: "request"   data_type: TYPE_UINT8',
+            '{ name: "request"   data_type: TYPE_INT8',
+            "data_type of input 'request': got TYPE_INT8; allowed: TYPE_UINT8",
         ),
         (
             "generation",
@@ -319,8 +319,8 @@ def test_models_of_others_are_notes(repository: Path) -> None:
         input_map { key: "a" value: "prompt_ids" } output_map { key: "b" value: "made_elsewhere" } },"""
     edit(
         repository / "ensemble" / "config.pbtxt",
-        '    {\n      model_name: "generation"',
-        f'{step}{{\n      model_name: "generation"',
+        '{ model_name: "generation"',
+        f'{step}{{ model_name: "generation"',
     )
     problems = check_repository(repository)
     assert all(problem.is_note for problem in problems), problems
@@ -386,18 +386,13 @@ def test_ids_are_followed_to_their_tokenizer(repository: Path) -> None:
     ]
 
 
-def test_the_vocabulary_goes_with_the_ids(repository: Path) -> None:
+def test_the_request_goes_with_the_ids(repository: Path) -> None:
     """An ensemble that leaves out the tensor by which generation knows whose ids it gets is noted."""
-    declared = '{ name: "vocabulary" data_type: TYPE_STRING dims: [ 1 ] },'
-    for name, kind in (("tokenizer", "output"), ("generation", "input")):
-        config = repository / name / "config.pbtxt"
-        if '"vocabulary"' not in config.read_text():
-            edit(config, f"\n{kind} [", f"\n{kind} [ {declared}")
     config = repository / "ensemble" / "config.pbtxt"
-    text = config.read_text()
-    config.write_text("".join(line for line in text.splitlines(True) if '"vocabulary"' not in line))
+    both = '{ key: "input_ids" value: "prompt_ids" }, { key: "request" value: "request" }'
+    edit(config, f"input_map [ {both}", 'input_map [ { key: "input_ids" value: "prompt_ids" }')
     notes = [problem for problem in check_repository(repository) if problem.is_note]
-    expected = 'ensemble_scheduling.step[1].input_map: lacks "vocabulary" of tokenizer, by which generation '
+    expected = 'ensemble_scheduling.step[1].input_map: lacks "request" of tokenizer, by which generation '
     assert any(note.file == config and note.message.startswith(expected) for note in notes), notes
 
 
@@ -416,8 +411,8 @@ def test_a_step_after_the_detokenizer(repository: Path) -> None:
     config = repository / "ensemble" / "config.pbtxt"
     edit(
         config,
-        'output_map { key: "text_output"       value: "text_output" }',
-        'output_map { key: "text_output"       value: "plain" }',
+        '{ key: "text_output" value: "text_output" }',
+        '{ key: "text_output" value: "plain" }',
     )
     text = config.read_text().rstrip().removesuffix("}").rstrip().removesuffix("]").rstrip()
     config.write_text(

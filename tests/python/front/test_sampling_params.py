@@ -365,15 +365,6 @@ def test_merge_names_both_sources() -> None:
         merge([Entry("x", 1, "ex", "a"), Entry("x", 2, "x", "b")])
 
 
-def test_tensor_types() -> None:
-    """Each field has a type as a tensor."""
-    kinds = {name: field.tensor_type for name, field in fields_of(SamplingParams).items()}
-    assert kinds["max_tokens"] == "TYPE_INT32"
-    assert kinds["seed"] == "TYPE_INT64"
-    assert kinds["temperature"] == "TYPE_FP32"
-    assert kinds["stop"] == "TYPE_STRING"
-
-
 def test_ranges_are_json(tmp_path: Path) -> None:
     """Every default can be sent as JSON and comes back the same."""
     for table in (SamplingParams, RequestOptions):

@@ -95,22 +95,20 @@ def test_what_cannot_fit_is_not_tokenized(byte_level_model: Path, monkeypatch: p
     stage = TokenizerStage(tokenizer, 64, bytes_per_token=bound)
     monkeypatch.setattr(Tokenizer, "encode_batch", lambda *_, **__: pytest.fail("tokenized"))
     longest = 63 * bound
-    for inputs, outputs, message in (
-        ({"text_input": "a" * (longest + 1)}, (), f"text_input: got {longest + 1} bytes; allowed: at most "),
+    for inputs, message in (
+        ({"text_input": "a" * (longest + 1)}, f"text_input: got {longest + 1} bytes; allowed: at most "),
         (
             {"text_input": ["a", "ß" * longest]},
-            ("row_lengths",),
             f"text_input: got {2 * longest} bytes at 1; ",
         ),
-        ({"text_input": ["a" * 300] * 15_000}, ("row_lengths",), f"text_input: got {300 * 15_000} bytes; "),
-        ({"input_ids": np.ones(64, np.int64)}, (), "input_ids: got 64 tokens; allowed: at most 63 tokens"),
+        ({"text_input": ["a" * 300] * 15_000}, f"text_input: got {300 * 15_000} bytes; "),
+        ({"input_ids": np.ones(64, np.int64)}, "input_ids: got 64 tokens; allowed: at most 63 tokens"),
         (
             {"text_input": "a", "sampling_parameters": " " * (MAX_TEXT_BYTES + 1)},
-            (),
             "sampling_parameters: got",
         ),
     ):
-        assert ask(stage, inputs, None, outputs).error.startswith(message)
+        assert ask(stage, inputs).error.startswith(message)
     too_much = {"truncate_prompt_tokens": 5, "stop": "x" * (MAX_TEXT_BYTES + 1)}
     assert ask(stage, {"text_input": "a"}, too_much).error.startswith("stop: got ")
 
@@ -143,8 +141,8 @@ def test_truncated_prompts_may_be_longer(byte_level_model: Path) -> None:
     tokenizer = Tokenizer(byte_level_model)
     stage = TokenizerStage(tokenizer, 64, bytes_per_token=bytes_per_token(tokenizer.raw))
     text = "x y z " * 2000
-    outputs = ask(stage, {"text_input": text}, {"truncate_prompt_tokens": 7}).outputs
-    assert outputs["input_ids"].tolist() == tokenizer.encode(text)[-7:]
+    ids = ask(stage, {"text_input": text}, {"truncate_prompt_tokens": 7}).ids
+    assert ids == tokenizer.encode(text)[-7:]
     long = ask(stage, {"text_input": "a" * (MAX_TEXT_BYTES + 1)}, {"truncate_prompt_tokens": 7})
     assert (
         long.error == f"text_input: got {MAX_TEXT_BYTES + 1} bytes; allowed: at most {MAX_TEXT_BYTES} bytes"

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import _core_parts as core_parts
 import numpy as np
 import pytest
 import tritonclient.grpc as grpc_client
+from quire import _core
 from quire.errors import ServerStartError
 from quire.tokenizer import Tokenizer
 from quire.triton.server import TritonServer
@@ -17,6 +19,8 @@ from quire.triton.server import TritonServer
 MakeRepository = Callable[[Path, Path], Path]
 
 pytestmark = pytest.mark.serving
+
+NOTHING_GIVEN = core_parts.decode_request(_core.encode_request())
 
 
 @pytest.fixture(scope="module")
@@ -28,32 +32,31 @@ def server(
         yield server
 
 
-def infer(server: TritonServer, text: bytes, parameters: dict[str, object] | None = None) -> dict[str, list]:
+def infer(
+    server: TritonServer, text: bytes, parameters: dict[str, object] | None = None
+) -> tuple[list[int], dict[str, object]]:
+    """The ids, and the fields of `request`."""
     tensor = grpc_client.InferInput("text_input", [1], "BYTES")
     tensor.set_data_from_numpy(np.array([text], dtype=np.object_))
     with grpc_client.InferenceServerClient(server.grpc_url) as client:
         result = client.infer("tokenizer", [tensor], parameters=parameters or {})
-    return {output.name: result.as_numpy(output.name).tolist() for output in result.get_response().outputs}
+    fields = core_parts.decode_request(result.as_numpy("request").tobytes())
+    given = {name: value for name, value in fields.items() if value != NOTHING_GIVEN[name]}
+    return result.as_numpy("input_ids").tolist(), given
 
 
 def test_tokenizes_as_the_library_does(server: TritonServer, byte_level_model: Path) -> None:
     """Ids are those of `tokenizers`; the prompt comes along because the answer will begin with it."""
     text = "def fibonacci(n): Straße 敏捷 👩‍👩‍👧‍👦"
     ids = Tokenizer(byte_level_model).encode(text)
-    outputs = infer(server, text.encode())
-    assert 0 < outputs.pop("tokenize_ns")[0] < outputs.pop("arrival_ns")[0] < time.monotonic_ns()
-    assert len(outputs.pop("vocabulary")) == 1
-    assert outputs == {
-        "input_ids": ids,
-        "row_lengths": [len(ids)],
-        "stream": [False],
-        "acknowledge": [True],
-        "prompt_text": [text.encode()],
-    }
+    found, fields = infer(server, text.encode())
+    assert 0 < fields.pop("tokenize_ns") < fields.pop("arrival_ns") < time.monotonic_ns()
+    assert fields.pop("vocabulary")
+    assert (found, fields) == (ids, {"acknowledge": True, "prompt_text": [text]})
 
 
-def test_typed_settings_come_out(server: TritonServer) -> None:
-    """Settings from request parameters arrive as typed tensors under their own names."""
+def test_checked_fields_come_out(server: TritonServer) -> None:
+    """Fields from request parameters arrive in `request` under their own names."""
     given = {
         "max_new_tokens": 5,
         "temperature": 0.5,
@@ -64,21 +67,20 @@ def test_typed_settings_come_out(server: TritonServer) -> None:
         "stream": True,
         "return_finish_reason": True,
     }
-    outputs = infer(server, b"hello", given)
-    assert [len(outputs.pop("input_ids"))] == outputs.pop("row_lengths")
-    assert outputs.pop("tokenize_ns")
-    assert outputs.pop("arrival_ns")
-    assert outputs.pop("vocabulary")
-    assert outputs == {
-        "max_tokens": [5],
-        "temperature": [0.5],
-        "seed": [-(2**62)],
-        "stop": [b"a", b"b"],
+    _, fields = infer(server, b"hello", given)
+    assert fields.pop("tokenize_ns")
+    assert fields.pop("arrival_ns")
+    assert fields.pop("vocabulary")
+    assert fields == {
+        "max_tokens": 5,
+        "temperature": 0.5,
+        "seed": -(2**62),
+        "stop": ["a", "b"],
         "stop_token_ids": [1, 2],
-        "ignore_eos": [True],
-        "stream": [True],
-        "acknowledge": [True],
-        "return_finish_reason": [True],
+        "ignore_eos": True,
+        "stream": True,
+        "acknowledge": True,
+        "return_finish_reason": True,
     }
 
 

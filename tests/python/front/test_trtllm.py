@@ -82,12 +82,12 @@ def test_a_batch_has_one_value_for_all() -> None:
     text = np.asarray([[b"a"], [b"b"]], object)
     words = np.asarray([[b"x", b"y"], [b"x", b"y"]], object)
     tensors = {"text_input": text, "max_tokens": np.asarray([[5], [5]], np.int32), "stop_words": words}
-    parsed = parse_request(tensors, {}, dialect=TrtLlm(), allows_rows=True)
+    parsed = parse_request(tensors, {}, dialect=TrtLlm())
     assert parsed.prompts == ("a", "b")
     assert parsed.given == {"max_tokens": 5, "stop": ("x", "y"), **GREEDY}
     tensors["max_tokens"] = np.asarray([[5], [6]], np.int32)
     with pytest.raises(InvalidArgument, match=r"^max_tokens: got different values for the rows; "):
-        parse_request(tensors, {}, dialect=TrtLlm(), allows_rows=True)
+        parse_request(tensors, {}, dialect=TrtLlm())
 
 
 def test_options() -> None:
@@ -160,7 +160,6 @@ def test_what_we_do_not_do_yet_is_refused(name: str, value: object) -> None:
         ({"temperature": float("nan")}, "temperature: got "),
         ({"top_p": 1.5}, "top_p: got 1.5; "),
         ({"max_tokens": [1, 2]}, "max_tokens: got 2 values; "),
-        ({"text_input": ["a", "b"]}, "text_input: got 2 values; "),
         ({"min_length": 2, "min_tokens": 3}, "min_tokens: got "),
         ({"stream": True, "exclude_input_in_output": False}, "exclude_input_in_output: got false "),
     ],
@@ -188,7 +187,7 @@ def test_the_ensembles_lose_nothing(name: str) -> None:
     ensemble = config_of(name)
     tokenize, generate, *_ = ensemble.ensemble_scheduling.step
     made = {tensor.name for tensor in config_of(tokenize.model_name).output}
-    assert made - {"row_lengths"} == set(tokenize.output_map)
+    assert made == set(tokenize.output_map)
     assert {tensor.name for tensor in ensemble.input} == set(tokenize.input_map.values())
     assert {key: generate.input_map[key] for key in tokenize.output_map} == dict(tokenize.output_map)
 

@@ -12,31 +12,28 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import quire
+import tritonclient.grpc as grpc
 from quire.triton.installation import find_backend_library
 from quire.triton.server import choose_ports
 
 ROOT = Path(__file__).resolve().parents[3]
 # Where the engine of these tests is found, and its wire.
 FAKE_ENGINE_PATH = os.pathsep.join(str(ROOT / "tests" / folder) for folder in ("serving", "common"))
-SCALARS = {
-    "n": "TYPE_INT32",
-    "max_tokens": "TYPE_INT32",
-    "stream": "TYPE_BOOL",
-    "acknowledge": "TYPE_BOOL",
-    "temperature": "TYPE_FP32",
-    "skip_special_tokens": "TYPE_BOOL",
-    "vocabulary": "TYPE_STRING",
-    "prompt_text": "TYPE_STRING",
-    "return_finish_reason": "TYPE_BOOL",
-    "return_num_input_tokens": "TYPE_BOOL",
-    "return_num_output_tokens": "TYPE_BOOL",
-    "return_receipt": "TYPE_BOOL",
-    "deadline_ms": "TYPE_INT32",
+TENSORS = {
+    "input_ids": "INT32",
+    "request": "UINT8",
+    "row_lengths": "INT32",
+    "chunk": "UINT8",
+    "output_ids": "INT32",
 }
+# What a tokenizer says of a request, in the tensor `request`.
+OF_A_TOKENIZER = {"acknowledge", "prompt_text", "vocabulary"}
 OUTPUTS = {
     "text_output": "TYPE_STRING",
     "finish_reason": "TYPE_STRING",
@@ -57,31 +54,46 @@ def tritonserver_home() -> Path:
 def ensemble_config() -> str:
     """generation -> detokenizer, with the tokenizer's part left to the client."""
 
-    def tensor(name: str, data_type: str, more: str = "") -> str:
-        has_many = name == "input_ids" or (name in OUTPUTS and name != "num_input_tokens")
-        return f'{{ name: "{name}" data_type: {data_type} dims: [ {-1 if has_many else 1} ] {more} }}'
-
-    def mapping(kind: str, names: list[str]) -> str:
+    def mapping(kind: str, names: Iterable[str]) -> str:
         return " ".join(f'{kind} {{ key: "{name}" value: "{name}" }}' for name in names)
 
-    inputs = [
-        tensor("input_ids", "TYPE_INT32"),
-        *(tensor(n, t, "optional: true") for n, t in SCALARS.items()),
+    outputs = [
+        f'{{ name: "{name}" data_type: {data_type} dims: [ {1 if name == "num_input_tokens" else -1} ] }}'
+        for name, data_type in OUTPUTS.items()
     ]
-    outputs = [tensor(name, data_type) for name, data_type in OUTPUTS.items()]
     return f"""
 name: "ensemble"
 platform: "ensemble"
 max_batch_size: 0
-input [ {", ".join(inputs)} ]
+input [ {{ name: "input_ids" data_type: TYPE_INT32 dims: [ -1 ] }},
+        {{ name: "request" data_type: TYPE_UINT8 dims: [ -1 ] optional: true }} ]
 output [ {", ".join(outputs)} ]
 ensemble_scheduling {{ step [
-  {{ model_name: "generation" model_version: -1 {mapping("input_map", ["input_ids", *SCALARS])}
+  {{ model_name: "generation" model_version: -1 {mapping("input_map", ["input_ids", "request"])}
      {mapping("output_map", ["chunk"])} }},
   {{ model_name: "detokenizer" model_version: -1 {mapping("input_map", ["chunk"])}
-     {mapping("output_map", list(OUTPUTS))} }}
+     {mapping("output_map", OUTPUTS)} }}
 ] }}
 """
+
+
+def split(model: str, fields: dict[str, Any]) -> tuple[dict[str, list[int]], dict[str, Any]]:
+    """The tensors and the request parameters of a request with these fields."""
+    tensors = {name: fields[name] for name in fields if name in TENSORS}
+    rest = {name: value for name, value in fields.items() if name not in TENSORS}
+    if OF_A_TOKENIZER & rest.keys():
+        encoded = quire.encode_request(**{"acknowledge": model == "ensemble", **rest})
+        return tensors | {"request": list(encoded)}, {}
+    return tensors, {k: json.dumps(v) if isinstance(v, (list, dict)) else v for k, v in rest.items()}
+
+
+def grpc_inputs(tensors: Mapping[str, Sequence[int]]) -> list[grpc.InferInput]:
+    inputs = []
+    for name, values in tensors.items():
+        dtype = TENSORS[name].lower()
+        array = np.frombuffer(values, dtype) if isinstance(values, bytes) else np.asarray(values, dtype)
+        inputs.append(grpc.InferInput(name, [array.size], TENSORS[name]).set_data_from_numpy(array))
+    return inputs
 
 
 class Repository:
@@ -188,20 +200,24 @@ class Server:
 
     def generate(self, model: str, **body: Any) -> dict[str, Any]:
         """The one response of /generate; an error fails the test with the server's message."""
-        status, text = self.request("POST", f"/v2/models/{model}/generate", body)
+        status, text = self._generate(model, "generate", body)
         assert status == 200, text
         return dict(json.loads(text))
 
     def generate_error(self, model: str, **body: Any) -> tuple[int, str]:
-        status, text = self.request("POST", f"/v2/models/{model}/generate", body)
+        status, text = self._generate(model, "generate", body)
         assert status != 200, text
         return status, str(json.loads(text)["error"])
 
     def generate_stream(self, model: str, **body: Any) -> list[dict[str, Any]]:
         """Every event of /generate_stream."""
-        status, text = self.request("POST", f"/v2/models/{model}/generate_stream", body)
+        status, text = self._generate(model, "generate_stream", body)
         assert status == 200, text
         return [json.loads(event.removeprefix("data: ")) for event in text.split("\n\n") if event]
+
+    def _generate(self, model: str, call: str, fields: dict[str, Any]) -> tuple[int, str]:
+        tensors, parameters = split(model, fields)
+        return self.request("POST", f"/v2/models/{model}/{call}", tensors | parameters)
 
     def metrics(self) -> dict[str, float]:
         """Values of the generation model's metrics by name."""

@@ -6,20 +6,12 @@ import queue
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import pytest
 import tritonclient.grpc as grpc
-from backend_server import Server
+from backend_server import Server, grpc_inputs, split
 from fake_engine import END_ID, STOP_ID
 
 pytestmark = pytest.mark.serving
-
-TYPES = {
-    bool: ("BOOL", bool),
-    int: ("INT32", np.int32),
-    float: ("FP32", np.float32),
-    str: ("BYTES", np.object_),
-}
 
 
 def words(ids: list[int]) -> str:
@@ -30,26 +22,17 @@ def cycle(prompt: list[int], count: int) -> list[int]:
     return [prompt[i % len(prompt)] for i in range(count)]
 
 
-def grpc_inputs(fields: dict[str, Any]) -> list[grpc.InferInput]:
-    inputs = []
-    for name, value in fields.items():
-        values = value if isinstance(value, list) else [value]
-        datatype, dtype = TYPES[type(values[0])]
-        tensor = grpc.InferInput(name, [len(values)], datatype)
-        tensor.set_data_from_numpy(np.array(values, dtype=dtype))
-        inputs.append(tensor)
-    return inputs
-
-
 def grpc_stream(server: Server, model: str, outputs: list[str], **fields: Any) -> list[grpc.InferResult]:
     """Every response of one request, up to the one with the final flag; none may follow it."""
     results: queue.Queue[tuple[grpc.InferResult | None, Exception | None]] = queue.Queue()
     received = []
     with grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
         client.start_stream(lambda result, error: results.put((result, error)))
+        tensors, parameters = split(model, fields)
         client.async_stream_infer(
             model,
-            grpc_inputs(fields),
+            grpc_inputs(tensors),
+            parameters=parameters,
             outputs=[grpc.InferRequestedOutput(name) for name in outputs],
             enable_empty_final_response=True,
         )
@@ -74,9 +57,7 @@ def text_of(result: grpc.InferResult) -> str:
 def test_stream_is_the_exact_text_in_order(server: Server, num_tokens: int) -> None:
     """The joined events of a stream are the text of all ids; the first event is the first id alone."""
     prompt = list(range(1, 60))
-    events = server.generate_stream(
-        "ensemble", input_ids=prompt, max_tokens=num_tokens, stream=True, acknowledge=True
-    )
+    events = server.generate_stream("ensemble", input_ids=prompt, max_tokens=num_tokens, stream=True)
     assert "".join(event["text_output"] for event in events) == words(cycle(prompt, num_tokens))
     assert events[0]["text_output"] == "t1"
 
@@ -84,13 +65,13 @@ def test_stream_is_the_exact_text_in_order(server: Server, num_tokens: int) -> N
 @pytest.mark.parametrize("num_tokens", [1, 300])
 def test_without_stream_there_is_one_response(server: Server, num_tokens: int) -> None:
     """/generate, which refuses any other number of responses, gets exactly one with the whole text."""
-    answer = server.generate("ensemble", input_ids=[5, 6, 7], max_tokens=num_tokens, acknowledge=True)
+    answer = server.generate("ensemble", input_ids=[5, 6, 7], max_tokens=num_tokens)
     assert answer["text_output"] == words(cycle([5, 6, 7], num_tokens))
 
 
 def test_generate_stream_of_a_request_that_does_not_stream(server: Server) -> None:
     """Probes and flow control add no events."""
-    events = server.generate_stream("ensemble", input_ids=[5, 6, 7], max_tokens=150, acknowledge=True)
+    events = server.generate_stream("ensemble", input_ids=[5, 6, 7], max_tokens=150)
     assert [event["text_output"] for event in events] == [words(cycle([5, 6, 7], 150))]
 
 
@@ -104,7 +85,6 @@ def test_grpc_stream(server: Server, stream: bool) -> None:
         input_ids=[1, 2, 3],
         max_tokens=100,
         stream=stream,
-        acknowledge=True,
     )
     assert "".join(map(text_of, results)) == words(cycle([1, 2, 3], 100))
     flags = [r.get_response().parameters["triton_final_response"].bool_param for r in results]
@@ -137,7 +117,7 @@ def test_generation_called_directly(server: Server, acknowledge: bool | None) ->
 
 def test_return_flags(server: Server) -> None:
     """The detokenizer adds finish reason and counts when the request says so; counts are per response."""
-    fields = {"input_ids": [1, 2, 3], "max_tokens": 40, "stream": True, "acknowledge": True}
+    fields = {"input_ids": [1, 2, 3], "max_tokens": 40, "stream": True}
     flags = ("return_finish_reason", "return_num_input_tokens", "return_num_output_tokens")
     events = server.generate_stream("ensemble", **fields, **dict.fromkeys(flags, True))
     assert [e["finish_reason"] for e in events] == [""] * (len(events) - 1) + ["length"]
@@ -167,7 +147,7 @@ def test_outputs_that_are_named(server: Server) -> None:
 def test_prompt_text_stands_before_the_answer_once(server: Server, stream: bool) -> None:
     """The prompt's text is in the first response and in no other."""
     events = server.generate_stream(
-        "ensemble", input_ids=[8, 9], max_tokens=20, stream=stream, acknowledge=True, prompt_text="Vöx: "
+        "ensemble", input_ids=[8, 9], max_tokens=20, stream=stream, prompt_text="Vöx: "
     )
     assert "".join(e["text_output"] for e in events) == "Vöx: " + words(cycle([8, 9], 20))
     assert events[0]["text_output"].startswith("Vöx: ")
@@ -175,17 +155,11 @@ def test_prompt_text_stands_before_the_answer_once(server: Server, stream: bool)
 
 def test_ids_without_text(server: Server) -> None:
     """A stop token behind the text and skipped special tokens add nothing, not even a separator."""
-    answer = server.generate(
-        "ensemble", input_ids=[END_ID, 5, END_ID, 6, STOP_ID], acknowledge=True, return_finish_reason=True
-    )
+    answer = server.generate("ensemble", input_ids=[END_ID, 5, END_ID, 6, STOP_ID], return_finish_reason=True)
     assert (answer["text_output"], answer["finish_reason"]) == ("t5 t6", "stop")
-    events = server.generate_stream(
-        "ensemble", input_ids=[END_ID, 5, END_ID, 6, STOP_ID], acknowledge=True, stream=True
-    )
+    events = server.generate_stream("ensemble", input_ids=[END_ID, 5, END_ID, 6, STOP_ID], stream=True)
     assert "".join(e["text_output"] for e in events) == "t5 t6"
-    shown = server.generate(
-        "ensemble", input_ids=[END_ID, 5, STOP_ID], acknowledge=True, skip_special_tokens=False
-    )
+    shown = server.generate("ensemble", input_ids=[END_ID, 5, STOP_ID], skip_special_tokens=False)
     assert shown["text_output"] == "t0 t5"
 
 
@@ -194,9 +168,7 @@ def test_many_streams_at_once(server: Server) -> None:
 
     def one(i: int) -> tuple[str, str]:
         prompt = [1 + i, 2 + i, 3 + i]
-        events = server.generate_stream(
-            "ensemble", input_ids=prompt, max_tokens=60 + i, stream=i % 3 > 0, acknowledge=True
-        )
+        events = server.generate_stream("ensemble", input_ids=prompt, max_tokens=60 + i, stream=i % 3 > 0)
         return "".join(e["text_output"] for e in events), words(cycle(prompt, 60 + i))
 
     with ThreadPoolExecutor(64) as pool:
@@ -236,7 +208,7 @@ def test_metrics(server: Server) -> None:
         "quire:engine_up",
         "quire:engine_restarts_total",
     }
-    server.generate("ensemble", input_ids=[1], max_tokens=25, acknowledge=True)
+    server.generate("ensemble", input_ids=[1], max_tokens=25)
     after = server.metrics()
     assert after["vllm:generation_tokens_total"] - before["vllm:generation_tokens_total"] == 25
     assert (after["quire:kv_blocks_total"], after["quire:kv_blocks_free"]) == (512, 512)

@@ -29,7 +29,7 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"stop": ["a" * 1025]}, "stop: got a string of 1025 bytes; allowed: "),
     ({"stop": ["a" * 1000] * 17}, "stop: got 17000 bytes together; allowed: "),
     ({"stop_token_ids": [1000]}, "stop_token_ids"),
-    ({"max_tokens": [1, 2]}, "max_tokens"),
+    ({"max_tokens": [1, 2]}, 'max_tokens: got "[1, 2]" (a string); allowed: an integer'),
     ({"input_ids": [ERROR_ID]}, "input_ids: got id 901; allowed: ids that the fake engine likes"),
 ]
 
@@ -45,7 +45,7 @@ def test_bad_field(server: Server, fields: dict[str, Any], message: str) -> None
 
 def test_error_through_the_ensemble(server: Server) -> None:
     """The ensemble's error is that of its step."""
-    status, error = server.generate_error("ensemble", input_ids=[1000], acknowledge=True)
+    status, error = server.generate_error("ensemble", input_ids=[1000])
     assert (status, error) == (
         400,
         "in ensemble 'ensemble', input_ids: got id 1000 at 0; allowed: ids 0 to 999",
@@ -55,8 +55,7 @@ def test_error_through_the_ensemble(server: Server) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("temperature", np.array([1], np.int32)),
-        ("max_tokens", np.array([1, 2], np.int32)),
+        ("request", np.array([1], np.int32)),
         ("input_ids", np.array([[1, 2]], np.int32)),
         ("unknown", np.array([1], np.int32)),
     ],

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 import tritonclient.grpc as grpc
-from backend_server import Repository, Server, wait_for
+from backend_server import Repository, Server, grpc_inputs, split, wait_for
 from fake_engine import STALL_ID
-from test_answers import grpc_inputs
 
 pytestmark = pytest.mark.serving
 
@@ -37,7 +36,6 @@ def request_fields(model: str, stream: bool, first_id: int) -> dict[str, Any]:
         "input_ids": [first_id, 2, 3],
         "max_tokens": 1000,
         "stream": stream,
-        "acknowledge": model == "ensemble",
     }
 
 
@@ -77,7 +75,8 @@ class GrpcClient:
         self.responses: queue.Queue[Any] = queue.Queue()
         self.client = grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}")
         self.client.start_stream(lambda result, error: self.responses.put((result, error)))
-        self.client.async_stream_infer(model, grpc_inputs(fields))
+        tensors, parameters = split(model, fields)
+        self.client.async_stream_infer(model, grpc_inputs(tensors), parameters=parameters)
 
     def wait_for_responses(self, count: int) -> None:
         for _ in range(count):
@@ -112,7 +111,7 @@ def test_leaving_ends_the_sequence(
     assert cancelled(slow_server, request_id)["num_out"] < 100
     other.wait_for_responses(2)
     other.leave()
-    answer = slow_server.generate("ensemble", input_ids=[7], max_tokens=2, acknowledge=True)
+    answer = slow_server.generate("ensemble", input_ids=[7], max_tokens=2)
     assert answer["text_output"] == "t7 t7"
 
 
@@ -135,8 +134,8 @@ def test_leaving_a_silent_stream(
 
 def test_finished_requests_are_not_cancelled(slow_server: Server) -> None:
     """The engine hears of no request that it has finished itself."""
-    slow_server.generate("ensemble", input_ids=[300], max_tokens=2, acknowledge=True)
-    slow_server.generate_stream("ensemble", input_ids=[300], max_tokens=2, stream=True, acknowledge=True)
+    slow_server.generate("ensemble", input_ids=[300], max_tokens=2)
+    slow_server.generate_stream("ensemble", input_ids=[300], max_tokens=2, stream=True)
     time.sleep(0.3)
     finished = {event["request_id"] for event in slow_server.repository.events("add", prompt=[300])}
     told = {event["request_id"] for event in slow_server.repository.events("cancel")}

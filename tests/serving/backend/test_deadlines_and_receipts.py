@@ -51,7 +51,6 @@ def test_text_so_far(slow_server: Server, stream: bool) -> None:
         max_tokens=100,
         deadline_ms=DEADLINE_MS,
         stream=stream,
-        acknowledge=True,
         return_finish_reason=True,
     )
     text = "".join(event["text_output"] for event in events)
@@ -81,8 +80,7 @@ def test_generation_called_directly(slow_server: Server) -> None:
 @pytest.mark.parametrize("model", ["ensemble", "generation"])
 def test_nothing_was_generated(slow_server: Server, model: str) -> None:
     """An error with a message of its own; over HTTP Triton 2.51 says 400 whatever the error is."""
-    fields = {"acknowledge": True} if model == "ensemble" else {}
-    status, error = slow_server.generate_error(model, input_ids=[STALL_ID], deadline_ms=150, **fields)
+    status, error = slow_server.generate_error(model, input_ids=[STALL_ID], deadline_ms=150)
     assert status == 400
     assert "deadline exceeded: " in error
 
@@ -99,7 +97,7 @@ def test_before_the_engine_is_ready(
     late: list[dict[str, Any]] = []
     other = threading.Thread(
         target=lambda: late.append(
-            server.generate("ensemble", input_ids=[9], max_tokens=1, deadline_ms=300_000, acknowledge=True)
+            server.generate("ensemble", input_ids=[9], max_tokens=1, deadline_ms=300_000)
         )
     )
     other.start()
@@ -119,7 +117,7 @@ def test_an_engine_that_hangs(start_server: StartServer, tmp_path: Path, model: 
     repository = Repository(tmp_path / "models", step_seconds=0.02)
     server = start_server(repository).wait_ready()
     (engine,) = repository.events("start")
-    fields: dict[str, Any] = {"deadline_ms": 2000, "acknowledge": model == "ensemble"}
+    fields: dict[str, Any] = {"deadline_ms": 2000}
     output = "text_output" if model == "ensemble" else "output_ids"
 
     def ask(token: int, *, stream: bool) -> list[dict[str, Any]]:
@@ -146,7 +144,7 @@ def test_an_engine_that_hangs(start_server: StartServer, tmp_path: Path, model: 
         finally:
             os.kill(engine["pid"], signal.SIGCONT)
     # What the engine says of them when it wakes up concerns nobody.
-    body = {"input_ids": [3], "max_tokens": 2, "acknowledge": model == "ensemble"}
+    body = {"input_ids": [3], "max_tokens": 2}
     assert server.generate(model, **body)[output] in ("t3 t3", [3, 3])
 
 
@@ -154,7 +152,7 @@ def test_the_receipt_is_finished_by_the_detokenizer(slow_server: Server) -> None
     """It comes with the last response alone, holds the engine's counts, and its times add up to the total."""
     begin = time.monotonic()
     events = slow_server.generate_stream(
-        "ensemble", input_ids=[5, 6, 7], max_tokens=4, stream=True, acknowledge=True, return_receipt=True
+        "ensemble", input_ids=[5, 6, 7], max_tokens=4, stream=True, return_receipt=True
     )
     total_ms = 1000 * (time.monotonic() - begin)
     assert [event["text_output"] for event in events[:-1] if "receipt" in event] == []
@@ -170,7 +168,7 @@ def test_the_receipt_is_finished_by_the_detokenizer(slow_server: Server) -> None
 
 def test_no_receipt_unless_asked(slow_server: Server) -> None:
     """Neither from the ensemble nor from generation, which has the output."""
-    answer = slow_server.generate("ensemble", input_ids=[5], max_tokens=1, acknowledge=True)
+    answer = slow_server.generate("ensemble", input_ids=[5], max_tokens=1)
     assert "receipt" not in answer
     [result] = grpc_stream(slow_server, "generation", ["output_ids", "receipt"], input_ids=[5], max_tokens=1)
     assert result.as_numpy("receipt") is None

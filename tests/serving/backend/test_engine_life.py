@@ -30,7 +30,7 @@ def engine_pid(repository: Repository) -> int:
 
 
 def works(server: Server) -> bool:
-    answer = server.generate("ensemble", input_ids=[1, 2], max_tokens=3, acknowledge=True)
+    answer = server.generate("ensemble", input_ids=[1, 2], max_tokens=3)
     return answer["text_output"] == "t1 t2 t1"
 
 
@@ -46,10 +46,7 @@ def test_engine_death(start_server: StartServer, repository: Repository, trigger
     """Open requests get an error with the cause; the next request is served by a new engine."""
     server = start_server(repository).wait_ready()
     with ThreadPoolExecutor(8) as pool:
-        others = [
-            pool.submit(server.generate_error, "ensemble", input_ids=[1, STALL_ID], acknowledge=True)
-            for _ in range(4)
-        ]
+        others = [pool.submit(server.generate_error, "ensemble", input_ids=[1, STALL_ID]) for _ in range(4)]
         wait_for(lambda: len(repository.events("add", prompt=[1, STALL_ID])) == 4)
         streamed = pool.submit(
             server.generate_stream,
@@ -57,7 +54,6 @@ def test_engine_death(start_server: StartServer, repository: Repository, trigger
             input_ids=[1, 2, trigger],
             max_tokens=100,
             stream=True,
-            acknowledge=True,
         )
         for other in others:
             assert cause in other.result()[1]
@@ -176,9 +172,7 @@ def test_unload_and_reload(start_server: StartServer, repository: Repository) ->
     repository.set_engine(step_seconds=0.02)
     server = start_server(repository, "--model-control-mode=explicit", "--load-model=ensemble").wait_ready()
     with ThreadPoolExecutor(4) as pool:
-        open_request = pool.submit(
-            server.generate, "ensemble", input_ids=[1, 2], max_tokens=50, acknowledge=True
-        )
+        open_request = pool.submit(server.generate, "ensemble", input_ids=[1, 2], max_tokens=50)
         wait_for(lambda: repository.events("add", prompt=[1, 2]))
         path = "/v2/repository/models/ensemble/unload"
         body = {"parameters": {"unload_dependents": True}}
@@ -195,9 +189,7 @@ def test_reload_while_requests_run(start_server: StartServer, repository: Reposi
     repository.set_engine(step_seconds=0.02)
     server = start_server(repository, "--model-control-mode=explicit", "--load-model=ensemble").wait_ready()
     with ThreadPoolExecutor(4) as pool:
-        running = pool.submit(
-            server.generate_stream, "ensemble", input_ids=[1], max_tokens=100, stream=True, acknowledge=True
-        )
+        running = pool.submit(server.generate_stream, "ensemble", input_ids=[1], max_tokens=100, stream=True)
         wait_for(lambda: repository.events("add", prompt=[1]))
         first = engine_pid(repository)
         repository.set_engine(step_seconds=0.01)
@@ -234,9 +226,7 @@ def test_server_stops_while_requests_are_open(start_server: StartServer, reposit
     server = start_server(repository, "--exit-timeout-secs", "6").wait_ready()
     pid = engine_pid(repository)
     with ThreadPoolExecutor(4) as pool:
-        bodies = [
-            {"input_ids": [1, STALL_ID], "stream": stream, "acknowledge": True} for stream in (True, False)
-        ]
+        bodies = [{"input_ids": [1, STALL_ID], "stream": stream} for stream in (True, False)]
         answers = [
             pool.submit(server.request, "POST", "/v2/models/ensemble/generate_stream", body)
             for body in bodies
@@ -256,7 +246,7 @@ def test_grpc_streams_hear_that_the_server_ends(start_server: StartServer, repos
     """An open stream gets an error, and the server ends by itself once it has."""
     server = start_server(repository, "--exit-timeout-secs=6").wait_ready()
     with ThreadPoolExecutor(1) as pool:
-        fields = {"input_ids": [1, STALL_ID], "stream": True, "acknowledge": True}
+        fields = {"input_ids": [1, STALL_ID], "stream": True}
         answer = pool.submit(grpc_stream, server, "ensemble", ["text_output"], **fields)
         wait_for(lambda: repository.events("add", prompt=[1, STALL_ID]))
         server.process.send_signal(signal.SIGTERM)

@@ -1,50 +1,47 @@
-"""Typed tensors of `generation`: every field arrives at the engine as it was given, or is refused by name."""
+"""The tensor `request` of `generation`: every field arrives at the engine as it was given, or is refused by
+name, and what is no such tensor is refused as `request`."""
 
 from __future__ import annotations
 
 import itertools
+import random
 import time
 from typing import Any
 
 import numpy as np
 import pytest
+import quire
 from backend_server import Server
 from engine_fields import BAD_WORD_IDS, DEFAULTS, as_logged, ask
 from field_cases import FIELD_CASES
-from quire.sampling_params import ENGINE_FIELDS, NAMES, RequestOptions
-from quire.triton.generation_tensors import generation_tensors
+from quire import _core
+from quire.sampling_params import ENGINE_FIELDS
 
 pytestmark = pytest.mark.serving
 
 prompts = ([id, 555] for id in itertools.count(10))  # each used once
 
 
-def tensors_of(**given: Any) -> tuple[list[int], dict[str, np.ndarray[Any, Any]]]:
-    """A prompt of its own, and a request with it and with fields as the tokenizer stage sends them."""
+def ask_with(server: Server, request: bytes) -> tuple[list[int], str]:
+    """A prompt of its own, and the error."""
     prompt = next(prompts)
-    given = {"max_tokens": 1, **given}
-    times = {"arrival_ns": time.monotonic_ns(), "tokenize_ns": 5}
-    tensors = generation_tensors(
-        [prompt], given, RequestOptions(), bad_word_ids=BAD_WORD_IDS, times=times, vocabulary=""
-    )
-    for name in ("row_lengths", "acknowledge"):
-        del tensors[name]
-    return prompt, tensors
+    tensors = {"input_ids": np.array(prompt, np.int32), "request": np.frombuffer(request, np.uint8)}
+    return prompt, ask(server, tensors)
 
 
 @pytest.mark.parametrize("name", ENGINE_FIELDS)
 def test_every_field_reaches_the_engine(server: Server, name: str) -> None:
     """As it was given, and the others with their defaults."""
     case = FIELD_CASES[name]
-    given = {
-        key: NAMES.fields[key].check(value) for key, value in {name: case.good, **dict(case.needs)}.items()
-    }
-    prompt, tensors = tensors_of(**given)
-    assert ask(server, tensors) == ""
+    given = {"max_tokens": 1, name: case.good, **dict(case.needs)}
+    if name == "bad_words":
+        given = {"max_tokens": 1, "bad_word_ids": BAD_WORD_IDS}
+    prompt, error = ask_with(server, quire.encode_request(**given, acknowledge=False))
+    assert error == ""
     (event,) = server.repository.events("add", prompt=prompt)
-    expected = DEFAULTS | {"tokenize_ns": 5, "arrival_ns": tensors["arrival_ns"].item()} | dict(case.needs)
+    expected = DEFAULTS | dict(case.needs)
     if name == "deadline_ms":
-        expected["deadline_ns"] = tensors["arrival_ns"].item() + case.good * 10**6
+        expected["deadline_ns"] = event["arrival_ns"] + case.good * 10**6
     else:
         expected |= as_logged(name, case.good)
     assert {key: event[key] for key in expected} == expected
@@ -59,47 +56,65 @@ def test_what_a_request_leaves_out(server: Server) -> None:
     assert before < event["arrival_ns"] < time.monotonic_ns()
 
 
+def test_times_of_a_tokenizer(server: Server) -> None:
+    """They go on to the engine, and a deadline counts from the arrival."""
+    times = {"arrival_ns": time.monotonic_ns() - 1000, "tokenize_ns": 5}
+    request = _core.encode_request(max_tokens=1, deadline_ms=60_000, **times)
+    prompt, error = ask_with(server, request)
+    assert error == ""
+    (event,) = server.repository.events("add", prompt=prompt)
+    assert {name: event[name] for name in times} == times
+    assert event["deadline_ns"] == times["arrival_ns"] + 60_000 * 10**6
+
+
 BAD = [
     (name, value)
     for name in ENGINE_FIELDS
     for value in FIELD_CASES[name].bad
     if name != "bad_words"  # see below
 ]
+BAD += [("allowed_token_ids", []), ("cache_salt", ""), ("deadline_ms", -5)]
 
 
 @pytest.mark.parametrize(("name", "value"), BAD, ids=[f"{name} {value!r:.20}" for name, value in BAD])
 def test_every_bad_value_is_refused_by_name(server: Server, name: str, value: Any) -> None:
-    """And the engine never hears of it."""
-    items = value
+    """Also where the request was encoded without a check; the engine never hears of it."""
     if name == "logit_bias":
-        items = tuple((int(token_id), bias) for token_id, bias in value.items())
-    elif isinstance(value, list):
-        items = tuple(value)
-    prompt, tensors = tensors_of(**{name: items})
-    assert f"{name}: got " in ask(server, tensors)
+        value = [(int(token_id), bias) for token_id, bias in value.items()]
+    prompt, error = ask_with(server, _core.encode_request(**{"max_tokens": 1, name: value}))
+    assert f"{name}: got " in error
     assert not server.repository.events("add", prompt=prompt)
 
 
 @pytest.mark.parametrize(
-    ("tensors", "message"),
+    ("given", "message"),
     [
-        ({"logit_bias_ids": [1]}, "logit_bias: got 0 values; allowed: 1, one for each of logit_bias_ids"),
-        ({"logit_bias": [1.0]}, "logit_bias: got 1 values; allowed: 0, one for each"),
-        ({"bad_word_ids": [1]}, "bad_word_lengths: got a sum of 0; allowed: 1, the number of bad_word_ids"),
-        ({"bad_word_ids": [1, 2], "bad_word_lengths": [1]}, "bad_word_lengths: got a sum of 1; "),
-        ({"bad_word_lengths": [1]}, "bad_word_lengths: got 1; "),
-        ({"bad_word_ids": [1], "bad_word_lengths": [1, 0]}, "bad_word_lengths: got 0; "),
-        ({"bad_word_ids": [1], "bad_word_lengths": [2**31 - 1]}, "bad_word_lengths: got 2147483647; "),
-        ({"bad_word_ids": [1000], "bad_word_lengths": [1]}, "bad_words: got 1000; allowed: 0 to 999"),
-        ({"bad_word_ids": [1] * 129, "bad_word_lengths": [1] * 129}, "bad_words: got 129 sequences of ids; "),
-        ({"arrival_ns": [-1]}, "arrival_ns: got -1; "),
-        ({"arrival_ns": [2**63 - 1]}, "arrival_ns: got 9223372036854775807; "),
-        ({"tokenize_ns": [2**62]}, "tokenize_ns: got 4611686018427387904; "),
+        ({"bad_word_ids": [[1000]]}, "bad_words: got 1000; allowed: 0 to 999"),
+        ({"bad_word_ids": [[]]}, "bad_words: got a sequence of no ids; "),
+        ({"bad_word_ids": [[1]] * 129}, "bad_words: got 129 sequences of ids; "),
+        ({"arrival_ns": -1}, "arrival_ns: got -1; "),
+        ({"arrival_ns": 2**63 - 1}, "arrival_ns: got 9223372036854775807; "),
+        ({"tokenize_ns": 2**62}, "tokenize_ns: got 4611686018427387904; "),
+        ({"row_lengths": [1, 1]}, "text_input: got 2 values; allowed: one value (several: ensemble_unary)"),
+        ({"prompt_text": ["a", "b"]}, "prompt_text: got 2 strings; allowed: one string"),
     ],
 )
-def test_tensors_that_do_not_fit(server: Server, tensors: dict[str, list[Any]], message: str) -> None:
-    """Pairs of tensors, and times that have not been."""
-    _, request = tensors_of()
-    types = {"logit_bias": np.float32, "arrival_ns": np.int64, "tokenize_ns": np.int64}
-    request |= {name: np.array(values, types.get(name, np.int32)) for name, values in tensors.items()}
-    assert message in ask(server, request)
+def test_what_does_not_fit(server: Server, given: dict[str, Any], message: str) -> None:
+    """Ids of bad words, times that have not been, several prompts."""
+    assert message in ask_with(server, _core.encode_request(**given))[1]
+
+
+def test_what_is_no_request(server: Server) -> None:
+    """Cut, changed or foreign bytes are refused as `request` or name a field, and the next request works."""
+    rng = random.Random(1)
+    good = quire.encode_request(max_tokens=2, stop=["x"], logit_bias={3: 1.5}, acknowledge=False)
+    for size in range(0, len(good), 5):
+        assert f"request: got {size} bytes, " in ask_with(server, good[:size])[1]
+    assert "; allowed: the output 'request' of a tokenizer" in ask_with(server, b"")[1]
+    assert "bytes, version " in ask_with(server, bytes([good[0] ^ 1]) + good[1:])[1]
+    assert "with fields that are not known" in ask_with(server, good[:11] + b"\x80" + good[12:])[1]
+    for _ in range(50):
+        changed = bytearray(good)
+        changed[rng.randrange(16, len(good) - 1)] = rng.randrange(256)  # not max_tokens, nor acknowledge
+        ask_with(server, bytes(changed))  # may still be a request
+    assert ask_with(server, good)[1] == ""

@@ -42,9 +42,7 @@ def test_chunks_of_another_sequence(start_server: StartServer, tmp_path: Path) -
     server = start_server(repository).wait_ready()
     own = server.generate("generation", input_ids=[5], max_tokens=1)["chunk"]
     with ThreadPoolExecutor(1) as pool:
-        victim = pool.submit(
-            server.generate_stream, "ensemble", input_ids=[1], max_tokens=60, stream=True, acknowledge=True
-        )
+        victim = pool.submit(server.generate_stream, "ensemble", input_ids=[1], max_tokens=60, stream=True)
         wait_for(lambda: repository.events("add", prompt=[1]))
         (added,) = repository.events("add", prompt=[1])
         forged = forge(own, int(added["request_id"]))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
+import quire
 import tritonclient.grpc as grpc
-from backend_server import ROOT, Repository, Server, StartServer, wait_for
+from backend_server import ROOT, Repository, Server, StartServer, grpc_inputs, wait_for
 
 pytestmark = pytest.mark.serving
 
@@ -28,13 +27,11 @@ def repository(tmp_path: Path) -> Repository:
 
 def ask(server: Server, ids: list[int], **fields: int) -> list[str]:
     """A row of one id for each of `ids`."""
-    values = {"input_ids": ids, "row_lengths": [1] * len(ids)} | {k: [v] for k, v in fields.items()}
-    inputs = []
-    for name, value in values.items():
-        tensor = grpc.InferInput(name, [len(value)], "INT32")
-        inputs.append(tensor.set_data_from_numpy(np.asarray(value, np.int32)))
+    inputs = grpc_inputs({"input_ids": ids, "row_lengths": [1] * len(ids)})
     with grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
-        return [text.decode() for text in client.infer(UNARY, inputs).as_numpy("text_output")]
+        return [
+            text.decode() for text in client.infer(UNARY, inputs, parameters=fields).as_numpy("text_output")
+        ]
 
 
 def places(repository: Repository) -> list[int]:
@@ -103,12 +100,8 @@ def test_a_request_of_too_many_bytes(start_server: StartServer, repository: Repo
     """Refused by the tensor that has them; one whose rows or sequences would multiply its bytes, too."""
     server = start_server(repository).wait_ready()
 
-    def error_of(**values: tuple[str, Any]) -> str:
-        inputs = []
-        for name, (kind, value) in values.items():
-            array = np.asarray(value, np.object_ if kind == "BYTES" else np.int32)
-            tensor = grpc.InferInput(name, list(array.shape), kind)
-            inputs.append(tensor.set_data_from_numpy(array))
+    def error_of(ids: list[int], row_lengths: list[int], request: bytes) -> str:
+        inputs = grpc_inputs({"input_ids": ids, "row_lengths": row_lengths, "request": request})
         with (
             grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client,
             pytest.raises(grpc.InferenceServerException) as error,
@@ -116,17 +109,15 @@ def test_a_request_of_too_many_bytes(start_server: StartServer, repository: Repo
             client.infer(UNARY, inputs)
         return str(error.value.message())
 
-    ids = {"input_ids": ("INT32", [1] * 2), "max_tokens": ("INT32", [1])}
-    message = error_of(**ids, allowed_token_ids=("INT32", np.zeros((128 << 20) // 4, np.int32)))
-    assert message.startswith(
-        "allowed_token_ids: got 134217728 bytes; allowed: at most 134217728 bytes in all"
-    )
-    message = error_of(**ids, n=("INT32", [128]), prompt_text=("BYTES", [b"a" * (2 << 20)]))
+    message = error_of([1], [1], bytes(128 << 20))
+    assert message.startswith("request: got 134217728 bytes; allowed: at most 134217728 bytes in all")
+    request = quire.encode_request(max_tokens=1, n=128, prompt_text="a" * (2 << 20))
+    message = error_of([1], [1], request)
     assert message.startswith(
         "prompt_text: got 2097152 bytes with n 128; allowed: at most 134217728 bytes x n"
     )
-    many = {"input_ids": ("INT32", [1] * 4096), "row_lengths": ("INT32", [1] * 4096)}
-    message = error_of(**many, allowed_token_ids=("INT32", np.zeros(10_000, np.int32)))
+    request = quire.encode_request(max_tokens=1, allowed_token_ids=[0] * 10_000)
+    message = error_of([1] * 4096, [1] * 4096, request)
     assert message.startswith(
         "row_lengths: got 4096 rows with 40000 bytes of lists each; allowed: at most 13"
     )

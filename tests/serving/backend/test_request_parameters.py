@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import quire
 from backend_server import Repository, Server, StartServer
 from engine_fields import DEFAULTS, as_logged, ask
 from field_cases import FIELD_CASES
@@ -17,18 +18,16 @@ from quire.sampling_params import ENGINE_FIELDS, NAMES, OPTION_FIELDS
 
 pytestmark = pytest.mark.serving
 
-# bad_words needs a tokenizer; tritonclient keeps priority for itself, so that it comes as a tensor only.
+# bad_words needs a tokenizer; tritonclient keeps priority for itself.
 FIELDS = [name for name in ENGINE_FIELDS if name not in ("bad_words", "priority")]
 MAX_TOKENS = {"max_tokens", *NAMES.fields["max_tokens"].aliases}
 prompts = ([id, 556] for id in itertools.count(10))  # each used once
 
 
-def ask_with(
-    server: Server, parameters: dict[str, Any], **tensors: np.ndarray[Any, Any]
-) -> tuple[list[int], str]:
+def ask_with(server: Server, parameters: dict[str, Any]) -> tuple[list[int], str]:
     """The prompt, and the error."""
     prompt = next(prompts)
-    tensors = {"input_ids": np.array(prompt, np.int32), **tensors}
+    tensors = {"input_ids": np.array(prompt, np.int32)}
     if not MAX_TOKENS & {*parameters}:
         parameters = {"max_tokens": 4, **parameters}
     return prompt, ask(server, tensors, parameters)
@@ -43,7 +42,7 @@ NAMED = [(name, spelling) for name in FIELDS for spelling in (name, *NAMES.field
 
 @pytest.mark.parametrize(("name", "spelling"), NAMED, ids=[spelling for _, spelling in NAMED])
 def test_every_field_by_every_name(server: Server, name: str, spelling: str) -> None:
-    """As the tensors mean it; numbers also as strings."""
+    """As it is given; numbers also as strings."""
     case = FIELD_CASES[name]
     forms = [case.good]
     if NAMES.fields[name].type in ("int", "float"):
@@ -97,6 +96,9 @@ def test_every_bad_value_is_refused_by_its_name(server: Server, name: str, value
         ({"logit_bias": "[[3, 1], [3, 2]]"}, "logit_bias: got the id 3 twice; "),
         ({"logit_bias": "[" * 10_000}, "logit_bias: got "),
         ({"stop_token_ids": "[1.5]"}, "stop_token_ids: got "),
+        ({"bad_word_ids": "[[1], 2]"}, "bad_word_ids: got "),
+        ({"allowed_token_ids": "[]"}, "allowed_token_ids: got nothing in it; "),
+        ({"cache_salt": ""}, "cache_salt: got nothing in it; "),
         ({"stop_token_ids": "[1e300]"}, "stop_token_ids: got "),
         ({"top_k": 2**40}, "top_k: got 1099511627776; allowed: an integer in [-2147483648, 2147483647]"),
         ({"temperature": "nan"}, 'temperature: got "nan" (a string); allowed: a number'),
@@ -107,13 +109,6 @@ def test_every_bad_value_is_refused_by_its_name(server: Server, name: str, value
 def test_what_is_no_field(server: Server, parameters: dict[str, Any], message: str) -> None:
     """Unknown names with the nearest one, fields of the tokenizer, values given twice or out of range."""
     assert message in ask_with(server, parameters)[1]
-
-
-def test_a_tensor_and_a_parameter_of_one_field(server: Server) -> None:
-    """Are one too many."""
-    tensor = np.array([0.5], np.float32)
-    _, error = ask_with(server, {"sampling_param_temperature": 0.5}, temperature=tensor)
-    assert "temperature: got a request parameter and another value of the same field" in error
 
 
 def test_options_as_parameters(server: Server) -> None:
@@ -128,12 +123,14 @@ def test_options_as_parameters(server: Server) -> None:
 
 
 def test_lists_in_both_forms(server: Server) -> None:
-    """Biases as pairs, a stop string that is no list, an empty list."""
+    """Biases as pairs, a stop string that is no list, an empty list, lists of ids."""
     parameters = {"logit_bias": "[[5, 1.5], [3, -2]]", "stop": "[INST]", "stop_token_ids": "[]", "seed": -1}
+    parameters["bad_word_ids"] = "[[3, 4], [5]]"
     prompt, error = ask_with(server, parameters)
     assert error == ""
     (event,) = server.repository.events("add", prompt=prompt)
     assert sorted(event["logit_bias"]) == [[3, -2.0], [5, 1.5]]
+    assert event["bad_word_ids"] == [[3, 4], [5]]
     assert (event["stop"], event["stop_token_ids"], event["seed"]) == (["[INST]"], [], None)
 
 
@@ -143,10 +140,14 @@ def test_parameters_that_are_not_ours(server: Server) -> None:
     assert server.generate("generation", **body)["output_ids"] == 299
 
 
-def test_a_stage_in_front_has_read_them(server: Server) -> None:
-    """Then they are not looked at again: they may be names that this model does not know."""
-    now = np.array([time.monotonic_ns()])
-    assert ask_with(server, {"xyzzy": 1, "bad_words": "a"}, arrival_ns=now)[1] == ""
+def test_a_stage_before_has_read_them(server: Server) -> None:
+    """They are not looked at where there is a tensor `request`: this model may not know their names."""
+    prompt = next(prompts)
+    request = np.frombuffer(quire.encode_request(max_tokens=1, acknowledge=False), np.uint8)
+    tensors = {"input_ids": np.array(prompt, np.int32), "request": request}
+    assert ask(server, tensors, {"xyzzy": 1, "bad_words": "a", "max_tokens": 9}) == ""
+    (event,) = server.repository.events("add", prompt=prompt)
+    assert event["max_tokens"] == 1
 
 
 def test_forwarded_headers(start_server: StartServer, tmp_path: Path) -> None:

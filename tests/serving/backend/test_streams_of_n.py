@@ -44,9 +44,7 @@ def test_stream(server: Server, num_tokens: int, acknowledge: bool) -> None:
 
 def test_without_stream(server: Server) -> None:
     """One response with all of them, in order, although they end at different times."""
-    got = server.generate(
-        "ensemble", input_ids=[5, 6, STOP_ID], n=3, max_tokens=50, acknowledge=True, **FLAGS
-    )
+    got = server.generate("ensemble", input_ids=[5, 6, STOP_ID], n=3, max_tokens=50, **FLAGS)
     assert got["text_output"] == ["t5 t6", "t6", ""]
     assert got["finish_reason"] == ["stop"] * 3
     assert got["num_output_tokens"] == [3, 2, 1]
@@ -56,9 +54,7 @@ def test_without_stream(server: Server) -> None:
 
 def test_one_sequence_has_no_index(server: Server) -> None:
     """Answers to n = 1 are as without n."""
-    (event,) = server.generate_stream(
-        "ensemble", input_ids=[5], n=1, max_tokens=1, stream=True, acknowledge=True
-    )
+    (event,) = server.generate_stream("ensemble", input_ids=[5], n=1, max_tokens=1, stream=True)
     assert event["text_output"] == "t5"
     assert "index" not in event
 
@@ -95,7 +91,7 @@ def test_many_at_once(server: Server) -> None:
 
     def one(i: int) -> bool:
         events = server.generate_stream(
-            "ensemble", input_ids=PROMPT, n=1 + i % 7, max_tokens=20 + i, stream=i % 3 > 0, acknowledge=True
+            "ensemble", input_ids=PROMPT, n=1 + i % 7, max_tokens=20 + i, stream=i % 3 > 0
         )
         if i % 3 == 0 or i % 7 == 0:
             texts = events[0]["text_output"] if i % 7 and len(events) == 1 else None
@@ -110,12 +106,12 @@ def test_many_at_once(server: Server) -> None:
 
 def test_refusals(server: Server) -> None:
     """A request that is refused ends once, whatever n; greedy sequences are refused with the reason."""
-    status, error = server.generate_error("ensemble", input_ids=[ERROR_ID], n=3, acknowledge=True)
+    status, error = server.generate_error("ensemble", input_ids=[ERROR_ID], n=3)
     assert "input_ids: got id 901" in error
-    status, error = server.generate_error("ensemble", input_ids=[5], n=3, temperature=0.0, acknowledge=True)
+    status, error = server.generate_error("ensemble", input_ids=[5], n=3, temperature=0.0)
     assert status == 400
     assert "n: got 3 with temperature 0; allowed: 1 (greedy: all sequences would be the same)" in error
-    status, error = server.generate_error("ensemble", input_ids=[5], n=129, acknowledge=True)
+    status, error = server.generate_error("ensemble", input_ids=[5], n=129)
     assert "n: got 129; allowed: an integer in [1, 128]" in error
 
 
@@ -126,7 +122,7 @@ def test_a_client_that_goes_away_ends_all(server: Server) -> None:
     connection.request(
         "POST",
         "/v2/models/ensemble/generate_stream",
-        f'{{"input_ids": {prompt}, "n": 3, "max_tokens": 30, "stream": true, "acknowledge": true}}',
+        f'{{"input_ids": {prompt}, "n": 3, "max_tokens": 30, "stream": true}}',
     )
     connection.getresponse().read(1)
     connection.close()

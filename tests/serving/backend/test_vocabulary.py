@@ -16,7 +16,7 @@ def test_ids_of_another_vocabulary(start_server: StartServer, tmp_path: Path) ->
     repository = Repository(tmp_path / "models", vocabulary="1111 llama")
     server = start_server(repository).wait_ready()
     for model in ("generation", "ensemble"):
-        body = {"input_ids": [1, 2], "max_tokens": 2, "acknowledge": model == "ensemble"}
+        body = {"input_ids": [1, 2], "max_tokens": 2}
         _, error = server.generate_error(model, **body, vocabulary="2222 qwen")
         expected = "vocabulary: got ids of the tokenizer of model 'qwen'; allowed: of model 'llama', which"
         assert expected in error

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import quire
 
 pb_utils: Any = importlib.import_module("triton_python_backend_utils")
 
@@ -53,6 +54,6 @@ class TritonPythonModel:
             pb_utils.Tensor("words", np.array([text.encode() for text in texts], np.object_)),
         ]
         if command == "echo":
-            ids = [f"{request.request_id()}: ".encode()] * len(texts)
-            outputs.append(pb_utils.Tensor("prompt_text", np.array(ids, np.object_)))
+            encoded = quire.encode_request(max_tokens=1, prompt_text=f"{request.request_id()}: ")
+            outputs.append(pb_utils.Tensor("request", np.frombuffer(encoded, np.uint8)))
         return pb_utils.InferenceResponse(output_tensors=outputs)
