@@ -67,11 +67,11 @@ class TensorFuzzer:
 
     def step(self) -> tuple[str, str, str]:
         """(kind, what was sent, problem or "")."""
-        if self.rng.random() < 0.5:
-            return self.step_parameter()
         if self.rng.random() < 0.35:
             ids, error = self.ask([])
             return "good", "a good request", error or ("" if ids == self.expected else f"{ids}")
+        if self.rng.random() < 0.5:
+            return self.step_parameter()
         name, declared = self.rng.choice([*INPUTS.items()])
         dtype = declared if self.rng.random() < 0.7 else self.rng.choice([*TYPES, "BYTES"])
         shape = self.rng.choice(SHAPES if self.rng.random() < 0.9 else HUGE)
