@@ -11,6 +11,6 @@ settings.register_profile("full", deadline=None, max_examples=100, print_blob=Tr
 settings.register_profile("fast", settings.get_profile("full"), max_examples=10)
 settings.load_profile("full")
 
-# Read when torch loads. Tests share the cores: torch's threads sleep while they wait, and each process has one.
+# Read when torch loads. Tests share the cores, so each process has one thread, and more of them do not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")

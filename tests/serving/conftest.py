@@ -18,8 +18,8 @@ MODEL = ROOT / "models" / "quire-8m"
 
 @pytest.fixture(scope="session")
 def make_repository(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A copy of `model_repository/` to edit; keyword arguments change settings in model.json. Engines compute with
-    one thread: the tests, the servers and what else runs here share the cores."""
+    """A copy of `model_repository/` to edit; keyword arguments change settings in model.json. Engines compute
+    with one thread: tests and servers share the cores."""
 
     def make(**settings: Any) -> Path:
         folder = tmp_path_factory.mktemp("repository") / "models"

@@ -42,7 +42,11 @@ def main() -> int:
     # that is our signal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     SHARED_CORES.apply()
+    return run(arguments.config, arguments.fd, settings_fd=arguments.settings_fd, loaded=arguments.loaded)
 
+
+def run(file: Path, fd: int, *, settings_fd: int | None = None, loaded: str | None = None) -> int:
+    """Serves the client at `fd` until it goes; the exit status. Arguments as on the command line."""
     try:
         # Not at the top: torch may be missing or broken, and the client should hear of it.
         from quire.config import EngineConfig
@@ -51,26 +55,26 @@ def main() -> int:
         from quire.fingerprint import LoadedFolder
         from quire.sampling_params import SamplingParams
 
-        if arguments.settings_fd is None:
-            config = EngineConfig.from_file(arguments.config)
+        if settings_fd is None:
+            config = EngineConfig.from_file(file)
         else:
-            with os.fdopen(arguments.settings_fd, "rb") as settings:
-                config = EngineConfig.from_content(settings.read(), arguments.config)
-        if arguments.loaded:
-            loaded = LoadedFolder.from_text(arguments.loaded)
-            loaded.check()
+            with os.fdopen(settings_fd, "rb") as settings:
+                config = EngineConfig.from_content(settings.read(), file)
+        if loaded:
+            folder = LoadedFolder.from_text(loaded)
+            folder.check()
         else:
-            loaded = LoadedFolder.of(config.model_folder())
-        engine = build(config, SHARED_CORES, loaded.folder)
+            folder = LoadedFolder.of(config.model_folder())
+        engine = build(config, SHARED_CORES, folder.folder)
     except Exception as error:
-        message = _start_error(error, arguments.config)
+        message = _start_error(error, file)
         log.error("cannot start: %s", message, exc_info=None if isinstance(error, QuireError) else error)
-        _core.send_start_error(arguments.fd, message)
+        _core.send_start_error(fd, message)
         return 1
 
-    server = _core.EngineServer(engine.core, arguments.fd)
+    server = _core.EngineServer(engine.core, fd)
     server.send_ready(
-        config.model, SamplingParams(**engine.defaults).to_core(), engine.vocabulary, loaded.to_text()
+        config.model, SamplingParams(**engine.defaults).to_core(), engine.vocabulary, folder.to_text()
     )
     try:
         serve(server, engine.core, engine.runner, None if config.disable_log_stats else StepLog())

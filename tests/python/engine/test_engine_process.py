@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import wire_client as wire
+from quire.engine.__main__ import run
 from quire.errors import ModelError
 from quire.fingerprint import LoadedFolder
 from random_llama import EOS, VOCAB_SIZE
@@ -139,9 +140,7 @@ def test_a_second_engine_serves_what_the_first_has_loaded(
     assert str(first["vocabulary"]).endswith(" current")
 
     def refusal() -> str:
-        kind, payload = start(small(link), loaded=loaded).client.read_frame()
-        assert kind == wire.START_ERROR
-        return payload.decode()
+        return start_error(tmp_path, small(link), loaded)
 
     for name in ("tokenizer.json", "config.json"):
         content = (folder / name).read_bytes()
@@ -212,12 +211,10 @@ MODEL_ERRORS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
 
 
 @pytest.mark.parametrize("name", MODEL_ERRORS)
-def test_model_errors(
-    start: Callable[..., Process], llama_folder: Callable[..., Path], tmp_path: Path, name: str
-) -> None:
+def test_model_errors(llama_folder: Callable[..., Path], tmp_path: Path, name: str) -> None:
     """A model that cannot be used: one line that names the file, to the client; exit status 1."""
     change, parts = MODEL_ERRORS[name]
-    check_start_error(start(small(broken_copy(llama_folder(), tmp_path / "model", change))), parts)
+    check_start_error(tmp_path, small(broken_copy(llama_folder(), tmp_path / "model", change)), parts)
 
 
 SETTING_ERRORS: dict[str, tuple[dict[str, Any] | str, list[str]]] = {
@@ -240,25 +237,40 @@ SETTING_ERRORS: dict[str, tuple[dict[str, Any] | str, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", SETTING_ERRORS)
-def test_setting_errors(start: Callable[..., Process], llama_folder: Callable[..., Path], name: str) -> None:
+def test_setting_errors(llama_folder: Callable[..., Path], tmp_path: Path, name: str) -> None:
     """A setting that cannot be used: one line that names it, what was given and what is allowed; exit status
     1."""
     settings, parts = SETTING_ERRORS[name]
-    check_start_error(
-        start(settings if isinstance(settings, str) else small(llama_folder()) | settings), parts
-    )
+    given = settings if isinstance(settings, str) else small(llama_folder()) | settings
+    check_start_error(tmp_path, given, parts)
 
 
-def check_start_error(engine: Process, parts: list[str]) -> None:
-    kind, payload = engine.client.read_frame()
-    message = payload.decode()
+def start_error(tmp_path: Path, settings: dict[str, Any] | str, loaded: str | None = None) -> str:
+    """What the client hears from what the process runs, without a process."""
+    file = tmp_path / "model.json"
+    file.write_text(settings if isinstance(settings, str) else json.dumps(settings))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert run(file, theirs.fileno(), loaded=loaded) == 1
+        kind, payload = Client(ours).read_frame()
     assert kind == wire.START_ERROR
+    return payload.decode()
+
+
+def check_start_error(tmp_path: Path, settings: dict[str, Any] | str, parts: list[str]) -> None:
+    message = start_error(tmp_path, settings)
     for part in parts:
         assert part in message
     assert "\n" not in message
+
+
+def test_start_error_of_the_process(start: Callable[..., Process]) -> None:
+    """The client and the log get the same line, without a stack; exit status 1."""
+    engine = start({"model": "/nowhere"})
+    kind, payload = engine.client.read_frame()
     status, log = engine.wait()
-    assert status == 1
-    assert message in log
+    assert (kind, status) == (wire.START_ERROR, 1)
+    assert payload.decode() in log
     assert "Traceback" not in log
 
 
