@@ -1,4 +1,6 @@
 // The tensor `request` (quire/request_tensor.h) from Python values.
+#include <pybind11/typing.h>
+
 #include "bind_members.h"
 #include "bindings.h"
 #include "quire/request_tensor.h"
@@ -9,7 +11,9 @@ namespace py = pybind11;
 
 namespace {
 
-py::bytes encode(const py::kwargs& given) {
+using Fields = py::typing::Dict<py::str, py::object>;
+
+py::bytes encode(const Fields& given) {
   RequestTensor tensor;
   uint64_t mask = 0;
   uint64_t bit = 1;
@@ -36,7 +40,8 @@ py::bytes encode(const py::kwargs& given) {
 
 void bind_request(py::module_& m) {
   m.def("encode_request", encode,
-        "The tensor `request` of generation with these fields; their values are not checked.");
+        "The tensor `request` of generation with these fields; their values are not checked.",
+        py::arg("fields"));
 }
 
 }  // namespace quire::bindings

@@ -511,6 +511,9 @@ class EngineCore:
     def stats(self) -> EngineStats: ...
     def check_integrity(self) -> None: ...
 
+def encode_request(fields: dict[str, object]) -> bytes:
+    """The tensor `request` of generation with these fields; their values are not checked."""
+
 def cpu_paged_attention(
     dtype: int,
     query: int,

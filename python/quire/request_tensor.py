@@ -64,4 +64,4 @@ def encode_checked(given: Mapping[str, Any], options: RequestOptions, **rest: An
     tensor has (cpp/include/quire/request_tensor.h). Empty lists ask for nothing and are left out."""
     values = {name: given[name] for name in _FIELDS if name in given}
     values |= {name: True for name in _OPTIONS if getattr(options, name)}
-    return _core.encode_request(**{n: v for n, v in {**values, **rest}.items() if v not in ("", (), [])})
+    return _core.encode_request({n: v for n, v in {**values, **rest}.items() if v not in ("", (), [])})

@@ -68,6 +68,9 @@ def encode_requests(
 def decode_requests(payload: bytes) -> tuple[int, int]:
     """Reads what a client sent: the numbers of additions and cancellations."""
 
+def decode_request(bytes: bytes) -> dict[str, object]:
+    """Reads the tensor `request`: all of its fields."""
+
 def decode_step(payload: bytes) -> tuple[int, int]:
     """Reads a step as the client does: the number of releases, and a sum over all that they name."""
 

@@ -1,6 +1,7 @@
 #include "quire/wire.h"
 
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <span>
 #include <string>
@@ -46,7 +47,7 @@ void bind_wire(py::module_& m) {
       [](const py::bytes& bytes) {
         RequestTensor tensor;
         decode_request(std::string_view(bytes), tensor);
-        py::dict fields;
+        py::typing::Dict<py::str, py::object> fields;
         for_each_field(tensor, [&](const char* name, const auto& value) { fields[name] = value; });
         return fields;
       },

@@ -10,7 +10,7 @@ import pytest
 import quire
 from quire import _core
 
-DEFAULTS = core_parts.decode_request(_core.encode_request())
+DEFAULTS = core_parts.decode_request(_core.encode_request({}))
 GIVEN: dict[str, Any] = {
     "max_tokens": 9,
     "temperature": 0.5,
@@ -32,7 +32,7 @@ GIVEN: dict[str, Any] = {
 
 def test_what_is_given_arrives() -> None:
     """And the other fields keep what they were."""
-    assert core_parts.decode_request(_core.encode_request(**GIVEN)) == DEFAULTS | GIVEN
+    assert core_parts.decode_request(_core.encode_request(GIVEN)) == DEFAULTS | GIVEN
 
 
 def test_fields_of_a_stage_of_ones_own() -> None:
@@ -65,7 +65,7 @@ def test_fields_that_are_refused(fields: dict[str, Any], message: str) -> None:
 def test_bytes_that_are_no_request() -> None:
     """Cut, changed, foreign and random bytes: an error that names `request` or a field, or a request."""
     rng = random.Random(1)
-    good = _core.encode_request(**GIVEN)
+    good = _core.encode_request(GIVEN)
     for size in range(len(good)):
         with pytest.raises(
             _core.InvalidArgument, match=rf"^request: got {size} bytes, .*; allowed: the output"

@@ -12,7 +12,7 @@ from quire.errors import InvalidArgument
 from quire.triton.tensors import StageRequest
 from quire.triton.tokenizer_stage import TokenizerStage
 
-NOTHING_GIVEN = core_parts.decode_request(_core.encode_request())
+NOTHING_GIVEN = core_parts.decode_request(_core.encode_request({}))
 
 
 def ask(

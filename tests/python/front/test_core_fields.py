@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from field_cases import FIELD_CASES
 from quire import _core
 from quire.errors import InvalidArgument
 from quire.sampling_params import CORE_FIELDS, MAX_BAD_WORDS, NAMES, SamplingParams
@@ -107,31 +108,9 @@ def test_counts_are_those_of_the_core() -> None:
 
 def test_conversion_to_the_core() -> None:
     """to_core() carries every field."""
-    given = {
-        "max_tokens": 9,
-        "min_tokens": 2,
-        "temperature": 0.5,
-        "top_p": 0.25,
-        "top_k": 7,
-        "seed": -(2**40),
-        "stop": ["a", "é"],
-        "stop_token_ids": [1, 2],
-        "ignore_eos": True,
-        "include_stop_str_in_output": True,
-        "skip_special_tokens": False,
-        "n": 3,
-        "min_p": 0.125,
-        "presence_penalty": -0.5,
-        "frequency_penalty": 0.75,
-        "repetition_penalty": 1.5,
-        "logit_bias": [(1, -2.0), (5, 0.5)],
-        "allowed_token_ids": [4, 5],
-        "logprobs": 2,
-        "prompt_logprobs": 0,
-        "stream_interval": 4,
-        "cache_salt": "ß",
-    }
-    assert {*given, "bad_words", "detokenize"} == set(CORE_FIELDS)
+    fields = {*CORE_FIELDS} - {"bad_words", "detokenize"}
+    given = {name: FIELD_CASES[name].good for name in fields}
+    given["logit_bias"] = [(1, -2.0), (5, 0.5)]
     core = SamplingParams(**given).to_core([[1, 2], [3]])
     assert core.bad_word_ids == [[1, 2], [3]]
     assert not SamplingParams(detokenize=False).to_core().detokenize

@@ -20,7 +20,7 @@ MakeRepository = Callable[[Path, Path], Path]
 
 pytestmark = pytest.mark.serving
 
-NOTHING_GIVEN = core_parts.decode_request(_core.encode_request())
+NOTHING_GIVEN = core_parts.decode_request(_core.encode_request({}))
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def test_what_a_request_leaves_out(server: Server) -> None:
 def test_times_of_a_tokenizer(server: Server) -> None:
     """They go on to the engine, and a deadline counts from the arrival."""
     times = {"arrival_ns": time.monotonic_ns() - 1000, "tokenize_ns": 5}
-    request = _core.encode_request(max_tokens=1, deadline_ms=60_000, **times)
+    request = _core.encode_request({"max_tokens": 1, "deadline_ms": 60_000, **times})
     prompt, error = ask_with(server, request)
     assert error == ""
     (event,) = server.repository.events("add", prompt=prompt)
@@ -81,7 +81,7 @@ def test_every_bad_value_is_refused_by_name(server: Server, name: str, value: An
     """Also where the request was encoded without a check; the engine never hears of it."""
     if name == "logit_bias":
         value = [(int(token_id), bias) for token_id, bias in value.items()]
-    prompt, error = ask_with(server, _core.encode_request(**{"max_tokens": 1, name: value}))
+    prompt, error = ask_with(server, _core.encode_request({"max_tokens": 1, name: value}))
     assert f"{name}: got " in error
     assert not server.repository.events("add", prompt=prompt)
 
@@ -101,7 +101,7 @@ def test_every_bad_value_is_refused_by_name(server: Server, name: str, value: An
 )
 def test_what_does_not_fit(server: Server, given: dict[str, Any], message: str) -> None:
     """Ids of bad words, times that have not been, several prompts."""
-    assert message in ask_with(server, _core.encode_request(**given))[1]
+    assert message in ask_with(server, _core.encode_request(given))[1]
 
 
 def test_what_is_no_request(server: Server) -> None:
