@@ -75,6 +75,15 @@ def machine_limits() -> tuple[float, float]:
     return read, 2 * 1024**3 / seconds_per_call(lambda: torch.mm(a, b))
 
 
+def paged_attention(num_q_heads: int, cache: ops.KVCache) -> ops.PagedAttention:
+    return ops.PagedAttention(
+        num_q_heads=num_q_heads,
+        num_kv_heads=cache.num_kv_heads,
+        head_dim=cache.head_dim,
+        device=torch.device("cpu"),
+    )
+
+
 def attention(console: Console, bandwidth: float, gemm: float) -> None:
     decode = Table(title="attention, decode: 16 requests, 32 query / 8 KV heads, head_dim 128, block 16")
     for column in ("dtype", "context", "ms", "GB/s", "of read bandwidth"):
@@ -86,9 +95,10 @@ def attention(console: Console, bandwidth: float, gemm: float) -> None:
         for context in (512, 2048):
             batch, num_blocks = make_batch([1] * 16, [context] * 16, 16)
             cache = make_cache(num_blocks, 16, 8, 128, dtype)
+            attend = paged_attention(32, cache)
             query = torch.randn(16, 32 * 128).to(dtype)
             out = torch.empty_like(query)
-            s = seconds_per_call(lambda: ops.paged_attention(query, cache, batch, 0.088, out))  # noqa: B023
+            s = seconds_per_call(lambda: attend(query, cache, batch, out))  # noqa: B023
             rate = 2 * 16 * context * 8 * 128 * dtype.itemsize / s
             decode.add_row(
                 name, str(context), f"{s * 1e3:.2f}", f"{rate / 1e9:.1f}", f"{rate / bandwidth:.0%}"
@@ -96,9 +106,10 @@ def attention(console: Console, bandwidth: float, gemm: float) -> None:
         for prompt in (128, 1024):
             batch, num_blocks = make_batch([prompt], [prompt], 16)
             cache = make_cache(num_blocks, 16, 8, 128, dtype)
+            attend = paged_attention(32, cache)
             query = torch.randn(prompt, 32 * 128).to(dtype)
             out = torch.empty_like(query)
-            s = seconds_per_call(lambda: ops.paged_attention(query, cache, batch, 0.088, out))  # noqa: B023
+            s = seconds_per_call(lambda: attend(query, cache, batch, out))  # noqa: B023
             rate = 4 * 32 * 128 * prompt * (prompt + 1) / 2 / s
             q = query.view(1, prompt, 32, 128).transpose(1, 2)
             k = torch.randn(1, 32, prompt, 128).to(dtype)
@@ -129,6 +140,7 @@ def embedded_model(console: Console) -> None:
         dtype = DTYPES[name]
         batch, num_blocks = make_batch([1] * batch_size, [256] * batch_size, 16)
         cache = make_cache(num_blocks, 16, 2, 64, dtype)
+        attend = paged_attention(4, cache)
         hidden, residual = torch.randn(batch_size, 256).to(dtype), torch.randn(batch_size, 256).to(dtype)
         qkv, gate_up = torch.randn(batch_size, 8 * 64).to(dtype), torch.randn(batch_size, 1536).to(dtype)
         weight, out, inner = (
@@ -158,7 +170,7 @@ def embedded_model(console: Console) -> None:
 
         greedy, plain, nucleus = settings(0, 0, 1), settings(1, 0, 1), settings(0.8, 50, 0.95)
         calls: dict[str, Callable[[], object]] = {
-            "paged_attention": lambda: ops.paged_attention(query, cache, batch, 0.125, out),  # noqa: B023
+            "paged_attention": lambda: attend(query, cache, batch, out),  # noqa: B023
             "rope_and_cache": lambda: ops.rope_and_cache(qkv, rope, cache, batch),  # noqa: B023
             "rms_norm": lambda: ops.rms_norm(hidden, weight, 1e-5, residual, out),  # noqa: B023
             "silu_mul": lambda: ops.silu_mul(gate_up, inner),  # noqa: B023

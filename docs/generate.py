@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import _core_parts
 import stubs
 from quire import fields_header, request_docs, settings_docs
 
@@ -45,6 +46,7 @@ GENERATED: Mapping[str, Generator] = {
     "docs/request_fields.md": lambda _: request_docs.docs_page(),
     "docs/settings.md": lambda _: settings_docs.docs_page(),
     "python/quire/_core.pyi": stub("quire._core"),
+    "python/quire/_cuda.pyi": lambda _: stubs.stub(_core_parts.cuda),
     "tests/core_parts/_core_parts.pyi": stub("_core_parts"),
     "docs/numbers.md": numbers,
     "README.md": readme,

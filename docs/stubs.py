@@ -35,6 +35,7 @@ _SPELLINGS = (
     (r'typing\.Annotated\[([^"]*), "FixedSize\(\d+\)"\]', r"\1"),
     (r"typing\.Annotated\[numpy\.typing\.ArrayLike, numpy\.(\w+)[^]]*\]", r"npt.NDArray[np.\1]"),
     (r"NDArray\[\w+::\w+\]", "NDArray[numpy.void]"),  # of structs
+    (r"\*\*kwargs\b", "**kwargs: object"),
     (r"\bnumpy\.typing\.", "npt."),
     (r"\bnumpy\.", "np."),
     (r"\b(collections\.abc|typing|typing_extensions)\.", ""),
@@ -45,7 +46,8 @@ _SPELLINGS = (
 
 def stub(module: ModuleType) -> str:
     """The text of the module's .pyi file: its names in the order of their definition."""
-    lines = [line for name, value in vars(module).items() if name[0] != "_" for line in _item(name, value)]
+    items = [item for item in vars(module).items() if _is_item(*item)]
+    lines = [line for item in items for line in _item(*item)]
     text = "\n".join(lines).replace(f"{module.__name__}.", "").replace("quire._core.", "_core.")
     for pattern, spelling in _SPELLINGS:
         text = re.sub(pattern, spelling, text)
@@ -65,6 +67,10 @@ def _ruff(text: str, *arguments: str) -> str:
         "-",
     ]
     return subprocess.run(command, input=text, capture_output=True, check=True, text=True).stdout
+
+
+def _is_item(name: str, value: Any) -> bool:
+    return name[0] != "_" and not inspect.ismodule(value)
 
 
 def _item(name: str, value: Any) -> Iterator[str]:

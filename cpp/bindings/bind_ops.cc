@@ -22,32 +22,12 @@ void def(py::module_& m, const char* name, void (*run)(const Params&), const Lis
   def_kernel<Params>(m, name, run, list);
 }
 
-auto paged_attention_fields() {
-  using P = cpu::PagedAttentionParams;
-  return fields(field<&P::dtype>("dtype"), field<&P::query>("query"),
-                field<&P::stride_query_token>("stride_query_token"), field<&P::key_cache>("key_cache"),
-                field<&P::value_cache>("value_cache"), field<&P::stride_block>("stride_block"),
-                field<&P::out>("out"), field<&P::stride_out_token>("stride_out_token"),
-                field<&P::num_q_heads>("num_q_heads"), field<&P::num_kv_heads>("num_kv_heads"),
-                field<&P::head_dim>("head_dim"), field<&P::block_size>("block_size"),
-                field<&P::softmax_scale>("softmax_scale"), field<&P::num_reqs>("num_reqs"),
-                field<&P::block_tables>("block_tables"), field<&P::stride_block_table>("stride_block_table"),
-                field<&P::block_table_rows>("block_table_rows"),
-                field<&P::query_start_loc>("query_start_loc"), field<&P::seq_lens>("seq_lens"));
-}
-
-void rope_and_cache(cpu::RopeAndCacheParams& p) {
-  set_key_and_value(p, size_of(p.dtype));
-  cpu::rope_and_cache(p);
-}
-
 }  // namespace
 
 void bind_ops(py::module_& m) {
-  def(m, "cpu_paged_attention", cpu::paged_attention, paged_attention_fields());
-  using RopeAndCache = cpu::RopeAndCacheParams;
-  def_kernel<RopeAndCache>(m, "cpu_rope_and_cache", rope_and_cache,
-                           fields(rope_and_cache_fields<RopeAndCache>(), rope_norm_fields<RopeAndCache>()));
+  def_settings<PagedAttentionConfig>(m);
+  def_kernel<cpu::paged_attention>(m, "cpu_");
+  def_kernel<cpu::rope_and_cache>(m, "cpu_");
   def_kernel<cpu::rms_norm>(m, "cpu_");
   def_kernel<cpu::silu_mul>(m, "cpu_");
   def_kernel<cpu::embedding>(m, "cpu_");

@@ -93,19 +93,4 @@ void def_kernel(py::module_& m, const char* name, Launch launch, const std::tupl
   std::apply([&](const Fields&... each) { m.def(name, call, Release(), each.arg...); }, list);
 }
 
-// m.name(...): a class of settings, made of its fields by keyword.
-template <class Settings, class... Fields>
-void def_settings(py::module_& m, const char* name, const std::tuple<Fields...>& list) {
-  const auto make = [](const typename Fields::GivenType&... given) {
-    Settings settings;
-    (Fields::set(settings, given), ...);
-    return settings;
-  };
-  std::apply(
-      [&](const Fields&... each) {
-        py::class_<Settings>(m, name).def(py::init(make), py::kw_only(), each.arg...);
-      },
-      list);
-}
-
 }  // namespace quire::bindings

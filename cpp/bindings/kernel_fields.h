@@ -6,34 +6,6 @@
 
 namespace quire::bindings {
 
-// No norm by default.
-template <class P>
-auto rope_norm_fields() {
-  return fields(field<&P::q_norm>("q_norm", 0), field<&P::k_norm>("k_norm", 0),
-                field<&P::norm_eps>("norm_eps", 0.0f));
-}
-
-// key and value follow query in one activation.
-template <class P>
-auto rope_and_cache_fields() {
-  return fields(field<&P::dtype>("dtype"), field<&P::num_tokens>("num_tokens"),
-                field<&P::num_q_heads>("num_q_heads"), field<&P::num_kv_heads>("num_kv_heads"),
-                field<&P::head_dim>("head_dim"), field<&P::query>("qkv"),
-                field<&P::stride_token>("stride_token"), field<&P::cos>("cos"), field<&P::sin>("sin"),
-                field<&P::max_position>("max_position"), field<&P::positions>("positions"),
-                field<&P::slot_mapping>("slot_mapping"), field<&P::key_cache>("key_cache"),
-                field<&P::value_cache>("value_cache"), field<&P::num_slots>("num_slots"),
-                field<&P::block_size>("block_size"), field<&P::stride_block>("stride_block"));
-}
-
-// element: bytes of one.
-template <class P>
-void set_key_and_value(P& p, int64_t element) {
-  char* const query = static_cast<char*>(p.query);
-  p.key = query + int64_t{p.num_q_heads} * p.head_dim * element;
-  p.value = query + int64_t{p.num_q_heads + p.num_kv_heads} * p.head_dim * element;
-}
-
 template <class P>
 auto sample_fields() {
   return fields(field<&P::dtype>("dtype"), field<&P::num_rows>("num_rows"),

@@ -21,6 +21,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "bindings/bind_members.h"
 #include "quire/members.h"
 
 namespace quire::bindings {
@@ -224,6 +225,13 @@ void def_kernel(py::module_& m, const std::string& prefix = "") {
   definition.ml_doc = doc.c_str();
   m.add_object(name.c_str(), py::reinterpret_steal<py::object>(
                                  PyCFunction_NewEx(&definition, nullptr, m.attr("__name__").ptr())));
+}
+
+// m.<name of the struct>: a class made of its members by keyword. _core and _cuda may have one each.
+template <class Settings>
+void def_settings(py::module_& m) {
+  py::class_<Settings> bound(m, Settings::kName, py::module_local());
+  def_keywords<Settings>(bound);
 }
 
 }  // namespace quire::bindings

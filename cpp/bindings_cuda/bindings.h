@@ -2,10 +2,9 @@
 // call. The stream comes as an integer, 0 for the default stream.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include "bindings/kernel.h"
 #include "bindings/kernels.h"
+#include "quire/cuda/stream.h"
 
 namespace quire::bindings {
 
@@ -19,12 +18,22 @@ template <class Params, class List>
 void def_launch(py::module_& m, const char* name, void (*launch)(const Params&, cudaStream_t),
                 const List& list) {
   def_kernel<Launch<Params>>(
-      m, name, [launch](const Launch<Params>& given) { launch(given, static_cast<cudaStream_t>(given.stream)); }, list);
+      m, name,
+      [launch](const Launch<Params>& given) { launch(given, static_cast<cudaStream_t>(given.stream)); },
+      list);
 }
 
 void bind_attention(py::module_& m);
 void bind_gemm(py::module_& m);
 void bind_layers(py::module_& m);
 void bind_sample(py::module_& m);
+
+inline void bind_cuda(py::module_& m) {
+  m.doc() = "Quire's CUDA kernels on raw device pointers.";
+  bind_attention(m);
+  bind_gemm(m);
+  bind_layers(m);
+  bind_sample(m);
+}
 
 }  // namespace quire::bindings

@@ -184,9 +184,9 @@ void attention_tile(const PagedAttentionParams& p, const AttentionTile& tile, fl
   constexpr int kTokens = kMaxTileTokens;
   static_assert(kTokens % (2 * kW) == 0);
 
-  const int64_t head_dim = p.head_dim;
+  const int64_t head_dim = p.config.head_dim;
   const int64_t padded_dim = (head_dim + 2 * kW - 1) / (2 * kW) * (2 * kW);
-  const int64_t group = p.num_q_heads / p.num_kv_heads;
+  const int64_t group = p.config.num_q_heads / p.config.num_kv_heads;
   const int64_t rows_per_kv_head = static_cast<int64_t>(tile.num_queries) * tile.num_heads;
   const int64_t rows = rows_per_kv_head * tile.num_kv_heads;
   float* query = scratch;                           // [rows, head_dim], times softmax_scale
@@ -218,7 +218,7 @@ void attention_tile(const PagedAttentionParams& p, const AttentionTile& tile, fl
   }
 
   const int32_t* block_table = p.block_tables + p.block_table_rows[tile.req_idx] * p.stride_block_table;
-  const int64_t stride_cache = p.num_kv_heads * head_dim;
+  const int64_t stride_cache = p.config.num_kv_heads * head_dim;
   const T* keys = static_cast<const T*>(p.key_cache) + tile.first_head / group * head_dim;
   const T* vals = static_cast<const T*>(p.value_cache) + tile.first_head / group * head_dim;
   int64_t buffers[2][kTokens];  // elements from the start of the cache to the tokens of this piece and of the

@@ -18,6 +18,11 @@ inline int table_index(DType dtype) {
   throw InvalidArgument("dtype", std::to_string(static_cast<int>(dtype)), "0 (float32), 1 (bfloat16)");
 }
 
+// For a member of a Params that only CUDA's kernel has.
+inline void check_default(const char* name, bool is_default) {
+  if (!is_default) throw InvalidArgument(name, "a value", "its default, on the CPU");
+}
+
 inline void check_heads(int32_t num_q_heads, int32_t num_kv_heads, int32_t head_dim) {
   check_positive("num_kv_heads", num_kv_heads);
   if (num_q_heads < 1 || num_q_heads % num_kv_heads != 0) {

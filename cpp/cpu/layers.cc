@@ -16,6 +16,7 @@ constexpr int64_t kRowsPerClaim = 16;
 
 void rms_norm(const RmsNormParams& p) {
   check_positive("hidden_size", p.hidden_size);
+  check_default("out_scale", p.out_scale == nullptr);
   const int64_t work = static_cast<int64_t>(p.num_rows) * p.hidden_size;
   const auto run = kernels().rms_norm[table_index(p.dtype)];
   parallel_for(work >= kLargeWork, p.num_rows, kRowsPerClaim,
@@ -24,6 +25,7 @@ void rms_norm(const RmsNormParams& p) {
 
 void silu_mul(const SiluMulParams& p) {
   check_positive("intermediate_size", p.intermediate_size);
+  check_default("out_scale", p.out_scale == nullptr);
   const int64_t work = 2 * static_cast<int64_t>(p.num_rows) * p.intermediate_size;
   const auto run = kernels().silu_mul[table_index(p.dtype)];
   parallel_for(work >= kLargeWork, p.num_rows, kRowsPerClaim,

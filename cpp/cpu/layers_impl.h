@@ -58,7 +58,7 @@ void rope_and_cache(const RopeAndCacheParams& p, int64_t token_begin, int64_t to
   for (int64_t i = token_begin; i < token_end; ++i) {
     const float* cos = p.cos + p.positions[i] * half;
     const float* sin = p.sin + p.positions[i] * half;
-    T* query = static_cast<T*>(p.query) + i * p.stride_token;
+    T* query = static_cast<T*>(p.qkv) + i * p.stride_token;
     for (int32_t h = 0; h < p.num_q_heads; ++h) {
       T* head = query + h * head_dim;
       norm_and_rotate(head, p.q_norm, p.norm_eps, cos, sin, head_dim, head);
@@ -66,15 +66,14 @@ void rope_and_cache(const RopeAndCacheParams& p, int64_t token_begin, int64_t to
 
     const int64_t slot = p.slot_mapping[i];
     if (slot < 0) continue;
-    const T* key = static_cast<const T*>(p.key) + i * p.stride_token;
+    const T* key = query + p.num_q_heads * head_dim;
     const int64_t place = slot / p.block_size * p.stride_block + slot % p.block_size * stride_slot;
     T* key_slot = static_cast<T*>(p.key_cache) + place;
     for (int32_t h = 0; h < p.num_kv_heads; ++h) {
       const int64_t at = h * head_dim;
       norm_and_rotate(key + at, p.k_norm, p.norm_eps, cos, sin, head_dim, key_slot + at);
     }
-    __builtin_memcpy(static_cast<T*>(p.value_cache) + place,
-                     static_cast<const T*>(p.value) + i * p.stride_token, stride_slot * sizeof(T));
+    __builtin_memcpy(static_cast<T*>(p.value_cache) + place, key + stride_slot, stride_slot * sizeof(T));
   }
 }
 

@@ -27,15 +27,18 @@ float* scratch_of_this_thread() {
 }  // namespace
 
 void paged_attention(const PagedAttentionParams& p) {
-  check_heads(p.num_q_heads, p.num_kv_heads, p.head_dim);
+  check_heads(p.config.num_q_heads, p.config.num_kv_heads, p.config.head_dim);
   check_positive("block_size", p.block_size);
+  check_default("window", p.config.window == 0);
+  check_default("kv_dtype", p.kv_dtype == KVDType::kSame);
+  check_default("soft_cap", p.soft_cap == 0);
 
-  const int32_t group = p.num_q_heads / p.num_kv_heads;
+  const int32_t group = p.config.num_q_heads / p.config.num_kv_heads;
   const int32_t heads_per_tile = std::min(group, kMaxTileRows);
   const int32_t queries_per_tile = kMaxTileRows / heads_per_tile;
   // Few queries, as in decode, leave room for several KV heads; but every thread should find work.
   const int32_t wanted_pieces = std::max(1, 2 * num_threads() / std::max(1, p.num_reqs));
-  const int32_t max_kv_heads = std::max(1, p.num_kv_heads / wanted_pieces);
+  const int32_t max_kv_heads = std::max(1, p.config.num_kv_heads / wanted_pieces);
 
   thread_local std::vector<AttentionTile> tiles;
   tiles.clear();
@@ -50,15 +53,16 @@ void paged_attention(const PagedAttentionParams& p) {
       const int32_t num_queries = std::min(queries_per_tile, query_len - first_query);
       const int32_t kv_heads_per_tile =
           heads_per_tile == group ? std::min(max_kv_heads, kMaxTileRows / (num_queries * group)) : 1;
-      for (int32_t kv_head = 0; kv_head < p.num_kv_heads; kv_head += kv_heads_per_tile) {
+      for (int32_t kv_head = 0; kv_head < p.config.num_kv_heads; kv_head += kv_heads_per_tile) {
         for (int32_t h = 0; h < group; h += heads_per_tile) {
-          tiles.push_back({i, first_query, num_queries, std::min(kv_heads_per_tile, p.num_kv_heads - kv_head),
-                           kv_head * group + h, std::min(heads_per_tile, group - h)});
+          tiles.push_back({i, first_query, num_queries,
+                           std::min(kv_heads_per_tile, p.config.num_kv_heads - kv_head), kv_head * group + h,
+                           std::min(heads_per_tile, group - h)});
         }
       }
     }
   }
-  work *= 2 * static_cast<int64_t>(p.num_q_heads) * p.head_dim;
+  work *= 2 * static_cast<int64_t>(p.config.num_q_heads) * p.config.head_dim;
 
   const auto run_tile = kernels().attention_tile[table_index(p.dtype)];
   const AttentionTile* first_tile = tiles.data();

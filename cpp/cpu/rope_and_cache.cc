@@ -7,6 +7,7 @@ namespace quire::cpu {
 
 void rope_and_cache(const RopeAndCacheParams& p) {
   check_heads(p.num_q_heads, p.num_kv_heads, p.head_dim);
+  check_default("kv_dtype", p.kv_dtype == KVDType::kSame);
   check_positive("block_size", p.block_size);
   for (int32_t i = 0; i < p.num_tokens; ++i) {
     if (p.positions[i] < 0 || p.positions[i] >= p.max_position) {

@@ -511,31 +511,54 @@ class EngineCore:
     def stats(self) -> EngineStats: ...
     def check_integrity(self) -> None: ...
 
-def encode_request(fields: dict[str, object]) -> bytes:
+def encode_request(**kwargs: object) -> bytes:
     """The tensor `request` of generation with these fields; their values are not checked."""
 
+class PagedAttentionConfig:
+    def __init__(
+        self,
+        *,
+        num_q_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        max_num_reqs: int = 0,
+        max_num_tokens: int = 0,
+        max_seq_len: int = 0,
+        num_sms: int = 0,
+        split_keys: int = 0,
+        window: int = 0,
+    ) -> None: ...
+
 def cpu_paged_attention(
+    *,
+    config: PagedAttentionConfig,
     dtype: int,
+    softmax_scale: float,
     query: int,
     stride_query_token: int,
     key_cache: int,
     value_cache: int,
+    block_size: int,
     stride_block: int,
     out: int,
     stride_out_token: int,
-    num_q_heads: int,
-    num_kv_heads: int,
-    head_dim: int,
-    block_size: int,
-    softmax_scale: float,
-    num_reqs: int,
     block_tables: int,
     stride_block_table: int,
-    block_table_rows: int,
-    query_start_loc: int,
-    seq_lens: int,
+    num_reqs: int = 0,
+    query_start_loc: int = 0,
+    seq_lens: int = 0,
+    block_table_rows: int = 0,
+    workspace: int = 0,
+    max_query_len: int = 0,
+    kv_dtype: int = 0,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    soft_cap: float = 0.0,
+    follows_layer: bool = False,
+    stream: int = 0,
 ) -> None: ...
 def cpu_rope_and_cache(
+    *,
     dtype: int,
     num_tokens: int,
     num_q_heads: int,
@@ -553,9 +576,14 @@ def cpu_rope_and_cache(
     num_slots: int,
     block_size: int,
     stride_block: int,
+    kv_dtype: int = 0,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
     q_norm: int = 0,
     k_norm: int = 0,
     norm_eps: float = 0.0,
+    places_are_settled: bool = False,
+    stream: int = 0,
 ) -> None: ...
 def cpu_rms_norm(
     *,

@@ -7,4 +7,5 @@ PYBIND11_MODULE(_core_parts, m) {
   quire::core_parts::bind_text(m);
   quire::core_parts::bind_wire(m);
   quire::core_parts::bind_draws(m);
+  quire::core_parts::bind_cuda(m);
 }

@@ -46,8 +46,23 @@ class PagedCase:
     num_q_heads: int
 
     @property
-    def softmax_scale(self) -> float:
-        return self.cache.head_dim**-0.5
+    def attention(self) -> ops.PagedAttention:
+        return paged_attention(self.num_q_heads, self.cache)
+
+    def run(self, out: Tensor | None = None) -> Tensor:
+        return self.attention(self.query, self.cache, self.batch, out)
+
+
+def paged_attention(
+    num_q_heads: int, cache: ops.KVCache, softmax_scale: float | None = None
+) -> ops.PagedAttention:
+    return ops.PagedAttention(
+        num_q_heads=num_q_heads,
+        num_kv_heads=cache.num_kv_heads,
+        head_dim=cache.head_dim,
+        device=cache.key_cache.device,
+        softmax_scale=softmax_scale,
+    )
 
 
 def poisoned_cache(num_blocks: int, block_size: int, heads: int, dim: int, dtype: torch.dtype) -> ops.KVCache:
@@ -137,7 +152,7 @@ def attention(case: PagedCase) -> Tensor:
             torch.stack([cache.value_cache[b, o] for b, o in slots]).float().repeat_interleave(group, dim=1)
         )
         query = case.query[start : start + query_len].float().view(query_len, case.num_q_heads, head_dim)
-        scores = torch.einsum("qhd,thd->hqt", query, keys) * case.softmax_scale
+        scores = torch.einsum("qhd,thd->hqt", query, keys) * case.cache.head_dim**-0.5
         positions = torch.arange(seq_len - query_len, seq_len)
         scores.masked_fill_(torch.arange(seq_len) > positions[:, None], -math.inf)
         out.append(torch.einsum("hqt,thd->qhd", scores.softmax(-1), values).flatten(1))

@@ -35,25 +35,23 @@ def test_bad_thread_count_is_named(num_threads: int) -> None:
 def test_resizing_between_calls() -> None:
     """Growing and shrinking the pool between kernels changes no result."""
     case = make_case([(200, 200), (1, 900)])
-    expected = ops.paged_attention(case.query, case.cache, case.batch, 0.125)
+    expected = case.run()
     for num_threads in (2, 1, 4, 3, 2, 2, 1):
         ops.set_num_threads(num_threads)
         assert _core.num_threads() == num_threads
-        assert torch.equal(ops.paged_attention(case.query, case.cache, case.batch, 0.125), expected)
+        assert torch.equal(case.run(), expected)
 
 
 def test_two_callers_at_once() -> None:
     """Kernels called from several Python threads at a time, each with work for the pool, stay correct."""
     ops.set_num_threads(2)
     case = make_case([(200, 200), (1, 900)])
-    expected = ops.paged_attention(case.query, case.cache, case.batch, 0.125)
+    expected = case.run()
     equal: list[bool] = []
 
     def work() -> None:
         for _ in range(30):
-            equal.append(
-                torch.equal(ops.paged_attention(case.query, case.cache, case.batch, 0.125), expected)
-            )
+            equal.append(torch.equal(case.run(), expected))
 
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from kernel_reference import TOLERANCE, PagedCase, assert_close, attention, make_case
+from kernel_reference import TOLERANCE, PagedCase, assert_close, attention, make_case, paged_attention
 from quire import ops
 from torch import Tensor
 
@@ -43,7 +43,7 @@ def case_and_reference(
 
 def run(case: PagedCase) -> Tensor:
     out = torch.full(case.query.shape, math.nan, dtype=case.query.dtype)
-    return ops.paged_attention(case.query, case.cache, case.batch, case.softmax_scale, out)
+    return case.run(out)
 
 
 def request_alone(case: PagedCase, i: int, begin: int, end: int) -> Tensor:
@@ -60,7 +60,7 @@ def request_alone(case: PagedCase, i: int, begin: int, end: int) -> Tensor:
         block_table_rows=case.block_table_rows[i : i + 1].clone(),
     )
     query = case.query[start + begin : start + end]
-    return ops.paged_attention(query, case.cache, batch, case.softmax_scale)
+    return case.attention(query, case.cache, batch)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -151,7 +151,8 @@ def test_block_ids_past_32_bits_of_elements() -> None:
         block_table_rows=torch.tensor([0], dtype=torch.int32),
     )
     query = torch.ones((1, head_dim), dtype=torch.bfloat16)
-    out = ops.paged_attention(query, ops.KVCache(layer), batch, 1.0)
+    cache = ops.KVCache(layer)
+    out = paged_attention(1, cache, softmax_scale=1.0)(query, cache, batch)
     assert torch.equal(torch.full((1, head_dim), 2.0, dtype=torch.bfloat16), out)
 
 
@@ -181,11 +182,12 @@ def test_wrong_tensors_are_named() -> None:
     """A query of another type or size is refused with what was given and what is allowed."""
     case, _ = case_and_reference(((1, 60), (30, 30)), 4, 2, 64, 16, torch.float32)
     with pytest.raises(
-        ValueError, match=r"query, out: got torch.bfloat16\[31, 256\].*num_tokens = 31, head_dim = 64"
+        ValueError,
+        match=r"query, out: got torch.bfloat16\[31, 256\].*num_q_heads = 4, head_dim = 64",
     ):
-        ops.paged_attention(case.query.bfloat16(), case.cache, case.batch, 1.0)
+        case.attention(case.query.bfloat16(), case.cache, case.batch)
     with pytest.raises(ValueError, match=r"query, out: got torch.float32\[30, 256\]"):
-        ops.paged_attention(case.query[1:], case.cache, case.batch, 1.0)
+        case.attention(case.query[1:], case.cache, case.batch)
     layer = torch.zeros(3, 2, 16, 2, 64)
     with pytest.raises(ValueError, match=r"KV cache: got .*allowed: \[num_blocks, 2, block_size"):
         ops.KVCache(layer[:, 0])

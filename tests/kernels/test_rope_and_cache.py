@@ -7,7 +7,6 @@ import pytest
 import torch
 from kernel_reference import REFUSED, assert_close, poisoned_cache
 from quire import ops
-from quire.qk_norm import QkNorm
 from torch import Tensor
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
@@ -80,7 +79,7 @@ def check(
     qk_norm, tolerance = None, TOLERANCE[dtype]
     if has_norm:
         weights = 0.5 + torch.rand((2, head_dim), generator=generator).to(dtype)
-        qk_norm, tolerance = QkNorm(weights[0], weights[1], EPS), NORM_TOLERANCE[dtype]
+        qk_norm, tolerance = ops.QkNorm(weights[0], weights[1], EPS), NORM_TOLERANCE[dtype]
 
     ops.rope_and_cache(qkv, table(embedding), cache, batch_of(positions, slots), qk_norm)
 
@@ -185,7 +184,9 @@ def test_wrong_tensors_are_named() -> None:
         ops.rope_and_cache(torch.zeros((1, 512)), table(rotary(32)), cache, batch)
     for weights in ((torch.ones(64), torch.ones(32)), (torch.ones(64).bfloat16(), torch.ones(64))):
         with pytest.raises(ValueError, match=r"qk_norm\.[qk]_weight: got .*torch.float32\[head_dim\]"):
-            ops.rope_and_cache(torch.zeros((1, 512)), table(rotary(64)), cache, batch, QkNorm(*weights, EPS))
+            ops.rope_and_cache(
+                torch.zeros((1, 512)), table(rotary(64)), cache, batch, ops.QkNorm(*weights, EPS)
+            )
     with pytest.raises(
         ValueError, match=r"sin: got .*allowed: contiguous torch.float32\[max_position, head_dim / 2\]"
     ):

@@ -7,7 +7,7 @@
 #include "common/launch.h"
 #include "gemm/device.h"
 #include "kernels.h"
-#include "quire/cuda/skinny_gemm.h"
+#include "quire/cuda/gemm.h"
 #include "tensor_map.h"
 
 namespace quire::cuda {
@@ -121,7 +121,8 @@ SkinnyGemmWeight make_skinny_gemm_weight(const void* data, int64_t n, int64_t k,
   return weight;
 }
 
-void launch_skinny_gemm(const SkinnyGemmWeight& w, const SkinnyGemmParams& p, cudaStream_t stream) {
+void launch_skinny_gemm(const SkinnyGemmParams& p, cudaStream_t stream) {
+  const SkinnyGemmWeight& w = *p.weight;
   check_range("num_rows", p.num_rows, 0, kSkinnyGemmMaxRows);
   if (p.num_rows == 0) return;
   check_x(w, p);

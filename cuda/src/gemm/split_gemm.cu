@@ -3,7 +3,7 @@
 #include "common/dispatch.h"
 #include "common/launch.h"
 #include "gemm/device.h"
-#include "quire/cuda/split_gemm.h"
+#include "quire/cuda/gemm.h"
 #include "split_kernel.h"
 #include "tensor_map.h"
 
@@ -50,7 +50,8 @@ Cut choose_cut(int64_t n, int64_t k, const SplitGemmParams& p) {
 
 }  // namespace
 
-void launch_split_gemm(const WideGemmWeight& w, const SplitGemmParams& p, cudaStream_t stream) {
+void launch_split_gemm(const SplitGemmParams& p, cudaStream_t stream) {
+  const WideGemmWeight& w = *p.weight;
   check_range("num_rows", p.num_rows, 0, 1 << 24);
   if (p.num_rows == 0) return;
   if (w.silu_mul) refuse("silu_mul", "true", "false");

@@ -3,7 +3,7 @@
 #include "common/dispatch.h"
 #include "common/launch.h"
 #include "gemm/device.h"
-#include "quire/cuda/wide_gemm.h"
+#include "quire/cuda/gemm.h"
 #include "tensor_map.h"
 #include "wide_kernel.h"
 
@@ -91,7 +91,8 @@ WideGemmWeight make_wide_gemm_weight(const void* data, int64_t n, int64_t k, DTy
   return weight;
 }
 
-void launch_wide_gemm(const WideGemmWeight& w, const WideGemmParams& p, cudaStream_t stream) {
+void launch_wide_gemm(const WideGemmParams& p, cudaStream_t stream) {
+  const WideGemmWeight& w = *p.weight;
   check_range("num_rows", p.num_rows, 0, 1 << 24);
   if (p.num_rows == 0) return;
   const int64_t n_out = w.silu_mul ? w.n / 2 : w.n;

@@ -3,7 +3,7 @@
 #include "common/dependency.cuh"
 #include "common/dispatch.h"
 #include "common/launch.h"
-#include "quire/cuda/block_table.h"
+#include "quire/cuda/kv_cache.h"
 
 namespace quire::cuda {
 namespace {

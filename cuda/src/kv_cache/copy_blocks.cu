@@ -3,7 +3,7 @@
 #include "common/dispatch.h"
 #include "common/launch.h"
 #include "common/vec.cuh"
-#include "quire/cuda/copy_blocks.h"
+#include "quire/cuda/kv_cache.h"
 
 namespace quire::cuda {
 namespace {

@@ -6,7 +6,7 @@
 #include "common/launch.h"
 #include "common/reduce.cuh"
 #include "common/vec.cuh"
-#include "quire/cuda/rope_and_cache.h"
+#include "quire/cuda/kv_cache.h"
 
 namespace quire::cuda {
 namespace {
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(kThreads)
   launch_dependents();
   const int item = blockIdx.y * kThreads + threadIdx.x;
   const int half = p.head_dim / 2, d = (item & ((1 << log2_lanes) - 1)) * kSize;
-  int head = item >> log2_lanes;
+  const int head = item >> log2_lanes;
   const bool is_query = head < p.num_q_heads, is_rotated = head < p.num_q_heads + p.num_kv_heads;
   const bool is_item = d < half && head < p.num_q_heads + 2 * p.num_kv_heads;
   const int64_t token = blockIdx.x;
@@ -87,20 +87,11 @@ __global__ void __launch_bounds__(kThreads)
   wait_for_dependencies();
   if (!p.places_are_settled) find_place();
 
-  const T* from = static_cast<const T*>(p.query);
-  if (!is_query) {
-    head -= p.num_q_heads;
-    from = static_cast<const T*>(p.key);
-  }
-  if (!is_rotated) {
-    head -= p.num_kv_heads;
-    from = static_cast<const T*>(p.value);
-  }
-  const int64_t offset = token * p.stride_token + head * p.head_dim + d;
+  T* const from = static_cast<T*>(p.qkv) + token * p.stride_token + head * p.head_dim + d;
   const bool is_stored = is_item && (is_query || (slot >= 0 && slot < p.num_slots));
   Vec<float, kSize> x = {}, y = {};
   if (is_stored) {
-    const Vec<T, kSize> a = load_vec<T, kSize>(from + offset), b = load_vec<T, kSize>(from + offset + half);
+    const Vec<T, kSize> a = load_vec<T, kSize>(from), b = load_vec<T, kSize>(from + half);
     x = unpacked(a);
     y = unpacked(b);
   }
@@ -127,15 +118,15 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   if (is_query) {
-    T* query = static_cast<T*>(p.query) + offset;
-    store(query, x, 1.0f);
-    store(query + half, y, 1.0f);
+    store(from, x, 1.0f);
+    store(from + half, y, 1.0f);
     return;
   }
+  const int kv_head = head - p.num_q_heads - (is_rotated ? 0 : p.num_kv_heads);
   const int64_t offset_in_block = slot & (p.block_size - 1);
   C* cache = static_cast<C*>(is_rotated ? p.key_cache : p.value_cache) +
-             (slot >> block_shift) * p.stride_block + (offset_in_block * p.num_kv_heads + head) * p.head_dim +
-             d;
+             (slot >> block_shift) * p.stride_block +
+             (offset_in_block * p.num_kv_heads + kv_head) * p.head_dim + d;
   const float inverse_scale = is_rotated ? one_over.k_scale : one_over.v_scale;
   store(cache, x, inverse_scale);
   store(cache + half, y, inverse_scale);
@@ -182,9 +173,8 @@ void check(const RopeAndCacheParams& p, int vec_size) {
     if (!(scale > 0)) refuse("k_scale, v_scale", std::to_string(scale), "above 0");
   }
   for (const void* pointer :
-       {static_cast<const void*>(p.query), p.key, p.value, static_cast<const void*>(p.cos),
-        static_cast<const void*>(p.sin), static_cast<const void*>(p.key_cache),
-        static_cast<const void*>(p.value_cache), p.q_norm, p.k_norm}) {
+       {static_cast<const void*>(p.qkv), static_cast<const void*>(p.cos), static_cast<const void*>(p.sin),
+        static_cast<const void*>(p.key_cache), static_cast<const void*>(p.value_cache), p.q_norm, p.k_norm}) {
     if (!is_aligned(pointer, 16)) refuse("a pointer", "an odd address", "multiples of 16 bytes");
   }
 }

@@ -72,11 +72,11 @@ Launch launch_for_kv(KVDType kv_dtype, int32_t head_dim) {
   }
 }
 
-Launch launch_for(AttentionDType dtype, KVDType kv_dtype, int32_t head_dim) {
+Launch launch_for(DType dtype, KVDType kv_dtype, int32_t head_dim) {
   switch (dtype) {
-    case AttentionDType::kBFloat16:
+    case DType::kBFloat16:
       return launch_for_kv<__nv_bfloat16>(kv_dtype, head_dim);
-    case AttentionDType::kFloat16:
+    case DType::kFloat16:
       return launch_for_kv<__half>(kv_dtype, head_dim);
     default:
       throw std::invalid_argument("paged attention: no such dtype: " +

@@ -18,8 +18,7 @@ CUtensorMap encode_cache(const PagedAttentionParams& params, const void* cache, 
   const cuuint32_t box[5] = {static_cast<cuuint32_t>(box_elements), 8, chunks, 1,
                              static_cast<cuuint32_t>(box_tokens / 8)};
   return encode_tensor_map(
-      params.dtype == AttentionDType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                                : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+      params.dtype == DType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
       5, cache, sizes, strides, box,
       box_elements == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
       head_bytes % 256 == 0 ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_L2_128B);

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from quire.models.spec import AttentionSpec, LinearSpec, ModelSpec, NormSpec
-from quire.qk_norm import QkNorm
+from quire.ops import QkNorm
 
 if TYPE_CHECKING:
     from quire.models.weight_formats import WeightFormat

@@ -18,8 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quire import _core
-from quire import ops_cuda as ops
+from quire import _core, ops, ops_cuda
 from quire.config import EngineConfig
 from quire.models.checkpoint import load_model_weights
 from quire.models.config import ModelConfig
@@ -189,23 +188,33 @@ class CudaRunner:
     def _compute(self, shape: StepShape, is_full: bool) -> None:
         """Launch a step's kernels on the current stream."""
         step = self._buffers.arrays(shape)
-        ops.update_block_tables(self._block_tables, step)
-        self._attention.plan(step)
+        batch = ops.BatchInfo(
+            positions=step.positions,
+            slot_mapping=step.slot_mapping,
+            query_start_loc=step.query_start_loc,
+            seq_lens=step.seq_lens,
+            block_tables=self._block_tables,
+            block_table_rows=step.block_table_rows,
+            num_reqs=step.header,
+            max_query_len=1 if shape.is_decode else shape.num_tokens,
+            places_are_settled=True,  # a copy before the step wrote them
+        )
+        ops.update_block_tables(self._block_tables, step.block_table_updates, step.header[3:])
+        self._attention.plan(batch)
         logits = self._model.forward(
             step,
+            batch,
             self._attention,
             self._caches,
-            self._block_tables,
             self._last_token_ids,
             self._activations,
-            max_query_len=1 if shape.is_decode else shape.num_tokens,
             is_all_sampled=shape.is_decode,
         )
         if not is_full:
-            ops.sample(logits, step, self._last_token_ids, self._edits.token_masks, out=self._sampled)
+            ops_cuda.sample(logits, step, self._last_token_ids, self._edits.token_masks, out=self._sampled)
             return
         ids, *out = self._sampled_rows.on_device(shape.num_sampled)
-        ops.sample(
+        ops_cuda.sample(
             logits, step, self._last_token_ids, self._edits.token_masks, out=ids, **self._edit_arguments
         )
-        ops.logprobs(logits, ids, self._edits.num_logprobs, out=tuple(out))
+        ops_cuda.logprobs(logits, ids, self._edits.num_logprobs, out=tuple(out))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 
 import torch
 
+from quire._tensor_checks import has_cuda_kernels
 from quire.config import EngineConfig
 from quire.errors import InvalidArgument
 
@@ -21,7 +21,7 @@ def resolve_device(config: EngineConfig) -> torch.device:
         missing = None
     elif not torch.cuda.is_available():
         missing = "a GPU that torch can use (torch.cuda.is_available() is false)"
-    elif importlib.util.find_spec("quire._cuda") is None:
+    elif not has_cuda_kernels():
         missing = "Quire's CUDA kernels; build it with nvcc on PATH, or with -DQUIRE_CUDA=ON"
     elif torch.cuda.get_device_capability() != (9, 0):
         missing = "a Hopper GPU (compute capability 9.0), for which the CUDA kernels are compiled"

@@ -111,7 +111,7 @@ class ModelRunner:
         view = torch.from_numpy
         num_tokens = batch.num_tokens
         if len(batch.block_copies):
-            self._copy_blocks(batch)
+            ops.copy_blocks(self._kv_memory, view(batch.block_copies))
         info = ops.BatchInfo(
             positions=view(batch.positions),
             slot_mapping=view(batch.slot_mapping),
@@ -159,10 +159,6 @@ class ModelRunner:
                 )
             )
         return _arrays(tuple(map(torch.cat, zip(*pieces, strict=True))))
-
-    def _copy_blocks(self, batch: _core.Batch) -> None:
-        sources, destinations = torch.from_numpy(batch.block_copies).unbind(1)
-        self._kv_memory[destinations] = self._kv_memory[sources]
 
     def _edit_arguments(self, batch: _core.Batch) -> dict[str, Tensor]:
         """What `ops.sample` takes for requests with masks, penalties, biases and the like. Writes what the

@@ -83,7 +83,7 @@ class Recorder(TorchFunctionMode):
 
 
 def install(recorder: Recorder) -> None:
-    """Put the recorder in the place of the kernels; before `quire.ops_cuda` is imported."""
+    """Put the recorder in the place of the kernels; before `quire.ops` is imported."""
 
     class Handle:
         """A weight as a GEMM describes it."""
@@ -107,6 +107,7 @@ def install(recorder: Recorder) -> None:
     sys.modules["quire._cuda"] = kernels
     tensors: Any = torch.Tensor
     tensors.data_ptr = lambda tensor: recorder.data_ptr(tensor)
+    tensors.is_cuda = property(lambda _: True)
     cuda: Any = torch.cuda
     cuda.current_stream = lambda: SimpleNamespace(cuda_stream=0)
     cuda.get_device_properties = lambda _: SimpleNamespace(multi_processor_count=132)
@@ -157,7 +158,7 @@ def main() -> None:
 
 def run(recorder: Recorder, folder: Path, batch_invariant: bool, num_tokens: int, num_sampled: int) -> None:
     """One step, and the logits of three other tokens where it does not sample all."""
-    from quire import ops_cuda as ops
+    from quire import ops
     from quire.models.config import load_model_config
     from quire.models.cuda.activations import CudaActivations
     from quire.models.cuda.decoder import CudaDecoder
@@ -188,7 +189,10 @@ def run(recorder: Recorder, folder: Path, batch_invariant: bool, num_tokens: int
     lengths |= {"sample_token_idx": num_sampled, "sample_rows": num_sampled}
     unnamed = ("header", "query_start_loc", "seq_lens", "block_table_rows")
     step = StepArrays(
-        **{key: torch.zeros(size, dtype=torch.int32) for key, size in lengths.items()},
+        **{
+            key: torch.zeros(size, dtype=torch.int64 if key == "slot_mapping" else torch.int32)
+            for key, size in lengths.items()
+        },
         **dict.fromkeys(unnamed, torch.zeros(0)),
     )
     named = {"kv_memory": kv_memory, "block_tables": block_tables, "last_token_ids": last_token_ids}
@@ -197,15 +201,24 @@ def run(recorder: Recorder, folder: Path, batch_invariant: bool, num_tokens: int
     others = torch.zeros(3, dtype=torch.int32)
     recorder.name("others", others)
     is_decode = num_tokens == num_sampled
+    batch = ops.BatchInfo(
+        positions=step.positions,
+        slot_mapping=step.slot_mapping,
+        query_start_loc=torch.zeros(2, dtype=torch.int32),
+        seq_lens=torch.zeros(1, dtype=torch.int32),
+        block_tables=block_tables,
+        block_table_rows=torch.zeros(1, dtype=torch.int32),
+        max_query_len=1 if is_decode else num_tokens,
+        places_are_settled=True,
+    )
     with recorder:
         logits = decoder.forward(
             step,
+            batch,
             attention,
             caches,
-            block_tables,
             last_token_ids,
             activations,
-            max_query_len=1 if is_decode else num_tokens,
             is_all_sampled=is_decode,
         )
         recorder.launch("logits", logits)

@@ -8,8 +8,7 @@
 // of 16 bytes are read 16 bytes at a time, others element by element.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
+#include "quire/cuda/stream.h"
 #include "quire/kernels/layers.h"
 
 namespace quire::cuda {

@@ -6,10 +6,9 @@
 // the batch.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include <cstdint>
 
+#include "quire/cuda/stream.h"
 #include "quire/kernels/dtype.h"
 
 namespace quire::cuda {

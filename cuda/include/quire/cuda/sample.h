@@ -17,10 +17,9 @@
 //              as likely as the likeliest token. No meaning with temperature 0.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include <cstdint>
 
+#include "quire/cuda/stream.h"
 #include "quire/kernels/dtype.h"
 
 namespace quire::cuda {

@@ -7,9 +7,9 @@
 // request ends; rows of requests without penalties are never read.
 #pragma once
 
-#include <cuda_runtime_api.h>
-
 #include <cstdint>
+
+#include "quire/cuda/stream.h"
 
 namespace quire::cuda {
 

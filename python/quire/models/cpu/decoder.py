@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from quire import ops
@@ -16,16 +17,15 @@ from quire.models.cpu.activations import Activations, Rows
 from quire.models.cpu.linear import Linear
 from quire.models.parameters import Norm, ParameterTable, Weights
 from quire.models.rope import cos_sin
-from quire.models.spec import LayerSpec, LinearSpec, NormSpec, RopeSpec
-from quire.qk_norm import QkNorm
+from quire.models.spec import AttentionSpec, LayerSpec, LinearSpec, NormSpec, RopeSpec
 
 
 class _Layer(NamedTuple):
     qkv: Linear
     rope: ops.RopeTable
-    qk_norm: QkNorm | None
+    qk_norm: ops.QkNorm | None
+    attention: ops.PagedAttention
     q_size: int
-    softmax_scale: float
     o: Linear
     mlp_norm: Norm
     gate_up: Linear
@@ -44,6 +44,15 @@ class Decoder:
         def rope_table(rope: RopeSpec, head_dim: int) -> ops.RopeTable:
             return ops.RopeTable(*cos_sin(rope, head_dim, max_model_len))
 
+        @lru_cache
+        def paged_attention(attention: AttentionSpec) -> ops.PagedAttention:
+            return ops.PagedAttention(
+                num_q_heads=attention.num_q_heads,
+                num_kv_heads=attention.num_kv_heads,
+                head_dim=attention.head_dim,
+                device=torch.device("cpu"),
+            )
+
         def make_linear(linear: LinearSpec) -> Linear:
             return weights.table.weight_format.cpu_linear(weights.linear(linear))
 
@@ -53,8 +62,8 @@ class Decoder:
                 qkv=make_linear(attention.qkv),
                 rope=rope_table(attention.rope, attention.head_dim),
                 qk_norm=weights.qk_norm(attention),
+                attention=paged_attention(attention),
                 q_size=attention.q_size,
-                softmax_scale=attention.head_dim**-0.5,
                 o=make_linear(attention.o),
                 mlp_norm=weights.norm(layer.mlp_norm),
                 gate_up=make_linear(layer.mlp.gate_up),
@@ -96,7 +105,7 @@ class Decoder:
             qkv = layer.qkv(rows.hidden)
             ops.rope_and_cache(qkv, layer.rope, cache, batch, layer.qk_norm)
             query = qkv[:, : layer.q_size]
-            ops.paged_attention(query, cache, batch, layer.softmax_scale, out=rows.attention)
+            layer.attention(query, cache, batch, out=rows.attention)
             if i < last:
                 self._finish(layer, rows)
         return rows

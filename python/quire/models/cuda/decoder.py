@@ -13,20 +13,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quire import ops_cuda as ops
+from quire import ops
 from quire.models.cuda.activations import CudaActivations
 from quire.models.cuda.linear import CudaGateUp, CudaLinear
 from quire.models.parameters import Norm, Weights
 from quire.models.rope import cos_sin
 from quire.models.spec import LayerSpec, LinearSpec, NormSpec, RopeSpec
-from quire.qk_norm import QkNorm
 from quire.step_arrays import StepArrays
 
 
 class _Layer(NamedTuple):
     qkv: CudaLinear
-    rope: tuple[Tensor, Tensor]  # cosines, sines
-    qk_norm: QkNorm | None
+    rope: ops.RopeTable
+    qk_norm: ops.QkNorm | None
     q_size: int
     o: CudaLinear
     mlp_norm: Norm
@@ -55,9 +54,9 @@ class CudaDecoder:
         spec, weight_format = weights.table.spec, weights.table.weight_format
 
         @lru_cache
-        def rope_table(rope: RopeSpec, head_dim: int) -> tuple[Tensor, Tensor]:
+        def rope_table(rope: RopeSpec, head_dim: int) -> ops.RopeTable:
             cos, sin = cos_sin(rope, head_dim, max_model_len)
-            return cos.to(device), sin.to(device)
+            return ops.RopeTable(cos.to(device), sin.to(device))
 
         def make_linear(linear: LinearSpec) -> CudaLinear:
             return weight_format.cuda_linear(weights.linear(linear), is_invariant=batch_invariant)
@@ -87,13 +86,12 @@ class CudaDecoder:
     def forward(
         self,
         step: StepArrays,
+        batch: ops.BatchInfo,
         attention: ops.PagedAttention,
         caches: list[ops.KVCache],
-        block_tables: Tensor,
         last_token_ids: Tensor,
         buffers: CudaActivations,
         *,
-        max_query_len: int,
         is_all_sampled: bool,
     ) -> Tensor:
         """Logits ``[num_sampled, vocab_size]``; this step's keys and values enter the caches.
@@ -105,13 +103,13 @@ class CudaDecoder:
         rows = _rows(buffers, buffers.attention, buffers.residual, num_tokens)
         last = len(self._layers) - 1
 
-        ops.embedding(step.token_ids, self._embedding, last_token_ids, out=rows.residual)
-        ops.rms_norm(rows.residual, *self._first_norm, residual=None, out=rows.hidden)
+        ops.embedding(step.token_ids, self._embedding, rows.residual, last_token_ids=last_token_ids)
+        ops.rms_norm(rows.residual, *self._first_norm, out=rows.hidden)
         for i, (layer, cache) in enumerate(zip(self._layers, caches, strict=True)):
             layer.qkv(rows.hidden, out=qkv)
-            ops.rope_and_cache(qkv, *layer.rope, cache, step, layer.qk_norm)
+            ops.rope_and_cache(qkv, layer.rope, cache, batch, layer.qk_norm)
             query = qkv[:, : layer.q_size]
-            attention(query, cache, block_tables, max_query_len, out=rows.attention, follows_layer=i > 0)
+            attention(query, cache, batch, rows.attention, follows_layer=i > 0)
             if i == last and not is_all_sampled:
                 # Nothing reads the other tokens from here on.
                 rows = _pick(buffers, step.sample_token_idx, rows.attention, rows.residual)
@@ -162,6 +160,6 @@ def _finish(layer: _Layer, rows: _Rows) -> None:
 def _norm(rest: Tensor | None, norm: Norm, rows: _Rows) -> None:
     """residual += rest, where there is some, and the norm of that."""
     if rest is None:
-        ops.rms_norm(rows.residual, *norm, residual=None, out=rows.hidden)
+        ops.rms_norm(rows.residual, *norm, out=rows.hidden)
     else:
         ops.rms_norm(rest, *norm, residual=rows.residual, out=rows.hidden)

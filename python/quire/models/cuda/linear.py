@@ -6,7 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from quire import ops_cuda as ops
+from quire import ops
+from quire.ops import gemm
 
 # Up to so many rows our GEMM for few is faster than cuBLAS, on an H100 and for the shapes of 1B and 8B
 # models, and it overlaps with the kernels around it (docs/kernels/skinny_gemm.md). With more, the GEMM for
@@ -32,10 +33,10 @@ class CudaLinear:
         self._bias = bias
         self._is_invariant = is_invariant
         self._transposed = weight.t()
-        self._plain = ops.SkinnyWeight(weight, is_invariant=is_invariant)
+        self._plain = gemm.SkinnyWeight(weight, is_invariant=is_invariant)
         self._split_rows = _split_rows(weight)
         if self._split_rows:
-            self._split = ops.WideWeight(weight)
+            self._split = gemm.WideWeight(weight)
 
     def __call__(self, x: Tensor, out: Tensor) -> None:
         """x: ``[num_rows, in_size]``; out: ``[num_rows, out_size]``."""
@@ -72,9 +73,9 @@ class CudaGateUp(CudaLinear):
         super().__init__(weight, bias, is_invariant=is_invariant)
         self._fused = self._wide = None
         if weight.size(0) % 16 == 0:
-            self._fused = ops.SkinnyWeight(weight, silu_mul=True, is_invariant=is_invariant)
-        if ops.WideWeight.takes(weight, silu_mul=True):
-            self._wide = ops.WideWeight(weight, silu_mul=True)
+            self._fused = gemm.SkinnyWeight(weight, silu_mul=True, is_invariant=is_invariant)
+        if gemm.WideWeight.takes(weight, silu_mul=True):
+            self._wide = gemm.WideWeight(weight, silu_mul=True)
 
     def silu_mul(self, x: Tensor, gate_up: Tensor, out: Tensor) -> None:
         """x: ``[num_rows, in_size]``; gate_up: ``[num_rows, 2 * intermediate_size]``, scratch; out:
@@ -91,12 +92,12 @@ class CudaGateUp(CudaLinear):
 
 def _split_rows(weight: Tensor) -> int:
     """Up to how many rows of x the GEMM that cuts k is the fastest; 0: of none."""
-    if not ops.WideWeight.takes(weight):
+    if not gemm.WideWeight.takes(weight):
         return 0
     return next((rows for columns, rows in _SPLIT_ROWS if weight.size(0) <= columns), 0)
 
 
 def _parts(x: Tensor, out: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Both, cut into pieces that the GEMM for few rows takes."""
-    size = ops.MAX_SKINNY_ROWS
+    size = gemm.MAX_SKINNY_ROWS
     return [(x[i : i + size], out[i : i + size]) for i in range(0, x.size(0), size)]

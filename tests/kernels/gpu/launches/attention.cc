@@ -138,7 +138,7 @@ void run(const Batch& batch, const std::string& name, int32_t head_dim, int32_t 
   const int32_t num_reqs = static_cast<int32_t>(batch.size()), num_tokens = starts.back();
   const auto host_query = random_values(size_t(num_tokens) * kQHeads * head_dim, 1, 5);
 
-  cuda::PagedAttentionConfig config;
+  PagedAttentionConfig config;
   config.num_q_heads = kQHeads;
   config.num_kv_heads = kKVHeads;
   config.head_dim = head_dim;
@@ -156,7 +156,7 @@ void run(const Batch& batch, const std::string& name, int32_t head_dim, int32_t 
       keys_values(cache.bytes());
   const Device<BFloat16> query(host_query), out(host_query.size(), kPoisoned);
 
-  cuda::PagedAttentionPlanParams plan;
+  PagedAttentionPlanParams plan;
   plan.config = config;
   plan.num_reqs = num_reqs_here.data();
   plan.query_start_loc = starts_here.data();
@@ -164,7 +164,7 @@ void run(const Batch& batch, const std::string& name, int32_t head_dim, int32_t 
   plan.block_table_rows = rows_here.data();
   plan.workspace = workspace.data();
 
-  cuda::PagedAttentionParams p;
+  PagedAttentionParams p;
   p.config = config;
   p.block_size = block_size;
   p.softmax_scale = 1 / std::sqrt(static_cast<float>(head_dim));
@@ -179,7 +179,7 @@ void run(const Batch& batch, const std::string& name, int32_t head_dim, int32_t 
   p.block_tables = tables.data();
   p.stride_block_table = kMaxBlocks;
   p.workspace = workspace.data();
-  p.kv_dtype = is_float8 ? cuda::KVDType::kFloat8E4M3 : cuda::KVDType::kSame;
+  p.kv_dtype = is_float8 ? KVDType::kFloat8E4M3 : KVDType::kSame;
 
   cuda::launch_paged_attention_plan(plan, nullptr);
   for (const bool follows_layer : {false, true}) {

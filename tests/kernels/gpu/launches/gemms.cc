@@ -1,9 +1,7 @@
 // The GEMMs for few, some and many rows; each twice in a row, so that the second one's loads of W overlap the
 // first one.
 #include "launches.h"
-#include "quire/cuda/skinny_gemm.h"
-#include "quire/cuda/split_gemm.h"
-#include "quire/cuda/wide_gemm.h"
+#include "quire/cuda/gemm.h"
 
 namespace quire::launches {
 namespace {
@@ -64,12 +62,13 @@ std::string named(const char* kernel, const Case& c, bool silu_mul) {
 
 void skinny(int32_t num_rows, bool silu_mul) {
   const Case c(num_rows, 400, silu_mul);
-  const auto weight = cuda::make_skinny_gemm_weight(c.w.data(), c.n, kK, cuda::DType::kBFloat16, silu_mul);
+  const auto weight = cuda::make_skinny_gemm_weight(c.w.data(), c.n, kK, DType::kBFloat16, silu_mul);
   for (const int32_t parts : {0, 1, 4}) {
-    auto p = c.params<cuda::SkinnyGemmParams>();
+    auto p = c.params<SkinnyGemmParams>();
+    p.weight = &weight;
     p.tuning.parts = parts;
     c.out.poison();
-    for (int i = 0; i < 2; ++i) cuda::launch_skinny_gemm(weight, p, nullptr);
+    for (int i = 0; i < 2; ++i) cuda::launch_skinny_gemm(p, nullptr);
     check_close(c.out.host(), c.wanted,
                 named("skinny_gemm", c, silu_mul) + " parts " + std::to_string(parts));
   }
@@ -77,13 +76,14 @@ void skinny(int32_t num_rows, bool silu_mul) {
 
 void split(int32_t num_rows) {
   const Case c(num_rows, 264, false);
-  const auto weight = cuda::make_wide_gemm_weight(c.w.data(), c.n, kK, cuda::DType::kBFloat16, false);
-  const cuda::SplitGemmTuning tunings[] = {{}, {1, 128, 128}, {3, 64, 96}, {8, 64, 128}};
+  const auto weight = cuda::make_wide_gemm_weight(c.w.data(), c.n, kK, DType::kBFloat16, false);
+  const SplitGemmTuning tunings[] = {{}, {1, 128, 128}, {3, 64, 96}, {8, 64, 128}};
   for (const auto& tuning : tunings) {
-    auto p = c.params<cuda::SplitGemmParams>();
+    auto p = c.params<SplitGemmParams>();
+    p.weight = &weight;
     p.tuning = tuning;
     c.out.poison();
-    for (int i = 0; i < 2; ++i) cuda::launch_split_gemm(weight, p, nullptr);
+    for (int i = 0; i < 2; ++i) cuda::launch_split_gemm(p, nullptr);
     check_close(c.out.host(), c.wanted,
                 named("split_gemm", c, false) + " parts " + std::to_string(tuning.parts));
   }
@@ -91,12 +91,13 @@ void split(int32_t num_rows) {
 
 void wide(int32_t num_rows, bool silu_mul) {
   const Case c(num_rows, 528, silu_mul);
-  const auto weight = cuda::make_wide_gemm_weight(c.w.data(), c.n, kK, cuda::DType::kBFloat16, silu_mul);
+  const auto weight = cuda::make_wide_gemm_weight(c.w.data(), c.n, kK, DType::kBFloat16, silu_mul);
   for (const int32_t pair : {0, 1}) {
-    auto p = c.params<cuda::WideGemmParams>();
+    auto p = c.params<WideGemmParams>();
+    p.weight = &weight;
     p.tuning.pair = pair;
     c.out.poison();
-    for (int i = 0; i < 2; ++i) cuda::launch_wide_gemm(weight, p, nullptr);
+    for (int i = 0; i < 2; ++i) cuda::launch_wide_gemm(p, nullptr);
     check_close(c.out.host(), c.wanted, named("wide_gemm", c, silu_mul) + " pair " + std::to_string(pair));
   }
 }

@@ -2,9 +2,7 @@
 #include "quire/cuda/layers.h"
 
 #include "launches.h"
-#include "quire/cuda/block_table.h"
-#include "quire/cuda/copy_blocks.h"
-#include "quire/cuda/rope_and_cache.h"
+#include "quire/cuda/kv_cache.h"
 
 namespace quire::launches {
 namespace {
@@ -110,15 +108,13 @@ void rope_and_cache(int32_t head_dim) {
   const Device<float> cos_here(cos), sin_here(sin);
   const Device<int32_t> positions({0, 3, 0});
   const Device<int64_t> slots({5, -1, 2});
-  cuda::RopeAndCacheParams p;
+  RopeAndCacheParams p;
   p.num_tokens = kTokens;
   p.num_q_heads = kQHeads;
   p.num_kv_heads = kKVHeads;
   p.head_dim = head_dim;
   p.max_position = kPositions;
-  p.query = qkv.data();
-  p.key = qkv.data() + kQHeads * head_dim;
-  p.value = qkv.data() + (kQHeads + kKVHeads) * head_dim;
+  p.qkv = qkv.data();
   p.stride_token = width;
   p.cos = cos_here.data();
   p.sin = sin_here.data();
@@ -143,7 +139,7 @@ void rope_and_cache(int32_t head_dim) {
 void block_tables_and_copies() {
   const Device<int32_t> updates({1, 40, 7, 41, 99, 42, -1, -1}), num_updates({3}),
       tables(std::vector<int32_t>(8, 0));
-  cuda::BlockTableUpdateParams p;
+  BlockTableUpdateParams p;
   p.updates = updates.data();
   p.num_updates = num_updates.data();
   p.max_updates = 4;
@@ -157,7 +153,7 @@ void block_tables_and_copies() {
   for (size_t i = 0; i < host.size(); ++i) host[i] = static_cast<uint8_t>(i / kBytes);
   const Device<uint8_t> cache(host);
   const Device<int32_t> copies({0, 3, 9, 1});
-  cuda::CopyBlocksParams c;
+  CopyBlocksParams c;
   c.copies = copies.data();
   c.num_copies = 2;
   c.cache = cache.data();

@@ -1,0 +1,39 @@
+"""The kernels on torch tensors, of one signature on both devices: the tensors' device says which one runs.
+
+Shapes, types and layout are checked here, then raw pointers go to the compiled modules, `quire._core` for the
+CPU and `quire._cuda` for a GPU, where kernels run on torch's current stream. What each argument means:
+`cpp/include/quire/kernels`.
+
+Layouts, everywhere: activations `[num_tokens, ...]` with a contiguous last axis, index arrays int32 (slots
+int64). On the CPU float32 and bfloat16, on a GPU float16 too. What one step shares by all layers is checked
+once, in `BatchInfo`.
+"""
+
+from quire._core import cpu_isa, num_threads, set_cpu_isa, set_num_threads, supported_cpu_isas
+from quire.ops.attention import BatchInfo, KVCache, PagedAttention, QkNorm, RopeTable, rope_and_cache
+from quire.ops.blocks import copy_blocks, update_block_tables
+from quire.ops.layers import embedding, gather_rows, rms_norm, silu_mul
+from quire.sample_ops import logprobs, sample, token_counts
+
+__all__ = [
+    "BatchInfo",
+    "KVCache",
+    "PagedAttention",
+    "QkNorm",
+    "RopeTable",
+    "copy_blocks",
+    "cpu_isa",
+    "embedding",
+    "gather_rows",
+    "logprobs",
+    "num_threads",
+    "rms_norm",
+    "rope_and_cache",
+    "sample",
+    "set_cpu_isa",
+    "set_num_threads",
+    "silu_mul",
+    "supported_cpu_isas",
+    "token_counts",
+    "update_block_tables",
+]

@@ -1,0 +1,303 @@
+"""Attention over the paged KV cache, and what it needs: the cache, the step's batch, the rotation."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from quire import _core
+from quire._tensor_checks import address, check, describe, dtype_id, has_cuda_kernels, stream_of
+
+if has_cuda_kernels():
+    from quire import _cuda
+
+
+class BatchInfo:
+    """Where each token of one step belongs: a batch's index arrays, checked once and shared by all layers.
+
+    Request i owns tokens [query_start_loc[i], query_start_loc[i + 1]); its last one stands at position
+    seq_lens[i] - 1. The tensors are kept alive; changing their contents between kernels changes the batch.
+
+    The last three are for a GPU, where a captured step serves other batches too.
+    """
+
+    def __init__(
+        self,
+        *,
+        positions: Tensor,  # [num_tokens] int32
+        slot_mapping: Tensor,  # [num_tokens] int64; -1: not stored
+        query_start_loc: Tensor,  # [num_reqs + 1] int32
+        seq_lens: Tensor,  # [num_reqs] int32, tokens with KV after this step
+        block_tables: Tensor,  # [max_num_seqs, max_blocks_per_request] int32; past a request's end: unused
+        block_table_rows: Tensor,  # [num_reqs] int32
+        num_reqs: Tensor | None = None,  # its first element, int32: how many of the requests there are
+        max_query_len: int = 0,  # no request of this step, nor of a replay of its graph, has more tokens
+        places_are_settled: bool = False,  # a copy, not a kernel, wrote positions and slot_mapping
+    ) -> None:
+        self.num_tokens = positions.size(0)
+        self.num_reqs = seq_lens.size(0)
+        device = positions.device.type
+        check("positions", positions, torch.int32, (self.num_tokens,), "num_tokens", device)
+        check("slot_mapping", slot_mapping, torch.int64, (self.num_tokens,), "num_tokens", device)
+        check("query_start_loc", query_start_loc, torch.int32, (self.num_reqs + 1,), "num_reqs + 1", device)
+        check("seq_lens", seq_lens, torch.int32, (self.num_reqs,), "num_reqs", device)
+        check("block_table_rows", block_table_rows, torch.int32, (self.num_reqs,), "num_reqs", device)
+        if block_tables.dtype is not torch.int32 or block_tables.ndim != 2 or block_tables.stride(1) != 1:
+            raise ValueError(
+                f"block_tables: got {describe(block_tables)}; "
+                "allowed: torch.int32[max_num_seqs, max_blocks_per_request] with contiguous rows"
+            )
+        self._tensors = positions, slot_mapping, query_start_loc, seq_lens, block_tables, block_table_rows
+        self.num_reqs_on_device = num_reqs
+        self.max_query_len = max_query_len
+        self.places_are_settled = places_are_settled
+        self.positions = positions.data_ptr()
+        self.slot_mapping = slot_mapping.data_ptr()
+        self.query_start_loc = query_start_loc.data_ptr()
+        self.seq_lens = seq_lens.data_ptr()
+        self.block_table_rows = block_table_rows.data_ptr()
+        self.block_tables = block_tables.data_ptr()
+        self.stride_block_table = block_tables.stride(0)
+
+
+class KVCache:
+    """One layer's keys and values: a view `[num_blocks, 2, block_size, num_kv_heads, head_dim]` of the KV
+    memory, whose blocks may lie apart. Of the activations' type, or on a GPU float8 e4m3 of x / scale.
+
+    Slot s is offset s % block_size of block s // block_size.
+    """
+
+    def __init__(self, layer: Tensor, *, k_scale: float = 1.0, v_scale: float = 1.0) -> None:
+        self.dtype = layer.dtype
+        self.is_float8 = layer.is_cuda and layer.dtype is torch.float8_e4m3fn
+        if not self.is_float8:
+            dtype_id("KV cache", layer)
+        axes = "2, block_size, num_kv_heads, head_dim"
+        if layer.ndim != 5 or layer.size(1) != 2:
+            raise ValueError(f"KV cache: got {describe(layer)}; allowed: [num_blocks, {axes}]")
+        shape = tuple(layer.shape[1:])
+        check("a block of the KV cache", layer[0], self.dtype, shape, axes, layer.device.type)
+        self.key_cache, self.value_cache = layer.unbind(1)
+        self.num_blocks, self.block_size, self.num_kv_heads, self.head_dim = self.key_cache.shape
+        self.num_slots = self.num_blocks * self.block_size
+        self.stride_block = layer.stride(0)
+        self.k_scale, self.v_scale = k_scale, v_scale
+        self.key_address, self.value_address = self.key_cache.data_ptr(), self.value_cache.data_ptr()
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether this is a cache for activations of the tensor's type."""
+        return tensor.dtype is self.dtype or self.is_float8
+
+
+class RopeTable:
+    """Cosines and sines of each position's angles, `[max_position, head_dim / 2]` float32.
+
+    A scaled RoPE (llama3, linear, yarn) is just another table.
+    """
+
+    def __init__(self, cos: Tensor, sin: Tensor) -> None:
+        shape = (cos.size(0), cos.size(1))
+        check("cos", cos, torch.float32, shape, "max_position, head_dim / 2", cos.device.type)
+        check("sin", sin, torch.float32, shape, "max_position, head_dim / 2", cos.device.type)
+        self.max_position = shape[0]
+        self.head_dim = 2 * shape[1]
+        self._tensors = (cos, sin)
+        self.cos, self.sin = cos.data_ptr(), sin.data_ptr()
+
+
+class QkNorm(NamedTuple):
+    """Each query and key head x becomes x / sqrt(mean(x²) + eps) * weight before it is rotated."""
+
+    q_weight: Tensor  # [head_dim], type of the activations
+    k_weight: Tensor  # [head_dim]
+    eps: float
+
+
+class PagedAttention:
+    """Attention of all layers of a model: one plan per step, then one call per layer.
+
+    The maxima are those of any step, and only a GPU needs them, as it does the rest: split_keys: keys per
+    piece of a context where results may not depend on the batch, 0: cut for the best balance. window: how
+    many keys a token sees, 0: all. num_sms: multiprocessors to fill, 0: all.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_q_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        device: torch.device,
+        softmax_scale: float | None = None,
+        max_num_reqs: int = 0,
+        max_num_tokens: int = 0,
+        max_seq_len: int = 0,
+        split_keys: int = 0,
+        window: int = 0,
+        num_sms: int = 0,
+    ) -> None:
+        self.num_q_heads = num_q_heads
+        self.softmax_scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
+        self.workspace = torch.empty(0, dtype=torch.uint8, device=device)
+        sizes = {"num_q_heads": num_q_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
+        self._config: Any
+        if not self.workspace.is_cuda:
+            self._config = _core.PagedAttentionConfig(**sizes, window=window)
+            return
+        self._config = _cuda.PagedAttentionConfig(
+            **sizes,
+            max_num_reqs=max_num_reqs,
+            max_num_tokens=max_num_tokens,
+            max_seq_len=max_seq_len,
+            num_sms=num_sms or torch.cuda.get_device_properties(device).multi_processor_count,
+            split_keys=split_keys,
+            window=window,
+        )
+        num_bytes = _cuda.paged_attention_workspace_bytes(self._config)
+        self.workspace = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+
+    def plan(self, batch: BatchInfo) -> None:
+        """Cut the step's work into pieces, before the first layer; on the CPU each layer does."""
+        if self.workspace.is_cuda:
+            _cuda.paged_attention_plan(
+                config=self._config,
+                num_reqs=address(batch.num_reqs_on_device),
+                query_start_loc=batch.query_start_loc,
+                seq_lens=batch.seq_lens,
+                block_table_rows=batch.block_table_rows,
+                workspace=self.workspace.data_ptr(),
+                stream=stream_of(self.workspace),
+            )
+
+    def __call__(
+        self,
+        query: Tensor,
+        cache: KVCache,
+        batch: BatchInfo,
+        out: Tensor | None = None,
+        *,
+        soft_cap: float = 0.0,
+        follows_layer: bool = False,
+    ) -> Tensor:
+        """Causal attention of a mixed batch over the paged cache, which already holds this step's tokens.
+
+        query: `[num_tokens, num_q_heads * head_dim]`; rows may be apart (the query part of a fused qkv
+        activation). Query head h reads KV head h // (num_q_heads / num_kv_heads). Returns out, of the same
+        shape. With block_size 16, position 35 is offset 3 of block `block_tables[row, 2]`.
+
+        On a GPU: scores become soft_cap * tanh(score / soft_cap), unless it is 0. follows_layer: not the
+        step's first layer, so that plan, block tables and the keys of earlier steps are there already.
+        """
+        num_tokens, width = query.size(0), query.size(1)
+        if out is None:
+            out = torch.empty((num_tokens, width), dtype=query.dtype, device=query.device)
+        if (
+            not cache.holds(query)
+            or out.dtype is not query.dtype
+            or num_tokens != batch.num_tokens
+            or width != self.num_q_heads * cache.head_dim
+            or query.stride(1) != 1
+            or out.size(0) != num_tokens
+            or out.size(1) != width
+            or out.stride(1) != 1
+        ):
+            raise ValueError(
+                f"query, out: got {describe(query)}, {describe(out)}; allowed: {cache.dtype}[num_tokens, "
+                f"num_q_heads * head_dim] with contiguous rows, num_tokens = {batch.num_tokens}, "
+                f"num_q_heads = {self.num_q_heads}, head_dim = {cache.head_dim}"
+            )
+        run = _cuda.paged_attention if query.is_cuda else _core.cpu_paged_attention
+        run(
+            config=self._config,
+            dtype=dtype_id("query", query),
+            softmax_scale=self.softmax_scale,
+            query=query.data_ptr(),
+            stride_query_token=query.stride(0),
+            key_cache=cache.key_address,
+            value_cache=cache.value_address,
+            block_size=cache.block_size,
+            stride_block=cache.stride_block,
+            out=out.data_ptr(),
+            stride_out_token=out.stride(0),
+            block_tables=batch.block_tables,
+            stride_block_table=batch.stride_block_table,
+            num_reqs=batch.num_reqs,
+            query_start_loc=batch.query_start_loc,
+            seq_lens=batch.seq_lens,
+            block_table_rows=batch.block_table_rows,
+            workspace=self.workspace.data_ptr(),
+            max_query_len=batch.max_query_len,
+            kv_dtype=cache.is_float8,
+            k_scale=cache.k_scale,
+            v_scale=cache.v_scale,
+            soft_cap=soft_cap,
+            follows_layer=follows_layer,
+            stream=stream_of(query),
+        )
+        return out
+
+
+def rope_and_cache(
+    qkv: Tensor, rope: RopeTable, cache: KVCache, batch: BatchInfo, qk_norm: QkNorm | None = None
+) -> None:
+    """Rotates the queries in place, and writes rotated keys and the values to their slots of the cache.
+
+    qkv: `[num_tokens, (num_q_heads + 2 * num_kv_heads) * head_dim]`: queries, keys, values; type of the
+    cache. Its keys and values stay as they are. Tokens with slot -1 are not stored. qk_norm: applied to each
+    query and key head first; weights `[head_dim]`, type of the activations.
+
+    A position that the table does not have, or a slot that the cache does not have: an error on the CPU; on a
+    GPU it rotates to NaN, and is not stored.
+    """
+    num_heads, rest = divmod(qkv.size(1), cache.head_dim)
+    num_q_heads = num_heads - 2 * cache.num_kv_heads
+    if (
+        not cache.holds(qkv)
+        or qkv.size(0) != batch.num_tokens
+        or rest != 0
+        or num_q_heads <= 0
+        or qkv.stride(1) != 1
+    ):
+        raise ValueError(
+            f"qkv: got {describe(qkv)}; allowed: {cache.dtype}[num_tokens, (num_q_heads + 2 * "
+            f"num_kv_heads) * head_dim] with contiguous rows, num_tokens = {batch.num_tokens}, "
+            f"num_kv_heads = {cache.num_kv_heads}, head_dim = {cache.head_dim}"
+        )
+    if rope.head_dim != cache.head_dim:
+        raise ValueError(f"rope table: got head_dim {rope.head_dim}; allowed: the cache's {cache.head_dim}")
+    q_norm, k_norm, norm_eps = 0, 0, 0.0
+    if qk_norm is not None:
+        shape, device = (cache.head_dim,), qkv.device.type
+        check("qk_norm.q_weight", qk_norm.q_weight, qkv.dtype, shape, "head_dim", device)
+        check("qk_norm.k_weight", qk_norm.k_weight, qkv.dtype, shape, "head_dim", device)
+        q_norm, k_norm, norm_eps = qk_norm.q_weight.data_ptr(), qk_norm.k_weight.data_ptr(), qk_norm.eps
+    run = _cuda.rope_and_cache if qkv.is_cuda else _core.cpu_rope_and_cache
+    run(
+        dtype=dtype_id("qkv", qkv),
+        num_tokens=batch.num_tokens,
+        num_q_heads=num_q_heads,
+        num_kv_heads=cache.num_kv_heads,
+        head_dim=cache.head_dim,
+        qkv=qkv.data_ptr(),
+        stride_token=qkv.stride(0),
+        cos=rope.cos,
+        sin=rope.sin,
+        max_position=rope.max_position,
+        positions=batch.positions,
+        slot_mapping=batch.slot_mapping,
+        key_cache=cache.key_address,
+        value_cache=cache.value_address,
+        num_slots=cache.num_slots,
+        block_size=cache.block_size,
+        stride_block=cache.stride_block,
+        kv_dtype=cache.is_float8,
+        k_scale=cache.k_scale,
+        v_scale=cache.v_scale,
+        q_norm=q_norm,
+        k_norm=k_norm,
+        norm_eps=norm_eps,
+        places_are_settled=batch.places_are_settled,
+        stream=stream_of(qkv),
+    )

@@ -1,0 +1,117 @@
+"""Our GEMMs on a GPU: weights `[out_size, in_size]` as their kernels want them described; the tensors stay as
+they are. On the CPU torch does them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quire import _cuda
+from quire._tensor_checks import address, dtype_id, stream_of
+
+MAX_SKINNY_ROWS = _cuda.SKINNY_GEMM_MAX_ROWS
+
+
+class _Weight:
+    """silu_mul: the result is SiLU(gate) * up, `[num_rows, out_size / 2]`; gate is the weight's first
+    half."""
+
+    def __init__(self, weight: Tensor, *, silu_mul: bool = False) -> None:
+        self._weight = weight
+        self._out_size = weight.size(0) // 2 if silu_mul else weight.size(0)
+        self._description: dict[str, Any] = {
+            "data": weight.data_ptr(),
+            "n": weight.size(0),
+            "k": weight.size(1),
+            "dtype": dtype_id("weight", weight),
+            "silu_mul": silu_mul,
+        }
+
+    def _out(self, out: Tensor | None, num_rows: int) -> Tensor:
+        if out is not None:
+            return out
+        return torch.empty((num_rows, self._out_size), dtype=self._weight.dtype, device=self._weight.device)
+
+
+class SkinnyWeight(_Weight):
+    """For few rows.
+
+    is_invariant: a row of the result has the same bits in any number of rows.
+    """
+
+    def __init__(self, weight: Tensor, *, silu_mul: bool = False, is_invariant: bool = False) -> None:
+        super().__init__(weight, silu_mul=silu_mul)
+        self._is_invariant = is_invariant
+        self._handle = _cuda.SkinnyGemmWeight(**self._description)
+
+    def __call__(
+        self,
+        x: Tensor,
+        bias: Tensor | None = None,
+        out: Tensor | None = None,
+        *,
+        rows: Tensor | None = None,
+        **settings: Any,
+    ) -> Tensor:
+        """x: `[num_rows, in_size]`, at most MAX_SKINNY_ROWS rows, which may be apart. rows: int32; then row i
+        of the result is that of x[rows[i]]. settings: overlaps, tuning, for measurements."""
+        num_rows = x.size(0) if rows is None else rows.size(0)
+        out = self._out(out, num_rows)
+        _cuda.skinny_gemm(
+            weight=self._handle,
+            num_rows=num_rows,
+            x=x.data_ptr(),
+            stride_x=x.stride(0),
+            out=out.data_ptr(),
+            stride_out=out.stride(0),
+            bias=address(bias),
+            rows=address(rows),
+            num_x_rows=x.size(0),
+            is_invariant=self._is_invariant,
+            stream=stream_of(x),
+            **settings,
+        )
+        return out
+
+
+class WideWeight(_Weight):
+    """For many rows. Out's columns and in_size: multiples of 8; in_size at least 64."""
+
+    def __init__(self, weight: Tensor, *, silu_mul: bool = False) -> None:
+        super().__init__(weight, silu_mul=silu_mul)
+        self._handle = _cuda.WideGemmWeight(**self._description)
+
+    @staticmethod
+    def takes(weight: Tensor, *, silu_mul: bool = False) -> bool:
+        out_size, in_size = weight.shape
+        return out_size % (16 if silu_mul else 8) == 0 and in_size % 8 == 0 and in_size >= 64
+
+    def __call__(
+        self, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None, **settings: Any
+    ) -> Tensor:
+        """x: `[num_rows, in_size]`, rows may be apart. settings: overlaps, tuning, for measurements."""
+        out = self._out(out, x.size(0))
+        _cuda.wide_gemm(**self._arguments(x, bias, out), **settings)
+        return out
+
+    def split(
+        self, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None, **settings: Any
+    ) -> Tensor:
+        """The same without silu_mul for some 65 to 256 rows: k is cut, and how depends on the rows."""
+        out = self._out(out, x.size(0))
+        _cuda.split_gemm(**self._arguments(x, bias, out), **settings)
+        return out
+
+    def _arguments(self, x: Tensor, bias: Tensor | None, out: Tensor) -> dict[str, Any]:
+        return {
+            "weight": self._handle,
+            "num_rows": x.size(0),
+            "x": x.data_ptr(),
+            "stride_x": x.stride(0),
+            "out": out.data_ptr(),
+            "stride_out": out.stride(0),
+            "bias": address(bias),
+            "stream": stream_of(x),
+        }
