@@ -511,7 +511,7 @@ class EngineCore:
     def stats(self) -> EngineStats: ...
     def check_integrity(self) -> None: ...
 
-def encode_request(**kwargs: object) -> bytes:
+def encode_request(fields: dict[str, object]) -> bytes:
     """The tensor `request` of generation with these fields; their values are not checked."""
 
 class PagedAttentionConfig:

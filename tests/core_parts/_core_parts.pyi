@@ -68,7 +68,7 @@ def encode_requests(
 def decode_requests(payload: bytes) -> tuple[int, int]:
     """Reads what a client sent: the numbers of additions and cancellations."""
 
-def decode_request(bytes: bytes) -> dict:
+def decode_request(bytes: bytes) -> dict[str, object]:
     """Reads the tensor `request`: all of its fields."""
 
 def decode_step(payload: bytes) -> tuple[int, int]:
