@@ -103,7 +103,7 @@ sanitize:
 		compute-sanitizer --tool $$tool --error-exitcode 1 build/gpu/quire_launches || exit 1; \
 	done
 
-CXX_FILES = $(shell git ls-files 'cpp/*.h' 'cpp/*.cc' 'cuda/*.h' 'cuda/*.cu' 'cuda/*.cuh' 'tests/*.h' 'tests/*.cc')
+CXX_FILES = $(shell git ls-files 'cpp/*.h' 'cpp/*.cc' 'cuda/*.h' 'cuda/*.cu' 'cuda/*.cuh' 'tests/*.h' 'tests/*.cc' 'tests/*.cu')
 
 lint: setup
 	$(BIN)/ruff check .

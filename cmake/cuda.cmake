@@ -34,6 +34,15 @@ if(quire_build_cuda AND cuda_sources)
   install(TARGETS _cuda LIBRARY DESTINATION quire)
   add_dependencies(_core _cuda)  # pyproject.toml asks for _core by name; _cuda comes along where it can be built
 
+  # What tests need besides: a checkout has it, a wheel does not.
+  if(NOT SKBUILD OR SKBUILD_STATE STREQUAL "editable")
+    pybind11_add_module(_cuda_parts tests/cuda_parts/module.cc tests/cuda_parts/late_copy.cu)
+    target_include_directories(_cuda_parts PRIVATE cuda/src)
+    target_link_libraries(_cuda_parts PRIVATE quire_cuda)
+    install(TARGETS _cuda_parts LIBRARY DESTINATION .)
+    add_dependencies(_cuda _cuda_parts)
+  endif()
+
   # Every kernel without Python, for compute-sanitizer: `make sanitize`.
   file(GLOB launches_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/tests/kernels/gpu/launches/*.cc)
   add_executable(quire_launches EXCLUDE_FROM_ALL ${launches_sources})

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests/kernels/gpu"))
-from attention_library import PagedAttention
+from attention_case import make_batch
+from quire import ops
 
 # H100 SXM: read and write of a large copy, and a large bf16 matrix product, both measured.
 MEMORY_TBS = 3.08
@@ -70,7 +71,7 @@ class Batch:
         num_blocks = sum(blocks) * self.copies
         shape = (num_blocks, self.num_layers, 2, self.block_size, self.num_kv_heads, self.head_dim)
         kv_memory = torch.randn(shape, dtype=torch.bfloat16, device="cuda").to(self.kv_dtype)
-        self.keys, self.values = kv_memory[:, 0].unbind(1)
+        self.cache = ops.KVCache(kv_memory[:, 0])
         ids = torch.randperm(num_blocks, device="cuda").int()
         self.tables = torch.zeros(self.copies, len(self.lens), max(blocks), dtype=torch.int32, device="cuda")
         first = 0
@@ -85,7 +86,7 @@ class Batch:
         def to_gpu(x: list[int]) -> Tensor:
             return torch.tensor(x, dtype=torch.int32, device="cuda")
 
-        self.geometry = (
+        geometry = (
             to_gpu([len(self.lens)]),
             to_gpu(starts),
             to_gpu([s for _, s in self.lens]),
@@ -94,16 +95,18 @@ class Batch:
         width = self.num_q_heads * self.head_dim
         self.query = torch.randn(starts[-1], width, dtype=torch.bfloat16, device="cuda")
         self.out = torch.empty_like(self.query)
-        self.max_query_len = max(q for q, _ in self.lens)
-        self.attention = PagedAttention(
+        self.attention = ops.PagedAttention(
             num_q_heads=self.num_q_heads,
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
             max_num_reqs=max(256, len(self.lens)),
             max_num_tokens=max(8192, starts[-1]),
             max_seq_len=max(s for _, s in self.lens),
+            device=torch.device("cuda"),
         )
-        self.attention.plan(*self.geometry)
+        max_query_len = max(q for q, _ in self.lens)
+        self.batches = [make_batch(self.query, tables, geometry, max_query_len) for tables in self.tables]
+        self.attention.plan(self.batches[0])
 
     @property
     def flops(self) -> float:
@@ -116,15 +119,8 @@ class Batch:
         return self.kv_bytes + 2 * 2 * self.query.numel()
 
     def run(self, i: int, *, follows_layer: bool = False) -> None:
-        self.attention.run(
-            self.query,
-            self.keys,
-            self.values,
-            self.out,
-            self.tables[i % self.copies],
-            max_query_len=self.max_query_len,
-            follows_layer=follows_layer,
-        )
+        batch = self.batches[i % self.copies]
+        self.attention(self.query, self.cache, batch, self.out, follows_layer=follows_layer)
 
     def time(self, *, follows_layer: bool = False) -> float:
         launches = max(self.copies, min(64, int(2e9 / self.kv_bytes)), 1)
@@ -210,7 +206,7 @@ def bench_plan(report: list[dict[str, object]]) -> None:
     }
     for name, lens in cases.items():
         b = Batch(lens)
-        us = microseconds(lambda _, b=b: b.attention.plan(*b.geometry), 64)
+        us = microseconds(lambda _, b=b: b.attention.plan(b.batches[0]), 64)
         print(f"  {name}: {us:.1f} us", flush=True)
         report.append({"plan": name, "us": us})
 

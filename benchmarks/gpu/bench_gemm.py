@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gemm_ops import Weight, skinny_gemm, tuning
+from gemm_cases import skinny_gemm, tuning
+from quire.ops.gemm import SkinnyWeight
 from torch import Tensor
 
 READ_LIMIT = 3.08e12  # bytes/s that one H100 SXM reads at most, measured
@@ -32,7 +33,7 @@ MODELS = {
 }
 ROWS = (1, 8, 16, 24, 32, 40, 48, 56, 64)
 
-Gemm = Callable[[str, Tensor, Weight, Tensor], object]  # name of the shape, x, W, out
+Gemm = Callable[[str, Tensor, SkinnyWeight, Tensor], object]  # name of the shape, x, W, out
 
 
 def shapes(model: str) -> dict[str, tuple[int, int, bool]]:
@@ -48,8 +49,10 @@ def shapes(model: str) -> dict[str, tuple[int, int, bool]]:
     }
 
 
-def random_weight(n: int, k: int, silu_mul: bool) -> Weight:
-    return Weight(torch.empty((n, k), dtype=DTYPE, device="cuda").normal_(std=k**-0.5), silu_mul)
+def random_weight(n: int, k: int, silu_mul: bool) -> SkinnyWeight:
+    return SkinnyWeight(
+        torch.empty((n, k), dtype=DTYPE, device="cuda").normal_(std=k**-0.5), silu_mul=silu_mul
+    )
 
 
 def microseconds(record: Callable[[], object], replays: int = 9) -> float:
@@ -80,7 +83,7 @@ def ours(cuts: dict[str, Any] | None = None) -> Gemm:
     return lambda name, x, weight, out: skinny_gemm(x, weight, out=out, tuning=cuts.get(name))
 
 
-def cublas(name: str, x: Tensor, weight: Weight, out: Tensor) -> None:
+def cublas(name: str, x: Tensor, weight: SkinnyWeight, out: Tensor) -> None:
     torch.mm(x, weight.tensor.t(), out=out)
 
 
@@ -207,7 +210,9 @@ def sweep(models: Iterable[str], rows_to_time: Iterable[int]) -> list[dict[str, 
                 triggers = [{"trigger": trigger} for trigger in (2, 4, 6, 8, 12)]
                 for more in (*cuts(name), *triggers):
                     cut = best | {name: best[name] | more}
-                    us = step.time(ours({key: tuning(**value) for key, value in cut.items()}), rows, True)
+                    us = step.time(
+                        ours({key: tuning("Skinny", **value) for key, value in cut.items()}), rows, True
+                    )
                     print(f"{model} rows {rows:2} {name:8} {cut[name]}: {rate(step.num_bytes, us)}")
                     results.append({"model": model, "rows": rows, "shape": name, "cut": cut[name], "us": us})
                     if us < best_us * 0.999:

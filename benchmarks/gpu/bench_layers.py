@@ -17,6 +17,7 @@ from pathlib import Path
 
 import gpu_ops
 import torch
+from quire import ops
 
 READ_LIMIT = 3.08e12  # bytes/s that one H100 SXM reads at most, measured
 ROTATE_BYTES = 256 << 20
@@ -72,27 +73,34 @@ def layer_cases() -> list[Case]:
 
             def norm(n: int = n, hidden: int = hidden, weight: torch.Tensor = weight) -> Call:
                 x, residual = normal(n, hidden), normal(n, hidden)
-                return lambda: gpu_ops.rms_norm(x, weight, 1e-5, residual, x)
+                return lambda: ops.rms_norm(x, weight, 1e-5, residual, x)
 
             def silu(n: int = n, inter: int = inter) -> Call:
                 x, out = normal(n, 2 * inter), normal(n, inter)
-                return lambda: gpu_ops.silu_mul(x, out)
+                return lambda: ops.silu_mul(x, out)
 
             def embed(n: int = n, hidden: int = hidden, table: torch.Tensor = table) -> Call:
                 ids = torch.randint(0, VOCAB_SIZE, (n,), device="cuda", dtype=torch.int32)
                 out = normal(n, hidden)
-                return lambda: gpu_ops.embedding(ids, table, out)
+                return lambda: ops.embedding(ids, table, out)
 
             def rope(
                 n: int = n, width: int = width, head_dim: int = head_dim, angles: torch.Tensor = angles
             ) -> Call:
                 qkv = normal(n, width)
                 positions = torch.randint(0, 8192, (n,), device="cuda", dtype=torch.int32)
-                cache = torch.zeros((2, max(n, 16) // 16 + 1, 16, 8, head_dim), device="cuda", dtype=DTYPE)
-                slots = torch.randperm(cache[0].size(0) * 16, device="cuda")[:n]
-                return lambda: gpu_ops.rope_and_cache(
-                    qkv, angles, angles, positions, slots, cache[0], cache[1], 32
+                memory = torch.zeros((max(n, 16) // 16 + 1, 2, 16, 8, head_dim), device="cuda", dtype=DTYPE)
+                cache, table = ops.KVCache(memory), ops.RopeTable(angles, angles)
+                nothing = torch.zeros((2, 1), device="cuda", dtype=torch.int32)
+                batch = ops.BatchInfo(
+                    positions=positions,
+                    slot_mapping=torch.randperm(cache.num_slots, device="cuda")[:n],
+                    query_start_loc=nothing[:, 0],
+                    seq_lens=nothing[0],
+                    block_tables=nothing,
+                    block_table_rows=nothing[0],
                 )
+                return lambda: ops.rope_and_cache(qkv, table, cache, batch)
 
             kv = 2 * kv_heads * head_dim
             cases += [

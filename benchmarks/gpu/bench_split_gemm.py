@@ -14,11 +14,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import gpu_ops
 import torch
 from bench_gemm import DTYPE, MODELS, ROTATE_BYTES, shapes
 from bench_wide_gemm import in_turns
-from gemm_ops import WideWeight, split_gemm, split_tuning
+from gemm_cases import split_gemm, tuning
+from quire import ops
+from quire.ops.gemm import WideWeight
 from torch import Tensor
 
 ROWS = (72, 96, 128, 160, 192, 224, 256)
@@ -45,13 +46,13 @@ def sides(
     norm_weight = torch.ones(hidden.size(1), dtype=DTYPE, device="cuda")
 
     def cublas(i: int) -> None:
-        gpu_ops.rms_norm(hidden, norm_weight, 1e-5, out=normed)
+        ops.rms_norm(hidden, norm_weight, 1e-5, out=normed)
         torch.mm(x, weights[i].tensor.t(), out=out)
 
     def ours(cut: dict[str, int]) -> Callable[[int], None]:
         def call(i: int) -> None:
-            gpu_ops.rms_norm(hidden, norm_weight, 1e-5, out=normed)
-            split_gemm(x, weights[i], out=out, tuning=split_tuning(**cut))
+            ops.rms_norm(hidden, norm_weight, 1e-5, out=normed)
+            split_gemm(x, weights[i], out=out, tuning=tuning("Split", **cut))
 
         return call
 

@@ -16,10 +16,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import gpu_ops
 import torch
 from bench_gemm import DTYPE, MODELS, shapes
-from gemm_ops import WideWeight, wide_gemm
+from gemm_cases import wide_gemm
+from quire import ops
+from quire.ops.gemm import WideWeight
 
 ROWS = (32, 64, 128, 192, 256, 288, 320, 352, 384, 512, 640, 768, 1024, 1280, 1536, 2048, 4096)
 SUSTAINED_ROWS = (512, 2048)
@@ -70,13 +71,13 @@ def pair(n: int, k: int, rows: int, weight: WideWeight) -> list[Callable[[], obj
     """cuBLAS and ours."""
     x = torch.randn((rows, k), device="cuda").to(DTYPE)
     full = torch.empty((rows, n), dtype=DTYPE, device="cuda")
-    out = torch.empty((rows, weight.num_out), dtype=DTYPE, device="cuda")
+    out = torch.empty((rows, weight.out_size), dtype=DTYPE, device="cuda")
     transposed = weight.tensor.t()
 
     def cublas() -> None:
         torch.mm(x, transposed, out=full)
         if weight.silu_mul:
-            gpu_ops.silu_mul(full, out=out)
+            ops.silu_mul(full, out=out)
 
     return [cublas, lambda: wide_gemm(x, weight, out=out)]
 
@@ -97,7 +98,7 @@ def main() -> None:
             if name not in args.shapes:
                 continue
             w = torch.empty((n, k), dtype=DTYPE, device="cuda").normal_(std=k**-0.5)
-            weight = WideWeight(w, silu_mul)
+            weight = WideWeight(w, silu_mul=silu_mul)
             for rows in args.rows:
                 num_calls = max(2, min(10, 4096 // rows))
                 graphs = [capture(call, num_calls) for call in pair(n, k, rows, weight)]

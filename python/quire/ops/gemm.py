@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quire import _cuda
-from quire._tensor_checks import address, dtype_id, stream_of
+from quire._tensor_checks import address, dtype_id, has_cuda_kernels, stream_of
 
-MAX_SKINNY_ROWS = _cuda.SKINNY_GEMM_MAX_ROWS
+if has_cuda_kernels():
+    from quire import _cuda
+
+    MAX_SKINNY_ROWS = _cuda.SKINNY_GEMM_MAX_ROWS
 
 
 class _Weight:
@@ -19,8 +21,8 @@ class _Weight:
     half."""
 
     def __init__(self, weight: Tensor, *, silu_mul: bool = False) -> None:
-        self._weight = weight
-        self._out_size = weight.size(0) // 2 if silu_mul else weight.size(0)
+        self.tensor, self.silu_mul = weight, silu_mul
+        self.out_size = weight.size(0) // 2 if silu_mul else weight.size(0)
         self._description: dict[str, Any] = {
             "data": weight.data_ptr(),
             "n": weight.size(0),
@@ -32,7 +34,7 @@ class _Weight:
     def _out(self, out: Tensor | None, num_rows: int) -> Tensor:
         if out is not None:
             return out
-        return torch.empty((num_rows, self._out_size), dtype=self._weight.dtype, device=self._weight.device)
+        return torch.empty((num_rows, self.out_size), dtype=self.tensor.dtype, device=self.tensor.device)
 
 
 class SkinnyWeight(_Weight):
@@ -56,7 +58,7 @@ class SkinnyWeight(_Weight):
         **settings: Any,
     ) -> Tensor:
         """x: `[num_rows, in_size]`, at most MAX_SKINNY_ROWS rows, which may be apart. rows: int32; then row i
-        of the result is that of x[rows[i]]. settings: overlaps, tuning, for measurements."""
+        of the result is that of x[rows[i]]. settings: overlaps, is_invariant, tuning, for tests."""
         num_rows = x.size(0) if rows is None else rows.size(0)
         out = self._out(out, num_rows)
         _cuda.skinny_gemm(
@@ -69,9 +71,8 @@ class SkinnyWeight(_Weight):
             bias=address(bias),
             rows=address(rows),
             num_x_rows=x.size(0),
-            is_invariant=self._is_invariant,
             stream=stream_of(x),
-            **settings,
+            **{"is_invariant": self._is_invariant, **settings},
         )
         return out
 
@@ -91,7 +92,7 @@ class WideWeight(_Weight):
     def __call__(
         self, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None, **settings: Any
     ) -> Tensor:
-        """x: `[num_rows, in_size]`, rows may be apart. settings: overlaps, tuning, for measurements."""
+        """x: `[num_rows, in_size]`, rows may be apart. settings: overlaps, tuning, for tests."""
         out = self._out(out, x.size(0))
         _cuda.wide_gemm(**self._arguments(x, bias, out), **settings)
         return out

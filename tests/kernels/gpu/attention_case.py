@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 import torch
-from attention_library import PagedAttention
+from quire import ops
 from torch import Tensor
 
 ABSURD_BLOCK_ID = 2**31 - 1
@@ -19,7 +19,7 @@ RAGGED += [(33, 33), (0, 50), (7, 130), (128, 128), (1, 333), (200, 777), (301, 
 
 @dataclass
 class Case:
-    attention: PagedAttention
+    attention: ops.PagedAttention
     lens: list[tuple[int, int]]
     query: Tensor  # [num_tokens, num_q_heads * head_dim], a slice of a wider activation
     kv_memory: Tensor  # [num_blocks, num_layers, 2, block_size, num_kv_heads, head_dim]; read: the last layer
@@ -27,9 +27,11 @@ class Case:
     values: list[Tensor]
     block_tables: Tensor
     geometry: tuple[Tensor, Tensor, Tensor, Tensor]  # num_reqs, query_start_loc, seq_lens, block_table_rows
+    num_heads: tuple[int, int]  # of queries, of keys and values
     k_scale: float = 1.0  # what the caches hold times this is the key, the value
     v_scale: float = 1.0
     soft_cap: float = 0.0
+    window: int = 0
 
     @property
     def key_cache(self) -> Tensor:
@@ -40,49 +42,47 @@ class Case:
         return self.kv_memory[:, -1, 1]
 
     @property
-    def max_query_len(self) -> int:
-        return max(q for q, _ in self.lens)
+    def cache(self) -> ops.KVCache:
+        return ops.KVCache(self.kv_memory[:, -1], k_scale=self.k_scale, v_scale=self.v_scale)
+
+    @property
+    def batch(self) -> ops.BatchInfo:
+        return make_batch(self.query, self.block_tables, self.geometry, max(q for q, _ in self.lens))
 
     def plan(self) -> None:
-        self.attention.plan(*self.geometry)
+        self.attention.plan(self.batch)
 
     def run(self, *, follows_layer: bool = False) -> Tensor:
         """The output [num_tokens, num_q_heads * head_dim]; checks that it was written and nothing beside."""
         n, width = self.query.shape
         out = torch.full((n + 3, width + 8), torch.nan, dtype=self.query.dtype, device="cuda")
-        self.attention.run(
-            self.query,
-            self.key_cache,
-            self.value_cache,
-            out[:n, :width],
-            self.block_tables,
-            max_query_len=self.max_query_len,
-            k_scale=self.k_scale,
-            v_scale=self.v_scale,
-            soft_cap=self.soft_cap,
-            follows_layer=follows_layer,
-        )
+        self.attend(out[:n, :width], follows_layer=follows_layer)
         assert out[n:].isnan().all()
         assert out[:, width:].isnan().all()
         return out[:n, :width]
 
+    def attend(self, out: Tensor, *, follows_layer: bool = False) -> None:
+        self.attention(
+            self.query, self.cache, self.batch, out, soft_cap=self.soft_cap, follows_layer=follows_layer
+        )
+
     def reference(self) -> Tensor:
-        c = self.attention.config
+        (num_q_heads, num_kv_heads), head_dim = self.num_heads, self.kv_memory.size(-1)
         rows, first = [], 0
         for (query_len, seq_len), keys, values in zip(self.lens, self.keys, self.values, strict=True):
-            q = self.query[first : first + query_len].float().view(query_len, c.num_q_heads, c.head_dim)
+            q = self.query[first : first + query_len].float().view(query_len, num_q_heads, head_dim)
             first += query_len
-            group = c.num_q_heads // c.num_kv_heads
+            group = num_q_heads // num_kv_heads
             k = keys.float().repeat_interleave(group, dim=1)
             v = values.float().repeat_interleave(group, dim=1)
-            scores = torch.einsum("qhd,khd->hqk", q, k) * (c.head_dim**-0.5 * self.k_scale)
+            scores = torch.einsum("qhd,khd->hqk", q, k) * (head_dim**-0.5 * self.k_scale)
             if self.soft_cap > 0:
                 scores = self.soft_cap * (scores / self.soft_cap).tanh()
             positions = torch.arange(seq_len - query_len, seq_len, device="cuda")[:, None]
             at = torch.arange(seq_len, device="cuda")[None, :]
             hidden = at > positions
-            if c.window > 0:
-                hidden |= at <= positions - c.window
+            if self.window > 0:
+                hidden |= at <= positions - self.window
             probabilities = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
             out = torch.einsum("hqk,khd->qhd", probabilities, v) * self.v_scale
             rows.append(out.flatten(1))
@@ -101,6 +101,24 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
         f"relative error {error:.3g}; worst row {int(by_row.argmax())}: {by_row.max():.3g}"
     )
     assert by_row.max().item() <= 5 * tolerance, f"row {int(by_row.argmax())}: {by_row.max():.3g}"
+
+
+def make_batch(
+    query: Tensor, block_tables: Tensor, geometry: tuple[Tensor, ...], max_query_len: int
+) -> ops.BatchInfo:
+    """geometry: as Case has it. Attention does not look at positions and slots."""
+    num_reqs, query_start_loc, seq_lens, block_table_rows = geometry
+    places = torch.zeros(query.size(0), dtype=torch.int64, device=query.device)
+    return ops.BatchInfo(
+        positions=places.int(),
+        slot_mapping=places,
+        query_start_loc=query_start_loc,
+        seq_lens=seq_lens,
+        block_tables=block_tables,
+        block_table_rows=block_table_rows,
+        num_reqs=num_reqs,
+        max_query_len=max_query_len,
+    )
 
 
 def make_case(
@@ -162,7 +180,7 @@ def make_case(
         to_gpu([s for _, s in lens] + garbage),
         to_gpu(rows + garbage),
     )
-    attention = PagedAttention(
+    attention = ops.PagedAttention(
         num_q_heads=num_q_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
@@ -172,7 +190,9 @@ def make_case(
         split_keys=split_keys,
         num_sms=num_sms,
         window=window,
+        device=torch.device("cuda"),
     )
+    attention.workspace.fill_(0x7F)
     return Case(
         attention,
         lens,
@@ -181,6 +201,8 @@ def make_case(
         *stored,
         block_tables=tables.cuda(),
         geometry=geometry,
+        num_heads=(num_q_heads, num_kv_heads),
+        window=window,
         k_scale=0.7 if float8 else 1.0,
         v_scale=1.9 if float8 else 1.0,
         soft_cap=soft_cap,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from quire.ops.gemm import SkinnyWeight, WideWeight
 from torch import Tensor
 
 DTYPES = [torch.bfloat16, torch.float16]
@@ -42,3 +45,25 @@ def check_overlap(chain: Callable[[Tensor, bool], Tensor], x: Tensor) -> None:
             buffer.copy_(each)
             graph.replay()
             assert torch.equal(out, right)
+
+
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def skinny_gemm(x: Tensor, weight: SkinnyWeight, **settings: Any) -> Tensor:
+    return weight(x, **_given(settings))
+
+
+def wide_gemm(x: Tensor, weight: WideWeight, **settings: Any) -> Tensor:
+    return weight(x, **_given(settings))
+
+
+def split_gemm(x: Tensor, weight: WideWeight, **settings: Any) -> Tensor:
+    return weight.split(x, **_given(settings))
+
+
+def tuning(kernel: str, **settings: int) -> Any:
+    """How a kernel cuts its work: kernel is Skinny, Wide or Split. Imported late: tests are collected on
+    machines that have no `quire._cuda`."""
+    return getattr(importlib.import_module("quire._cuda"), f"{kernel}GemmTuning")(**settings)

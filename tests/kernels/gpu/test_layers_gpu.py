@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 
-import gpu_ops
 import pytest
 import torch
 from kernel_reference import assert_close
+from quire import ops
 from torch import Tensor
 
 pytestmark = pytest.mark.gpu
@@ -39,7 +40,7 @@ def test_rms_norm(size: int, dtype: torch.dtype) -> None:
         wide = normal(5, size + apart, dtype=dtype)
         before = wide.clone()
         out = torch.full((5, size), math.nan, dtype=dtype, device="cuda")
-        gpu_ops.rms_norm(wide[:, :size], weight, 1e-5, out=out)
+        ops.rms_norm(wide[:, :size], weight, 1e-5, out=out)
         assert_close(out, llama_norm(before[:, :size], weight, 1e-5), TOLERANCE[dtype], f"rms_norm of {size}")
         assert torch.equal(wide, before), "x changed"
 
@@ -51,7 +52,7 @@ def test_rms_norm_with_residual(size: int, dtype: torch.dtype) -> None:
     weight = normal(size, dtype=dtype, seed=size) + 1
     x, residual = normal(5, size, dtype=dtype), normal(5, size, dtype=dtype, seed=1)
     total = residual + x
-    gpu_ops.rms_norm(x, weight, 1e-6, residual, out=x)
+    ops.rms_norm(x, weight, 1e-6, residual, out=x)
     assert torch.equal(residual, total)
     assert_close(x, llama_norm(total, weight, 1e-6), TOLERANCE[dtype], f"rms_norm of {size} with residual")
 
@@ -60,7 +61,7 @@ def test_rms_norm_of_tiny_and_zero_rows() -> None:
     """eps keeps rows near zero finite."""
     x = torch.stack([torch.zeros(64), torch.full((64,), 1e-20), torch.full((64,), 1e3)]).cuda()
     weight = torch.ones(64, device="cuda")
-    assert_close(gpu_ops.rms_norm(x, weight, 1e-5), llama_norm(x, weight, 1e-5), 1e-6, "tiny rows")
+    assert_close(ops.rms_norm(x, weight, 1e-5), llama_norm(x, weight, 1e-5), 1e-6, "tiny rows")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -72,7 +73,7 @@ def test_silu_mul(size: int, dtype: torch.dtype) -> None:
         gate_up = (normal(5, 2 * size + apart, dtype=dtype) * scale)[:, : 2 * size]
         gate, up = gate_up[:, :size].float(), gate_up[:, size:].float()
         out = torch.full((5, size), math.nan, dtype=dtype, device="cuda")
-        gpu_ops.silu_mul(gate_up, out)
+        ops.silu_mul(gate_up, out)
         expected = ((gate * torch.sigmoid(gate)).to(dtype).float() * up).to(dtype)
         assert_close(out, expected, TOLERANCE[dtype], f"silu_mul of {size}")
 
@@ -80,9 +81,44 @@ def test_silu_mul(size: int, dtype: torch.dtype) -> None:
 def test_silu_mul_at_the_ends_of_float() -> None:
     """Saturates like silu: 0 far below, the gate itself far above; NaN stays NaN."""
     gate = torch.tensor([[-1e30, -200.0, 0.0, 200.0, 1e30, math.nan]]).cuda()
-    out = gpu_ops.silu_mul(torch.cat([gate, torch.ones_like(gate)], 1)).cpu()
+    out = ops.silu_mul(torch.cat([gate, torch.ones_like(gate)], 1)).cpu()
     assert torch.equal(out[0, :5], torch.tensor([0.0, 0.0, 0.0, 200.0, 1e30]))
     assert out[0, 5].isnan()
+
+
+def rms_norm_float8(
+    x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    scale = torch.full((x.size(0),), torch.nan, device="cuda")
+    return ops.rms_norm(x, weight, eps, residual, out_scale=scale), scale
+
+
+def silu_mul_float8(gate_up: Tensor) -> tuple[Tensor, Tensor]:
+    scale = torch.full((gate_up.size(0),), torch.nan, device="cuda")
+    return ops.silu_mul(gate_up, out_scale=scale), scale
+
+
+def rope_and_cache(
+    qkv: Tensor,
+    angles: tuple[Tensor, Tensor],
+    positions: Tensor,
+    slots: Tensor,
+    cache: ops.KVCache,
+    qk_norm: ops.QkNorm | None = None,
+    *,
+    places_are_settled: bool = False,
+) -> None:
+    nothing = torch.zeros(2, dtype=torch.int32, device="cuda")
+    batch = ops.BatchInfo(
+        positions=positions,
+        slot_mapping=slots,
+        query_start_loc=nothing,
+        seq_lens=nothing[:1],
+        block_tables=nothing[:, None],
+        block_table_rows=nothing[:1],
+        places_are_settled=places_are_settled,
+    )
+    ops.rope_and_cache(qkv, ops.RopeTable(*angles), cache, batch, qk_norm)
 
 
 def assert_quantized(out: Tensor, scale: Tensor, expected: Tensor, what: str) -> None:
@@ -104,8 +140,8 @@ def test_float8_outputs(size: int, dtype: torch.dtype) -> None:
     row_scale = torch.tensor([1e-3, 1, 0, 30, 1, 1], dtype=dtype, device="cuda")[:, None]
     x, residual = (normal(6, size, dtype=dtype, seed=seed) * row_scale for seed in (0, 1))
     updated = residual.clone()
-    expected = gpu_ops.rms_norm(x, weight, 1e-5, updated)
-    out, scale = gpu_ops.rms_norm_float8(x, weight, 1e-5, residual)
+    expected = ops.rms_norm(x, weight, 1e-5, updated)
+    out, scale = rms_norm_float8(x, weight, 1e-5, residual)
     assert torch.equal(residual, updated)
     assert_quantized(out, scale, expected, f"rms_norm of {size}")
     assert not out[2].float().any()
@@ -113,9 +149,9 @@ def test_float8_outputs(size: int, dtype: torch.dtype) -> None:
         if apart and size > 8192:
             continue
         gate_up = (normal(6, 2 * size + apart, dtype=dtype) * row_scale)[:, : 2 * size]
-        assert_quantized(*gpu_ops.silu_mul_float8(gate_up), gpu_ops.silu_mul(gate_up), f"silu_mul of {size}")
+        assert_quantized(*silu_mul_float8(gate_up), ops.silu_mul(gate_up), f"silu_mul of {size}")
     gate_up[4, size - 1] = math.nan
-    out, scale = gpu_ops.silu_mul_float8(gate_up)
+    out, scale = silu_mul_float8(gate_up)
     assert out[4, size - 1].float().isnan()
     assert out.float().isnan().sum() == 1, "one NaN spreads"
 
@@ -127,7 +163,7 @@ def test_embedding(size: int, dtype: torch.dtype) -> None:
     table = normal(50, size, dtype=dtype)
     ids = torch.tensor([49, 0, 7, 7, -1, 50], dtype=torch.int32, device="cuda")
     out = torch.zeros((6, size), dtype=dtype, device="cuda")
-    gpu_ops.embedding(ids, table, out)
+    ops.embedding(ids, table, out)
     assert torch.equal(out[:4], table[ids[:4].long()])
     assert out[4:].isnan().all()
 
@@ -138,7 +174,7 @@ def test_embedding_of_last_token_ids() -> None:
     last = torch.tensor([3, 49, -1, 50, 0], dtype=torch.int32, device="cuda")
     ids = torch.tensor([~0, 5, ~1, ~4, ~2, ~3, ~5, -(2**31), 50], dtype=torch.int32, device="cuda")
     out = torch.zeros((9, 72), dtype=torch.bfloat16, device="cuda")
-    gpu_ops.embedding(ids, table, out, last)
+    ops.embedding(ids, table, out, last_token_ids=last)
     assert torch.equal(out[:4], table[[3, 5, 49, 0]])
     assert out[4:].isnan().all()
 
@@ -151,7 +187,8 @@ def test_gather_rows(width: int, width2: int, dtype: torch.dtype) -> None:
     tensors = [wide[:, :width], wide2[:, :width2]] if width2 else [wide[:, :width]]
     indices = torch.tensor([19, 0, 7, 7, 3, -1, 20], dtype=torch.int32, device="cuda")
     outs = [torch.zeros((7, x.size(1)), dtype=dtype, device="cuda") for x in tensors]
-    gpu_ops.gather_rows(indices, *tensors, outs=outs)
+    pairs = [tensor for pair in zip(tensors, outs, strict=True) for tensor in pair]
+    ops.gather_rows(indices, *pairs)
     for x, out in zip(tensors, outs, strict=True):
         assert torch.equal(out[:5], x[indices[:5].long()])
         assert out[5:].isnan().all()
@@ -173,7 +210,7 @@ def test_update_block_tables(num_updates: int) -> None:
     on_device = torch.zeros_like(updates, device="cuda")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        gpu_ops.update_block_tables(on_device, count, tables[:rows])
+        ops.update_block_tables(tables[:rows], on_device, count)
     on_device.copy_(updates)
     count.fill_(num_updates)
     graph.replay()
@@ -196,8 +233,8 @@ def test_copy_blocks(shape: tuple[int, ...], dtype: torch.dtype) -> None:
         expected[destination] = cache[source]
     # Two more pairs that are not asked for.
     copies = torch.tensor([*pairs, (3, 20), (3, 21)], dtype=torch.int32, device="cuda").flatten()
-    gpu_ops.copy_blocks(cache.view(dtype), copies[:0])
-    gpu_ops.copy_blocks(cache.view(dtype), copies[: 2 * len(pairs)])
+    ops.copy_blocks(cache.view(dtype), copies[:0])
+    ops.copy_blocks(cache.view(dtype), copies[: 2 * len(pairs)])
     assert torch.equal(cache, expected)
 
 
@@ -234,36 +271,26 @@ def test_rope_and_cache(
     shape = (num_blocks, 3, 2, block_size, num_kv_heads, head_dim)
     stored_as = torch.float8_e4m3fn if is_float8 else dtype
     kv_memory = torch.full(shape, math.nan, device="cuda").to(stored_as)
-    key_cache, value_cache = kv_memory[:, 1].unbind(1)
     k_scale, v_scale = (0.005, 0.25) if is_float8 else (1.0, 1.0)  # the larger keys saturate
-    norms = [normal(head_dim, dtype=dtype, seed=seed) + 1 for seed in (8, 9)] if has_norm else [None, None]
+    cache = ops.KVCache(kv_memory[:, 1], k_scale=k_scale, v_scale=v_scale)
+    key_cache, value_cache = cache.key_cache, cache.value_cache
+    weights = [normal(head_dim, dtype=dtype, seed=seed) + 1 for seed in (8, 9)]
+    qk_norm = ops.QkNorm(weights[0], weights[1], 1e-5) if has_norm else None
     width = (num_q_heads + 2 * num_kv_heads) * head_dim
     activation = normal(num_tokens, width + 24, dtype=dtype, seed=1)  # rows lie apart
     before = activation.clone()
 
     torch.cuda.synchronize()  # so that the places are settled
-    gpu_ops.rope_and_cache(
-        activation[:, :width],
-        cos,
-        sin,
-        positions,
-        slots,
-        key_cache,
-        value_cache,
-        num_q_heads,
-        k_scale=k_scale,
-        v_scale=v_scale,
-        q_norm=norms[0],
-        k_norm=norms[1],
-        norm_eps=1e-5,
-        places_are_settled=num_q_heads == 6,
-    )
+    settled = num_q_heads == 6
+    qkv = activation[:, :width]
+    rope_and_cache(qkv, (cos, sin), positions, slots, cache, qk_norm, places_are_settled=settled)
 
     q, k, v = before[:, :width].split([num_q_heads * head_dim, *[num_kv_heads * head_dim] * 2], 1)
     c, s = cos[positions.long()], sin[positions.long()]
     q_width = num_q_heads * head_dim
     heads = [x.reshape(num_tokens, -1, head_dim) for x in (q, k)]
-    heads = [x if norm is None else llama_norm(x, norm, 1e-5) for x, norm in zip(heads, norms, strict=True)]
+    if has_norm:
+        heads = [llama_norm(x, weight, 1e-5) for x, weight in zip(heads, weights, strict=True)]
     expected_q, expected_k = (rotated(x, c, s).flatten(1) for x in heads)
     assert_close(activation[:, :q_width], expected_q, ROUNDED_ONCE[dtype], "rotated query")
     assert torch.equal(activation[:, q_width:], before[:, q_width:]), "only the query part of qkv may change"
@@ -289,15 +316,13 @@ def test_rope_and_cache(
 def test_rope_out_of_range_harms_nothing() -> None:
     """A position outside the table rotates to NaN, a slot outside the cache is not written."""
     cos = torch.ones((10, 32), device="cuda")
-    key_cache = torch.zeros((2, 16, 1, 64), device="cuda")
-    value_cache = key_cache.clone()
+    memory = torch.zeros((2, 2, 16, 1, 64), device="cuda")
     qkv = torch.ones((4, 3 * 64), device="cuda")
     positions = torch.tensor([3, 10, -1, 3], dtype=torch.int32, device="cuda")
     slots = torch.tensor([32, -1, -(2**60), 2**60], device="cuda")
-    gpu_ops.rope_and_cache(qkv, cos, cos, positions, slots, key_cache, value_cache, 1)
+    rope_and_cache(qkv, (cos, cos), positions, slots, ops.KVCache(memory))
     assert [False, True, True, False] == qkv[:, :64].isnan().all(1).tolist()
-    assert not key_cache.any()
-    assert not value_cache.any()
+    assert not memory.any()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -310,12 +335,12 @@ def test_batch_mates_change_nothing(dtype: torch.dtype) -> None:
     def run(rows: slice) -> list[Tensor]:
         updated = residual[rows].clone()
         return [
-            gpu_ops.rms_norm(x[rows], weight, 1e-5),
-            gpu_ops.rms_norm(x[rows], weight, 1e-5, updated),
+            ops.rms_norm(x[rows], weight, 1e-5),
+            ops.rms_norm(x[rows], weight, 1e-5, updated),
             updated,
-            gpu_ops.silu_mul(gate_up[rows]),
-            *(x.float() for x in gpu_ops.rms_norm_float8(x[rows], weight, 1e-5)),
-            *(x.float() for x in gpu_ops.silu_mul_float8(gate_up[rows])),
+            ops.silu_mul(gate_up[rows]),
+            *(x.float() for x in rms_norm_float8(x[rows], weight, 1e-5)),
+            *(x.float() for x in silu_mul_float8(gate_up[rows])),
         ]
 
     together = run(slice(None))
@@ -332,27 +357,35 @@ def test_graph_capture() -> None:
     half = torch.empty((16, 128), dtype=torch.bfloat16, device="cuda")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        gpu_ops.embedding(ids, x, out)
-        gpu_ops.rms_norm(out, weight, 1e-5, out=out)
-        gpu_ops.silu_mul(out, half)
+        ops.embedding(ids, x, out)
+        ops.rms_norm(out, weight, 1e-5, out=out)
+        ops.silu_mul(out, half)
     ids.copy_(ids.flip(0))
     graph.replay()
-    assert torch.equal(half, gpu_ops.silu_mul(gpu_ops.rms_norm(x.flip(0), weight, 1e-5)))
+    assert torch.equal(half, ops.silu_mul(ops.rms_norm(x.flip(0), weight, 1e-5)))
 
 
 def test_no_rows_and_refused_sizes() -> None:
     """Zero rows are fine; sizes without a kernel are named."""
     zeros = torch.zeros((0, 8), device="cuda")
-    assert gpu_ops.rms_norm(zeros, torch.ones(8, device="cuda"), 1e-5).shape == (0, 8)
-    assert gpu_ops.silu_mul(zeros).shape == (0, 4)
+    assert ops.rms_norm(zeros, torch.ones(8, device="cuda"), 1e-5).shape == (0, 8)
+    assert ops.silu_mul(zeros).shape == (0, 4)
     big = torch.zeros((1, 40000), device="cuda")
     with pytest.raises(ValueError, match=r"hidden_size: got 40000; allowed: 1 to 16384"):
-        gpu_ops.rms_norm(big, big, 1e-5)
-    cache = torch.zeros((1, 16, 1, 36), device="cuda")
+        ops.rms_norm(big, big, 1e-5)
+    position = torch.zeros(1, dtype=torch.int32, device="cuda")
+
+    def rope(head_dim: int, v_scale: float = 1.0) -> None:
+        qkv, angles = (torch.zeros((1, width), device="cuda") for width in (3 * head_dim, head_dim // 2))
+        cache = ops.KVCache(torch.zeros((1, 2, 16, 1, head_dim), device="cuda"), v_scale=v_scale)
+        rope_and_cache(qkv, (angles, angles), position, position.long(), cache)
+
     with pytest.raises(ValueError, match=r"head_dim: got 36; allowed: multiples of 8 from 32 to 256"):
-        gpu_ops.rope_and_cache(big, big, big, big, big, cache, cache, 1)
-    cache = torch.zeros((1, 16, 1, 32), device="cuda")
-    with pytest.raises(ValueError, match=r"q_norm and k_norm: got one of them; allowed: both or none"):
-        gpu_ops.rope_and_cache(big, big, big, big, big, cache, cache, 1, q_norm=big)
+        rope(36)
     with pytest.raises(ValueError, match=r"k_scale, v_scale: got 0\.0+; allowed: above 0"):
-        gpu_ops.rope_and_cache(big, big, big, big, big, cache, cache, 1, v_scale=0.0)
+        rope(32, v_scale=0.0)
+    zeros_of = "dtype num_tokens qkv stride_token cos sin max_position positions slot_mapping key_cache"
+    arguments = dict.fromkeys(f"{zeros_of} value_cache num_slots".split(), 0)
+    arguments |= {"num_q_heads": 1, "num_kv_heads": 1, "head_dim": 32, "block_size": 16, "stride_block": 512}
+    with pytest.raises(ValueError, match=r"q_norm and k_norm: got one of them; allowed: both or none"):
+        importlib.import_module("quire._cuda").rope_and_cache(**arguments, q_norm=16)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
-from attention_case import ABSURD_BLOCK_ID, RAGGED, TOLERANCE, assert_close, make_case
-from attention_library import PagedAttention, late_copy
+from attention_case import ABSURD_BLOCK_ID, RAGGED, TOLERANCE, assert_close, make_batch, make_case
+from quire import ops
 from torch import Tensor
 
 pytestmark = pytest.mark.gpu
 
 
-# The fixtures of the CPU kernels' tests have nothing to do here.
-@pytest.fixture
-def isa() -> None:
-    pass
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    pass
+def late_copy(to: Tensor, source: Tensor, nanoseconds: int) -> None:
+    """A copy of contiguous bytes by a kernel after whose beginning the next kernel may begin."""
+    importlib.import_module("_cuda_parts").late_copy(
+        to.data_ptr(),
+        source.data_ptr(),
+        to.numel() * to.element_size(),
+        nanoseconds,
+        torch.cuda.current_stream().cuda_stream,
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -218,27 +220,16 @@ def test_a_later_layer_begins_early(head_dim: int, lens: list[tuple[int, int]]) 
     case.query = torch.empty_like(query)  # contiguous
     out = torch.empty_like(query)
 
-    def launch(follows_layer: bool) -> None:
-        case.attention.run(
-            case.query,
-            case.key_cache,
-            case.value_cache,
-            out,
-            case.block_tables,
-            max_query_len=case.max_query_len,
-            follows_layer=follows_layer,
-        )
-
     for _ in range(3):
         case.query.fill_(torch.nan)
         out.fill_(torch.nan)
         for cache in (case.key_cache, case.value_cache):
             cache[blocks, slots] = torch.nan
         case.plan()
-        launch(False)
+        case.attend(out)
         late_copy(case.query, query, 20000)
         late_copy(case.kv_memory, full, 20000)
-        launch(True)
+        case.attend(out, follows_layer=True)
         assert torch.equal(out, expected)
 
 
@@ -277,19 +268,21 @@ def test_a_captured_graph_serves_other_batches() -> None:
     other = make_case(RAGGED[::-1], padded_reqs=0, seed=1)
     other.attention = case.attention
     query, tables = case.query.clone(), case.block_tables.clone()
-    caches = case.key_cache.clone(), case.value_cache.clone()
+    kv_memory = case.kv_memory.clone()
+    cache = ops.KVCache(kv_memory[:, -1])
     geometry = tuple(x.clone() for x in case.geometry)
+    batch = make_batch(query, tables, geometry, max(q for q, _ in case.lens))
     out = torch.empty_like(query)
     case.plan()
     case.run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        case.attention.plan(*geometry)
-        case.attention.run(query, *caches, out, tables, max_query_len=case.max_query_len)
+        case.attention.plan(batch)
+        case.attention(query, cache, batch, out)
     for c in (case, other, case):
         pairs = [(query, c.query), (tables, c.block_tables), *zip(geometry, c.geometry, strict=True)]
-        pairs += [(caches[0], c.key_cache), (caches[1], c.value_cache)]
+        pairs.append((kv_memory, c.kv_memory))
         for to, source in pairs:
             to.copy_(source)
         out.fill_(torch.nan)
@@ -320,19 +313,11 @@ def test_offsets_into_the_cache_may_pass_2_31() -> None:
 )
 def test_unsupported_sizes_are_refused(change: dict[str, int], message: str) -> None:
     sizes = {"num_q_heads": 8, "num_kv_heads": 2, "head_dim": 64, "max_num_reqs": 1, "max_num_tokens": 1}
-    with pytest.raises(RuntimeError, match=message):
-        PagedAttention(**{**sizes, "max_seq_len": 16, **change})
+    with pytest.raises(ValueError, match=message):
+        ops.PagedAttention(**{**sizes, "max_seq_len": 16, **change}, device=torch.device("cuda"))
 
 
 def test_an_unsupported_block_size_is_refused() -> None:
-    case = make_case([(1, 16)])
-    with pytest.raises(RuntimeError, match="block_size"):
-        case.attention.run(
-            case.query,
-            case.key_cache,
-            case.value_cache,
-            case.query,
-            case.block_tables,
-            max_query_len=1,
-            block_size=8,
-        )
+    case = make_case([(1, 16)], block_size=8)
+    with pytest.raises(ValueError, match="block_size"):
+        case.run()

@@ -5,12 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import gpu_ops
 import pytest
 import torch
-from gemm_cases import DTYPES, SILU_TOLERANCE, TOLERANCE, check_overlap, normal, product, silu_mul
-from gemm_ops import Weight, skinny_gemm, tuning
+from gemm_cases import (
+    DTYPES,
+    SILU_TOLERANCE,
+    TOLERANCE,
+    check_overlap,
+    normal,
+    product,
+    silu_mul,
+    skinny_gemm,
+    tuning,
+)
 from kernel_reference import assert_close
+from quire import ops
+from quire.ops.gemm import SkinnyWeight
 from torch import Tensor
 
 pytestmark = pytest.mark.gpu
@@ -38,7 +48,7 @@ def poisoned(*shape: int, dtype: torch.dtype) -> Tensor:
 @pytest.mark.parametrize(("n", "k"), SIZES)
 def test_product(n: int, k: int, dtype: torch.dtype) -> None:
     """Every row and column is right and written once; nothing beside them is touched."""
-    weight = Weight(normal(n, k, dtype=dtype, seed=n))
+    weight = SkinnyWeight(normal(n, k, dtype=dtype, seed=n))
     bias = normal(n, dtype=dtype, seed=1)
     for m in ROWS:
         wide = normal(m, k + 24, dtype=dtype, seed=m)
@@ -59,7 +69,7 @@ def test_product(n: int, k: int, dtype: torch.dtype) -> None:
 def test_every_cut(parts: int, silu: bool) -> None:
     """Each number of blocks per tile, with fewer blocks than tiles, with one load on its way and with all."""
     n, k = (3008 if silu else 1500), 1160
-    weight = Weight(normal(n, k, dtype=torch.bfloat16), silu)
+    weight = SkinnyWeight(normal(n, k, dtype=torch.bfloat16), silu_mul=silu)
     for m in (1, 16, 21, 30, 40, 45, 56, 64):
         x = normal(m, k, dtype=torch.bfloat16, seed=m) * 0.1
         expected = product(x, weight.tensor)
@@ -67,8 +77,10 @@ def test_every_cut(parts: int, silu: bool) -> None:
         tolerance = (SILU_TOLERANCE if silu else TOLERANCE)[x.dtype]
         for num_blocks in (0, 1, 24):
             for trigger, in_flight in ((0, 1), (4, 3), (1000, 1000)):
-                cut = tuning(parts=parts, num_blocks=num_blocks, trigger=trigger, in_flight=in_flight)
-                out = poisoned(m, weight.num_out, dtype=x.dtype)
+                cut = tuning(
+                    "Skinny", parts=parts, num_blocks=num_blocks, trigger=trigger, in_flight=in_flight
+                )
+                out = poisoned(m, weight.out_size, dtype=x.dtype)
                 skinny_gemm(x, weight, out=out, tuning=cut)
                 assert_close(out, expected, tolerance, f"{m} rows, {num_blocks} blocks")
 
@@ -77,7 +89,7 @@ def test_every_cut(parts: int, silu: bool) -> None:
 @pytest.mark.parametrize(("n", "k"), [(256, 128), (208, 512), (2 * 1000, 264), (16384, 2048)])
 def test_silu_mul(n: int, k: int, dtype: torch.dtype) -> None:
     """The fused epilogue is the GEMM, each half rounded, then silu(gate), rounded, times up."""
-    weight = Weight(normal(n, k, dtype=dtype, seed=n), silu_mul=True)
+    weight = SkinnyWeight(normal(n, k, dtype=dtype, seed=n), silu_mul=True)
     bias = normal(n, dtype=dtype, seed=1)
     for m in (1, 5, 8, 13, 29, 64):
         x = normal(m, k, dtype=dtype, seed=m) * (3 / math.sqrt(k))
@@ -97,15 +109,15 @@ def test_silu_mul_equals_the_kernels_apart(dtype: torch.dtype) -> None:
     w = normal(2 * 1024, 512, dtype=dtype)
     for m in (3, 64):
         x = normal(m, 512, dtype=dtype, seed=m) * 0.1
-        cut = tuning(parts=2)
-        apart = gpu_ops.silu_mul(skinny_gemm(x, Weight(w), tuning=cut))
-        assert torch.equal(skinny_gemm(x, Weight(w, silu_mul=True), tuning=cut), apart)
+        cut = tuning("Skinny", parts=2)
+        apart = ops.silu_mul(skinny_gemm(x, SkinnyWeight(w), tuning=cut))
+        assert torch.equal(skinny_gemm(x, SkinnyWeight(w, silu_mul=True), tuning=cut), apart)
 
 
 def test_rows() -> None:
     """Rows of x in any order, some twice; an index out of range reads zeros."""
     n, k = 1000, 512
-    weight = Weight(normal(n, k, dtype=torch.bfloat16))
+    weight = SkinnyWeight(normal(n, k, dtype=torch.bfloat16))
     x = normal(300, k + 8, dtype=torch.bfloat16, seed=1)[:, :k]
     for m in (1, 8, 20, 40, 64):
         rows = torch.randint(0, 300, (m,), dtype=torch.int32, device="cuda")
@@ -122,7 +134,7 @@ def test_rows() -> None:
 @pytest.mark.parametrize(("n", "k", "silu"), [(6144, 4096, False), (2048, 8192, False), (4096, 1024, True)])
 def test_a_row_has_the_same_bits_in_every_batch(n: int, k: int, silu: bool, dtype: torch.dtype) -> None:
     """Alone, in any number of rows, and in every repeat."""
-    weight = Weight(normal(n, k, dtype=dtype), silu_mul=silu)
+    weight = SkinnyWeight(normal(n, k, dtype=dtype), silu_mul=silu)
     x = normal(64, k, dtype=dtype, seed=1)
     whole = skinny_gemm(x, weight)
     for _ in range(20):
@@ -139,13 +151,13 @@ class Chain:
     """A Llama-like row of kernels without attention: norm, qkv, o, norm, gate_up, down, and again."""
 
     def __init__(
-        self, hidden: int, inter: int, num_layers: int, gemm: Callable[[Tensor, Weight], Tensor]
+        self, hidden: int, inter: int, num_layers: int, gemm: Callable[[Tensor, SkinnyWeight], Tensor]
     ) -> None:
-        def weight(n: int, k: int, silu: bool = False) -> Weight:
+        def weight(n: int, k: int, silu: bool = False) -> SkinnyWeight:
             w = normal(n, k, dtype=torch.bfloat16, seed=len(self.layers) * 7 + n) / math.sqrt(k)
-            return Weight(w.contiguous(), silu)
+            return SkinnyWeight(w.contiguous(), silu_mul=silu)
 
-        self.layers: list[tuple[Weight, ...]] = []
+        self.layers: list[tuple[SkinnyWeight, ...]] = []
         for _ in range(num_layers):
             qkv, o = weight(hidden * 3 // 2, hidden), weight(hidden, hidden)
             self.layers.append((qkv, o, weight(2 * inter, hidden, True), weight(hidden, inter)))
@@ -156,9 +168,9 @@ class Chain:
         residual = x.clone()
         hidden = x.size(1)
         for qkv, o, gate_up, down in self.layers:
-            y = gpu_ops.rms_norm(x, self.norm_weight, 1e-5)
+            y = ops.rms_norm(x, self.norm_weight, 1e-5)
             y = self.gemm(self.gemm(y, qkv)[:, :hidden], o)
-            y = gpu_ops.rms_norm(y, self.norm_weight, 1e-5, residual)
+            y = ops.rms_norm(y, self.norm_weight, 1e-5, residual)
             x = self.gemm(self.gemm(y, gate_up), down)
         return x + residual
 
@@ -167,7 +179,7 @@ class Chain:
 def test_overlapping_chain_in_a_graph(m: int) -> None:
     """Kernels that start early see what the kernels in front wrote: equal bits with the launches in order."""
 
-    def in_order(x: Tensor, weight: Weight) -> Tensor:
+    def in_order(x: Tensor, weight: SkinnyWeight) -> Tensor:
         out = skinny_gemm(x, weight, overlaps=False)
         torch.cuda.synchronize()
         return out
@@ -186,14 +198,14 @@ def test_refuses() -> None:
     """Errors name what was given and what is allowed."""
     w = normal(64, 128, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="multiples of 8"):
-        Weight(normal(64, 100, dtype=torch.bfloat16))
+        SkinnyWeight(normal(64, 100, dtype=torch.bfloat16))
     with pytest.raises(ValueError, match="dtype"):
-        Weight(normal(64, 128, dtype=torch.float32))
+        SkinnyWeight(normal(64, 128, dtype=torch.float32))
     with pytest.raises(ValueError, match="multiples of 16"):
-        Weight(normal(72, 128, dtype=torch.bfloat16), silu_mul=True)
+        SkinnyWeight(normal(72, 128, dtype=torch.bfloat16), silu_mul=True)
     with pytest.raises(ValueError, match="16-byte"):
-        Weight(normal(65, 128, dtype=torch.bfloat16).flatten()[4 : 4 + 64 * 128].view(64, 128))
-    weight = Weight(w)
+        SkinnyWeight(normal(65, 128, dtype=torch.bfloat16).flatten()[4 : 4 + 64 * 128].view(64, 128))
+    weight = SkinnyWeight(w)
     with pytest.raises(ValueError, match="num_rows"):
         skinny_gemm(normal(65, 128, dtype=torch.bfloat16), weight)
     with pytest.raises(ValueError, match="stride_x"):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 
-import gpu_ops
 import pytest
 import torch
-from gemm_cases import DTYPES, TOLERANCE, check_overlap, normal, product
-from gemm_ops import WideWeight, split_gemm, split_tuning
+from gemm_cases import DTYPES, TOLERANCE, check_overlap, normal, product, split_gemm, tuning
 from kernel_reference import assert_close
+from quire import ops
+from quire.ops.gemm import WideWeight
 from torch import Tensor
 
 pytestmark = pytest.mark.gpu
@@ -29,7 +29,7 @@ def test_product(n: int, k: int, dtype: torch.dtype) -> None:
     weight = WideWeight(normal(n, k, dtype=dtype, seed=n))
     bias = normal(n, dtype=dtype, seed=1)
     cuts = [None] + [
-        split_tuning(parts=parts, columns=columns, rows=rows)
+        tuning("Split", parts=parts, columns=columns, rows=rows)
         for parts, columns, rows in itertools.product((1, 2, 3, 4, 8), (64, 128), (96, 128))
     ]
     for m in ROWS:
@@ -75,7 +75,7 @@ def test_overlapping_chain_in_a_graph(m: int) -> None:
 
     def chain(x: Tensor, overlaps: bool) -> Tensor:
         for up, down in layers:
-            y = gpu_ops.rms_norm(x, norm_weight, 1e-5)
+            y = ops.rms_norm(x, norm_weight, 1e-5)
             if not overlaps:
                 torch.cuda.synchronize()
             y = split_gemm(y, up, overlaps=overlaps)
@@ -90,13 +90,13 @@ def test_refuses() -> None:
     weight = WideWeight(normal(64, 128, dtype=torch.bfloat16))
     x = normal(4, 128, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="silu_mul"):
-        split_gemm(x, WideWeight(normal(64, 128, dtype=torch.bfloat16), True))
+        split_gemm(x, WideWeight(normal(64, 128, dtype=torch.bfloat16), silu_mul=True))
     with pytest.raises(ValueError, match="stride_x"):
         split_gemm(normal(4, 132, dtype=torch.bfloat16)[:, :128], weight)
     with pytest.raises(ValueError, match="stride_out"):
         split_gemm(x, weight, out=normal(4, 68, dtype=torch.bfloat16)[:, :64])
     with pytest.raises(ValueError, match="columns"):
-        split_gemm(x, weight, tuning=split_tuning(columns=32))
+        split_gemm(x, weight, tuning=tuning("Split", columns=32))
     with pytest.raises(ValueError, match="rows"):
-        split_gemm(x, weight, tuning=split_tuning(rows=64))
+        split_gemm(x, weight, tuning=tuning("Split", rows=64))
     assert split_gemm(normal(0, 128, dtype=torch.bfloat16), weight).shape == (0, 64)

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import math
 
-import gpu_ops
 import pytest
 import torch
-from gemm_cases import DTYPES, SILU_TOLERANCE, TOLERANCE, check_overlap, normal, product, silu_mul
-from gemm_ops import WideWeight, wide_gemm, wide_tuning
+from gemm_cases import (
+    DTYPES,
+    SILU_TOLERANCE,
+    TOLERANCE,
+    check_overlap,
+    normal,
+    product,
+    silu_mul,
+    tuning,
+    wide_gemm,
+)
 from kernel_reference import assert_close
+from quire import ops
+from quire.ops.gemm import WideWeight
 from torch import Tensor
 
 pytestmark = pytest.mark.gpu
@@ -25,16 +35,16 @@ def check(x: Tensor, weight: WideWeight, bias: Tensor | None, expected: Tensor, 
     """Right however the work is spread; every row and column written, nothing beside them touched."""
     m, n = expected.shape
     bits = None
-    for tuning in (
+    for cut in (
         None,
-        wide_tuning(pair=0, halves=0),
-        wide_tuning(pair=1, group=1),
-        wide_tuning(pair=1, halves=0, columns=112),
-        wide_tuning(pair=0, columns=112),
-        wide_tuning(columns=128),
+        tuning("Wide", pair=0, halves=0),
+        tuning("Wide", pair=1, group=1),
+        tuning("Wide", pair=1, halves=0, columns=112),
+        tuning("Wide", pair=0, columns=112),
+        tuning("Wide", columns=128),
     ):
         room = torch.full((m + 1, n + 8), math.nan, dtype=x.dtype, device="cuda")
-        wide_gemm(x, weight, bias=bias, out=room[:m, :n], tuning=tuning)
+        wide_gemm(x, weight, bias=bias, out=room[:m, :n], tuning=cut)
         assert_close(room[:m, :n], expected, tolerance, f"{m} rows")
         assert room[m:].isnan().all(), "wrote below out"
         assert room[:, n:].isnan().all(), "wrote beside out"
@@ -46,7 +56,7 @@ def check(x: Tensor, weight: WideWeight, bias: Tensor | None, expected: Tensor, 
 @pytest.mark.parametrize(("n", "k"), SIZES)
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "silu_mul"])
 def test_product(n: int, k: int, fused: bool, dtype: torch.dtype) -> None:
-    weight = WideWeight(normal(n * (1 + fused), k, dtype=dtype, seed=n), fused)
+    weight = WideWeight(normal(n * (1 + fused), k, dtype=dtype, seed=n), silu_mul=fused)
     bias = normal(n * (1 + fused), dtype=dtype, seed=1)
     tolerance = (SILU_TOLERANCE if fused else TOLERANCE)[dtype]
     for m in ROWS:
@@ -63,16 +73,16 @@ def test_a_models_size(m: int, dtype: torch.dtype) -> None:
     """The shape of a 1B model, every kind of schedule: fused equals the kernels apart bitwise."""
     w = normal(2 * 8192, 2048, dtype=dtype)
     x = normal(m, 2048, dtype=dtype, seed=m) * (3 / math.sqrt(2048))
-    fused = wide_gemm(x, WideWeight(w, True))
+    fused = wide_gemm(x, WideWeight(w, silu_mul=True))
     apart = wide_gemm(x, WideWeight(w))
     assert_close(apart, product(x, w).to(dtype), TOLERANCE[dtype], f"{m} rows")
-    assert torch.equal(fused, gpu_ops.silu_mul(apart))
+    assert torch.equal(fused, ops.silu_mul(apart))
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "silu_mul"])
 def test_a_row_has_the_same_bits_in_every_batch(fused: bool) -> None:
     """Wherever it lies in a tile, whatever is beside it, and in every repeat."""
-    weight = WideWeight(normal(2048, 1024, dtype=torch.bfloat16), fused)
+    weight = WideWeight(normal(2048, 1024, dtype=torch.bfloat16), silu_mul=fused)
     x = normal(1100, 1024, dtype=torch.bfloat16, seed=1)
     whole = wide_gemm(x, weight)
     for _ in range(20):
@@ -90,7 +100,9 @@ def test_overlapping_chain_in_a_graph() -> None:
     scale = hidden**-0.5
     layers = [
         (
-            WideWeight((normal(2 * inter, hidden, dtype=torch.bfloat16, seed=i) * scale).contiguous(), True),
+            WideWeight(
+                (normal(2 * inter, hidden, dtype=torch.bfloat16, seed=i) * scale).contiguous(), silu_mul=True
+            ),
             WideWeight((normal(hidden, inter, dtype=torch.bfloat16, seed=9 + i) * scale).contiguous()),
         )
         for i in range(6)
@@ -99,7 +111,7 @@ def test_overlapping_chain_in_a_graph() -> None:
 
     def chain(x: Tensor, overlaps: bool) -> Tensor:
         for gate_up, down in layers:
-            y = gpu_ops.rms_norm(x, norm_weight, 1e-5)
+            y = ops.rms_norm(x, norm_weight, 1e-5)
             if not overlaps:
                 torch.cuda.synchronize()
             y = wide_gemm(y, gate_up, overlaps=overlaps)
@@ -116,7 +128,7 @@ def test_refuses() -> None:
     with pytest.raises(ValueError, match="multiples of 8"):
         WideWeight(normal(60, 128, dtype=torch.bfloat16))
     with pytest.raises(ValueError, match="multiples of 16"):
-        WideWeight(normal(72, 128, dtype=torch.bfloat16), True)
+        WideWeight(normal(72, 128, dtype=torch.bfloat16), silu_mul=True)
     with pytest.raises(ValueError, match="dtype"):
         WideWeight(normal(64, 128, dtype=torch.float32))
     weight = WideWeight(normal(64, 128, dtype=torch.bfloat16))
