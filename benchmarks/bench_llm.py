@@ -18,7 +18,7 @@ from collections import deque
 import numpy as np
 from quire import LLM, SamplingParams, _core
 from quire.runner.sampled import Logprobs, Sampled
-from quire.sample_ops import MAX_LOGPROBS
+from quire.sampling_params import MAX_LOGPROBS
 
 NUM_PROMPT_TOKENS = 32
 

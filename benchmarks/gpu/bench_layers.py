@@ -143,7 +143,7 @@ def sample_cases() -> list[Case]:
                     "output_idx": torch.zeros(n, device="cuda", dtype=torch.int32),
                     "out": torch.zeros(n, device="cuda", dtype=torch.int32),
                 }
-                return lambda: gpu_ops.sample(logits, **args)
+                return lambda: ops.sample(logits, **args)
 
             cases.append((f"sample: {name}", "128256", n, n * VOCAB_SIZE * 2, make))
     return cases

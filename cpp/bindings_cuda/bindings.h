@@ -2,26 +2,10 @@
 // call. The stream comes as an integer, 0 for the default stream.
 #pragma once
 
-#include "bindings/kernel.h"
 #include "bindings/kernels.h"
 #include "quire/cuda/stream.h"
 
 namespace quire::bindings {
-
-template <class Params>
-auto stream() {
-  return field<&Launch<Params>::stream>("stream");
-}
-
-// m.name(each field's argument, in order): the launch.
-template <class Params, class List>
-void def_launch(py::module_& m, const char* name, void (*launch)(const Params&, cudaStream_t),
-                const List& list) {
-  def_kernel<Launch<Params>>(
-      m, name,
-      [launch](const Launch<Params>& given) { launch(given, static_cast<cudaStream_t>(given.stream)); },
-      list);
-}
 
 void bind_attention(py::module_& m);
 void bind_gemm(py::module_& m);

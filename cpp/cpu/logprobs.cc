@@ -1,11 +1,10 @@
-#include "quire/cpu/logprobs.h"
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
 #include "check.h"
+#include "quire/cpu/sampling.h"
 #include "thread_pool.h"
 
 namespace quire::cpu {
@@ -69,6 +68,7 @@ void logprobs_of_row(const LogprobsParams& p, const KernelTable& table, int64_t 
 
 void logprobs(const LogprobsParams& p) {
   check_positive("vocab_size", p.vocab_size);
+  table_index(p.dtype);  // refuses a type that has no kernels
   const KernelTable& table = kernels();
   parallel_for(p.num_rows > 1, p.num_rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) logprobs_of_row(p, table, row);

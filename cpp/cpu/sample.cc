@@ -4,8 +4,6 @@
 // only logits above that bound are gathered and sorted. top_p: the same with a guessed k; where the guess
 // does not reach top_p, a histogram of probability over logits finds the bin where the prefix ends, and only
 // that bin is sorted.
-#include "quire/cpu/sample.h"
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -13,6 +11,7 @@
 #include <vector>
 
 #include "check.h"
+#include "quire/cpu/sampling.h"
 #include "thread_pool.h"
 
 namespace quire::cpu {
@@ -303,6 +302,7 @@ int32_t choose(const SampleParams& p, const KernelTable& table, int64_t row) {
 
 int32_t sample_row(const SampleParams& p, const KernelTable& table, int64_t row) {
   const int32_t id = choose(p, table, row);
+  if (p.last_token_ids != nullptr) p.last_token_ids[p.sample_rows[row]] = std::max(id, 0);
   if (id >= 0 && has_penalties(p, row)) {
     uint16_t& entry = counts_of(p, row)[id];
     if ((entry & kMaxCount) != kMaxCount) ++entry;
@@ -327,6 +327,7 @@ std::array<uint32_t, 4> philox4x32(uint64_t seed, uint64_t counter) {
 
 void sample(const SampleParams& p) {
   check_positive("vocab_size", p.vocab_size);
+  table_index(p.dtype);  // refuses a type that has no kernels
   for (int32_t row = 0; row < p.num_rows; ++row) {
     if (!(p.temperature[row] >= 0)) {
       throw InvalidArgument("temperature[" + std::to_string(row) + "]", std::to_string(p.temperature[row]),

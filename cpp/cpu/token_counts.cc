@@ -1,8 +1,7 @@
-#include "quire/cpu/token_counts.h"
-
 #include <algorithm>
 
 #include "check.h"
+#include "quire/cpu/sampling.h"
 
 namespace quire::cpu {
 

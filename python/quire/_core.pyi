@@ -624,6 +624,7 @@ def cpu_embedding(
     stream: int = 0,
 ) -> None: ...
 def cpu_sample(
+    *,
     dtype: int,
     num_rows: int,
     vocab_size: int,
@@ -635,19 +636,22 @@ def cpu_sample(
     seed: int,
     output_idx: int,
     out: int,
+    sample_rows: int = 0,
+    last_token_ids: int = 0,
+    mask_rows: int = 0,
+    token_masks: int = 0,
     min_p: int = 0,
     repetition_penalty: int = 0,
     presence_penalty: int = 0,
     frequency_penalty: int = 0,
     token_counts: int = 0,
-    mask_rows: int = 0,
-    token_masks: int = 0,
     bias_offsets: int = 0,
     bias_ids: int = 0,
     biases: int = 0,
-    sample_rows: int = 0,
+    stream: int = 0,
 ) -> None: ...
 def cpu_token_counts(
+    *,
     num_reqs: int,
     vocab_size: int,
     rows: int,
@@ -655,8 +659,10 @@ def cpu_token_counts(
     prompt_lens: int,
     token_ids: int,
     token_counts: int,
+    stream: int = 0,
 ) -> None: ...
 def cpu_logprobs(
+    *,
     dtype: int,
     num_rows: int,
     vocab_size: int,
@@ -668,6 +674,7 @@ def cpu_logprobs(
     token_ranks: int,
     top_ids: int,
     top_logprobs: int,
+    stream: int = 0,
 ) -> None: ...
 def cpu_isa() -> str: ...
 def supported_cpu_isas() -> list[str]: ...

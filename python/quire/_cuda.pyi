@@ -218,6 +218,7 @@ def copy_blocks(
     *, copies: int, num_copies: int, cache: int, num_blocks: int, block_bytes: int, stream: int = 0
 ) -> None: ...
 def sample(
+    *,
     dtype: int,
     num_rows: int,
     vocab_size: int,
@@ -229,21 +230,22 @@ def sample(
     seed: int,
     output_idx: int,
     out: int,
-    stream: int,
     sample_rows: int = 0,
     last_token_ids: int = 0,
+    mask_rows: int = 0,
+    token_masks: int = 0,
     min_p: int = 0,
     repetition_penalty: int = 0,
     presence_penalty: int = 0,
     frequency_penalty: int = 0,
     token_counts: int = 0,
-    mask_rows: int = 0,
-    token_masks: int = 0,
     bias_offsets: int = 0,
     bias_ids: int = 0,
     biases: int = 0,
+    stream: int = 0,
 ) -> None: ...
 def token_counts(
+    *,
     num_reqs: int,
     vocab_size: int,
     rows: int,
@@ -251,9 +253,10 @@ def token_counts(
     prompt_lens: int,
     token_ids: int,
     token_counts: int,
-    stream: int,
+    stream: int = 0,
 ) -> None: ...
 def logprobs(
+    *,
     dtype: int,
     num_rows: int,
     vocab_size: int,
@@ -265,5 +268,5 @@ def logprobs(
     token_ranks: int,
     top_ids: int,
     top_logprobs: int,
-    stream: int,
+    stream: int = 0,
 ) -> None: ...

@@ -7,10 +7,8 @@
 #include "quire/cuda/gemm.h"
 #include "quire/cuda/kv_cache.h"
 #include "quire/cuda/layers.h"
-#include "quire/cuda/logprobs.h"
 #include "quire/cuda/paged_attention.h"
-#include "quire/cuda/sample.h"
-#include "quire/cuda/token_counts.h"
+#include "quire/cuda/sampling.h"
 
 namespace quire::cuda {
 namespace {

@@ -1,7 +1,7 @@
 #include <pybind11/stl.h>
 
 #include "core_parts.h"
-#include "quire/cpu/sample.h"
+#include "quire/cpu/sampling.h"
 #include "quire/sampling.h"
 
 namespace quire::core_parts {

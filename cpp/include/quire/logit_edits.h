@@ -1,6 +1,5 @@
 // What a request changes about its logits before they are sampled from: min_p, penalties, logit_bias, and
-// which tokens may be sampled at all. The samplers (quire/cpu/sample.h, quire/cuda/sample.h) say in which
-// order, and exactly how.
+// which tokens may be sampled at all. quire/kernels/sampling.h says in which order, and exactly how.
 //
 // Most batches have no such request: then nothing here is filled, packed or copied.
 #pragma once
@@ -44,7 +43,7 @@ const char* no_token_error(const LogitEdits* edits);
 // edits, or when the batch has some already.
 //
 // The samplers keep two tables with one row per row of the block tables: token_counts (what penalties know
-// of a request, see quire/cpu/token_counts.h) and token_masks, which `masks` mirrors. A batch writes what a
+// of a request, see quire/kernels/sampling.h) and token_masks, which `masks` mirrors. A batch writes what a
 // request needs that samples for the first time since it got its row, be it new or resumed. Later the
 // samplers themselves count what they draw, so nobody needs to know an id to go on.
 void append_edits(Batch& batch, RequestState& request, MaskTable& masks);

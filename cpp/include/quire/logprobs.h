@@ -20,7 +20,7 @@ struct Logprob {
 };
 static_assert(sizeof(Logprob) == 12, "copied as bytes");
 
-// The numbers of several rows of logits, as the kernels write them (quire/cpu/logprobs.h).
+// The numbers of several rows of logits, as the kernels write them (quire/kernels/sampling.h).
 struct LogprobRows {
   std::span<const float> token_logprobs;  // [num_rows]
   std::span<const int32_t> token_ranks;   // [num_rows]

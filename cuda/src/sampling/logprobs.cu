@@ -3,7 +3,7 @@
 #include "common/dependency.cuh"
 #include "common/dispatch.h"
 #include "common/launch.h"
-#include "quire/cuda/logprobs.h"
+#include "quire/cuda/sampling.h"
 #include "shortcut.cuh"
 
 namespace quire::cuda {

@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "common/reduce.cuh"
-#include "quire/cuda/sample.h"
+#include "quire/cuda/sampling.h"
 #include "scan.cuh"
 
 namespace quire::cuda::sampling {

@@ -9,7 +9,7 @@
 #include "common/dispatch.h"
 #include "common/launch.h"
 #include "philox.cuh"
-#include "quire/cuda/sample.h"
+#include "quire/cuda/sampling.h"
 #include "row.cuh"
 #include "shortcut.cuh"
 

@@ -1,7 +1,7 @@
 #include "common/dependency.cuh"
 #include "common/dispatch.h"
 #include "common/launch.h"
-#include "quire/cuda/token_counts.h"
+#include "quire/cuda/sampling.h"
 #include "view.cuh"
 
 namespace quire::cuda {

@@ -13,7 +13,7 @@ from quire._core import cpu_isa, num_threads, set_cpu_isa, set_num_threads, supp
 from quire.ops.attention import BatchInfo, KVCache, PagedAttention, QkNorm, RopeTable, rope_and_cache
 from quire.ops.blocks import copy_blocks, update_block_tables
 from quire.ops.layers import embedding, gather_rows, rms_norm, silu_mul
-from quire.sample_ops import logprobs, sample, token_counts
+from quire.ops.sampling import logprobs, sample, token_counts
 
 __all__ = [
     "BatchInfo",

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from quire import _core
-from quire import ops_cuda as ops
 from quire.runner.logit_edits import SamplerTables
 from quire.runner.step_buffers import PackedColumns, pinned
 
@@ -26,7 +25,7 @@ class CudaLogitEdits:
     """
 
     def __init__(self, max_num_seqs: int, vocab_size: int, device: torch.device, num_copies: int) -> None:
-        self._tables = SamplerTables(max_num_seqs, vocab_size, device, ops.token_counts)
+        self._tables = SamplerTables(max_num_seqs, vocab_size, device)
         self._columns = PackedColumns(_core.BatchLayout.for_edits(max_num_seqs), device, num_copies)
         self._updates_host = [pinned(0, device) for _ in range(num_copies)]
         self._updates = torch.empty(0, dtype=torch.uint8, device=device)
@@ -36,16 +35,14 @@ class CudaLogitEdits:
         """``[max_num_seqs + 1, num_mask_words]`` int32."""
         return self._tables.token_masks
 
-    @property
-    def num_logprobs(self) -> Tensor:
-        """``[max_num_seqs]`` int32, those of the batch uploaded last."""
-        return self._columns.fields["num_logprobs"]
-
-    def sampler_arguments(self) -> dict[str, int]:
-        """Addresses for `ops.sample`: always the same."""
-        tensors = {name: tensor for name, tensor in self._columns.fields.items() if name != "num_logprobs"}
-        tensors["token_counts"] = self._tables.token_counts
-        return {name: tensor.data_ptr() for name, tensor in tensors.items()}
+    def arguments(self, num_sampled: int) -> dict[str, Tensor]:
+        """What `ops.sample` takes of a batch that has so many samples, and num_logprobs: at addresses that
+        are always the same."""
+        arguments = {
+            name: self._columns.fields[name][: array.length(0, 0, num_sampled)]
+            for name, array in self._columns.layout.arrays.items()
+        }
+        return arguments | {"token_counts": self._tables.token_counts}
 
     def upload(self, copy: int, batch: _core.Batch, num_sampled: int) -> None:
         """Bring what the batch asks for, as if it had `num_sampled` samples, on the current stream. What the

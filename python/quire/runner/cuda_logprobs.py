@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from quire import _core
-from quire import ops_cuda as ops
+from quire import _core, ops
 from quire.models.cuda.activations import CudaActivations
 from quire.models.cuda.decoder import CudaDecoder
 from quire.runner.logprob_rows import NUM_PROMPT_INPUTS, LogprobRows
@@ -46,7 +45,8 @@ class PromptLogprobs:
             piece = slice(begin, begin + size)
             index, next_ids, num_logprobs = (tensor[piece] for tensor in inputs)
             logits = model.logits_of(index, activations)
-            ops.logprobs(logits, next_ids, num_logprobs, out=tuple(tensor[piece] for tensor in out))
+            out_piece = [tensor[piece] for tensor in out]
+            ops.logprobs(logits, token_ids=next_ids, num_logprobs=num_logprobs, out=out_piece)
         self._rows.download(copy, num_rows)
 
     def host(self, copy: int, num_rows: int) -> Logprobs:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from quire import _core, ops, ops_cuda
+from quire import _core, ops
 from quire.config import EngineConfig
 from quire.models.checkpoint import load_model_weights
 from quire.models.config import ModelConfig
@@ -107,7 +107,6 @@ class CudaRunner:
         self._next_copy = 0
         # Of full steps.
         self._edits = CudaLogitEdits(max_num_seqs, spec.vocab_size, device, self.max_batches_in_flight)
-        self._edit_arguments = self._edits.sampler_arguments()
         self._sampled_rows = LogprobRows(max_num_seqs, device, self.max_batches_in_flight)
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._make_prompt_logprobs = partial(
@@ -210,11 +209,14 @@ class CudaRunner:
             self._activations,
             is_all_sampled=shape.is_decode,
         )
+        names = ("temperature", "top_k", "top_p", "seed", "output_idx", "sample_rows", "mask_rows")
+        arguments = {name: getattr(step, name) for name in names}
+        arguments |= {"last_token_ids": self._last_token_ids, "token_masks": self._edits.token_masks}
         if not is_full:
-            ops_cuda.sample(logits, step, self._last_token_ids, self._edits.token_masks, out=self._sampled)
+            ops.sample(logits, **arguments, out=self._sampled[: shape.num_sampled])
             return
         ids, *out = self._sampled_rows.on_device(shape.num_sampled)
-        ops_cuda.sample(
-            logits, step, self._last_token_ids, self._edits.token_masks, out=ids, **self._edit_arguments
-        )
-        ops_cuda.logprobs(logits, ids, self._edits.num_logprobs, out=tuple(out))
+        arguments |= self._edits.arguments(shape.num_sampled)
+        num_logprobs = arguments.pop("num_logprobs")
+        ops.sample(logits, **arguments, out=ids)
+        ops.logprobs(logits, token_ids=ids, num_logprobs=num_logprobs, out=out)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from quire.sample_ops import num_mask_words
+from quire.ops.sampling import num_mask_words, token_counts
 
 
 def table_bytes(max_num_seqs: int, vocab_size: int) -> int:
@@ -19,25 +19,17 @@ class SamplerTables:
     """token_counts and token_masks, one row per row of the block tables: quire/logit_edits.h and
     quire/token_mask.h say what they hold and when batches write to them. They need no initial value."""
 
-    def __init__(
-        self,
-        max_num_seqs: int,
-        vocab_size: int,
-        device: torch.device,
-        write_counts: Callable[..., None],
-    ) -> None:
-        """write_counts: the device's `token_counts` kernel."""
+    def __init__(self, max_num_seqs: int, vocab_size: int, device: torch.device) -> None:
         num_rows = max_num_seqs + 1
         self.token_counts = torch.empty((num_rows, vocab_size), dtype=torch.uint16, device=device)
         self.token_masks = torch.empty(
             (num_rows, num_mask_words(vocab_size)), dtype=torch.int32, device=device
         )
-        self._write_counts = write_counts
 
     def update(self, columns: Mapping[str, Tensor]) -> None:
         """Write what a batch brings: its columns of `BatchLayout.for_tables`, on the device."""
         if columns["counted_rows"].numel():
-            self._write_counts(
+            token_counts(
                 self.token_counts,
                 rows=columns["counted_rows"],
                 token_offsets=columns["counted_offsets"],

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from quire.runner.sampled import Logprobs
-from quire.sample_ops import MAX_LOGPROBS
+from quire.sampling_params import MAX_LOGPROBS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -78,9 +78,7 @@ class ModelRunner:
         self._prompt_piece = min(PROMPT_PIECE, config.max_num_seqs)  # no more logits than a step samples from
         self._prompt_activations: Activations | None = None  # of prompt logprobs, once they are asked for
         # Made when a request needs them: pages of rows that no such request had are never touched.
-        self._make_tables = partial(
-            SamplerTables, config.max_num_seqs, spec.vocab_size, torch.device("cpu"), ops.token_counts
-        )
+        self._make_tables = partial(SamplerTables, config.max_num_seqs, spec.vocab_size, CPU)
         self._tables: SamplerTables | None = None
         edit_columns = _core.BatchLayout.for_edits(config.max_num_seqs).arrays
         self._edit_columns = [name for name in edit_columns if name != "num_logprobs"]

@@ -11,7 +11,7 @@ import torch
 from draw_reference import ROUNDING, draw_error
 from kernel_reference import REFUSED
 from quire import ops
-from quire.sample_ops import num_mask_words
+from quire.ops.sampling import num_mask_words
 from torch import Tensor
 
 DTYPES = [torch.float32, torch.bfloat16]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from functools import cache
 
-import gpu_ops
 import pytest
 import torch
 from draw_reference import check_draws
@@ -52,7 +51,7 @@ def test_edits_agree_with_the_cpu(
     arguments = on_gpu({**given, **case.arguments})
     logits = case.logits.cuda()
     counts = as_counts(case.table).cuda()
-    ids = gpu_ops.sample(logits, **arguments, token_counts=counts).cpu()
+    ids = ops.sample(logits, **arguments, token_counts=counts).cpu()
     check_draws(ids, expected, case.edited, given)
     assert torch.equal(logits.cpu(), case.logits)
     table = case.table.clone()
@@ -61,13 +60,13 @@ def test_edits_agree_with_the_cpu(
     assert torch.equal(as_ints(counts.cpu()), table)
 
     again = as_counts(case.table).cuda()
-    assert torch.equal(gpu_ops.sample(padded(case.logits, 3), **arguments, token_counts=again).cpu(), ids)
+    assert torch.equal(ops.sample(padded(case.logits, 3), **arguments, token_counts=again).cpu(), ids)
     for j in (0, 1, 6, 16):
         alone = {name: tensor[j : j + 1] for name, tensor in arguments.items()}
         alone |= {name: arguments[name] for name in ("token_masks", "bias_ids", "biases")}
         alone["bias_offsets"] = arguments["bias_offsets"][j : j + 2].clone()
         again = as_counts(case.table).cuda()
-        assert gpu_ops.sample(logits[j : j + 1], **alone, token_counts=again).item() == ids[j]
+        assert ops.sample(logits[j : j + 1], **alone, token_counts=again).item() == ids[j]
 
 
 @pytest.mark.parametrize("vocab_size", [333, 128256])
@@ -91,8 +90,8 @@ def test_neutral_rows_are_as_before(temperature: float, top_k: int, top_p: float
         "bias_ids": torch.tensor([i for own in biased for i in own], dtype=torch.int32),
         "biases": torch.full((n,), 5.0),
     }
-    ids = gpu_ops.sample(logits, **plain, **on_gpu(fields))
-    assert torch.equal(ids[::2], gpu_ops.sample(logits, **plain)[::2])
+    ids = ops.sample(logits, **plain, **on_gpu(fields))
+    assert torch.equal(ids[::2], ops.sample(logits, **plain)[::2])
     assert set(ids[1::2].tolist()) <= {7, 11}
 
 
@@ -107,7 +106,7 @@ def test_nothing_left() -> None:
         "bias_ids": torch.tensor([6], dtype=torch.int32),
         "biases": torch.tensor([-math.inf]),
     }
-    ids = gpu_ops.sample(logits.cuda(), **on_gpu(given)).tolist()
+    ids = ops.sample(logits.cuda(), **on_gpu(given)).tolist()
     assert ids == [-1, 5 if logits[1, 5] > logits[1, 6] else 6]
 
 
@@ -116,6 +115,6 @@ def test_arrays_that_belong_together() -> None:
     logits, given = random_logits(2, 100).cuda(), on_gpu(settings(2))
     rows = torch.zeros(3, dtype=torch.int32, device="cuda")
     with pytest.raises(ValueError, match="mask_rows"):
-        gpu_ops.sample(logits, **given, mask_rows=rows)
+        ops.sample(logits, **given, mask_rows=rows)
     with pytest.raises(ValueError, match="bias_offsets"):
-        gpu_ops.sample(logits, **given, bias_offsets=rows)
+        ops.sample(logits, **given, bias_offsets=rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import gpu_ops
 import pytest
 import torch
 from draw_reference import check_draws
@@ -86,14 +85,14 @@ def test_fields_agree_with_the_cpu(
     rows = given["sample_rows"].long()
     expected = ops.sample(as_cpu_takes(logits), **given, token_counts=as_counts(table))
     counts_on_gpu = as_counts(table).cuda()
-    actual = gpu_ops.sample(padded(logits, 3), **on_gpu(given), token_counts=counts_on_gpu).cpu()
+    actual = ops.sample(padded(logits, 3), **on_gpu(given), token_counts=counts_on_gpu).cpu()
     edited = penalised(logits, table[rows], *penalty)
     edited[3] = logits[3].float()
     check_draws(actual, expected, edited, given)
     again = as_counts(table).cuda()
     table[rows, actual.long()] += torch.tensor([j != 3 for j in range(n)]).int()
     assert torch.equal(as_ints(counts_on_gpu.cpu()), table), "what is drawn is counted"
-    assert torch.equal(gpu_ops.sample(logits.cuda(), **on_gpu(given), token_counts=again).cpu(), actual)
+    assert torch.equal(ops.sample(logits.cuda(), **on_gpu(given), token_counts=again).cpu(), actual)
     assert torch.equal(as_ints(again.cpu()), as_ints(counts_on_gpu.cpu()))
 
 
@@ -106,18 +105,18 @@ def test_neutral_fields_change_nothing(temperature: float, top_k: int, top_p: fl
     neutral = on_gpu(penalties(n, 1, 0, 0))
     table = random_table(n, 30000)
     counts, rows = as_counts(table).cuda(), torch.arange(n, dtype=torch.int32, device="cuda")
-    expected = gpu_ops.sample(logits, **plain)
+    expected = ops.sample(logits, **plain)
     fields = {**neutral, "min_p": torch.zeros(n, device="cuda"), "token_counts": counts, "sample_rows": rows}
-    assert torch.equal(gpu_ops.sample(logits, **plain, **fields), expected)
+    assert torch.equal(ops.sample(logits, **plain, **fields), expected)
     assert torch.equal(as_ints(counts.cpu()), table)
     # A row without a mask in a call with masks takes the usual way, and a mask of nothing likely another.
     own = torch.arange(n, dtype=torch.int32, device="cuda")
     masks = token_masks({j: [int(i)] for j, i in enumerate(logits.float().argmin(-1))}, n, 30000).cuda()
-    without = gpu_ops.sample(logits, **plain, mask_rows=torch.full_like(own, -1), token_masks=masks)
+    without = ops.sample(logits, **plain, mask_rows=torch.full_like(own, -1), token_masks=masks)
     assert torch.equal(without, expected)
-    masked = gpu_ops.sample(logits, **plain, mask_rows=own, token_masks=masks)
+    masked = ops.sample(logits, **plain, mask_rows=own, token_masks=masks)
     assert (masked != expected).sum() <= 1
-    assert torch.equal(gpu_ops.sample(padded(logits, 1), **plain), expected)
+    assert torch.equal(ops.sample(padded(logits, 1), **plain), expected)
 
 
 def test_generation_in_a_graph() -> None:
@@ -135,9 +134,7 @@ def test_generation_in_a_graph() -> None:
     out = torch.empty(n, dtype=torch.int32, device="cuda")
 
     def step() -> None:
-        gpu_ops.sample(
-            logits_on_gpu, **given_on_gpu, token_counts=counts_on_gpu, last_token_ids=last, out=out
-        )
+        ops.sample(logits_on_gpu, **given_on_gpu, token_counts=counts_on_gpu, last_token_ids=last, out=out)
 
     step()
     counts_on_gpu.zero_()
@@ -162,7 +159,7 @@ def test_token_counts(vocab_size: int) -> None:
     """As on the CPU; rows that are not asked for stay as they are."""
     given, rows, expected = requests_tokens(vocab_size)
     counts = as_counts(torch.full((7, vocab_size), 0xABCD)).cuda()
-    gpu_ops.token_counts(counts, **on_gpu(given))
+    ops.token_counts(counts, **on_gpu(given))
     actual = as_ints(counts.cpu())
     assert torch.equal(actual[rows.long()], expected)
     assert (actual[[row for row in range(7) if row not in rows.tolist()]] == 0xABCD).all()
@@ -175,7 +172,7 @@ def test_bad_rows_are_not_counted() -> None:
     logits = random_logits(3, 500)
     logits[1, 100] = math.nan
     given = {**settings(3), **penalties(3, 1.2, 0, 0), "sample_rows": torch.arange(3, dtype=torch.int32)}
-    ids = gpu_ops.sample(logits.cuda(), **on_gpu(given), token_counts=counts).tolist()
+    ids = ops.sample(logits.cuda(), **on_gpu(given), token_counts=counts).tolist()
     assert ids[1] == -1
     for row in (0, 2):
         table[row, ids[row]] += 1
@@ -191,7 +188,7 @@ def test_logprobs(vocab_size: int, dtype: torch.dtype) -> None:
 
     def run(rows: slice, apart: int) -> list[Tensor]:
         poisoned = tuple(tensor[rows].cuda() for tensor in logprobs_out(24))
-        out = gpu_ops.logprobs(
+        out = ops.logprobs(
             padded(logits[rows], apart),
             token_ids=token_ids[rows].cuda(),
             num_logprobs=wanted[rows].cuda(),
@@ -217,7 +214,7 @@ def test_logprobs_of_bad_rows() -> None:
     """A row that cannot be sampled has NaN, 0 and -1; an id outside the vocabulary changes nothing else."""
     logits = random_logits(5, 300)
     logits[0, 7], logits[1, 299], logits[2] = math.nan, math.inf, -math.inf
-    out = gpu_ops.logprobs(
+    out = ops.logprobs(
         logits.cuda(),
         token_ids=torch.tensor([-1, -1, -1, -1, 300], dtype=torch.int32, device="cuda"),
         num_logprobs=torch.full((5,), 2, dtype=torch.int32, device="cuda"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import gpu_ops
 import pytest
 import torch
 from draw_reference import check_draws
@@ -20,7 +19,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 def run(logits: Tensor, **settings: object) -> Tensor:
     """Ids on the CPU; logits on either device."""
     on_gpu = {name: tensor.cuda() for name, tensor in arguments(logits, **settings).items()}
-    return gpu_ops.sample(logits.cuda(), **on_gpu).cpu()
+    return ops.sample(logits.cuda(), **on_gpu).cpu()
 
 
 def expanded(logits: Tensor, n: int) -> Tensor:
@@ -163,7 +162,7 @@ def test_mixed_settings_in_one_batch() -> None:
     given["temperature"] = torch.tensor([r[0] for r in rows], device="cuda")
     given["top_k"] = torch.tensor([r[1] for r in rows], dtype=torch.int32, device="cuda")
     given["top_p"] = torch.tensor([r[2] for r in rows], device="cuda")
-    together = gpu_ops.sample(logits, **given).tolist()
+    together = ops.sample(logits, **given).tolist()
     alone = [
         int(run(logits[j : j + 1], temperature=t, top_k=k, top_p=p, first_seed=j)[0])
         for j, (t, k, p) in enumerate(rows)
@@ -178,7 +177,7 @@ def test_large_seeds() -> None:
         given = arguments(logits)
         given["seed"] = torch.tensor([seed])
         on_gpu = {name: tensor.cuda() for name, tensor in given.items()}
-        assert gpu_ops.sample(logits.cuda(), **on_gpu).tolist() == ops.sample(logits, **given).tolist()
+        assert ops.sample(logits.cuda(), **on_gpu).tolist() == ops.sample(logits, **given).tolist()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -246,10 +245,10 @@ def test_graph_capture() -> None:
     first, second = random_logits(8, 20000, seed=1).cuda(), random_logits(8, 20000, seed=2).cuda()
     given = {name: tensor.cuda() for name, tensor in arguments(first, temperature=0.0).items()}
     logits, out = first.clone(), torch.empty(8, dtype=torch.int32, device="cuda")
-    gpu_ops.sample(logits, **given, out=out)
+    ops.sample(logits, **given, out=out)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        gpu_ops.sample(logits, **given, out=out)
+        ops.sample(logits, **given, out=out)
     logits.copy_(second)
     given["temperature"].fill_(0.8)
     given["top_p"].fill_(0.9)
@@ -266,8 +265,8 @@ def test_last_token_ids(temperature: float, top_k: int, top_p: float) -> None:
     on_gpu = {name: tensor.cuda() for name, tensor in given.items()}
     rows = torch.tensor([4, 0, 7, 2, 9, 9], dtype=torch.int32, device="cuda")
     last = torch.full((10,), -9, dtype=torch.int32, device="cuda")
-    out = gpu_ops.sample(logits, **on_gpu, sample_rows=rows, last_token_ids=last).tolist()
-    assert out == gpu_ops.sample(logits, **on_gpu).tolist()
+    out = ops.sample(logits, **on_gpu, sample_rows=rows, last_token_ids=last).tolist()
+    assert out == ops.sample(logits, **on_gpu).tolist()
     assert out[2] == -1
     assert last[9].item() in (out[4], out[5])
     assert last[:9].tolist() == [out[1], -9, out[3], -9, out[0], -9, -9, 0, -9]

@@ -1,48 +1,20 @@
-"""A batch's edits on their way to the GPU: with the CPU's kernels in place of the GPU's, the ids are those of
-the CPU's runner."""
+"""A batch's edits on their way to a device, here the CPU: the ids are those of the batch's own columns."""
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterable, Iterator
-from types import ModuleType
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from quire import _core, ops
+from quire.runner.cuda_logit_edits import CudaLogitEdits
 from quire.runner.logit_edits import SamplerTables
 from quire.runner.model_runner import _allow_read_only_views
 from quire.runner.step_buffers import StepBuffers
 from quire.runner.step_shapes import StepShape
 
 VOCAB_SIZE = 256
-
-
-def sample(*args: int, **edits: int) -> None:
-    """The GPU's arguments on the CPU."""
-    *given, out, _stream, sample_rows, _last_token_ids = args
-    _core.cpu_sample(*given, out, sample_rows=sample_rows, **edits)
-
-
-@pytest.fixture
-def cuda_logit_edits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The module, on kernels of the CPU."""
-    kernels: Any = ModuleType("quire._cuda")
-    kernels.SKINNY_GEMM_MAX_ROWS = 0
-    kernels.sample = sample
-    kernels.token_counts = lambda *args: _core.cpu_token_counts(*args[:-1])
-    names = ["quire.ops_cuda", "quire.runner.cuda_logit_edits"]
-    for name in names:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setitem(sys.modules, "quire._cuda", kernels)
-    monkeypatch.setattr(importlib.import_module("quire"), "_cuda", kernels, raising=False)
-    monkeypatch.setattr(importlib.import_module("quire.ops_cuda"), "_stream", lambda: 0)
-    yield importlib.import_module(names[1])
-    for name in names:
-        sys.modules.pop(name, None)
 
 
 def logprobs_of(num_rows: int) -> tuple[np.ndarray, ...]:
@@ -56,19 +28,18 @@ def logprobs_of(num_rows: int) -> tuple[np.ndarray, ...]:
     )
 
 
-def test_the_same_ids_as_on_the_cpu(cuda_logit_edits: Any) -> None:
+def test_the_same_ids_as_on_the_cpu() -> None:
     """Every kind of edit and none, requests that come and go, rows of tables that need more room than any
     before: from the same addresses, padded."""
-    cuda_ops = importlib.import_module("quire.ops_cuda")
     config = _core.EngineConfig(
         vocab_size=VOCAB_SIZE, block_size=4, num_blocks=64, max_model_len=64, max_num_seqs=6
     )
     table = _core.TokenTable(_core.DecoderKind.BYTE_LEVEL, [bytes([b]) for b in range(256)], [0] * 256)
     core = _core.EngineCore(config, table)
     buffers = StepBuffers(config, torch.device("cpu"), num_copies=2)
-    edits = cuda_logit_edits.CudaLogitEdits(6, VOCAB_SIZE, torch.device("cpu"), 2)
+    edits = CudaLogitEdits(6, VOCAB_SIZE, torch.device("cpu"), 2)
     _allow_read_only_views()
-    twin = SamplerTables(6, VOCAB_SIZE, torch.device("cpu"), ops.token_counts)
+    twin = SamplerTables(6, VOCAB_SIZE, torch.device("cpu"))
     params: list[dict[str, Any]] = [
         {"presence_penalty": 0.5, "frequency_penalty": 0.4},
         {},
@@ -82,7 +53,7 @@ def test_the_same_ids_as_on_the_cpu(cuda_logit_edits: Any) -> None:
         core.add_request(request_id, prompt, _core.SamplingParams(**values))
     core.add_request(15, [1], _core.SamplingParams(max_tokens=60, ignore_eos=True))
     rng = np.random.default_rng(3)
-    addresses = edits.sampler_arguments()
+    addresses = {name: tensor.data_ptr() for name, tensor in edits.arguments(6).items()}
     num_steps = num_edited = num_masked = 0
     while core.has_unfinished_requests():
         batch = core.schedule()
@@ -97,21 +68,27 @@ def test_the_same_ids_as_on_the_cpu(cuda_logit_edits: Any) -> None:
                 return {name: torch.from_numpy(getattr(batch, name)) for name in names}
 
             twin.update(columns(_core.BatchLayout.for_tables(batch).arrays))
-            given = columns(["temperature", "top_k", "top_p", "seed", "output_idx", "mask_rows"])
+            sampled = ("temperature", "top_k", "top_p", "seed", "output_idx", "mask_rows")
+            given = columns(sampled)
             if batch.has_edits:
                 names = set(_core.BatchLayout.for_edits(6).arrays) - {"num_logprobs"}
                 given |= columns([*names, "sample_rows"]) | {"token_counts": twin.token_counts}
             ids = ops.sample(logits[:n], **given, token_masks=twin.token_masks)
             out = torch.full((6,), -7, dtype=torch.int32)
             last = torch.zeros(7, dtype=torch.int32)
+            step = buffers.arrays(shape)
+            padded = {name: getattr(step, name) for name in (*sampled, "sample_rows")}
             edits.upload(num_steps % 2, batch, 6)
             edits.write_tables(num_steps % 2, batch)
-            cuda_ops.sample(logits, buffers.arrays(shape), last, edits.token_masks, out, **addresses)
+            padded |= edits.arguments(6) | {"last_token_ids": last, "token_masks": edits.token_masks}
+            num_logprobs = padded.pop("num_logprobs")
+            ops.sample(logits, **padded, out=out)
+            assert last[batch.sample_rows].tolist() == ids.tolist()
             assert out[:n].tolist() == ids.tolist()
             assert out[n:].tolist() == logits[n:].argmax(-1).tolist(), "padding is greedy"
-            num_logprobs = batch.num_logprobs.tolist() if batch.has_logprobs else [0] * n
-            assert edits.num_logprobs[:6].tolist() == [*num_logprobs, *[0] * (6 - n)]
-            assert edits.sampler_arguments() == addresses
+            expected = batch.num_logprobs.tolist() if batch.has_logprobs else [0] * n
+            assert num_logprobs.tolist() == [*expected, *[0] * (6 - n)]
+            assert addresses == {name: tensor.data_ptr() for name, tensor in edits.arguments(6).items()}
             num_steps += 1
             num_edited += batch.has_edits
             num_masked += len(batch.mask_updates) > 0

@@ -1,10 +1,9 @@
 // The sampler, plain and with edits, logprobs and the counts of tokens.
+#include "quire/cuda/sampling.h"
+
 #include <algorithm>
 
 #include "launches.h"
-#include "quire/cuda/logprobs.h"
-#include "quire/cuda/sample.h"
-#include "quire/cuda/token_counts.h"
 
 namespace quire::launches {
 namespace {
@@ -44,7 +43,7 @@ void sample(int32_t vocab_size, float scale, const Setting& setting) {
   const Device<int32_t> out(kRows, kPoisoned), mask_rows({0, -1, -1, 1});
   const Device<int32_t> sample_rows({0, 2, 1, kRows}), last_token_ids(kRows + 1, kPoisoned);
 
-  cuda::SampleParams p;
+  SampleParams p;
   p.num_rows = kRows;
   p.vocab_size = vocab_size;
   p.logits = logits.data();
@@ -92,9 +91,9 @@ void logprobs(int32_t vocab_size) {
   const auto ids = likeliest(host_logits, vocab_size);
   const Device<BFloat16> logits(host_logits);
   const Device<int32_t> token_ids(ids), num_logprobs({1, 0, 5, 20}), ranks(kRows, kPoisoned),
-      top_ids(kRows * cuda::kMaxLogprobs, kPoisoned);
-  const Device<float> token_logprobs(kRows, kPoisoned), top_logprobs(kRows * cuda::kMaxLogprobs, kPoisoned);
-  cuda::LogprobsParams p;
+      top_ids(kRows * kMaxLogprobs, kPoisoned);
+  const Device<float> token_logprobs(kRows, kPoisoned), top_logprobs(kRows * kMaxLogprobs, kPoisoned);
+  LogprobsParams p;
   p.num_rows = kRows;
   p.vocab_size = vocab_size;
   p.logits = logits.data();
@@ -115,7 +114,7 @@ void logprobs(int32_t vocab_size) {
     for (int32_t i = 0; i < vocab_size; ++i)
       sum += std::exp(double{to_float(first[i])} - to_float(first[ids[row]]));
     check(std::abs(got[row] + std::log(sum)) < 1e-4, "logprobs: of the likeliest");
-    check(top_ids.host()[row * cuda::kMaxLogprobs] == ids[row], "logprobs: it is the first of the likeliest");
+    check(top_ids.host()[row * kMaxLogprobs] == ids[row], "logprobs: it is the first of the likeliest");
   }
 }
 
@@ -123,7 +122,7 @@ void token_counts() {
   constexpr int32_t kVocab = 100;
   const Device<int32_t> rows({2, 0}), offsets({0, 4, 6}), prompt_lens({2, 2}), ids({5, 6, 6, 99, 1, kVocab});
   const Device<uint16_t> counts(3 * kVocab, kPoisoned);
-  cuda::TokenCountsParams p;
+  TokenCountsParams p;
   p.num_reqs = 2;
   p.vocab_size = kVocab;
   p.rows = rows.data();
