@@ -51,19 +51,20 @@ def _check_logits(logits: Tensor) -> tuple[int, int]:
     return logits.size(0), logits.size(1)
 
 
-def _check_table(name: str, table: Tensor, rows: Given, row_size: int, axis: str, lowest: int = 0) -> None:
-    """A table of the sampler, [max_num_seqs + 1, row_size], and on the CPU, where looking costs little, that
-    what points to its rows does."""
-    dtype = torch.uint16 if name == "token_counts" else torch.int32
-    shape = (table.size(0), row_size)
-    check(name, table, dtype, shape, f"max_num_seqs + 1, {axis}", table.device.type)
-    for row_name, given in rows.items():
-        if given is None:
-            raise ValueError(f"{row_name}: got None; allowed: a tensor when {name} is given")
-        if table.is_cuda or not given.numel():
-            continue
-        if not lowest <= int(given.min()) <= int(given.max()) < table.size(0):
-            raise ValueError(f"{row_name}: got {given.tolist()}; allowed: {lowest} to {table.size(0) - 1}")
+def _check_counts(token_counts: Tensor, vocab_size: int) -> None:
+    shape = (token_counts.size(0), vocab_size)
+    axes = "max_num_seqs + 1, vocab_size"
+    check("token_counts", token_counts, torch.uint16, shape, axes, token_counts.device.type)
+
+
+def _check_rows(name: str, rows: Tensor | None, table_name: str, table: Tensor, lowest: int = 0) -> None:
+    """That `rows` are there, and on the CPU, where looking costs little, that they are rows of the table."""
+    if rows is None:
+        raise ValueError(f"{name}: got None; allowed: a tensor when {table_name} is given")
+    if rows.is_cuda or not rows.numel():
+        return
+    if not lowest <= int(rows.min()) <= int(rows.max()) < table.size(0):
+        raise ValueError(f"{name}: got {rows.tolist()}; allowed: {lowest} to {table.size(0) - 1}")
 
 
 def _check_together(given: Given) -> None:
@@ -140,11 +141,15 @@ def sample(
     if last_token_ids is not None:
         axes = (last_token_ids.size(0),)
         check("last_token_ids", last_token_ids, torch.int32, axes, "max_num_seqs + 1", device)
+        _check_rows("sample_rows", sample_rows, "last_token_ids", last_token_ids)
     if token_counts is not None:
-        _check_table("token_counts", token_counts, {"sample_rows": sample_rows}, vocab_size, "vocab_size")
+        _check_counts(token_counts, vocab_size)
+        _check_rows("sample_rows", sample_rows, "token_counts", token_counts)
     if token_masks is not None:
-        words = num_mask_words(vocab_size)
-        _check_table("token_masks", token_masks, {"mask_rows": mask_rows}, words, "num_mask_words", -1)
+        table_shape = (token_masks.size(0), num_mask_words(vocab_size))
+        axis_names = "max_num_seqs + 1, num_mask_words"
+        check("token_masks", token_masks, torch.int32, table_shape, axis_names, device)
+        _check_rows("mask_rows", mask_rows, "token_masks", token_masks, lowest=-1)
     if bias_offsets is not None and bias_ids is not None and biases is not None:
         size = (bias_ids.numel(),)
         check("bias_offsets", bias_offsets, torch.int32, (num_rows + 1,), "num_rows + 1", device)
@@ -175,7 +180,8 @@ def token_counts(
     num_reqs, vocab_size = rows.size(0), token_counts.size(1)
     device = token_counts.device.type
     check("rows", rows, torch.int32, (num_reqs,), "num_reqs", device)
-    _check_table("token_counts", token_counts, {"rows": rows}, vocab_size, "vocab_size")
+    _check_counts(token_counts, vocab_size)
+    _check_rows("rows", rows, "token_counts", token_counts)
     check("token_offsets", token_offsets, torch.int32, (num_reqs + 1,), "num_reqs + 1", device)
     check("prompt_lens", prompt_lens, torch.int32, (num_reqs,), "num_reqs", device)
     check("token_ids", token_ids, torch.int32, (token_ids.numel(),), "num_tokens", device)

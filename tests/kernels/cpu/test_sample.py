@@ -312,6 +312,24 @@ def test_no_rows() -> None:
     assert run(torch.zeros((0, 10))).shape == (0,)
 
 
+def test_last_token_ids() -> None:
+    """Each id also lands in its row's entry, 0 in place of -1; the other entries stay."""
+    logits = random_logits(4, 500, scale=2)
+    logits[2, 17] = math.nan
+    last = torch.full((6,), -9, dtype=torch.int32)
+    given = arguments(logits) | {"last_token_ids": last}
+    with pytest.raises(ValueError, match="sample_rows: got None; allowed: a tensor when last_token_ids"):
+        ops.sample(logits, **given)
+    given["sample_rows"] = torch.tensor([4, 0, 1, 3], dtype=torch.int32)
+    out = torch.empty(4, dtype=torch.int32)
+    with pytest.raises(REFUSED, match=r"logits\[2\]"):
+        ops.sample(logits, **given, out=out)
+    assert last.tolist() == [int(out[1]), 0, -9, int(out[3]), int(out[0]), -9]
+    assert out.tolist()[2] == -1
+    with pytest.raises(ValueError, match=r"sample_rows: got \[4, 0, 1, 6\]; allowed: 0 to 5"):
+        ops.sample(logits, **given | {"sample_rows": torch.tensor([4, 0, 1, 6], dtype=torch.int32)})
+
+
 def test_philox_known_answers() -> None:
     """The published test vectors of Philox4x32-10 that fit a 64-bit counter."""
     assert _core_parts.philox4x32(0, 0) == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
