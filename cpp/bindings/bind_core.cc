@@ -27,11 +27,11 @@ namespace py = pybind11;
 // array.array.
 class Int32Buffer {
  public:
-  explicit Int32Buffer(const py::buffer& buffer) : info_(buffer.request()) {
+  Int32Buffer(const char* name, const py::buffer& buffer) : info_(buffer.request()) {
     const bool is_int32 = info_.item_type_is_equivalent_to<int32_t>();
     if (!is_int32 || info_.ndim != 1 || (info_.shape[0] > 1 && info_.strides[0] != sizeof(int32_t))) {
       throw InvalidArgument(
-          "sampled", "a buffer of format '" + info_.format + "' with " + std::to_string(info_.ndim) + " axes",
+          name, "a buffer of format '" + info_.format + "' with " + std::to_string(info_.ndim) + " axes",
           "a contiguous buffer of int32 with 1 axis");
     }
   }
@@ -296,12 +296,19 @@ void bind_engine_core(py::module_& m) {
           "update",
           [](EngineCore& self, const py::typing::Union<py::array_t<int32_t>, py::buffer>& sampled,
              const std::optional<LogprobArrays>& logprobs,
-             const std::optional<LogprobArrays>& prompt_logprobs) -> const StepOutputs& {
+             const std::optional<LogprobArrays>& prompt_logprobs,
+             const std::optional<py::typing::Union<py::array_t<int32_t>, py::buffer>>& counts)
+              -> const StepOutputs& {
             const StepLogprobs given{to_rows(logprobs), to_rows(prompt_logprobs)};
-            return self.update(Int32Buffer(py::buffer(sampled)).span(), given);
+            const Int32Buffer ids("sampled", py::buffer(sampled));
+            if (!counts) return self.update(ids.span(), given);
+            return self.update(ids.span(), given, Int32Buffer("counts", py::buffer(*counts)).span());
           },
           py::arg("sampled"), py::arg("logprobs") = py::none(), py::arg("prompt_logprobs") = py::none(),
-          py::return_value_policy::reference_internal)
+          py::arg("counts") = py::none(), py::return_value_policy::reference_internal,
+          "Ids of the oldest batch in flight; counts: how many in a row each sample gives (None: one). "
+          "Several "
+          "only while no other batch is in flight.")
       .def("take_outputs", &EngineCore::take_outputs, py::return_value_policy::reference_internal)
       .def("outputs", &EngineCore::outputs, py::return_value_policy::reference_internal)
       .def("stats", &EngineCore::stats)

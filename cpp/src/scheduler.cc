@@ -221,13 +221,14 @@ void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
   batch.max_query_len = std::max(batch.max_query_len, num_tokens);
   batch.max_seq_len = std::max(batch.max_seq_len, end);
   if (request.num_prompt_logprobs > 0) append_prompt_rows(request, begin, end);
-  if (end < request.num_tokens_ahead()) return;
+  const bool is_sampled = end == request.num_tokens_ahead();
+  batch.sample_offsets[req_idx + 1] = batch.num_sampled + is_sampled;
+  if (!is_sampled) return;
 
   const int32_t sample_idx = batch.num_sampled++;
   const int32_t output_idx = request.num_tokens_ahead() - request.num_prompt_tokens;
   ++request.num_pending_ids;
   batch.sample_token_idx[sample_idx] = batch.num_tokens - 1;
-  batch.sample_req_idx[sample_idx] = req_idx;
   batch.sample_rows[sample_idx] = request.row;
   batch.temperature[sample_idx] = request.temperature;
   batch.top_p[sample_idx] = request.top_p;

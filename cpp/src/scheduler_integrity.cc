@@ -66,8 +66,7 @@ void Scheduler::check_entries(const RequestState& request) const {
       if (slot.requests[idx] != &request) continue;
       ++num_entries;
       num_scheduled += slot.num_new_tokens[idx];
-      const auto samples = std::span(batch.sample_req_idx).first(static_cast<size_t>(batch.num_sampled));
-      num_sampled += std::find(samples.begin(), samples.end(), idx) != samples.end();
+      num_sampled += batch.sample_offsets[idx + 1] - batch.sample_offsets[idx];
     }
   }
   QUIRE_CHECK(num_entries == request.num_entries && num_scheduled == request.num_scheduled_tokens &&

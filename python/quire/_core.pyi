@@ -359,8 +359,9 @@ class Batch:
     def sequence_index(self) -> npt.NDArray[np.uint32]:
         """[num_reqs]: which of the request's sequences"""
     @property
-    def sample_req_idx(self) -> npt.NDArray[np.int32]:
-        """[num_sampled]: index in [0, num_reqs)"""
+    def sample_offsets(self) -> npt.NDArray[np.int32]:
+        """[num_reqs + 1]: request i has the samples [sample_offsets[i], sample_offsets[i + 1]): one where
+        its last token is in this batch, else none"""
     @property
     def prompt_token_idx(self) -> npt.NDArray[np.int32]:
         """[num_prompt_rows]: token whose logits are wanted for prompt logprobs"""
@@ -505,7 +506,10 @@ class EngineCore:
             npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32]
         ]
         | None = None,
-    ) -> StepOutputs: ...
+        counts: npt.NDArray[np.int32] | Buffer | None = None,
+    ) -> StepOutputs:
+        """Ids of the oldest batch in flight; counts: how many in a row each sample gives (None: one).
+        Several only while no other batch is in flight."""
     def take_outputs(self) -> StepOutputs: ...
     def outputs(self) -> StepOutputs: ...
     def stats(self) -> EngineStats: ...

@@ -75,7 +75,7 @@ class Samples:
 
     def __init__(self, batch: _core.Batch) -> None:
         names = ("temperature", "top_k", "top_p", "seed", "output_idx")
-        self.request_ids = batch.request_ids[batch.sample_req_idx].tolist()
+        self.request_ids = np.repeat(batch.request_ids, np.diff(batch.sample_offsets)).tolist()
         self.arrays = {name: torch.from_numpy(getattr(batch, name).copy()) for name in names}
         self.has_masks = batch.has_masks
         self.has_edits = batch.has_edits

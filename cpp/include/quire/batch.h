@@ -42,7 +42,7 @@ constexpr int32_t kSpareRow = INT32_MIN;
 struct Batch {
   int32_t num_reqs = 0;
   int32_t num_tokens = 0;
-  int32_t num_sampled = 0;  // requests whose last token is in this batch: each gets one new token
+  int32_t num_sampled = 0;  // requests whose last token is in this batch: each gets new tokens
   int32_t max_query_len = 0;
   int32_t max_seq_len = 0;
   int32_t num_prompt_rows = 0;  // tokens of prompts whose logits are wanted for their logprobs

@@ -60,7 +60,13 @@ class EngineCore {
   // in flight or the ids do not fit it.
   // logprobs: what the batch asks for (Batch::has_logprobs, num_prompt_rows); may be empty where it asks for
   // none.
-  const StepOutputs& update(std::span<const int32_t> sampled, const StepLogprobs& logprobs = {});
+  // counts: how many ids in a row each sample gives, at least one; `sampled` and logprobs.sampled then have
+  // their sum. Empty: one each. Only while no other batch is in flight may one be more than 1, since the next
+  // batch goes on after the first id. Each id is drawn as if it had come alone, but under the mask of the
+  // first: the core drops what follows where the request's mask changes, a kNoToken, or its end. The next
+  // batch computes the KV of all these ids, and writes the request's counts for penalties again.
+  const StepOutputs& update(std::span<const int32_t> sampled, const StepLogprobs& logprobs = {},
+                            std::span<const int32_t> counts = {});
   // The model run failed: no batch is in flight any more, and what they held is scheduled again.
   void forget_batches();
   // Every request is gone without an end, no batch is in flight and no output waits: the core is as after its

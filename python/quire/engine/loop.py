@@ -37,7 +37,12 @@ class Runner(Protocol):
         ...
 
     def collect(self) -> Sampled:
-        """What the oldest batch in flight gave, once it is there; valid until the next call."""
+        """What the oldest batch in flight gave, once it is there; valid until the next call.
+
+        A sample may give several ids in a row (`Sampled.counts`), each drawn as if it had come alone, but
+        only while no other batch is in flight. The core takes those to which the batch's mask applies, and
+        the next batch computes their KV.
+        """
         ...
 
     def discard(self) -> None:

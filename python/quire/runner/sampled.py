@@ -20,6 +20,7 @@ PROMPT_PIECE = 256
 class Sampled(NamedTuple):
     """The arguments of `EngineCore.update`."""
 
-    ids: NDArray[np.int32]  # [num_sampled]
-    logprobs: Logprobs | None = None  # [num_sampled], when batch.has_logprobs
+    ids: NDArray[np.int32]  # [num_sampled], or [sum of counts]
+    logprobs: Logprobs | None = None  # of the ids, when batch.has_logprobs
     prompt_logprobs: Logprobs | None = None  # [num_prompt_rows], when there are any
+    counts: NDArray[np.int32] | None = None  # [num_sampled] ids in a row of each sample; None: one each

@@ -151,7 +151,7 @@ class FakeModel:
                 list(map(key_of, batch.request_ids.tolist(), batch.sequence_index.tolist())),
                 batch.block_copies.tolist(),
                 batch.block_tables[rows].copy(),
-                batch.sample_req_idx.tolist(),
+                np.flatnonzero(np.diff(batch.sample_offsets)).tolist(),
                 packed_tables(batch),
             )
         )
@@ -222,16 +222,24 @@ class FakeModel:
         rows = arrays["sample_rows"]
         assert rows[:num_sampled].tolist() == arrays["block_table_rows"][ends].tolist()
         self.write_tables(launch.tables)
-        sampled = np.zeros(len(rows), dtype=np.int32)
-        for j, i in enumerate(ends):
-            sequence = self.sequences[launch.keys[i]]
-            assert arrays["output_idx"][j] == len(sequence.sampled)
-            assert arrays["mask_rows"][j] in (-1, rows[j])
-            masked = masked_ids(self.token_masks[rows[j]]) if arrays["mask_rows"][j] >= 0 else set()
-            sampled[j] = self.next_token(sequence.tokens, masked, sequence.index)
-            sequence.sampled.append(int(sampled[j]))
-        self.last_token_ids[rows] = sampled
-        return sampled[:num_sampled]
+        self.last_token_ids[rows[num_sampled:]] = 0
+        runs: list[list[int]] = []
+        for self.sample_idx, i in enumerate(ends):
+            row = rows[self.sample_idx]
+            assert arrays["output_idx"][self.sample_idx] == len(self.sequences[launch.keys[i]].sampled)
+            assert arrays["mask_rows"][self.sample_idx] in (-1, row)
+            is_masked = arrays["mask_rows"][self.sample_idx] >= 0
+            runs.append(self.draw(launch.keys[i], masked_ids(self.token_masks[row]) if is_masked else set()))
+            self.last_token_ids[row] = runs[-1][-1]
+        self.counts = np.array([len(run) for run in runs], dtype=np.int32)
+        return np.array([token for run in runs for token in run], dtype=np.int32)
+
+    def draw(self, key: Key, masked: set[int]) -> list[int]:
+        """The ids in a row that a sample gives."""
+        sequence = self.sequences[key]
+        token = self.next_token(sequence.tokens, masked, sequence.index)
+        sequence.sampled.append(token)
+        return [token]
 
     def write_tables(self, tables: dict[str, np.ndarray]) -> None:
         write_masks(self.token_masks, tables["mask_updates"])
@@ -319,7 +327,8 @@ class Driver:
     def collect(self) -> None:
         """The end of the oldest batch in flight; without one, what may leave all the same."""
         if self.core.num_batches_in_flight():
-            self.take(self.core.update(self.model.collect()))
+            ids = self.model.collect()
+            self.take(self.core.update(ids, counts=self.model.counts))
             self.core.check_integrity()
         else:
             self.take(self.core.take_outputs())

@@ -126,14 +126,13 @@ class EditingModel(FakeModel):
     ) -> None:
         super().__init__(core, sequences)
         self.fields = fields
-        self.counts = np.full((self.max_num_seqs + 1, VOCAB_SIZE), 0x5555, dtype=np.uint16)
+        self.token_counts = np.full((self.max_num_seqs + 1, VOCAB_SIZE), 0x5555, dtype=np.uint16)
         self.edits: deque[Edited] = deque()
-        self.sample_idx = 0
 
     def launch(self, batch: _core.Batch) -> None:
         super().launch(batch)
         arrays = packed_samples(batch, batch.num_sampled) if batch.has_edits else None
-        request_ids = batch.request_ids[batch.sample_req_idx].tolist()
+        request_ids = np.repeat(batch.request_ids, np.diff(batch.sample_offsets)).tolist()
         self.edits.append(Edited(arrays, request_ids, batch.sample_rows.tolist()))
 
     def write_tables(self, tables: dict[str, np.ndarray]) -> None:
@@ -142,11 +141,10 @@ class EditingModel(FakeModel):
         for i, row in enumerate(tables["counted_rows"]):
             ids = tables["counted_token_ids"][offsets[i] : offsets[i + 1]]
             prompt, output = np.split(ids, [tables["counted_prompt_lens"][i]])
-            self.counts[row] = np.bincount(output, minlength=VOCAB_SIZE)
-            self.counts[row, prompt] |= IN_PROMPT
+            self.token_counts[row] = np.bincount(output, minlength=VOCAB_SIZE)
+            self.token_counts[row, prompt] |= IN_PROMPT
 
     def collect(self) -> np.ndarray:
-        self.sample_idx = 0
         sampled = super().collect()
         self.edits.popleft()
         return sampled
@@ -155,12 +153,11 @@ class EditingModel(FakeModel):
         if not has_run:
             self.edits.clear()
         super().discard(has_run)
-        self.counts.fill(0x5555)
+        self.token_counts.fill(0x5555)
 
     def next_token(self, tokens: list[int], masked: Collection[int] = (), index: int = 0) -> int:
         """The largest of logits that all tokens decide, edited as the batch says."""
         edited, j = self.edits[0], self.sample_idx
-        self.sample_idx += 1
         request_id, row, arrays = edited.request_ids[j], edited.rows[j], edited.arrays
         prompt = self.sequences[request_id].prompt
         output = tokens[len(prompt) :]
@@ -179,7 +176,7 @@ class EditingModel(FakeModel):
         if has_penalties:
             counts = np.bincount(np.array(output, dtype=np.int64), minlength=VOCAB_SIZE).astype(np.uint16)
             counts[prompt] |= IN_PROMPT
-            assert self.counts[row].tolist() == counts.tolist()
+            assert self.token_counts[row].tolist() == counts.tolist()
         part = slice(*arrays["bias_offsets"][j : j + 2])
         biases = dict(zip(arrays["bias_ids"][part].tolist(), arrays["biases"][part].tolist(), strict=True))
         assert biases == own.logit_bias
@@ -187,7 +184,7 @@ class EditingModel(FakeModel):
         token = int(expected.argmax())
         assert token not in own.banned(output)
         if has_penalties:
-            self.counts[row, token] += 1
+            self.token_counts[row, token] += 1
         return token
 
 

@@ -1,0 +1,207 @@
+// EngineCore: steps. A batch is scheduled; its ids come back and go to their requests.
+#include <algorithm>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "engine_core_impl.h"
+#include "quire/error.h"
+
+namespace quire {
+
+void EngineCore::Impl::begin_outputs() {
+  outputs.clear();
+  std::swap(outputs, ends);
+}
+
+// The request's next id. Returns why the request ends with it, or kNone.
+FinishReason EngineCore::Impl::accept(LiveRequest& request, int32_t id) {
+  const int32_t output_idx = request.num_output_tokens();
+  request.token_ids.push_back(id);
+  ++num_generation_tokens;
+  if (output_idx >= request.min_tokens &&
+      std::binary_search(request.end_ids.begin(), request.end_ids.end(), id)) {
+    if (request.include_stop) {
+      request.gate.push(id, false);
+    } else {
+      request.gate.push_silent();
+    }
+    return FinishReason::kStop;
+  }
+  if (request.gate.push(id, output_idx >= request.min_tokens)) return FinishReason::kStop;
+  return request.num_tokens() >= request.max_total_tokens ? FinishReason::kLength : FinishReason::kNone;
+}
+
+// A run ends before an id that the request's mask could have made another one: it was drawn under the mask of
+// the first. Returns why the request ends with the run, or kNone.
+FinishReason EngineCore::Impl::accept_run(LiveRequest& request, std::span<const int32_t> run,
+                                          const LogprobRows& rows, int32_t first_row) {
+  const auto is_mask_other = [&] {
+    const auto output = std::span(request.token_ids).subspan(static_cast<size_t>(request.num_prompt_tokens));
+    return request.edits && request.edits->mask.changes({request.num_output_tokens(), output});
+  };
+  for (int32_t i = 0; i < static_cast<int32_t>(run.size()); ++i) {
+    const int32_t id = run[static_cast<size_t>(i)];
+    if (i > 0 && (id == kNoToken || is_mask_other())) break;
+    if (request.logprobs) request.logprobs->push(id, rows, first_row + i);
+    const FinishReason reason = accept(request, id);
+    if (reason != FinishReason::kNone) return reason;
+  }
+  // The sampler has counted dropped ids, too.
+  if (run.size() > 1) request.has_written_tables = false;
+  return FinishReason::kNone;
+}
+
+// Tokens found in the cache were not computed, and a fork's are its sibling's.
+void EngineCore::Impl::count_prompt_tokens(LiveRequest& request) {
+  if (request.is_forked) request.num_counted_prompt_tokens = request.num_prompt_tokens;
+  const int32_t before = std::max(request.num_counted_prompt_tokens, request.num_cached_tokens);
+  const int32_t now = std::min(request.num_computed_tokens, request.num_prompt_tokens);
+  if (now > before) num_prompt_tokens += static_cast<uint64_t>(now - before);
+  request.num_counted_prompt_tokens = std::max(before, now);
+}
+
+// Throws InvalidArgument unless ids and counts fit the batch.
+void EngineCore::Impl::check(const Batch& batch, std::span<const int32_t> sampled,
+                             std::span<const int32_t> counts) const {
+  const auto refuse = [](const char* field, const std::string& given, const std::string& allowed) {
+    throw InvalidArgument(field, given, allowed);
+  };
+  const auto num_sampled = [&] { return std::to_string(batch.num_sampled) + ", the batch's num_sampled"; };
+  int64_t num_ids = batch.num_sampled;
+  if (!counts.empty()) {
+    if (counts.size() != static_cast<size_t>(batch.num_sampled)) {
+      refuse("counts", std::to_string(counts.size()) + " counts", num_sampled());
+    }
+    const bool is_alone = scheduler.num_batches_in_flight() == 1;
+    num_ids = 0;
+    for (const int32_t count : counts) {
+      if (count < 1 || (count > 1 && !is_alone)) {
+        refuse("counts", std::to_string(count),
+               is_alone ? "at least 1" : "1 while another batch is in flight, which goes on after one id");
+      }
+      num_ids += count;
+    }
+  }
+  if (sampled.size() != static_cast<size_t>(num_ids)) {
+    refuse("sampled", std::to_string(sampled.size()) + " ids",
+           counts.empty() ? num_sampled() : std::to_string(num_ids) + ", the sum of counts");
+  }
+  for (const int32_t id : sampled) {
+    if (id != kNoToken && (id < 0 || id >= config.vocab_size)) {
+      refuse("sampled", std::to_string(id),
+             "0 to " + std::to_string(config.vocab_size - 1) + " (vocab_size), or " +
+                 std::to_string(kNoToken) + " (no token)");
+    }
+  }
+}
+
+void EngineCore::Impl::take_prompt_logprobs(const Batch& batch, const LogprobRows& rows) {
+  for (int32_t row = 0; row < batch.num_prompt_rows; ++row) {
+    auto* request = static_cast<LiveRequest*>(scheduler.request(batch.prompt_req_idx[row]));
+    if (!request) continue;  // ended meanwhile
+    const int32_t place = batch.positions[batch.prompt_token_idx[row]];
+    // A preempted request may have been scheduled again before this was known; then it comes twice.
+    if (place < request->num_known_prompt_logprobs) continue;
+    request->logprobs->set_prompt(place, batch.prompt_next_ids[row], rows, row);
+    request->num_known_prompt_logprobs = place + 1;
+  }
+}
+
+void EngineCore::Impl::erase(const LiveRequest& request) {
+  const auto found = requests.find(request.request_id);
+  Sequences& sequences = found->second;
+  sequences[request.index].reset();
+  if (std::none_of(sequences.begin(), sequences.end(), [](const auto& s) { return s != nullptr; })) {
+    deadlines.remove(found->first);
+    requests.erase(found);
+  }
+}
+
+const Batch& EngineCore::schedule() {
+  if (num_batches_in_flight() >= impl_->config.max_batches_in_flight) {
+    throw InvalidArgument("schedule", std::to_string(num_batches_in_flight()) + " batches in flight",
+                          "fewer than max_batches_in_flight (" +
+                              std::to_string(impl_->config.max_batches_in_flight) +
+                              "): update() the oldest, or forget_batches()");
+  }
+  const int64_t now_ns = impl_->clock();
+  impl_->end_due(now_ns);
+  return impl_->scheduler.schedule(now_ns);
+}
+
+int32_t EngineCore::num_batches_in_flight() const { return impl_->scheduler.num_batches_in_flight(); }
+
+void EngineCore::forget_batches() { impl_->scheduler.forget_batches(); }
+
+const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const StepLogprobs& logprobs,
+                                      std::span<const int32_t> counts) {
+  Impl& impl = *impl_;
+  Scheduler& scheduler = impl.scheduler;
+  if (num_batches_in_flight() == 0) {
+    throw InvalidArgument("sampled", "ids", "one update() after each schedule() of tokens");
+  }
+  const Batch& batch = scheduler.oldest();
+  impl.check(batch, sampled, counts);
+  if (batch.has_logprobs) logprobs.sampled.require("logprobs", static_cast<int32_t>(sampled.size()));
+  if (batch.num_prompt_rows > 0) logprobs.prompt.require("prompt_logprobs", batch.num_prompt_rows);
+
+  // A batch runs after the one before.
+  const int64_t now_ns = impl.clock();
+  impl.prefill_rate.add_step(batch.num_tokens,
+                             now_ns - std::max(scheduler.oldest_scheduled_ns(), impl.updated_ns));
+  impl.updated_ns = now_ns;
+  impl.end_due(now_ns);
+  impl.begin_outputs();
+  if (batch.num_prompt_rows > 0) impl.take_prompt_logprobs(batch, logprobs.prompt);
+  int32_t next_row = 0;  // of the ids
+  for (int32_t i = 0; i < batch.num_reqs; ++i) {
+    const int32_t sample_idx = batch.sample_offsets[i];
+    const bool is_sampled = batch.sample_offsets[i + 1] > sample_idx;
+    const int32_t first_row = next_row;
+    if (is_sampled) next_row += counts.empty() ? 1 : counts[static_cast<size_t>(sample_idx)];
+    const auto run =
+        sampled.subspan(static_cast<size_t>(first_row), static_cast<size_t>(next_row - first_row));
+    auto* request = static_cast<LiveRequest*>(scheduler.request(i));
+    if (i + kPrefetchDistance < batch.num_reqs) {
+      prefetch(scheduler.request(i + kPrefetchDistance), kNumUpdateBytes);
+    }
+    if (!request) continue;  // ended, or cancelled, after it was scheduled
+    if (is_sampled && run.front() == kNoToken) {
+      // Not complete(): what this step computed must not be found by other requests.
+      impl.end(*request, FinishReason::kError, impl.outputs);
+      impl.outputs.releases.back().error = no_token_error(request->edits.get());
+      scheduler.finish(*request);
+      impl.finished.push_back(request);
+      continue;
+    }
+    scheduler.complete(i, is_sampled);
+    if (request->num_counted_prompt_tokens < request->num_prompt_tokens) {
+      impl.count_prompt_tokens(*request);
+      if (is_sampled) request->history->first_token_ns = now_ns;
+    }
+    if (!is_sampled) continue;
+    const FinishReason reason = impl.accept_run(*request, run, logprobs.sampled, first_row);
+    if (reason != FinishReason::kNone) {
+      impl.end(*request, reason, impl.outputs);
+      scheduler.finish(*request);
+      impl.finished.push_back(request);
+    } else if (request->gate.has_ready()) {
+      append_run(*request, request->gate.take_ready(), impl.outputs);
+    }
+  }
+  scheduler.end_step();
+  for (const LiveRequest* request : impl.finished) impl.erase(*request);
+  impl.finished.clear();
+  ++impl.step;
+  impl.outputs.stats = impl.stats();
+  return impl.outputs;
+}
+
+const StepOutputs& EngineCore::take_outputs() {
+  impl_->begin_outputs();
+  impl_->outputs.stats = impl_->stats();
+  return impl_->outputs;
+}
+
+}  // namespace quire
