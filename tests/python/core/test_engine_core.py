@@ -7,9 +7,6 @@ import random
 import numpy as np
 import pytest
 from core_helpers import Driver, make_core, word_table
-from examples import examples
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from quire import _core
 
 
@@ -360,48 +357,6 @@ def test_batch_arrays_are_views_that_keep_the_core_alive() -> None:
     assert batch.block_tables.shape == (8, 32)
     del core, batch
     assert tokens.tolist() == [1, 2, 3]
-
-
-@settings(max_examples=examples(60))
-@given(st.data())
-def test_random_life(data: st.DataObject) -> None:
-    """Random arrivals and cancellations in small engines: every slot right, all blocks free at last."""
-    block_size = data.draw(st.integers(1, 8), "block_size")
-    driver = Driver(
-        make_core(
-            block_size=block_size,
-            num_blocks=data.draw(st.integers(-(-60 // block_size), 3 * -(-60 // block_size)), "num_blocks"),
-            max_model_len=60,
-            max_num_seqs=data.draw(st.integers(1, 6), "max_num_seqs"),
-            max_num_batched_tokens=data.draw(st.integers(1, 40), "max_num_batched_tokens"),
-            watermark=data.draw(st.sampled_from([0.0, 0.01, 0.3]), "watermark"),
-            enable_prefix_caching=data.draw(st.booleans(), "enable_prefix_caching"),
-            eos_token_ids=[0, 1, 2, 3],
-        )
-    )
-    cancelled: set[int] = set()
-    for step in range(data.draw(st.integers(1, 30), "steps")):
-        for _ in range(data.draw(st.integers(0, 2), "arrivals")):
-            stem = list(range(data.draw(st.integers(0, 30), "stem")))
-            tail = data.draw(st.lists(st.integers(0, 255), min_size=1, max_size=20), "tail")
-            driver.add(
-                len(driver.sequences), stem + tail, max_tokens=data.draw(st.integers(0, 30), "max_tokens")
-            )
-        live = [i for i, sequence in driver.sequences.items() if not sequence.finish_reason]
-        gone = data.draw(st.lists(st.sampled_from(live), max_size=2, unique=True), "cancel") if live else []
-        cancelled.update(gone)
-        if step % 2:
-            for request_id in gone:
-                driver.core.cancel(request_id)
-            driver.core.check_integrity()
-            driver.step()
-        else:
-            driver.step(cancel=gone)
-    driver.run()
-    for request_id, sequence in driver.sequences.items():
-        assert (request_id in cancelled) == (sequence.finish_reason == "cancelled")
-        if request_id not in cancelled:
-            assert sequence.sampled == sequence.released
 
 
 def test_a_request_without_a_finite_logit_ends_alone() -> None:
