@@ -172,7 +172,7 @@ ReleaseCopy copy_release(const StepOutputs& outputs, const Release& release) {
   return copy;
 }
 
-// Of each place its own token, then the likeliest, as [places, num_per_place]; a copy. None: not asked for.
+// Each place's own token, then the likeliest, as [places, num_per_place]; a copy. None: not asked for.
 py::typing::Optional<py::array_t<Logprob>> to_places(const std::vector<Logprob>& entries,
                                                      uint32_t num_per_place) {
   if (num_per_place == 0) return py::none();

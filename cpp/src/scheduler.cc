@@ -100,7 +100,7 @@ void Scheduler::fill_batch(const Batch& batch) {
     if (num_left > budget && !config_.enable_chunked_prefill) break;
     const int32_t num_now = std::min(num_left, budget);
     while (!blocks_.extend(request.row, request.num_computed_ahead() + num_now)) {
-      // Everyone behind `request` is not in this batch yet.
+      // Requests after `request` are not in this batch yet.
       RequestState& victim = *running_.back();
       preempt(victim);
       wait_reason_ = WaitReason::kBlocks;
@@ -241,7 +241,8 @@ void Scheduler::append_to_batch(RequestState& request, int32_t num_tokens) {
   if (request.edits || batch.has_edits) append_edits(batch, request, masks_);
 }
 
-// Those of the tokens [begin, end) that predict another token of the prompt. The request's entry is the last.
+// Asks for the logits of the tokens in [begin, end) that predict another token of the prompt. The request's
+// entry is the batch's last.
 void Scheduler::append_prompt_rows(const RequestState& request, int32_t begin, int32_t end) {
   Batch& batch = newest().batch;
   const int32_t first_token = batch.num_tokens - (end - begin);

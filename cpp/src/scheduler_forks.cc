@@ -59,7 +59,7 @@ bool Scheduler::fork(RequestState& request, const RequestState& source) {
   return true;
 }
 
-// Of forks in forgotten batches: their copies may not have been made, and their sources may change.
+// Forks in forgotten batches wait again: their copies may not have been made, and their sources may change.
 void Scheduler::take_back_forks() {
   for (auto it = running_.end(); it != running_.begin();) {
     RequestState& request = **--it;
@@ -98,7 +98,7 @@ void Scheduler::check_siblings(const RequestState& request) const {
   QUIRE_CHECK(request.next_sibling != &request, "request " << request.request_id);
 }
 
-// What the request writes from now on, or in batches in flight, nobody else holds.
+// Only the request itself holds the blocks that it writes from now on, or in batches in flight.
 void Scheduler::check_written_blocks(const RequestState& request) const {
   int32_t position = request.num_computed_tokens;
   if (request.is_forked) position = std::max(position, request.num_prompt_tokens);

@@ -43,7 +43,7 @@ std::array<uint64_t, kNumWaitReasons> Scheduler::waits(const RequestState& reque
   return waits;
 }
 
-// Somebody waits behind this step.
+// Requests wait after this step.
 void Scheduler::count_wait(const Batch& batch) {
   WaitReason reason = wait_reason_;
   if (num_running() >= config_.max_num_seqs) {
@@ -71,14 +71,14 @@ bool Scheduler::was_refused(const RequestState& request) const {
   return refused_ == &request && blocks_.pool().num_free() <= refused_num_free_ && !running_.empty();
 }
 
-// The running requests of worse priority are behind it, and not in this batch yet.
+// Running requests of worse priority come after it, so they are not in this batch yet.
 bool Scheduler::push_out_worse(const RequestState& request) {
   if (running_.empty() || running_.back()->priority <= request.priority) return false;
   preempt(*running_.back());
   return true;
 }
 
-// Its row is open, and num_computed_tokens says what is there.
+// The request's row is open, and num_computed_tokens says what is there.
 void Scheduler::start_running(RequestState& request) {
   request.history->enter_at(request.num_computed_tokens, now_ns_);
   const auto by_order = [](const RequestState* a, const RequestState* b) { return a->goes_before(*b); };

@@ -62,13 +62,13 @@ struct alignas(64) RequestState {
   bool needs_prompt_logprobs() const {
     return num_prompt_logprobs > 0 && num_known_prompt_logprobs < num_prompt_tokens - 1;
   }
-  // With those of batches in flight: where scheduling goes on.
+  // Counting batches in flight: where scheduling goes on.
   int32_t num_tokens_ahead() const { return num_tokens() + num_pending_ids; }
   int32_t num_computed_ahead() const { return num_computed_tokens + num_scheduled_tokens; }
 };
 
-// A thousand requests are more than the second-level cache holds: a loop over them asks for the one that it
-// reaches so many turns later. `request` may be null.
+// A thousand requests are more than the second-level cache holds: a loop over them prefetches the one
+// that it reaches this many turns later. `request` may be null.
 constexpr int32_t kPrefetchDistance = 4;
 constexpr size_t kNumHotBytes = 128;  // what a decode step touches of RequestState
 inline void prefetch(const RequestState* request, size_t num_bytes) {

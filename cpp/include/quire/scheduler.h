@@ -3,10 +3,11 @@
 // Each request has num_tokens known tokens and num_computed_tokens of them in the cache; a step moves
 // requests forward, running ones first, then waiting ones, both in the order of their priority, then arrival
 // (RequestState::goes_before()). Chunked prefill, prefix reuse, and recomputing after a preemption are all
-// the same move. A request gets a new token in the step that computes its last known one.
+// the same move. A request gets new tokens in the step that computes its last known one: usually one, and as
+// many as the runner gives while no other batch is in flight (EngineCore::update()).
 //
-// A waiting request of better priority does not stand behind running ones of worse priority: it takes the
-// step's tokens first, and where rows or blocks are missing the worst of those give theirs back. Where all
+// A waiting request of better priority does not wait for running ones of worse priority: it takes the step's
+// tokens first, and where rows or blocks are missing the worst of those give theirs back. Where all
 // priorities are equal none of this happens.
 //
 // Up to max_batches_in_flight batches are in flight at once: a request moves on from what is scheduled
@@ -16,9 +17,9 @@
 // back); the entry's result is dropped then.
 //
 // Blocks are freed at once all the same, even those that a batch in flight still writes. A free block's new
-// holder writes it in a later batch, so after that; and nobody else finds it by its hash, because a block
-// gets its hash only when it is full of tokens whose batches have ended (complete()), and is never written
-// from then on.
+// holder writes it in a later batch, so after that; and no other request finds it by its hash, because a
+// block gets its hash only when it is full of tokens whose batches have ended (complete()), and is never
+// written from then on.
 //
 // Sequences of one request (siblings) share its prompt's blocks. One is admitted as any request; the others
 // wait until its prompt has its KV, and fork from it: they share the full blocks and get a copy of the last

@@ -127,7 +127,7 @@ class CudaRunner:
         if self._graphs:
             shape = self._shapes.fit(batch.num_tokens, batch.num_sampled)
         else:
-            # A part of a prompt samples nothing: then a padding row, whose id nobody reads.
+            # A part of a prompt samples nothing: then a padding row, whose id is not read.
             num_sampled = max(1, batch.num_sampled)
             is_decode = batch.num_tokens == batch.num_sampled
             shape = StepShape(batch.num_tokens, batch.num_reqs, num_sampled, is_decode)

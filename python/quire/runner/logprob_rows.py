@@ -40,7 +40,7 @@ class LogprobRows:
         self._host = [torch.zeros(size, dtype=torch.int32, pin_memory=is_pinned) for _ in range(num_copies)]
 
     def on_device(self, num_rows: int) -> tuple[Tensor, ...]:
-        """For so many rows: ids, and what `ops.logprobs` gives."""
+        """Ids of that many rows, and what `ops.logprobs` gives."""
         return _arrays(self._device, num_rows)
 
     def download(self, copy: int, num_rows: int) -> None:
@@ -48,7 +48,7 @@ class LogprobRows:
         self._host[copy][:size].copy_(self._device[:size], non_blocking=True)
 
     def host(self, copy: int, num_rows: int, num_used: int) -> tuple[NDArray[np.int32], Logprobs]:
-        """The first of so many rows, once the batch is there; valid until the copy's next download."""
+        """The first of that many rows, once the batch is there; valid until the copy's next download."""
         ids, logprobs, ranks, top_ids, top_logprobs = (
             tensor.numpy()[:num_used] for tensor in _arrays(self._host[copy], num_rows)
         )
