@@ -2,6 +2,7 @@
 
 #include "bind_members.h"
 #include "bindings.h"
+#include "quire/nearest_name.h"
 #include "quire/sampling.h"
 
 namespace quire::bindings {
@@ -13,6 +14,16 @@ void bind_sampling(py::module_& m) {
                                     "What a request may ask; checked by EngineCore.add_request.");
   def_keywords<SamplingParams>(params);
   def_members<SamplingParams>(params);
+
+  m.def("validate_together", &validate_together, py::arg("params"),
+        "Refuses values that are good alone and do not go together.");
+  m.def(
+      "did_you_mean",
+      [](std::string_view name, const std::vector<std::string_view>& known) {
+        return did_you_mean(name, known);
+      },
+      py::arg("name"), py::arg("known"),
+      "What an error says about an unknown name: the most like one, or nothing.");
 
   py::native_enum<FinishReason>(m, "FinishReason", "enum.IntEnum",
                                 "Why a request ended; str() of a Release's is its name.")

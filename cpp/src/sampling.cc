@@ -77,11 +77,21 @@ uint64_t sequence_seed(uint64_t seed, uint32_t index) {
   return z;
 }
 
+void validate_together(const SamplingParams& params) {
+  require(params.max_tokens == 0 || params.min_tokens <= params.max_tokens, "min_tokens", params.min_tokens,
+          [&] { return "at most max_tokens (" + std::to_string(params.max_tokens) + ")"; });
+  if (params.n > 1 && is_greedy(params)) {
+    std::ostringstream given;
+    given << params.n << " with temperature " << params.temperature;
+    throw InvalidArgument("n", given.str(), "1 (greedy: all sequences would be the same)");
+  }
+  require(params.detokenize || params.stop.empty(), "stop", "stop strings with detokenize false",
+          "none (without text no stop string can be found)");
+}
+
 void validate(const SamplingParams& params, int32_t vocab_size) {
   if (params.max_tokens != 0) require_in(fields::kMaxTokens, params.max_tokens);
   require_in(fields::kMinTokens, params.min_tokens);
-  require(params.max_tokens == 0 || params.min_tokens <= params.max_tokens, "min_tokens", params.min_tokens,
-          "at most max_tokens (" + std::to_string(params.max_tokens) + ")");
   require_in(fields::kTemperature, params.temperature);
   require_in(fields::kTopP, params.top_p);
   require_in(fields::kTopK, params.top_k);
@@ -90,11 +100,7 @@ void validate(const SamplingParams& params, int32_t vocab_size) {
   require_in(fields::kFrequencyPenalty, params.frequency_penalty);
   require_in(fields::kRepetitionPenalty, params.repetition_penalty);
   require_in(fields::kN, params.n);
-  if (params.n > 1 && is_greedy(params)) {
-    std::ostringstream given;
-    given << params.n << " with temperature " << params.temperature;
-    throw InvalidArgument("n", given.str(), "1 (greedy: all sequences would be the same)");
-  }
+  validate_together(params);
   validate_logit_bias(params.logit_bias, vocab_size);
   require_count("allowed_token_ids", params.allowed_token_ids.size(), vocab_size, "ids");
   require_ids("allowed_token_ids", params.allowed_token_ids, vocab_size);
@@ -115,8 +121,6 @@ void validate(const SamplingParams& params, int32_t vocab_size) {
   const auto is_start = [](char byte) { return (byte & 0xC0) != 0x80; };
   const auto length = std::count_if(params.cache_salt.begin(), params.cache_salt.end(), is_start);
   require_count("cache_salt", static_cast<size_t>(length), kMaxCacheSaltLength, "characters");
-  require(params.detokenize || params.stop.empty(), "stop", "stop strings with detokenize false",
-          "none (without text no stop string can be found)");
   validate_stop(params.stop);
   require_count("stop_token_ids", params.stop_token_ids.size(), kMaxStopTokenIds, "ids");
   require_ids("stop_token_ids", params.stop_token_ids, vocab_size);

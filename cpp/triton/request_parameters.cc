@@ -10,6 +10,7 @@
 
 #include "api.h"
 #include "json.h"
+#include "quire/nearest_name.h"
 
 namespace quire::triton {
 
@@ -33,22 +34,6 @@ std::string quoted(std::string_view text) {
   constexpr size_t kMaxShown = 80;
   return text.size() <= kMaxShown ? "\"" + std::string(text) + "\""
                                   : "\"" + std::string(text.substr(0, kMaxShown)) + "...\"";
-}
-
-// Insertions, deletions and substitutions between two names.
-size_t distance(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
-    }
-  }
-  return row.back();
 }
 
 class Parameter {
@@ -218,17 +203,13 @@ void get(const Parameter& parameter, std::vector<LogitBias>& value) {
                           "such a field in a request to the ensemble, whose tokenizer honours it");
   }
   std::string known;
-  std::string_view nearest;
-  size_t nearest_distance = std::max<size_t>(1, name.size() / 3) + 1;
+  std::vector<std::string_view> names;
   for_each_client_field(fields, [&](std::string_view field, const auto&) {
     known += (known.empty() ? "" : ", ") + std::string(field);
-    const size_t here = name.size() <= 64 ? distance(name, field) : nearest_distance;
-    if (here >= nearest_distance) return;
-    nearest = field;
-    nearest_distance = here;
+    names.push_back(field);
   });
-  const std::string hint = nearest.empty() ? "" : " (did you mean \"" + std::string(nearest) + "\"?)";
-  throw InvalidArgument(name.substr(0, 80), "an unknown field" + hint, known);
+  for (const quire::fields::Alias& alias : quire::fields::kAliases) names.push_back(alias.alias);
+  throw InvalidArgument(name.substr(0, 80), "an unknown field" + did_you_mean(name, names), known);
 }
 
 }  // namespace

@@ -153,6 +153,12 @@ class SamplingParams:
     @property
     def cache_salt(self) -> str: ...
 
+def validate_together(params: SamplingParams) -> None:
+    """Refuses values that are good alone and do not go together."""
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """What an error says about an unknown name: the most like one, or nothing."""
+
 class FinishReason(enum.IntEnum):
     """Why a request ended; str() of a Release's is its name."""
 

@@ -15,10 +15,13 @@ QuireError
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quire import _core
 
 __all__ = [
     "ConfigError",
@@ -51,6 +54,13 @@ class InvalidArgument(QuireError, ValueError):  # noqa: N818 - the C++ name
         self.field = field
         self.given = given
         self.allowed = allowed
+
+    @classmethod
+    def from_core(cls, error: _core.InvalidArgument, where: str = "") -> InvalidArgument:
+        """The core's refusal as our own: one class for callers to catch. `where` comes before the field."""
+        _, _, rest = str(error).partition(": got ")
+        given, _, allowed = rest.partition("; allowed: ")
+        return cls(where + error.field, given, allowed)
 
     def __reduce__(self) -> tuple[type[InvalidArgument], tuple[str, str, str]]:
         return type(self), (self.field, self.given, self.allowed)
@@ -134,12 +144,10 @@ def describe(value: object, depth: int = 4) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean "x"?)" for the nearest known name, or "". A long name is near none, and takes long to
-    compare."""
-    if len(name) > _MAX_SHOWN:
-        return ""
-    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f' (did you mean "{nearest[0]}"?)' if nearest else ""
+    """ " (did you mean "x"?)" for the nearest known name, or "", as the core says it."""
+    from quire import _core
+
+    return _core.did_you_mean(name.encode("utf-8", "backslashreplace").decode(), list(known))
 
 
 def _joined(texts: Iterable[str]) -> str:

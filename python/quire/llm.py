@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from quire import _core
 from quire.config import EngineConfig
-from quire.engine.core_errors import invalid_argument
 from quire.errors import EngineError, InvalidArgument
 from quire.outputs import CompletionOutput, Receipt, RequestOutput, StreamOutput, make_receipt
 from quire.prompts import Prompt, encode_prompts, read_prompt, read_prompts, read_sampling_params
@@ -147,7 +146,7 @@ class LLM:
                 return_receipt=request.return_receipt,
             )
         except _core.InvalidArgument as error:
-            raise invalid_argument(error, where) from None
+            raise InvalidArgument.from_core(error, where) from None
 
     def step(self) -> list[StreamOutput]:
         """Run one step of the engine; what it gave to requests of add_request(). Needs one of them open.

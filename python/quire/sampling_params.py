@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quire.errors import InvalidArgument, describe
+from quire.errors import InvalidArgument
 from quire.request_options import RequestOptions
 from quire.schema import INT32_MAX, INT64_MAX, INT64_MIN, Names, fields_of, spec
 from quire.table import NOT_YET, Table
@@ -245,16 +245,12 @@ class SamplingParams(Table):
         super().__post_init__()
         if self.truncate_prompt_tokens == 0:
             raise InvalidArgument("truncate_prompt_tokens", "0", "at least 1, or -1 (as many as fit)")
-        if self.max_tokens and self.min_tokens > self.max_tokens:
-            raise InvalidArgument(
-                "min_tokens", describe(self.min_tokens), f"an integer in [0, {self.max_tokens}] (max_tokens)"
-            )
-        if self.n > 1 and self.temperature < GREEDY_TEMPERATURE:
-            allowed = "1 (greedy: all sequences would be the same)"
-            raise InvalidArgument("n", f"{self.n} with temperature {self.temperature:g}", allowed)
-        if self.stop and not self.detokenize:
-            allowed = "none (without text no stop string can be found)"
-            raise InvalidArgument("stop", f"{describe(self.stop)} with detokenize false", allowed)
+        from quire import _core
+
+        try:
+            _core.validate_together(self.to_core())
+        except _core.InvalidArgument as error:
+            raise InvalidArgument.from_core(error) from None
 
     def to_core(self, bad_word_ids: Sequence[Sequence[int]] = ()) -> _core.SamplingParams:
         """These params in C++. `bad_word_ids`: bad_words as their tokens (Tokenizer.bad_word_ids)."""

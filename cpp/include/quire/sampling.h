@@ -98,7 +98,10 @@ void require_stop_size(size_t count, SizeOf&& size_of) {
   if (num_bytes > kMaxStopBytes) refuse(std::to_string(num_bytes) + " bytes together");
 }
 
-// Throws InvalidArgument that names the field. Does not modify.
+// Throws InvalidArgument where values that are good alone do not go together.
+void validate_together(const SamplingParams& params);
+
+// Throws InvalidArgument that names the field, also where values do not go together. Does not modify.
 void validate(const SamplingParams& params, int32_t vocab_size);
 
 // Throws InvalidArgument where the request forbids every token that it may begin with: by allowed_token_ids,

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 from quire import _core
 from quire.config import EngineConfig
-from quire.engine.core_errors import invalid_argument
 from quire.engine.loop import Runner
 from quire.errors import InvalidArgument, QuireError, UnsupportedModel
 from quire.generation_defaults import GenerationDefaults, generation_defaults
@@ -194,7 +193,7 @@ def _make_core(plan: _Plan) -> None:
     try:
         plan.core = _core.EngineCore(core_config, _made(plan.table)), core_config
     except _core.InvalidArgument as error:
-        refused = invalid_argument(error)
+        refused = InvalidArgument.from_core(error)
         if refused.field != "eos_token_ids":
             raise refused from None
         files = f"{model.folder}: eos_token_id of generation_config.json, else of config.json"

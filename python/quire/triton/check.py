@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from quire import _core
-from quire.engine.core_errors import invalid_argument
-from quire.errors import QuireError, describe, did_you_mean
+from quire.errors import InvalidArgument, QuireError, describe, did_you_mean
 from quire.triton.check_ensemble import check_ensemble, difference, unknown
 from quire.triton.check_settings import check_settings
 from quire.triton.installation import find_backend_library, find_installation
@@ -188,7 +187,7 @@ def _refusals(config: ModelConfig) -> Iterator[str]:
     try:
         _core.check_model_config(protobuf()[1].MessageToJson(config, preserving_proto_field_name=True))
     except _core.InvalidArgument as error:
-        refusal = invalid_argument(error)
+        refusal = InvalidArgument.from_core(error)
         given = refusal.given.strip("'")
         hint = did_you_mean(given, refusal.allowed.split(", ")) if given != refusal.given else ""
         field = refusal.field.removeprefix("config.pbtxt: ")

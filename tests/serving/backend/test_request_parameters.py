@@ -14,6 +14,7 @@ import quire
 from backend_server import Repository, Server, StartServer
 from engine_fields import DEFAULTS, as_logged, ask
 from field_cases import FIELD_CASES
+from near_names import NEAR_NAMES, hint
 from quire.sampling_params import ENGINE_FIELDS, NAMES, OPTION_FIELDS
 
 pytestmark = pytest.mark.serving
@@ -83,8 +84,7 @@ def test_every_bad_value_is_refused_by_its_name(server: Server, name: str, value
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"temprature": 1.0}, 'temprature: got an unknown field (did you mean "temperature"?); allowed: n, '),
-        ({"xyzzy": 1}, "xyzzy: got an unknown field; allowed: "),
+        *(({name: 1}, f"{name[:80]}: got {hint(name)}; allowed: n, ") for name in NEAR_NAMES),
         ({"x" * 5000: 1}, "x: got an unknown field; "),
         ({"bad_words": "x"}, "bad_words: got a field that this model does not know; allowed: "),
         ({"truncate": 5}, "truncate: got a field that this model does not know; "),
