@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quire import _core
-from quire.engine.core_errors import invalid_argument
 from quire.errors import InvalidArgument
 from quire.request_options import RequestOptions
 from quire.sampling_params import ENGINE_FIELDS, NAMES, OPTION_FIELDS, SamplingParams
@@ -56,7 +55,7 @@ def encode_request(
             acknowledge=acknowledge,
         )
     except _core.InvalidArgument as error:
-        raise invalid_argument(error) from None
+        raise InvalidArgument.from_core(error) from None
 
 
 def encode_checked(given: Mapping[str, Any], options: RequestOptions, **rest: Any) -> bytes:
