@@ -17,7 +17,7 @@ NATIVE := CMakeLists.txt $(shell find cmake cpp cuda tests/core_parts -type f 2>
 help:
 	@echo "make demo    build everything, serve the embedded model on a real tritonserver, show it working, stop"
 	@echo "make serve   the same, but stay up and print curl lines to try"
-	@echo "make test    every test that needs no GPU"
+	@echo "make test    every test that needs no GPU, two files at a time"
 	@echo "make test-fast  a tenth of the random examples, nothing marked slow, no tritonserver: for daily work"
 	@echo "make asan, make tsan  the core's and the engine server's tests with AddressSanitizer and UBSan, with ThreadSanitizer"
 	@echo "make gpu-test  every test that needs a GPU, on a machine with a Hopper GPU and nvcc. OFFLINE=1: without a network,"
@@ -56,10 +56,10 @@ serve: setup
 	$(BIN)/quire serve
 
 test: setup
-	$(BIN)/python -m pytest -m "not gpu" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not gpu and not serving and not slow" --hypothesis-profile=fast -n 2 --dist worksteal \
+	$(BIN)/python -m pytest -m "not gpu and not serving and not slow" --hypothesis-profile=fast -n 2 --dist loadfile \
 		$(PYTEST_ARGS)
 
 # A sanitizer's runtime has to be there before Python. Without site (-S), Python does not see the editable install,
