@@ -15,7 +15,6 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-import gpu_ops
 import torch
 from quire import ops
 
