@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 DTYPE_IDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # quire::DType
-_CPU_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def has_cuda_kernels() -> bool:
@@ -24,10 +23,11 @@ def stream_of(tensor: Tensor) -> int:
 
 def dtype_id(name: str, tensor: Tensor) -> int:
     """quire::DType of a tensor, of a type that its device has kernels for."""
-    dtypes = DTYPE_IDS if tensor.is_cuda else _CPU_DTYPES
-    if tensor.dtype not in dtypes:
+    found = DTYPE_IDS.get(tensor.dtype)
+    if found is None or (tensor.dtype is torch.float16 and not tensor.is_cuda):
+        dtypes = [dtype for dtype in DTYPE_IDS if dtype is not torch.float16 or tensor.is_cuda]
         raise TypeError(f"{name}: got {tensor.dtype}; allowed: {', '.join(map(str, dtypes))}")
-    return DTYPE_IDS[tensor.dtype]
+    return found
 
 
 def address(tensor: Tensor | None) -> int:

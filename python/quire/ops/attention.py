@@ -72,8 +72,9 @@ class KVCache:
     def __init__(self, layer: Tensor, *, k_scale: float = 1.0, v_scale: float = 1.0) -> None:
         self.dtype = layer.dtype
         self.is_float8 = layer.is_cuda and layer.dtype is torch.float8_e4m3fn
-        if not self.is_float8:
-            dtype_id("KV cache", layer)
+        self.dtype_id = (
+            0 if self.is_float8 else dtype_id("KV cache", layer)
+        )  # the activations', but for float8
         axes = "2, block_size, num_kv_heads, head_dim"
         if layer.ndim != 5 or layer.size(1) != 2:
             raise ValueError(f"KV cache: got {describe(layer)}; allowed: [num_blocks, {axes}]")
@@ -85,10 +86,6 @@ class KVCache:
         self.stride_block = layer.stride(0)
         self.k_scale, self.v_scale = k_scale, v_scale
         self.key_address, self.value_address = self.key_cache.data_ptr(), self.value_cache.data_ptr()
-
-    def holds(self, tensor: Tensor) -> bool:
-        """Whether this is a cache for activations of the tensor's type."""
-        return tensor.dtype is self.dtype or self.is_float8
 
 
 class RopeTable:
@@ -142,6 +139,7 @@ class PagedAttention:
         self.softmax_scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
         self.workspace = torch.empty(0, dtype=torch.uint8, device=device)
         sizes = {"num_q_heads": num_q_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
+        self._workspace_address = 0
         self._config: Any
         if not self.workspace.is_cuda:
             self._config = _core.PagedAttentionConfig(**sizes, window=window)
@@ -157,6 +155,7 @@ class PagedAttention:
         )
         num_bytes = _cuda.paged_attention_workspace_bytes(self._config)
         self.workspace = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
+        self._workspace_address = self.workspace.data_ptr()
 
     def plan(self, batch: BatchInfo) -> None:
         """Cut the step's work into pieces, before the first layer; on the CPU each layer does."""
@@ -167,7 +166,7 @@ class PagedAttention:
                 query_start_loc=batch.query_start_loc,
                 seq_lens=batch.seq_lens,
                 block_table_rows=batch.block_table_rows,
-                workspace=self.workspace.data_ptr(),
+                workspace=self._workspace_address,
                 stream=stream_of(self.workspace),
             )
 
@@ -194,7 +193,7 @@ class PagedAttention:
         if out is None:
             out = torch.empty((num_tokens, width), dtype=query.dtype, device=query.device)
         if (
-            not cache.holds(query)
+            (query.dtype is not cache.dtype and not cache.is_float8)
             or out.dtype is not query.dtype
             or num_tokens != batch.num_tokens
             or width != self.num_q_heads * cache.head_dim
@@ -208,10 +207,11 @@ class PagedAttention:
                 f"num_q_heads * head_dim] with contiguous rows, num_tokens = {batch.num_tokens}, "
                 f"num_q_heads = {self.num_q_heads}, head_dim = {cache.head_dim}"
             )
-        run = _cuda.paged_attention if query.is_cuda else _core.cpu_paged_attention
+        is_cuda = query.is_cuda
+        run = _cuda.paged_attention if is_cuda else _core.cpu_paged_attention
         run(
             config=self._config,
-            dtype=dtype_id("query", query),
+            dtype=dtype_id("query", query) if cache.is_float8 else cache.dtype_id,
             softmax_scale=self.softmax_scale,
             query=query.data_ptr(),
             stride_query_token=query.stride(0),
@@ -227,14 +227,14 @@ class PagedAttention:
             query_start_loc=batch.query_start_loc,
             seq_lens=batch.seq_lens,
             block_table_rows=batch.block_table_rows,
-            workspace=self.workspace.data_ptr(),
+            workspace=self._workspace_address,
             max_query_len=batch.max_query_len,
             kv_dtype=cache.is_float8,
             k_scale=cache.k_scale,
             v_scale=cache.v_scale,
             soft_cap=soft_cap,
             follows_layer=follows_layer,
-            stream=stream_of(query),
+            stream=stream_of(out) if is_cuda else 0,
         )
         return out
 
@@ -254,7 +254,7 @@ def rope_and_cache(
     num_heads, rest = divmod(qkv.size(1), cache.head_dim)
     num_q_heads = num_heads - 2 * cache.num_kv_heads
     if (
-        not cache.holds(qkv)
+        (qkv.dtype is not cache.dtype and not cache.is_float8)
         or qkv.size(0) != batch.num_tokens
         or rest != 0
         or num_q_heads <= 0
@@ -273,9 +273,10 @@ def rope_and_cache(
         check("qk_norm.q_weight", qk_norm.q_weight, qkv.dtype, shape, "head_dim", device)
         check("qk_norm.k_weight", qk_norm.k_weight, qkv.dtype, shape, "head_dim", device)
         q_norm, k_norm, norm_eps = qk_norm.q_weight.data_ptr(), qk_norm.k_weight.data_ptr(), qk_norm.eps
-    run = _cuda.rope_and_cache if qkv.is_cuda else _core.cpu_rope_and_cache
+    is_cuda = qkv.is_cuda
+    run = _cuda.rope_and_cache if is_cuda else _core.cpu_rope_and_cache
     run(
-        dtype=dtype_id("qkv", qkv),
+        dtype=dtype_id("qkv", qkv) if cache.is_float8 else cache.dtype_id,
         num_tokens=batch.num_tokens,
         num_q_heads=num_q_heads,
         num_kv_heads=cache.num_kv_heads,
@@ -299,5 +300,5 @@ def rope_and_cache(
         k_norm=k_norm,
         norm_eps=norm_eps,
         places_are_settled=batch.places_are_settled,
-        stream=stream_of(qkv),
+        stream=stream_of(qkv) if is_cuda else 0,
     )

@@ -57,7 +57,8 @@ def rms_norm(
             f"residual: got {describe(residual)}; "
             f"allowed: contiguous {dtype}[num_rows, hidden_size] = [{num_rows}, {hidden_size}]"
         )
-    run = _cuda.rms_norm if x.is_cuda else _core.cpu_rms_norm
+    is_cuda = x.is_cuda
+    run = _cuda.rms_norm if is_cuda else _core.cpu_rms_norm
     run(
         dtype=dtype_id("x", x),
         num_rows=num_rows,
@@ -69,7 +70,7 @@ def rms_norm(
         out=out.data_ptr(),
         residual=address(residual),
         out_scale=address(out_scale),
-        stream=stream_of(x),
+        stream=stream_of(out) if is_cuda else 0,
     )
     return out
 
@@ -93,7 +94,8 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None, *, out_scale: Tensor | 
             f"gate_up, out: got {describe(gate_up)}, {describe(out)}; allowed: one type, [num_rows, "
             "2 * intermediate_size] with contiguous rows, contiguous [num_rows, intermediate_size]"
         )
-    run = _cuda.silu_mul if gate_up.is_cuda else _core.cpu_silu_mul
+    is_cuda = gate_up.is_cuda
+    run = _cuda.silu_mul if is_cuda else _core.cpu_silu_mul
     run(
         dtype=dtype_id("gate_up", gate_up),
         num_rows=num_rows,
@@ -102,7 +104,7 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None, *, out_scale: Tensor | 
         stride_gate_up=gate_up.stride(0),
         out=out.data_ptr(),
         out_scale=address(out_scale),
-        stream=stream_of(gate_up),
+        stream=stream_of(out) if is_cuda else 0,
     )
     return out
 
@@ -123,7 +125,8 @@ def embedding(
     check("token_ids", token_ids, torch.int32, (num_tokens,), "num_tokens", device)
     check("table", table, table.dtype, (vocab_size, hidden_size), "vocab_size, hidden_size", device)
     check("out", out, table.dtype, (num_tokens, hidden_size), "num_tokens, hidden_size", device)
-    run = _cuda.embedding if table.is_cuda else _core.cpu_embedding
+    is_cuda = table.is_cuda
+    run = _cuda.embedding if is_cuda else _core.cpu_embedding
     run(
         dtype=dtype_id("table", table),
         num_tokens=num_tokens,
@@ -134,7 +137,7 @@ def embedding(
         out=out.data_ptr(),
         last_token_ids=address(last_token_ids),
         num_last_token_ids=0 if last_token_ids is None else last_token_ids.size(0),
-        stream=stream_of(table),
+        stream=stream_of(out) if is_cuda else 0,
     )
     return out
 
