@@ -58,11 +58,6 @@ void validate_logit_bias(const std::vector<LogitBias>& logit_bias, int32_t vocab
   }
 }
 
-template <typename Field, typename T>
-void require_in(const Field& field, T value) {
-  require(field.contains(value), field.name, value, field.allowed);
-}
-
 }  // namespace
 
 uint64_t sequence_seed(uint64_t seed, uint32_t index) {
@@ -90,16 +85,10 @@ void validate_together(const SamplingParams& params) {
 }
 
 void validate(const SamplingParams& params, int32_t vocab_size) {
-  if (params.max_tokens != 0) require_in(fields::kMaxTokens, params.max_tokens);
-  require_in(fields::kMinTokens, params.min_tokens);
-  require_in(fields::kTemperature, params.temperature);
-  require_in(fields::kTopP, params.top_p);
-  require_in(fields::kTopK, params.top_k);
-  require_in(fields::kMinP, params.min_p);
-  require_in(fields::kPresencePenalty, params.presence_penalty);
-  require_in(fields::kFrequencyPenalty, params.frequency_penalty);
-  require_in(fields::kRepetitionPenalty, params.repetition_penalty);
-  require_in(fields::kN, params.n);
+  for_each_member<SamplingParams>([&](const auto& member) {
+    const bool is_given = member.name != std::string_view("max_tokens") || params.max_tokens != 0;
+    if (is_given) require_in_range(member.name, member.name, params.*member.pointer);
+  });
   validate_together(params);
   validate_logit_bias(params.logit_bias, vocab_size);
   require_count("allowed_token_ids", params.allowed_token_ids.size(), vocab_size, "ids");
@@ -112,9 +101,6 @@ void validate(const SamplingParams& params, int32_t vocab_size) {
     require(!ids.empty(), "bad_words", "a sequence of no ids", "at least one id in each");
     require_ids("bad_words", ids, vocab_size);
   }
-  if (params.logprobs) require_in(fields::kLogprobs, *params.logprobs);
-  if (params.prompt_logprobs) require_in(fields::kPromptLogprobs, *params.prompt_logprobs);
-  require_in(fields::kStreamInterval, params.stream_interval);
   // Before its characters are looked at, of which each has at most 4 bytes.
   require_count("cache_salt", params.cache_salt.size(), 4 * kMaxCacheSaltLength, "bytes");
   require(is_valid_utf8(params.cache_salt), "cache_salt", "invalid UTF-8", "UTF-8");

@@ -68,8 +68,9 @@ def _lines() -> Iterator[str]:
     yield _HEAD
     numbers = [field for field in map(NAMES.fields.__getitem__, ENGINE_FIELDS) if _has_range(field)]
     yield from map(_number, numbers)
-    ints = ", ".join(f"&{_constant(field)}" for field in numbers if field.type == "int")
-    yield f"inline constexpr const IntField* kIntFields[] = {{{ints}}};"
+    for kind in ("int", "float"):
+        table = ", ".join(f"&{_constant(field)}" for field in numbers if field.type == kind)
+        yield f"inline constexpr const {kind.title()}Field* k{kind.title()}Fields[] = {{{table}}};"
     never_empty = [name for name in ENGINE_FIELDS if _is_never_empty(NAMES.fields[name])]
     yield (
         "inline constexpr std::string_view kNeverEmpty[] = {" + ", ".join(map(json.dumps, never_empty)) + "};"

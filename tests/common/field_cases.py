@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quire.sampling_params import NAMES
+from quire.schema import Field
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class FieldCase:
     needs: tuple[tuple[str, Any], ...] = ()  # other fields that `good` is fine with
 
 
-FIELD_CASES = {
+_CASES = {
     "n": FieldCase(2, (0, -1, 129), ("x", 1.5, True), (("temperature", 0.5),)),
     "max_tokens": FieldCase(3, (0, -1), ("x", 1.5, True)),
     "min_tokens": FieldCase(2, (-1, 2**31 - 1), ("x", 1.5, True), (("max_tokens", 3),)),
@@ -36,28 +37,23 @@ FIELD_CASES = {
     "bad_words": FieldCase(["one", "zwölf"], (["a", ""], [f"w{i}" for i in range(129)])),
     "stop": FieldCase(["one", "zwölf"], (["a", ""],)),
     "stop_token_ids": FieldCase([11, 12], ([-1], [10**6], list(range(241)))),
-    "ignore_eos": FieldCase(True),
-    "include_stop_str_in_output": FieldCase(True),
-    "skip_special_tokens": FieldCase(False),
-    "detokenize": FieldCase(False),
     "logprobs": FieldCase(2, (-1, 21), ("x", 1.5, True)),
     "prompt_logprobs": FieldCase(0, (-1, 21), ("x", 1.5, True)),
-    "stream_interval": FieldCase(4, (0,), ("x", 1.5, True)),
     "cache_salt": FieldCase("Straße", ("x" * 5000,), (5, True)),
     "priority": FieldCase(-3, (), ("x", 1.5, True)),
     "deadline_ms": FieldCase(60_000, (0, -1), ("x", 1.5, True)),
     "truncate_prompt_tokens": FieldCase(5, (0, -2), ("x", 1.5, True)),
-    "add_special_tokens": FieldCase(False),
-    "stream": FieldCase(True),
-    "exclude_input_in_output": FieldCase(True),
-    "return_finish_reason": FieldCase(True),
-    "return_stop_reason": FieldCase(True),
-    "return_cumulative_logprob": FieldCase(True),
-    "return_logprobs": FieldCase(True),
-    "return_num_input_tokens": FieldCase(True),
-    "return_num_output_tokens": FieldCase(True),
-    "return_token_ids": FieldCase(True),
-    "return_receipt": FieldCase(True),
-    "strict": FieldCase(False),
 }
-assert set(FIELD_CASES) == set(NAMES.fields), "every field of the schema, and no other"
+
+
+def _plain(field: Field) -> FieldCase:
+    """Of a flag, or a number: the other value, or one more than the default, and what is out of its range."""
+    if field.type == "bool":
+        return FieldCase(not field.default)
+    assert field.type in ("int", "float"), f"{field.name}: no case for a field of type {field.type}"
+    ends = (field.minimum - 1, field.maximum + 1)  # type: ignore[operator]
+    bad = tuple(end for end in ends if -(2**31) <= end < 2**31)
+    return FieldCase((field.default or 0) + 1, bad, ("x", 1.5, True) if field.type == "int" else ("x", True))
+
+
+FIELD_CASES = {name: _CASES.get(name) or _plain(field) for name, field in NAMES.fields.items()}

@@ -77,6 +77,7 @@ inline constexpr IntField kDeadlineMs = {
     "deadline_ms", 1, 2147483647,
     "an integer in [1, 2147483647]"};
 inline constexpr const IntField* kIntFields[] = {&kN, &kMaxTokens, &kMinTokens, &kTopK, &kLogprobs, &kPromptLogprobs, &kStreamInterval, &kDeadlineMs};
+inline constexpr const FloatField* kFloatFields[] = {&kTemperature, &kTopP, &kMinP, &kPresencePenalty, &kFrequencyPenalty, &kRepetitionPenalty};
 inline constexpr std::string_view kNeverEmpty[] = {"allowed_token_ids", "cache_salt"};
 inline constexpr const char kStopAllowed[] =
     "a non-empty string or a list of them, at most 256 of them, at most 1024 bytes each and 16384 bytes together";

@@ -93,15 +93,8 @@ constexpr void for_each_field(Tensor& tensor, Visit&& visit) {
 // spelled: the name that the client uses.
 template <class T>
 void check_given(std::string_view name, const std::string& spelled, const T& value) {
-  if constexpr (std::is_same_v<T, std::optional<int32_t>>) {
-    check_given(name, spelled, *value);
-  } else if constexpr (std::is_same_v<T, int32_t>) {
-    for (const fields::IntField* field : fields::kIntFields) {
-      if (name == field->name && !field->contains(value)) {
-        throw InvalidArgument(spelled, std::to_string(value), field->allowed);
-      }
-    }
-  } else if constexpr (requires { value.empty(); }) {
+  require_in_range(name, spelled, value);
+  if constexpr (requires { value.empty(); }) {
     if (value.empty() && std::ranges::find(fields::kNeverEmpty, name) != std::end(fields::kNeverEmpty)) {
       throw InvalidArgument(spelled, "nothing in it", "at least one element or character");
     }

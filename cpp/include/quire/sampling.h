@@ -3,7 +3,10 @@
 
 #include <cstdint>
 #include <optional>
+#include <sstream>
 #include <string>
+#include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "quire/error.h"
@@ -100,6 +103,27 @@ void require_stop_size(size_t count, SizeOf&& size_of) {
 
 // Throws InvalidArgument where values that are good alone do not go together.
 void validate_together(const SamplingParams& params);
+
+// Throws InvalidArgument where the schema of request fields does not allow this number for the field `name`;
+// other values pass. spelled: the name for the error.
+template <class T>
+void require_in_range(std::string_view name, const std::string& spelled, const T& value) {
+  [[maybe_unused]] const auto check = [&](const auto& table, auto number) {
+    for (const auto* field : table) {
+      if (name != field->name || field->contains(number)) continue;
+      std::ostringstream given;
+      given << number;
+      throw InvalidArgument(spelled, given.str(), field->allowed);
+    }
+  };
+  if constexpr (std::is_same_v<T, std::optional<int32_t>>) {
+    if (value) require_in_range(name, spelled, *value);
+  } else if constexpr (std::is_same_v<T, int32_t>) {
+    check(fields::kIntFields, value);
+  } else if constexpr (std::is_same_v<T, float>) {
+    check(fields::kFloatFields, value);
+  }
+}
 
 // Throws InvalidArgument that names the field, also where values do not go together. Does not modify.
 void validate(const SamplingParams& params, int32_t vocab_size);

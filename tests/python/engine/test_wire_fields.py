@@ -63,6 +63,7 @@ def test_words_are_read_in_their_order(answer: Any) -> None:
     params = SamplingParams(max_tokens=5)
     object.__setattr__(params, "logprobs", 23)
     assert answer(params, bad_word_ids=[[1], [2, 3]]).startswith("logprobs: got 23; ")
+    params = SamplingParams(max_tokens=5)
     assert answer(params, bad_word_ids=[[1], [2, 96]]).startswith("bad_words: got 96; ")
     assert answer(params, bad_word_ids=[[1], []]).startswith("bad_words: got a sequence of no ids; ")
 
