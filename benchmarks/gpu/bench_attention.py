@@ -99,7 +99,7 @@ class Batch:
             num_q_heads=self.num_q_heads,
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
-            max_num_reqs=max(256, len(self.lens)),
+            max_num_seqs=max(256, len(self.lens)),
             max_num_tokens=max(8192, starts[-1]),
             max_seq_len=max(s for _, s in self.lens),
             device=torch.device("cuda"),

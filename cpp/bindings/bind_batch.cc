@@ -24,7 +24,7 @@ py::array_t<T> view(const T* data, std::vector<py::ssize_t> shape, const py::obj
 
 // "[num_sampled + 1]", as the view's shape is.
 std::string shape_of(const Length& length, const char* name) {
-  static constexpr const char* kCounts[kNumUnits] = {"", "num_tokens", "num_reqs", "num_sampled",
+  static constexpr const char* kCounts[kNumUnits] = {"", "num_tokens", "num_seqs", "num_sampled",
                                                      "num_prompt_rows"};
   if (length.is_list) return "[num_" + std::string(name) + (length.width > 1 ? ", 2]" : "]");
   if (length.unit == Unit::kStep) return "[" + std::to_string(length.per_unit) + "]";
@@ -48,7 +48,7 @@ void bind_column(py::class_<Batch>& batch, const Column<T>& column) {
 }
 
 void def_batch(py::class_<Batch>& batch) {
-  batch.def_readonly("num_reqs", &Batch::num_reqs)
+  batch.def_readonly("num_seqs", &Batch::num_seqs)
       .def_readonly("num_tokens", &Batch::num_tokens)
       .def_readonly("num_sampled", &Batch::num_sampled)
       .def_readonly("max_query_len", &Batch::max_query_len)
@@ -56,7 +56,8 @@ void def_batch(py::class_<Batch>& batch) {
       .def_readonly("num_prompt_rows", &Batch::num_prompt_rows)
       .def_readonly("has_logprobs", &Batch::has_logprobs)
       .def_readonly("has_masks", &Batch::has_masks, "Some sample may not give every token.")
-      .def_readonly("has_edits", &Batch::has_edits, "Some sample has penalties, biases or the like.")
+      .def_readonly("has_adjustments", &Batch::has_adjustments,
+                    "Some sample has penalties, biases or the like.")
       .def_property_readonly(
           "block_tables",
           [](const py::object& self) {
@@ -68,10 +69,10 @@ void def_batch(py::class_<Batch>& batch) {
       .def(
           "pack",
           [](const Batch& self, const BatchLayout& layout, uintptr_t address, int32_t num_tokens,
-             int32_t num_reqs, int32_t num_sampled) {
-            return layout.pack(self, reinterpret_cast<void*>(address), num_tokens, num_reqs, num_sampled);
+             int32_t num_seqs, int32_t num_sampled) {
+            return layout.pack(self, reinterpret_cast<void*>(address), num_tokens, num_seqs, num_sampled);
           },
-          py::arg("layout"), py::arg("address"), py::arg("num_tokens") = 0, py::arg("num_reqs") = 0,
+          py::arg("layout"), py::arg("address"), py::arg("num_tokens") = 0, py::arg("num_seqs") = 0,
           py::arg("num_sampled") = 0,
           "Write the layout's columns, padded to the given sizes, to layout.num_bytes bytes of memory; how "
           "many of them hold something.");
@@ -86,10 +87,10 @@ void bind_layouts(py::module_& m, py::class_<BatchLayout>& layout) {
       .def_readonly("padding", &BatchLayout::Array::padding)
       .def(
           "length",
-          [](const BatchLayout::Array& self, int32_t num_tokens, int32_t num_reqs, int32_t num_sampled) {
-            return self.length.is_list ? self.count : self.length.of({1, num_tokens, num_reqs, num_sampled});
+          [](const BatchLayout::Array& self, int32_t num_tokens, int32_t num_seqs, int32_t num_sampled) {
+            return self.length.is_list ? self.count : self.length.of({1, num_tokens, num_seqs, num_sampled});
           },
-          py::arg("num_tokens"), py::arg("num_reqs"), py::arg("num_sampled"),
+          py::arg("num_tokens"), py::arg("num_seqs"), py::arg("num_sampled"),
           "Elements of a step of these sizes; of a list all that have room.");
   layout
       .def(py::init([](const EngineConfig& config) {
@@ -97,7 +98,7 @@ void bind_layouts(py::module_& m, py::class_<BatchLayout>& layout) {
              return BatchLayout(config);
            }),
            py::arg("config"), "What every step brings: room for the largest batch of a config.")
-      .def_static("for_edits", &BatchLayout::for_edits, py::arg("max_num_seqs"),
+      .def_static("for_adjustments", &BatchLayout::for_adjustments, py::arg("max_num_seqs"),
                   "What requests with logprobs, penalties, biases and the like bring, for the most samples.")
       .def_static("for_tables", &BatchLayout::for_tables, py::arg("batch"),
                   "What this batch writes to the samplers' tables.")

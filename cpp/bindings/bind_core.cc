@@ -154,7 +154,7 @@ struct ReleaseCopy : Release {
   ReleaseLogprobs logprobs_run;
   std::vector<Logprob> logprobs;  // [num_ids, num_per_id]
   std::vector<Logprob> prompt_logprobs;
-  std::optional<Receipt> receipt;
+  std::optional<RequestTiming> receipt;
 };
 
 ReleaseCopy copy_release(const StepOutputs& outputs, const Release& release) {
@@ -163,7 +163,7 @@ ReleaseCopy copy_release(const StepOutputs& outputs, const Release& release) {
   const auto begin = outputs.token_ids.begin() + release.ids_begin;
   copy.token_ids.assign(begin, begin + release.num_ids);
   copy.stop_string = outputs.stop_string(release);
-  if (release.receipt_idx >= 0) copy.receipt = outputs.receipts[static_cast<size_t>(release.receipt_idx)];
+  if (release.timing_idx >= 0) copy.receipt = outputs.receipts[static_cast<size_t>(release.timing_idx)];
   if (release.logprobs_idx < 0) return copy;
   copy.logprobs_run = outputs.logprobs[static_cast<size_t>(release.logprobs_idx)];
   const auto of_ids = outputs.of_ids(copy.logprobs_run), of_prompt = outputs.of_prompt(copy.logprobs_run);
@@ -186,7 +186,8 @@ void bind_outputs(py::module_& m) {
   py::class_<EngineStats> stats(m, "EngineStats", "Gauges of now, and totals since the start.");
   def_members<EngineStats>(stats);
 
-  py::class_<Receipt>(m, "Receipt", "Where the time of a request went, up to its end in the core.")
+  py::class_<RequestTiming>(m, "RequestTiming",
+                            "Where the time of a request went, up to its end in the core.")
       .def("to_json", &to_json, py::arg("text_ns"));
 
   py::class_<ReleaseCopy> release(m, "Release",

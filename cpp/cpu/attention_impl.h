@@ -1,5 +1,5 @@
 // One attention tile: up to 64 rows (queries x the heads that share a KV head) over the whole context of a
-// request.
+// sequence.
 //
 //   for 32 tokens at a time, for each KV head of the tile:
 //     keys -> kt [head_dim, 32], values -> v [32, padded_dim]      (float32)
@@ -196,9 +196,9 @@ void attention_tile(const PagedAttentionParams& p, const AttentionTile& tile, fl
   float* scores = values + kTokens * kMaxHeadDim;   // [rows_per_kv_head, kTokens]
   float row_max[kMaxTileRows], row_sum[kMaxTileRows];
 
-  const int64_t first_token = static_cast<int64_t>(p.query_start_loc[tile.req_idx]) + tile.first_query;
-  const int64_t query_len = p.query_start_loc[tile.req_idx + 1] - p.query_start_loc[tile.req_idx];
-  const int64_t first_position = p.seq_lens[tile.req_idx] - query_len + tile.first_query;
+  const int64_t first_token = static_cast<int64_t>(p.query_start_loc[tile.seq_idx]) + tile.first_query;
+  const int64_t query_len = p.query_start_loc[tile.seq_idx + 1] - p.query_start_loc[tile.seq_idx];
+  const int64_t first_position = p.seq_lens[tile.seq_idx] - query_len + tile.first_query;
   const int64_t context = first_position + tile.num_queries;  // tokens that the last row sees
 
   // Row r belongs to KV head r / rows_per_kv_head of the tile, and there to a query and a head.
@@ -217,7 +217,7 @@ void attention_tile(const PagedAttentionParams& p, const AttentionTile& tile, fl
     row_sum[r] = 0;
   }
 
-  const int32_t* block_table = p.block_tables + p.block_table_rows[tile.req_idx] * p.stride_block_table;
+  const int32_t* block_table = p.block_tables + p.block_table_rows[tile.seq_idx] * p.stride_block_table;
   const int64_t stride_cache = p.config.num_kv_heads * head_dim;
   const T* keys = static_cast<const T*>(p.key_cache) + tile.first_head / group * head_dim;
   const T* vals = static_cast<const T*>(p.value_cache) + tile.first_head / group * head_dim;

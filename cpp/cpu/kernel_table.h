@@ -13,7 +13,7 @@ namespace quire::cpu {
 // One piece of attention: num_queries tokens of one request, and num_kv_heads KV heads with num_heads of the
 // query heads of each, those of the first one from first_head on.
 struct AttentionTile {
-  int32_t req_idx;
+  int32_t seq_idx;
   int32_t first_query;  // in [0, query_len)
   int32_t num_queries;
   int32_t num_kv_heads;

@@ -1,4 +1,4 @@
-// Cuts the batch into tiles (queries and heads of one request) and spreads them over threads. How it is cut
+// Cuts the batch into tiles (queries and heads of one sequence) and spreads them over threads. How it is cut
 // changes no result: a row is computed the same way in every tile.
 #include "quire/cpu/paged_attention.h"
 
@@ -37,13 +37,13 @@ void paged_attention(const PagedAttentionParams& p) {
   const int32_t heads_per_tile = std::min(group, kMaxTileRows);
   const int32_t queries_per_tile = kMaxTileRows / heads_per_tile;
   // Few queries, as in decode, leave room for several KV heads; but every thread should find work.
-  const int32_t wanted_pieces = std::max(1, 2 * num_threads() / std::max(1, p.num_reqs));
+  const int32_t wanted_pieces = std::max(1, 2 * num_threads() / std::max(1, p.num_seqs));
   const int32_t max_kv_heads = std::max(1, p.config.num_kv_heads / wanted_pieces);
 
   thread_local std::vector<AttentionTile> tiles;
   tiles.clear();
   int64_t work = 0;
-  for (int32_t i = 0; i < p.num_reqs; ++i) {
+  for (int32_t i = 0; i < p.num_seqs; ++i) {
     const int32_t query_len = p.query_start_loc[i + 1] - p.query_start_loc[i];
     work += static_cast<int64_t>(query_len) * p.seq_lens[i];
     // The last queries see most: they go first, so that no thread is left with a long tile at the end.

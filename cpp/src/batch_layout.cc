@@ -35,8 +35,8 @@ void Batch::allocate(const Counts& largest) {
 }
 
 void Batch::clear() {
-  num_reqs = num_tokens = num_sampled = max_query_len = max_seq_len = num_prompt_rows = 0;
-  has_logprobs = has_masks = has_edits = false;
+  num_seqs = num_tokens = num_sampled = max_query_len = max_seq_len = num_prompt_rows = 0;
+  has_logprobs = has_masks = has_adjustments = false;
   for_each_column([&](const auto& column) {
     if (column.length.is_list) (this->*column.values).clear();
   });
@@ -70,8 +70,8 @@ BatchLayout::BatchLayout(const EngineConfig& config)
         [&](const auto& column) { return column.length.of(column.length.is_list ? most_in_lists : room_); });
 }
 
-BatchLayout BatchLayout::for_edits(int32_t max_num_seqs) {
-  BatchLayout layout(Part::kLogprobs, Part::kEdits, max_num_seqs);
+BatchLayout BatchLayout::for_adjustments(int32_t max_num_seqs) {
+  BatchLayout layout(Part::kLogprobs, Part::kAdjustments, max_num_seqs);
   layout.room_[static_cast<size_t>(Unit::kSample)] = round_up(max_num_seqs, kPaddedTo);
   const Counts most_in_lists = {1, 0, 0, max_num_seqs};
   layout.place(kAlignment, [&](const auto& column) {
@@ -87,16 +87,16 @@ BatchLayout BatchLayout::for_tables(const Batch& batch) {
   return layout;
 }
 
-int64_t BatchLayout::pack(const Batch& batch, void* buffer, int32_t num_tokens, int32_t num_reqs,
+int64_t BatchLayout::pack(const Batch& batch, void* buffer, int32_t num_tokens, int32_t num_seqs,
                           int32_t num_sampled) const {
-  const Counts padded = {1, num_tokens, num_reqs, num_sampled};
+  const Counts padded = {1, num_tokens, num_seqs, num_sampled};
   const Counts used = batch.counts();
   const auto check = [&](const char* field, Unit unit) {
     const auto i = static_cast<size_t>(unit);
     if (room_[i] > 0) require_room(field, padded[i], used[i], room_[i]);
   };
   check("num_tokens", Unit::kToken);
-  check("num_reqs", Unit::kRequest);
+  check("num_seqs", Unit::kSequence);
   check("num_sampled", Unit::kSample);
 
   int64_t end = 0;

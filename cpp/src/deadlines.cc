@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "live_request.h"
+#include "live_sequence.h"
 
 namespace quire {
 
@@ -27,7 +27,7 @@ void PrefillRate::add_step(int32_t num_tokens, int64_t duration_ns) {
   num_steps_ = std::min(num_steps_ + 1, kMinSteps);
 }
 
-std::string explain_deadline(const LiveRequest& request, int64_t now_ns, int32_t num_tokens_left,
+std::string explain_deadline(const LiveSequence& request, int64_t now_ns, int32_t num_tokens_left,
                              const PrefillRate& rate) {
   const auto in_ms = [](int64_t ns) { return std::to_string(std::max<int64_t>(ns, 0) / 1'000'000) + " ms"; };
   const std::string begin =

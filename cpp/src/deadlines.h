@@ -10,7 +10,7 @@
 
 namespace quire {
 
-struct LiveRequest;
+struct LiveSequence;
 
 // The times at which requests are due. Empty, and free, while no request has a deadline.
 class Deadlines {
@@ -56,7 +56,7 @@ class PrefillRate {
 
 // Why a deadline ends a request that has no output, for the client. num_tokens_left: of its prompt, to be
 // computed.
-std::string explain_deadline(const LiveRequest& request, int64_t now_ns, int32_t num_tokens_left,
+std::string explain_deadline(const LiveSequence& request, int64_t now_ns, int32_t num_tokens_left,
                              const PrefillRate& rate);
 
 }  // namespace quire

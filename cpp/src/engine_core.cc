@@ -43,12 +43,12 @@ EngineCore::Impl::Impl(EngineConfig engine_config, TokenTable token_table, Engin
   finished.reserve(static_cast<size_t>(config.max_num_seqs));
 }
 
-// The request's last release. The scheduler still has it.
-void EngineCore::Impl::end(LiveRequest& request, FinishReason reason, StepOutputs& out) const {
-  append_end(request, reason, out);
-  if (!request.return_receipt) return;
-  out.releases.back().receipt_idx = static_cast<int32_t>(out.receipts.size());
-  out.receipts.push_back(make_receipt(request, scheduler.waits(request), clock()));
+// The sequence's last release. The scheduler still has it.
+void EngineCore::Impl::end(LiveSequence& sequence, FinishReason reason, StepOutputs& out) const {
+  append_end(sequence, reason, out);
+  if (!sequence.return_receipt) return;
+  out.releases.back().timing_idx = static_cast<int32_t>(out.receipts.size());
+  out.receipts.push_back(make_timing(sequence, scheduler.waits(sequence), clock()));
 }
 
 void EngineCore::Impl::end_early(uint64_t request_id, FinishReason reason, const std::string& error) {
@@ -76,8 +76,8 @@ void EngineCore::Impl::drop(uint64_t request_id) {
   if (found == requests.end()) return;
   for (const auto& sequence : found->second) {
     if (!sequence) continue;
-    const bool is_scheduled = sequence->status == RequestState::Status::kWaiting ||
-                              sequence->status == RequestState::Status::kRunning;
+    const bool is_scheduled =
+        sequence->status == Sequence::Status::kWaiting || sequence->status == Sequence::Status::kRunning;
     if (is_scheduled) scheduler.finish(*sequence);
   }
   scheduler.drop_finished();
@@ -166,10 +166,10 @@ void EngineCore::add_request(NewRequest request) {
   const uint64_t seed = params.seed ? static_cast<uint64_t>(*params.seed) : impl_->seeds.next();
   Sequences sequences;
   const auto stops = make_stop_matcher(params);
-  const auto edits = make_logit_edits(params, impl_->config.eos_token_ids);
+  const auto adjustments = make_logit_adjustments(params, impl_->config.eos_token_ids);
   for (uint32_t i = 0; i < static_cast<uint32_t>(params.n); ++i) {
     sequences.push_back(
-        make_sequence(request, impl_->config, impl_->table, max_total_tokens, seed, i, stops, edits));
+        make_sequence(request, impl_->config, impl_->table, max_total_tokens, seed, i, stops, adjustments));
     if (sequences.back()->cold.arrival_ns == 0) sequences.back()->cold.arrival_ns = now_ns;
   }
   const Sequences& live = impl_->requests.emplace(request.request_id, std::move(sequences)).first->second;
@@ -215,13 +215,13 @@ void EngineCore::check_integrity() const {
   for (const auto& [request_id, sequences] : impl_->requests) {
     const int32_t num_live_before = num_live;
     for (size_t i = 0; i < sequences.size(); ++i) {
-      const LiveRequest* request = sequences[i].get();
-      if (!request) continue;
+      const LiveSequence* sequence = sequences[i].get();
+      if (!sequence) continue;
       ++num_live;
-      QUIRE_CHECK(request->request_id == request_id && request->index == i,
-                  request_id << " is " << request->request_id << ", sequence " << request->index);
-      QUIRE_CHECK(request->gate.num_held() <= static_cast<uint32_t>(request->num_output_tokens()),
-                  "request " << request_id << " holds " << request->gate.num_held() << " ids");
+      QUIRE_CHECK(sequence->request_id == request_id && sequence->index == i,
+                  request_id << " is " << sequence->request_id << ", sequence " << sequence->index);
+      QUIRE_CHECK(sequence->gate.num_held() <= static_cast<uint32_t>(sequence->num_output_tokens()),
+                  "request " << request_id << " holds " << sequence->gate.num_held() << " ids");
     }
     QUIRE_CHECK(num_live > num_live_before, "request " << request_id << " has ended");
   }

@@ -9,14 +9,14 @@
 #include <vector>
 
 #include "deadlines.h"
-#include "live_request.h"
+#include "live_sequence.h"
 #include "quire/engine_core.h"
 #include "quire/scheduler.h"
 
 namespace quire {
 
 // The sequences of a request, by index; null: it has ended. Not all are null.
-using Sequences = std::vector<std::unique_ptr<LiveRequest>>;
+using Sequences = std::vector<std::unique_ptr<LiveSequence>>;
 
 // SplitMix64: a full-period sequence, so requests without a seed get different ones.
 class SeedSequence {
@@ -48,20 +48,20 @@ struct EngineCore::Impl {
   std::unordered_map<uint64_t, Sequences> requests;
   StepOutputs outputs;
   StepOutputs ends;  // of cancelled and failed requests, until the next outputs
-  std::vector<LiveRequest*> finished;
+  std::vector<LiveSequence*> finished;
   uint64_t step = 0;
   uint64_t num_prompt_tokens = 0;
   uint64_t num_generation_tokens = 0;
 
   void begin_outputs();
-  void end(LiveRequest& request, FinishReason reason, StepOutputs& out) const;
+  void end(LiveSequence& sequence, FinishReason reason, StepOutputs& out) const;
   void check(const Batch& batch, std::span<const int32_t> sampled, std::span<const int32_t> counts) const;
-  void count_prompt_tokens(LiveRequest& request);
-  FinishReason accept(LiveRequest& request, int32_t id);
-  FinishReason accept_run(LiveRequest& request, std::span<const int32_t> run, const LogprobRows& rows,
+  void count_prompt_tokens(LiveSequence& sequence);
+  FinishReason accept(LiveSequence& sequence, int32_t id);
+  FinishReason accept_run(LiveSequence& sequence, std::span<const int32_t> run, const LogprobRows& rows,
                           int32_t first_row);
   void take_prompt_logprobs(const Batch& batch, const LogprobRows& rows);
-  void erase(const LiveRequest& request);
+  void erase(const LiveSequence& sequence);
   void drop(uint64_t request_id);
   void end_early(uint64_t request_id, FinishReason reason, const std::string& error);
   int32_t num_prompt_tokens_left(const Sequences& sequences) const;

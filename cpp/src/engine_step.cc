@@ -1,4 +1,4 @@
-// EngineCore: steps. A batch is scheduled; its ids come back and go to their requests.
+// EngineCore: steps. A batch is scheduled; its ids come back and go to their sequences.
 #include <algorithm>
 #include <cstdint>
 #include <span>
@@ -14,51 +14,52 @@ void EngineCore::Impl::begin_outputs() {
   std::swap(outputs, ends);
 }
 
-// The request's next id. Returns why the request ends with it, or kNone.
-FinishReason EngineCore::Impl::accept(LiveRequest& request, int32_t id) {
-  const int32_t output_idx = request.num_output_tokens();
-  request.token_ids.push_back(id);
+// The sequence's next id. Returns why the sequence ends with it, or kNone.
+FinishReason EngineCore::Impl::accept(LiveSequence& sequence, int32_t id) {
+  const int32_t output_idx = sequence.num_output_tokens();
+  sequence.token_ids.push_back(id);
   ++num_generation_tokens;
-  if (output_idx >= request.min_tokens &&
-      std::binary_search(request.end_ids.begin(), request.end_ids.end(), id)) {
-    if (request.include_stop) {
-      request.gate.push(id, false);
+  if (output_idx >= sequence.min_tokens &&
+      std::binary_search(sequence.end_ids.begin(), sequence.end_ids.end(), id)) {
+    if (sequence.include_stop) {
+      sequence.gate.push(id, false);
     } else {
-      request.gate.push_silent();
+      sequence.gate.push_silent();
     }
     return FinishReason::kStop;
   }
-  if (request.gate.push(id, output_idx >= request.min_tokens)) return FinishReason::kStop;
-  return request.num_tokens() >= request.max_total_tokens ? FinishReason::kLength : FinishReason::kNone;
+  if (sequence.gate.push(id, output_idx >= sequence.min_tokens)) return FinishReason::kStop;
+  return sequence.num_tokens() >= sequence.max_total_tokens ? FinishReason::kLength : FinishReason::kNone;
 }
 
-// A run ends before an id that the request's mask could have made another one: it was drawn under the mask of
-// the first. Returns why the request ends with the run, or kNone.
-FinishReason EngineCore::Impl::accept_run(LiveRequest& request, std::span<const int32_t> run,
+// A run ends before an id that the sequence's mask could have made another one: it was drawn under the mask
+// of the first. Returns why the sequence ends with the run, or kNone.
+FinishReason EngineCore::Impl::accept_run(LiveSequence& sequence, std::span<const int32_t> run,
                                           const LogprobRows& rows, int32_t first_row) {
   const auto is_mask_other = [&] {
-    const auto output = std::span(request.token_ids).subspan(static_cast<size_t>(request.num_prompt_tokens));
-    return request.edits && request.edits->mask.changes({request.num_output_tokens(), output});
+    const auto output =
+        std::span(sequence.token_ids).subspan(static_cast<size_t>(sequence.num_prompt_tokens));
+    return sequence.adjustments && sequence.adjustments->mask.changes({sequence.num_output_tokens(), output});
   };
   for (int32_t i = 0; i < static_cast<int32_t>(run.size()); ++i) {
     const int32_t id = run[static_cast<size_t>(i)];
     if (i > 0 && (id == kNoToken || is_mask_other())) break;
-    if (request.logprobs) request.logprobs->push(id, rows, first_row + i);
-    const FinishReason reason = accept(request, id);
+    if (sequence.logprobs) sequence.logprobs->push(id, rows, first_row + i);
+    const FinishReason reason = accept(sequence, id);
     if (reason != FinishReason::kNone) return reason;
   }
   // The sampler has counted dropped ids, too.
-  if (run.size() > 1) request.has_written_tables = false;
+  if (run.size() > 1) sequence.has_written_tables = false;
   return FinishReason::kNone;
 }
 
 // Tokens found in the cache were not computed, and a fork's are its sibling's.
-void EngineCore::Impl::count_prompt_tokens(LiveRequest& request) {
-  if (request.is_forked) request.num_counted_prompt_tokens = request.num_prompt_tokens;
-  const int32_t before = std::max(request.num_counted_prompt_tokens, request.num_cached_tokens);
-  const int32_t now = std::min(request.num_computed_tokens, request.num_prompt_tokens);
+void EngineCore::Impl::count_prompt_tokens(LiveSequence& sequence) {
+  if (sequence.is_forked) sequence.num_counted_prompt_tokens = sequence.num_prompt_tokens;
+  const int32_t before = std::max(sequence.num_counted_prompt_tokens, sequence.num_cached_tokens);
+  const int32_t now = std::min(sequence.num_computed_tokens, sequence.num_prompt_tokens);
   if (now > before) num_prompt_tokens += static_cast<uint64_t>(now - before);
-  request.num_counted_prompt_tokens = std::max(before, now);
+  sequence.num_counted_prompt_tokens = std::max(before, now);
 }
 
 // Throws InvalidArgument unless ids and counts fit the batch.
@@ -98,20 +99,20 @@ void EngineCore::Impl::check(const Batch& batch, std::span<const int32_t> sample
 
 void EngineCore::Impl::take_prompt_logprobs(const Batch& batch, const LogprobRows& rows) {
   for (int32_t row = 0; row < batch.num_prompt_rows; ++row) {
-    auto* request = static_cast<LiveRequest*>(scheduler.request(batch.prompt_req_idx[row]));
-    if (!request) continue;  // ended meanwhile
+    auto* sequence = static_cast<LiveSequence*>(scheduler.sequence(batch.prompt_seq_idx[row]));
+    if (!sequence) continue;  // ended meanwhile
     const int32_t place = batch.positions[batch.prompt_token_idx[row]];
-    // A preempted request may have been scheduled again before this was known; then it comes twice.
-    if (place < request->num_known_prompt_logprobs) continue;
-    request->logprobs->set_prompt(place, batch.prompt_next_ids[row], rows, row);
-    request->num_known_prompt_logprobs = place + 1;
+    // A preempted sequence may have been scheduled again before this was known; then it comes twice.
+    if (place < sequence->num_known_prompt_logprobs) continue;
+    sequence->logprobs->set_prompt(place, batch.prompt_next_ids[row], rows, row);
+    sequence->num_known_prompt_logprobs = place + 1;
   }
 }
 
-void EngineCore::Impl::erase(const LiveRequest& request) {
-  const auto found = requests.find(request.request_id);
+void EngineCore::Impl::erase(const LiveSequence& sequence) {
+  const auto found = requests.find(sequence.request_id);
   Sequences& sequences = found->second;
-  sequences[request.index].reset();
+  sequences[sequence.index].reset();
   if (std::none_of(sequences.begin(), sequences.end(), [](const auto& s) { return s != nullptr; })) {
     deadlines.remove(found->first);
     requests.erase(found);
@@ -155,43 +156,43 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const St
   impl.begin_outputs();
   if (batch.num_prompt_rows > 0) impl.take_prompt_logprobs(batch, logprobs.prompt);
   int32_t next_row = 0;  // of the ids
-  for (int32_t i = 0; i < batch.num_reqs; ++i) {
+  for (int32_t i = 0; i < batch.num_seqs; ++i) {
     const int32_t sample_idx = batch.sample_offsets[i];
     const bool is_sampled = batch.sample_offsets[i + 1] > sample_idx;
     const int32_t first_row = next_row;
     if (is_sampled) next_row += counts.empty() ? 1 : counts[static_cast<size_t>(sample_idx)];
     const auto run =
         sampled.subspan(static_cast<size_t>(first_row), static_cast<size_t>(next_row - first_row));
-    auto* request = static_cast<LiveRequest*>(scheduler.request(i));
-    if (i + kPrefetchDistance < batch.num_reqs) {
-      prefetch(scheduler.request(i + kPrefetchDistance), kNumUpdateBytes);
+    auto* sequence = static_cast<LiveSequence*>(scheduler.sequence(i));
+    if (i + kPrefetchDistance < batch.num_seqs) {
+      prefetch(scheduler.sequence(i + kPrefetchDistance), kNumUpdateBytes);
     }
-    if (!request) continue;  // ended, or cancelled, after it was scheduled
+    if (!sequence) continue;  // ended, or cancelled, after it was scheduled
     if (is_sampled && run.front() == kNoToken) {
       // Not complete(): what this step computed must not be found by other requests.
-      impl.end(*request, FinishReason::kError, impl.outputs);
-      impl.outputs.releases.back().error = no_token_error(request->edits.get());
-      scheduler.finish(*request);
-      impl.finished.push_back(request);
+      impl.end(*sequence, FinishReason::kError, impl.outputs);
+      impl.outputs.releases.back().error = no_token_error(sequence->adjustments.get());
+      scheduler.finish(*sequence);
+      impl.finished.push_back(sequence);
       continue;
     }
     scheduler.complete(i, is_sampled);
-    if (request->num_counted_prompt_tokens < request->num_prompt_tokens) {
-      impl.count_prompt_tokens(*request);
-      if (is_sampled) request->history->first_token_ns = now_ns;
+    if (sequence->num_counted_prompt_tokens < sequence->num_prompt_tokens) {
+      impl.count_prompt_tokens(*sequence);
+      if (is_sampled) sequence->history->first_token_ns = now_ns;
     }
     if (!is_sampled) continue;
-    const FinishReason reason = impl.accept_run(*request, run, logprobs.sampled, first_row);
+    const FinishReason reason = impl.accept_run(*sequence, run, logprobs.sampled, first_row);
     if (reason != FinishReason::kNone) {
-      impl.end(*request, reason, impl.outputs);
-      scheduler.finish(*request);
-      impl.finished.push_back(request);
-    } else if (request->gate.has_ready()) {
-      append_run(*request, request->gate.take_ready(), impl.outputs);
+      impl.end(*sequence, reason, impl.outputs);
+      scheduler.finish(*sequence);
+      impl.finished.push_back(sequence);
+    } else if (sequence->gate.has_ready()) {
+      append_run(*sequence, sequence->gate.take_ready(), impl.outputs);
     }
   }
   scheduler.end_step();
-  for (const LiveRequest* request : impl.finished) impl.erase(*request);
+  for (const LiveSequence* sequence : impl.finished) impl.erase(*sequence);
   impl.finished.clear();
   ++impl.step;
   impl.outputs.stats = impl.stats();

@@ -84,7 +84,7 @@ void check_release(const StepOutputs& step, size_t release_idx) {
                 std::to_string(release.num_ids));
   }
   if (release.trim < 0) throw Error("wire: a release trims " + std::to_string(release.trim) + " bytes");
-  require_index("receipt", release.receipt_idx, step.receipts.size());
+  require_index("receipt", release.timing_idx, step.receipts.size());
   require_index("stop string", release.stop_string_idx, step.stop_strings.size());
   if (release.finish_reason != FinishReason::kStop &&
       (release.stop_token_id != -1 || release.stop_string_idx != -1)) {

@@ -31,7 +31,7 @@ inline constexpr bool kIsPlain<LogitBias> = true;
 template <>
 inline constexpr bool kIsPlain<Logprob> = true;
 template <>
-inline constexpr bool kIsPlain<Receipt> = true;
+inline constexpr bool kIsPlain<RequestTiming> = true;
 static_assert(sizeof(LogitBias) == 8 && std::is_trivially_copyable_v<LogitBias>, "copied as bytes");
 
 template <class T>

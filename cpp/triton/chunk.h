@@ -5,7 +5,7 @@
 //
 //   ChunkHeader | int32 ids [num_ids] | Logprob [num_ids, num_per_id] | Logprob [num_prompt_places,
 //   num_per_prompt_place] | prompt text [prompt_text_size] | warnings [warnings_size] | stop reason
-//   [stop_reason_size] | Receipt, with kChunkHasReceipt
+//   [stop_reason_size] | RequestTiming, with kChunkHasReceipt
 //
 // The tensor holds one chunk, or one for each of a request's n sequences that share a response, back to back.
 #pragma once
@@ -19,7 +19,7 @@
 
 #include "quire/error.h"
 #include "quire/logprobs.h"
-#include "quire/receipt.h"
+#include "quire/request_timing.h"
 #include "quire/sampling.h"
 #include "seal.h"
 
@@ -37,7 +37,7 @@ struct ChunkHeader {
   uint32_t version = kVersion;
   uint32_t flags = 0;  // ChunkFlags
   uint64_t owner = 0;  // which loaded generation model (Generation::id)
-  uint64_t sequence_id = 0;
+  uint64_t request_id = 0;
   uint32_t num_ids = 0;
   uint32_t num_text_ids = 0;   // the first so many carry text
   int32_t trim = 0;            // bytes to drop from the end of the text
@@ -66,7 +66,7 @@ struct Chunk {
   std::string_view prompt_text;
   std::string_view warnings;  // a STRING tensor's bytes
   std::string_view stop_reason;
-  std::string_view receipt;                  // a Receipt's bytes, or empty
+  std::string_view receipt;                  // a RequestTiming's bytes, or empty
   std::span<const Logprob> logprobs;         // [num_ids, num_per_id]
   std::span<const Logprob> prompt_logprobs;  // [num_prompt_places, num_per_prompt_place]
 };
@@ -153,7 +153,7 @@ inline Chunk take_chunk(std::string_view& bytes, std::span<int32_t>& ids, std::s
   const uint64_t num_prompt_logprobs = uint64_t{header.num_prompt_places} * header.num_per_prompt_place;
   const uint64_t arrays_size =
       uint64_t{header.num_ids} * sizeof(int32_t) + (num_logprobs + num_prompt_logprobs) * sizeof(Logprob);
-  const size_t receipt_size = (header.flags & kChunkHasReceipt) != 0 ? sizeof(Receipt) : 0;
+  const size_t receipt_size = (header.flags & kChunkHasReceipt) != 0 ? sizeof(RequestTiming) : 0;
   const uint64_t texts_size =
       uint64_t{header.prompt_text_size} + header.warnings_size + header.stop_reason_size + receipt_size;
   if (bytes.size() < arrays_size + texts_size) {

@@ -87,7 +87,7 @@ void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view 
   };
   // Where generation does not wait, it has no use for feedback, and errors are the detokenizer's own.
   if ((header.flags & kChunkAcknowledge) == 0) return send();
-  const auto feedback = std::make_shared<Feedback>(Feedback{header.sequence_id, is_nobody_waiting, {}});
+  const auto feedback = std::make_shared<Feedback>(Feedback{header.request_id, is_nobody_waiting, {}});
   const auto send_or_report = [&] {
     try {
       send();
@@ -101,7 +101,7 @@ void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view 
   const bool is_waiting = server_guard::run_after_delivery(
       send_or_report, [generation, feedback] { acknowledge(*generation, *feedback); });
   if (!is_waiting) return;
-  Feedback note{header.sequence_id, false, {}, true};
+  Feedback note{header.request_id, false, {}, true};
   acknowledge(*generation, note);
 }
 

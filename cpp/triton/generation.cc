@@ -18,7 +18,7 @@ constexpr auto kProbeInterval = 100ms;      // silence after which a client is p
 constexpr auto kProbeCost = 500us;          // share of the interval per open request: at most 2,000 probes/s
 constexpr auto kAcknowledgePatience = 60s;  // then nobody follows this generation
 constexpr auto kDeadlineGrace = 250ms;      // after a deadline, for the engine to keep it
-// Of max_num_seqs, rows leave at least one place in so many to requests with one prompt.
+// Of max_num_seqs, prompts leave at least one place in so many to requests with one prompt.
 constexpr int32_t kPlaceForOthers = 8;
 // Triton has no code for deadlines. Nobody else sees this one: who cancels does not read his answer. (Over
 // HTTP Triton 2.51 says 400 whatever the code is; the message begins with "deadline exceeded".)
@@ -88,14 +88,14 @@ void Generation::run() {
 }
 
 bool Generation::round(Mail& mail) {
-  mail.sequences.clear();
+  mail.client_requests.clear();
   mail.feedback.clear();
   mail.calls.clear();
   mail.stop = mail.give_up = false;
   const short events =
       mailbox_.wait(engine_.fd(), engine_.poll_events(), std::min(next_tick_, engine_.deadline()), mail);
   const auto now = Clock::now();
-  for (auto& sequence : mail.sequences) admit(std::move(sequence), now);
+  for (auto& client_request : mail.client_requests) admit(std::move(client_request), now);
   for (const Feedback& feedback : mail.feedback) handle(feedback);
   for (auto& call : mail.calls) calls_.push_back(std::move(call));
   engine_.service(events, now);
@@ -115,10 +115,10 @@ bool Generation::round(Mail& mail) {
 // begins with nothing.
 void Generation::recover(const std::string& why) {
   try {
-    QUIRE_LOG(ERROR, "model '" + name_ + "': " + why + "; " + std::to_string(sequences_.size()) +
+    QUIRE_LOG(ERROR, "model '" + name_ + "': " + why + "; " + std::to_string(client_requests_.size()) +
                          " open requests end with this error");
     unsubmitted_.clear();
-    row_turns_.clear();
+    prompt_turns_.clear();
     requests_.additions.clear();
     abort_all(TRITONSERVER_ERROR_INTERNAL, why);
     if (!is_first_start_settled_) on_start_failed(why, true);
@@ -127,51 +127,52 @@ void Generation::recover(const std::string& why) {
   }
 }
 
-void Generation::admit(std::unique_ptr<Sequence> sequence, Clock::time_point now) {
+void Generation::admit(std::unique_ptr<ClientRequest> client_request, Clock::time_point now) {
   exit_watch::arm();  // where requests come, the server has set its signal handlers
   if (!engine_.try_start(now)) {
-    sequence->fail(TRITONSERVER_ERROR_UNAVAILABLE,
-                   "the engine does not start: " + engine_.last_start_error());
+    client_request->fail(TRITONSERVER_ERROR_UNAVAILABLE,
+                         "the engine does not start: " + engine_.last_start_error());
     return;
   }
-  const uint64_t id = sequence->id();
-  if (const void* rows = sequence->shared_rows()) {
-    row_turns_.add(rows, id, sequence->request().params.n);
+  const uint64_t id = client_request->id();
+  if (const void* prompts = client_request->shared_response()) {
+    prompt_turns_.add(prompts, id, client_request->request().params.n);
   } else {
     unsubmitted_.push_back(id);
   }
-  sequences_.emplace(id, std::move(sequence));
+  client_requests_.emplace(id, std::move(client_request));
 }
 
 // A chunk for a model that takes no more would leave its ensemble without an end: Triton 2.51 does not end
 // one whose step is refused while another is running.
-void Generation::send(Sequence& sequence) {
-  if (!sequence.is_acknowledged() || !has_stopped(server_)) {
-    sequence.send();
+void Generation::send(ClientRequest& client_request) {
+  if (!client_request.is_acknowledged() || !has_stopped(server_)) {
+    client_request.send();
     return;
   }
-  if (sequence.is_submitted() && !sequence.is_finished()) requests_.cancellations.push_back(sequence.id());
-  sequence.fail(TRITONSERVER_ERROR_UNAVAILABLE, kServerEnds);
+  if (client_request.is_submitted() && !client_request.is_finished())
+    requests_.cancellations.push_back(client_request.id());
+  client_request.fail(TRITONSERVER_ERROR_UNAVAILABLE, kServerEnds);
 }
 
-void Generation::erase(Sequences::iterator it) {
-  row_turns_.end(it->first);
-  sequences_.erase(it);
+void Generation::erase(ClientRequests::iterator it) {
+  prompt_turns_.end(it->first);
+  client_requests_.erase(it);
 }
 
 void Generation::handle(const Feedback& feedback) {
-  const auto it = sequences_.find(feedback.sequence_id);
-  if (it == sequences_.end()) return;  // its last chunk needed no answer
-  Sequence& sequence = *it->second;
-  if (feedback.is_waiting) return sequence.wait_for_delivery();
-  sequence.acknowledge();
+  const auto it = client_requests_.find(feedback.request_id);
+  if (it == client_requests_.end()) return;  // its last chunk needed no answer
+  ClientRequest& client_request = *it->second;
+  if (feedback.is_waiting) return client_request.wait_for_delivery();
+  client_request.acknowledge();
   if (feedback.is_cancelled) {
     abort(it, TRITONSERVER_ERROR_CANCELLED, "the client cancelled the request");
   } else if (!feedback.error.empty()) {
     abort(it, TRITONSERVER_ERROR_INTERNAL, feedback.error);
   } else {
-    if (sequence.is_due()) send(sequence);
-    if (!sequence.is_open()) erase(it);
+    if (client_request.is_due()) send(client_request);
+    if (!client_request.is_open()) erase(it);
   }
 }
 
@@ -185,16 +186,16 @@ void Generation::submit() {
   if (!engine_.is_ready()) return;
   const int32_t max_num_seqs = model_info()->max_num_seqs;
   const int32_t limit = max_num_seqs - std::max(1, max_num_seqs / kPlaceForOthers);
-  while (const auto row = row_turns_.next(limit)) {
-    if (sequences_.contains(*row)) {
-      unsubmitted_.push_back(*row);
+  while (const auto prompt = prompt_turns_.next(limit)) {
+    if (client_requests_.contains(*prompt)) {
+      unsubmitted_.push_back(*prompt);
     } else {
-      row_turns_.end(*row);  // cancelled meanwhile
+      prompt_turns_.end(*prompt);  // cancelled meanwhile
     }
   }
   for (const uint64_t id : unsubmitted_) {
-    const auto it = sequences_.find(id);
-    if (it == sequences_.end()) continue;  // cancelled meanwhile
+    const auto it = client_requests_.find(id);
+    if (it == client_requests_.end()) continue;  // cancelled meanwhile
     it->second->mark_submitted();
     requests_.additions.push_back(it->second->request());
   }
@@ -214,58 +215,59 @@ void Generation::tick(Clock::time_point now) {
   }
   const bool is_stopped = has_stopped(server_);
   const auto silence = probe_interval();
-  for (auto it = sequences_.begin(); it != sequences_.end();) {
+  for (auto it = client_requests_.begin(); it != client_requests_.end();) {
     const auto current = it++;
-    Sequence& sequence = *current->second;
-    if (is_stopped && sequence.is_acknowledged()) {
+    ClientRequest& client_request = *current->second;
+    if (is_stopped && client_request.is_acknowledged()) {
       abort(current, TRITONSERVER_ERROR_UNAVAILABLE, kServerEnds);
-    } else if (sequence.is_cancelled()) {
+    } else if (client_request.is_cancelled()) {
       abort(current, TRITONSERVER_ERROR_CANCELLED, "the client cancelled the request");
-    } else if (!sequence.is_submitted() && sequence.is_past_deadline(now)) {
+    } else if (!client_request.is_submitted() && client_request.is_past_deadline(now)) {
       // Later the engine sees to it.
       abort(current, kDeadlineCode,
             "deadline exceeded: deadline_ms passed before the engine had the request");
-    } else if (!sequence.is_finished() && sequence.is_past_deadline(now - kDeadlineGrace)) {
+    } else if (!client_request.is_finished() && client_request.is_past_deadline(now - kDeadlineGrace)) {
       end_late(current);
-    } else if (sequence.is_abandoned(now, kAcknowledgePatience)) {
-      sequence.acknowledge();
+    } else if (client_request.is_abandoned(now, kAcknowledgePatience)) {
+      client_request.acknowledge();
       abort(current, TRITONSERVER_ERROR_CANCELLED,
             "no detokenizer acknowledged a chunk for " +
                 std::to_string(std::chrono::seconds(kAcknowledgePatience).count()) +
                 " s; acknowledge: got true; allowed: true only where a detokenizer of this server follows");
-    } else if (sequence.is_probe_due(now, silence)) {
-      sequence.send_probe();
-      if (!sequence.is_open()) erase(current);
+    } else if (client_request.is_probe_due(now, silence)) {
+      client_request.send_probe();
+      if (!client_request.is_open()) erase(current);
     }
   }
 }
 
 Generation::Clock::duration Generation::probe_interval() const {
-  return std::max<Clock::duration>(kProbeInterval, kProbeCost * sequences_.size());
+  return std::max<Clock::duration>(kProbeInterval, kProbeCost * client_requests_.size());
 }
 
-void Generation::end_late(Sequences::iterator it) {
-  Sequence& sequence = *it->second;
-  if (!sequence.has_output()) {
+void Generation::end_late(ClientRequests::iterator it) {
+  ClientRequest& client_request = *it->second;
+  if (!client_request.has_output()) {
     abort(it, kDeadlineCode, "deadline exceeded: deadline_ms passed, and the engine did not answer");
     return;
   }
-  requests_.cancellations.push_back(sequence.id());
-  sequence.end_streams(FinishReason::kDeadline);
-  if (sequence.is_due()) send(sequence);
-  if (!sequence.is_open()) erase(it);
+  requests_.cancellations.push_back(client_request.id());
+  client_request.end_sequences(FinishReason::kDeadline);
+  if (client_request.is_due()) send(client_request);
+  if (!client_request.is_open()) erase(it);
 }
 
-void Generation::abort(Sequences::iterator it, TRITONSERVER_Error_Code code, const std::string& why) {
-  Sequence& sequence = *it->second;
+void Generation::abort(ClientRequests::iterator it, TRITONSERVER_Error_Code code, const std::string& why) {
+  ClientRequest& client_request = *it->second;
   // The engine need not be told of the end of what it has finished or never seen.
-  if (sequence.is_submitted() && !sequence.is_finished()) requests_.cancellations.push_back(sequence.id());
-  sequence.end_with_error(code, why);
-  if (!sequence.is_open()) erase(it);
+  if (client_request.is_submitted() && !client_request.is_finished())
+    requests_.cancellations.push_back(client_request.id());
+  client_request.end_with_error(code, why);
+  if (!client_request.is_open()) erase(it);
 }
 
 void Generation::abort_all(TRITONSERVER_Error_Code code, const std::string& why) {
-  for (auto it = sequences_.begin(); it != sequences_.end();) {
+  for (auto it = client_requests_.begin(); it != client_requests_.end();) {
     const auto current = it++;
     abort(current, code, why);
   }
@@ -302,38 +304,38 @@ void Generation::on_ready(wire::ReadyFrame& ready) {
 void Generation::on_step(const StepOutputs& outputs) {
   metrics_->update(outputs.stats);
   for (const Release& release : outputs.releases) {
-    const auto it = sequences_.find(release.request_id);
-    if (it == sequences_.end() || it->second->is_finished()) continue;  // aborted meanwhile
-    Sequence& sequence = *it->second;
+    const auto it = client_requests_.find(release.request_id);
+    if (it == client_requests_.end() || it->second->is_finished()) continue;  // aborted meanwhile
+    ClientRequest& client_request = *it->second;
     if (release.finish_reason == FinishReason::kError) {
-      if (sequence.has_siblings()) requests_.cancellations.push_back(sequence.id());
-      sequence.end_with_error(TRITONSERVER_ERROR_INVALID_ARG, release.error);
+      if (client_request.has_siblings()) requests_.cancellations.push_back(client_request.id());
+      client_request.end_with_error(TRITONSERVER_ERROR_INVALID_ARG, release.error);
     } else if (release.finish_reason == FinishReason::kCancelled) {
-      sequence.end_with_error(TRITONSERVER_ERROR_CANCELLED, "the engine cancelled the request");
+      client_request.end_with_error(TRITONSERVER_ERROR_CANCELLED, "the engine cancelled the request");
     } else if (release.finish_reason == FinishReason::kDeadline && !release.error.empty()) {
-      sequence.end_with_error(kDeadlineCode, release.error);
+      client_request.end_with_error(kDeadlineCode, release.error);
     } else {
-      sequence.take(release, outputs);
-      if (sequence.is_due()) send(sequence);
+      client_request.take(release, outputs);
+      if (client_request.is_due()) send(client_request);
     }
-    if (!sequence.is_open()) erase(it);
+    if (!client_request.is_open()) erase(it);
   }
 }
 
 void Generation::on_lost(const std::string& why) {
-  QUIRE_LOG(ERROR, "model '" + name_ + "': the engine " + why + "; " + std::to_string(sequences_.size()) +
-                       " open requests; starting it again");
+  QUIRE_LOG(ERROR, "model '" + name_ + "': the engine " + why + "; " +
+                       std::to_string(client_requests_.size()) + " open requests; starting it again");
   metrics_->engine_lost();
   requests_.cancellations.clear();
-  for (auto it = sequences_.begin(); it != sequences_.end();) {
+  for (auto it = client_requests_.begin(); it != client_requests_.end();) {
     // What the engine never saw waits for the next one; what it finished still leaves, chunk by chunk.
     const auto current = it++;
-    Sequence& sequence = *current->second;
-    if (!sequence.is_submitted() || sequence.is_finished()) continue;
-    sequence.end_with_error(
+    ClientRequest& client_request = *current->second;
+    if (!client_request.is_submitted() || client_request.is_finished()) continue;
+    client_request.end_with_error(
         TRITONSERVER_ERROR_UNAVAILABLE,
         "the engine " + why + " while it worked on this request; it is being started again");
-    if (!sequence.is_open()) erase(current);
+    if (!client_request.is_open()) erase(current);
   }
 }
 
@@ -347,7 +349,7 @@ void Generation::on_start_failed(const std::string& message, bool is_given_up) {
     return;
   }
   if (!is_given_up) return;
-  for (auto it = sequences_.begin(); it != sequences_.end();) {
+  for (auto it = client_requests_.begin(); it != client_requests_.end();) {
     const auto current = it++;
     if (current->second->is_submitted()) continue;
     current->second->fail(TRITONSERVER_ERROR_UNAVAILABLE, "the engine does not start: " + message);

@@ -1,9 +1,9 @@
 // Role generation: a loaded model with its engine and its open requests.
 //
 // Threads, in one place:
-//   The generation thread owns the sequences, the engine client and the metrics. It alone sends responses of
-//   this model. It holds no lock while it does: in an ensemble, sending a response runs the scheduling of the
-//   next step in the sending thread.
+//   The generation thread owns the client_requests, the engine client and the metrics. It alone sends
+//   responses of this model. It holds no lock while it does: in an ensemble, sending a response runs the
+//   scheduling of the next step in the sending thread.
 //
 //   Any other thread (Triton's, in execute(); a detokenizer's) only posts to the mailbox, or reads
 //   model_info().
@@ -25,7 +25,8 @@
 // Deadlines: the engine keeps them. Where it does not, because it hangs, the generation thread does, a little
 // later.
 //
-// Rows: of a request with several prompts only so many are with the engine at a time, see row_turns.h.
+// UnaryResponse: of a request with several prompts only so many are with the engine at a time, see
+// prompt_turns.h.
 //
 // End: unloading waits for open requests, as Triton waits for those of an ensemble; give_up() ends the wait,
 // and so does a server that is ending, see exit_watch.h. Once that has stopped its models, nothing passes
@@ -49,8 +50,8 @@
 #include "mailbox.h"
 #include "metrics.h"
 #include "model_settings.h"
+#include "prompt_turns.h"
 #include "quire/token_table.h"
-#include "row_turns.h"
 
 namespace quire::triton {
 
@@ -98,29 +99,29 @@ class Generation : private EngineClient::Events {
 
  private:
   using Clock = std::chrono::steady_clock;
-  using Sequences = std::unordered_map<uint64_t, std::unique_ptr<Sequence>>;
+  using ClientRequests = std::unordered_map<uint64_t, std::unique_ptr<ClientRequest>>;
 
-  void post(std::vector<std::unique_ptr<Sequence>> sequences);
+  void post(std::vector<std::unique_ptr<ClientRequest>> client_requests);
   void answer_all();
-  bool is_idle() const { return sequences_.empty() && calls_.empty(); }
+  bool is_idle() const { return client_requests_.empty() && calls_.empty(); }
 
   void run();
   bool round(Mail& mail);  // whether it is asked to stop
   void recover(const std::string& why);
-  void admit(std::unique_ptr<Sequence> sequence, Clock::time_point now);
+  void admit(std::unique_ptr<ClientRequest> client_request, Clock::time_point now);
   void handle(const Feedback& feedback);
   void follow_engine();  // is_serving(), and its metric
   void submit();         // additions and cancellations to the engine
   void tick(Clock::time_point now);
   Clock::duration probe_interval() const;
-  // Ends a sequence with an error, and tells the engine if it still works on it.
-  void abort(Sequences::iterator it, TRITONSERVER_Error_Code code, const std::string& why);
+  // Ends a client_request with an error, and tells the engine if it still works on it.
+  void abort(ClientRequests::iterator it, TRITONSERVER_Error_Code code, const std::string& why);
   void abort_all(TRITONSERVER_Error_Code code, const std::string& why);
-  // Ends a sequence whose deadline the engine did not keep: with what it has, or an error where that is
+  // Ends a client_request whose deadline the engine did not keep: with what it has, or an error where that is
   // nothing.
-  void end_late(Sequences::iterator it);
-  void erase(Sequences::iterator it);
-  void send(Sequence& sequence);  // what is due, unless the server has stopped the detokenizer
+  void end_late(ClientRequests::iterator it);
+  void erase(ClientRequests::iterator it);
+  void send(ClientRequest& client_request);  // what is due, unless the server has stopped the detokenizer
 
   void on_ready(wire::ReadyFrame& ready) override;
   void on_step(const StepOutputs& outputs) override;
@@ -145,9 +146,10 @@ class Generation : private EngineClient::Events {
   // Of the generation thread
   EngineClient engine_;
   std::unique_ptr<EngineMetrics> metrics_;
-  Sequences sequences_;
-  std::vector<uint64_t> unsubmitted_;  // in the order of arrival, without the rows that wait for their turn
-  RowTurns row_turns_;
+  ClientRequests client_requests_;
+  std::vector<uint64_t>
+      unsubmitted_;  // in the order of arrival, without the prompts that wait for their turn
+  PromptTurns prompt_turns_;
   std::vector<std::shared_ptr<TokenizerCall>> calls_;
   wire::RequestsFrame requests_;  // to be sent at the end of this round
   Clock::time_point next_tick_ = Clock::time_point::max();

@@ -17,8 +17,8 @@ std::atomic<uint64_t> next_request_id{1};
 void Generation::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests,
                          uint32_t count) {
   const auto info = model_info();
-  std::vector<std::unique_ptr<Sequence>> sequences;
-  sequences.reserve(count);  // a sequence that has taken its request over must not be lost
+  std::vector<std::unique_ptr<ClientRequest>> client_requests;
+  client_requests.reserve(count);  // a client_request that has taken its request over must not be lost
   for (uint32_t i = 0; i < count; ++i) {
     const uint64_t start_ns = now_ns();
     try {
@@ -27,33 +27,35 @@ void Generation::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Re
       check_vocabulary(generation.tokenized.vocabulary, info->vocabulary, name_);
       check_limits(generation, info->vocab_size, info->max_model_len);
       generation.request.request_id = next_request_id++;
-      sequences.push_back(std::make_unique<Sequence>(instance, requests[i], std::move(generation), id_));
+      client_requests.push_back(
+          std::make_unique<ClientRequest>(instance, requests[i], std::move(generation), id_));
     } catch (const std::exception& error) {
       answer_with_error(instance, requests[i], error, start_ns);
     }
   }
-  post(std::move(sequences));
+  post(std::move(client_requests));
 }
 
 void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
                                TRITONSERVER_InferenceResponse* tokenized, uint64_t start_ns) {
   const auto info = model_info();
-  std::vector<std::unique_ptr<Sequence>> sequences;
-  std::shared_ptr<Rows> answer;  // once there, it has taken the request over
+  std::vector<std::unique_ptr<ClientRequest>> client_requests;
+  std::shared_ptr<UnaryResponse> answer;  // once there, it has taken the request over
   try {
     const GenerationRequest whole =
         read_generation_request(request, Role::kUnary, tokenized, info->defaults, forwarded_headers_);
     check_vocabulary(whole.tokenized.vocabulary, info->vocabulary, name_);
-    std::vector<GenerationRequest> rows =
-        split_rows(whole, tokenized != nullptr ? "text_input" : "row_lengths");
-    for (GenerationRequest& row : rows) {
-      check_limits(row, info->vocab_size, info->max_model_len);
-      row.request.request_id = next_request_id++;
+    std::vector<GenerationRequest> prompts =
+        split_prompts(whole, tokenized != nullptr ? "text_input" : "prompt_lengths");
+    for (GenerationRequest& prompt : prompts) {
+      check_limits(prompt, info->vocab_size, info->max_model_len);
+      prompt.request.request_id = next_request_id++;
     }
-    sequences.reserve(rows.size());
-    answer = std::make_shared<Rows>(instance, request, whole, rows.size(), info, start_ns);
-    for (size_t row = 0; row < rows.size(); ++row) {
-      sequences.push_back(std::make_unique<Sequence>(answer, row, std::move(rows[row]), id_));
+    client_requests.reserve(prompts.size());
+    answer = std::make_shared<UnaryResponse>(instance, request, whole, prompts.size(), info, start_ns);
+    for (size_t prompt = 0; prompt < prompts.size(); ++prompt) {
+      client_requests.push_back(
+          std::make_unique<ClientRequest>(answer, prompt, std::move(prompts[prompt]), id_));
     }
   } catch (const std::exception& error) {
     if (answer) {
@@ -63,18 +65,18 @@ void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACK
     }
     return;
   }
-  post(std::move(sequences));
+  post(std::move(client_requests));
 }
 
-// The rows of a request together: they share an answer, which one thread at a time may touch.
-void Generation::post(std::vector<std::unique_ptr<Sequence>> sequences) {
+// The prompts of a request together: they share an answer, which one thread at a time may touch.
+void Generation::post(std::vector<std::unique_ptr<ClientRequest>> client_requests) {
   std::string why = "model '" + name_ + "' is being unloaded";
   try {
-    if (mailbox_.post(sequences)) return;
+    if (mailbox_.post(client_requests)) return;
   } catch (const std::exception& error) {  // no memory
     why = error.what();
   }
-  for (auto& sequence : sequences) sequence->fail(TRITONSERVER_ERROR_UNAVAILABLE, why);
+  for (auto& client_request : client_requests) client_request->fail(TRITONSERVER_ERROR_UNAVAILABLE, why);
 }
 
 }  // namespace quire::triton

@@ -51,17 +51,17 @@ size_t num_list_bytes(const SamplingParams& params) {
   return num_bytes;
 }
 
-void check_rows(const GenerationRequest& request, size_t num_rows, const char* field) {
+void check_rows(const GenerationRequest& request, size_t num_prompts, const char* field) {
   const auto n = static_cast<size_t>(std::max(request.request.params.n, 1));
-  if (num_rows > kMaxRowSequences || num_rows * n > kMaxRowSequences) {
-    throw InvalidArgument(field, std::to_string(num_rows) + " rows with n " + std::to_string(n),
-                          "at most " + std::to_string(kMaxRowSequences) + " rows x n");
+  if (num_prompts > kMaxUnarySequences || num_prompts * n > kMaxUnarySequences) {
+    throw InvalidArgument(field, std::to_string(num_prompts) + " prompts with n " + std::to_string(n),
+                          "at most " + std::to_string(kMaxUnarySequences) + " prompts x n");
   }
-  const size_t num_bytes = num_rows * num_list_bytes(request.request.params);
+  const size_t num_bytes = num_prompts * num_list_bytes(request.request.params);
   if (num_bytes > kMaxRequestBytes) {
     throw InvalidArgument(field,
-                          std::to_string(num_rows) + " rows with " + std::to_string(num_bytes / num_rows) +
-                              " bytes of lists each",
+                          std::to_string(num_prompts) + " prompts with " +
+                              std::to_string(num_bytes / num_prompts) + " bytes of lists each",
                           "at most " + std::to_string(kMaxRequestBytes) + " bytes together");
   }
 }
@@ -84,7 +84,7 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
                                           const std::optional<std::regex>& forwarded_headers) {
   GenerationRequest result;
   RequestTensor fields{defaults, {}, {}};
-  std::vector<int32_t> row_lengths;
+  std::vector<int32_t> prompt_lengths;
   uint32_t num_inputs = 0;
   check(tokenizer != nullptr ? TRITONSERVER_InferenceResponseOutputCount(tokenizer, &num_inputs)
                              : TRITONBACKEND_RequestInputCount(request, &num_inputs));
@@ -118,13 +118,13 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
       result.request.prompt_ids = get_ids(tensor);
       has_ids = true;
     } else {
-      row_lengths = get_ids(tensor);
+      prompt_lengths = get_ids(tensor);
     }
   }
   // Who makes `request` has read the request parameters.
   if (!has_request) read_request_parameters(request, forwarded_headers, fields, result.aliases);
   if (!has_ids) throw InvalidArgument("input_ids", "nothing", "the ids of the prompt");
-  if (!row_lengths.empty()) fields.tokenized.row_lengths = std::move(row_lengths);
+  if (!prompt_lengths.empty()) fields.tokenized.prompt_lengths = std::move(prompt_lengths);
   static_cast<RequestOptions&>(result) = fields.options;
   result.tokenized = std::move(fields.tokenized);
   SamplingParams& params = result.request.params = std::move(fields.params);
@@ -146,8 +146,8 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
   if (role == Role::kUnary) {
     if (result.stream)
       throw InvalidArgument("stream", "true", "false (this model answers with one response)");
-  } else if (!result.tokenized.row_lengths.empty()) {
-    throw InvalidArgument("text_input", std::to_string(result.tokenized.row_lengths.size()) + " values",
+  } else if (!result.tokenized.prompt_lengths.empty()) {
+    throw InvalidArgument("text_input", std::to_string(result.tokenized.prompt_lengths.size()) + " values",
                           "one value (several: ensemble_unary)");
   } else if (texts.size() > 1) {
     throw InvalidArgument("prompt_text", std::to_string(texts.size()) + " strings", "one string");
@@ -157,40 +157,40 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
   return result;
 }
 
-std::vector<GenerationRequest> split_rows(const GenerationRequest& request, const char* field) {
+std::vector<GenerationRequest> split_prompts(const GenerationRequest& request, const char* field) {
   NewRequest shared = request.request;
   const std::vector<int32_t> ids = std::exchange(shared.prompt_ids, {});
-  std::vector<int32_t> lengths = request.tokenized.row_lengths;
+  std::vector<int32_t> lengths = request.tokenized.prompt_lengths;
   const bool is_one_prompt = lengths.empty();
   if (is_one_prompt) lengths = {static_cast<int32_t>(ids.size())};
   check_rows(request, lengths.size(), field);
   int64_t sum = 0;
   for (const int32_t length : lengths) {
     if (length < 1 && !is_one_prompt)
-      throw InvalidArgument("row_lengths", std::to_string(length), "at least 1");
+      throw InvalidArgument("prompt_lengths", std::to_string(length), "at least 1");
     sum += length;
   }
   if (sum != static_cast<int64_t>(ids.size())) {
-    throw InvalidArgument("row_lengths", "a sum of " + std::to_string(sum),
+    throw InvalidArgument("prompt_lengths", "a sum of " + std::to_string(sum),
                           std::to_string(ids.size()) + ", the number of input_ids");
   }
   if (!request.tokenized.prompt_text.empty() && request.tokenized.prompt_text.size() != lengths.size()) {
     throw InvalidArgument("prompt_text", std::to_string(request.tokenized.prompt_text.size()) + " strings",
-                          std::to_string(lengths.size()) + ", one for each of row_lengths");
+                          std::to_string(lengths.size()) + ", one for each of prompt_lengths");
   }
-  std::vector<GenerationRequest> rows;
-  rows.reserve(lengths.size());
+  std::vector<GenerationRequest> prompts;
+  prompts.reserve(lengths.size());
   auto next = ids.begin();
   for (size_t i = 0; i < lengths.size(); ++i) {
-    GenerationRequest row;
-    row.aliases = request.aliases;
-    row.request = shared;
-    row.request.prompt_ids.assign(next, next + lengths[i]);
+    GenerationRequest prompt;
+    prompt.aliases = request.aliases;
+    prompt.request = shared;
+    prompt.request.prompt_ids.assign(next, next + lengths[i]);
     next += lengths[i];
-    if (!request.tokenized.prompt_text.empty()) row.prompt_text = request.tokenized.prompt_text[i];
-    rows.push_back(std::move(row));
+    if (!request.tokenized.prompt_text.empty()) prompt.prompt_text = request.tokenized.prompt_text[i];
+    prompts.push_back(std::move(prompt));
   }
-  return rows;
+  return prompts;
 }
 
 void check_vocabulary(std::string_view given, std::string_view own, const std::string& name) {

@@ -35,14 +35,14 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
                                           const SamplingParams& defaults,
                                           const std::optional<std::regex>& forwarded_headers);
 
-// Sequences of one request to role unary: rows x n.
-constexpr size_t kMaxRowSequences = 4096;
-// Bytes of one request: as its tensors, and as the rows and sequences that are made of it.
+// The most sequences of one request to role unary: prompts x n.
+constexpr size_t kMaxUnarySequences = 4096;
+// Bytes of one request: as its tensors, and as the prompts and sequences that are made of it.
 constexpr size_t kMaxRequestBytes = 128 << 20;
 
-// One request for each row of a request to role unary. Throws InvalidArgument when the lengths do not fit,
+// One request for each prompt of a request to role unary. Throws InvalidArgument when the lengths do not fit,
 // and, naming `field`, when there are too many.
-std::vector<GenerationRequest> split_rows(const GenerationRequest& request, const char* field);
+std::vector<GenerationRequest> split_prompts(const GenerationRequest& request, const char* field);
 
 // Throws ServerError where ids of the vocabulary `given` would mean something else to the engine of
 // generation model `name`, whose vocabulary is `own`. Both: a fingerprint, a space, and the model's name. "":

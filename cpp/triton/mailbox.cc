@@ -31,11 +31,12 @@ Mailbox::Mailbox() : event_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
 
 Mailbox::~Mailbox() { ::close(event_fd_); }
 
-bool Mailbox::post(std::span<std::unique_ptr<Sequence>> sequences) {
+bool Mailbox::post(std::span<std::unique_ptr<ClientRequest>> client_requests) {
   std::unique_lock lock(mutex_);
   if (is_closed_) return false;
-  mail_.sequences.insert(mail_.sequences.end(), std::make_move_iterator(sequences.begin()),
-                         std::make_move_iterator(sequences.end()));  // all, or an exception and none
+  mail_.client_requests.insert(
+      mail_.client_requests.end(), std::make_move_iterator(client_requests.begin()),
+      std::make_move_iterator(client_requests.end()));  // all, or an exception and none
   wake(lock);
   return true;
 }
@@ -79,7 +80,7 @@ short Mailbox::wait(int fd, short events, std::chrono::steady_clock::time_point 
   int timeout = timeout_ms(deadline);
   {
     const std::lock_guard lock(mutex_);
-    is_owner_asleep_ = mail_.sequences.empty() && mail_.feedback.empty() && mail_.calls.empty() &&
+    is_owner_asleep_ = mail_.client_requests.empty() && mail_.feedback.empty() && mail_.calls.empty() &&
                        !mail_.stop && !mail_.give_up;
     if (!is_owner_asleep_) timeout = 0;
   }
@@ -97,7 +98,7 @@ short Mailbox::wait(int fd, short events, std::chrono::steady_clock::time_point 
 
 bool Mailbox::close() {
   const std::lock_guard lock(mutex_);
-  is_closed_ = mail_.sequences.empty() && mail_.calls.empty();
+  is_closed_ = mail_.client_requests.empty() && mail_.calls.empty();
   return is_closed_;
 }
 

@@ -10,22 +10,22 @@
 #include <string>
 #include <vector>
 
-#include "sequence.h"
+#include "client_request.h"
 #include "tokenizer_call.h"
 
 namespace quire::triton {
 
 // What a detokenizer says after it has dealt with a chunk.
 struct Feedback {
-  uint64_t sequence_id;
-  bool is_cancelled = false;  // no one waits for this sequence any more
+  uint64_t request_id;
+  bool is_cancelled = false;  // no one waits for this client_request any more
   std::string error;          // the chunk could not be decoded; empty: it was
   // The response waits for a busy HTTP thread; what acknowledges the chunk follows when it does not any more.
   bool is_waiting = false;
 };
 
 struct Mail {
-  std::vector<std::unique_ptr<Sequence>> sequences;
+  std::vector<std::unique_ptr<ClientRequest>> client_requests;
   std::vector<Feedback> feedback;
   std::vector<std::shared_ptr<TokenizerCall>> calls;
   bool stop = false;
@@ -40,7 +40,7 @@ class Mailbox {
   Mailbox& operator=(const Mailbox&) = delete;
 
   // All at once, or none and false: the mailbox is closed.
-  [[nodiscard]] bool post(std::span<std::unique_ptr<Sequence>> sequences);
+  [[nodiscard]] bool post(std::span<std::unique_ptr<ClientRequest>> client_requests);
   void post(Feedback feedback);
   void post(std::shared_ptr<TokenizerCall> call);  // dropped when the mailbox is closed
   void post_stop();
@@ -49,7 +49,7 @@ class Mailbox {
   // Owner: sleeps until there is mail, `fd` (may be -1) has one of `events`, or the deadline passes; then
   // moves all mail into `mail`, whose vectors are reused. Returns the events of `fd`.
   short wait(int fd, short events, std::chrono::steady_clock::time_point deadline, Mail& mail);
-  // Owner: the last look. False, and nothing has changed, while there are sequences or calls in it.
+  // Owner: the last look. False, and nothing has changed, while there are client_requests or calls in it.
   [[nodiscard]] bool close();
 
  private:

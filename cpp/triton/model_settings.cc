@@ -32,7 +32,7 @@ constexpr auto kUnaryOutputs = outputs_of<Role::kUnary>();
 
 // Role unary has all, role generation all but the first; a tokenizer makes the last two.
 constexpr TensorSpec kGenerationInputs[] = {
-    {"row_lengths", TRITONSERVER_TYPE_INT32},
+    {"prompt_lengths", TRITONSERVER_TYPE_INT32},
     {"input_ids", TRITONSERVER_TYPE_INT32},
     {"request", TRITONSERVER_TYPE_UINT8},
 };

@@ -4,7 +4,7 @@
 
 #include "logprobs_json.h"
 #include "output_table.h"
-#include "quire/receipt.h"
+#include "quire/request_timing.h"
 
 namespace quire::triton {
 
@@ -21,7 +21,7 @@ constexpr uint32_t kPromptLogprobs = mask_of(Role::kDetokenizer, "prompt_logprob
 
 std::string finish_receipt(const Chunk& chunk) {
   if (chunk.receipt.empty()) return "";
-  Receipt receipt;
+  RequestTiming receipt;
   std::memcpy(&receipt, chunk.receipt.data(), sizeof(receipt));
   return to_json(receipt, static_cast<int64_t>(now_ns()));
 }

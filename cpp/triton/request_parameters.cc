@@ -24,7 +24,7 @@ constexpr std::string_view kOfTheTokenizer[] = {"bad_words",          "truncate_
 
 // What Triton or its clients set for themselves.
 bool is_tritons(std::string_view name) {
-  constexpr std::string_view kNames[] = {"id",           "timeout",           "sequence_id", "sequence_start",
+  constexpr std::string_view kNames[] = {"id",           "timeout",           "request_id", "sequence_start",
                                          "sequence_end", "binary_data_output"};
   return name.starts_with("triton_") ||
          std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames);

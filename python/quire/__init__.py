@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from quire.llm import LLM as LLM
     from quire.outputs import CompletionOutput as CompletionOutput
     from quire.outputs import Logprob as Logprob
-    from quire.outputs import Receipt as Receipt
     from quire.outputs import RequestOutput as RequestOutput
+    from quire.outputs import RequestTiming as RequestTiming
     from quire.outputs import StreamOutput as StreamOutput
     from quire.request_tensor import encode_request as encode_request
     from quire.sampling_params import SamplingParams as SamplingParams
@@ -32,7 +32,7 @@ _HOMES = {
     "Logprob": "quire.outputs",
     "ModelError": "quire.errors",
     "QuireError": "quire.errors",
-    "Receipt": "quire.outputs",
+    "RequestTiming": "quire.outputs",
     "RequestOutput": "quire.outputs",
     "SamplingParams": "quire.sampling_params",
     "StreamOutput": "quire.outputs",

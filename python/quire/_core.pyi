@@ -222,7 +222,7 @@ class BatchLayout:
     def __init__(self, config: EngineConfig) -> None:
         """What every step brings: room for the largest batch of a config."""
     @staticmethod
-    def for_edits(max_num_seqs: int) -> BatchLayout:
+    def for_adjustments(max_num_seqs: int) -> BatchLayout:
         """What requests with logprobs, penalties, biases and the like bring, for the most samples."""
     @staticmethod
     def for_tables(batch: Batch) -> BatchLayout:
@@ -237,7 +237,7 @@ class Batch:
     """One step's work. Columns are read-only views of the core's memory, without a copy: they hold
     until the batch's update(); a later schedule() overwrites them. They keep the core alive."""
     @property
-    def num_reqs(self) -> int: ...
+    def num_seqs(self) -> int: ...
     @property
     def num_tokens(self) -> int: ...
     @property
@@ -254,35 +254,35 @@ class Batch:
     def has_masks(self) -> bool:
         """Some sample may not give every token."""
     @property
-    def has_edits(self) -> bool:
+    def has_adjustments(self) -> bool:
         """Some sample has penalties, biases or the like."""
     @property
     def block_tables(self) -> npt.NDArray[np.int32]:
         """[max_num_seqs, max_blocks_per_request]: entries past a request's blocks are stale; the next
         schedule() changes it"""
     def pack(
-        self, layout: BatchLayout, address: int, num_tokens: int = 0, num_reqs: int = 0, num_sampled: int = 0
+        self, layout: BatchLayout, address: int, num_tokens: int = 0, num_seqs: int = 0, num_sampled: int = 0
     ) -> int:
         """Write the layout's columns, padded to the given sizes, to layout.num_bytes bytes of memory; how
         many of them hold something."""
     @property
     def header(self) -> npt.NDArray[np.int32]:
-        """[4]: without padding: num_reqs, num_tokens, num_sampled, entries of block_table_updates"""
+        """[4]: without padding: num_seqs, num_tokens, num_sampled, entries of block_table_updates"""
     @property
     def query_start_loc(self) -> npt.NDArray[np.int32]:
-        """[num_reqs + 1]: request i owns the tokens [query_start_loc[i], query_start_loc[i + 1])"""
+        """[num_seqs + 1]: sequence i owns the tokens [query_start_loc[i], query_start_loc[i + 1])"""
     @property
     def seq_lens(self) -> npt.NDArray[np.int32]:
-        """[num_reqs]: tokens with KV after this step"""
+        """[num_seqs]: tokens with KV after this step"""
     @property
     def block_table_rows(self) -> npt.NDArray[np.int32]:
-        """[num_reqs]: row of block_tables"""
+        """[num_seqs]: row of block_tables"""
     @property
     def sample_token_idx(self) -> npt.NDArray[np.int32]:
         """[num_sampled]: token whose logits are sampled"""
     @property
     def sample_rows(self) -> npt.NDArray[np.int32]:
-        """[num_sampled]: row of block_tables; for padding max_num_seqs, which no request has"""
+        """[num_sampled]: row of block_tables; for padding max_num_seqs, which no sequence has"""
     @property
     def temperature(self) -> npt.NDArray[np.float32]:
         """[num_sampled]: 0: greedy"""
@@ -297,7 +297,7 @@ class Batch:
         """[num_sampled]: seed of the sequence"""
     @property
     def output_idx(self) -> npt.NDArray[np.int32]:
-        """[num_sampled]: how many tokens the request has produced: the counter of the random stream"""
+        """[num_sampled]: how many tokens the sequence has produced: the counter of the random stream"""
     @property
     def mask_rows(self) -> npt.NDArray[np.int32]:
         """[num_sampled]: row of token_masks; -1: all tokens may be sampled"""
@@ -306,7 +306,7 @@ class Batch:
         """[num_tokens]: ~row: the last id sampled for that row"""
     @property
     def positions(self) -> npt.NDArray[np.int32]:
-        """[num_tokens]: place in the request's sequence"""
+        """[num_tokens]: place in its sequence"""
     @property
     def slot_mapping(self) -> npt.NDArray[np.int64]:
         """[num_tokens]: block_id * block_size + offset; -1: its KV is there already"""
@@ -360,20 +360,20 @@ class Batch:
         """[num_mask_updates, 2]: index into the flat token_masks, and the word's 32 bits"""
     @property
     def request_ids(self) -> npt.NDArray[np.uint64]:
-        """[num_reqs]: id of the request"""
+        """[num_seqs]: id of the request"""
     @property
     def sequence_index(self) -> npt.NDArray[np.uint32]:
-        """[num_reqs]: which of the request's sequences"""
+        """[num_seqs]: which of the request's sequences"""
     @property
     def sample_offsets(self) -> npt.NDArray[np.int32]:
-        """[num_reqs + 1]: request i has the samples [sample_offsets[i], sample_offsets[i + 1]): one where
+        """[num_seqs + 1]: sequence i has the samples [sample_offsets[i], sample_offsets[i + 1]): one where
         its last token is in this batch, else none"""
     @property
     def prompt_token_idx(self) -> npt.NDArray[np.int32]:
         """[num_prompt_rows]: token whose logits are wanted for prompt logprobs"""
     @property
-    def prompt_req_idx(self) -> npt.NDArray[np.int32]:
-        """[num_prompt_rows]: index in [0, num_reqs)"""
+    def prompt_seq_idx(self) -> npt.NDArray[np.int32]:
+        """[num_prompt_rows]: index in [0, num_seqs)"""
     @property
     def prompt_next_ids(self) -> npt.NDArray[np.int32]:
         """[num_prompt_rows]: the next token of the prompt, whose logprob is wanted"""
@@ -394,7 +394,7 @@ class ColumnArray:
         """elements that have room"""
     @property
     def padding(self) -> float: ...
-    def length(self, num_tokens: int, num_reqs: int, num_sampled: int) -> int:
+    def length(self, num_tokens: int, num_seqs: int, num_sampled: int) -> int:
         """Elements of a step of these sizes; of a list all that have room."""
 
 class EngineStats:
@@ -420,7 +420,7 @@ class EngineStats:
     @property
     def num_generation_tokens(self) -> int: ...
 
-class Receipt:
+class RequestTiming:
     """Where the time of a request went, up to its end in the core."""
     def to_json(self, text_ns: int) -> str: ...
 
@@ -449,7 +449,7 @@ class Release:
     @property
     def token_ids(self) -> list[int]: ...
     @property
-    def receipt(self) -> Receipt | None: ...
+    def receipt(self) -> RequestTiming | None: ...
     @property
     def stop_reason(self) -> str | int | None:
         """The stop string or the stop token's id; None: another end, or none."""
@@ -531,7 +531,7 @@ class PagedAttentionConfig:
         num_q_heads: int,
         num_kv_heads: int,
         head_dim: int,
-        max_num_reqs: int = 0,
+        max_num_seqs: int = 0,
         max_num_tokens: int = 0,
         max_seq_len: int = 0,
         num_sms: int = 0,
@@ -554,7 +554,7 @@ def cpu_paged_attention(
     stride_out_token: int,
     block_tables: int,
     stride_block_table: int,
-    num_reqs: int = 0,
+    num_seqs: int = 0,
     query_start_loc: int = 0,
     seq_lens: int = 0,
     block_table_rows: int = 0,
@@ -662,7 +662,7 @@ def cpu_sample(
 ) -> None: ...
 def cpu_token_counts(
     *,
-    num_reqs: int,
+    num_seqs: int,
     vocab_size: int,
     rows: int,
     token_offsets: int,

@@ -12,7 +12,7 @@ class PagedAttentionConfig:
         num_q_heads: int,
         num_kv_heads: int,
         head_dim: int,
-        max_num_reqs: int = 0,
+        max_num_seqs: int = 0,
         max_num_tokens: int = 0,
         max_seq_len: int = 0,
         num_sms: int = 0,
@@ -24,7 +24,7 @@ def paged_attention_workspace_bytes(config: PagedAttentionConfig) -> int: ...
 def paged_attention_plan(
     *,
     config: PagedAttentionConfig,
-    num_reqs: int,
+    num_seqs: int,
     query_start_loc: int,
     seq_lens: int,
     block_table_rows: int,
@@ -46,7 +46,7 @@ def paged_attention(
     stride_out_token: int,
     block_tables: int,
     stride_block_table: int,
-    num_reqs: int = 0,
+    num_seqs: int = 0,
     query_start_loc: int = 0,
     seq_lens: int = 0,
     block_table_rows: int = 0,
@@ -246,7 +246,7 @@ def sample(
 ) -> None: ...
 def token_counts(
     *,
-    num_reqs: int,
+    num_seqs: int,
     vocab_size: int,
     rows: int,
     token_offsets: int,

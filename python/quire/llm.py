@@ -15,7 +15,7 @@ import numpy.typing as npt
 from quire import _core
 from quire.config import EngineConfig
 from quire.errors import EngineError, InvalidArgument
-from quire.outputs import CompletionOutput, Receipt, RequestOutput, StreamOutput, make_receipt
+from quire.outputs import CompletionOutput, RequestOutput, RequestTiming, StreamOutput, make_timing
 from quire.prompts import Prompt, encode_prompts, read_prompt, read_prompts, read_sampling_params
 from quire.runner.threads import OWN_CORES
 from quire.sampling_params import SamplingParams
@@ -197,7 +197,7 @@ class LLM:
                     None if logprobs is None else OutputLogprobs(logprobs, table),
                     release.cumulative_logprob,
                     None if prompt_logprobs is None else PromptLogprobs(prompt_logprobs, table),
-                    make_receipt(release.receipt),
+                    make_timing(release.receipt),
                 )
             )
         return streamed
@@ -296,7 +296,7 @@ class LLM:
             sequence.finish_reason = release.finish_reason
             sequence.stop_reason = release.stop_reason
             sequence.error = release.error
-            sequence.receipt = make_receipt(release.receipt)
+            sequence.receipt = make_timing(release.receipt)
             if all(sequence.finish_reason for sequence in request.sequences):
                 yield RequestOutput(
                     request_id=release.request_id,
@@ -348,7 +348,7 @@ class _Sequence:
     finish_reason: str = ""
     stop_reason: str | int | None = None
     error: str = ""
-    receipt: Receipt | None = None
+    receipt: RequestTiming | None = None
 
     def completion(self, index: int, table: _core.TokenTable) -> CompletionOutput:
         return CompletionOutput(

@@ -19,14 +19,14 @@ __all__ = [
     "Logprob",
     "OutputLogprobs",
     "PromptLogprobs",
-    "Receipt",
     "RequestOutput",
+    "RequestTiming",
     "StreamOutput",
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Receipt:
+class RequestTiming:
     """Where a sequence's time went, in ms, and what was computed for it. The stages add up to total_ms."""
 
     tokenize_ms: float  # of all prompts of the call
@@ -44,9 +44,9 @@ class Receipt:
     waited_steps: Mapping[str, int]  # "rows", "blocks", "token_budget": steps in which these were missing
 
 
-def make_receipt(receipt: _core.Receipt | None) -> Receipt | None:
+def make_timing(receipt: _core.RequestTiming | None) -> RequestTiming | None:
     """Finish it: the text is made."""
-    return None if receipt is None else Receipt(**json.loads(receipt.to_json(time.monotonic_ns())))
+    return None if receipt is None else RequestTiming(**json.loads(receipt.to_json(time.monotonic_ns())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class CompletionOutput:
     stop_reason: str | int | None = None  # the stop string, or the id of stop_token_ids, that ended it
     logprobs: OutputLogprobs | None = None  # a dict of Logprob by id for each token; None: not asked for
     cumulative_logprob: float | None = None  # of all tokens
-    receipt: Receipt | None = None  # None: not asked for
+    receipt: RequestTiming | None = None  # None: not asked for
     error: str = ""  # the reason of "error", and of "deadline" where nothing was generated
 
 
@@ -89,4 +89,4 @@ class StreamOutput(NamedTuple):
     logprobs: OutputLogprobs | None = None  # of token_ids
     cumulative_logprob: float | None = None  # of all tokens so far
     prompt_logprobs: PromptLogprobs | None = None  # with the first tokens
-    receipt: Receipt | None = None  # with the end, when it was asked for
+    receipt: RequestTiming | None = None  # with the end, when it was asked for

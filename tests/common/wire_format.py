@@ -87,7 +87,7 @@ RELEASE = {
     "finish_reason": "B",
     "num_prompt_tokens": "I",
     "num_cached_tokens": "I",
-    "receipt_idx": "i",
+    "timing_idx": "i",
     "error": "text",
     "stop_token_id": "i",
     "stop_string_idx": "i",
@@ -143,7 +143,7 @@ DEFAULT_PARAMS: dict[str, Any] = {
 NO_STATS = dict.fromkeys(STATS, 0)
 NO_RELEASE: dict[str, Any] = dict.fromkeys(RELEASE, 0) | {
     "is_first": False,
-    "receipt_idx": -1,
+    "timing_idx": -1,
     "error": "",
     "stop_token_id": -1,
     "stop_string_idx": -1,

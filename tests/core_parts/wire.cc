@@ -63,7 +63,7 @@ void bind_wire(py::module_& m) {
           const auto ids = std::span(step.token_ids).subspan(release.ids_begin, release.num_ids);
           for (const int32_t id : ids) sum += id;
           sum += static_cast<int64_t>(step.stop_string(release).size());
-          if (release.receipt_idx >= 0) sum += step.receipts[static_cast<size_t>(release.receipt_idx)].end_ns;
+          if (release.timing_idx >= 0) sum += step.receipts[static_cast<size_t>(release.timing_idx)].end_ns;
           if (release.logprobs_idx < 0) continue;
           const ReleaseLogprobs& run = step.logprobs[static_cast<size_t>(release.logprobs_idx)];
           for (const Logprob& entry : step.of_ids(run)) sum += entry.rank;

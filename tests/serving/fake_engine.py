@@ -115,7 +115,7 @@ class Release:
     error: str = ""
 
     def receipt(self) -> bytes:
-        """Receipt in cpp/include/quire/receipt.h, with counts that a test recognizes."""
+        """RequestTiming in cpp/include/quire/request_timing.h, with counts that a test recognizes."""
         request, now = self.request, time.monotonic_ns()
         first_token_ns = request.first_token_ns or now
         times = (request.arrival_ns, request.tokenize_ns, request.admitted_ns, first_token_ns, now)
@@ -143,7 +143,7 @@ def step_frame(step: int, num_running: int, num_generated: int, releases: list[R
             "is_first": r.is_first,
             "finish_reason": wire.FINISH_REASONS.index(r.finish_reason or ""),
             "num_prompt_tokens": len(r.request.prompt),
-            "receipt_idx": given.index(r) if r in given else -1,
+            "timing_idx": given.index(r) if r in given else -1,
             "error": r.error,
             "stop_token_id": STOP_ID if r.finish_reason == "stop" else -1,
         }

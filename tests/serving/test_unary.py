@@ -138,17 +138,17 @@ def test_bad_requests_name_their_field(server: TritonServer, name: str) -> None:
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
-        ([2, 2], "row_lengths: got a sum of 4"),
-        ([0, 3], "row_lengths: got 0"),
-        ([4, -1], "row_lengths: got -1"),
+        ([2, 2], "prompt_lengths: got a sum of 4"),
+        ([0, 3], "prompt_lengths: got 0"),
+        ([4, -1], "prompt_lengths: got -1"),
     ],
 )
 def test_lengths_that_do_not_fit(server: TritonServer, lengths: list[int], message: str) -> None:
     """generation_unary called directly."""
     body = {"input_ids": [5, 6, 7], "max_tokens": 2}
     with pytest.raises(HttpError, match=message):
-        generate(server.http_url, {**body, "row_lengths": lengths}, "generation_unary")
-    answer = generate(server.http_url, {**body, "row_lengths": [1, 2]}, "generation_unary")
+        generate(server.http_url, {**body, "prompt_lengths": lengths}, "generation_unary")
+    answer = generate(server.http_url, {**body, "prompt_lengths": [1, 2]}, "generation_unary")
     assert 2 == len(answer["text_output"])
     assert isinstance(generate(server.http_url, body, "generation_unary")["text_output"], str)
     with pytest.raises(HttpError, match="input_ids: got 0 ids"):
@@ -161,7 +161,7 @@ def test_a_cancelled_call_of_generation_unary_frees_its_blocks(server: TritonSer
         grpcclient,
         [1],
         input_ids=("INT32", list(range(5, 15))),
-        row_lengths=("INT32", [4, 6]),
+        prompt_lengths=("INT32", [4, 6]),
     )
     fields = {"max_tokens": 1900, "min_tokens": 1900, "ignore_eos": True}
     before = metrics(server.metrics_url)["vllm:generation_tokens_total"]

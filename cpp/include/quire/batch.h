@@ -13,7 +13,7 @@
 namespace quire {
 
 // What the length of a column counts. A step has one header; table entries are those of block_tables.
-enum class Unit : uint8_t { kStep, kToken, kRequest, kSample, kPromptRow, kTableEntry };
+enum class Unit : uint8_t { kStep, kToken, kSequence, kSample, kPromptRow, kTableEntry };
 constexpr int kNumUnits = 6;
 using Counts = std::array<int64_t, kNumUnits>;  // by Unit
 
@@ -34,23 +34,24 @@ constexpr Length list_of(Unit unit, int32_t most = 1) { return {unit, most, 1, f
 constexpr Length pairs_of(Unit unit) { return {unit, 1, 2, false, true}; }
 
 // Which buffer a column is packed into.
-enum class Part : uint8_t { kStep, kLogprobs, kEdits, kTableRows, kHost };
+enum class Part : uint8_t { kStep, kLogprobs, kAdjustments, kTableRows, kHost };
 
-// Padding that stands for max_num_seqs, a row of block_tables that no request has.
+// Padding that stands for max_num_seqs, a row of block_tables that no sequence has.
 constexpr int32_t kSpareRow = INT32_MIN;
 
 struct Batch {
-  int32_t num_reqs = 0;
+  int32_t num_seqs = 0;
   int32_t num_tokens = 0;
-  int32_t num_sampled = 0;  // requests whose last token is in this batch: each gets new tokens
+  int32_t num_sampled = 0;  // sequences whose last token is in this batch: each gets new tokens
   int32_t max_query_len = 0;
   int32_t max_seq_len = 0;
   int32_t num_prompt_rows = 0;  // tokens of prompts whose logits are wanted for their logprobs
   bool has_logprobs = false;    // some of num_logprobs are not 0
   bool has_masks = false;       // some of mask_rows are not -1
-  bool has_edits = false;       // the columns of kEdits are filled: some sample has penalties or the like
+  // The columns of kAdjustments are filled: some sample has penalties or the like.
+  bool has_adjustments = false;
 
-  // [max_num_seqs, max_blocks_per_request]; a running request keeps its row. Entries past its blocks are
+  // [max_num_seqs, max_blocks_per_request]; a running sequence keeps its row. Entries past its blocks are
   // stale. All batches share this table, and schedule() changes it: read it before the next schedule(), or
   // keep a copy by block_table_updates.
   const int32_t* block_tables = nullptr;
@@ -63,7 +64,7 @@ struct Batch {
   // Gives every column room; lists grow as they need.
   void allocate(const Counts& largest);
   void clear();
-  Counts counts() const { return {1, num_tokens, num_reqs, num_sampled, num_prompt_rows, 0}; }
+  Counts counts() const { return {1, num_tokens, num_seqs, num_sampled, num_prompt_rows, 0}; }
 };
 
 template <class T>
@@ -79,7 +80,7 @@ struct Column {
   // How many elements the batch has in this column.
   int64_t size(const Batch& batch) const {
     if (length.is_list) return static_cast<int64_t>((batch.*values).size());
-    return part == Part::kEdits && !batch.has_edits ? 0 : length.of(batch.counts());
+    return part == Part::kAdjustments && !batch.has_adjustments ? 0 : length.of(batch.counts());
   }
 };
 

@@ -23,11 +23,11 @@ class BatchLayout {
     double padding = 0;
   };
 
-  // What every step brings: room for the largest batch of a config, which is valid. Tokens, requests and
+  // What every step brings: room for the largest batch of a config, which is valid. Tokens, sequences and
   // samples are rounded up to kPaddedTo.
   explicit BatchLayout(const EngineConfig& config);
-  // What requests with logprobs, penalties, biases and the like bring: for that many samples, rounded up.
-  static BatchLayout for_edits(int32_t max_num_seqs);
+  // What sequences with logprobs, penalties, biases and the like bring: for that many samples, rounded up.
+  static BatchLayout for_adjustments(int32_t max_num_seqs);
   // What this batch writes to the samplers' tables. num_bytes is 0 when that is nothing.
   static BatchLayout for_tables(const Batch& batch);
 
@@ -38,10 +38,10 @@ class BatchLayout {
   int64_t num_bytes() const { return num_bytes_; }
 
   // Writes the columns of the batch into `buffer` (num_bytes(), aligned to 8) as if it had the given numbers
-  // of tokens, requests and samples. Padding has the column's value; that of offsets is their last one.
+  // of tokens, sequences and samples. Padding has the column's value; that of offsets is their last one.
   // Returns the length of the prefix that holds all of it. Throws InvalidArgument, and writes nothing, when a
   // number is smaller than the batch's or larger than the layout's.
-  int64_t pack(const Batch& batch, void* buffer, int32_t num_tokens, int32_t num_reqs,
+  int64_t pack(const Batch& batch, void* buffer, int32_t num_tokens, int32_t num_seqs,
                int32_t num_sampled) const;
 
  private:

@@ -1,6 +1,6 @@
-// Block tables of running requests: which blocks hold a request's tokens, shared prefixes included.
+// Block tables of running sequences: which blocks hold a sequence's tokens, shared prefixes included.
 //
-// Block i of a row holds the KV of tokens [i * block_size, (i + 1) * block_size) of its request. A row keeps
+// Block i of a row holds the KV of tokens [i * block_size, (i + 1) * block_size) of its sequence. A row keeps
 // its place in the table while it is open, so kernels can read a table that stays where it is from step to
 // step.
 #pragma once
@@ -19,7 +19,7 @@ class BlockManager {
   BlockManager(int32_t num_blocks, int32_t block_size, int32_t num_rows, int32_t max_blocks_per_row);
 
   // Opens a row with room for num_tokens. Blocks of the longest cached prefix are shared; hashes are those of
-  // the request's first full blocks, as many as may be shared. Empty, and nothing changed, when fewer than
+  // the sequence's first full blocks, as many as may be shared. Empty, and nothing changed, when fewer than
   // num_spare_blocks would stay free. A free row must exist.
   struct Opened {
     int32_t row;

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "quire/logprobs.h"
-#include "quire/receipt.h"
+#include "quire/request_timing.h"
 #include "quire/sampling.h"
 #include "quire/token_table.h"
 
@@ -47,7 +47,7 @@ struct Release {
   FinishReason finish_reason = FinishReason::kNone;
   uint32_t num_prompt_tokens = 0;
   uint32_t num_cached_tokens = 0;  // prompt tokens found in the prefix cache
-  int32_t receipt_idx = -1;        // of StepOutputs::receipts, with the end of who asked for it; -1: none
+  int32_t timing_idx = -1;         // of StepOutputs::receipts, with the end of who asked for it; -1: none
   // For the client, when finish_reason is kError, or kDeadline and nothing was generated: what went wrong.
   std::string error;
   // When finish_reason is kStop, what stopped it; neither of them at an end-of-sequence token.
@@ -68,7 +68,7 @@ inline constexpr std::tuple kMembers<Release>{
     member("finish_reason", &Release::finish_reason),
     member("num_prompt_tokens", &Release::num_prompt_tokens),
     member("num_cached_tokens", &Release::num_cached_tokens),
-    member<Binding::kNone>("receipt_idx", &Release::receipt_idx),
+    member<Binding::kNone>("timing_idx", &Release::timing_idx),
     member("error", &Release::error),
     member<Binding::kNone>("stop_token_id", &Release::stop_token_id),
     member<Binding::kNone>("stop_string_idx", &Release::stop_string_idx),
@@ -129,7 +129,7 @@ struct StepOutputs {
   std::vector<Release> releases;
   std::vector<int32_t> token_ids;
   std::vector<std::string> stop_strings;  // those that ended a request
-  std::vector<Receipt> receipts;
+  std::vector<RequestTiming> receipts;
   std::vector<ReleaseLogprobs> logprobs;  // of the releases that have some, in their order
   std::vector<Logprob> logprob_entries;
 

@@ -55,7 +55,7 @@ struct TokenizedRequest {
   int64_t tokenize_ns = 0;               // how long the tokenizer took
   bool acknowledge = false;              // a detokenizer of this server follows and acknowledges each chunk
   std::string vocabulary;                // whose ids the prompt has, see check_vocabulary(); "": not told
-  std::vector<int32_t> row_lengths;      // of several prompts, one after the other in input_ids
+  std::vector<int32_t> prompt_lengths;   // of several prompts, one after the other in input_ids
   std::vector<std::string> prompt_text;  // stands before each answer: nothing, or one text for each prompt
   std::vector<std::string> warnings;     // for the client, with the first text
 };
@@ -65,7 +65,7 @@ inline constexpr std::tuple kMembers<TokenizedRequest>{
     member("tokenize_ns", &TokenizedRequest::tokenize_ns),
     member("acknowledge", &TokenizedRequest::acknowledge),
     member("vocabulary", &TokenizedRequest::vocabulary),
-    member("row_lengths", &TokenizedRequest::row_lengths),
+    member("prompt_lengths", &TokenizedRequest::prompt_lengths),
     member("prompt_text", &TokenizedRequest::prompt_text),
     member("warnings", &TokenizedRequest::warnings),
 };

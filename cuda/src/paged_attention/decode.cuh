@@ -1,4 +1,4 @@
-// Attention of requests with few query tokens: up to 16 packed rows, bound by reading keys and values.
+// Attention of sequences with few query tokens: up to 16 packed rows, bound by reading keys and values.
 //
 // Grid: plan's workers. Block: 4 warps. A worker walks its run of chunks, 64 keys a step; of each step warp w
 // has keys [16 w, 16 w + 16) for itself: it copies them through its own ring of stages, multiplies, and keeps

@@ -12,7 +12,7 @@ namespace quire::cuda::attention {
 namespace {
 
 constexpr int kMaxThreads = 1024;
-constexpr int kFewThreads = 320;  // for as many requests: fewer warps to add up over
+constexpr int kFewThreads = 320;  // for as many sequences: fewer warps to add up over
 constexpr int kMinPrefillChunkUnits = 4;
 constexpr int kPrefillTileUnits = 2;  // that prefill_wgmma_kernel takes at a time
 constexpr int kUncut = 1 << 30;       // units per chunk: every item is one piece
@@ -137,21 +137,21 @@ __device__ int32_t sms_of_prompts(const PagedAttentionConfig& c, int32_t decode_
   return max(1, min(num_sms, c.num_sms - 1));
 }
 
-struct Request {
+struct Sequence {
   int32_t first_token, query_len, seq_len, row;
 };
 
-// The tiles of the prompts among a warp's requests, from tile number `first` of each lane's request on. The
+// The tiles of the prompts among a warp's sequences, from tile number `first` of each lane's sequence on. The
 // last tile of a prompt sees most keys: it goes first, so that no worker is left with it at the end. Returns
 // the units of this lane's share.
-__device__ int32_t write_prompt_tiles(const Work& work, const PagedAttentionConfig& c, const Request& request,
-                                      int32_t num_tiles, int32_t first, int32_t group,
-                                      int32_t queries_per_tile) {
+__device__ int32_t write_prompt_tiles(const Work& work, const PagedAttentionConfig& c,
+                                      const Sequence& sequence, int32_t num_tiles, int32_t first,
+                                      int32_t group, int32_t queries_per_tile) {
   int32_t units = 0;
   for (unsigned left = __ballot_sync(~0u, num_tiles > 0); left != 0; left &= left - 1) {
     const int lane = __ffs(static_cast<int>(left)) - 1;
-    const int32_t first_token = of_lane(request.first_token, lane), row = of_lane(request.row, lane);
-    const int32_t query_len = of_lane(request.query_len, lane), seq_len = of_lane(request.seq_len, lane);
+    const int32_t first_token = of_lane(sequence.first_token, lane), row = of_lane(sequence.row, lane);
+    const int32_t query_len = of_lane(sequence.query_len, lane), seq_len = of_lane(sequence.seq_len, lane);
     const int32_t count = of_lane(num_tiles, lane), to = of_lane(first, lane);
     for (int32_t t = static_cast<int32_t>(threadIdx.x % 32); t < count; t += 32) {
       const int32_t first_query = (count - 1 - t) * queries_per_tile;
@@ -166,7 +166,7 @@ __device__ int32_t write_prompt_tiles(const Work& work, const PagedAttentionConf
   return units;
 }
 
-// Grid: 1. Block: kFewThreads or kMaxThreads. One thread takes one request, then one prompt's tile, then one
+// Grid: 1. Block: kFewThreads or kMaxThreads. One thread takes one sequence, then one prompt's tile, then one
 // decode worker.
 __global__ void __launch_bounds__(kMaxThreads, 1)
     plan_kernel(PagedAttentionPlanParams p, Workspace ws, int32_t group, int32_t queries_per_tile) {
@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   const PagedAttentionConfig& c = p.config;
   const int32_t fold = folded_heads(c);
   const int32_t decode_group = group * fold, num_decode_heads = c.num_kv_heads / fold;
-  const int32_t num_reqs = min(*p.num_reqs, c.max_num_reqs);
+  const int32_t num_seqs = min(*p.num_seqs, c.max_num_seqs);
   for (int32_t i = threadIdx.x; i < ws.decode.num_counters; i += num_threads()) ws.decode.num_finished[i] = 0;
   for (int32_t i = threadIdx.x; i < ws.prefill.num_counters; i += num_threads())
     ws.prefill.num_finished[i] = 0;
@@ -188,10 +188,10 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
   for (bool fits = false; !fits;) {
     sums = {};
     my_prefill_units = 0;
-    for (int32_t begin = 0; begin < num_reqs; begin += num_threads()) {
+    for (int32_t begin = 0; begin < num_seqs; begin += num_threads()) {
       const int32_t i = begin + static_cast<int32_t>(threadIdx.x);
-      Request r{};
-      if (i < num_reqs) {
+      Sequence r{};
+      if (i < num_seqs) {
         r.first_token = p.query_start_loc[i];
         r.query_len = p.query_start_loc[i + 1] - r.first_token;
         r.seq_len = p.seq_lens[i];
@@ -265,7 +265,7 @@ void check(const PagedAttentionConfig& c) {
           c.num_q_heads / c.num_kv_heads);
   require(c.head_dim == 64 || c.head_dim == 96 || c.head_dim == 128 || c.head_dim == 256,
           "head_dim must be 64, 96, 128 or 256", c.head_dim);
-  require(c.max_num_reqs > 0, "max_num_reqs must be positive", c.max_num_reqs);
+  require(c.max_num_seqs > 0, "max_num_seqs must be positive", c.max_num_seqs);
   require(c.max_num_tokens > 0, "max_num_tokens must be positive", c.max_num_tokens);
   require(c.max_seq_len > 0, "max_seq_len must be positive", c.max_seq_len);
   require(c.num_sms > 0, "num_sms must be positive", c.num_sms);
@@ -283,15 +283,15 @@ Workspace lay_out(const PagedAttentionConfig& c, void* base) {
   Work& p = ws.prefill;
   d.num_workers = c.num_sms * decode_blocks_per_sm(c.head_dim);
   p.num_workers = c.num_sms;
-  d.max_tiles = c.max_num_reqs;
-  p.max_tiles = c.max_num_tokens / queries_per_tile + std::min(c.max_num_reqs, c.max_num_tokens);
+  d.max_tiles = c.max_num_seqs;
+  p.max_tiles = c.max_num_tokens / queries_per_tile + std::min(c.max_num_seqs, c.max_num_tokens);
   // Balanced prefill: items are cut when they are longer than a worker's fair share f, into at most 2 u / f
   // pieces for u units, so there are at most 2 per worker.
   d.num_slots = 2 * d.num_workers;
   p.num_slots = 2 * p.num_workers;
   if (c.split_keys > 0) {
     const int32_t chunks = ceil_div(c.max_seq_len, c.split_keys);
-    d.num_slots = c.max_num_reqs * c.num_kv_heads * chunks;
+    d.num_slots = c.max_num_seqs * c.num_kv_heads * chunks;
     p.num_slots = 0;
   }
   d.num_counters = std::max(d.num_slots, d.num_workers);
@@ -334,7 +334,7 @@ void launch_paged_attention_plan(const PagedAttentionPlanParams& params, cudaStr
   const int32_t group = c.num_q_heads / c.num_kv_heads;
   LaunchConfig config;
   config.grid = 1;
-  config.block = c.max_num_reqs <= kFewThreads ? kFewThreads : kMaxThreads;
+  config.block = c.max_num_seqs <= kFewThreads ? kFewThreads : kMaxThreads;
   config.overlaps = true;
   config.stream = stream;
   launch("paged attention plan", plan_kernel, config, params, lay_out(c, params.workspace), group,

@@ -1,15 +1,15 @@
 // How a batch is cut into work, and where the workspace keeps it.
 //
-// The query tokens of a request times the heads that share a KV head are "packed rows": row r is query token
-// r / group, head r % group of the group. A tile is a run of packed rows of one request; an item is a tile
+// The query tokens of a sequence times the heads that share a KV head are "packed rows": row r is query token
+// r / group, head r % group of the group. A tile is a run of packed rows of one sequence; an item is a tile
 // with one KV head: one attention problem of up to kRows rows against the keys that its last row sees.
 //
-//   requests of up to 16 packed rows (decode):  one tile of up to 16 rows   -> decode_kernel
+//   sequences of up to 16 packed rows (decode):  one tile of up to 16 rows   -> decode_kernel
 //   longer ones (prompts):                      tiles of 64 or 128 rows     -> prefill_wgmma_kernel,
 //   prefill_kernel
 //
-// Each class lays its items end to end on a line, in units of `chunk_keys` keys. Item by item, request by
-// request: tile.line_begin + kv_head * tile.num_chunks + chunk. A piece is a run of chunks of one item.
+// Each class lays its items end to end on a line, in units of `chunk_keys` keys. Item by item, sequence by
+// sequence: tile.line_begin + kv_head * tile.num_chunks + chunk. A piece is a run of chunks of one item.
 //
 //   decode:   worker w takes chunks [w * per_worker, (w + 1) * per_worker). Balanced: a chunk is 64 keys, and
 //             what a worker has of an item is one piece, so each worker holds at most two cut items.
@@ -56,7 +56,7 @@ struct alignas(16) Tile {
   int32_t first_token;      // query token of row 0
   int32_t num_rows;         // packed rows
   int32_t first_position;   // of row 0
-  int32_t block_table_row;  // of the request
+  int32_t block_table_row;  // of the sequence
 };
 static_assert(sizeof(Tile) == 32);
 

@@ -1,4 +1,4 @@
-// Attention of requests with many query tokens: tiles of 64 or 128 packed rows, bound by arithmetic.
+// Attention of sequences with many query tokens: tiles of 64 or 128 packed rows, bound by arithmetic.
 //
 // Grid: plan's workers, two blocks per SM (one for head_dim 256). Block: 4 warps of 16 or 32 rows. A worker
 // takes pieces from the line's counter; of a piece it walks the keys 64 at a time, with the next 64 keys and

@@ -1,4 +1,4 @@
-// Attention of requests with many query tokens on Hopper's own units: wgmma, fed by the copy engine.
+// Attention of sequences with many query tokens on Hopper's own units: wgmma, fed by the copy engine.
 //
 // Grid: one block per SM; those that the plan gives to decode leave at once, and only then may the kernel of
 // decode start, beside this one. Block: a warpgroup that loads and two that compute, 64 rows each.

@@ -18,8 +18,8 @@ __device__ inline void add_mass(uint32_t* low, uint32_t* high, uint64_t mass) {
 }
 
 // Cluster. Fills shared.totals of the leader.
-template <class T, bool kEdited>
-__device__ void build_histogram(Row<T, kEdited>& row, bool with_mass) {
+template <class T, bool kAdjusted>
+__device__ void build_histogram(Row<T, kAdjusted>& row, bool with_mass) {
   const cg::cluster_group cluster = cg::this_cluster();
   Shared& shared = row.shared;
   for (int i = threadIdx.x; i < kNumBins; i += kThreads) {
@@ -56,8 +56,8 @@ __device__ void build_histogram(Row<T, kEdited>& row, bool with_mass) {
 }
 
 // Leader. From shared.totals, for all blocks: where the set ends, and what to gather.
-template <class T, bool kEdited>
-__device__ Plan make_plan(Row<T, kEdited>& row, int top_k, float top_p) {
+template <class T, bool kAdjusted>
+__device__ Plan make_plan(Row<T, kAdjusted>& row, int top_k, float top_p) {
   Shared& shared = row.shared;
   const auto mass = [&](int bin) { return shared.totals.mass[bin]; };
   const auto count = [&](int bin) { return static_cast<uint64_t>(shared.totals.count[bin]); };
@@ -84,8 +84,8 @@ __device__ Plan make_plan(Row<T, kEdited>& row, int top_k, float top_p) {
 }
 
 // Cluster. The tokens of bins [first_bin, last_bin] to the leader's candidates, in any order.
-template <class T, bool kEdited>
-__device__ void gather_candidates(Row<T, kEdited>& row, int first_bin, int last_bin) {
+template <class T, bool kAdjusted>
+__device__ void gather_candidates(Row<T, kAdjusted>& row, int first_bin, int last_bin) {
   const cg::cluster_group cluster = cg::this_cluster();
   Shared& leader = *cluster.map_shared_rank(&row.shared, 0);
   const int lane = threadIdx.x % kWarpSize;
@@ -129,9 +129,9 @@ __device__ inline void sort_candidates(uint64_t* candidates, int count) {
 }
 
 // Leader. Draws from the sorted candidates, to out; or asks the cluster to walk the ids (shared.walk_ids).
-template <class T, bool kEdited>
-__device__ void draw_from_candidates(Row<T, kEdited>& row, const Plan& plan, int top_k, float top_p, double u,
-                                     const Result& out) {
+template <class T, bool kAdjusted>
+__device__ void draw_from_candidates(Row<T, kAdjusted>& row, const Plan& plan, int top_k, float top_p,
+                                     double u, const Result& out) {
   Shared& shared = row.shared;
   const auto mass = [&](int i) { return row.mass_of(logit_of(shared.candidates[i] >> 32)); };
   int num_kept = static_cast<int>(min(shared.num_candidates, static_cast<uint32_t>(kMaxCandidates)));

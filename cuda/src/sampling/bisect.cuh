@@ -18,8 +18,8 @@ template <>
 inline constexpr int kUnusedBits<__half> = 13;
 
 // The same of a row: a bias or a penalty makes a float32 of a logit.
-template <class T, bool kEdited>
-__device__ int unused_bits(const Row<T, kEdited>& row) {
+template <class T, bool kAdjusted>
+__device__ int unused_bits(const Row<T, kAdjusted>& row) {
   return row.has_counts() || row.has_biases() ? 0 : kUnusedBits<T>;
 }
 
@@ -32,8 +32,8 @@ struct Cut {
 };
 
 // Cluster. Number and mass of the tokens whose key is at least this, -inf excepted.
-template <bool kWithMass = true, class T, bool kEdited>
-__device__ ClusterSum measure(Row<T, kEdited>& row, uint32_t key) {
+template <bool kWithMass = true, class T, bool kAdjusted>
+__device__ ClusterSum measure(Row<T, kAdjusted>& row, uint32_t key) {
   uint64_t count = 0, mass = 0;
   row.for_each_vector([&](const auto& values, int) {
 #pragma unroll
@@ -51,8 +51,8 @@ __device__ ClusterSum measure(Row<T, kEdited>& row, uint32_t key) {
 
 // Cluster. The shortest prefix of the rank order whose count (by = 0) or mass (by = 1) exceeds limit, which
 // is less than that of the row.
-template <class T, bool kEdited>
-__device__ Cut cut(Row<T, kEdited>& row, int by, uint64_t limit) {
+template <class T, bool kAdjusted>
+__device__ Cut cut(Row<T, kAdjusted>& row, int by, uint64_t limit) {
   const int num_unused = unused_bits(row);
   uint32_t key = 0;
   for (int bit = 31; bit >= num_unused; --bit) {
@@ -72,8 +72,8 @@ __device__ Cut cut(Row<T, kEdited>& row, int by, uint64_t limit) {
 }
 
 // Cluster. Draws with top_k or top_p, to out.
-template <class T, bool kEdited>
-__device__ void draw_by_bisection(Row<T, kEdited>& row, const Plan& plan, int top_k, float top_p, double u,
+template <class T, bool kAdjusted>
+__device__ void draw_by_bisection(Row<T, kAdjusted>& row, const Plan& plan, int top_k, float top_p, double u,
                                   const Result& out) {
   const ClusterSum all = measure(row, 0);
   Cut kept{0, 0, all.total[0], all.total[1]};

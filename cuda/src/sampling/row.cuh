@@ -99,9 +99,9 @@ __device__ inline float scale_of(float temperature) {
 }
 
 // All methods are called by all threads of the block, those marked "cluster" by all blocks of the cluster.
-template <class T, bool kEdited = false>
-struct Row : RowView<T, kEdited> {
-  using RowView<T, kEdited>::begin, RowView<T, kEdited>::size;
+template <class T, bool kAdjusted = false>
+struct Row : RowView<T, kAdjusted> {
+  using RowView<T, kAdjusted>::begin, RowView<T, kAdjusted>::size;
 
   Shared& shared;
   float max = 0;  // of the row
@@ -111,7 +111,7 @@ struct Row : RowView<T, kEdited> {
   int exchange_idx = 0;
 
   __device__ Row(Shared& shared, const T* row, int vocab_size)
-      : RowView<T, kEdited>(row, vocab_size, cg::this_cluster().block_rank()), shared(shared) {}
+      : RowView<T, kAdjusted>(row, vocab_size, cg::this_cluster().block_rank()), shared(shared) {}
 
   __device__ uint64_t mass_of(float logit) const {
     return __float2ull_rn(expf((logit - max) * inverse_temperature) * kUnit);

@@ -38,7 +38,7 @@ void launch_sample(const SampleParams& p, cudaStream_t stream) {
     refuse("bias_offsets", "an array", "null without bias_ids and biases");
   }
   if (p.min_p != nullptr || p.token_counts != nullptr || p.bias_offsets != nullptr) {
-    launch_edited(p, stream);
+    launch_adjusted(p, stream);
   } else {
     launch_plain(p, stream);
   }

@@ -15,8 +15,8 @@
 
 namespace quire::cuda::sampling {
 
-// The build for calls with penalties, min_p or biases: sample_edited.cu.
-void launch_edited(const SampleParams& params, cudaStream_t stream);
+// The build for calls with penalties, min_p or biases: sample_adjusted.cu.
+void launch_adjusted(const SampleParams& params, cudaStream_t stream);
 
 namespace {
 
@@ -24,8 +24,8 @@ namespace {
 __host__ __device__ constexpr int num_bit_words(int vocab_size) { return (slice_size(vocab_size) + 31) / 32; }
 
 // Bits of this block's ids that may not be sampled, in memory; null when the row has no mask.
-template <class T, bool kEdited>
-__device__ const uint32_t* build_mask(const SampleParams& p, int row_idx, const RowView<T, kEdited>& row,
+template <class T, bool kAdjusted>
+__device__ const uint32_t* build_mask(const SampleParams& p, int row_idx, const RowView<T, kAdjusted>& row,
                                       uint32_t* memory) {
   const int mask_row = p.mask_rows != nullptr ? p.mask_rows[row_idx] : -1;
   if (mask_row < 0) return nullptr;
@@ -38,8 +38,8 @@ __device__ const uint32_t* build_mask(const SampleParams& p, int row_idx, const 
 }
 
 // Bits of this block's ids that have a bias, in the memory behind the mask's. For rows that have biases.
-template <class T, bool kEdited>
-__device__ void build_biased(const SampleParams& p, int row_idx, const RowView<T, kEdited>& row,
+template <class T, bool kAdjusted>
+__device__ void build_biased(const SampleParams& p, int row_idx, const RowView<T, kAdjusted>& row,
                              uint32_t* memory) {
   for (int i = threadIdx.x; i < (row.size + 31) / 32; i += kThreads) memory[i] = 0;
   __syncthreads();
@@ -55,24 +55,24 @@ __device__ void build_biased(const SampleParams& p, int row_idx, const RowView<T
 __device__ inline uint32_t* bits_of(Shared& shared) { return reinterpret_cast<uint32_t*>(&shared + 1); }
 
 // The row with everything that it asks for. Its bits are there.
-template <class T, bool kEdited>
-__device__ Row<T, kEdited> make_row(const SampleParams& p, int row_idx, Shared& shared,
-                                    const uint32_t* mask) {
-  Row<T, kEdited> row(shared, static_cast<const T*>(p.logits) + row_idx * p.stride_logits, p.vocab_size);
+template <class T, bool kAdjusted>
+__device__ Row<T, kAdjusted> make_row(const SampleParams& p, int row_idx, Shared& shared,
+                                      const uint32_t* mask) {
+  Row<T, kAdjusted> row(shared, static_cast<const T*>(p.logits) + row_idx * p.stride_logits, p.vocab_size);
   row.set_temperature(p.temperature[row_idx]);
-  row.edits.mask = mask;
-  if (kEdited && has_penalties(p, row_idx)) {
-    row.edits.counts = counts_of(p, row_idx) + row.begin;
-    row.edits.repetition = p.repetition_penalty[row_idx];
-    row.edits.presence = p.presence_penalty[row_idx];
-    row.edits.frequency = p.frequency_penalty[row_idx];
+  row.adjustments.mask = mask;
+  if (kAdjusted && has_penalties(p, row_idx)) {
+    row.adjustments.counts = counts_of(p, row_idx) + row.begin;
+    row.adjustments.repetition = p.repetition_penalty[row_idx];
+    row.adjustments.presence = p.presence_penalty[row_idx];
+    row.adjustments.frequency = p.frequency_penalty[row_idx];
   }
-  if (kEdited && has_biases(p, row_idx)) {
+  if (kAdjusted && has_biases(p, row_idx)) {
     const int first = p.bias_offsets[row_idx];
-    row.edits.biased = bits_of(shared) + num_bit_words(p.vocab_size);
-    row.edits.bias_ids = p.bias_ids + first;
-    row.edits.biases = p.biases + first;
-    row.edits.num_biases = p.bias_offsets[row_idx + 1] - first;
+    row.adjustments.biased = bits_of(shared) + num_bit_words(p.vocab_size);
+    row.adjustments.bias_ids = p.bias_ids + first;
+    row.adjustments.biases = p.biases + first;
+    row.adjustments.num_biases = p.bias_offsets[row_idx + 1] - first;
   }
   return row;
 }
@@ -96,8 +96,8 @@ __device__ inline int choose_segment(const Finding (&findings)[kNumSegments], do
 }
 
 // Cluster. Draws with top_k or top_p where the shortcut does not decide.
-template <class T, bool kEdited>
-__device__ void draw_from_bins(Row<T, kEdited>& row, int top_k, float top_p, double u, const Result& out) {
+template <class T, bool kAdjusted>
+__device__ void draw_from_bins(Row<T, kAdjusted>& row, int top_k, float top_p, double u, const Result& out) {
   const cg::cluster_group cluster = cg::this_cluster();
   Shared& shared = row.shared;
   build_histogram(row, top_k == 0);
@@ -127,11 +127,11 @@ __device__ void draw_from_bins(Row<T, kEdited>& row, int top_k, float top_p, dou
 // its own, which may have as many registers as the kernel.
 
 // scan_edited of any row, whose bits of ids with a bias are set first. Called by all threads of a block.
-template <class T, int kBlocksPerSm, bool kEdited>
+template <class T, int kBlocksPerSm, bool kAdjusted>
 __device__ __noinline__ Scan scan_unusual(const SampleParams& p, int row_idx, Shared& shared,
                                           const uint32_t* mask) {
-  const Row<T, kEdited> row = make_row<T, kEdited>(p, row_idx, shared, mask);
-  if (kEdited && has_biases(p, row_idx)) {
+  const Row<T, kAdjusted> row = make_row<T, kAdjusted>(p, row_idx, shared, mask);
+  if (kAdjusted && has_biases(p, row_idx)) {
     build_biased(p, row_idx, row, bits_of(shared) + num_bit_words(p.vocab_size));
   }
   return scan_edited(row, row.scale);
@@ -139,21 +139,21 @@ __device__ __noinline__ Scan scan_unusual(const SampleParams& p, int row_idx, Sh
 
 // Cluster. Draws from any row whose findings and maxima all blocks know. max: of the row; thread_max: the
 // largest logit that this thread saw.
-template <class T, int kBlocksPerSm, bool kEdited>
+template <class T, int kBlocksPerSm, bool kAdjusted>
 __device__ __noinline__ void draw_unusual(const SampleParams& p, int row_idx, Shared& shared,
                                           const uint32_t* mask, float max, float thread_max) {
   const cg::cluster_group cluster = cg::this_cluster();
-  Row<T, kEdited> row = make_row<T, kEdited>(p, row_idx, shared, mask);
+  Row<T, kAdjusted> row = make_row<T, kAdjusted>(p, row_idx, shared, mask);
   row.max = max;
   int top_k = p.top_k[row_idx];
   if (top_k < 0 || top_k >= p.vocab_size) top_k = 0;
   const float top_p = p.top_p[row_idx] < 1 ? p.top_p[row_idx] : 1.0f;
-  const float min_p = !kEdited || p.min_p == nullptr ? 0.0f : p.min_p[row_idx];
+  const float min_p = !kAdjusted || p.min_p == nullptr ? 0.0f : p.min_p[row_idx];
   const double u = uniform(p.seed[row_idx], p.output_idx[row_idx]);
   const Result out{p, row_idx};
   int pass = 0;
   if (min_p > 0) {
-    row.edits.floor =
+    row.adjustments.floor =
         min_p < 1 ? static_cast<float>(max + p.temperature[row_idx] * log(static_cast<double>(min_p))) : max;
     if (top_k == 0) {  // the sums again, without what min_p puts out
       pass = 1;
@@ -172,7 +172,7 @@ __device__ __noinline__ void draw_unusual(const SampleParams& p, int row_idx, Sh
     return;
   }
   if (top_k <= kMaxShortcut) {
-    const float cutoff = fmaxf(bound_of(shared, top_k > 0 ? top_k : kFirstGuess), row.edits.floor);
+    const float cutoff = fmaxf(bound_of(shared, top_k > 0 ? top_k : kFirstGuess), row.adjustments.floor);
     uint64_t total_mass = 0;
     if (top_k == 0) {
       const double sum = __shfl_sync(kAllLanes, scan_weights(findings, max, row.scale), kWarpSize - 1);
@@ -187,7 +187,7 @@ __device__ __noinline__ void draw_unusual(const SampleParams& p, int row_idx, Sh
 //
 // A block may leave once no other block reads or writes its shared memory: every access to another block's is
 // followed by a barrier of the cluster.
-template <class T, int kBlocksPerSm, bool kEdited>
+template <class T, int kBlocksPerSm, bool kAdjusted>
 __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
     sample_kernel(const __grid_constant__ SampleParams p) {
   extern __shared__ __align__(16) unsigned char memory[];
@@ -200,11 +200,11 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
 
   const int row_idx = blockIdx.x / kClusterSize, lane = threadIdx.x % kWarpSize;
   const T* logits = static_cast<const T*>(p.logits) + row_idx * p.stride_logits;
-  RowView<T, kEdited> row(logits, p.vocab_size, static_cast<int>(cluster.block_rank()));
+  RowView<T, kAdjusted> row(logits, p.vocab_size, static_cast<int>(cluster.block_rank()));
   const Segment segment = row.segment();
-  typename RowView<T, kEdited>::Vector vecs[kBatch];
+  typename RowView<T, kAdjusted>::Vector vecs[kBatch];
   const bool is_whole = row.is_whole(segment);
-  if (is_whole) row.load_batch(segment.first + lane * RowView<T, kEdited>::kSize, segment.end, vecs);
+  if (is_whole) row.load_batch(segment.first + lane * RowView<T, kAdjusted>::kSize, segment.end, vecs);
 
   // While the logits are on their way.
   const float temperature = p.temperature[row_idx];
@@ -213,16 +213,16 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   const bool has_top_k = top_k > 0 && top_k < p.vocab_size;
   const bool has_set = !is_greedy && (has_top_k || p.top_p[row_idx] < 1);
   // No row of the plain build has penalties; told so, the compiler spills more.
-  const bool is_edited = has_penalties(p, row_idx) || (kEdited && has_biases(p, row_idx));
+  const bool is_edited = has_penalties(p, row_idx) || (kAdjusted && has_biases(p, row_idx));
   const float scale = scale_of(temperature);
-  row.edits.mask = build_mask(p, row_idx, row, bits_of(shared));
+  row.adjustments.mask = build_mask(p, row_idx, row, bits_of(shared));
   // The leader's first warp finishes a usual row alone: the others make room for the next row's.
-  const bool is_usual = is_greedy || !(has_set || is_edited || row.edits.mask != nullptr ||
-                                       (kEdited && p.min_p != nullptr && p.min_p[row_idx] > 0));
+  const bool is_usual = is_greedy || !(has_set || is_edited || row.adjustments.mask != nullptr ||
+                                       (kAdjusted && p.min_p != nullptr && p.min_p[row_idx] > 0));
 
   Scan scan;
   if (!is_whole || is_edited) {
-    scan = scan_unusual<T, kBlocksPerSm, kEdited>(p, row_idx, shared, row.edits.mask);
+    scan = scan_unusual<T, kBlocksPerSm, kAdjusted>(p, row_idx, shared, row.adjustments.mask);
   } else if (!is_greedy && !has_top_k) {
     scan = scan_plain<true>(row, segment, vecs, scale);
   } else {
@@ -258,7 +258,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
   }
   const float max = logit_of(key);
   if (!is_usual) {
-    draw_unusual<T, kBlocksPerSm, kEdited>(p, row_idx, shared, row.edits.mask, max, scan.largest);
+    draw_unusual<T, kBlocksPerSm, kAdjusted>(p, row_idx, shared, row.adjustments.mask, max, scan.largest);
     return;
   }
   int id;
@@ -268,7 +268,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm)
     double rest;
     const double u = uniform(p.seed[row_idx], p.output_idx[row_idx]);
     const int chosen = choose_segment(findings, u, max, scale, rest);
-    const RowView<T, kEdited> view(logits, p.vocab_size, chosen / kNumWarps);
+    const RowView<T, kAdjusted> view(logits, p.vocab_size, chosen / kNumWarps);
     id = pick_in_segment(view, view.segment(chosen % kNumWarps), rest, max, scale);
   }
   if (lane == 0) Result{p, row_idx}.write(id);

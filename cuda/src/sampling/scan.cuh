@@ -42,15 +42,15 @@ __device__ inline void scan_values(const float (&values)[kSize], int i, float sc
   }
 }
 
-// This thread's part of its warp's segment, whatever is to be edited. place is that of the logit itself, in
+// This thread's part of its warp's segment, whatever is to be adjusted. place is that of the logit itself, in
 // threads that have their warp's largest.
-template <class T, bool kEdited>
-__device__ Scan scan_edited(const RowView<T, kEdited>& row, float scale) {
+template <class T, bool kAdjusted>
+__device__ Scan scan_edited(const RowView<T, kAdjusted>& row, float scale) {
   Scan scan;
   row.template for_each_vector<false>(
       row.segment(), [&](const auto& values, int i) { scan_values<true>(values, i, scale, scan); });
   bool is_wanted = scan.largest > minus_inf();
-  if constexpr (kEdited) {
+  if constexpr (kAdjusted) {
     const uint32_t key = key_of(scan.largest);
     is_wanted &= key == __reduce_max_sync(kAllLanes, key);
   }
@@ -61,10 +61,10 @@ __device__ Scan scan_edited(const RowView<T, kEdited>& row, float scale) {
 }
 
 // Of a plain segment, whose first vectors are in vecs, or on their way.
-template <bool kWithSum, class T, bool kEdited>
-__device__ Scan scan_plain(const RowView<T, kEdited>& row, const Segment& segment,
-                           typename RowView<T, kEdited>::Vector (&vecs)[kBatch], float scale) {
-  constexpr int kSize = RowView<T, kEdited>::kSize, kStep = RowView<T, kEdited>::kStep;
+template <bool kWithSum, class T, bool kAdjusted>
+__device__ Scan scan_plain(const RowView<T, kAdjusted>& row, const Segment& segment,
+                           typename RowView<T, kAdjusted>::Vector (&vecs)[kBatch], float scale) {
+  constexpr int kSize = RowView<T, kAdjusted>::kSize, kStep = RowView<T, kAdjusted>::kStep;
   const int lane = threadIdx.x % kWarpSize;
   Scan scan;
   int i = segment.first + lane * kSize;
@@ -83,9 +83,9 @@ __device__ Scan scan_plain(const RowView<T, kEdited>& row, const Segment& segmen
 }
 
 // The place of the logit itself, after scan_plain.
-template <class T, bool kEdited>
-__device__ int find_in_vector(const RowView<T, kEdited>& row, const Scan& scan) {
-  constexpr int kSize = RowView<T, kEdited>::kSize;
+template <class T, bool kAdjusted>
+__device__ int find_in_vector(const RowView<T, kAdjusted>& row, const Scan& scan) {
+  constexpr int kSize = RowView<T, kAdjusted>::kSize;
   float values[kSize];
   row.unpack(load_vec<T, kSize>(row.logits + scan.place), scan.place, row.size, values);
   int first = kSize - 1;
@@ -156,16 +156,16 @@ __device__ inline double scan_weights(const Finding (&findings)[kNumSegments], f
 
 // Warp. The id in this vector per lane, from logits[i] on, at which the running sum of the weights exceeds
 // rest; the last one that weighs anything when none does; -1 when none weighs anything.
-template <class T, bool kEdited>
-__device__ int pick_in_vectors(const RowView<T, kEdited>& row, int i, int end, double rest, float reference,
+template <class T, bool kAdjusted>
+__device__ int pick_in_vectors(const RowView<T, kAdjusted>& row, int i, int end, double rest, float reference,
                                float scale) {
-  constexpr int kSize = RowView<T, kEdited>::kSize;
+  constexpr int kSize = RowView<T, kAdjusted>::kSize;
   const int lane = threadIdx.x % kWarpSize;
-  typename RowView<T, kEdited>::Vector vec;
-  typename RowView<T, kEdited>::Counts counts;
+  typename RowView<T, kAdjusted>::Vector vec;
+  typename RowView<T, kAdjusted>::Counts counts;
   row.load(i, end, vec, counts);
   float values[kSize];
-  row.edit(vec, counts, i, end, values);
+  row.adjustment(vec, counts, i, end, values);
   double mine = 0;
 #pragma unroll
   for (int k = 0; k < kSize; ++k) {
@@ -197,10 +197,10 @@ __device__ int pick_in_vectors(const RowView<T, kEdited>& row, int i, int end, d
 
 // Warp. The id of a segment at which the running sum of the weights relative to reference exceeds rest. One
 // of its weights is above 0.
-template <class T, bool kEdited>
-__device__ int pick_in_segment(const RowView<T, kEdited>& row, const Segment& segment, double rest,
+template <class T, bool kAdjusted>
+__device__ int pick_in_segment(const RowView<T, kAdjusted>& row, const Segment& segment, double rest,
                                float reference, float scale) {
-  constexpr int kSize = RowView<T, kEdited>::kSize, kStep = RowView<T, kEdited>::kStep;
+  constexpr int kSize = RowView<T, kAdjusted>::kSize, kStep = RowView<T, kAdjusted>::kStep;
   const int begin = threadIdx.x % kWarpSize * kSize;
   int last = segment.first;  // of the last vectors that weigh anything: rounding may leave a little over
   bool is_found = false;
@@ -219,7 +219,7 @@ __device__ int pick_in_segment(const RowView<T, kEdited>& row, const Segment& se
   if (row.is_plain(segment)) {
 #pragma unroll 1
     for (int first = segment.first; first < segment.end && !is_found; first += 2 * kBatch * kStep) {
-      typename RowView<T, kEdited>::Vector vecs[2 * kBatch];
+      typename RowView<T, kAdjusted>::Vector vecs[2 * kBatch];
       row.load_batch(first + begin, segment.end, vecs);
       float sums[2 * kBatch];
 #pragma unroll

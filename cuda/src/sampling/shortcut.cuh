@@ -48,9 +48,9 @@ __device__ inline float bound_of(const Shared& shared, int n) {
 
 // This warp's tokens from cutoff on to the leader's candidates, in any order. A barrier of the cluster
 // follows.
-template <bool kPlain, class T, bool kEdited>
-__device__ void gather_from(Row<T, kEdited>& row, const Segment& segment, float thread_max, float cutoff) {
-  constexpr int kSize = RowView<T, kEdited>::kSize;
+template <bool kPlain, class T, bool kAdjusted>
+__device__ void gather_from(Row<T, kAdjusted>& row, const Segment& segment, float thread_max, float cutoff) {
+  constexpr int kSize = RowView<T, kAdjusted>::kSize;
   if (!__any_sync(kAllLanes, thread_max >= cutoff)) return;
   Shared& leader = *cg::this_cluster().map_shared_rank(&row.shared, 0);
   const int lane = threadIdx.x % kWarpSize;
@@ -82,8 +82,8 @@ __device__ void gather_from(Row<T, kEdited>& row, const Segment& segment, float 
   });
 }
 
-template <class T, bool kEdited>
-__device__ void gather_from(Row<T, kEdited>& row, float thread_max, float cutoff) {
+template <class T, bool kAdjusted>
+__device__ void gather_from(Row<T, kAdjusted>& row, float thread_max, float cutoff) {
   const Segment segment = row.segment();
   if (row.is_plain(segment)) {
     gather_from<true>(row, segment, thread_max, cutoff);
@@ -142,8 +142,8 @@ __device__ inline Ranked rank_few(Shared& shared, int num_candidates) {
 
 // Leader. draw_shortcut for up to kFew candidates: two barriers, then one warp alone. The result is in that
 // warp.
-template <class T, bool kEdited>
-__device__ bool draw_from_few(Row<T, kEdited>& row, int num_candidates, uint64_t total_mass, int top_k,
+template <class T, bool kAdjusted>
+__device__ bool draw_from_few(Row<T, kAdjusted>& row, int num_candidates, uint64_t total_mass, int top_k,
                               float top_p, double u, const Result& out) {
   constexpr int kPerLane = kFew / kWarpSize;
   Shared& shared = row.shared;
@@ -183,8 +183,8 @@ __device__ bool draw_from_few(Row<T, kEdited>& row, int num_candidates, uint64_t
 
 // Leader. Draws from the gathered candidates, to out; false when they do not decide. The result is in the
 // first warp.
-template <class T, bool kEdited>
-__device__ bool draw_shortcut(Row<T, kEdited>& row, uint64_t total_mass, int top_k, float top_p, double u,
+template <class T, bool kAdjusted>
+__device__ bool draw_shortcut(Row<T, kAdjusted>& row, uint64_t total_mass, int top_k, float top_p, double u,
                               const Result& out) {
   Shared& shared = row.shared;
   if (shared.num_candidates > kMaxCandidates) return false;
@@ -206,8 +206,8 @@ __device__ bool draw_shortcut(Row<T, kEdited>& row, uint64_t total_mass, int top
 
 // Cluster. Draws to out, or returns false. cutoff: at least top_k tokens, or kFirstGuess without top_k, reach
 // it, or all there are. total_mass: of the row, without top_k.
-template <class T, bool kEdited>
-__device__ bool try_shortcut(Row<T, kEdited>& row, float thread_max, float cutoff, uint64_t total_mass,
+template <class T, bool kAdjusted>
+__device__ bool try_shortcut(Row<T, kAdjusted>& row, float thread_max, float cutoff, uint64_t total_mass,
                              int top_k, float top_p, double u, const Result& out) {
   const cg::cluster_group cluster = cg::this_cluster();
   Shared& shared = row.shared;

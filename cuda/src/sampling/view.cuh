@@ -79,7 +79,7 @@ __device__ __noinline__ inline float find_bias(const int32_t* ids, const float* 
 }
 
 // What a row asks for beside its logits. The same as quire::cpu does, bit by bit: see sample.h.
-struct Edits {
+struct Adjustments {
   const uint32_t* mask = nullptr;     // of this block's ids, in shared memory; set bits may not be sampled
   const uint32_t* biased = nullptr;   // the same: bits of the ids that have a bias
   const int32_t* bias_ids = nullptr;  // [num_biases], ascending, of the whole row
@@ -110,11 +110,11 @@ struct Edits {
 // Penalties alone, as a call too. entry: of token_counts, not 0.
 __device__ __noinline__ inline float penalised(float logit, int entry, float repetition, float presence,
                                                float frequency) {
-  Edits edits;
-  edits.repetition = repetition;
-  edits.presence = presence;
-  edits.frequency = frequency;
-  return edits.apply(logit, entry);
+  Adjustments adjustments;
+  adjustments.repetition = repetition;
+  adjustments.presence = presence;
+  adjustments.frequency = frequency;
+  return adjustments.apply(logit, entry);
 }
 
 struct Segment {
@@ -129,9 +129,9 @@ __host__ __device__ constexpr int slice_size(int vocab_size) { return segment_si
 
 // One block's view of a row: a slice of kNumWarps segments.
 //
-// kEdited: it may have penalties, min_p and biases, not only a mask. Most calls have none, and these cost
+// kAdjusted: it may have penalties, min_p and biases, not only a mask. Most calls have none, and these cost
 // registers.
-template <class T, bool kEdited = false>
+template <class T, bool kAdjusted = false>
 struct RowView {
   static constexpr int kSize = kVecSize<T>;
   static constexpr int kStep = kWarpSize * kSize;  // ids from one vector of a thread to its next
@@ -142,7 +142,7 @@ struct RowView {
   int32_t begin;    // id of logits[0]
   int32_t size;     // 0 for blocks past a short row's end
   int32_t segment_size;
-  Edits edits;
+  Adjustments adjustments;
 
   // The slice of the block with this rank in the cluster.
   __device__ RowView(const T* row, int vocab_size, int rank)
@@ -159,17 +159,18 @@ struct RowView {
 
   __device__ Segment segment() const { return segment(threadIdx.x / kWarpSize); }
 
-  __device__ bool has_counts() const { return kEdited && edits.counts != nullptr; }
-  __device__ bool has_biases() const { return kEdited && edits.biased != nullptr; }
+  __device__ bool has_counts() const { return kAdjusted && adjustments.counts != nullptr; }
+  __device__ bool has_biases() const { return kAdjusted && adjustments.biased != nullptr; }
 
   __device__ float biased_logit(float logit, int i) const {
-    if (!kEdited || !edits.is_biased(i)) return logit;
-    return __fadd_rn(logit, find_bias(edits.bias_ids, edits.biases, edits.num_biases, begin + i));
+    if (!kAdjusted || !adjustments.is_biased(i)) return logit;
+    return __fadd_rn(logit,
+                     find_bias(adjustments.bias_ids, adjustments.biases, adjustments.num_biases, begin + i));
   }
 
   __device__ float logit(int i) const {
-    if (edits.is_masked(i)) return minus_inf();
-    return edits.apply(biased_logit(to_float(logits[i]), i), has_counts() ? edits.counts[i] : 0);
+    if (adjustments.is_masked(i)) return minus_inf();
+    return adjustments.apply(biased_logit(to_float(logits[i]), i), has_counts() ? adjustments.counts[i] : 0);
   }
 
   // Whether a segment consists of whole vectors.
@@ -179,7 +180,7 @@ struct RowView {
 
   // Whether a segment takes the fast way. Both ways give the same numbers.
   __device__ bool is_plain(const Segment& segment) const {
-    return is_whole(segment) && !has_counts() && !has_biases() && edits.floor == minus_inf();
+    return is_whole(segment) && !has_counts() && !has_biases() && adjustments.floor == minus_inf();
   }
 
   // vecs[j] from logits[i + j * kStep] on, of a whole segment: all in flight at once. -inf past the end.
@@ -200,8 +201,8 @@ struct RowView {
   __device__ void unpack(const Vector& vec, int i, int end, float (&values)[kSize]) const {
 #pragma unroll
     for (int k = 0; k < kSize; ++k) values[k] = to_float(vec[k]);
-    if (edits.mask == nullptr || i >= end) return;
-    const uint32_t bits = edits.mask[i / 32] >> (i % 32);  // kSize divides 32
+    if (adjustments.mask == nullptr || i >= end) return;
+    const uint32_t bits = adjustments.mask[i / 32] >> (i % 32);  // kSize divides 32
     if ((bits & ((1u << kSize) - 1)) == 0) return;
 #pragma unroll
     for (int k = 0; k < kSize; ++k) {
@@ -217,27 +218,28 @@ struct RowView {
 #pragma unroll
       for (int k = 0; k < kSize; ++k) vec[k] = i + k < end ? logits[i + k] : from_float<T>(minus_inf());
     }
-    if (has_counts() && i + kSize <= end && reinterpret_cast<uintptr_t>(edits.counts) % 16 == 0) {
-      counts = load_vec<uint16_t, kSize>(edits.counts + i);
+    if (has_counts() && i + kSize <= end && reinterpret_cast<uintptr_t>(adjustments.counts) % 16 == 0) {
+      counts = load_vec<uint16_t, kSize>(adjustments.counts + i);
     } else {
 #pragma unroll
       for (int k = 0; k < kSize; ++k) {
-        counts[k] = has_counts() && i + k < end ? edits.counts[i + k] : uint16_t{0};
+        counts[k] = has_counts() && i + k < end ? adjustments.counts[i + k] : uint16_t{0};
       }
     }
   }
 
   // The floats of both, -inf past the end.
-  __device__ void edit(const Vector& vec, const Counts& counts, int i, int end,
-                       float (&values)[kSize]) const {
-    if constexpr (kEdited) {
+  __device__ void adjustment(const Vector& vec, const Counts& counts, int i, int end,
+                             float (&values)[kSize]) const {
+    if constexpr (kAdjusted) {
       unpack(vec, i, end, values);
       if (i < end) edit_touched(counts, i, values);
     } else {
 #pragma unroll
       for (int k = 0; k < kSize; ++k) {
-        const bool is_out = i + k >= end || edits.is_masked(i + k);
-        values[k] = is_out ? minus_inf() : edits.apply(biased_logit(to_float(vec[k]), i + k), counts[k]);
+        const bool is_out = i + k >= end || adjustments.is_masked(i + k);
+        values[k] =
+            is_out ? minus_inf() : adjustments.apply(biased_logit(to_float(vec[k]), i + k), counts[k]);
       }
     }
   }
@@ -248,23 +250,24 @@ struct RowView {
     const auto bits_at = [&](const uint32_t* words) {
       return words == nullptr ? 0 : (words[i / 32] >> (i % 32)) & ((1u << kSize) - 1);
     };
-    const uint32_t biased = bits_at(edits.biased);
+    const uint32_t biased = bits_at(adjustments.biased);
     uint32_t any_count = 0;
 #pragma unroll
     for (int k = 0; k < kSize; ++k) any_count |= counts[k];
     if ((biased | any_count) != 0) {
-      const uint32_t masked = bits_at(edits.mask);
+      const uint32_t masked = bits_at(adjustments.mask);
 #pragma unroll
       for (int k = 0; k < kSize; ++k) {
         const bool is_biased = ((biased >> k) & 1) != 0;
         if ((!is_biased && counts[k] == 0) || ((masked >> k) & 1) != 0) continue;
         values[k] = biased_logit(values[k], i + k);
         if (counts[k] == 0) continue;
-        values[k] = penalised(values[k], counts[k], edits.repetition, edits.presence, edits.frequency);
+        values[k] = penalised(values[k], counts[k], adjustments.repetition, adjustments.presence,
+                              adjustments.frequency);
       }
     }
 #pragma unroll
-    for (int k = 0; k < kSize; ++k) values[k] = values[k] < edits.floor ? minus_inf() : values[k];
+    for (int k = 0; k < kSize; ++k) values[k] = values[k] < adjustments.floor ? minus_inf() : values[k];
   }
 
   // use(values, i) for the vectors of this thread in a segment that its warp looks at: values from logits[i]
@@ -291,7 +294,7 @@ struct RowView {
         for (int j = 0; j < kInFlight; ++j) load(first + j * kStep, segment.end, vecs[j], counts[j]);
 #pragma unroll
         for (int j = 0; j < kInFlight; ++j) {
-          edit(vecs[j], counts[j], first + j * kStep, segment.end, values);
+          adjustment(vecs[j], counts[j], first + j * kStep, segment.end, values);
           use(values, first + j * kStep);
         }
       }

@@ -17,7 +17,7 @@ if has_cuda_kernels():
 class BatchInfo:
     """Where each token of one step belongs: a batch's index arrays, checked once and shared by all layers.
 
-    Request i owns tokens [query_start_loc[i], query_start_loc[i + 1]); its last one stands at position
+    Sequence i owns tokens [query_start_loc[i], query_start_loc[i + 1]); its last one stands at position
     seq_lens[i] - 1. The tensors are kept alive; changing their contents between kernels changes the batch.
 
     The last three are for a GPU, where a captured step serves other batches too.
@@ -28,29 +28,29 @@ class BatchInfo:
         *,
         positions: Tensor,  # [num_tokens] int32
         slot_mapping: Tensor,  # [num_tokens] int64; -1: not stored
-        query_start_loc: Tensor,  # [num_reqs + 1] int32
-        seq_lens: Tensor,  # [num_reqs] int32, tokens with KV after this step
-        block_tables: Tensor,  # [max_num_seqs, max_blocks_per_request] int32; past a request's end: unused
-        block_table_rows: Tensor,  # [num_reqs] int32
-        num_reqs: Tensor | None = None,  # its first element, int32: how many of the requests there are
-        max_query_len: int = 0,  # no request of this step, nor of a replay of its graph, has more tokens
+        query_start_loc: Tensor,  # [num_seqs + 1] int32
+        seq_lens: Tensor,  # [num_seqs] int32, tokens with KV after this step
+        block_tables: Tensor,  # [max_num_seqs, max_blocks_per_request] int32; past a sequence's end: unused
+        block_table_rows: Tensor,  # [num_seqs] int32
+        num_seqs: Tensor | None = None,  # its first element, int32: how many of the sequences there are
+        max_query_len: int = 0,  # no sequence of this step, nor of a replay of its graph, has more tokens
         places_are_settled: bool = False,  # a copy, not a kernel, wrote positions and slot_mapping
     ) -> None:
         self.num_tokens = positions.size(0)
-        self.num_reqs = seq_lens.size(0)
+        self.num_seqs = seq_lens.size(0)
         device = positions.device.type
         check("positions", positions, torch.int32, (self.num_tokens,), "num_tokens", device)
         check("slot_mapping", slot_mapping, torch.int64, (self.num_tokens,), "num_tokens", device)
-        check("query_start_loc", query_start_loc, torch.int32, (self.num_reqs + 1,), "num_reqs + 1", device)
-        check("seq_lens", seq_lens, torch.int32, (self.num_reqs,), "num_reqs", device)
-        check("block_table_rows", block_table_rows, torch.int32, (self.num_reqs,), "num_reqs", device)
+        check("query_start_loc", query_start_loc, torch.int32, (self.num_seqs + 1,), "num_seqs + 1", device)
+        check("seq_lens", seq_lens, torch.int32, (self.num_seqs,), "num_seqs", device)
+        check("block_table_rows", block_table_rows, torch.int32, (self.num_seqs,), "num_seqs", device)
         if block_tables.dtype is not torch.int32 or block_tables.ndim != 2 or block_tables.stride(1) != 1:
             raise ValueError(
                 f"block_tables: got {describe(block_tables)}; "
                 "allowed: torch.int32[max_num_seqs, max_blocks_per_request] with contiguous rows"
             )
         self._tensors = positions, slot_mapping, query_start_loc, seq_lens, block_tables, block_table_rows
-        self.num_reqs_on_device = num_reqs
+        self.num_reqs_on_device = num_seqs
         self.max_query_len = max_query_len
         self.places_are_settled = places_are_settled
         self.positions = positions.data_ptr()
@@ -128,7 +128,7 @@ class PagedAttention:
         head_dim: int,
         device: torch.device,
         softmax_scale: float | None = None,
-        max_num_reqs: int = 0,
+        max_num_seqs: int = 0,
         max_num_tokens: int = 0,
         max_seq_len: int = 0,
         split_keys: int = 0,
@@ -146,7 +146,7 @@ class PagedAttention:
             return
         self._config = _cuda.PagedAttentionConfig(
             **sizes,
-            max_num_reqs=max_num_reqs,
+            max_num_seqs=max_num_seqs,
             max_num_tokens=max_num_tokens,
             max_seq_len=max_seq_len,
             num_sms=num_sms or torch.cuda.get_device_properties(device).multi_processor_count,
@@ -162,7 +162,7 @@ class PagedAttention:
         if self.workspace.is_cuda:
             _cuda.paged_attention_plan(
                 config=self._config,
-                num_reqs=address(batch.num_reqs_on_device),
+                num_seqs=address(batch.num_reqs_on_device),
                 query_start_loc=batch.query_start_loc,
                 seq_lens=batch.seq_lens,
                 block_table_rows=batch.block_table_rows,
@@ -223,7 +223,7 @@ class PagedAttention:
             stride_out_token=out.stride(0),
             block_tables=batch.block_tables,
             stride_block_table=batch.stride_block_table,
-            num_reqs=batch.num_reqs,
+            num_seqs=batch.num_seqs,
             query_start_loc=batch.query_start_loc,
             seq_lens=batch.seq_lens,
             block_table_rows=batch.block_table_rows,

@@ -171,23 +171,23 @@ def sample(
 def token_counts(
     token_counts: Tensor,  # [max_num_seqs + 1, vocab_size] uint16
     *,
-    rows: Tensor,  # [num_reqs] int32: the rows to write, each once
-    token_offsets: Tensor,  # [num_reqs + 1] int32
-    prompt_lens: Tensor,  # [num_reqs] int32: how many of a request's tokens are its prompt
+    rows: Tensor,  # [num_seqs] int32: the rows to write, each once
+    token_offsets: Tensor,  # [num_seqs + 1] int32
+    prompt_lens: Tensor,  # [num_seqs] int32: how many of a request's tokens are its prompt
     token_ids: Tensor,  # int32; request i's are token_ids[token_offsets[i] : token_offsets[i + 1]]
 ) -> None:
     """Writes the rows that `sample` reads for penalties: of requests that start or resume."""
-    num_reqs, vocab_size = rows.size(0), token_counts.size(1)
+    num_seqs, vocab_size = rows.size(0), token_counts.size(1)
     device = token_counts.device.type
-    check("rows", rows, torch.int32, (num_reqs,), "num_reqs", device)
+    check("rows", rows, torch.int32, (num_seqs,), "num_seqs", device)
     _check_counts(token_counts, vocab_size)
     _check_rows("rows", rows, "token_counts", token_counts)
-    check("token_offsets", token_offsets, torch.int32, (num_reqs + 1,), "num_reqs + 1", device)
-    check("prompt_lens", prompt_lens, torch.int32, (num_reqs,), "num_reqs", device)
+    check("token_offsets", token_offsets, torch.int32, (num_seqs + 1,), "num_seqs + 1", device)
+    check("prompt_lens", prompt_lens, torch.int32, (num_seqs,), "num_seqs", device)
     check("token_ids", token_ids, torch.int32, (token_ids.numel(),), "num_tokens", device)
     run = _cuda.token_counts if token_counts.is_cuda else _core.cpu_token_counts
     run(
-        num_reqs=num_reqs,
+        num_seqs=num_seqs,
         vocab_size=vocab_size,
         rows=rows.data_ptr(),
         token_offsets=token_offsets.data_ptr(),

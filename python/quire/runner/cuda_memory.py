@@ -11,7 +11,7 @@ from quire.config import EngineConfig
 from quire.errors import InvalidArgument
 from quire.models.config import ModelConfig
 from quire.models.cuda.activations import CudaActivations
-from quire.runner.logit_edits import table_bytes
+from quire.runner.logit_adjustments import table_bytes
 from quire.runner.logprob_rows import logprobs_bytes
 from quire.runner.memory import MemoryLedger, kv_block_bytes, num_kv_blocks
 from quire.runner.step_shapes import StepShapes
@@ -61,7 +61,7 @@ def plan(
     ).num_bytes
     graphs = 0 if config.enforce_eager else len(shapes) * spec.num_layers * _GRAPH_BYTES_PER_LAYER
     workspace += table_bytes(config.max_num_seqs, model.vocab_size)
-    workspace += _core.BatchLayout.for_edits(config.max_num_seqs).num_bytes
+    workspace += _core.BatchLayout.for_adjustments(config.max_num_seqs).num_bytes
     workspace += logprobs_bytes(config.max_num_seqs, config.max_num_batched_tokens)
     # Block tables, and the updates of all their entries that a batch may carry.
     workspace += _LIBRARIES + 3 * 4 * config.max_num_seqs * -(-max_model_len // config.block_size)

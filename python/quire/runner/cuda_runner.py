@@ -25,7 +25,7 @@ from quire.models.config import ModelConfig
 from quire.models.cuda.activations import CudaActivations
 from quire.models.cuda.decoder import CudaDecoder
 from quire.models.parameters import Weights
-from quire.runner.cuda_logit_edits import CudaLogitEdits
+from quire.runner.cuda_logit_adjustments import CudaLogitAdjustments
 from quire.runner.cuda_logprobs import PromptLogprobs
 from quire.runner.logprob_rows import LogprobRows
 from quire.runner.memory import make_kv_memory
@@ -47,7 +47,7 @@ def make_attention(
         num_q_heads=sizes.num_q_heads,
         num_kv_heads=sizes.num_kv_heads,
         head_dim=sizes.head_dim,
-        max_num_reqs=config.max_num_seqs,
+        max_num_seqs=config.max_num_seqs,
         max_num_tokens=config.max_num_batched_tokens,
         max_seq_len=max_model_len,
         device=device,
@@ -106,7 +106,9 @@ class CudaRunner:
         self._in_flight: deque[_BatchInFlight] = deque()
         self._next_copy = 0
         # Of full steps.
-        self._edits = CudaLogitEdits(max_num_seqs, spec.vocab_size, device, self.max_batches_in_flight)
+        self._adjustments = CudaLogitAdjustments(
+            max_num_seqs, spec.vocab_size, device, self.max_batches_in_flight
+        )
         self._sampled_rows = LogprobRows(max_num_seqs, device, self.max_batches_in_flight)
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._make_prompt_logprobs = partial(
@@ -130,14 +132,14 @@ class CudaRunner:
             # A part of a prompt samples nothing: then a padding row, whose id is not read.
             num_sampled = max(1, batch.num_sampled)
             is_decode = batch.num_tokens == batch.num_sampled
-            shape = StepShape(batch.num_tokens, batch.num_reqs, num_sampled, is_decode)
+            shape = StepShape(batch.num_tokens, batch.num_seqs, num_sampled, is_decode)
         copy = self._next_copy
-        is_full = batch.has_logprobs or batch.has_edits
+        is_full = batch.has_logprobs or batch.has_adjustments
         with torch.cuda.stream(self._stream):
             self._buffers.upload(copy, batch, shape)
             if is_full:
-                self._edits.upload(copy, batch, shape.num_sampled)
-            self._edits.write_tables(copy, batch)
+                self._adjustments.upload(copy, batch, shape.num_sampled)
+            self._adjustments.write_tables(copy, batch)
             if num_copies := len(batch.block_copies):  # rare, so outside of the graphs
                 copies = self._buffers.arrays(shape).block_copies
                 ops.copy_blocks(self._kv_memory, copies[: 2 * num_copies])
@@ -194,7 +196,7 @@ class CudaRunner:
             seq_lens=step.seq_lens,
             block_tables=self._block_tables,
             block_table_rows=step.block_table_rows,
-            num_reqs=step.header,
+            num_seqs=step.header,
             max_query_len=1 if shape.is_decode else shape.num_tokens,
             places_are_settled=True,  # a copy before the step wrote them
         )
@@ -211,12 +213,12 @@ class CudaRunner:
         )
         names = ("temperature", "top_k", "top_p", "seed", "output_idx", "sample_rows", "mask_rows")
         arguments = {name: getattr(step, name) for name in names}
-        arguments |= {"last_token_ids": self._last_token_ids, "token_masks": self._edits.token_masks}
+        arguments |= {"last_token_ids": self._last_token_ids, "token_masks": self._adjustments.token_masks}
         if not is_full:
             ops.sample(logits, **arguments, out=self._sampled[: shape.num_sampled])
             return
         ids, *out = self._sampled_rows.on_device(shape.num_sampled)
-        arguments |= self._edits.arguments(shape.num_sampled)
+        arguments |= self._adjustments.arguments(shape.num_sampled)
         num_logprobs = arguments.pop("num_logprobs")
         ops.sample(logits, **arguments, out=ids)
         ops.logprobs(logits, token_ids=ids, num_logprobs=num_logprobs, out=out)

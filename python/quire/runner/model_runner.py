@@ -21,7 +21,7 @@ from quire.models.cpu.activations import Activations, Rows
 from quire.models.cpu.decoder import Decoder
 from quire.models.parameters import Weights
 from quire.runner.device import CPU
-from quire.runner.logit_edits import SamplerTables
+from quire.runner.logit_adjustments import SamplerTables
 from quire.runner.memory import make_kv_memory
 from quire.runner.sampled import PROMPT_PIECE, Logprobs, Sampled
 from quire.runner.threads import ThreadPolicy, num_usable_cores
@@ -80,8 +80,8 @@ class ModelRunner:
         # Made when a request needs them: pages of rows that no such request had are never touched.
         self._make_tables = partial(SamplerTables, config.max_num_seqs, spec.vocab_size, CPU)
         self._tables: SamplerTables | None = None
-        edit_columns = _core.BatchLayout.for_edits(config.max_num_seqs).arrays
-        self._edit_columns = [name for name in edit_columns if name != "num_logprobs"]
+        adjustment_columns = _core.BatchLayout.for_adjustments(config.max_num_seqs).arrays
+        self._adjustment_columns = [name for name in adjustment_columns if name != "num_logprobs"]
 
     def launch(self, batch: _core.Batch) -> None:
         """Compute the batch's tokens, and sample."""
@@ -158,10 +158,10 @@ class ModelRunner:
             )
         return _arrays(tuple(map(torch.cat, zip(*pieces, strict=True))))
 
-    def _edit_arguments(self, batch: _core.Batch) -> dict[str, Tensor]:
+    def _adjustment_arguments(self, batch: _core.Batch) -> dict[str, Tensor]:
         """What `ops.sample` takes for requests with masks, penalties, biases and the like. Writes what the
         batch brings for the tables."""
-        if not (batch.has_masks or batch.has_edits):
+        if not (batch.has_masks or batch.has_adjustments):
             return {}
         if self._tables is None:
             self._tables = self._make_tables()
@@ -171,8 +171,8 @@ class ModelRunner:
 
         self._tables.update(columns(_core.BatchLayout.for_tables(batch).arrays))
         arguments = columns(["mask_rows"]) | {"token_masks": self._tables.token_masks}
-        if batch.has_edits:
-            arguments |= columns([*self._edit_columns, "sample_rows"])
+        if batch.has_adjustments:
+            arguments |= columns([*self._adjustment_columns, "sample_rows"])
             arguments["token_counts"] = self._tables.token_counts
         return arguments
 
@@ -181,7 +181,7 @@ class ModelRunner:
         that request alone."""
         view = torch.from_numpy
         out.fill_(-1)
-        edit_arguments = self._edit_arguments(batch)
+        adjustment_arguments = self._adjustment_arguments(batch)
         with suppress(_core.InvalidArgument):
             ops.sample(
                 logits,
@@ -191,5 +191,5 @@ class ModelRunner:
                 seed=view(batch.seed),
                 output_idx=view(batch.output_idx),
                 out=out,
-                **edit_arguments,
+                **adjustment_arguments,
             )

@@ -57,7 +57,7 @@ class StepBuffers:
         the same pinned copy before must have been computed."""
         columns = self._columns
         address = columns.host[copy].data_ptr()
-        used = batch.pack(columns.layout, address, shape.num_tokens, shape.num_reqs, shape.num_sampled)
+        used = batch.pack(columns.layout, address, shape.num_tokens, shape.num_seqs, shape.num_sampled)
         columns.copy_to_device(copy, 0, used)
 
     def fill_with_padding(self) -> None:
@@ -68,7 +68,7 @@ class StepBuffers:
         """The device's arrays, cut to `shape`."""
         arrays = self._arrays.get(shape)
         if arrays is None:
-            sizes = (shape.num_tokens, shape.num_reqs, shape.num_sampled)
+            sizes = (shape.num_tokens, shape.num_seqs, shape.num_sampled)
             arrays = StepArrays(
                 **{
                     name: self._columns.fields[name][: array.length(*sizes)]

@@ -15,7 +15,7 @@ class StepShape:
     """How many rows of each kind a step computes, padding included."""
 
     num_tokens: int
-    num_reqs: int
+    num_seqs: int
     num_sampled: int
     is_decode: bool  # one token per request, each of them sampled
 

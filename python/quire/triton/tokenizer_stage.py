@@ -190,7 +190,7 @@ class TokenizerStage:
             tokenize_ns=time.monotonic_ns() - request.arrival_ns,
             acknowledge=True,
             vocabulary=self._vocabulary,
-            row_lengths=[len(row) for row in rows] if len(rows) > 1 else [],
+            prompt_lengths=[len(row) for row in rows] if len(rows) > 1 else [],
             prompt_text=parsed.texts if parsed.options.includes_prompt else [],
             warnings=parsed.warnings,
         )

@@ -89,19 +89,19 @@ def make_case(
 
     query_lens = [q for q, _ in lens]
     seq_lens = [s for _, s in lens]
-    num_tokens, num_reqs = sum(query_lens), len(lens)
+    num_tokens, num_seqs = sum(query_lens), len(lens)
     blocks_needed = [-(-s // block_size) for s in seq_lens]
     num_blocks = sum(blocks_needed) + 3
     block_ids = torch.randperm(num_blocks, generator=generator).tolist()
-    max_num_seqs = num_reqs + 2
-    rows = torch.randperm(max_num_seqs, generator=generator)[:num_reqs].to(torch.int32)
+    max_num_seqs = num_seqs + 2
+    rows = torch.randperm(max_num_seqs, generator=generator)[:num_seqs].to(torch.int32)
 
     cache = poisoned_cache(num_blocks, block_size, num_kv_heads, head_dim, dtype)
     block_tables = torch.full(
         (max_num_seqs, max(blocks_needed, default=0) + 2), ABSURD_BLOCK_ID, dtype=torch.int32
     )
     keys, values = [], []
-    for i in range(num_reqs):
+    for i in range(num_seqs):
         keys.append(normal(seq_lens[i], num_kv_heads, head_dim))
         values.append(normal(seq_lens[i], num_kv_heads, head_dim))
         for b in range(blocks_needed[i]):

@@ -92,10 +92,10 @@ def test_distribution_of_penalised_rows() -> None:
             sample_rows=torch.arange(n, dtype=torch.int32),
             min_p=torch.full((n,), min_p),
         )
-        edited = penalised(logits, table[0], 1.2, 0.3, 0.2)
+        adjusted = penalised(logits, table[0], 1.2, 0.3, 0.2)
         if min_p > 0:
-            edited[(edited - edited.max()) / 1.2 < math.log(min_p)] = -math.inf
-        probs = reference_probs(edited, 1.2, top_k, 1.0)
+            adjusted[(adjusted - adjusted.max()) / 1.2 < math.log(min_p)] = -math.inf
+        probs = reference_probs(adjusted, 1.2, top_k, 1.0)
         assert (probs[ids.long()] > 0).all()
         assert abs(chi_square_in_sigmas(ids, probs)) < 4
 

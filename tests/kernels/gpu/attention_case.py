@@ -26,7 +26,7 @@ class Case:
     keys: list[Tensor]  # per request [seq_len, num_kv_heads, head_dim]
     values: list[Tensor]
     block_tables: Tensor
-    geometry: tuple[Tensor, Tensor, Tensor, Tensor]  # num_reqs, query_start_loc, seq_lens, block_table_rows
+    geometry: tuple[Tensor, Tensor, Tensor, Tensor]  # num_seqs, query_start_loc, seq_lens, block_table_rows
     num_heads: tuple[int, int]  # of queries, of keys and values
     k_scale: float = 1.0  # what the caches hold times this is the key, the value
     v_scale: float = 1.0
@@ -107,7 +107,7 @@ def make_batch(
     query: Tensor, block_tables: Tensor, geometry: tuple[Tensor, ...], max_query_len: int
 ) -> ops.BatchInfo:
     """geometry: as Case has it. Attention does not look at positions and slots."""
-    num_reqs, query_start_loc, seq_lens, block_table_rows = geometry
+    num_seqs, query_start_loc, seq_lens, block_table_rows = geometry
     places = torch.zeros(query.size(0), dtype=torch.int64, device=query.device)
     return ops.BatchInfo(
         positions=places.int(),
@@ -116,7 +116,7 @@ def make_batch(
         seq_lens=seq_lens,
         block_tables=block_tables,
         block_table_rows=block_table_rows,
-        num_reqs=num_reqs,
+        num_seqs=num_seqs,
         max_query_len=max_query_len,
     )
 
@@ -132,7 +132,7 @@ def make_case(
     split_keys: int = 0,
     num_blocks: int = 0,
     num_sms: int = 0,
-    padded_reqs: int = 2,
+    padded_seqs: int = 2,
     seed: int = 0,
     window: int = 0,
     soft_cap: float = 0.0,
@@ -173,7 +173,7 @@ def make_case(
     def to_gpu(x: list[int]) -> Tensor:
         return torch.tensor(x, dtype=torch.int32, device="cuda")
 
-    garbage = [-12345] * padded_reqs  # past num_reqs nothing is read
+    garbage = [-12345] * padded_seqs  # past num_seqs nothing is read
     geometry = (
         to_gpu([len(lens)]),
         to_gpu(starts + garbage),
@@ -184,7 +184,7 @@ def make_case(
         num_q_heads=num_q_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        max_num_reqs=len(lens) + padded_reqs,
+        max_num_seqs=len(lens) + padded_seqs,
         max_num_tokens=starts[-1] + 5,
         max_seq_len=max(s for _, s in lens),
         split_keys=split_keys,

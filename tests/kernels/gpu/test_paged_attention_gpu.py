@@ -264,8 +264,8 @@ def test_not_a_number_stays_in_its_request(head_dim: int, split_keys: int) -> No
 
 
 def test_a_captured_graph_serves_other_batches() -> None:
-    case = make_case(RAGGED, padded_reqs=0)
-    other = make_case(RAGGED[::-1], padded_reqs=0, seed=1)
+    case = make_case(RAGGED, padded_seqs=0)
+    other = make_case(RAGGED[::-1], padded_seqs=0, seed=1)
     other.attention = case.attention
     query, tables = case.query.clone(), case.block_tables.clone()
     kv_memory = case.kv_memory.clone()
@@ -312,7 +312,7 @@ def test_offsets_into_the_cache_may_pass_2_31() -> None:
     ],
 )
 def test_unsupported_sizes_are_refused(change: dict[str, int], message: str) -> None:
-    sizes = {"num_q_heads": 8, "num_kv_heads": 2, "head_dim": 64, "max_num_reqs": 1, "max_num_tokens": 1}
+    sizes = {"num_q_heads": 8, "num_kv_heads": 2, "head_dim": 64, "max_num_seqs": 1, "max_num_tokens": 1}
     with pytest.raises(ValueError, match=message):
         ops.PagedAttention(**{**sizes, "max_seq_len": 16, **change}, device=torch.device("cuda"))
 

@@ -86,9 +86,9 @@ def test_fields_agree_with_the_cpu(
     expected = ops.sample(as_cpu_takes(logits), **given, token_counts=as_counts(table))
     counts_on_gpu = as_counts(table).cuda()
     actual = ops.sample(padded(logits, 3), **on_gpu(given), token_counts=counts_on_gpu).cpu()
-    edited = penalised(logits, table[rows], *penalty)
-    edited[3] = logits[3].float()
-    check_draws(actual, expected, edited, given)
+    adjusted = penalised(logits, table[rows], *penalty)
+    adjusted[3] = logits[3].float()
+    check_draws(actual, expected, adjusted, given)
     again = as_counts(table).cuda()
     table[rows, actual.long()] += torch.tensor([j != 3 for j in range(n)]).int()
     assert torch.equal(as_ints(counts_on_gpu.cpu()), table), "what is drawn is counted"

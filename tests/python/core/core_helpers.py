@@ -56,7 +56,7 @@ class Sequence:
     num_cached_tokens: int = 0
     num_releases: int = 0
     error: str = ""
-    receipt: _core.Receipt | None = None
+    receipt: _core.RequestTiming | None = None
 
     @property
     def tokens(self) -> list[int]:
@@ -82,7 +82,7 @@ class Launch:
     arrays: dict[str, np.ndarray]  # as packed, padding included
     keys: list[Key]
     block_copies: list[list[int]]
-    block_tables: np.ndarray  # [num_reqs, stride]: the requests' rows
+    block_tables: np.ndarray  # [num_seqs, stride]: the requests' rows
     request_of_sample: list[int]
     tables: dict[str, np.ndarray]  # what it writes to the samplers' tables
 
@@ -158,16 +158,16 @@ class FakeModel:
 
     def packed(self, batch: _core.Batch) -> dict[str, np.ndarray]:
         """The arrays of a padded batch, read from no more than the used prefix of its buffer."""
-        num_tokens, num_reqs, num_sampled = (
-            -(-size // 8) * 8 for size in (batch.num_tokens, batch.num_reqs, batch.num_sampled)
+        num_tokens, num_seqs, num_sampled = (
+            -(-size // 8) * 8 for size in (batch.num_tokens, batch.num_seqs, batch.num_sampled)
         )
         buffer = np.full(self.layout.num_bytes, 0xCC, dtype=np.uint8)
-        used = batch.pack(self.layout, buffer.ctypes.data, num_tokens, num_reqs, num_sampled)
+        used = batch.pack(self.layout, buffer.ctypes.data, num_tokens, num_seqs, num_sampled)
         assert (buffer[used:] == 0xCC).all()
         prefix = buffer[:used].tobytes()
         arrays = {}
         for name, array in self.layout.arrays.items():
-            size = array.length(num_tokens, num_reqs, num_sampled)
+            size = array.length(num_tokens, num_seqs, num_sampled)
             if name in LISTS:
                 size = getattr(batch, name).size
             arrays[name] = np.frombuffer(
@@ -245,11 +245,11 @@ class FakeModel:
         write_masks(self.token_masks, tables["mask_updates"])
 
     def check_padding(self, arrays: dict[str, np.ndarray]) -> None:
-        num_reqs, num_tokens, num_sampled, _ = arrays["header"].tolist()
+        num_seqs, num_tokens, num_sampled, _ = arrays["header"].tolist()
         paddings = {
             num_tokens: {"token_ids": 0, "positions": 0, "slot_mapping": -1},
-            num_reqs + 1: {"query_start_loc": num_tokens},
-            num_reqs: {"seq_lens": 0, "block_table_rows": 0},
+            num_seqs + 1: {"query_start_loc": num_tokens},
+            num_seqs: {"seq_lens": 0, "block_table_rows": 0},
             num_sampled: {
                 "sample_token_idx": 0,
                 "sample_rows": self.max_num_seqs,

@@ -43,8 +43,8 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     for sizes, field in (
         ((5, 3, 3), "num_tokens"),
         ((65, 3, 3), "num_tokens"),
-        ((6, 2, 3), "num_reqs"),
-        ((6, 65, 3), "num_reqs"),
+        ((6, 2, 3), "num_seqs"),
+        ((6, 65, 3), "num_seqs"),
         ((6, 3, 2), "num_sampled"),
         ((6, 3, 65), "num_sampled"),
     ):
@@ -77,7 +77,7 @@ def test_every_value_arrives() -> None:
     assert batch.mask_rows.tolist() == [-1, batch.sample_rows[1], -1, batch.sample_rows[3]]
     layout = _core.BatchLayout(core.config)
     buffer = np.zeros(layout.num_bytes, dtype=np.uint8)
-    used = batch.pack(layout, buffer.ctypes.data, batch.num_tokens, batch.num_reqs, batch.num_sampled)
+    used = batch.pack(layout, buffer.ctypes.data, batch.num_tokens, batch.num_seqs, batch.num_sampled)
     assert used == layout.arrays["block_table_updates"].offset + 8 * 4 * 32
     assert batch.header.tolist() == [4, 4 * 127, 4, 4 * 32]
     for name, array in layout.arrays.items():

@@ -248,7 +248,7 @@ def test_a_tiny_temperature_is_greedy() -> None:
     assert [0.0, np.float32(1e-5), 0.0] == core.schedule().temperature.tolist()
     core = make_core()
     core.add_request(1, [0], _core.SamplingParams(temperature=9e-6, min_p=0.5))
-    assert not core.schedule().has_edits
+    assert not core.schedule().has_adjustments
 
 
 def test_a_cleared_core_is_as_new() -> None:

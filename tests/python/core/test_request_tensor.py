@@ -25,7 +25,7 @@ GIVEN: dict[str, Any] = {
     "acknowledge": False,
     "vocabulary": "1234 name",
     "prompt_text": ["x"],
-    "row_lengths": [1, 2],
+    "prompt_lengths": [1, 2],
     "warnings": ["w"],
 }
 

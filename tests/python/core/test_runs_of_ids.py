@@ -12,7 +12,7 @@ from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quire import _core
-from test_logit_edits import EOS_IDS, EditingDriver, EditingModel, random_fields
+from test_logit_adjustments import EOS_IDS, EditingDriver, EditingModel, random_fields
 
 
 class RunsModel(FakeModel):
@@ -110,7 +110,7 @@ class EditingRunsModel(RunsModel, EditingModel):
     def draw(self, key: Key, masked: set[int]) -> list[int]:
         run = super().draw(key, masked)
         if len(run) > 1:
-            self.token_counts[self.edits[0].rows[self.sample_idx]] = 0x5555
+            self.token_counts[self.adjustments[0].rows[self.sample_idx]] = 0x5555
         return run
 
 

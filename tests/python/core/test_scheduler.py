@@ -50,13 +50,13 @@ def test_budget_bounds_every_step_and_is_used() -> None:
         running_before = driver.core.stats().num_running
         batch = driver.step()
         assert batch.num_tokens <= 16
-        assert batch.num_reqs <= 4
+        assert batch.num_seqs <= 4
         assert batch.num_tokens == sum(scheduled(batch).values())
         assert batch.max_query_len == max(scheduled(batch).values())
         assert batch.max_seq_len == batch.seq_lens.max()
         may_admit = waiting_before > 0 and running_before < 4
         assert (
-            batch.num_tokens == 16 or batch.num_reqs == 4 or not may_admit or batch.num_reqs > running_before
+            batch.num_tokens == 16 or batch.num_seqs == 4 or not may_admit or batch.num_seqs > running_before
         )
     driver.run()
 

@@ -75,7 +75,7 @@ def test_full_blocks_are_shared_and_the_last_one_is_copied(size: int, caching: b
     driver = Driver(make_core(enable_prefix_caching=caching))
     driver.add(7, list(range(size)), n=4, max_tokens=9)
     batch = driver.step()
-    assert (batch.num_reqs, batch.num_tokens, len(batch.block_copies)) == (1, size, 0)
+    assert (batch.num_seqs, batch.num_tokens, len(batch.block_copies)) == (1, size, 0)
     prompt_blocks = batch.block_tables[batch.block_table_rows[0]].tolist()
     batch = driver.step()
     assert batch.request_ids.tolist() == [7] * 4

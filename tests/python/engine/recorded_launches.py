@@ -177,7 +177,7 @@ def run(recorder: Recorder, folder: Path, batch_invariant: bool, num_tokens: int
         num_q_heads=4,
         num_kv_heads=2,
         head_dim=32,
-        max_num_reqs=8,
+        max_num_seqs=8,
         max_num_tokens=num_tokens,
         max_seq_len=64,
         device=cpu,

@@ -39,7 +39,7 @@ def test_every_step_fits_a_captured_shape(max_num_seqs: int, max_num_tokens: int
             assert shape.num_tokens >= num_tokens
             assert shape.num_sampled >= num_sampled
             assert shape.is_decode == (num_tokens == num_sampled)
-            assert shape.num_reqs == (shape.num_tokens if shape.is_decode else max_num_seqs)
+            assert shape.num_seqs == (shape.num_tokens if shape.is_decode else max_num_seqs)
             assert num_tokens <= 16 or shape.num_tokens < 2 * num_tokens
 
 

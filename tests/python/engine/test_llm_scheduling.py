@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from quire import LLM, InvalidArgument, Receipt, SamplingParams
+from quire import LLM, InvalidArgument, RequestTiming, SamplingParams
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def params(**fields: object) -> SamplingParams:
     return SamplingParams(**{"temperature": 0, "max_tokens": 8, "ignore_eos": True, **fields})  # type: ignore[arg-type]
 
 
-def check_times(receipt: Receipt) -> None:
+def check_times(receipt: RequestTiming) -> None:
     stages = (receipt.tokenize_ms, receipt.queue_ms, receipt.prefill_ms, receipt.decode_ms)
     assert min(*stages, receipt.detokenize_ms) >= 0
     assert receipt.total_ms == pytest.approx(sum(stages) + receipt.detokenize_ms, rel=0.01)

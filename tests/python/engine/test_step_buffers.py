@@ -22,7 +22,7 @@ def make() -> tuple[_core.EngineCore, StepBuffers]:
 def check(buffers: StepBuffers, batch: _core.Batch, shape: StepShape) -> None:
     """Every array begins with the batch's; the rest is padding that computes nothing."""
     arrays = buffers.arrays(shape)
-    counts = [batch.num_reqs, batch.num_tokens, batch.num_sampled, len(batch.block_table_updates)]
+    counts = [batch.num_seqs, batch.num_tokens, batch.num_sampled, len(batch.block_table_updates)]
     assert arrays.header.tolist() == counts
     padding = {
         "token_ids": 0,
@@ -46,12 +46,12 @@ def check(buffers: StepBuffers, batch: _core.Batch, shape: StepShape) -> None:
     starts = arrays.query_start_loc
     assert starts.tolist() == [
         *batch.query_start_loc,
-        *[batch.num_tokens] * (shape.num_reqs - batch.num_reqs),
+        *[batch.num_tokens] * (shape.num_seqs - batch.num_seqs),
     ]
     updates = arrays.block_table_updates[: 2 * len(batch.block_table_updates)]
     assert np.array_equal(updates.numpy().reshape(-1, 2), batch.block_table_updates)
     sizes = (arrays.num_tokens, arrays.seq_lens.size(0), arrays.num_sampled)
-    assert sizes == (shape.num_tokens, shape.num_reqs, shape.num_sampled)
+    assert sizes == (shape.num_tokens, shape.num_seqs, shape.num_sampled)
 
 
 def test_batches_arrive_padded() -> None:

@@ -66,7 +66,7 @@ def step(
         "num_text_ids": 2,
         "finish_reason": 1,
         "num_prompt_tokens": 3,
-        "receipt_idx": 0,
+        "timing_idx": 0,
         "stop_string_idx": 0,
         "logprobs_idx": 0,
     }
@@ -119,8 +119,8 @@ def test_sizes_that_do_not_fit(sizes: dict[str, int]) -> None:
     [
         {"num_text_ids": 3},
         {"trim": -1},
-        {"receipt_idx": 1},
-        {"receipt_idx": -2},
+        {"timing_idx": 1},
+        {"timing_idx": -2},
         {"stop_string_idx": 1},
         {"stop_string_idx": -2},
         {"logprobs_idx": 1},

@@ -174,7 +174,7 @@ def _release(step: dict[str, Any], given: dict[str, Any]) -> Release:
         FINISH_REASONS[given["finish_reason"]],
         given["num_prompt_tokens"],
         given["num_cached_tokens"],
-        step["receipts"][given["receipt_idx"]] if given["receipt_idx"] >= 0 else None,
+        step["receipts"][given["timing_idx"]] if given["timing_idx"] >= 0 else None,
         given["error"],
         stop_token_id if stop_token_id >= 0 else None,
     )

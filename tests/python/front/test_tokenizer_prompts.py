@@ -108,7 +108,7 @@ def test_several_prompts(stage: TokenizerStage, byte_level_model: Path) -> None:
     tokenizer = Tokenizer(byte_level_model)
     rows = [tokenizer.encode(text) for text in texts]
     assert good.ids == [token for row in rows for token in row]
-    assert good.fields["row_lengths"] == list(map(len, rows))
+    assert good.fields["prompt_lengths"] == list(map(len, rows))
     assert good.fields["prompt_text"] == texts
     assert empty.error == "text_input: got an empty string at 1; allowed: a non-empty string"
     assert re.match(r"text_input: got \d+ tokens at 1; ", long.error)

@@ -28,7 +28,7 @@ FAKE_ENGINE_PATH = os.pathsep.join(str(ROOT / "tests" / folder) for folder in ("
 TENSORS = {
     "input_ids": "INT32",
     "request": "UINT8",
-    "row_lengths": "INT32",
+    "prompt_lengths": "INT32",
     "chunk": "UINT8",
     "output_ids": "INT32",
 }

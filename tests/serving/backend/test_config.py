@@ -104,7 +104,7 @@ def test_wrong_setting(
 
 def test_every_known_input_is_declared(start_server: StartServer, tmp_path: Path) -> None:
     """What the load names as allowed is what the two models' config.pbtxt declare."""
-    for model, name in (("generation", "request"), ("generation_unary", "row_lengths")):
+    for model, name in (("generation", "request"), ("generation_unary", "prompt_lengths")):
         repository = Repository(tmp_path / model / "models")
         if model == "generation_unary":
             shutil.copytree(ROOT / "model_repository" / model, repository.path / model)

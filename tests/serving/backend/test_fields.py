@@ -95,7 +95,10 @@ def test_every_bad_value_is_refused_by_name(server: Server, name: str, value: An
         ({"arrival_ns": -1}, "arrival_ns: got -1; "),
         ({"arrival_ns": 2**63 - 1}, "arrival_ns: got 9223372036854775807; "),
         ({"tokenize_ns": 2**62}, "tokenize_ns: got 4611686018427387904; "),
-        ({"row_lengths": [1, 1]}, "text_input: got 2 values; allowed: one value (several: ensemble_unary)"),
+        (
+            {"prompt_lengths": [1, 1]},
+            "text_input: got 2 values; allowed: one value (several: ensemble_unary)",
+        ),
         ({"prompt_text": ["a", "b"]}, "prompt_text: got 2 strings; allowed: one string"),
     ],
 )

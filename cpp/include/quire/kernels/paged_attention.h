@@ -1,12 +1,13 @@
 // Causal attention of a mixed batch (decode, chunks of prompts, prompts after a cached prefix) over a paged
 // KV cache.
 //
-// Token j of request i, j in [0, query_len), stands at position seq_lens[i] - query_len + j and sees the keys
-// at positions [0, that position]. The keys and values of this step's tokens must be in the cache already.
+// Token j of sequence i, j in [0, query_len), stands at position seq_lens[i] - query_len + j and sees the
+// keys at positions [0, that position]. The keys and values of this step's tokens must be in the cache
+// already.
 //
 // On CUDA there are two calls: a plan once per step, then paged_attention once per layer. The plan reads the
 // batch geometry on the device and cuts it into pieces of work for a fixed grid, so both can be captured in a
-// CUDA graph and replayed for other batches. Requests without query tokens cost nothing. On the CPU, the
+// CUDA graph and replayed for other batches. Sequences without query tokens cost nothing. On the CPU, the
 // layer's call reads the geometry.
 #pragma once
 
@@ -26,32 +27,32 @@ struct PagedAttentionConfig {
   int32_t head_dim = 0;      // CUDA: 64, 96, 128 or 256; CPU: a multiple of 8 in [32, 256]
 
   // CUDA, all of these.
-  int32_t max_num_reqs = 0;
+  int32_t max_num_seqs = 0;
   int32_t max_num_tokens = 0;  // query tokens in a step
   int32_t max_seq_len = 0;
   int32_t num_sms = 0;  // multiprocessors to fill
-  // 0: cut for the best balance. Otherwise a multiple of 64: contexts of decoding requests are cut at
-  // multiples of this many keys and those of prompts nowhere, whatever the batch, so that a request's result
-  // does not depend on the requests beside it.
+  // 0: cut for the best balance. Otherwise a multiple of 64: contexts of decoding sequences are cut at
+  // multiples of this many keys and those of prompts nowhere, whatever the batch, so that a sequence's result
+  // does not depend on the sequences beside it.
   int32_t split_keys = 0;
   // 0: all keys up to its own position are seen. Otherwise the token at position p sees (p - window, p]; keys
   // before are neither planned nor loaded.
   int32_t window = 0;
 };
 QUIRE_MEMBERS(PagedAttentionConfig, QUIRE_REQUIRED(num_q_heads, num_kv_heads, head_dim),
-              QUIRE_OPTIONAL(max_num_reqs, max_num_tokens, max_seq_len, num_sms, split_keys, window));
+              QUIRE_OPTIONAL(max_num_seqs, max_num_tokens, max_seq_len, num_sms, split_keys, window));
 
 struct PagedAttentionPlanParams {
   static constexpr char kName[] = "paged_attention_plan";
   PagedAttentionConfig config;
-  const int32_t* num_reqs = nullptr;          // [1], at most max_num_reqs
-  const int32_t* query_start_loc = nullptr;   // [num_reqs + 1]
-  const int32_t* seq_lens = nullptr;          // [num_reqs]
-  const int32_t* block_table_rows = nullptr;  // [num_reqs]
+  const int32_t* num_seqs = nullptr;          // [1], at most max_num_seqs
+  const int32_t* query_start_loc = nullptr;   // [num_seqs + 1]
+  const int32_t* seq_lens = nullptr;          // [num_seqs]
+  const int32_t* block_table_rows = nullptr;  // [num_seqs]
   void* workspace = nullptr;                  // paged_attention_workspace_bytes(config) bytes, 256-aligned
 };
 QUIRE_MEMBERS(PagedAttentionPlanParams,
-              QUIRE_REQUIRED(config, num_reqs, query_start_loc, seq_lens, block_table_rows, workspace));
+              QUIRE_REQUIRED(config, num_seqs, query_start_loc, seq_lens, block_table_rows, workspace));
 
 struct PagedAttentionParams {
   static constexpr char kName[] = "paged_attention";
@@ -71,22 +72,22 @@ struct PagedAttentionParams {
   int64_t stride_block_table = 0;
 
   // CPU: the batch's geometry.
-  int32_t num_reqs = 0;
-  const int32_t* query_start_loc = nullptr;   // [num_reqs + 1]
-  const int32_t* seq_lens = nullptr;          // [num_reqs]
-  const int32_t* block_table_rows = nullptr;  // [num_reqs]
+  int32_t num_seqs = 0;
+  const int32_t* query_start_loc = nullptr;   // [num_seqs + 1]
+  const int32_t* seq_lens = nullptr;          // [num_seqs]
+  const int32_t* block_table_rows = nullptr;  // [num_seqs]
 
   // CUDA, all of these.
   void* workspace = nullptr;  // as left by the plan
-  // No request of this step, nor of a replay of its graph, has more query tokens. Where this shows that every
-  // request is small (a pure decode step), the kernel for long queries is not launched.
+  // No sequence of this step, nor of a replay of its graph, has more query tokens. Where this shows that
+  // every sequence is small (a pure decode step), the kernel for long queries is not launched.
   int32_t max_query_len = 0;
   KVDType kv_dtype = KVDType::kSame;  // of key_cache and value_cache
   float k_scale = 1;                  // what the caches hold times this is the key, the value
   float v_scale = 1;
   float soft_cap = 0;  // scores become soft_cap * tanh(score / soft_cap); 0: they stay
   // May be set where an earlier launch of the same step, over the same plan and block tables, is before this
-  // one in the stream, and where keys before a request's query tokens were written by earlier steps. Then
+  // one in the stream, and where keys before a sequence's query tokens were written by earlier steps. Then
   // what lies before the query tokens is read while the kernels before this one still run.
   bool follows_layer = false;
 };
@@ -94,7 +95,7 @@ QUIRE_MEMBERS(PagedAttentionParams,
               QUIRE_REQUIRED(config, dtype, softmax_scale, query, stride_query_token, key_cache, value_cache,
                              block_size, stride_block, out, stride_out_token, block_tables,
                              stride_block_table),
-              QUIRE_OPTIONAL(num_reqs, query_start_loc, seq_lens, block_table_rows, workspace, max_query_len,
+              QUIRE_OPTIONAL(num_seqs, query_start_loc, seq_lens, block_table_rows, workspace, max_query_len,
                              kv_dtype, k_scale, v_scale, soft_cap, follows_layer));
 
 }  // namespace quire

@@ -82,16 +82,16 @@ QUIRE_MEMBERS(SampleParams,
 // request ends; rows of requests without penalties are never read.
 struct TokenCountsParams {
   static constexpr char kName[] = "token_counts";
-  int32_t num_reqs = 0;
+  int32_t num_seqs = 0;
   int32_t vocab_size = 0;
-  const int32_t* rows = nullptr;  // [num_reqs]: different ones
+  const int32_t* rows = nullptr;  // [num_seqs]: different ones
   const int32_t* token_offsets =
-      nullptr;  // [num_reqs + 1]; request i has token_ids[offsets[i], offsets[i + 1])
-  const int32_t* prompt_lens = nullptr;  // [num_reqs]: how many of them are its prompt; the rest: its output
+      nullptr;  // [num_seqs + 1]; request i has token_ids[offsets[i], offsets[i + 1])
+  const int32_t* prompt_lens = nullptr;  // [num_seqs]: how many of them are its prompt; the rest: its output
   const int32_t* token_ids = nullptr;    // ids outside the vocabulary are ignored
   uint16_t* token_counts = nullptr;
 };
-QUIRE_MEMBERS(TokenCountsParams, QUIRE_REQUIRED(num_reqs, vocab_size, rows, token_offsets, prompt_lens,
+QUIRE_MEMBERS(TokenCountsParams, QUIRE_REQUIRED(num_seqs, vocab_size, rows, token_offsets, prompt_lens,
                                                 token_ids, token_counts));
 
 // Logprobs of sampled tokens and of the likeliest ones (kMaxLogprobs at most), from the raw logits: before

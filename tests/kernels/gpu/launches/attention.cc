@@ -135,21 +135,21 @@ void run(const Batch& batch, const std::string& name, int32_t head_dim, int32_t 
     rows.push_back(static_cast<int32_t>(i));
     max_query_len = std::max(max_query_len, batch[i].query_len);
   }
-  const int32_t num_reqs = static_cast<int32_t>(batch.size()), num_tokens = starts.back();
+  const int32_t num_seqs = static_cast<int32_t>(batch.size()), num_tokens = starts.back();
   const auto host_query = random_values(size_t(num_tokens) * kQHeads * head_dim, 1, 5);
 
   PagedAttentionConfig config;
   config.num_q_heads = kQHeads;
   config.num_kv_heads = kKVHeads;
   config.head_dim = head_dim;
-  config.max_num_reqs = num_reqs + 3;
+  config.max_num_seqs = num_seqs + 3;
   config.max_num_tokens = num_tokens + 5;
   config.max_seq_len = kMaxBlocks * block_size;
   config.split_keys = split_keys;
   config.window = window;
   require(cudaDeviceGetAttribute(&config.num_sms, cudaDevAttrMultiProcessorCount, 0));
 
-  const Device<int32_t> num_reqs_here({num_reqs}), starts_here(starts), seq_lens_here(seq_lens),
+  const Device<int32_t> num_reqs_here({num_seqs}), starts_here(starts), seq_lens_here(seq_lens),
       rows_here(rows);
   const Device<int32_t> tables(cache.tables());
   const Device<uint8_t> workspace(cuda::paged_attention_workspace_bytes(config), kPoisoned),
@@ -158,7 +158,7 @@ void run(const Batch& batch, const std::string& name, int32_t head_dim, int32_t 
 
   PagedAttentionPlanParams plan;
   plan.config = config;
-  plan.num_reqs = num_reqs_here.data();
+  plan.num_seqs = num_reqs_here.data();
   plan.query_start_loc = starts_here.data();
   plan.seq_lens = seq_lens_here.data();
   plan.block_table_rows = rows_here.data();

@@ -1,4 +1,4 @@
-// The sampler, plain and with edits, logprobs and the counts of tokens.
+// The sampler, plain and with adjustments, logprobs and the counts of tokens.
 #include "quire/cuda/sampling.h"
 
 #include <algorithm>
@@ -67,7 +67,7 @@ void sample(int32_t vocab_size, float scale, const Setting& setting) {
   const std::string name = std::string(setting.name) + " of " + std::to_string(vocab_size);
   check(is_greedy ? plain == likeliest(host_logits, vocab_size) : are_ids(plain), "sample " + name);
 
-  // Every edit is there and none changes anything: biases and penalties are none.
+  // Every adjustment is there and none changes anything: biases and penalties are none.
   const Device<float> ones(std::vector<float>(kRows, 1)), zeros(std::vector<float>(kRows, 0));
   const Device<float> presence({0, 0, 1e-30f, 0}), biases({0, 0});
   const Device<uint16_t> counts(std::vector<uint16_t>(size_t(kRows + 1) * vocab_size, 0));
@@ -82,8 +82,8 @@ void sample(int32_t vocab_size, float scale, const Setting& setting) {
   p.biases = biases.data();
   out.poison();
   cuda::launch_sample(p, nullptr);
-  const auto edited = out.host();
-  check(setting.min_p > 0 ? are_ids(edited) : edited == plain, "sample with edits " + name);
+  const auto adjusted = out.host();
+  check(setting.min_p > 0 ? are_ids(adjusted) : adjusted == plain, "sample with adjustments " + name);
 }
 
 void logprobs(int32_t vocab_size) {
@@ -123,7 +123,7 @@ void token_counts() {
   const Device<int32_t> rows({2, 0}), offsets({0, 4, 6}), prompt_lens({2, 2}), ids({5, 6, 6, 99, 1, kVocab});
   const Device<uint16_t> counts(3 * kVocab, kPoisoned);
   TokenCountsParams p;
-  p.num_reqs = 2;
+  p.num_seqs = 2;
   p.vocab_size = kVocab;
   p.rows = rows.data();
   p.token_offsets = offsets.data();

@@ -50,7 +50,7 @@ class TritonPythonModel:
         rows = [[int(word) for word in text.split() if word.isdigit()] for text in texts]
         outputs = [
             pb_utils.Tensor("input_ids", np.concatenate([np.array(row, np.int32) for row in rows])),
-            pb_utils.Tensor("row_lengths", np.array([len(row) for row in rows], np.int32)),
+            pb_utils.Tensor("prompt_lengths", np.array([len(row) for row in rows], np.int32)),
             pb_utils.Tensor("words", np.array([text.encode() for text in texts], np.object_)),
         ]
         if command == "echo":

@@ -14,10 +14,10 @@
 namespace quire {
 
 struct Batch;
-struct RequestState;
+struct Sequence;
 
 // Of one request. Never changes, so the sequences of a request can share it.
-struct LogitEdits {
+struct LogitAdjustments {
   float min_p = 0;
   float repetition_penalty = 1;
   float presence_penalty = 0;
@@ -33,19 +33,19 @@ struct LogitEdits {
 };
 
 // Null when the params ask for nothing of the kind. params: valid.
-std::shared_ptr<const LogitEdits> make_logit_edits(const SamplingParams& params,
-                                                   const std::vector<int32_t>& eos_token_ids);
+std::shared_ptr<const LogitAdjustments> make_logit_adjustments(const SamplingParams& params,
+                                                               const std::vector<int32_t>& eos_token_ids);
 
-// Why no token could be sampled. edits: of the request; may be null.
-const char* no_token_error(const LogitEdits* edits);
+// Why no token could be sampled. adjustments: of the request; may be null.
+const char* no_token_error(const LogitAdjustments* adjustments);
 
 // Adds what the last sample of the batch needs, which is the request's. To be called when the request has
-// edits, or when the batch has some already.
+// adjustments, or when the batch has some already.
 //
 // The samplers keep two tables with one row per row of the block tables: token_counts (what penalties know
 // of a request, see quire/kernels/sampling.h) and token_masks, which `masks` mirrors. A batch writes what a
 // request needs that samples for the first time since it got its row, be it new or resumed. Later the
 // samplers themselves count what they draw, so nobody needs to know an id to go on.
-void append_edits(Batch& batch, RequestState& request, MaskTable& masks);
+void append_adjustments(Batch& batch, Sequence& request, MaskTable& masks);
 
 }  // namespace quire

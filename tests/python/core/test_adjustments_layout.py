@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import pytest
+from adjustments_buffers import NEUTRAL_ROW, packed_samples
 from core_helpers import make_core
-from edits_buffers import NEUTRAL_ROW, packed_samples
 from quire import _core
 
 
 def test_samples_padded_to_a_graph() -> None:
-    """Padding asks for nothing; a batch without edits, or without logprobs, has neutral ones."""
+    """Padding asks for nothing; a batch without adjustments, or without logprobs, has neutral ones."""
     core = make_core()
     core.add_request(1, [1, 2], _core.SamplingParams(logprobs=3))
     core.add_request(2, [3], _core.SamplingParams())
     batch = core.schedule()
-    assert not batch.has_edits
+    assert not batch.has_adjustments
     arrays = packed_samples(batch, 7)
     assert arrays["num_logprobs"].tolist() == [3, 0, 0, 0, 0, 0, 0]
     for name, value in NEUTRAL_ROW.items():
@@ -29,7 +29,7 @@ def test_samples_padded_to_a_graph() -> None:
     assert arrays["bias_offsets"].tolist() == [0, 2, 2, 2]
     for num_sampled in (0, 65):
         with pytest.raises(_core.InvalidArgument, match=r"num_sampled: got \d+; allowed: 1 .* to 64"):
-            batch.pack(_core.BatchLayout.for_edits(8), 0, num_sampled=num_sampled)
+            batch.pack(_core.BatchLayout.for_adjustments(8), 0, num_sampled=num_sampled)
 
 
 def test_as_many_biases_as_there_may_be() -> None:
@@ -42,4 +42,4 @@ def test_as_many_biases_as_there_may_be() -> None:
     assert len(batch.biases) == 3 * 1024
     arrays = packed_samples(batch, 3)
     assert arrays["biases"].tolist() == batch.biases.tolist()
-    assert _core.BatchLayout.for_edits(3).arrays["biases"].count == 3 * 1024
+    assert _core.BatchLayout.for_adjustments(3).arrays["biases"].count == 3 * 1024

@@ -4,7 +4,7 @@
 
 namespace quire::cuda::sampling {
 
-void launch_edited(const SampleParams& p, cudaStream_t stream) {
+void launch_adjusted(const SampleParams& p, cudaStream_t stream) {
   dispatch_dtype(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     launch("sample", sample_kernel<T, 4, true>, launch_config(p, stream), p);

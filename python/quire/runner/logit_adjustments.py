@@ -16,7 +16,7 @@ def table_bytes(max_num_seqs: int, vocab_size: int) -> int:
 
 
 class SamplerTables:
-    """token_counts and token_masks, one row per row of the block tables: quire/logit_edits.h and
+    """token_counts and token_masks, one row per row of the block tables: quire/logit_adjustments.h and
     quire/token_mask.h say what they hold and when batches write to them. They need no initial value."""
 
     def __init__(self, max_num_seqs: int, vocab_size: int, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-#include "sequence.h"
+#include "client_request.h"
 
 #include <algorithm>
 
@@ -13,52 +13,53 @@ constexpr uint32_t kChunkOutput = outputs::mask_of(Role::kGeneration, "chunk");
 
 }  // namespace
 
-Sequence::Sequence(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
-                   GenerationRequest generation, uint64_t owner)
+ClientRequest::ClientRequest(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
+                             GenerationRequest generation, uint64_t owner)
     : instance_(instance),
       request_(request),
       generation_(std::move(generation)),
       owner_(owner),
       wanted_(wanted_outputs(generation_)),
-      streams_(static_cast<size_t>(generation_.request.params.n)),
-      num_unfinished_(streams_.size()),
-      num_ends_left_(streams_.size()) {
+      sequences_(static_cast<size_t>(generation_.request.params.n)),
+      num_unfinished_(sequences_.size()),
+      num_ends_left_(sequences_.size()) {
   check(TRITONBACKEND_ResponseFactoryNew(&factory_, request));
   start_ns_ = now_ns();
   last_sent_ = Clock::now();
 }
 
-Sequence::Sequence(std::shared_ptr<Rows> rows, size_t row, GenerationRequest generation, uint64_t owner)
+ClientRequest::ClientRequest(std::shared_ptr<UnaryResponse> response, size_t prompt,
+                             GenerationRequest generation, uint64_t owner)
     : instance_(nullptr),
       request_(nullptr),
-      rows_(std::move(rows)),
-      row_(row),
+      unary_(std::move(response)),
+      prompt_idx_(prompt),
       generation_(std::move(generation)),
       owner_(owner),
       wanted_(wanted_outputs(generation_)),
-      streams_(static_cast<size_t>(generation_.request.params.n)),
-      num_unfinished_(streams_.size()),
-      num_ends_left_(streams_.size()) {
+      sequences_(static_cast<size_t>(generation_.request.params.n)),
+      num_unfinished_(sequences_.size()),
+      num_ends_left_(sequences_.size()) {
   start_ns_ = now_ns();
   last_sent_ = Clock::now();
 }
 
-Sequence::~Sequence() {
+ClientRequest::~ClientRequest() {
   if (is_open()) fail(TRITONSERVER_ERROR_INTERNAL, "the request was dropped; this is an error in Quire");
 }
 
-bool Sequence::is_cancelled() const {
-  if (rows_) return rows_->is_over();
+bool ClientRequest::is_cancelled() const {
+  if (unary_) return unary_->is_over();
   bool is_cancelled = false;
   log_if_failed(TRITONBACKEND_ResponseFactoryIsCancelled(factory_, &is_cancelled), "asking for cancellation");
   return is_cancelled;
 }
 
-void Sequence::take(const Release& release, const StepOutputs& outputs) {
-  QUIRE_CHECK(release.index < streams_.size(),
-              "request " << id() << ", sequence " << release.index << " of " << streams_.size());
-  Stream& stream = streams_[release.index];
-  QUIRE_CHECK(stream.finish_reason == FinishReason::kNone,
+void ClientRequest::take(const Release& release, const StepOutputs& outputs) {
+  QUIRE_CHECK(release.index < sequences_.size(),
+              "request " << id() << ", sequence " << release.index << " of " << sequences_.size());
+  Sequence& sequence = sequences_[release.index];
+  QUIRE_CHECK(sequence.finish_reason == FinishReason::kNone,
               "request " << id() << ", sequence " << release.index << " was finished before");
   const bool is_last = release.finish_reason != FinishReason::kNone;
   // Only the end of the text may be cut: runs are merged by joining them.
@@ -67,42 +68,42 @@ void Sequence::take(const Release& release, const StepOutputs& outputs) {
               "request " << id() << ", trim " << release.trim << ", " << release.num_text_ids << " of "
                          << release.num_ids << " ids with text");
   if (first_output_ns_ == 0) first_output_ns_ = now_ns();
-  if (!stream.is_due()) {
-    stream.is_first = release.is_first;
-    stream.open_text = release.open_text;
+  if (!sequence.is_due()) {
+    sequence.is_first = release.is_first;
+    sequence.open_text = release.open_text;
   }
   const auto ids = std::span(outputs.token_ids).subspan(release.ids_begin, release.num_ids);
-  stream.output_ids.insert(stream.output_ids.end(), ids.begin(), ids.end());
-  stream.num_textless_ids = release.num_ids - release.num_text_ids;
-  stream.trim = release.trim;
-  stream.finish_reason = release.finish_reason;
+  sequence.output_ids.insert(sequence.output_ids.end(), ids.begin(), ids.end());
+  sequence.num_textless_ids = release.num_ids - release.num_text_ids;
+  sequence.trim = release.trim;
+  sequence.finish_reason = release.finish_reason;
   num_unfinished_ -= is_last;
   if (release.logprobs_idx >= 0) {
-    stream.take_logprobs(outputs.logprobs[static_cast<size_t>(release.logprobs_idx)], outputs);
+    sequence.take_logprobs(outputs.logprobs[static_cast<size_t>(release.logprobs_idx)], outputs);
   }
   if (release.stop_string_idx >= 0) {
-    stream.stop_reason = outputs.stop_string(release);
+    sequence.stop_reason = outputs.stop_string(release);
   } else if (release.stop_token_id >= 0) {
-    stream.stop_reason = std::to_string(release.stop_token_id);
+    sequence.stop_reason = std::to_string(release.stop_token_id);
   }
-  if (release.receipt_idx >= 0) stream.receipt = outputs.receipts[static_cast<size_t>(release.receipt_idx)];
+  if (release.timing_idx >= 0) sequence.receipt = outputs.receipts[static_cast<size_t>(release.timing_idx)];
 }
 
-bool Sequence::has_output() const {
-  return std::any_of(streams_.begin(), streams_.end(),
-                     [](const Stream& stream) { return !stream.output_ids.empty(); });
+bool ClientRequest::has_output() const {
+  return std::any_of(sequences_.begin(), sequences_.end(),
+                     [](const Sequence& sequence) { return !sequence.output_ids.empty(); });
 }
 
-void Sequence::end_streams(FinishReason reason) {
-  for (Stream& stream : streams_) {
-    if (stream.finish_reason != FinishReason::kNone) continue;
-    if (!stream.is_due()) stream.open_text = {};  // it belongs to the first ids, which have left
-    stream.finish_reason = reason;
+void ClientRequest::end_sequences(FinishReason reason) {
+  for (Sequence& sequence : sequences_) {
+    if (sequence.finish_reason != FinishReason::kNone) continue;
+    if (!sequence.is_due()) sequence.open_text = {};  // it belongs to the first ids, which have left
+    sequence.finish_reason = reason;
     --num_unfinished_;
   }
 }
 
-void Sequence::Stream::take_logprobs(const ReleaseLogprobs& run, const StepOutputs& outputs) {
+void ClientRequest::Sequence::take_logprobs(const ReleaseLogprobs& run, const StepOutputs& outputs) {
   const auto of_run = outputs.of_ids(run);
   logprobs.num_per_id = run.num_per_id;
   logprobs.of_ids.insert(logprobs.of_ids.end(), of_run.begin(), of_run.end());
@@ -114,7 +115,7 @@ void Sequence::Stream::take_logprobs(const ReleaseLogprobs& run, const StepOutpu
   logprobs.of_prompt.assign(of_prompt.begin(), of_prompt.end());
 }
 
-void Sequence::Stream::drop_sent() {
+void ClientRequest::Sequence::drop_sent() {
   num_sent = output_ids.size();
   is_anything_sent = true;
   is_end_sent = finish_reason != FinishReason::kNone;
@@ -123,83 +124,83 @@ void Sequence::Stream::drop_sent() {
   logprobs.num_prompt_places = logprobs.num_per_prompt_place = 0;
 }
 
-const Sequence::Stream* Sequence::find_due() const {
-  for (size_t i = 0; i < streams_.size(); ++i) {
-    const Stream& stream = streams_[(next_stream_ + i) % streams_.size()];
-    if (stream.is_due()) return &stream;
+const ClientRequest::Sequence* ClientRequest::find_due() const {
+  for (size_t i = 0; i < sequences_.size(); ++i) {
+    const Sequence& sequence = sequences_[(next_sequence_ + i) % sequences_.size()];
+    if (sequence.is_due()) return &sequence;
   }
   return nullptr;
 }
 
-ChunkHeader Sequence::make_header(uint32_t flags, bool is_last) const {
+ChunkHeader ClientRequest::make_header(uint32_t flags, bool is_last) const {
   const auto flag = [](bool is_set, ChunkFlags bit) { return is_set ? bit : 0U; };
   ChunkHeader header;
   header.flags = flags | flag(generation_.request.params.skip_special_tokens, kChunkSkipSpecialTokens) |
                  flag(generation_.tokenized.acknowledge && !is_last, kChunkAcknowledge);
   header.owner = owner_;
-  header.sequence_id = id();
+  header.request_id = id();
   return header;
 }
 
-Chunk Sequence::make_chunk(const Stream& stream, bool is_last) const {
+Chunk ClientRequest::make_chunk(const Sequence& sequence, bool is_last) const {
   Chunk chunk;
-  chunk.header = make_header(stream.is_first ? kChunkIsFirst : 0U, is_last);
+  chunk.header = make_header(sequence.is_first ? kChunkIsFirst : 0U, is_last);
   chunk.header.outputs = wanted_;
-  chunk.header.index = static_cast<uint32_t>(&stream - streams_.data());
-  chunk.ids = std::span(stream.output_ids).subspan(stream.num_sent);
+  chunk.header.index = static_cast<uint32_t>(&sequence - sequences_.data());
+  chunk.ids = std::span(sequence.output_ids).subspan(sequence.num_sent);
   chunk.header.num_ids = static_cast<uint32_t>(chunk.ids.size());
   const bool has_text = generation_.request.params.detokenize;
-  chunk.header.num_text_ids = has_text ? chunk.header.num_ids - stream.num_textless_ids : 0;
-  chunk.logprobs = stream.logprobs.of_ids;
-  chunk.prompt_logprobs = stream.logprobs.of_prompt;
-  chunk.header.num_per_id = stream.logprobs.num_per_id;
-  chunk.header.num_prompt_places = stream.logprobs.num_prompt_places;
-  chunk.header.num_per_prompt_place = stream.logprobs.num_per_prompt_place;
-  chunk.header.cumulative_logprob = stream.logprobs.cumulative;
-  chunk.stop_reason = stream.stop_reason;
-  chunk.header.trim = stream.trim;
-  chunk.header.open_text = stream.open_text.bits();
-  chunk.header.finish_reason = static_cast<uint32_t>(stream.finish_reason);
+  chunk.header.num_text_ids = has_text ? chunk.header.num_ids - sequence.num_textless_ids : 0;
+  chunk.logprobs = sequence.logprobs.of_ids;
+  chunk.prompt_logprobs = sequence.logprobs.of_prompt;
+  chunk.header.num_per_id = sequence.logprobs.num_per_id;
+  chunk.header.num_prompt_places = sequence.logprobs.num_prompt_places;
+  chunk.header.num_per_prompt_place = sequence.logprobs.num_per_prompt_place;
+  chunk.header.cumulative_logprob = sequence.logprobs.cumulative;
+  chunk.stop_reason = sequence.stop_reason;
+  chunk.header.trim = sequence.trim;
+  chunk.header.open_text = sequence.open_text.bits();
+  chunk.header.finish_reason = static_cast<uint32_t>(sequence.finish_reason);
   chunk.header.num_input_tokens = static_cast<uint32_t>(generation_.request.prompt_ids.size());
-  if (stream.receipt) {
-    chunk.receipt = {reinterpret_cast<const char*>(&*stream.receipt), sizeof(Receipt)};
+  if (sequence.receipt) {
+    chunk.receipt = {reinterpret_cast<const char*>(&*sequence.receipt), sizeof(RequestTiming)};
   }
-  if (!stream.is_anything_sent) chunk.prompt_text = generation_.prompt_text;
+  if (!sequence.is_anything_sent) chunk.prompt_text = generation_.prompt_text;
   if (!is_warned_) chunk.warnings = generation_.warnings;
   return chunk;
 }
 
-Answer Sequence::make_answer(const Stream& stream, bool is_last) const {
+Answer ClientRequest::make_answer(const Sequence& sequence, bool is_last) const {
   Answer answer;
-  answer.chunk = make_chunk(stream, is_last);
+  answer.chunk = make_chunk(sequence, is_last);
   answer.receipt = finish_receipt(answer.chunk);
   return answer;
 }
 
-void Sequence::send_rows() {
+void ClientRequest::send_to_unary() {
   try {
-    for (const Stream& stream : streams_) rows_->answer(row_, make_chunk(stream, true));
+    for (const Sequence& sequence : sequences_) unary_->answer(prompt_idx_, make_chunk(sequence, true));
   } catch (const std::exception& error) {
-    rows_->fail(TRITONSERVER_ERROR_INTERNAL, error.what());
+    unary_->fail(TRITONSERVER_ERROR_INTERNAL, error.what());
   }
-  rows_.reset();
+  unary_.reset();
 }
 
-void Sequence::send() {
+void ClientRequest::send() {
   last_sent_ = Clock::now();
-  if (rows_) {
-    send_rows();
+  if (unary_) {
+    send_to_unary();
     return;
   }
-  // A client that streams gets one stream's run, any other all streams.
-  std::span<Stream> sent(streams_);
+  // A client that streams gets one sequence's run, any other all streams.
+  std::span<Sequence> sent(sequences_);
   if (generation_.stream) {
-    const auto due = static_cast<size_t>(find_due() - streams_.data());
+    const auto due = static_cast<size_t>(find_due() - sequences_.data());
     sent = sent.subspan(due, 1);
-    next_stream_ = (due + 1) % streams_.size();
+    next_sequence_ = (due + 1) % sequences_.size();
   }
-  const auto num_ends = std::count_if(sent.begin(), sent.end(), [](const Stream& stream) {
-    return stream.finish_reason != FinishReason::kNone;
+  const auto num_ends = std::count_if(sent.begin(), sent.end(), [](const Sequence& sequence) {
+    return sequence.finish_reason != FinishReason::kNone;
   });
   num_ends_left_ -= static_cast<size_t>(num_ends);
   const bool is_last = num_ends_left_ == 0;
@@ -209,9 +210,9 @@ void Sequence::send() {
   try {
     ResponseBuilder response(factory_);
     std::vector<Answer> answers;
-    for (const Stream& stream : sent) answers.push_back(make_answer(stream, is_last));
+    for (const Sequence& sequence : sent) answers.push_back(make_answer(sequence, is_last));
     write_outputs(response, Role::kGeneration, generation_.outputs, {answers, answers.size()});
-    for (Stream& stream : sent) stream.drop_sent();
+    for (Sequence& sequence : sent) sequence.drop_sent();
     is_warned_ = true;
     response.send(is_last);
   } catch (const std::exception& error) {
@@ -221,12 +222,12 @@ void Sequence::send() {
   if (is_last) complete(true);
 }
 
-bool Sequence::is_probe_due(Clock::time_point now, Clock::duration silence) const {
+bool ClientRequest::is_probe_due(Clock::time_point now, Clock::duration silence) const {
   return generation_.tokenized.acknowledge && is_open() && !is_outstanding_ && !is_finished() &&
          now - last_sent_ >= silence;
 }
 
-void Sequence::send_probe() {
+void ClientRequest::send_probe() {
   is_outstanding_ = true;
   last_sent_ = Clock::now();
   try {
@@ -240,16 +241,16 @@ void Sequence::send_probe() {
   }
 }
 
-bool Sequence::is_abandoned(Clock::time_point now, Clock::duration patience) const {
+bool ClientRequest::is_abandoned(Clock::time_point now, Clock::duration patience) const {
   return is_outstanding_ && !is_waiting_for_delivery_ && now - last_sent_ >= patience;
 }
 
-void Sequence::acknowledge() {
+void ClientRequest::acknowledge() {
   is_outstanding_ = is_waiting_for_delivery_ = false;
   if (has_failed_) fail(error_code_, error_);
 }
 
-void Sequence::end_with_error(TRITONSERVER_Error_Code code, const std::string& message) {
+void ClientRequest::end_with_error(TRITONSERVER_Error_Code code, const std::string& message) {
   if (!is_outstanding_) {
     fail(code, message);
   } else if (!has_failed_) {
@@ -259,11 +260,11 @@ void Sequence::end_with_error(TRITONSERVER_Error_Code code, const std::string& m
   }
 }
 
-void Sequence::fail(TRITONSERVER_Error_Code code, const std::string& message) {
+void ClientRequest::fail(TRITONSERVER_Error_Code code, const std::string& message) {
   if (!is_open()) return;
-  if (rows_) {
-    rows_->fail(code, message);
-    rows_.reset();
+  if (unary_) {
+    unary_->fail(code, message);
+    unary_.reset();
     return;
   }
   TRITONSERVER_Error* error = TRITONSERVER_ErrorNew(code, message.c_str());
@@ -276,7 +277,7 @@ void Sequence::fail(TRITONSERVER_Error_Code code, const std::string& message) {
   complete(false);
 }
 
-void Sequence::complete(bool is_success) {
+void ClientRequest::complete(bool is_success) {
   const uint64_t end_ns = now_ns();
   const uint64_t first_ns = first_output_ns_ != 0 ? first_output_ns_ : end_ns;
   log_if_failed(TRITONBACKEND_ModelInstanceReportStatistics(instance_, request_, is_success, start_ns_,

@@ -1,4 +1,4 @@
-#include "rows.h"
+#include "unary_response.h"
 
 #include "api.h"
 #include "generation.h"
@@ -13,9 +13,9 @@ constexpr uint32_t kTokenLogprobs = outputs::mask_of(Role::kUnary, "output_log_p
 
 }  // namespace
 
-Rows::Rows(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
-           const GenerationRequest& generation, size_t count, std::shared_ptr<const ModelInfo> info,
-           uint64_t start_ns)
+UnaryResponse::UnaryResponse(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
+                             const GenerationRequest& generation, size_t count,
+                             std::shared_ptr<const ModelInfo> info, uint64_t start_ns)
     : instance_(instance),
       request_(request),
       info_(std::move(info)),
@@ -28,18 +28,20 @@ Rows::Rows(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request
   check(TRITONBACKEND_ResponseFactoryNew(&factory_, request));
 }
 
-Rows::~Rows() { fail(TRITONSERVER_ERROR_INTERNAL, "the request was dropped; this is an error in Quire"); }
+UnaryResponse::~UnaryResponse() {
+  fail(TRITONSERVER_ERROR_INTERNAL, "the request was dropped; this is an error in Quire");
+}
 
-bool Rows::is_over() const {
+bool UnaryResponse::is_over() const {
   if (request_ == nullptr) return true;
   bool is_cancelled = false;
   log_if_failed(TRITONBACKEND_ResponseFactoryIsCancelled(factory_, &is_cancelled), "asking for cancellation");
   return is_cancelled;
 }
 
-void Rows::answer(size_t row, const Chunk& chunk) {
+void UnaryResponse::answer(size_t prompt, const Chunk& chunk) {
   if (request_ == nullptr) return;
-  const size_t idx = row * n_ + chunk.header.index;
+  const size_t idx = prompt * n_ + chunk.header.index;
   Answer& answer = answers_.at(idx);
   answer.chunk = chunk;
   finish(answer, outputs_, info_->token_table);
@@ -58,7 +60,7 @@ void Rows::answer(size_t row, const Chunk& chunk) {
   if (++num_answered_ == answers_.size()) send();
 }
 
-void Rows::send() {
+void UnaryResponse::send() {
   try {
     ResponseBuilder response(factory_);
     write_outputs(response, Role::kUnary, outputs_, {answers_, n_});
@@ -70,7 +72,7 @@ void Rows::send() {
   complete(true);
 }
 
-void Rows::fail(TRITONSERVER_Error_Code code, const std::string& message) {
+void UnaryResponse::fail(TRITONSERVER_Error_Code code, const std::string& message) {
   if (request_ == nullptr) return;
   TRITONSERVER_Error* error = TRITONSERVER_ErrorNew(code, message.c_str());
   try {
@@ -82,7 +84,7 @@ void Rows::fail(TRITONSERVER_Error_Code code, const std::string& message) {
   complete(false);
 }
 
-void Rows::complete(bool is_success) {
+void UnaryResponse::complete(bool is_success) {
   const uint64_t end_ns = now_ns();
   log_if_failed(TRITONBACKEND_ModelInstanceReportStatistics(instance_, request_, is_success, start_ns_,
                                                             start_ns_, end_ns, end_ns),

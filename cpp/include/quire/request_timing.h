@@ -39,7 +39,7 @@ struct RequestHistory {
 
 // Times are of CLOCK_MONOTONIC, in ns, each at least the one before: arrival, + tokenize_ns, admitted,
 // first_token, end. A stage that the request never reached begins and ends with the end.
-struct Receipt {
+struct RequestTiming {
   int64_t arrival_ns = 0;
   int64_t tokenize_ns = 0;     // spent in the tokenizer stage
   int64_t admitted_ns = 0;     // the first time
@@ -54,10 +54,10 @@ struct Receipt {
   std::array<uint32_t, kNumWaitReasons> waits = {};  // steps, by WaitReason
   uint32_t reserved = 0;                             // 0; no padding: receipts are copied as bytes
 };
-static_assert(sizeof(Receipt) == 80, "no padding: receipts are copied as bytes");
+static_assert(sizeof(RequestTiming) == 80, "no padding: receipts are copied as bytes");
 
 // A JSON object. text_ns: when the text was made, the end of the last stage. The stages' times, in ms with
 // three digits, add up to total_ms exactly.
-std::string to_json(const Receipt& receipt, int64_t text_ns);
+std::string to_json(const RequestTiming& receipt, int64_t text_ns);
 
 }  // namespace quire

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from adjustments_buffers import packed_samples
+from adjustments_reference import Fields
 from core_helpers import Driver, FakeModel, Sequence, make_core, packed_tables
-from edits_buffers import packed_samples
-from edits_reference import Fields
 from quire import _core
 
 VOCAB_SIZE = 256
@@ -41,7 +41,7 @@ def test_without_such_fields_there_are_no_edits() -> None:
     core.add_request(2, [1, 2], _core.SamplingParams(temperature=0, min_p=0.5))
     batch = core.schedule()
     assert batch.num_sampled == 2
-    assert not batch.has_edits
+    assert not batch.has_adjustments
 
 
 def test_arrays() -> None:
@@ -79,9 +79,9 @@ def test_edits_end_with_their_request() -> None:
     core = make_core()
     core.add_request(1, [1], _core.SamplingParams(min_p=0.1, max_tokens=1))
     core.add_request(2, [2], _core.SamplingParams(max_tokens=3))
-    assert core.schedule().has_edits
+    assert core.schedule().has_adjustments
     update(core, 5, 5)
-    assert not core.schedule().has_edits
+    assert not core.schedule().has_adjustments
 
 
 def test_a_prompt_in_parts_is_written_with_its_first_sample() -> None:
@@ -89,7 +89,7 @@ def test_a_prompt_in_parts_is_written_with_its_first_sample() -> None:
     core = make_core(max_num_batched_tokens=4)
     core.add_request(1, list(range(10)), _core.SamplingParams(presence_penalty=1.0))
     for _ in range(2):
-        assert not core.schedule().has_edits
+        assert not core.schedule().has_adjustments
         update(core)
     assert core.schedule().counted_token_ids.tolist() == list(range(10))
 
@@ -103,14 +103,14 @@ def test_forgotten_rows_are_written_again() -> None:
     update(core, 7)
     core.schedule()
     core.forget_batches()
-    edits = core.schedule()
-    assert edits.counted_token_ids.tolist() == [1, 2, 7]
-    assert edits.counted_prompt_lens.tolist() == [2]
+    adjustments = core.schedule()
+    assert adjustments.counted_token_ids.tolist() == [1, 2, 7]
+    assert adjustments.counted_prompt_lens.tolist() == [2]
 
 
 @dataclass
-class Edited:
-    """A launched batch's edits, and whose samples they are."""
+class Adjusted:
+    """A launched batch's adjustments, and whose samples they are."""
 
     arrays: dict[str, np.ndarray] | None  # of samples
     request_ids: list[int]
@@ -127,13 +127,13 @@ class EditingModel(FakeModel):
         super().__init__(core, sequences)
         self.fields = fields
         self.token_counts = np.full((self.max_num_seqs + 1, VOCAB_SIZE), 0x5555, dtype=np.uint16)
-        self.edits: deque[Edited] = deque()
+        self.adjustments: deque[Adjusted] = deque()
 
     def launch(self, batch: _core.Batch) -> None:
         super().launch(batch)
-        arrays = packed_samples(batch, batch.num_sampled) if batch.has_edits else None
+        arrays = packed_samples(batch, batch.num_sampled) if batch.has_adjustments else None
         request_ids = np.repeat(batch.request_ids, np.diff(batch.sample_offsets)).tolist()
-        self.edits.append(Edited(arrays, request_ids, batch.sample_rows.tolist()))
+        self.adjustments.append(Adjusted(arrays, request_ids, batch.sample_rows.tolist()))
 
     def write_tables(self, tables: dict[str, np.ndarray]) -> None:
         super().write_tables(tables)
@@ -146,26 +146,26 @@ class EditingModel(FakeModel):
 
     def collect(self) -> np.ndarray:
         sampled = super().collect()
-        self.edits.popleft()
+        self.adjustments.popleft()
         return sampled
 
     def discard(self, has_run: bool) -> None:
         if not has_run:
-            self.edits.clear()
+            self.adjustments.clear()
         super().discard(has_run)
         self.token_counts.fill(0x5555)
 
     def next_token(self, tokens: list[int], masked: Collection[int] = (), index: int = 0) -> int:
-        """The largest of logits that all tokens decide, edited as the batch says."""
-        edited, j = self.edits[0], self.sample_idx
-        request_id, row, arrays = edited.request_ids[j], edited.rows[j], edited.arrays
+        """The largest of logits that all tokens decide, adjusted as the batch says."""
+        adjusted, j = self.adjustments[0], self.sample_idx
+        request_id, row, arrays = adjusted.request_ids[j], adjusted.rows[j], adjusted.arrays
         prompt = self.sequences[request_id].prompt
         output = tokens[len(prompt) :]
         own = self.fields[request_id]
         base = np.random.default_rng(super().next_token(tokens) + 1000 * len(tokens))
         logits = base.normal(size=VOCAB_SIZE).astype(np.float32)
         logits[SMALL] += 3
-        expected = own.edit(logits, prompt, output)
+        expected = own.adjustment(logits, prompt, output)
         assert masked == own.masked(output, VOCAB_SIZE)
         if arrays is None:
             assert not own.changes_logits

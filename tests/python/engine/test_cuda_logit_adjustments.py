@@ -1,4 +1,4 @@
-"""A batch's edits on their way to a device, here the CPU: the ids are those of the batch's own columns."""
+"""A batch's adjustments on their way to a device, here the CPU: the ids are those of the batch's columns."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from quire import _core, ops
-from quire.runner.cuda_logit_edits import CudaLogitEdits
-from quire.runner.logit_edits import SamplerTables
+from quire.runner.cuda_logit_adjustments import CudaLogitAdjustments
+from quire.runner.logit_adjustments import SamplerTables
 from quire.runner.model_runner import _allow_read_only_views
 from quire.runner.step_buffers import StepBuffers
 from quire.runner.step_shapes import StepShape
@@ -29,7 +29,7 @@ def logprobs_of(num_rows: int) -> tuple[np.ndarray, ...]:
 
 
 def test_the_same_ids_as_on_the_cpu() -> None:
-    """Every kind of edit and none, requests that come and go, rows of tables that need more room than any
+    """Every kind of adjustment and none, requests that come and go, table rows that need more room than any
     before: from the same addresses, padded."""
     config = _core.EngineConfig(
         vocab_size=VOCAB_SIZE, block_size=4, num_blocks=64, max_model_len=64, max_num_seqs=6
@@ -37,7 +37,7 @@ def test_the_same_ids_as_on_the_cpu() -> None:
     table = _core.TokenTable(_core.DecoderKind.BYTE_LEVEL, [bytes([b]) for b in range(256)], [0] * 256)
     core = _core.EngineCore(config, table)
     buffers = StepBuffers(config, torch.device("cpu"), num_copies=2)
-    edits = CudaLogitEdits(6, VOCAB_SIZE, torch.device("cpu"), 2)
+    adjustments = CudaLogitAdjustments(6, VOCAB_SIZE, torch.device("cpu"), 2)
     _allow_read_only_views()
     twin = SamplerTables(6, VOCAB_SIZE, torch.device("cpu"))
     params: list[dict[str, Any]] = [
@@ -53,14 +53,14 @@ def test_the_same_ids_as_on_the_cpu() -> None:
         core.add_request(request_id, prompt, _core.SamplingParams(**values))
     core.add_request(15, [1], _core.SamplingParams(max_tokens=60, ignore_eos=True))
     rng = np.random.default_rng(3)
-    addresses = {name: tensor.data_ptr() for name, tensor in edits.arguments(6).items()}
-    num_steps = num_edited = num_masked = 0
+    addresses = {name: tensor.data_ptr() for name, tensor in adjustments.arguments(6).items()}
+    num_steps = num_adjusted = num_masked = 0
     while core.has_unfinished_requests():
         batch = core.schedule()
         n = batch.num_sampled
         ids = torch.zeros(6, dtype=torch.int32)
         if n:
-            shape = StepShape(batch.num_tokens, batch.num_reqs, 6, False)
+            shape = StepShape(batch.num_tokens, batch.num_seqs, 6, False)
             buffers.upload(num_steps % 2, batch, shape)
             logits = torch.from_numpy(rng.normal(size=(6, VOCAB_SIZE)).astype(np.float32))
 
@@ -70,17 +70,20 @@ def test_the_same_ids_as_on_the_cpu() -> None:
             twin.update(columns(_core.BatchLayout.for_tables(batch).arrays))
             sampled = ("temperature", "top_k", "top_p", "seed", "output_idx", "mask_rows")
             given = columns(sampled)
-            if batch.has_edits:
-                names = set(_core.BatchLayout.for_edits(6).arrays) - {"num_logprobs"}
+            if batch.has_adjustments:
+                names = set(_core.BatchLayout.for_adjustments(6).arrays) - {"num_logprobs"}
                 given |= columns([*names, "sample_rows"]) | {"token_counts": twin.token_counts}
             ids = ops.sample(logits[:n], **given, token_masks=twin.token_masks)
             out = torch.full((6,), -7, dtype=torch.int32)
             last = torch.zeros(7, dtype=torch.int32)
             step = buffers.arrays(shape)
             padded = {name: getattr(step, name) for name in (*sampled, "sample_rows")}
-            edits.upload(num_steps % 2, batch, 6)
-            edits.write_tables(num_steps % 2, batch)
-            padded |= edits.arguments(6) | {"last_token_ids": last, "token_masks": edits.token_masks}
+            adjustments.upload(num_steps % 2, batch, 6)
+            adjustments.write_tables(num_steps % 2, batch)
+            padded |= adjustments.arguments(6) | {
+                "last_token_ids": last,
+                "token_masks": adjustments.token_masks,
+            }
             num_logprobs = padded.pop("num_logprobs")
             ops.sample(logits, **padded, out=out)
             assert last[batch.sample_rows].tolist() == ids.tolist()
@@ -88,10 +91,10 @@ def test_the_same_ids_as_on_the_cpu() -> None:
             assert out[n:].tolist() == logits[n:].argmax(-1).tolist(), "padding is greedy"
             expected = batch.num_logprobs.tolist() if batch.has_logprobs else [0] * n
             assert num_logprobs.tolist() == [*expected, *[0] * (6 - n)]
-            assert addresses == {name: tensor.data_ptr() for name, tensor in edits.arguments(6).items()}
+            assert addresses == {name: tensor.data_ptr() for name, tensor in adjustments.arguments(6).items()}
             num_steps += 1
-            num_edited += batch.has_edits
+            num_adjusted += batch.has_adjustments
             num_masked += len(batch.mask_updates) > 0
         core.update(ids[:n].numpy(), logprobs_of(n) if batch.has_logprobs else None)
-    assert num_steps > num_edited > 10
+    assert num_steps > num_adjusted > 10
     assert num_masked > 6

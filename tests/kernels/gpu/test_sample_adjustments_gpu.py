@@ -10,7 +10,7 @@ import torch
 from draw_reference import check_draws
 from quire import ops
 from test_sample import POISON, random_logits, token_masks
-from test_sample_edits import EditsCase, all_but, ragged
+from test_sample_adjustments import EditsCase, all_but, ragged
 from test_sample_fields import as_counts, as_ints, penalties, settings
 from test_sample_fields_gpu import DTYPES, on_gpu, padded
 
@@ -42,17 +42,17 @@ def edits_case(vocab_size: int, dtype: torch.dtype) -> EditsCase:
 def test_edits_agree_with_the_cpu(
     temperature: float, top_k: int, top_p: float, min_p: float, vocab_size: int, dtype: torch.dtype
 ) -> None:
-    """The ids of logits that numpy has edited, as the CPU draws them, but for a draw that rounding decides;
+    """The ids of logits that numpy has adjusted, as the CPU draws them, but for a draw that rounding decides;
     what is drawn is counted; bitwise the same without alignment, alone, and again."""
     case = edits_case(vocab_size, dtype)
     given = settings(NUM_ROWS, temperature=temperature, top_k=top_k, top_p=top_p)
     given["min_p"] = torch.full((NUM_ROWS,), min_p)
-    expected = ops.sample(case.edited, **given)
+    expected = ops.sample(case.adjusted, **given)
     arguments = on_gpu({**given, **case.arguments})
     logits = case.logits.cuda()
     counts = as_counts(case.table).cuda()
     ids = ops.sample(logits, **arguments, token_counts=counts).cpu()
-    check_draws(ids, expected, case.edited, given)
+    check_draws(ids, expected, case.adjusted, given)
     assert torch.equal(logits.cpu(), case.logits)
     table = case.table.clone()
     for j, row in enumerate(case.arguments["sample_rows"].tolist()):
@@ -74,7 +74,7 @@ def test_edits_agree_with_the_cpu(
     ("temperature", "top_k", "top_p"), [(0.0, 0, 1.0), (1.0, 0, 1.0), (1.0, 40, 0.9), (1.5, 0, 0.9)]
 )
 def test_neutral_rows_are_as_before(temperature: float, top_k: int, top_p: float, vocab_size: int) -> None:
-    """Rows without edits, in the build that knows them, get bitwise the ids of the build that does not."""
+    """Rows without adjustments, in their build, get the ids of the build that does not, bitwise."""
     n = 64
     logits = random_logits(n, vocab_size, scale=2).bfloat16().cuda()
     plain = on_gpu(settings(n, temperature=temperature, top_k=top_k, top_p=top_p))

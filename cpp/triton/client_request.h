@@ -1,6 +1,6 @@
 // One request of a client while it is being answered: what came in, what the engine produced, what has left.
-// It has n streams, one for each sequence that the engine makes of the prompt. A client that streams gets
-// them as they come, a response for each run of one stream; else one response has them all.
+// It has the n sequences that the engine makes of the prompt. A client that streams gets them as they come, a
+// response for each run of one sequence; else one response has them all.
 //
 // Invariant: the request is completed (FINAL, statistics, release) exactly once, by send(), fail() or the
 // destructor. One thread at a time: execute() makes it, the generation thread does the rest.
@@ -17,37 +17,40 @@
 #include "chunk.h"
 #include "generation_request.h"
 #include "outputs.h"
-#include "rows.h"
+#include "unary_response.h"
 
 namespace quire::triton {
 
-class Sequence {
+class ClientRequest {
  public:
   using Clock = std::chrono::steady_clock;
 
   // Takes over the server's request. Throws, without taking it over, when the server cannot make a response
   // factory.
-  Sequence(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
-           GenerationRequest generation, uint64_t owner);
-  // One row of a request to role unary, answered through `rows`.
-  Sequence(std::shared_ptr<Rows> rows, size_t row, GenerationRequest generation, uint64_t owner);
-  ~Sequence();
-  Sequence(const Sequence&) = delete;
-  Sequence& operator=(const Sequence&) = delete;
+  ClientRequest(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
+                GenerationRequest generation, uint64_t owner);
+  // One prompt of a request to role unary, answered through `response`.
+  ClientRequest(std::shared_ptr<UnaryResponse> response, size_t prompt, GenerationRequest generation,
+                uint64_t owner);
+  ~ClientRequest();
+  ClientRequest(const ClientRequest&) = delete;
+  ClientRequest& operator=(const ClientRequest&) = delete;
 
   uint64_t id() const { return generation_.request.request_id; }
   const NewRequest& request() const { return generation_.request; }
-  bool is_open() const { return request_ != nullptr || rows_ != nullptr; }
-  // No more will come of the engine: it has finished, or the sequence ends with an error.
+  bool is_open() const { return request_ != nullptr || unary_ != nullptr; }
+  // No more will come of the engine: it has finished, or the request ends with an error.
   bool is_finished() const { return num_unfinished_ == 0 || has_failed_; }
-  // Whether the engine works on more than the one stream that it says has ended.
+  // Whether the engine works on more than the one sequence that it says has ended.
   bool has_siblings() const { return num_unfinished_ > 1; }
   bool is_cancelled() const;  // as the server says of this very request
-  // What a row has in common with the others of its request; null where it has no others.
-  const Rows* shared_rows() const { return rows_ && rows_->num_rows() > 1 ? rows_.get() : nullptr; }
+  // What a prompt has in common with the others of its request; null where it has no others.
+  const UnaryResponse* shared_response() const {
+    return unary_ && unary_->num_prompts() > 1 ? unary_.get() : nullptr;
+  }
   // Whether its chunks go on to a detokenizer.
   bool is_acknowledged() const { return generation_.tokenized.acknowledge && request_ != nullptr; }
-  bool has_output() const;  // the engine released ids, of any stream
+  bool has_output() const;  // the engine released ids, of any sequence
 
   bool is_past_deadline(Clock::time_point now) const {
     const int64_t deadline_ns = generation_.request.deadline_ns;
@@ -61,19 +64,19 @@ class Sequence {
   // outputs: whose release it is.
   void take(const Release& release, const StepOutputs& outputs);
   // Ends all streams that the engine has not finished, as if it had done so with no more ids.
-  void end_streams(FinishReason reason);
+  void end_sequences(FinishReason reason);
   // The outstanding chunk has been dealt with; now an error may leave, see end_with_error().
   void acknowledge();
   // A detokenizer has dealt with the chunk, and acknowledges it when a busy HTTP thread has the response.
   void wait_for_delivery() { is_waiting_for_delivery_ = is_outstanding_; }
 
-  // Whether send() has something to say now: a client that does not stream gets one response, at the end.
+  // Whether send() has something to say now: a client that does not sequence gets one response, at the end.
   bool is_due() const {
     if (!is_open() || is_outstanding_) return false;
     return is_finished() || (generation_.stream && find_due() != nullptr);
   }
-  // Sends what is pending, of one stream or of all, as one response. When the engine has finished and nothing
-  // else is pending it is the last, and completes the request.
+  // Sends what is pending, of one sequence or of all, as one response. When the engine has finished and
+  // nothing else is pending it is the last, and completes the request.
   void send();
   // Whether nothing was sent for `silence`, so that only a probe will tell if the client is still there.
   bool is_probe_due(Clock::time_point now, Clock::duration silence) const;
@@ -88,7 +91,7 @@ class Sequence {
 
  private:
   // What the engine makes of the prompt, once.
-  struct Stream {
+  struct Sequence {
     // All ids that the engine released; [0, num_sent) have left. Prompt and these are what another engine
     // would need to go on.
     std::vector<int32_t> output_ids;
@@ -110,7 +113,7 @@ class Sequence {
     } logprobs;
     std::string stop_reason;
     FinishReason finish_reason = FinishReason::kNone;
-    std::optional<Receipt> receipt;  // for the client, with the end
+    std::optional<RequestTiming> receipt;  // for the client, with the end
 
     void take_logprobs(const ReleaseLogprobs& run, const StepOutputs& outputs);
     void drop_sent();
@@ -119,26 +122,26 @@ class Sequence {
     }
   };
 
-  const Stream* find_due() const;
-  void send_rows();
-  Chunk make_chunk(const Stream& stream, bool is_last) const;
-  Answer make_answer(const Stream& stream, bool is_last) const;
+  const Sequence* find_due() const;
+  void send_to_unary();
+  Chunk make_chunk(const Sequence& sequence, bool is_last) const;
+  Answer make_answer(const Sequence& sequence, bool is_last) const;
   ChunkHeader make_header(uint32_t flags, bool is_last) const;
   void complete(bool is_success);
 
   TRITONBACKEND_ModelInstance* instance_;
   TRITONBACKEND_Request* request_;  // null once completed
   TRITONBACKEND_ResponseFactory* factory_ = nullptr;
-  std::shared_ptr<Rows> rows_;  // instead of these three; null once completed
-  size_t row_ = 0;
+  std::shared_ptr<UnaryResponse> unary_;  // instead of these three; null once completed
+  size_t prompt_idx_ = 0;
   const GenerationRequest generation_;
   const uint64_t owner_;
   const uint32_t wanted_;  // outputs
 
-  std::vector<Stream> streams_;  // [n]
-  size_t num_unfinished_;        // of them
-  size_t num_ends_left_;         // to be sent
-  size_t next_stream_ = 0;       // where the search for a due one begins: all get their turn
+  std::vector<Sequence> sequences_;  // [n]
+  size_t num_unfinished_;            // of them
+  size_t num_ends_left_;             // to be sent
+  size_t next_sequence_ = 0;         // where the search for a due one begins: all get their turn
   bool has_failed_ = false;
   // If so:
   TRITONSERVER_Error_Code error_code_ = TRITONSERVER_ERROR_UNKNOWN;

@@ -60,22 +60,22 @@ class Fields:
         penalties = (self.presence_penalty, self.frequency_penalty, self.repetition_penalty)
         return penalties != (0, 0, 1) or bool(self.logit_bias)
 
-    def edit(
+    def adjustment(
         self, logits: NDArray[np.float32], prompt: Sequence[int], output: Sequence[int]
     ) -> NDArray[np.float32]:
-        edited = logits.astype(np.float32)
-        edited[list(self.masked(output, len(edited)))] = -np.inf
+        adjusted = logits.astype(np.float32)
+        adjusted[list(self.masked(output, len(adjusted)))] = -np.inf
         for token, bias in self.logit_bias.items():
-            edited[token] += np.float32(bias)
-        counts = np.bincount(np.asarray(output, dtype=np.int64), minlength=len(edited))
+            adjusted[token] += np.float32(bias)
+        counts = np.bincount(np.asarray(output, dtype=np.int64), minlength=len(adjusted))
         seen = counts > 0
         seen[list(prompt)] = True
         repetition = np.float32(self.repetition_penalty)
         with np.errstate(over="ignore"):
-            edited = np.where(
-                seen, np.where(edited > 0, edited / repetition, edited * repetition), edited
+            adjusted = np.where(
+                seen, np.where(adjusted > 0, adjusted / repetition, adjusted * repetition), adjusted
             ).astype(np.float32)
         # One rounding, as a fused multiply-add has.
         frequency = np.float64(np.float32(self.frequency_penalty))
-        edited = (edited.astype(np.float64) - frequency * counts).astype(np.float32)
-        return np.where(counts > 0, edited - np.float32(self.presence_penalty), edited).astype(np.float32)
+        adjusted = (adjusted.astype(np.float64) - frequency * counts).astype(np.float32)
+        return np.where(counts > 0, adjusted - np.float32(self.presence_penalty), adjusted).astype(np.float32)

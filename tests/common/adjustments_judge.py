@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from adjustments_reference import Fields
 from draw_reference import check_draws
-from edits_reference import Fields
 from numpy.typing import NDArray
 from quire import LLM, SamplingParams, _core, ops
 
@@ -78,10 +78,10 @@ class Samples:
         self.request_ids = np.repeat(batch.request_ids, np.diff(batch.sample_offsets)).tolist()
         self.arrays = {name: torch.from_numpy(getattr(batch, name).copy()) for name in names}
         self.has_masks = batch.has_masks
-        self.has_edits = batch.has_edits
+        self.has_adjustments = batch.has_adjustments
 
 
-class EditsJudge:
+class AdjustmentsJudge:
     """Knows what requests ask for and what they were given. Sits between an engine and what samples."""
 
     def __init__(self, llm: LLM) -> None:
@@ -89,7 +89,7 @@ class EditsJudge:
         self.first_id = llm._next_id
         self.eos_ids = llm._core.config.eos_token_ids
         self.outputs: list[list[int]] = []
-        self.num_edited = 0  # batches
+        self.num_adjusted = 0  # batches
         self.num_changed = 0  # ids that are not the likeliest ones of the model
 
     def expect(
@@ -105,25 +105,25 @@ class EditsJudge:
 
     def judge(self, samples: Samples, logits: NDArray[np.float32], ids: list[int], *, exactly: bool) -> None:
         """The ids a batch gave, for the logits of its samples: exactly, or but where rounding decides."""
-        self.num_edited += samples.has_edits or samples.has_masks
+        self.num_adjusted += samples.has_adjustments or samples.has_masks
         for j, (request_id, token) in enumerate(zip(samples.request_ids, ids, strict=True)):
             index = request_id - self.first_id
             output, own = self.outputs[index], self.fields[index]
             what = f"request {index}, token {len(output)}"
-            if not samples.has_edits:
+            if not samples.has_adjustments:
                 assert (own.changes_logits, self.min_p[index]) == (False, 0), what
             if not samples.has_masks:
                 assert not own.masked(output, len(logits[j])), what
             assert samples.arrays["output_idx"][j] == len(output), what
-            edited = own.edit(logits[j], self.prompts[index], output)
-            assert edited[token] > -np.inf, what
+            adjusted = own.adjustment(logits[j], self.prompts[index], output)
+            assert adjusted[token] > -np.inf, what
             assert token not in own.banned(output), what
             arguments = {name: array[j : j + 1] for name, array in samples.arrays.items()}
             arguments["min_p"] = torch.tensor([self.min_p[index]])
-            rows = torch.from_numpy(edited)[None]
+            rows = torch.from_numpy(adjusted)[None]
             expected = ops.sample(rows, **arguments)
             if exactly:
                 assert token == int(expected), what
             check_draws(torch.tensor([token]), expected, rows, arguments)
-            self.num_changed += own != Fields() and int(np.argmax(logits[j])) != int(np.argmax(edited))
+            self.num_changed += own != Fields() and int(np.argmax(logits[j])) != int(np.argmax(adjusted))
             output.append(token)

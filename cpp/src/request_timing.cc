@@ -1,4 +1,4 @@
-#include "quire/receipt.h"
+#include "quire/request_timing.h"
 
 #include <cstdio>
 
@@ -20,7 +20,7 @@ void append_count(std::string& out, const char* name, uint32_t count, const char
 
 }  // namespace
 
-std::string to_json(const Receipt& receipt, int64_t text_ns) {
+std::string to_json(const RequestTiming& receipt, int64_t text_ns) {
   const std::array<std::pair<const char*, int64_t>, 5> ends = {{
       {"tokenize_ms", receipt.arrival_ns + receipt.tokenize_ns},
       {"queue_ms", receipt.admitted_ns},

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from edits_judge import NUM_TOKENS, EditsJudge, Samples, make_params, with_words
+from adjustments_judge import NUM_TOKENS, AdjustmentsJudge, Samples, make_params, with_words
 from quire import LLM, SamplingParams, _core
 from random_llama import VOCAB_SIZE, with_batches_in_flight
 from torch import Tensor
 
 
-class Judge(EditsJudge):
+class Judge(AdjustmentsJudge):
     """Stands between the runner and its sampler."""
 
     def __init__(self, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,8 +61,8 @@ def test_every_id_is_that_of_the_reference(
     assert [list(output.outputs[0].token_ids) for output in outputs] == [
         o[:NUM_TOKENS] for o in judge.outputs
     ]
-    assert judge.num_edited > 0
-    assert judge.num_changed > NUM_TOKENS, "the edits decide"
+    assert judge.num_adjusted > 0
+    assert judge.num_changed > NUM_TOKENS, "the adjustments decide"
     if mode == "preemption":
         assert llm.stats().num_preemptions > 0
 

@@ -1,4 +1,4 @@
-"""One request with many rows does not keep the engine to itself."""
+"""One request with many prompts does not keep the engine to itself."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def repository(tmp_path: Path) -> Repository:
 
 
 def ask(server: Server, ids: list[int], **fields: int) -> list[str]:
-    """A row of one id for each of `ids`."""
-    inputs = grpc_inputs({"input_ids": ids, "row_lengths": [1] * len(ids)})
+    """A prompt of one id for each of `ids`."""
+    inputs = grpc_inputs({"input_ids": ids, "prompt_lengths": [1] * len(ids)})
     with grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client:
         return [
             text.decode() for text in client.infer(UNARY, inputs, parameters=fields).as_numpy("text_output")
@@ -35,22 +35,22 @@ def ask(server: Server, ids: list[int], **fields: int) -> list[str]:
 
 
 def places(repository: Repository) -> list[int]:
-    """How many sequences of rows the engine had after each of its events."""
-    rows: dict[int, int] = {}
+    """How many sequences of prompts the engine had after each of its events."""
+    prompts: dict[int, int] = {}
     counts = []
     for event in repository.events():
         if event["event"] == "add" and event["prompt"] != [999]:
-            rows[event["request_id"]] = event["n"]
-        elif event["event"] in ("finish", "cancel") and event["request_id"] in rows:
-            rows[event["request_id"]] -= 1
-        counts.append(sum(rows.values()))
+            prompts[event["request_id"]] = event["n"]
+        elif event["event"] in ("finish", "cancel") and event["request_id"] in prompts:
+            prompts[event["request_id"]] -= 1
+        counts.append(sum(prompts.values()))
     return counts
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_rows_take_turns(start_server: StartServer, repository: Repository, n: int) -> None:
-    """Of all rows together only so many are with the engine that others find a place; two requests take
-    turns, and all rows are answered in their order."""
+def test_prompts_take_turns(start_server: StartServer, repository: Repository, n: int) -> None:
+    """Only so many of all prompts together are with the engine that others find a place; two requests take
+    turns, and all prompts are answered in their order."""
     server = start_server(repository).wait_ready()
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(ask, server, [*range(1, 41)], max_tokens=10, n=n)
@@ -70,10 +70,10 @@ def test_rows_take_turns(start_server: StartServer, repository: Repository, n: i
     assert prompts.index(999) < prompts.index(40)
 
 
-def test_rows_of_a_request_that_failed_do_not_go_to_the_engine(
+def test_prompts_of_a_request_that_failed_do_not_go_to_the_engine(
     start_server: StartServer, repository: Repository
 ) -> None:
-    """Once a row's error has ended the request, the places of its rows are free for others."""
+    """Once a prompt's error has ended the request, the places of its prompts are free for others."""
     server = start_server(repository).wait_ready()
     with pytest.raises(grpc.InferenceServerException, match="ids that the fake engine likes"):
         ask(server, [901, *range(1, 101)], max_tokens=2000)
@@ -82,26 +82,26 @@ def test_rows_of_a_request_that_failed_do_not_go_to_the_engine(
 
 
 @pytest.mark.parametrize(
-    ("rows", "n", "given"),
-    [(4097, 1, "4097 rows with n 1"), (33, 128, "33 rows with n 128")],
+    ("prompts", "n", "given"),
+    [(4097, 1, "4097 prompts with n 1"), (33, 128, "33 prompts with n 128")],
 )
-def test_more_rows_than_a_request_may_have(
-    start_server: StartServer, repository: Repository, rows: int, n: int, given: str
+def test_more_prompts_than_a_request_may_have(
+    start_server: StartServer, repository: Repository, prompts: int, n: int, given: str
 ) -> None:
     """Refused with the limit, and the engine never hears of it."""
     server = start_server(repository).wait_ready()
     with pytest.raises(grpc.InferenceServerException) as error:
-        ask(server, [1] * rows, n=n, max_tokens=1)
-    assert f"row_lengths: got {given}; allowed: at most 4096 rows x n" in str(error.value)
+        ask(server, [1] * prompts, n=n, max_tokens=1)
+    assert f"prompt_lengths: got {given}; allowed: at most 4096 prompts x n" in str(error.value)
     assert not repository.events("add")
 
 
 def test_a_request_of_too_many_bytes(start_server: StartServer, repository: Repository) -> None:
-    """Refused by the tensor that has them; one whose rows or sequences would multiply its bytes, too."""
+    """Refused by the tensor that has them; one whose prompts or sequences would multiply its bytes, too."""
     server = start_server(repository).wait_ready()
 
-    def error_of(ids: list[int], row_lengths: list[int], request: bytes) -> str:
-        inputs = grpc_inputs({"input_ids": ids, "row_lengths": row_lengths, "request": request})
+    def error_of(ids: list[int], prompt_lengths: list[int], request: bytes) -> str:
+        inputs = grpc_inputs({"input_ids": ids, "prompt_lengths": prompt_lengths, "request": request})
         with (
             grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}") as client,
             pytest.raises(grpc.InferenceServerException) as error,
@@ -119,6 +119,6 @@ def test_a_request_of_too_many_bytes(start_server: StartServer, repository: Repo
     request = quire.encode_request(max_tokens=1, allowed_token_ids=[0] * 10_000)
     message = error_of([1] * 4096, [1] * 4096, request)
     assert message.startswith(
-        "row_lengths: got 4096 rows with 40000 bytes of lists each; allowed: at most 13"
+        "prompt_lengths: got 4096 prompts with 40000 bytes of lists each; allowed: at most 13"
     )
     assert not repository.events("add")

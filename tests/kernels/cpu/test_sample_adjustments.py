@@ -1,4 +1,4 @@
-"""Biases, bad words and allowed ids: the ids drawn are those of logits that plain numpy has edited."""
+"""Biases, bad words and allowed ids: the ids drawn are those of logits that plain numpy has adjusted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from edits_reference import Fields
+from adjustments_reference import Fields
 from quire import ops
 from test_sample import POISON, chi_square_in_sigmas, random_logits, reference_probs, token_masks
 from test_sample_fields import IN_PROMPT, as_counts, as_ints, penalties, settings
@@ -26,7 +26,7 @@ def ragged(lists: list[list[int]]) -> Tensor:
 
 
 class EditsCase:
-    """Rows with every combination of edits, their arguments, and their logits as numpy edits them."""
+    """Rows with every combination of adjustments, their arguments, and what numpy makes of their logits."""
 
     def __init__(self, num_rows: int, vocab_size: int, dtype: torch.dtype, *, seed: int = 0) -> None:
         rng = random.Random(seed)
@@ -34,7 +34,7 @@ class EditsCase:
         self.table = torch.zeros((num_rows + 3, vocab_size), dtype=torch.int32)
         rows = rng.sample(range(num_rows + 3), num_rows)
         masked, biases, fields = {}, [], []
-        self.edited = torch.empty((num_rows, vocab_size))
+        self.adjusted = torch.empty((num_rows, vocab_size))
         for j in range(num_rows):
             prompt = rng.choices(range(vocab_size), k=vocab_size // 3)
             output = rng.choices(range(vocab_size), k=vocab_size // 4)
@@ -65,7 +65,7 @@ class EditsCase:
             fields.append(own)
             biases.append(own.logit_bias)
             row = self.logits[j].float().numpy()
-            self.edited[j] = torch.from_numpy(own.edit(row, prompt, output))
+            self.adjusted[j] = torch.from_numpy(own.adjustment(row, prompt, output))
         self.arguments = {
             "sample_rows": torch.tensor(rows, dtype=torch.int32),
             "repetition_penalty": torch.tensor([f.repetition_penalty for f in fields]),
@@ -89,13 +89,13 @@ class EditsCase:
 def test_edits(
     temperature: float, top_k: int, top_p: float, min_p: float, vocab_size: int, dtype: torch.dtype
 ) -> None:
-    """The ids of the edited logits; what is drawn is counted, in rows with penalties alone."""
+    """The ids of the adjusted logits; what is drawn is counted, in rows with penalties alone."""
     case = EditsCase(48, vocab_size, dtype)
     given = settings(48, temperature=temperature, top_k=top_k, top_p=top_p)
     given["min_p"] = torch.full((48,), min_p)
     counts = as_counts(case.table)
     logits = case.logits.clone()
-    expected = ops.sample(case.edited, **given)
+    expected = ops.sample(case.adjusted, **given)
     ids = ops.sample(logits, **given, **case.arguments, token_counts=counts)
     assert torch.equal(ids, expected)
     assert torch.equal(logits, case.logits), "logits stay as they are, for logprobs"
@@ -116,9 +116,9 @@ def test_distribution_of_biased_rows() -> None:
         bias_ids=bias_ids.repeat(n),
         biases=biases.repeat(n),
     )
-    edited = logits.clone()
-    edited[bias_ids.long()] += biases
-    probs = reference_probs(edited, 1.2, 0, 1.0)
+    adjusted = logits.clone()
+    adjusted[bias_ids.long()] += biases
+    probs = reference_probs(adjusted, 1.2, 0, 1.0)
     assert (probs[ids.long()] > 0).all()
     assert abs(chi_square_in_sigmas(ids, probs)) < 4
 

@@ -1,4 +1,4 @@
-#include "live_request.h"
+#include "live_sequence.h"
 
 #include <algorithm>
 #include <span>
@@ -9,15 +9,15 @@ namespace quire {
 namespace {
 
 // The release is the last one of `out`.
-void append_logprobs(const LiveRequest& request, Release& release, StepOutputs& out) {
-  RequestLogprobs& logprobs = *request.logprobs;
+void append_logprobs(const LiveSequence& sequence, Release& release, StepOutputs& out) {
+  RequestLogprobs& logprobs = *sequence.logprobs;
   release.logprobs_idx = static_cast<int32_t>(out.logprobs.size());
   ReleaseLogprobs& of_release = out.logprobs.emplace_back();
   of_release.release_idx = static_cast<uint32_t>(out.releases.size() - 1);
   of_release.begin = static_cast<uint32_t>(out.logprob_entries.size());
   of_release.num_per_id = logprobs.num_per_id();
   logprobs.release(release.num_ids, out.logprob_entries);
-  if (!request.needs_prompt_logprobs()) {  // all are known: not so where a request ends early
+  if (!sequence.needs_prompt_logprobs()) {  // all are known: not so where a sequence ends early
     of_release.num_per_prompt_place = logprobs.num_per_prompt_place();
     of_release.num_prompt_places = logprobs.release_prompt(out.logprob_entries);
   }
@@ -33,12 +33,12 @@ bool is_first(const NewRequest& request, const TokenTable& table) {
 
 }  // namespace
 
-std::unique_ptr<LiveRequest> make_sequence(const NewRequest& request, const EngineConfig& config,
-                                           const TokenTable& table, int32_t max_total_tokens, uint64_t seed,
-                                           uint32_t index, std::shared_ptr<const StopMatcher> stops,
-                                           std::shared_ptr<const LogitEdits> edits) {
+std::unique_ptr<LiveSequence> make_sequence(const NewRequest& request, const EngineConfig& config,
+                                            const TokenTable& table, int32_t max_total_tokens, uint64_t seed,
+                                            uint32_t index, std::shared_ptr<const StopMatcher> stops,
+                                            std::shared_ptr<const LogitAdjustments> adjustments) {
   const SamplingParams& params = request.params;
-  auto live = std::make_unique<LiveRequest>(
+  auto live = std::make_unique<LiveSequence>(
       OutputGate(table, params, is_first(request, table),
                  table.open_text(request.prompt_ids, params.skip_special_tokens), std::move(stops)));
   live->request_id = request.request_id;
@@ -52,8 +52,8 @@ std::unique_ptr<LiveRequest> make_sequence(const NewRequest& request, const Engi
   live->top_k = std::max(params.top_k, 0);
   live->min_tokens = params.min_tokens;
   live->seed = sequence_seed(seed, index);
-  live->edits = std::move(edits);
-  live->waits_for_ids = live->edits && live->edits->mask.needs_output();
+  live->adjustments = std::move(adjustments);
+  live->waits_for_ids = live->adjustments && live->adjustments->mask.needs_output();
   live->include_stop = params.include_stop_str_in_output;
   live->priority = request.priority;
   live->cold.arrival_ns = request.arrival_ns;
@@ -87,34 +87,34 @@ std::unique_ptr<LiveRequest> make_sequence(const NewRequest& request, const Engi
   return live;
 }
 
-Release& append_run(LiveRequest& request, const OutputGate::Run& run, StepOutputs& out) {
+Release& append_run(LiveSequence& sequence, const OutputGate::Run& run, StepOutputs& out) {
   Release& release = out.releases.emplace_back();
-  release.request_id = request.request_id;
-  release.index = request.index;
+  release.request_id = sequence.request_id;
+  release.index = sequence.index;
   release.ids_begin = static_cast<uint32_t>(out.token_ids.size());
   release.num_ids = run.num_ids;
   release.num_text_ids = run.num_text_ids;
   release.trim = run.trim;
   release.is_first = run.is_first;
   release.open_text = run.open_text;
-  release.num_prompt_tokens = static_cast<uint32_t>(request.num_prompt_tokens);
-  release.num_cached_tokens = static_cast<uint32_t>(std::max(request.num_cached_tokens, 0));
+  release.num_prompt_tokens = static_cast<uint32_t>(sequence.num_prompt_tokens);
+  release.num_cached_tokens = static_cast<uint32_t>(std::max(sequence.num_cached_tokens, 0));
   // The gate's held ids are the last ones; the run is the first of them.
-  const auto begin = request.token_ids.end() - request.gate.num_held() - run.num_ids;
+  const auto begin = sequence.token_ids.end() - sequence.gate.num_held() - run.num_ids;
   out.token_ids.insert(out.token_ids.end(), begin, begin + run.num_ids);
-  if (request.logprobs) append_logprobs(request, release, out);
+  if (sequence.logprobs) append_logprobs(sequence, release, out);
   return release;
 }
 
-void append_end(LiveRequest& request, FinishReason reason, StepOutputs& out) {
-  const std::span<const int32_t> ids(request.token_ids);
-  const auto held_ids = ids.last(request.gate.num_held());
+void append_end(LiveSequence& sequence, FinishReason reason, StepOutputs& out) {
+  const std::span<const int32_t> ids(sequence.token_ids);
+  const auto held_ids = ids.last(sequence.gate.num_held());
   std::string stop_string;
-  if (reason == FinishReason::kStop) stop_string = request.gate.stop_string(held_ids);
-  Release& release = append_run(request, request.gate.finish(held_ids), out);
+  if (reason == FinishReason::kStop) stop_string = sequence.gate.stop_string(held_ids);
+  Release& release = append_run(sequence, sequence.gate.finish(held_ids), out);
   release.finish_reason = reason;
   if (reason != FinishReason::kStop) return;
-  const std::vector<int32_t>& stops = request.stop_token_ids;
+  const std::vector<int32_t>& stops = sequence.stop_token_ids;
   if (!stop_string.empty()) {
     release.stop_string_idx = static_cast<int32_t>(out.stop_strings.size());
     out.stop_strings.push_back(std::move(stop_string));
@@ -123,18 +123,18 @@ void append_end(LiveRequest& request, FinishReason reason, StepOutputs& out) {
   }
 }
 
-Receipt make_receipt(const LiveRequest& request, const std::array<uint64_t, kNumWaitReasons>& waits,
-                     int64_t end_ns) {
-  RequestHistory history = request.cold.history;
-  history.leave_at(request.num_computed_tokens);
-  Receipt receipt;
-  receipt.arrival_ns = request.cold.arrival_ns;
-  receipt.tokenize_ns = request.cold.tokenize_ns;
+RequestTiming make_timing(const LiveSequence& sequence, const std::array<uint64_t, kNumWaitReasons>& waits,
+                          int64_t end_ns) {
+  RequestHistory history = sequence.cold.history;
+  history.leave_at(sequence.num_computed_tokens);
+  RequestTiming receipt;
+  receipt.arrival_ns = sequence.cold.arrival_ns;
+  receipt.tokenize_ns = sequence.cold.tokenize_ns;
   receipt.end_ns = end_ns;
   receipt.admitted_ns = history.admitted_ns != 0 ? history.admitted_ns : end_ns;
   receipt.first_token_ns = history.first_token_ns != 0 ? history.first_token_ns : end_ns;
-  receipt.num_prompt_tokens = static_cast<uint32_t>(request.num_prompt_tokens);
-  receipt.num_output_tokens = static_cast<uint32_t>(request.num_output_tokens());
+  receipt.num_prompt_tokens = static_cast<uint32_t>(sequence.num_prompt_tokens);
+  receipt.num_output_tokens = static_cast<uint32_t>(sequence.num_output_tokens());
   receipt.num_cached_tokens = static_cast<uint32_t>(history.num_found_tokens);
   receipt.num_computed_tokens = static_cast<uint32_t>(history.num_reached_tokens - history.num_found_tokens);
   receipt.num_recomputed_tokens = static_cast<uint32_t>(history.num_recomputed_tokens);

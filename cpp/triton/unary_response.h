@@ -1,11 +1,11 @@
-// The one response to a request of role unary: the texts of its rows, in order, once all are there.
+// The one response to a request of role unary: the texts of its prompts, in order, once all are there.
 //
-// With n > 1 each row has n answers, side by side: answer i of row r is element r * n + i of every output but
-// num_input_tokens and prompt_logprobs, which have one for each row.
+// With n > 1 each prompt has n answers, side by side: answer i of prompt r is element r * n + i of every
+// output but num_input_tokens and prompt_logprobs, which have one for each prompt.
 //
-// Each row is a Sequence of its own, so rows are scheduled like any other requests. The response is sent
-// exactly once: by the last row, by the first error, or by the destructor. One thread at a time, as for
-// Sequence.
+// Each prompt is a ClientRequest of its own, so prompts are scheduled like any other requests. The response
+// is sent exactly once: by the last prompt, by the first error, or by the destructor. One thread at a time,
+// as for ClientRequest.
 #pragma once
 
 #include <cstdint>
@@ -22,22 +22,22 @@ namespace quire::triton {
 
 struct ModelInfo;
 
-class Rows {
+class UnaryResponse {
  public:
   // Takes over the server's request. Throws, without taking it over, when the server cannot make a response
   // factory. start_ns: when the model got the request.
-  Rows(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
-       const GenerationRequest& generation, size_t count, std::shared_ptr<const ModelInfo> info,
-       uint64_t start_ns);
-  ~Rows();
-  Rows(const Rows&) = delete;
-  Rows& operator=(const Rows&) = delete;
+  UnaryResponse(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
+                const GenerationRequest& generation, size_t count, std::shared_ptr<const ModelInfo> info,
+                uint64_t start_ns);
+  ~UnaryResponse();
+  UnaryResponse(const UnaryResponse&) = delete;
+  UnaryResponse& operator=(const UnaryResponse&) = delete;
 
-  // No one waits for the rows any more: the response is sent, or its client is gone.
+  // No one waits for the prompts any more: the response is sent, or its client is gone.
   bool is_over() const;
-  size_t num_rows() const { return answers_.size() / n_; }
-  // The whole answer of a row, or one of its n.
-  void answer(size_t row, const Chunk& chunk);
+  size_t num_prompts() const { return answers_.size() / n_; }
+  // The whole answer of a prompt, or one of its n.
+  void answer(size_t prompt, const Chunk& chunk);
   // Answers the request with an error.
   void fail(TRITONSERVER_Error_Code code, const std::string& message);
 
@@ -59,7 +59,7 @@ class Rows {
   const std::string warnings_;  // a STRING tensor's bytes
   const uint32_t outputs_;      // wanted by the request's fields, and asked for by name
   const size_t n_;
-  std::vector<Answer> answers_;  // [rows * n]
+  std::vector<Answer> answers_;  // [prompts * n]
   std::vector<Kept> kept_;       // the same
   size_t num_answered_ = 0;
   const uint64_t start_ns_;

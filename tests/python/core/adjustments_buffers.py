@@ -1,4 +1,4 @@
-"""A batch's edits as they are packed for a device, read back."""
+"""A batch's adjustments as they are packed for a device, read back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEUTRAL_ROW = {
 
 def packed_samples(batch: _core.Batch, num_sampled: int) -> dict[str, np.ndarray]:
     """What its samples ask for, padded to so many: as a graph that takes that many reads it."""
-    layout = _core.BatchLayout.for_edits(max(num_sampled, 8))
+    layout = _core.BatchLayout.for_adjustments(max(num_sampled, 8))
     buffer = np.full(layout.num_bytes, 0xCC, dtype=np.uint8)
     batch.pack(layout, buffer.ctypes.data, num_sampled=num_sampled)
     num_biases = len(batch.biases)

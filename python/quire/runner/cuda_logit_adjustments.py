@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from quire import _core
-from quire.runner.logit_edits import SamplerTables
+from quire.runner.logit_adjustments import SamplerTables
 from quire.runner.step_buffers import PackedColumns, pinned
 
 
-class CudaLogitEdits:
+class CudaLogitAdjustments:
     """The sampler's tables, and a batch's penalties and the like on their way to it.
 
     All of it is taken at the start, and is in the ledger: where the KV cache has what was left, the first
@@ -26,7 +26,7 @@ class CudaLogitEdits:
 
     def __init__(self, max_num_seqs: int, vocab_size: int, device: torch.device, num_copies: int) -> None:
         self._tables = SamplerTables(max_num_seqs, vocab_size, device)
-        self._columns = PackedColumns(_core.BatchLayout.for_edits(max_num_seqs), device, num_copies)
+        self._columns = PackedColumns(_core.BatchLayout.for_adjustments(max_num_seqs), device, num_copies)
         self._updates_host = [pinned(0, device) for _ in range(num_copies)]
         self._updates = torch.empty(0, dtype=torch.uint8, device=device)
 

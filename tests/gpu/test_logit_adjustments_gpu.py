@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edits_judge import COMMON, NUM_TOKENS, EditsJudge, Samples, make_params, with_words
+from adjustments_judge import COMMON, NUM_TOKENS, AdjustmentsJudge, Samples, make_params, with_words
 from gpu_engines import make_llm, prompts
 from llama_models import MODELS
 from quire import LLM, SamplingParams, _core
@@ -32,7 +32,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 
 
-class Judge(EditsJudge):
+class Judge(AdjustmentsJudge):
     """Between the engine and its runner, one batch in flight."""
 
     def __init__(self, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,8 +75,8 @@ def test_every_id_is_that_of_the_reference(
     judge = Judge(llm, monkeypatch)
     judge.expect(given, params, words)
     assert ids(llm.generate(given, params)) == judge.outputs
-    assert judge.num_edited > 0
-    assert judge.num_changed > NUM_TOKENS, "the edits decide"
+    assert judge.num_adjusted > 0
+    assert judge.num_changed > NUM_TOKENS, "the adjustments decide"
     if mode == "preemption":
         assert llm.stats().num_preemptions > 0
 
@@ -109,7 +109,7 @@ def test_one_batch_in_flight_or_two(
 
 
 def test_requests_without_are_as_before(folder: Callable[[str], Path]) -> None:
-    """Beside requests that edit, and after them, plain ones get the ids that they get alone. Full steps are
+    """Beside requests with adjustments, and after them, plain ones get their ids. Full steps are
     captured when they are needed first, once, and plain ones stay as they were."""
     given, params, _ = requests()
     llm = make_llm(folder(MODEL), **INVARIANT)

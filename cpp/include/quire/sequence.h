@@ -1,4 +1,4 @@
-// A request as the scheduler sees it: its tokens, how far their KV is computed, and what its next token
+// A sequence as the scheduler sees it: its tokens, how far their KV is computed, and what its next token
 // needs.
 #pragma once
 
@@ -9,12 +9,12 @@
 
 #include "quire/block_hash.h"
 #include "quire/config.h"
-#include "quire/logit_edits.h"
-#include "quire/receipt.h"
+#include "quire/logit_adjustments.h"
+#include "quire/request_timing.h"
 
 namespace quire {
 
-struct alignas(64) RequestState {
+struct alignas(64) Sequence {
   enum class Status : uint8_t { kNew, kWaiting, kRunning, kFinished };
 
   // What a decode step touches comes first, in two cache lines.
@@ -37,26 +37,26 @@ struct alignas(64) RequestState {
   uint64_t seed = 0;
   uint64_t request_id = 0;
   int32_t min_tokens = 0;
-  int32_t max_total_tokens = 0;     // prompt + output; the request ends there
+  int32_t max_total_tokens = 0;     // prompt + output; the sequence ends there
   int32_t num_cached_tokens = -1;   // prompt tokens found in the cache at the first admission; -1 before
   int32_t num_logprobs = 0;         // as Batch has it
   int32_t num_prompt_logprobs = 0;  // the same of the prompt's tokens
-  int32_t num_known_prompt_logprobs = 0;    // of the num_prompt_tokens - 1 places that predict one
-  std::shared_ptr<const LogitEdits> edits;  // null: none
+  int32_t num_known_prompt_logprobs = 0;  // of the num_prompt_tokens - 1 places that predict one
+  std::shared_ptr<const LogitAdjustments> adjustments;  // null: none
 
-  std::string cache_salt;                // of the first block's hash
-  std::vector<BlockHash> block_hashes;   // of the first full blocks; extended when a block is full
-  RequestState* next_sibling = nullptr;  // a ring: the unfinished sequences of a request; null: the only one
-  int32_t priority = 0;                  // lower first
-  uint64_t arrival = 0;                  // its number among all requests
-  RequestHistory* history = nullptr;  // elsewhere, since steps do not touch it; never null in the scheduler
-  RequestState* previous = nullptr;   // in the waiting queue
-  RequestState* next = nullptr;
+  std::string cache_salt;               // of the first block's hash
+  std::vector<BlockHash> block_hashes;  // of the first full blocks; extended when a block is full
+  Sequence* next_sibling = nullptr;     // a ring: the unfinished sequences of a request; null: the only one
+  int32_t priority = 0;                 // lower first
+  uint64_t arrival = 0;                 // its number among all sequences
+  RequestHistory* history = nullptr;    // elsewhere, since steps do not touch it; never null in the scheduler
+  Sequence* previous = nullptr;         // in the waiting queue
+  Sequence* next = nullptr;
 
   int32_t num_tokens() const { return static_cast<int32_t>(token_ids.size()); }
   int32_t num_output_tokens() const { return num_tokens() - num_prompt_tokens; }
-  // The order in which requests are served, waiting or running.
-  bool goes_before(const RequestState& other) const {
+  // The order in which sequences are served, waiting or running.
+  bool goes_before(const Sequence& other) const {
     return priority != other.priority ? priority < other.priority : arrival < other.arrival;
   }
   bool needs_prompt_logprobs() const {
@@ -67,13 +67,13 @@ struct alignas(64) RequestState {
   int32_t num_computed_ahead() const { return num_computed_tokens + num_scheduled_tokens; }
 };
 
-// A thousand requests are more than the second-level cache holds: a loop over them prefetches the one
-// that it reaches this many turns later. `request` may be null.
+// A thousand sequences are more than the second-level cache holds: a loop over them prefetches the one
+// that it reaches this many turns later. `sequence` may be null.
 constexpr int32_t kPrefetchDistance = 4;
-constexpr size_t kNumHotBytes = 128;  // what a decode step touches of RequestState
-inline void prefetch(const RequestState* request, size_t num_bytes) {
-  const auto* bytes = reinterpret_cast<const char*>(request);
-  for (size_t i = 0; request && i < num_bytes; i += 64) __builtin_prefetch(bytes + i, 1);
+constexpr size_t kNumHotBytes = 128;  // what a decode step touches of Sequence
+inline void prefetch(const Sequence* sequence, size_t num_bytes) {
+  const auto* bytes = reinterpret_cast<const char*>(sequence);
+  for (size_t i = 0; sequence && i < num_bytes; i += 64) __builtin_prefetch(bytes + i, 1);
 }
 
 }  // namespace quire
