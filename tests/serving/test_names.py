@@ -64,7 +64,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "two fields": (
         {"min_new_tokens": 3, "max_tokens": 2},
-        "min_new_tokens: got 3; allowed: an integer in [0, 2]",
+        "min_new_tokens: got 3; allowed: at most max_tokens (2)",
     ),
 }
 
