@@ -1,4 +1,5 @@
-"""The wire of quire/wire.h in Python: written from its description in wire_structs.h, not from its code.
+"""The wire of quire/wire.h in Python: the encoding is written from its description in wire_structs.h, not from
+its code; which members a struct has, and their types, come from the core's lists.
 
 A layout is a dict of a struct's members, ``[layout]`` of a vector's elements, ``?code`` of a value that may
 be None, ``text`` or ``bytes`` of a string, or codes of the struct module.
@@ -9,136 +10,22 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+import _core_parts
+from quire import _core
+
 MAGIC, VERSION = b"QUIR", 5
 REQUESTS, READY, START_ERROR, STEP = 1, 2, 3, 4
 FINISH_REASONS = ("", "stop", "length", "cancelled", "error", "deadline")
 
-PARAMS: dict[str, Any] = {
-    "n": "i",
-    "max_tokens": "i",
-    "min_tokens": "i",
-    "temperature": "f",
-    "top_p": "f",
-    "top_k": "i",
-    "min_p": "f",
-    "presence_penalty": "f",
-    "frequency_penalty": "f",
-    "repetition_penalty": "f",
-    "logit_bias": ["if"],
-    "allowed_token_ids": ["i"],
-    "bad_word_ids": [["i"]],
-    "seed": "?q",
-    "ignore_eos": "?",
-    "skip_special_tokens": "?",
-    "include_stop_str_in_output": "?",
-    "stop": ["text"],
-    "stop_token_ids": ["i"],
-    "logprobs": "?i",
-    "prompt_logprobs": "?i",
-    "detokenize": "?",
-    "stream_interval": "i",
-    "cache_salt": "text",
-}
-NEW_REQUEST: dict[str, Any] = {
-    "request_id": "Q",
-    "prompt_ids": ["i"],
-    "params": PARAMS,
-    "priority": "i",
-    "arrival_ns": "q",
-    "tokenize_ns": "q",
-    "deadline_ns": "q",
-    "return_receipt": "?",
-}
-REQUESTS_FRAME = {"additions": [NEW_REQUEST], "cancellations": ["Q"]}
-READY_FRAME = {
-    "model": "text",
-    "max_model_len": "i",
-    "vocab_size": "i",
-    "block_size": "i",
-    "num_blocks": "i",
-    "max_num_seqs": "i",
-    "max_num_batched_tokens": "i",
-    "defaults": PARAMS,
-    "token_table": "bytes",
-    "vocabulary": "text",
-    "loaded": "text",
-}
-STATS = {
-    "step": "Q",
-    "num_running": "I",
-    "num_waiting": "I",
-    "num_free_blocks": "I",
-    "num_blocks": "I",
-    "num_preemptions": "Q",
-    "prefix_cache_queries": "Q",
-    "prefix_cache_hits": "Q",
-    "num_prompt_tokens": "Q",
-    "num_generation_tokens": "Q",
-}
-RELEASE = {
-    "request_id": "Q",
-    "index": "I",
-    "ids_begin": "I",
-    "num_ids": "I",
-    "num_text_ids": "I",
-    "trim": "i",
-    "is_first": "?",
-    "open_text": "I",
-    "finish_reason": "B",
-    "num_prompt_tokens": "I",
-    "num_cached_tokens": "I",
-    "timing_idx": "i",
-    "error": "text",
-    "stop_token_id": "i",
-    "stop_string_idx": "i",
-    "logprobs_idx": "i",
-}
-RELEASE_LOGPROBS = {
-    "release_idx": "I",
-    "begin": "I",
-    "num_per_id": "I",
-    "num_prompt_places": "I",
-    "num_per_prompt_place": "I",
-    "cumulative_logprob": "d",
-}
-RECEIPT = "80s"
-STEP_FRAME = {
-    "stats": STATS,
-    "releases": [RELEASE],
-    "token_ids": ["i"],
-    "stop_strings": ["text"],
-    "receipts": [RECEIPT],
-    "logprobs": [RELEASE_LOGPROBS],
-    "logprob_entries": ["ifi"],
-}
+REQUESTS_FRAME, READY_FRAME, STEP_FRAME = _core_parts.wire_layouts()
+READY_FRAME["token_table"] = "bytes"
+[NEW_REQUEST] = REQUESTS_FRAME["additions"]
+PARAMS = NEW_REQUEST["params"]
+STATS = STEP_FRAME["stats"]
+[RELEASE] = STEP_FRAME["releases"]
 
 # What a request has that leaves everything out.
-DEFAULT_PARAMS: dict[str, Any] = {
-    "n": 1,
-    "max_tokens": 0,
-    "min_tokens": 0,
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": 0,
-    "min_p": 0.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "repetition_penalty": 1.0,
-    "logit_bias": [],
-    "allowed_token_ids": [],
-    "bad_word_ids": [],
-    "seed": None,
-    "ignore_eos": False,
-    "skip_special_tokens": True,
-    "include_stop_str_in_output": False,
-    "stop": [],
-    "stop_token_ids": [],
-    "logprobs": None,
-    "prompt_logprobs": None,
-    "detokenize": True,
-    "stream_interval": 1,
-    "cache_salt": "",
-}
+DEFAULT_PARAMS: dict[str, Any] = {name: getattr(_core.SamplingParams(), name) for name in PARAMS}
 # Of a step in which nothing happens, and of a release that is no end and has no text.
 NO_STATS = dict.fromkeys(STATS, 0)
 NO_RELEASE: dict[str, Any] = dict.fromkeys(RELEASE, 0) | {

@@ -58,6 +58,9 @@ class OutputGate:
     def take_ready(self) -> tuple[int, int, int, bool]: ...
     def finish(self, held_ids: Sequence[int]) -> tuple[int, int, int, bool]: ...
 
+def wire_layouts() -> tuple[object, object, object]:
+    """Members of the payloads of requests, ready and step, as the lists in the core have them."""
+
 def encode_requests(
     additions: Sequence[tuple[int, Sequence[int], _core.SamplingParams]],
     cancellations: Sequence[int],

@@ -7,16 +7,56 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "bindings/bind_members.h"
 #include "core_parts.h"
 #include "quire/request_tensor.h"
+#include "wire_structs.h"
 
 namespace quire::core_parts {
 
+namespace {
+
+// A type in the words of tests/common/wire_format.py.
+template <class T>
+py::object layout() {
+  if constexpr (std::is_same_v<T, std::string>) {
+    return py::str("text");
+  } else if constexpr (std::is_same_v<T, LogitBias>) {
+    return py::str("if");
+  } else if constexpr (std::is_same_v<T, Logprob>) {
+    return py::str("ifi");
+  } else if constexpr (std::is_same_v<T, RequestTiming>) {
+    return py::str(std::to_string(sizeof(RequestTiming)) + "s");
+  } else if constexpr (std::is_same_v<T, bool>) {
+    return py::str("?");
+  } else if constexpr (wire::kIsScalar<T>) {
+    return py::str(py::format_descriptor<wire::Scalar<T>>::format());
+  } else if constexpr (wire::kIsOptional<T>) {
+    return py::str("?") + layout<typename T::value_type>();
+  } else if constexpr (wire::kIsVector<T>) {
+    py::list list;
+    list.append(layout<typename T::value_type>());
+    return list;
+  } else {
+    py::dict members;
+    for_each_member<T>([&]<class M>(const M& member) { members[member.name] = layout<typename M::Type>(); });
+    return members;
+  }
+}
+
+}  // namespace
+
 void bind_wire(py::module_& m) {
+  m.def(
+      "wire_layouts",
+      [] {
+        return std::tuple{layout<wire::RequestsFrame>(), layout<wire::ReadyFrame>(), layout<StepOutputs>()};
+      },
+      "Members of the payloads of requests, ready and step, as the lists in the core have them.");
   m.def(
       "encode_requests",
       [](const std::vector<std::tuple<uint64_t, std::vector<int32_t>, SamplingParams>>& additions,

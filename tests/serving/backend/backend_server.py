@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import _core_parts
 import numpy as np
 import quire
 import tritonclient.grpc as grpc
@@ -24,7 +25,9 @@ from quire.triton.server import choose_ports
 
 ROOT = Path(__file__).resolve().parents[3]
 # Where the engine of these tests is found, and its wire.
-FAKE_ENGINE_PATH = os.pathsep.join(str(ROOT / "tests" / folder) for folder in ("serving", "common"))
+FAKE_ENGINE_PATH = os.pathsep.join(
+    map(str, (ROOT / "tests" / "serving", ROOT / "tests" / "common", Path(_core_parts.__file__).parent))
+)
 TENSORS = {
     "input_ids": "INT32",
     "request": "UINT8",
