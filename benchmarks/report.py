@@ -18,8 +18,8 @@ from typing import Any
 from workload import FOLDER, check_share, same_case
 
 RESULTS = FOLDER / "results" / "side_by_side.json"
-BEGIN = "<!-- benchmarks/report.py, {name}: begin -->"
-END = "<!-- benchmarks/report.py, {name}: end -->"
+BEGIN = "<!-- {source}, {name}: begin -->"
+END = "<!-- {source}, {name}: end -->"
 # The rows of the README: shape, prompt tokens, output tokens, concurrency.
 CHOSEN = (
     ("8b", 512, 256, 1),
@@ -170,9 +170,9 @@ def _caption(pairs: list[Pair]) -> str:
     )
 
 
-def with_part(page: str, name: str, text: str) -> str:
+def with_part(page: str, name: str, text: str, source: str = "benchmarks/report.py") -> str:
     """The page with `text` between the marks of that name."""
-    begin, end = BEGIN.format(name=name), END.format(name=name)
+    begin, end = (mark.format(source=source, name=name) for mark in (BEGIN, END))
     before, has_begin, rest = page.partition(begin)
     _, has_end, after = rest.partition(end)
     if not has_begin or not has_end:

@@ -3,18 +3,21 @@
     python docs/generate.py [--check] [--root FOLDER]
 
 The pages about fields and settings and the C++ header come from the tables in python/quire, the stub files
-from the compiled modules, the tables of the comparison with vLLM from benchmarks/results.
+from the compiled modules, the tables of the comparison with vLLM from benchmarks/results, that of metrics
+from engine_stats.def. model_configs.py adds outputs and their fields to model_repository.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import _core_parts
+import model_configs
 import stubs
 from quire import fields_header, request_docs, settings_docs
 
@@ -23,6 +26,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import report  # noqa: E402  it is in benchmarks, a folder of programs
 
+STATS = "cpp/include/quire/engine_stats.def"
 # From the text that a file has, for files of which only a part is generated, to the text that it must have.
 Generator = Callable[[str], str]
 
@@ -37,6 +41,15 @@ def numbers(page: str) -> str:
     return report.with_part(page, "table", report.markdown(report.load_runs(report.RESULTS)))
 
 
+def metrics(page: str) -> str:
+    """The rows of QUIRE_STAT(type, name, kind, series, meaning)."""
+    text = (ROOT / STATS).read_text("utf-8").replace('"\n           "', "")
+    rows = re.findall(r'^QUIRE_STAT\(\w+, \w+, k(\w+), "([\w:]+)",\s+"(.+)"\)$', text, re.MULTILINE)
+    lines = [f"| `{series}` | {kind.lower()} | generation | {meaning} |" for kind, series, meaning in rows]
+    head = ["| series | kind | model | meaning |", "|---|---|---|---|"]
+    return report.with_part(page, "series", "\n".join([*head, *lines, ""]), STATS)
+
+
 def stub(module: str) -> Generator:
     return lambda _: stubs.stub(importlib.import_module(module))
 
@@ -48,8 +61,10 @@ GENERATED: Mapping[str, Generator] = {
     "python/quire/_core.pyi": stub("quire._core"),
     "python/quire/_cuda.pyi": lambda _: stubs.stub(_core_parts.cuda),
     "tests/core_parts/_core_parts.pyi": stub("_core_parts"),
+    "docs/metrics.md": metrics,
     "docs/numbers.md": numbers,
     "README.md": readme,
+    **model_configs.MODEL_CONFIGS,
 }
 
 

@@ -121,17 +121,11 @@ void EngineCore::Impl::end_due(int64_t now_ns) {
 }
 
 EngineStats EngineCore::Impl::stats() const {
-  EngineStats stats;
-  stats.step = step;
+  EngineStats stats = scheduler.totals();
   stats.num_running = static_cast<uint32_t>(scheduler.num_running());
   stats.num_waiting = static_cast<uint32_t>(scheduler.num_waiting());
   stats.num_free_blocks = static_cast<uint32_t>(scheduler.blocks().pool().num_free());
   stats.num_blocks = static_cast<uint32_t>(config.num_blocks);
-  stats.num_preemptions = scheduler.num_preemptions();
-  stats.prefix_cache_queries = scheduler.prefix_cache_queries();
-  stats.prefix_cache_hits = scheduler.prefix_cache_hits();
-  stats.num_prompt_tokens = num_prompt_tokens;
-  stats.num_generation_tokens = num_generation_tokens;
   return stats;
 }
 

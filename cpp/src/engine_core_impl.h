@@ -49,9 +49,6 @@ struct EngineCore::Impl {
   StepOutputs outputs;
   StepOutputs ends;  // of cancelled and failed requests, until the next outputs
   std::vector<LiveSequence*> finished;
-  uint64_t step = 0;
-  uint64_t num_prompt_tokens = 0;
-  uint64_t num_generation_tokens = 0;
 
   void begin_outputs();
   void end(LiveSequence& sequence, FinishReason reason, StepOutputs& out) const;

@@ -18,7 +18,7 @@ void EngineCore::Impl::begin_outputs() {
 FinishReason EngineCore::Impl::accept(LiveSequence& sequence, int32_t id) {
   const int32_t output_idx = sequence.num_output_tokens();
   sequence.token_ids.push_back(id);
-  ++num_generation_tokens;
+  ++scheduler.totals().num_generation_tokens;
   if (output_idx >= sequence.min_tokens &&
       std::binary_search(sequence.end_ids.begin(), sequence.end_ids.end(), id)) {
     if (sequence.include_stop) {
@@ -58,7 +58,7 @@ void EngineCore::Impl::count_prompt_tokens(LiveSequence& sequence) {
   if (sequence.is_forked) sequence.num_counted_prompt_tokens = sequence.num_prompt_tokens;
   const int32_t before = std::max(sequence.num_counted_prompt_tokens, sequence.num_cached_tokens);
   const int32_t now = std::min(sequence.num_computed_tokens, sequence.num_prompt_tokens);
-  if (now > before) num_prompt_tokens += static_cast<uint64_t>(now - before);
+  if (now > before) scheduler.totals().num_prompt_tokens += static_cast<uint64_t>(now - before);
   sequence.num_counted_prompt_tokens = std::max(before, now);
 }
 
@@ -194,7 +194,7 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const St
   scheduler.end_step();
   for (const LiveSequence* sequence : impl.finished) impl.erase(*sequence);
   impl.finished.clear();
-  ++impl.step;
+  ++impl.scheduler.totals().step;
   impl.outputs.stats = impl.stats();
   return impl.outputs;
 }

@@ -79,7 +79,7 @@ const Batch& Scheduler::schedule(int64_t now_ns) {
 }
 
 void Scheduler::fill_batch(const Batch& batch) {
-  const uint64_t num_preemptions_before = num_preemptions_;
+  const uint64_t num_preemptions_before = totals_.num_preemptions;
   wait_reason_ = WaitReason::kNone;
   const bool may_overtake = waits_for_worse();
   for (size_t i = 0; i < running_.size() && batch.num_tokens < config_.max_num_batched_tokens; ++i) {
@@ -111,7 +111,7 @@ void Scheduler::fill_batch(const Batch& batch) {
 
   // Blocks given back in this step are for those that run, or were admitted for them; admitting more at once
   // would only preempt again.
-  while (wait_reason_ == WaitReason::kNone && num_preemptions_ == num_preemptions_before &&
+  while (wait_reason_ == WaitReason::kNone && totals_.num_preemptions == num_preemptions_before &&
          batch.num_tokens < config_.max_num_batched_tokens) {
     Sequence* const sequence = first_waiting();
     if (!sequence || !admit(*sequence)) break;
@@ -160,8 +160,8 @@ bool Scheduler::admit(Sequence& sequence) {
   if (sequence.num_cached_tokens < 0) {
     sequence.num_cached_tokens = sequence.num_computed_tokens;
     if (config_.enable_prefix_caching) {
-      prefix_cache_queries_ += static_cast<uint64_t>(num_tokens);
-      prefix_cache_hits_ += static_cast<uint64_t>(sequence.num_computed_tokens);
+      totals_.prefix_cache_queries += static_cast<uint64_t>(num_tokens);
+      totals_.prefix_cache_hits += static_cast<uint64_t>(sequence.num_computed_tokens);
     }
   }
   start_running(sequence);
@@ -183,7 +183,7 @@ void Scheduler::preempt(Sequence& sequence) {
   sequence.num_published_blocks = 0;
   if (config_.enable_prefix_caching) extend_hashes(sequence, sequence.num_tokens() / config_.block_size);
   link_waiting(sequence);
-  ++num_preemptions_;
+  ++totals_.num_preemptions;
 }
 
 void Scheduler::release_row(Sequence& sequence) {

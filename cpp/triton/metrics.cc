@@ -31,22 +31,9 @@ double cache_usage(const EngineStats& stats) {
 }
 
 constexpr FamilySpec kFamilies[] = {
-    {kGauge, "vllm:num_requests_running", "Requests that the engine is computing",
-     of<&EngineStats::num_running>},
-    {kGauge, "vllm:num_requests_waiting", "Requests that wait for a place in the batch",
-     of<&EngineStats::num_waiting>},
+#define QUIRE_STAT(type, name, kind, series, meaning) {kind, series, meaning, of<&EngineStats::name>},
+#include "quire/engine_stats.def"
     {kGauge, "vllm:kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1", cache_usage},
-    {kGauge, "quire:kv_blocks_total", "Blocks of the KV cache", of<&EngineStats::num_blocks>},
-    {kGauge, "quire:kv_blocks_free", "Blocks of the KV cache that no request uses",
-     of<&EngineStats::num_free_blocks>},
-    {kCounter, "vllm:num_preemptions_total", "Requests sent back to the queue for want of KV blocks",
-     of<&EngineStats::num_preemptions>},
-    {kCounter, "vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache",
-     of<&EngineStats::prefix_cache_queries>},
-    {kCounter, "vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache",
-     of<&EngineStats::prefix_cache_hits>},
-    {kCounter, "vllm:prompt_tokens_total", "Prompt tokens computed", of<&EngineStats::num_prompt_tokens>},
-    {kCounter, "vllm:generation_tokens_total", "Tokens generated", of<&EngineStats::num_generation_tokens>},
     {kGauge, "quire:engine_up", "1 while the engine takes requests, 0 while it is gone or starts", nullptr},
     {kCounter, "quire:engine_restarts_total", "Times that the engine was started again after it had died",
      nullptr},

@@ -107,7 +107,9 @@ def test_without_results(tmp_path: Path) -> None:
     ]
     with pytest.raises(ValueError, match="begin"):
         report.with_part("text", "rows", "table")
-    begin, end = report.BEGIN.format(name="rows"), report.END.format(name="rows")
+    begin, end = (
+        mark.format(source="benchmarks/report.py", name="rows") for mark in (report.BEGIN, report.END)
+    )
     assert f"a\n{begin}\nnew\n{end}\nb\n" == report.with_part(f"a\n{begin}\nold\n{end}\nb\n", "rows", "new\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -62,6 +63,23 @@ def test_text_around_the_marks_is_kept(program: ModuleType, checkout: Path) -> N
     readme.write_text("no marks\n")
     with pytest.raises(ValueError, match="allowed: a page with both"):
         program.main(["--root", str(checkout)])
+
+
+def test_an_output_is_in_every_model_that_has_it(program: ModuleType, checkout: Path) -> None:
+    """Rows of an output and its field that the configurations lack come back, and no other changes."""
+    names = [name for name in program.GENERATED if name.endswith("config.pbtxt")]
+
+    def rows(name: str) -> list[str]:
+        return sorted(re.findall(r"\{ (?:name|key): [^}]+\}", (checkout / name).read_text()))
+
+    before = {name: rows(name) for name in names}
+    for name in names:
+        text = (checkout / name).read_text()
+        text = re.sub(r',\s*\{ (?:name|key): "(?:return_)?receipt"[^}]+\}', "", text)
+        (checkout / name).write_text(text)
+        assert "receipt" not in str(rows(name))
+    program.main(["--root", str(checkout)])
+    assert before == {name: rows(name) for name in names}
 
 
 def test_every_setting_has_a_row(program: ModuleType) -> None:

@@ -98,30 +98,16 @@ inline constexpr std::tuple kMembers<ReleaseLogprobs>{
 
 struct EngineStats {
   uint64_t step = 0;
-  uint32_t num_running = 0;
-  uint32_t num_waiting = 0;
-  uint32_t num_free_blocks = 0;  // cached but unreferenced blocks count as free
-  uint32_t num_blocks = 0;
-  uint64_t num_preemptions = 0;        // since start
-  uint64_t prefix_cache_queries = 0;   // tokens looked up, since start
-  uint64_t prefix_cache_hits = 0;      // tokens found, since start
-  uint64_t num_prompt_tokens = 0;      // computed prompt tokens, since start
-  uint64_t num_generation_tokens = 0;  // since start
+#define QUIRE_STAT(type, name, kind, series, meaning) type name = 0;
+#include "quire/engine_stats.def"
 
   bool operator==(const EngineStats&) const = default;
 };
 template <>
 inline constexpr std::tuple kMembers<EngineStats>{
     member("step", &EngineStats::step),
-    member("num_running", &EngineStats::num_running),
-    member("num_waiting", &EngineStats::num_waiting),
-    member("num_free_blocks", &EngineStats::num_free_blocks),
-    member("num_blocks", &EngineStats::num_blocks),
-    member("num_preemptions", &EngineStats::num_preemptions),
-    member("prefix_cache_queries", &EngineStats::prefix_cache_queries),
-    member("prefix_cache_hits", &EngineStats::prefix_cache_hits),
-    member("num_prompt_tokens", &EngineStats::num_prompt_tokens),
-    member("num_generation_tokens", &EngineStats::num_generation_tokens),
+#define QUIRE_STAT(type, name, kind, series, meaning) member(#name, &EngineStats::name),
+#include "quire/engine_stats.def"
 };
 
 struct StepOutputs {

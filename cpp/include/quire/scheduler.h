@@ -87,9 +87,9 @@ class Scheduler {
 
   int32_t num_running() const { return static_cast<int32_t>(running_.size()); }
   int32_t num_waiting() const { return num_waiting_; }
-  uint64_t num_preemptions() const { return num_preemptions_; }
-  uint64_t prefix_cache_queries() const { return prefix_cache_queries_; }
-  uint64_t prefix_cache_hits() const { return prefix_cache_hits_; }
+  // Counters since the start, those of the engine around it as well.
+  EngineStats& totals() { return totals_; }
+  const EngineStats& totals() const { return totals_; }
   const BlockManager& blocks() const { return blocks_; }
 
   // Blocks, rows, lists and progress agree. Throws InternalError.
@@ -161,9 +161,7 @@ class Scheduler {
   uint64_t num_added_ = 0;
   WaitReason wait_reason_ = WaitReason::kNone;            // of this step
   std::array<uint64_t, kNumWaitReasons> num_waits_ = {};  // steps in which somebody had to wait, by reason
-  uint64_t num_preemptions_ = 0;
-  uint64_t prefix_cache_queries_ = 0;
-  uint64_t prefix_cache_hits_ = 0;
+  EngineStats totals_;
 };
 
 }  // namespace quire

@@ -1,0 +1,88 @@
+"""The configurations of model_repository: what they lack of the outputs that a field asks for.
+
+An output NAME of cpp/triton/output_table.h that the field return_NAME of RequestOptions asks for is an output
+of every model that has it, and return_NAME an input of the models that take a request's fields as tensors.
+What people wrote, and its order, stays; missing rows come last in their list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from quire.sampling_params import RequestOptions
+from quire.schema import fields_of
+
+ROOT = Path(__file__).resolve().parent.parent
+_TYPES = {"kString": "STRING", "kInt32": "INT32", "kUint32": "UINT32", "kFloat": "FP32"}
+# The models, and the word of the output table for what each has.
+_MODELS = {
+    "generation": "kGeneration",
+    "generation_unary": "kUnary",
+    "detokenizer": "kDetokenizer",
+    "ensemble": "kDetokenizer",
+    "ensemble_unary": "kUnary",
+    "ensemble_trtllm": "kDetokenizer",
+    "ensemble_trtllm_unary": "kUnary",
+    "tokenizer": "",
+}
+_ROLES = {
+    "kAll": ("kGeneration", "kDetokenizer", "kUnary"),
+    "kTexts": ("kDetokenizer", "kUnary"),
+    "kStreams": ("kDetokenizer", "kGeneration"),
+}
+_FIELDS_AS_TENSORS = ("tokenizer", "ensemble", "ensemble_unary")
+# TensorRT-LLM's clients have other names for these.
+_NOT_OF_TRTLLM = ("cumulative_logprob", "logprobs")
+
+
+def _outputs() -> dict[tuple[str, str], str]:
+    """The type of each output that a field return_NAME asks for, by what has it and its name."""
+    table = (ROOT / "cpp/triton/output_table.h").read_text("utf-8")
+    found = {}
+    for name, kind, has in re.findall(r'^    \{"(\w+)", (\w+), (\w+), ', table, re.MULTILINE):
+        if f"return_{name}" in fields_of(RequestOptions):
+            found |= {(role, name): _TYPES[kind] for role in _ROLES.get(has, (has,))}
+    return found
+
+
+def _with(text: str, begin: str, rows: Mapping[str, str]) -> str:
+    """The text with each row that the list after `begin` lacks, by a name that the row has in quotes."""
+    match = re.search(begin + r" \[\n(.*?)\n *\]", text, re.DOTALL)
+    if match is None:
+        raise ValueError(f"got a configuration without {begin}; allowed: one that has it")
+    missing = [row for name, row in rows.items() if f'"{name}"' not in match[1]]
+    return text[: match.end(1)] + "".join(",\n" + row for row in missing) + text[match.end(1) :]
+
+
+def _row(name: str, kind: str, dims: str = "[ -1 ]", more: str = "") -> str:
+    quoted = f'"{name}"'
+    return f"  {{ name: {quoted:<28} data_type: {'TYPE_' + kind:<11} dims: {dims}{more} }}"
+
+
+def _map(names: Mapping[str, str]) -> dict[str, str]:
+    return {name: f'      {{ key: "{name}" value: "{name}" }}' for name in names}
+
+
+def model_config(model: str) -> Callable[[str], str]:
+    def generate(text: str) -> str:
+        outputs = {name: kind for (has, name), kind in _outputs().items() if has == _MODELS[model]}
+        if "trtllm" in model:
+            outputs = {name: kind for name, kind in outputs.items() if name not in _NOT_OF_TRTLLM}
+        if outputs:
+            text = _with(text, "\noutput", {name: _row(name, kind) for name, kind in outputs.items()})
+        fields = {name: "BOOL" for name in fields_of(RequestOptions) if name.startswith("return_")}
+        if model in _FIELDS_AS_TENSORS:
+            inputs = {name: _row(name, "BOOL", "[ 1 ]", " optional: true") for name in fields}
+            text = _with(text, "\ninput", inputs)
+        if model == "ensemble":
+            text = _with(text, r'"tokenizer" model_version: -1\n    input_map', _map(fields))
+        if model in ("ensemble", "ensemble_trtllm"):
+            text = _with(text, r'"chunk" \} \]\n    output_map', _map(outputs))
+        return text
+
+    return generate
+
+
+MODEL_CONFIGS = {f"model_repository/{model}/config.pbtxt": model_config(model) for model in _MODELS}
