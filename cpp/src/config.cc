@@ -3,28 +3,30 @@
 #include <cstdint>
 #include <sstream>
 #include <string>
+#include <type_traits>
 
 #include "quire/error.h"
 
 namespace quire {
 namespace {
 
-void require_at_least(const char* field, int32_t given, int32_t lowest) {
-  if (given < lowest)
-    throw InvalidArgument(field, std::to_string(given), "at least " + std::to_string(lowest));
+// Integers are at least 1, or their default where that is 0 and need not be given.
+template <class M>
+void require_lowest(const M& member, const EngineConfig& config) {
+  if constexpr (std::is_same_v<typename M::Type, int32_t>) {
+    const bool can_be_0 = M::kBinding == Binding::kOptional && EngineConfig().*member.pointer == 0;
+    const int32_t given = config.*member.pointer, lowest = can_be_0 ? 0 : 1;
+    if (given < lowest)
+      throw InvalidArgument(member.name, std::to_string(given), "at least " + std::to_string(lowest));
+  }
 }
 
 }  // namespace
 
 void validate(const EngineConfig& config) {
-  require_at_least("block_size", config.block_size, 1);
-  require_at_least("num_blocks", config.num_blocks, 1);
-  require_at_least("max_num_seqs", config.max_num_seqs, 1);
-  require_at_least("max_num_batched_tokens", config.max_num_batched_tokens, 1);
-  require_at_least("max_model_len", config.max_model_len, 2);  // one prompt token, one output token
-  require_at_least("max_output_tokens", config.max_output_tokens, 0);
-  require_at_least("max_batches_in_flight", config.max_batches_in_flight, 1);
-  require_at_least("vocab_size", config.vocab_size, 1);
+  for_each_member<EngineConfig>([&](const auto& member) { require_lowest(member, config); });
+  if (config.max_model_len < 2)
+    throw InvalidArgument("max_model_len", "1", "at least 2: a prompt and an answer");
   if (!(config.watermark >= 0.0f && config.watermark < 1.0f)) {
     std::ostringstream given;
     given << config.watermark;

@@ -174,21 +174,20 @@ def _plan_memory(plan: _Plan) -> None:
 
 def _make_core(plan: _Plan) -> None:
     config, model, runner = plan.config, _made(plan.model), _made(plan.runner)
+    # Settings that the core has by the same name; null is the core's default.
+    values = {
+        name: value for name, value in config if hasattr(_core.EngineConfig, name) and value is not None
+    }
     core_config = _core.EngineConfig(
-        num_blocks=runner.num_blocks,
-        max_model_len=_made(plan.max_model_len),
-        max_batches_in_flight=runner.max_batches_in_flight,
-        vocab_size=model.vocab_size,
-        block_size=config.block_size,
-        max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=config.max_num_batched_tokens,
-        watermark=config.watermark,
-        enable_prefix_caching=config.enable_prefix_caching,
-        enable_chunked_prefill=config.enable_chunked_prefill,
-        seed=config.seed,
-        eos_token_ids=model.eos_token_ids,
-        max_output_tokens=config.max_output_tokens or 0,
-        scheduling_policy=_core.SchedulingPolicy[config.scheduling_policy.upper()],
+        **values
+        | {
+            "num_blocks": runner.num_blocks,
+            "max_model_len": _made(plan.max_model_len),
+            "max_batches_in_flight": runner.max_batches_in_flight,
+            "vocab_size": model.vocab_size,
+            "eos_token_ids": model.eos_token_ids,
+            "scheduling_policy": _core.SchedulingPolicy[config.scheduling_policy.upper()],
+        }
     )
     try:
         plan.core = _core.EngineCore(core_config, _made(plan.table)), core_config
