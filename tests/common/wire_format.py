@@ -1,5 +1,5 @@
-"""The wire of quire/wire.h in Python: the encoding is written from its description in wire_structs.h, not from
-its code; which members a struct has, and their types, come from the core's lists.
+"""The wire of quire/wire.h in Python: the encoding is written from its description in wire_structs.h, not
+from its code; which members a struct has, and their types, come from the core's lists.
 
 A layout is a dict of a struct's members, ``[layout]`` of a vector's elements, ``?code`` of a value that may
 be None, ``text`` or ``bytes`` of a string, or codes of the struct module.

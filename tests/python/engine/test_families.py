@@ -15,12 +15,12 @@ from quire.errors import UnsupportedModel
 from quire.models.config import ModelConfig, load_model_config
 from quire.models.families import FAMILIES
 from quire.models.spec import RopeSpec
+from random_llama import MODEL_TYPES
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of other people's imports
     from transformers import AutoConfig, AutoModelForCausalLM
 
-MODEL_TYPES = {name: name.removesuffix("ForCausalLM").lower() for name in FAMILIES}
 SIZES: dict[str, Any] = {
     "vocab_size": 300,
     "hidden_size": 1024,
