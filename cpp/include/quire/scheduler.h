@@ -44,6 +44,7 @@
 #include "quire/batch.h"
 #include "quire/block_manager.h"
 #include "quire/config.h"
+#include "quire/request.h"
 #include "quire/sequence.h"
 
 namespace quire {
