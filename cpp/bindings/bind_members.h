@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 
 #include <cstdint>
 #include <tuple>
@@ -41,6 +42,11 @@ const T& to_python(const T& value) {
 }
 inline const char* to_python(FinishReason reason) { return to_string(reason); }
 inline uint32_t to_python(OpenText open_text) { return open_text.bits(); }
+inline pybind11::typing::Dict<pybind11::str, pybind11::int_> to_python(const Usage& usage) {
+  pybind11::typing::Dict<pybind11::str, pybind11::int_> numbers;
+  for_each_member<Usage>([&](const auto& member) { numbers[member.name] = usage.*member.pointer; });
+  return numbers;
+}
 
 // A read-only property for each member of `Struct`, which `Class` is or derives from.
 template <class Struct, class Class>

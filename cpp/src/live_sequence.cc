@@ -97,8 +97,8 @@ Release& append_run(LiveSequence& sequence, const OutputGate::Run& run, StepOutp
   release.trim = run.trim;
   release.is_first = run.is_first;
   release.open_text = run.open_text;
-  release.num_prompt_tokens = static_cast<uint32_t>(sequence.num_prompt_tokens);
-  release.num_cached_tokens = static_cast<uint32_t>(std::max(sequence.num_cached_tokens, 0));
+  release.usage.num_prompt_tokens = static_cast<uint32_t>(sequence.num_prompt_tokens);
+  release.usage.num_cached_tokens = static_cast<uint32_t>(std::max(sequence.num_cached_tokens, 0));
   // The gate's held ids are the last ones; the run is the first of them.
   const auto begin = sequence.token_ids.end() - sequence.gate.num_held() - run.num_ids;
   out.token_ids.insert(out.token_ids.end(), begin, begin + run.num_ids);

@@ -3,7 +3,7 @@
 // whoever calls the models themselves: its seal says that this process made it, so that no one can speak for
 // a sequence of another. The version guards mixed configurations.
 //
-//   ChunkHeader | int32 ids [num_ids] | Logprob [num_ids, num_per_id] | Logprob [num_prompt_places,
+//   ChunkHeader | Usage | int32 ids [num_ids] | Logprob [num_ids, num_per_id] | Logprob [num_prompt_places,
 //   num_per_prompt_place] | prompt text [prompt_text_size] | warnings [warnings_size] | stop reason
 //   [stop_reason_size] | RequestTiming, with kChunkHasReceipt
 //
@@ -15,10 +15,12 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "quire/error.h"
 #include "quire/logprobs.h"
+#include "quire/request.h"
 #include "quire/request_timing.h"
 #include "quire/sampling.h"
 #include "seal.h"
@@ -42,7 +44,6 @@ struct ChunkHeader {
   uint32_t num_text_ids = 0;   // the first so many carry text
   int32_t trim = 0;            // bytes to drop from the end of the text
   uint32_t finish_reason = 0;  // FinishReason
-  uint32_t num_input_tokens = 0;
   uint32_t prompt_text_size = 0;
   uint32_t open_text = 0;  // OpenText
   uint32_t warnings_size = 0;
@@ -50,18 +51,20 @@ struct ChunkHeader {
   uint32_t num_per_id = 0;  // logprobs; 0: not asked for
   uint32_t num_prompt_places = 0;
   uint32_t num_per_prompt_place = 0;  // 0: not asked for, or not in this chunk
-  double cumulative_logprob = 0;      // of all ids up to here
+  float cumulative_logprob = 0;       // of all ids up to here
   uint32_t index = 0;                 // of the sequence
   uint32_t outputs = 0;               // that the request wants (outputs.h)
   Seal seal = {};                     // seal_of() the header up to here and what follows it
 
-  static constexpr uint32_t kVersion = 0x51430005;  // "QC", 5
+  static constexpr uint32_t kVersion = 0x51430006;  // "QC", 6
 };
-static_assert(sizeof(ChunkHeader) == 104, "no padding: the record is copied as bytes");
+static_assert(sizeof(ChunkHeader) == 96, "no padding: the record is copied as bytes");
+static_assert(std::has_unique_object_representations_v<Usage>, "copied as bytes, too");
 constexpr size_t kSealOffset = sizeof(ChunkHeader) - sizeof(Seal);
 
 struct Chunk {
   ChunkHeader header;
+  Usage usage;
   std::span<const int32_t> ids;
   std::string_view prompt_text;
   std::string_view warnings;  // a STRING tensor's bytes
@@ -72,7 +75,7 @@ struct Chunk {
 };
 
 inline size_t chunk_size(const Chunk& chunk) {
-  return sizeof(ChunkHeader) + chunk.ids.size_bytes() + chunk.logprobs.size_bytes() +
+  return sizeof(ChunkHeader) + sizeof(Usage) + chunk.ids.size_bytes() + chunk.logprobs.size_bytes() +
          chunk.prompt_logprobs.size_bytes() + chunk.prompt_text.size() + chunk.warnings.size() +
          chunk.stop_reason.size() + chunk.receipt.size();
 }
@@ -91,6 +94,7 @@ inline char* write_chunk(Chunk chunk, char* out) {
     out += size;
   };
   write(&chunk.header, sizeof(ChunkHeader));
+  write(&chunk.usage, sizeof(Usage));
   write(chunk.ids.data(), chunk.ids.size_bytes());
   for (const auto& logprobs : {chunk.logprobs, chunk.prompt_logprobs}) {
     write(logprobs.data(), logprobs.size_bytes());
@@ -151,8 +155,8 @@ inline Chunk take_chunk(std::string_view& bytes, std::span<int32_t>& ids, std::s
   }
   const uint64_t num_logprobs = uint64_t{header.num_ids} * header.num_per_id;
   const uint64_t num_prompt_logprobs = uint64_t{header.num_prompt_places} * header.num_per_prompt_place;
-  const uint64_t arrays_size =
-      uint64_t{header.num_ids} * sizeof(int32_t) + (num_logprobs + num_prompt_logprobs) * sizeof(Logprob);
+  const uint64_t arrays_size = sizeof(Usage) + uint64_t{header.num_ids} * sizeof(int32_t) +
+                               (num_logprobs + num_prompt_logprobs) * sizeof(Logprob);
   const size_t receipt_size = (header.flags & kChunkHasReceipt) != 0 ? sizeof(RequestTiming) : 0;
   const uint64_t texts_size =
       uint64_t{header.prompt_text_size} + header.warnings_size + header.stop_reason_size + receipt_size;
@@ -161,6 +165,7 @@ inline Chunk take_chunk(std::string_view& bytes, std::span<int32_t>& ids, std::s
   }
   const std::string_view rest = whole.substr(sizeof(ChunkHeader), arrays_size + texts_size);
   if (seal_of(whole.substr(0, kSealOffset), rest) != header.seal) refuse("bytes with another seal");
+  std::memcpy(&chunk.usage, take(sizeof(Usage)).data(), sizeof(Usage));
   chunk.ids = take_array(ids, header.num_ids);
   chunk.logprobs = take_array(logprobs, num_logprobs);
   chunk.prompt_logprobs = take_array(logprobs, num_prompt_logprobs);

@@ -76,6 +76,7 @@ void ClientRequest::take(const Release& release, const StepOutputs& outputs) {
   sequence.output_ids.insert(sequence.output_ids.end(), ids.begin(), ids.end());
   sequence.num_textless_ids = release.num_ids - release.num_text_ids;
   sequence.trim = release.trim;
+  sequence.usage = release.usage;
   sequence.finish_reason = release.finish_reason;
   num_unfinished_ -= is_last;
   if (release.logprobs_idx >= 0) {
@@ -156,12 +157,13 @@ Chunk ClientRequest::make_chunk(const Sequence& sequence, bool is_last) const {
   chunk.header.num_per_id = sequence.logprobs.num_per_id;
   chunk.header.num_prompt_places = sequence.logprobs.num_prompt_places;
   chunk.header.num_per_prompt_place = sequence.logprobs.num_per_prompt_place;
-  chunk.header.cumulative_logprob = sequence.logprobs.cumulative;
+  chunk.header.cumulative_logprob = static_cast<float>(sequence.logprobs.cumulative);
   chunk.stop_reason = sequence.stop_reason;
   chunk.header.trim = sequence.trim;
   chunk.header.open_text = sequence.open_text.bits();
   chunk.header.finish_reason = static_cast<uint32_t>(sequence.finish_reason);
-  chunk.header.num_input_tokens = static_cast<uint32_t>(generation_.request.prompt_ids.size());
+  chunk.usage = sequence.usage;
+  chunk.usage.num_prompt_tokens = static_cast<uint32_t>(generation_.request.prompt_ids.size());
   if (sequence.receipt) {
     chunk.receipt = {reinterpret_cast<const char*>(&*sequence.receipt), sizeof(RequestTiming)};
   }

@@ -111,6 +111,7 @@ class ClientRequest {
       std::vector<Logprob> of_prompt;
       double cumulative = 0;  // of all ids
     } logprobs;
+    Usage usage;  // as the engine told with the last ids
     std::string stop_reason;
     FinishReason finish_reason = FinishReason::kNone;
     std::optional<RequestTiming> receipt;  // for the client, with the end

@@ -121,13 +121,15 @@ template <auto kMember>
 uint32_t count(const Answer& answer) {
   return answer.chunk.header.*kMember;
 }
+template <auto kMember>
+uint32_t usage(const Answer& answer) {
+  return answer.chunk.usage.*kMember;
+}
 inline std::string_view finish_reason(const Answer& answer) {
   return to_string(static_cast<FinishReason>(answer.chunk.header.finish_reason));
 }
 inline std::string_view stop_reason(const Answer& answer) { return answer.chunk.stop_reason; }
-inline float cumulative_logprob(const Answer& answer) {
-  return static_cast<float>(answer.chunk.header.cumulative_logprob);
-}
+inline float cumulative_logprob(const Answer& answer) { return answer.chunk.header.cumulative_logprob; }
 
 template <auto kField>
 bool wants(const GenerationRequest& request) {
@@ -162,7 +164,7 @@ inline constexpr OutputSpec kTable[] = {
     {"output_ids", kInt32, kAll, ids, wants<&Request::return_token_ids>},
     {"index", kUint32, kStreams, each<count<&Header::index>>, wants_index},
     {"finish_reason", kString, kAll, each<finish_reason>, wants<&Request::return_finish_reason>},
-    {"num_input_tokens", kUint32, kAll, each_prompt<count<&Header::num_input_tokens>>,
+    {"num_input_tokens", kUint32, kAll, each_prompt<usage<&Usage::num_prompt_tokens>>,
      wants<&Request::return_num_input_tokens>},
     {"num_output_tokens", kUint32, kAll, each<count<&Header::num_ids>>, wants<&Request::return_num_output_tokens>},
     {"stop_reason", kString, kAll, each<stop_reason>, wants<&Request::return_stop_reason>},

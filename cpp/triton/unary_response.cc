@@ -50,6 +50,7 @@ void UnaryResponse::answer(size_t prompt, const Chunk& chunk) {
   if ((outputs_ & kTokenLogprobs) != 0) kept.logprobs.assign(chunk.logprobs.begin(), chunk.logprobs.end());
   kept.stop_reason = chunk.stop_reason;
   answer.chunk = {.header = chunk.header,
+                  .usage = chunk.usage,
                   .ids = kept.ids,
                   .prompt_text = {},
                   .warnings = warnings_,

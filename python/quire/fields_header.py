@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from quire.sampling_params import ENGINE_FIELDS, GREEDY_TEMPERATURE, MAX_BAD_WORD_IDS, NAMES
+from quire.sampling_params import CORE_FIELDS, ENGINE_FIELDS, GREEDY_TEMPERATURE, MAX_BAD_WORD_IDS, NAMES
 from quire.schema import INT32_MAX, INT64_MAX, Field
 
 _HEAD = """\
@@ -20,6 +20,8 @@ _HEAD = """\
 #include <cstdint>
 #include <limits>
 #include <string_view>
+
+#include "quire/members.h"
 
 namespace quire {
 namespace fields {
@@ -60,8 +62,9 @@ _LIMITS = {
     "kMaxStopBytes": ("stop", "max_bytes"),
     "kMaxCacheSaltLength": ("cache_salt", "max_length"),
 }
-# Their other names are for the tokenizer alone.
-_OF_THE_TOKENIZER = ("truncate_prompt_tokens", "add_special_tokens", "exclude_input_in_output")
+# What is for the tokenizer alone.
+_OF_THE_TOKENIZER = ("truncate_prompt_tokens", "add_special_tokens", "exclude_input_in_output", "strict")
+_TYPES = {"int": "int32_t", "bool": "bool"}
 
 
 def _lines() -> Iterator[str]:
@@ -87,6 +90,14 @@ def _lines() -> Iterator[str]:
         yield f"inline constexpr int32_t {constant} = {getattr(NAMES.fields[name], limit)};"
     yield f"inline constexpr float kGreedyTemperature = {GREEDY_TEMPERATURE}f;  // below: greedy"
     yield f"inline constexpr int32_t kMaxBadWordIds = {MAX_BAD_WORD_IDS};"
+    options = [name for name in NAMES.fields if name not in {*CORE_FIELDS, *_OF_THE_TOKENIZER}]
+    yield "\n// How a request is scheduled and what its answer has: docs/request_fields.md. 0: not given."
+    yield "struct RequestOptions {"
+    for field in map(NAMES.fields.__getitem__, options):
+        default = 0 if field.default is None else json.dumps(field.default)
+        yield f"  {_TYPES[field.type]} {field.name} = {default};"
+    yield "};"
+    yield f"QUIRE_MEMBERS(RequestOptions, QUIRE_OPTIONAL({', '.join(options)}));"
     yield "\n}  // namespace quire"
 
 

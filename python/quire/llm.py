@@ -198,6 +198,7 @@ class LLM:
                     release.cumulative_logprob,
                     None if prompt_logprobs is None else PromptLogprobs(prompt_logprobs, table),
                     make_timing(release.receipt),
+                    release.usage if end else None,
                 )
             )
         return streamed
@@ -297,12 +298,13 @@ class LLM:
             sequence.stop_reason = release.stop_reason
             sequence.error = release.error
             sequence.receipt = make_timing(release.receipt)
+            sequence.usage = release.usage
             if all(sequence.finish_reason for sequence in request.sequences):
                 yield RequestOutput(
                     request_id=release.request_id,
                     prompt=request.prompt,
                     prompt_token_ids=tuple(request.prompt_ids),
-                    num_cached_tokens=release.num_cached_tokens,
+                    num_cached_tokens=release.usage["num_cached_tokens"],
                     outputs=tuple(
                         sequence.completion(index, table) for index, sequence in enumerate(request.sequences)
                     ),
@@ -349,6 +351,7 @@ class _Sequence:
     stop_reason: str | int | None = None
     error: str = ""
     receipt: RequestTiming | None = None
+    usage: Mapping[str, int] = field(default_factory=dict)
 
     def completion(self, index: int, table: _core.TokenTable) -> CompletionOutput:
         return CompletionOutput(
@@ -361,6 +364,7 @@ class _Sequence:
             logprobs=OutputLogprobs.joined(self.logprobs, table) if self.logprobs else None,
             cumulative_logprob=self.cumulative_logprob,
             receipt=self.receipt,
+            usage=self.usage,
         )
 
 

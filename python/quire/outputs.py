@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from quire.token_logprobs import Logprob, OutputLogprobs, PromptLogprobs
@@ -62,6 +62,8 @@ class CompletionOutput:
     cumulative_logprob: float | None = None  # of all tokens
     receipt: RequestTiming | None = None  # None: not asked for
     error: str = ""  # the reason of "error", and of "deadline" where nothing was generated
+    # What it cost: num_prompt_tokens, num_cached_tokens and what else the core's Usage has.
+    usage: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,3 +92,4 @@ class StreamOutput(NamedTuple):
     cumulative_logprob: float | None = None  # of all tokens so far
     prompt_logprobs: PromptLogprobs | None = None  # with the first tokens
     receipt: RequestTiming | None = None  # with the end, when it was asked for
+    usage: Mapping[str, int] | None = None  # with the end, as CompletionOutput has it

@@ -29,6 +29,7 @@ DEFAULT_PARAMS: dict[str, Any] = {name: getattr(_core.SamplingParams(), name) fo
 # Of a step in which nothing happens, and of a release that is no end and has no text.
 NO_STATS = dict.fromkeys(STATS, 0)
 NO_RELEASE: dict[str, Any] = dict.fromkeys(RELEASE, 0) | {
+    "usage": dict.fromkeys(RELEASE["usage"], 0),
     "is_first": False,
     "timing_idx": -1,
     "error": "",

@@ -142,7 +142,7 @@ def step_frame(step: int, num_running: int, num_generated: int, releases: list[R
             "num_text_ids": r.num_text_ids,
             "is_first": r.is_first,
             "finish_reason": wire.FINISH_REASONS.index(r.finish_reason or ""),
-            "num_prompt_tokens": len(r.request.prompt),
+            "usage": wire.NO_RELEASE["usage"] | {"num_prompt_tokens": len(r.request.prompt)},
             "timing_idx": given.index(r) if r in given else -1,
             "error": r.error,
             "stop_token_id": STOP_ID if r.finish_reason == "stop" else -1,

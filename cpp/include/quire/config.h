@@ -34,23 +34,11 @@ struct EngineConfig {
 
   int32_t max_blocks_per_request() const { return (max_model_len + block_size - 1) / block_size; }
 };
-template <>
-inline constexpr std::tuple kMembers<EngineConfig>{
-    member("block_size", &EngineConfig::block_size),
-    member<Binding::kRequired>("num_blocks", &EngineConfig::num_blocks),
-    member("max_num_seqs", &EngineConfig::max_num_seqs),
-    member("max_num_batched_tokens", &EngineConfig::max_num_batched_tokens),
-    member<Binding::kRequired>("max_model_len", &EngineConfig::max_model_len),
-    member("max_output_tokens", &EngineConfig::max_output_tokens),
-    member("max_batches_in_flight", &EngineConfig::max_batches_in_flight),
-    member("watermark", &EngineConfig::watermark),
-    member("scheduling_policy", &EngineConfig::scheduling_policy),
-    member("enable_prefix_caching", &EngineConfig::enable_prefix_caching),
-    member("enable_chunked_prefill", &EngineConfig::enable_chunked_prefill),
-    member<Binding::kRequired>("vocab_size", &EngineConfig::vocab_size),
-    member("seed", &EngineConfig::seed),
-    member("eos_token_ids", &EngineConfig::eos_token_ids),
-};
+QUIRE_MEMBERS(EngineConfig, QUIRE_OPTIONAL(block_size), QUIRE_REQUIRED(num_blocks),
+              QUIRE_OPTIONAL(max_num_seqs, max_num_batched_tokens), QUIRE_REQUIRED(max_model_len),
+              QUIRE_OPTIONAL(max_output_tokens, max_batches_in_flight, watermark, scheduling_policy,
+                             enable_prefix_caching, enable_chunked_prefill),
+              QUIRE_REQUIRED(vocab_size), QUIRE_OPTIONAL(seed, eos_token_ids));
 
 // Throws InvalidArgument that names the setting.
 void validate(const EngineConfig& config);

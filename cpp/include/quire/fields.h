@@ -7,6 +7,8 @@
 #include <limits>
 #include <string_view>
 
+#include "quire/members.h"
+
 namespace quire {
 namespace fields {
 
@@ -122,5 +124,21 @@ inline constexpr int32_t kMaxStopBytes = 16384;
 inline constexpr int32_t kMaxCacheSaltLength = 1024;
 inline constexpr float kGreedyTemperature = 1e-05f;  // below: greedy
 inline constexpr int32_t kMaxBadWordIds = 2048;
+
+// How a request is scheduled and what its answer has: docs/request_fields.md. 0: not given.
+struct RequestOptions {
+  int32_t priority = 0;
+  int32_t deadline_ms = 0;
+  bool stream = false;
+  bool return_finish_reason = false;
+  bool return_stop_reason = false;
+  bool return_cumulative_logprob = false;
+  bool return_logprobs = false;
+  bool return_num_input_tokens = false;
+  bool return_num_output_tokens = false;
+  bool return_token_ids = false;
+  bool return_receipt = false;
+};
+QUIRE_MEMBERS(RequestOptions, QUIRE_OPTIONAL(priority, deadline_ms, stream, return_finish_reason, return_stop_reason, return_cumulative_logprob, return_logprobs, return_num_input_tokens, return_num_output_tokens, return_token_ids, return_receipt));
 
 }  // namespace quire

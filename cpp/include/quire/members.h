@@ -7,7 +7,7 @@
 #include <utility>
 
 // QUIRE_MEMBERS(Struct, QUIRE_REQUIRED(a, b), QUIRE_OPTIONAL(c, d)): kMembers<Struct> by their names alone,
-// in the order of their declaration: first those that must be given. Either part may be left out.
+// in the order of their declaration. QUIRE_UNBOUND: those that Python has not (Binding::kNone).
 #define QUIRE_MEMBERS(Struct, ...)              \
   template <>                                   \
   inline constexpr auto kMembers<Struct> = [] { \
@@ -17,8 +17,10 @@
   static_assert(has_all_members<Struct>())
 #define QUIRE_REQUIRED(...) QUIRE_EACH(QUIRE_REQUIRED_MEMBER, __VA_ARGS__)
 #define QUIRE_OPTIONAL(...) QUIRE_EACH(QUIRE_OPTIONAL_MEMBER, __VA_ARGS__)
+#define QUIRE_UNBOUND(...) QUIRE_EACH(QUIRE_UNBOUND_MEMBER, __VA_ARGS__)
 #define QUIRE_REQUIRED_MEMBER(name) member<Binding::kRequired>(#name, &S::name)
 #define QUIRE_OPTIONAL_MEMBER(name) member(#name, &S::name)
+#define QUIRE_UNBOUND_MEMBER(name) member<Binding::kNone>(#name, &S::name)
 // macro(a), macro(b), ...: QUIRE_NEXT is no macro within itself, so it puts off its next step to another scan
 // of the preprocessor. There are 64, enough for as many members.
 #define QUIRE_EACH(macro, ...) QUIRE_SCAN64(QUIRE_NEXT(macro, __VA_ARGS__))

@@ -25,13 +25,15 @@ struct NewRequest {
   int64_t deadline_ns = 0;  // 0: none
   bool return_receipt = false;
 };
-template <>
-inline constexpr std::tuple kMembers<NewRequest>{
-    member("request_id", &NewRequest::request_id),   member("prompt_ids", &NewRequest::prompt_ids),
-    member("params", &NewRequest::params),           member("priority", &NewRequest::priority),
-    member("arrival_ns", &NewRequest::arrival_ns),   member("tokenize_ns", &NewRequest::tokenize_ns),
-    member("deadline_ns", &NewRequest::deadline_ns), member("return_receipt", &NewRequest::return_receipt),
+QUIRE_MEMBERS(NewRequest, QUIRE_OPTIONAL(request_id, prompt_ids, params, priority, arrival_ns, tokenize_ns,
+                                         deadline_ns, return_receipt));
+
+// What a sequence cost, up to a release: numbers for who asks for them.
+struct Usage {
+  uint32_t num_prompt_tokens = 0;
+  uint32_t num_cached_tokens = 0;  // prompt tokens found in the prefix cache
 };
+QUIRE_MEMBERS(Usage, QUIRE_OPTIONAL(num_prompt_tokens, num_cached_tokens));
 
 // A run of ids whose text can be decoded on its own: it ends at a complete character and outside a possible
 // stop string.
@@ -45,9 +47,8 @@ struct Release {
   bool is_first = false;      // nothing before took part in the text (TokenTable::decode)
   OpenText open_text;         // what the prompt left open, with the first ids of a request
   FinishReason finish_reason = FinishReason::kNone;
-  uint32_t num_prompt_tokens = 0;
-  uint32_t num_cached_tokens = 0;  // prompt tokens found in the prefix cache
-  int32_t timing_idx = -1;         // of StepOutputs::receipts, with the end of who asked for it; -1: none
+  Usage usage;
+  int32_t timing_idx = -1;  // of StepOutputs::receipts, with the end of who asked for it; -1: none
   // For the client, when finish_reason is kError, or kDeadline and nothing was generated: what went wrong.
   std::string error;
   // When finish_reason is kStop, what stopped it; neither of them at an end-of-sequence token.
@@ -55,25 +56,10 @@ struct Release {
   int32_t stop_string_idx = -1;  // in StepOutputs::stop_strings: one of stop
   int32_t logprobs_idx = -1;     // in StepOutputs::logprobs; -1: none asked for
 };
-template <>
-inline constexpr std::tuple kMembers<Release>{
-    member("request_id", &Release::request_id),
-    member("index", &Release::index),
-    member<Binding::kNone>("ids_begin", &Release::ids_begin),
-    member<Binding::kNone>("num_ids", &Release::num_ids),
-    member("num_text_ids", &Release::num_text_ids),
-    member("trim", &Release::trim),
-    member("is_first", &Release::is_first),
-    member("open_text", &Release::open_text),
-    member("finish_reason", &Release::finish_reason),
-    member("num_prompt_tokens", &Release::num_prompt_tokens),
-    member("num_cached_tokens", &Release::num_cached_tokens),
-    member<Binding::kNone>("timing_idx", &Release::timing_idx),
-    member("error", &Release::error),
-    member<Binding::kNone>("stop_token_id", &Release::stop_token_id),
-    member<Binding::kNone>("stop_string_idx", &Release::stop_string_idx),
-    member<Binding::kNone>("logprobs_idx", &Release::logprobs_idx),
-};
+QUIRE_MEMBERS(Release, QUIRE_OPTIONAL(request_id, index), QUIRE_UNBOUND(ids_begin, num_ids),
+              QUIRE_OPTIONAL(num_text_ids, trim, is_first, open_text, finish_reason, usage),
+              QUIRE_UNBOUND(timing_idx), QUIRE_OPTIONAL(error),
+              QUIRE_UNBOUND(stop_token_id, stop_string_idx, logprobs_idx));
 
 // Logprobs of one release: [begin, ...) of StepOutputs::logprob_entries. First num_per_id for each id of the
 // release, then num_per_prompt_place for each token of the prompt but its first, in the first release of a
@@ -86,15 +72,8 @@ struct ReleaseLogprobs {
   uint32_t num_per_prompt_place = 0;  // 0: not asked for, or not here
   double cumulative_logprob = 0;      // of the request's ids up to here
 };
-template <>
-inline constexpr std::tuple kMembers<ReleaseLogprobs>{
-    member("release_idx", &ReleaseLogprobs::release_idx),
-    member("begin", &ReleaseLogprobs::begin),
-    member("num_per_id", &ReleaseLogprobs::num_per_id),
-    member("num_prompt_places", &ReleaseLogprobs::num_prompt_places),
-    member("num_per_prompt_place", &ReleaseLogprobs::num_per_prompt_place),
-    member("cumulative_logprob", &ReleaseLogprobs::cumulative_logprob),
-};
+QUIRE_MEMBERS(ReleaseLogprobs, QUIRE_OPTIONAL(release_idx, begin, num_per_id, num_prompt_places,
+                                              num_per_prompt_place, cumulative_logprob));
 
 struct EngineStats {
   uint64_t step = 0;
@@ -142,15 +121,7 @@ struct StepOutputs {
         .subspan(begin, size_t{run.num_prompt_places} * run.num_per_prompt_place);
   }
 };
-template <>
-inline constexpr std::tuple kMembers<StepOutputs>{
-    member("stats", &StepOutputs::stats),
-    member("releases", &StepOutputs::releases),
-    member("token_ids", &StepOutputs::token_ids),
-    member("stop_strings", &StepOutputs::stop_strings),
-    member("receipts", &StepOutputs::receipts),
-    member("logprobs", &StepOutputs::logprobs),
-    member("logprob_entries", &StepOutputs::logprob_entries),
-};
+QUIRE_MEMBERS(StepOutputs,
+              QUIRE_OPTIONAL(stats, releases, token_ids, stop_strings, receipts, logprobs, logprob_entries));
 
 }  // namespace quire

@@ -20,35 +20,6 @@
 
 namespace quire {
 
-// How a request is scheduled and what comes with its answer; docs/request_fields.md says what each means.
-struct RequestOptions {
-  int32_t priority = 0;
-  int32_t deadline_ms = 0;  // after arrival; 0: none
-  bool stream = false;
-  bool return_finish_reason = false;
-  bool return_stop_reason = false;
-  bool return_cumulative_logprob = false;
-  bool return_logprobs = false;
-  bool return_num_input_tokens = false;
-  bool return_num_output_tokens = false;
-  bool return_token_ids = false;
-  bool return_receipt = false;
-};
-template <>
-inline constexpr std::tuple kMembers<RequestOptions>{
-    member("priority", &RequestOptions::priority),
-    member("deadline_ms", &RequestOptions::deadline_ms),
-    member("stream", &RequestOptions::stream),
-    member("return_finish_reason", &RequestOptions::return_finish_reason),
-    member("return_stop_reason", &RequestOptions::return_stop_reason),
-    member("return_cumulative_logprob", &RequestOptions::return_cumulative_logprob),
-    member("return_logprobs", &RequestOptions::return_logprobs),
-    member("return_num_input_tokens", &RequestOptions::return_num_input_tokens),
-    member("return_num_output_tokens", &RequestOptions::return_num_output_tokens),
-    member("return_token_ids", &RequestOptions::return_token_ids),
-    member("return_receipt", &RequestOptions::return_receipt),
-};
-
 // What a tokenizer knows of a request. Not fields of a client's.
 struct TokenizedRequest {
   int64_t arrival_ns = 0;                // CLOCK_MONOTONIC; 0: now
@@ -59,16 +30,8 @@ struct TokenizedRequest {
   std::vector<std::string> prompt_text;  // stands before each answer: nothing, or one text for each prompt
   std::vector<std::string> warnings;     // for the client, with the first text
 };
-template <>
-inline constexpr std::tuple kMembers<TokenizedRequest>{
-    member("arrival_ns", &TokenizedRequest::arrival_ns),
-    member("tokenize_ns", &TokenizedRequest::tokenize_ns),
-    member("acknowledge", &TokenizedRequest::acknowledge),
-    member("vocabulary", &TokenizedRequest::vocabulary),
-    member("prompt_lengths", &TokenizedRequest::prompt_lengths),
-    member("prompt_text", &TokenizedRequest::prompt_text),
-    member("warnings", &TokenizedRequest::warnings),
-};
+QUIRE_MEMBERS(TokenizedRequest, QUIRE_OPTIONAL(arrival_ns, tokenize_ns, acknowledge, vocabulary,
+                                               prompt_lengths, prompt_text, warnings));
 
 struct RequestTensor {
   SamplingParams params;

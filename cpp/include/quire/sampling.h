@@ -49,33 +49,12 @@ struct SamplingParams {
   std::string cache_salt;                  // prefixes are shared among requests of one salt; UTF-8, at most
                                            // kMaxCacheSaltLength
 };
-template <>
-inline constexpr std::tuple kMembers<SamplingParams>{
-    member("n", &SamplingParams::n),
-    member("max_tokens", &SamplingParams::max_tokens),
-    member("min_tokens", &SamplingParams::min_tokens),
-    member("temperature", &SamplingParams::temperature),
-    member("top_p", &SamplingParams::top_p),
-    member("top_k", &SamplingParams::top_k),
-    member("min_p", &SamplingParams::min_p),
-    member("presence_penalty", &SamplingParams::presence_penalty),
-    member("frequency_penalty", &SamplingParams::frequency_penalty),
-    member("repetition_penalty", &SamplingParams::repetition_penalty),
-    member("logit_bias", &SamplingParams::logit_bias),
-    member("allowed_token_ids", &SamplingParams::allowed_token_ids),
-    member("bad_word_ids", &SamplingParams::bad_word_ids),
-    member("seed", &SamplingParams::seed),
-    member("ignore_eos", &SamplingParams::ignore_eos),
-    member("skip_special_tokens", &SamplingParams::skip_special_tokens),
-    member("include_stop_str_in_output", &SamplingParams::include_stop_str_in_output),
-    member("stop", &SamplingParams::stop),
-    member("stop_token_ids", &SamplingParams::stop_token_ids),
-    member("logprobs", &SamplingParams::logprobs),
-    member("prompt_logprobs", &SamplingParams::prompt_logprobs),
-    member("detokenize", &SamplingParams::detokenize),
-    member("stream_interval", &SamplingParams::stream_interval),
-    member("cache_salt", &SamplingParams::cache_salt),
-};
+QUIRE_MEMBERS(SamplingParams,
+              QUIRE_OPTIONAL(n, max_tokens, min_tokens, temperature, top_p, top_k, min_p, presence_penalty,
+                             frequency_penalty, repetition_penalty, logit_bias, allowed_token_ids,
+                             bad_word_ids, seed, ignore_eos, skip_special_tokens, include_stop_str_in_output,
+                             stop, stop_token_ids, logprobs, prompt_logprobs, detokenize, stream_interval,
+                             cache_salt));
 
 // The seed of sequence `index` of a request with `seed`; that of sequence 0 is `seed`.
 uint64_t sequence_seed(uint64_t seed, uint32_t index);

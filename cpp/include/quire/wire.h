@@ -60,25 +60,10 @@ struct ReadyFrame {
 
 namespace quire {
 
-template <>
-inline constexpr std::tuple kMembers<wire::RequestsFrame>{
-    member("additions", &wire::RequestsFrame::additions),
-    member("cancellations", &wire::RequestsFrame::cancellations),
-};
-template <>
-inline constexpr std::tuple kMembers<wire::ReadyFrame>{
-    member("model", &wire::ReadyFrame::model),
-    member("max_model_len", &wire::ReadyFrame::max_model_len),
-    member("vocab_size", &wire::ReadyFrame::vocab_size),
-    member("block_size", &wire::ReadyFrame::block_size),
-    member("num_blocks", &wire::ReadyFrame::num_blocks),
-    member("max_num_seqs", &wire::ReadyFrame::max_num_seqs),
-    member("max_num_batched_tokens", &wire::ReadyFrame::max_num_batched_tokens),
-    member("defaults", &wire::ReadyFrame::defaults),
-    member("token_table", &wire::ReadyFrame::token_table),
-    member("vocabulary", &wire::ReadyFrame::vocabulary),
-    member("loaded", &wire::ReadyFrame::loaded),
-};
+QUIRE_MEMBERS(wire::RequestsFrame, QUIRE_OPTIONAL(additions, cancellations));
+QUIRE_MEMBERS(wire::ReadyFrame,
+              QUIRE_OPTIONAL(model, max_model_len, vocab_size, block_size, num_blocks, max_num_seqs,
+                             max_num_batched_tokens, defaults, token_table, vocabulary, loaded));
 
 }  // namespace quire
 

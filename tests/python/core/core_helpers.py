@@ -352,7 +352,7 @@ class Driver:
                 release.open_text,
             ).encode()
             sequence.finish_reason = release.finish_reason
-            sequence.num_cached_tokens = release.num_cached_tokens
+            sequence.num_cached_tokens = release.usage["num_cached_tokens"]
             sequence.num_releases += 1
             sequence.error = release.error
             sequence.receipt = release.receipt

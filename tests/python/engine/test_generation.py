@@ -120,6 +120,9 @@ def test_prefix_reuse(llama_folder: Callable[..., Path], settings: dict[str, Any
     rest = llm.generate(given, GREEDY)
     # A prompt's last token is always computed, for its logits.
     assert [output.num_cached_tokens for output in rest] == [64] * len(given)
+    usages = [output.outputs[0].usage for output in rest]
+    assert [usage["num_prompt_tokens"] for usage in usages] == [len(prompt) for prompt in given]
+    assert {usage["num_cached_tokens"] for usage in usages} == {64}
     check(folder, given, ids(rest), "prefix reuse")
 
 

@@ -39,8 +39,7 @@ class Release:
     is_first: bool
     open_text: int
     finish_reason: str
-    num_prompt_tokens: int
-    num_cached_tokens: int
+    usage: dict[str, int]
     receipt: bytes | None
     error: str
     stop_reason: str | int | None = None
@@ -172,8 +171,7 @@ def _release(step: dict[str, Any], given: dict[str, Any]) -> Release:
         given["is_first"],
         given["open_text"],
         FINISH_REASONS[given["finish_reason"]],
-        given["num_prompt_tokens"],
-        given["num_cached_tokens"],
+        given["usage"],
         step["receipts"][given["timing_idx"]] if given["timing_idx"] >= 0 else None,
         given["error"],
         stop_token_id if stop_token_id >= 0 else None,
