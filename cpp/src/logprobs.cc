@@ -1,6 +1,5 @@
 #include "quire/logprobs.h"
 
-#include <algorithm>
 #include <string>
 
 #include "quire/error.h"

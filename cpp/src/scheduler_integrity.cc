@@ -1,7 +1,6 @@
 // Scheduler: what always holds between its parts.
 #include <algorithm>
 #include <numeric>
-#include <span>
 
 #include "quire/error.h"
 #include "quire/scheduler.h"

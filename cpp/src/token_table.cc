@@ -1,7 +1,6 @@
 #include "quire/token_table.h"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 
 #include "quire/error.h"

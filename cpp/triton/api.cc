@@ -1,7 +1,6 @@
 #include "api.h"
 
 #include <chrono>
-#include <cstring>
 #include <limits>
 
 namespace quire::triton {
