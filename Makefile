@@ -69,12 +69,14 @@ SITE_PACKAGES = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_
 
 define sanitized_test
 	$(BIN)/cmake -S . -B build/$@ -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DQUIRE_CUDA=OFF \
-		-DPython_EXECUTABLE=$(abspath $(BIN))/python '-DCMAKE_CXX_FLAGS_RELEASE=-O1 -g1' '-DQUIRE_SANITIZE=$(1)'
+		-DPython_EXECUTABLE=$(abspath $(BIN))/python '-DCMAKE_CXX_FLAGS_RELEASE=-O1 -g1' '-DQUIRE_SANITIZE=$(1)' \
+		-DCMAKE_INTERPROCEDURAL_OPTIMIZATION=OFF
 	$(BIN)/cmake --build build/$@ --target _core
 	rm -rf build/$@/python && mkdir build/$@/python && cp -R python/quire build/$@/python
 	cp build/$@/_core.*.so build/$@/python/quire && cp build/$@/_core_parts.*.so build/$@/python
 	LD_PRELOAD="$(2)" PYTHONPATH=$(CURDIR)/build/$@/python:$(SITE_PACKAGES) $(3) \
-		$(BIN)/python -S -m pytest --hypothesis-profile=fast --capture=sys $(SANITIZED_TESTS) $(PYTEST_ARGS)
+		$(BIN)/python -S -m pytest --hypothesis-profile=fast --capture=sys \
+		--dist loadfile --tx '2*popen//python=$(BIN)/python -S' $(SANITIZED_TESTS) $(PYTEST_ARGS)
 endef
 
 asan: setup

@@ -7,5 +7,7 @@ PYBIND11_MODULE(_core_parts, m) {
   quire::core_parts::bind_text(m);
   quire::core_parts::bind_wire(m);
   quire::core_parts::bind_draws(m);
+#if QUIRE_CUDA_BINDINGS
   quire::core_parts::bind_cuda(m);
+#endif
 }

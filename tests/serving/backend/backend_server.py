@@ -176,7 +176,9 @@ class Server:
         return self.log_path.read_text()
 
     def wait_ready(self, seconds: float = 300) -> Server:
-        wait_for(lambda: self.process.poll() is not None or self.is_ready(), seconds)
+        """tritonserver opens the port of its metrics last, after it has said that it is ready."""
+        has_ended = self.process.poll
+        wait_for(lambda: has_ended() is not None or (self.is_ready() and self.has_metrics()), seconds)
         assert self.process.poll() is None, self.log()
         return self
 
@@ -185,6 +187,13 @@ class Server:
             return self.get("/v2/health/ready")[0] == 200
         except OSError:
             return False
+
+    def has_metrics(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.metrics_port), timeout=180).close()
+        except OSError:
+            return False
+        return True
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=180)

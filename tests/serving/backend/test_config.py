@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-from backend_server import ROOT, Repository, StartServer, wait_for
+from backend_server import ROOT, Repository, StartServer
 
 pytestmark = pytest.mark.serving
 
@@ -128,14 +127,6 @@ def test_report_custom_metrics(
     repository.edit("generation", 'parameters { key: "role"', new + 'parameters { key: "role"')
     server = start_server(repository).wait_ready()
     server.generate("generation", input_ids=[1], max_tokens=2)
-
-    def metrics_answer() -> bool:  # they begin to, a moment after the others
-        with contextlib.suppress(OSError):
-            server.metrics()
-            return True
-        return False
-
-    wait_for(metrics_answer)
     assert ("vllm:num_requests_running" in server.metrics()) == are_there
 
 
