@@ -58,14 +58,13 @@ def step(
 
     `changes`: of the second.
     """
-    first = {"request_id": 1, "num_ids": 1, "num_text_ids": 1, "is_first": True, "num_prompt_tokens": 3}
+    first = {"request_id": 1, "num_ids": 1, "num_text_ids": 1, "is_first": True}
     last = {
         "request_id": 2,
         "ids_begin": 1,
         "num_ids": num_ids,
         "num_text_ids": 2,
         "finish_reason": 1,
-        "num_prompt_tokens": 3,
         "timing_idx": 0,
         "stop_string_idx": 0,
         "logprobs_idx": 0,
@@ -79,7 +78,7 @@ def step(
         "cumulative_logprob": -1.5,
     }
     frame = {
-        "stats": dict(zip(STATS, range(10), strict=True)),
+        "stats": {name: value for value, name in enumerate(STATS)},
         "releases": [NO_RELEASE | first, NO_RELEASE | last | changes],
         "token_ids": [5, 6, 7],
         "stop_strings": ["end"],
