@@ -40,7 +40,7 @@ inline void multiply_block(int64_t depth, const float* a, int64_t stride_a, cons
   }
 }
 
-// The same for any number of rows; columns is a multiple of 2 vectors.
+// For any number of rows; columns is a multiple of 2 vectors.
 inline void multiply(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t stride_a,
                      const float* b, int64_t stride_b, const float* correction, float* c, int64_t stride_c) {
   constexpr int kW = Vec::kWidth;

@@ -15,7 +15,7 @@ namespace quire::cpu {
 using RangeBody = void (*)(const void* context, int64_t begin, int64_t end);
 void parallel_for(int64_t num_items, int64_t grain, RangeBody body, const void* context);
 
-// The same for a callable; is_large false runs it on the caller's thread.
+// Takes a callable; is_large false runs it on the caller's thread.
 template <class Body>
 void parallel_for(bool is_large, int64_t num_items, int64_t grain, const Body& body) {
   if (!is_large) {

@@ -30,7 +30,7 @@ struct LiveSequence : Sequence {
 
   struct Cold {
     RequestHistory history;
-    // Of NewRequest:
+    // From NewRequest:
     int64_t arrival_ns = 0;
     int64_t tokenize_ns = 0;
     int64_t deadline_ns = 0;

@@ -92,7 +92,7 @@ void Scheduler::fill_batch(const Batch& batch) {
     }
     Sequence& sequence = *running_[i];
     if (i + kPrefetchDistance < running_.size()) prefetch(running_[i + kPrefetchDistance], kNumHotBytes);
-    // Its last id is on its way: it needs no KV.
+    // The last id is on its way, and needs no KV.
     if (sequence.num_tokens_ahead() >= sequence.max_total_tokens) continue;
     if (sequence.waits_for_ids && sequence.num_pending_ids > 0) continue;
     const int32_t budget = config_.max_num_batched_tokens - batch.num_tokens;

@@ -18,7 +18,7 @@ constexpr auto kProbeInterval = 100ms;      // silence after which a client is p
 constexpr auto kProbeCost = 500us;          // share of the interval per open request: at most 2,000 probes/s
 constexpr auto kAcknowledgePatience = 60s;  // then nobody follows this generation
 constexpr auto kDeadlineGrace = 250ms;      // after a deadline, for the engine to keep it
-// Of max_num_seqs, prompts leave at least one place in so many to requests with one prompt.
+// Prompts leave at least one in so many places of max_num_seqs to requests with one prompt.
 constexpr int32_t kPlaceForOthers = 8;
 // Triton has no code for deadlines. Nobody else sees this one: who cancels does not read his answer. (Over
 // HTTP Triton 2.51 says 400 whatever the code is; the message begins with "deadline exceeded".)

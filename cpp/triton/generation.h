@@ -89,7 +89,7 @@ class Generation : private EngineClient::Events {
 
   // Takes over every request of the batch and answers it, now (errors) or later.
   void execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count);
-  // The same for a request to a model of role unary, in `instance`, that uses this engine. tokenized: what a
+  // execute() of a request to a model of role unary, in `instance`, that uses this engine. tokenized: what a
   // tokenizer answered to it, or null. start_ns: when the model got it.
   void execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
                      TRITONSERVER_InferenceResponse* tokenized, uint64_t start_ns);
@@ -143,7 +143,7 @@ class Generation : private EngineClient::Events {
   std::promise<void> first_start_;
   std::promise<void> given_up_;
 
-  // Of the generation thread
+  // Belongs to the generation thread
   EngineClient engine_;
   std::unique_ptr<EngineMetrics> metrics_;
   ClientRequests client_requests_;

@@ -47,7 +47,7 @@ _CASES = {
 
 
 def _plain(field: Field) -> FieldCase:
-    """Of a flag, or a number: the other value, or one more than the default, and what is out of its range."""
+    """For a flag or a number: the other value, or one more than the default, and what is out of its range."""
     if field.type == "bool":
         return FieldCase(not field.default)
     assert field.type in ("int", "float"), f"{field.name}: no case for a field of type {field.type}"

@@ -16,7 +16,7 @@ namespace quire {
 struct Batch;
 struct Sequence;
 
-// Of one request. Never changes, so the sequences of a request can share it.
+// What one request asks for. Never changes, so the sequences of a request can share it.
 struct LogitAdjustments {
   float min_p = 0;
   float repetition_penalty = 1;

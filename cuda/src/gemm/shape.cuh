@@ -14,7 +14,7 @@ inline constexpr int kBoxBytes = kLoadBytes / 2;
 template <int kTokens>
 struct Shape {
   static constexpr int kGroups = kTokens / 8;  // of 8 columns of x
-  // Of these, as many are finished at once.
+  // So many of these are finished at once.
   static constexpr int kBatch = kGroups % 4 == 0 ? 4 : kGroups % 3 == 0 ? 3 : kGroups;
   static constexpr int kXBoxBytes = kTokens * kBoxColumns * 2;
   static constexpr int kXLoadBytes = 2 * kXBoxBytes;

@@ -17,7 +17,7 @@ inline constexpr int kUnusedBits<__nv_bfloat16> = 16;
 template <>
 inline constexpr int kUnusedBits<__half> = 13;
 
-// The same of a row: a bias or a penalty makes a float32 of a logit.
+// For a row: a bias or a penalty makes a float32 of a logit.
 template <class T, bool kAdjusted>
 __device__ int unused_bits(const Row<T, kAdjusted>& row) {
   return row.has_counts() || row.has_biases() ? 0 : kUnusedBits<T>;

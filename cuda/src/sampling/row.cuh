@@ -88,12 +88,12 @@ struct ClusterSum {
   uint64_t before[2];  // of the blocks with smaller ids
 };
 
-// As on the CPU: finite even for a denormal temperature, and the same bins. Never 0: -inf * 0 is NaN.
+// Like the CPU: finite even for a denormal temperature, and the same bins. Never 0: -inf * 0 is NaN.
 __device__ inline float inverse_of(float temperature) {
   return fmaxf(fminf(1.0f / temperature, kLargestFloat), 1e-30f);
 }
 
-// Of exponents of 2.
+// For exponents of 2.
 __device__ inline float scale_of(float temperature) {
   return fminf(inverse_of(temperature) * 1.44269504f, kLargestFloat);
 }

@@ -60,7 +60,7 @@ __device__ Scan scan_edited(const RowView<T, kAdjusted>& row, float scale) {
   return scan;
 }
 
-// Of a plain segment, whose first vectors are in vecs, or on their way.
+// For a plain segment, whose first vectors are in vecs, or on their way.
 template <bool kWithSum, class T, bool kAdjusted>
 __device__ Scan scan_plain(const RowView<T, kAdjusted>& row, const Segment& segment,
                            typename RowView<T, kAdjusted>::Vector (&vecs)[kBatch], float scale) {
@@ -114,7 +114,7 @@ __device__ inline void tell(Finding (&findings)[kNumSegments], const Finding& fi
   *cluster.map_shared_rank(&findings[cluster.block_rank() * kNumWarps + warp], rank) = finding;
 }
 
-// The same to all blocks.
+// Gives it to all blocks.
 __device__ inline void tell(Finding (&findings)[kNumSegments], const Finding& finding) {
   const int lane = threadIdx.x % kWarpSize;
   if (lane < kClusterSize) tell(findings, finding, lane);

@@ -210,7 +210,7 @@ struct RowView {
     }
   }
 
-  // Of any segment: the vector from logits[i] on, and its entries of token_counts.
+  // For any segment: the vector from logits[i] on, and its entries of token_counts.
   __device__ void load(int i, int end, Vector& vec, Counts& counts) const {
     if (i + kSize <= end && reinterpret_cast<uintptr_t>(logits) % 16 == 0) {
       vec = load_vec<T, kSize>(logits + i);
@@ -301,7 +301,7 @@ struct RowView {
     }
   }
 
-  // The same for this warp's own segment, whichever way it takes.
+  // For this warp's own segment, whichever way it takes.
   template <class Use>
   __device__ void for_each_vector(Use use) const {
     const Segment segment = this->segment();

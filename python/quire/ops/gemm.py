@@ -100,7 +100,7 @@ class WideWeight(_Weight):
     def split(
         self, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None, **settings: Any
     ) -> Tensor:
-        """The same without silu_mul for some 65 to 256 rows: k is cut, and how depends on the rows."""
+        """The product without silu_mul for some 65 to 256 rows: k is cut, and how depends on the rows."""
         out = self._out(out, x.size(0))
         _cuda.split_gemm(**self._arguments(x, bias, out), **settings)
         return out

@@ -16,7 +16,7 @@ if has_cuda_kernels():
 
 Given = Mapping[str, Tensor | None]
 
-# Of a sampler's arguments that have one element per row of logits.
+# Types of a sampler's arguments that have one element per row of logits.
 _ROW_DTYPES = {
     "temperature": torch.float32,
     "top_k": torch.int32,

@@ -105,7 +105,7 @@ class CudaRunner:
         self._done = [torch.cuda.Event() for _ in range(self.max_batches_in_flight)]  # type: ignore[no-untyped-call]
         self._in_flight: deque[_BatchInFlight] = deque()
         self._next_copy = 0
-        # Of full steps.
+        # For full steps.
         self._adjustments = CudaLogitAdjustments(
             max_num_seqs, spec.vocab_size, device, self.max_batches_in_flight
         )

@@ -141,8 +141,8 @@ class ModelRunner:
         return Sampled(sampled.numpy(), logprobs, prompt_logprobs)
 
     def _prompt_logprobs(self, batch: _core.Batch, rows: Rows) -> Logprobs:
-        """Of the batch's prompt rows, a piece at a time: logits of all of them could take gigabytes. `rows`
-        stay as they are."""
+        """Logprobs of the batch's prompt rows, a piece at a time: logits of all of them could take gigabytes.
+        `rows` stay as they are."""
         if self._prompt_activations is None:
             self._prompt_activations = Activations(self.model.spec, self.model.dtype, self._prompt_piece, 0)
         pieces = []

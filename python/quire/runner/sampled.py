@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Of rows of logits, as `quire.ops.logprobs` gives them: token_logprobs [num_rows], token_ranks [num_rows],
+# What `quire.ops.logprobs` gives for rows of logits: token_logprobs [num_rows], token_ranks [num_rows],
 # top_ids [num_rows, 20], top_logprobs [num_rows, 20].
 Logprobs: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]"
 

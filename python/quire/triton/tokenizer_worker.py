@@ -32,7 +32,7 @@ _HEADER = struct.Struct("<II")
 _OOM_SCORE = "500"
 
 _STRING = 13
-# Of numbers: Triton's code for a type. numpy has no bfloat16.
+# For numbers: Triton's code for a type. numpy has no bfloat16.
 _DTYPES = {
     1: np.dtype(np.bool_),
     2: np.dtype(np.uint8),

@@ -50,7 +50,7 @@ def random_table(rows: int, vocab_size: int, seed: int = 0) -> Tensor:
 
 
 def penalised(logits: Tensor, table: Tensor, repetition: float, presence: float, frequency: float) -> Tensor:
-    """As quire/kernels/sampling.h says, each step rounded to float32."""
+    """What quire/kernels/sampling.h says, each step rounded to float32."""
     x, count = logits.float(), table & MAX_COUNT
     repetition, presence, frequency = torch.tensor([repetition, presence, frequency])
     y = torch.where(x > 0, x / repetition, x * repetition)

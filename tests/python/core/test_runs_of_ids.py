@@ -90,7 +90,7 @@ def test_ids_are_those_of_one_a_step(data: st.DataObject) -> None:
 
 
 class EditingRunsModel(RunsModel, EditingModel):
-    """As RunsModel, and checks penalties, biases and masks at every id."""
+    """A RunsModel that checks penalties, biases and masks at every id."""
 
     def __init__(self, driver: EditingDriver, num_ids: Callable[[], int]) -> None:
         EditingModel.__init__(self, driver.core, driver.sequences, driver.fields)
@@ -167,7 +167,7 @@ def test_a_run_ends_with_its_request() -> None:
 
 
 def test_a_row_that_is_not_finite_ends_the_run() -> None:
-    """As the first of a run it ends the request; later ones, and what follows, are dropped."""
+    """The first of a run ends the request; later ones, and what follows, are dropped."""
     core = make_core()
     core.add_request(1, [1], _core.SamplingParams())
     core.add_request(2, [1], _core.SamplingParams())

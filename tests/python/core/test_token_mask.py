@@ -83,7 +83,7 @@ def test_as_many_end_ids_as_there_may_be() -> None:
 
 
 def test_a_row_that_goes_to_another_request() -> None:
-    """Its next owner writes what differs from what the row holds."""
+    """The next owner of a row writes what differs from what the row holds."""
     core = make_core(max_num_seqs=1)
     device = Device(core)
     masks = [{"bad_word_ids": [[7]]}, {"bad_word_ids": [[8]]}, {}, {"bad_word_ids": [[8]]}]

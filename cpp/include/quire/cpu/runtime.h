@@ -13,7 +13,7 @@ namespace quire::cpu {
 // "portable", "avx2" or "avx512": the one in use.
 std::string cpu_isa();
 
-// Those that this machine can run, slowest first.
+// The ones that this machine can run, slowest first.
 std::vector<std::string> supported_cpu_isas();
 
 // Forces one, for tests and measurements. Not to be called while a kernel runs. Throws InvalidArgument that
