@@ -172,8 +172,8 @@ def test_a_cancelled_call_of_generation_unary_frees_its_blocks(server: TritonSer
         )
         wait_until(lambda: metrics(server.metrics_url)["vllm:num_requests_running"] == 2)
         call.cancel()
-        assert done.wait(20)
-        wait_until(lambda: metrics(server.metrics_url)["vllm:num_requests_running"] == 0, timeout=30)
+        assert done.wait(120)
+        wait_until(lambda: metrics(server.metrics_url)["vllm:num_requests_running"] == 0)
     values = metrics(server.metrics_url)
     assert values["vllm:generation_tokens_total"] - before < 2 * 1900
     assert values["quire:kv_blocks_total"] == values["quire:kv_blocks_free"]

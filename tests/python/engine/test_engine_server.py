@@ -274,7 +274,7 @@ def test_close_sends_what_was_published() -> None:
     closing = threading.Thread(target=engine.__dict__.pop, args=("server",))  # the last reference
     closing.start()
     answers = engine.client.finish(*range(64))
-    closing.join(10)
+    closing.join(60)
     engine.client.connection.close()
     assert all(answer.finish_reason == "length" for answer in answers)
 

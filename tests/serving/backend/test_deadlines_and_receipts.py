@@ -117,7 +117,7 @@ def test_an_engine_that_hangs(start_server: StartServer, tmp_path: Path, model: 
     repository = Repository(tmp_path / "models", step_seconds=0.02)
     server = start_server(repository).wait_ready()
     (engine,) = repository.events("start")
-    fields: dict[str, Any] = {"deadline_ms": 2000}
+    fields: dict[str, Any] = {"deadline_ms": 4000}
     output = "text_output" if model == "ensemble" else "output_ids"
 
     def ask(token: int, *, stream: bool) -> list[dict[str, Any]]:
@@ -128,7 +128,9 @@ def test_an_engine_that_hangs(start_server: StartServer, tmp_path: Path, model: 
     with ThreadPoolExecutor(4) as pool:
         running = [pool.submit(ask, 1, stream=stream) for stream in (True, False)]
         wait_for(lambda: len(repository.events("add", prompt=[1])) == 2)
-        time.sleep(0.3)  # some tokens
+        num_tokens = "vllm:generation_tokens_total"
+        before = server.metrics()[num_tokens]
+        wait_for(lambda: server.metrics()[num_tokens] >= before + 4)  # two steps of both
         os.kill(engine["pid"], signal.SIGSTOP)
         try:
             late = [pool.submit(ask, 2, stream=stream) for stream in (True, False)]

@@ -96,8 +96,9 @@ def test_an_engine_that_does_not_come_back(start_server: StartServer, repository
     num_starts, began = len(repository.events("begin")), time.monotonic()
     for _ in range(20):
         server.generate_error("generation", input_ids=[1])
-    pauses = (time.monotonic() - began) / RETRY_PAUSE_SECONDS
-    assert len(repository.events("begin")) - num_starts <= pauses + 1, "refused without a start for each"
+    num_more = len(repository.events("begin")) - num_starts
+    pauses = (time.monotonic() - began) / RETRY_PAUSE_SECONDS  # after the count: a start may come between
+    assert num_more <= pauses + 1, "refused without a start for each"
     repository.set_engine()
     wait_for(lambda: server.request("POST", "/v2/models/generation/generate", {"input_ids": [1]})[0] == 200)
     assert works(server)
