@@ -45,12 +45,14 @@ ENSEMBLE = "ensemble"
 class PerfAnalyzer:
     """NVIDIA's load tool against one server; its files go to `work`."""
 
-    def __init__(self, url: str, work: Path, max_threads: int) -> None:
+    def __init__(self, url: str, work: Path, max_threads: int, timeout: float = 1800) -> None:
+        """timeout: seconds that a case may take; perf_analyzer was seen to hang."""
         self._executable, environment = find_perf_analyzer(work / "lib")
         self._environment = environment
         self._url = url
         self._work = work
         self._max_threads = max_threads
+        self._timeout = timeout
 
     def run(self, case: Case, max_id: int) -> list[dict[str, Any]]:
         """The requests of the profile that it exports."""
@@ -65,7 +67,7 @@ class PerfAnalyzer:
             "--request-count", str(case.requests), "--profile-export-file", str(profile),
             "--max-threads", str(self._max_threads),
         ]  # fmt: skip
-        return recorded_requests(command, self._environment, profile, before_attempt=write_load)
+        return recorded_requests(command, self._environment, profile, self._timeout, write_load)
 
 
 def requests_of(case: Case, max_id: int, cache_salt: str) -> list[dict[str, Any]]:

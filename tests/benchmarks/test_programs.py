@@ -324,7 +324,7 @@ class CutOffFirst(bench_serve.PerfAnalyzer):
     """perf_analyzer whose first attempt of each run sends its requests and leaves an empty profile."""
 
     def __init__(self, url: str, work: Path) -> None:
-        super().__init__(url, work, max_threads=4)
+        super().__init__(url, work, max_threads=4, timeout=60)
         real, self._executable = self._executable, work / "cut_off_first"
         self._is_first = work / "is_first"
         cut_off = f'if rm "{self._is_first}" 2>&-; then : > "{work / "profile.json"}"; fi'

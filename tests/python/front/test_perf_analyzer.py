@@ -50,6 +50,18 @@ def test_each_attempt_gets_an_input_of_its_own(tmp_path: Path) -> None:
     assert calls == ["", "x", "xx"]
 
 
+def test_one_that_hangs_is_run_again(tmp_path: Path) -> None:
+    """With all that it has started."""
+    hang = (
+        f'if [ -e "{tmp_path / "runs"}" ]; then exec "$@"; fi; touch "{tmp_path / "runs"}"; sleep 1000; true'
+    )
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    words = ["sh", "-c", hang, "sh", sys.executable, script, tmp_path / "profile", tmp_path / "runs", 1, 0]
+    requests = recorded_requests([str(word) for word in words], {}, tmp_path / "profile", timeout=10)
+    assert requests == [{"timestamp": 1}, {"timestamp": 2}]
+
+
 def test_not_for_ever(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="status 0, no whole profile\nthe end of its output"):
         run(tmp_path, first_good=99)
