@@ -56,10 +56,10 @@ serve: setup
 	$(BIN)/quire serve
 
 test: setup
-	$(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not gpu" -n 3 --dist loadfile $(PYTEST_ARGS)
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not gpu and not serving and not slow" --hypothesis-profile=fast -n 2 --dist loadfile \
+	$(BIN)/python -m pytest -m "not gpu and not serving and not slow" --hypothesis-profile=fast -n 3 --dist loadfile \
 		$(PYTEST_ARGS)
 
 # A sanitizer's runtime has to be there before Python. Without site (-S), Python does not see the editable install,
