@@ -62,7 +62,7 @@ def test_only_what_applies_is_sent(stage: TokenizerStage) -> None:
     "name", [name for name in (*ENGINE_FIELDS, *OPTION_FIELDS) if name not in OF_THE_STAGE]
 )
 def test_every_field_goes_on(stage: TokenizerStage, name: str) -> None:
-    """As it was given; and bad_words as ids."""
+    """Given values arrive unchanged, and bad_words as ids."""
     case = FIELD_CASES[name]
     given = json.dumps({name: case.good, **dict(case.needs)})
     response = ask(stage, {"text_input": "a", "sampling_parameters": given})

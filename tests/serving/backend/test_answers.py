@@ -128,7 +128,7 @@ def test_return_flags(server: Server) -> None:
 
 
 def test_outputs_that_are_named(server: Server) -> None:
-    """Of the outputs that a request's fields ask for, a detokenizer sends those that its client names."""
+    """A detokenizer sends the outputs that its client names, of those that the request asks for."""
     flags = dict.fromkeys(["return_finish_reason", "return_num_output_tokens", "return_token_ids"], True)
     [made] = grpc_stream(server, "generation", ["chunk"], input_ids=[1, 2, 3], max_tokens=4, **flags)
     chunk = made.as_numpy("chunk")

@@ -43,7 +43,7 @@ NAMED = [(name, spelling) for name in FIELDS for spelling in (name, *NAMES.field
 
 @pytest.mark.parametrize(("name", "spelling"), NAMED, ids=[spelling for _, spelling in NAMED])
 def test_every_field_by_every_name(server: Server, name: str, spelling: str) -> None:
-    """As it is given; numbers also as strings."""
+    """A value is read as it is given; numbers also as strings."""
     case = FIELD_CASES[name]
     forms = [case.good]
     if NAMES.fields[name].type in ("int", "float"):
