@@ -140,8 +140,9 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
   check_prompt_text(result);
   set_times(result);
   result.outputs = requested_outputs(request, role);
-  // Who wants chunks alone hands them to a detokenizer; a tokenizer of somebody's own need not say so.
-  if (!has_request) result.tokenized.acknowledge = result.outputs == kChunkOutput;
+  // Who wants chunks alone hands them to a detokenizer, whatever a tokenizer says of it: chunks that nobody
+  // acknowledges run through its instances side by side, and lose their order.
+  if (result.outputs == kChunkOutput) result.tokenized.acknowledge = true;
   const std::vector<std::string>& texts = result.tokenized.prompt_text;
   if (role == Role::kUnary) {
     if (result.stream)

@@ -35,7 +35,8 @@ def encode_request(
     bad_word_ids: the words of `bad_words` as ids, which need a tokenizer.
     prompt_text: stands before the answer. warnings: for the client.
     vocabulary: `Tokenizer.vocabulary(model)`, so that generation refuses ids of another one; "": not told.
-    acknowledge: a detokenizer follows, as in the ensemble; False for a client that calls generation itself.
+    acknowledge: a detokenizer follows, as in the ensemble; False for a client that calls generation itself
+    (where chunk is the one output that is asked for, one always follows).
 
     Raises InvalidArgument that names the field."""
     given = merge(NAMES.read(fields))
