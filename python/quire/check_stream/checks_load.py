@@ -7,21 +7,17 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
-from quire.check_stream.lab import Lab, difference, shorten
+from quire.check_stream.lab import Lab
 from quire.check_stream.outcome import Outcome, Verdict, failed, passed, skipped
-from quire.check_stream.protocol import Recording, Reply, Request, RequestError
+from quire.check_stream.protocol import Recording, Request, RequestError
 
 _BESIDE_BODY_TOKENS = 160
 # Connections that are opened one after the other, in quiet moments, share an HTTP thread of Triton's.
 _PAUSE = 0.02
 
-Results = Sequence[Recording | Reply | RequestError]
-
 
 def concurrent(lab: Lab) -> Outcome:
     requests = _requests(lab, 24)
-    if not requests:
-        return skipped(_no_prompt(lab))
     alone = [lab.adapter.answer(request).text for request in requests]
     return _judge(lab, requests, alone, lab.at_once(requests, stream=True), "at once")
 
@@ -31,8 +27,6 @@ def beside_large_body(lab: Lab) -> Outcome:
         return skipped("--body-mb is 0")
     lab.adapter.show(_large(lab, 1), stream=False)  # has the protocol a place for it?
     requests = _requests(lab, _BESIDE_BODY_TOKENS)
-    if not requests:
-        return skipped(_no_prompt(lab))
     try:
         alone = [lab.adapter.answer(request).text for request in requests]
     except RequestError as error:
@@ -58,33 +52,28 @@ def _large(lab: Lab, num_bytes: int) -> Request:
 
 
 def _requests(lab: Lab, max_tokens: int) -> list[Request]:
-    prompts = [sample.request for sample in lab.comparable if sample.request.temperature == 0]
+    prompts = [sample.request for sample in lab.greedy]
     return [
         replace(prompts[index % len(prompts)], max_tokens=max_tokens + index)
-        for index in range(lab.concurrency if prompts else 0)
+        for index in range(lab.concurrency)
     ]
 
 
-def _no_prompt(lab: Lab) -> str:
-    return f"no prompt has an answer in one piece that repeats: {lab.samples[0].problem}"
-
-
 def _judge(
-    lab: Lab, requests: Sequence[Request], alone: Sequence[str], results: Results, how: str
+    lab: Lab, requests: Sequence[Request], alone: Sequence[str], results: Sequence[Recording], how: str
 ) -> Outcome:
-    if all(_complete(result, text) for result, text in zip(results, alone, strict=True)):
+    if all(_is_whole(result, text) for result, text in zip(results, alone, strict=True)):
         return passed(f"{len(requests)} streams {how}, each equal to its own answer in one piece")
     # A greedy answer may depend on what else is in the batch; then a stream cannot be judged.
     crowd = lab.at_once(requests, stream=False)
-    verdict = Verdict()
+    verdict = Verdict(lab.adapter)
     for request, text, result, other in zip(requests, alone, results, crowd, strict=True):
-        if not (isinstance(other, Reply) and other.text == text):
-            continue
-        sent = f"{len(requests)} {how}, this one: {lab.adapter.show(request, stream=True)}"
-        verdict.case(_complete(result, text), sent=sent, seen=_seen(result, text), expected=shorten(text))
-    broken = [result for result in results if isinstance(result, RequestError) or _ended_early(result)]
+        if _is_whole(other, text):
+            remark = f"{len(requests)} {how}, this one: "
+            verdict.text(request, result.text, text, error=result.error, remark=remark)
+    broken = [result.error for result in results if result.error]
     if not verdict.cases and broken:
-        seen = f"{len(broken)} streams failed, the first with: {_problem(broken[0])}"
+        seen = f"{len(broken)} streams failed, the first with: {broken[0]}"
         return failed(sent=f"{len(requests)} streams {how}", seen=seen, expected="all of them complete")
     return verdict.outcome(
         f"streams {how} equal their answers in one piece (the others' answers depend on the load)",
@@ -92,17 +81,5 @@ def _judge(
     )
 
 
-def _complete(result: Recording | Reply | RequestError, text: str) -> bool:
-    return isinstance(result, Recording) and not result.error and result.text == text
-
-
-def _seen(result: Recording | Reply | RequestError, text: str) -> str:
-    return _problem(result) or difference(text, result.text if isinstance(result, Recording) else "")
-
-
-def _ended_early(result: Recording | Reply) -> bool:
-    return isinstance(result, Recording) and bool(result.error)
-
-
-def _problem(result: Recording | Reply | RequestError) -> str:
-    return result.error if isinstance(result, Recording) else str(result)
+def _is_whole(recording: Recording, text: str) -> bool:
+    return recording.text == text and not recording.error

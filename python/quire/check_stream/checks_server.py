@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import statistics
 import threading
@@ -9,8 +10,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-from quire.check_stream.lab import Lab, difference, shorten
-from quire.check_stream.outcome import Outcome, Verdict, failed, passed, skipped
+from quire.check_stream.lab import Lab, shorten
+from quire.check_stream.outcome import Outcome, Verdict, passed, skipped
 from quire.check_stream.protocol import Request, RequestError, Unsupported
 
 # field, value, names that count as naming it
@@ -31,25 +32,18 @@ _LEFT_TOKENS = 400
 
 
 def bad_parameter(lab: Lab) -> Outcome:
-    verdict = Verdict()
+    verdict = Verdict(lab.adapter)
     for request, names in _bad_requests(lab):
         for stream in (False, True):
             expected = f"a client error (HTTP 4xx) that names {names[0]}"
-            try:
+            with contextlib.suppress(Unsupported):
                 seen, is_right = _refused(lab, request, names, stream=stream)
-            except Unsupported:
-                continue
-            verdict.case(
-                is_right, sent=lab.adapter.show(request, stream=stream), seen=seen, expected=expected
-            )
+                verdict.case(request, is_right, seen=seen, expected=expected, stream=stream)
     return verdict.outcome("bad values are refused by name", "the model's typed inputs take none of them")
 
 
 def bad_parameter_beside(lab: Lab) -> Outcome:
-    sample = lab.longest
-    if sample is None:
-        return skipped("no prompt has a long answer in one piece that repeats")
-    request = replace(sample.request, max_tokens=_BESIDE_TOKENS)
+    request = replace(lab.long[0].request, max_tokens=_BESIDE_TOKENS)
     try:
         whole = lab.adapter.answer(request).text
         if lab.adapter.answer(request).text != whole:
@@ -67,23 +61,20 @@ def bad_parameter_beside(lab: Lab) -> Outcome:
     ended = recording.chunks[-1].time
     sender.join(lab.adapter.timeout)
     beside = sum(start < ended for start in began)
-    sent = f"{len(began)} bad requests beside {lab.adapter.show(request, stream=True)}"
-    if recording.error or recording.text != whole:
-        seen = recording.error or difference(whole, recording.text)
-        return failed(sent=sent, seen=seen, expected=shorten(whole))
-    if not beside:
+    if not beside and recording.text == whole and not recording.error:
         return skipped("the stream ended before a bad request could be sent")
-    return passed(f"a stream was not disturbed by {beside} bad requests beside it")
+    verdict = Verdict(lab.adapter)
+    remark = f"{len(began)} bad requests beside "
+    verdict.text(request, recording.text, whole, error=recording.error, remark=remark)
+    return verdict.outcome(f"stream was not disturbed by {beside} bad requests beside it", "")
 
 
 def disconnect(lab: Lab) -> Outcome:
     short = Request(prompt=lab.prompts[0], max_tokens=8)
     before = _median_seconds(lab, short)
-    long = [
-        Request(prompt=lab.prompts[index % len(lab.prompts)], max_tokens=_LEFT_TOKENS) for index in range(4)
-    ]
     try:
-        for request in long:
+        for index in range(4):
+            request = Request(prompt=lab.prompts[index % len(lab.prompts)], max_tokens=_LEFT_TOKENS)
             lab.adapter.record(request, leave_after=1)
     except RequestError as error:
         return skipped(f"{_LEFT_TOKENS} tokens: {error}")
@@ -95,22 +86,14 @@ def disconnect(lab: Lab) -> Outcome:
 
 
 def unchanged_after(lab: Lab) -> Outcome:
-    sample = next((sample for sample in lab.comparable if sample.request.temperature == 0), None)
-    if sample is None or sample.whole is None:
-        return skipped(f"no prompt has an answer in one piece that repeats: {lab.samples[0].problem}")
-    text = lab.adapter.answer(sample.request).text
-    sent = lab.adapter.show(sample.request, stream=False)
-    if text != sample.whole.text:
-        seen = difference(sample.whole.text, text)
-        return failed(sent=sent, seen=seen, expected=shorten(sample.whole.text))
-    return passed("the first prompt is answered as at the beginning")
+    sample = lab.greedy[0]
+    verdict = Verdict(lab.adapter)
+    verdict.text(sample.request, lab.adapter.answer(sample.request).text, sample.whole.text, stream=False)
+    return verdict.outcome("answer is the same as at the beginning", "")
 
 
 def _bad_requests(lab: Lab) -> Iterator[tuple[Request, tuple[str, ...]]]:
-    cases = (*_BAD, _BAD_JSON) if lab.adapter.api.startswith("triton") else _BAD
-    for name, value, names in cases:
-        if name == "sampling_parameters" and not lab.adapter.reads_sampling_json:
-            continue
+    for name, value, names in (*_BAD, _BAD_JSON) if lab.adapter.reads_sampling_json else _BAD:
         yield Request(prompt=lab.prompts[0], max_tokens=8, extra={name: value}), names
 
 
@@ -119,10 +102,8 @@ def _refused(lab: Lab, request: Request, names: tuple[str, ...], *, stream: bool
     try:
         if stream:
             # Accepted without a limit, it might never end.
-            recording = lab.adapter.record(request, leave_after=4)
-            if not recording.error:
-                return "accepted", False
-            return f"accepted, then {recording.error}", False
+            later = lab.adapter.record(request, leave_after=4).error
+            return f"accepted, then {later}" if later else "accepted", False
         lab.adapter.answer(request)
         return "accepted", False
     except RequestError as error:
@@ -135,12 +116,10 @@ def _refused(lab: Lab, request: Request, names: tuple[str, ...], *, stream: bool
 def _send_bad(lab: Lab, began: list[float]) -> None:
     for request, names in _bad_requests(lab):
         for stream in (False, True):
-            try:
+            with contextlib.suppress(Unsupported):
                 lab.adapter.show(request, stream=stream)
                 began.append(time.monotonic())
                 _refused(lab, request, names, stream=stream)
-            except Unsupported:
-                continue
 
 
 def _median_seconds(lab: Lab, request: Request) -> float:

@@ -4,60 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from quire.check_stream.lab import Lab, Sample, difference, shorten
 from quire.check_stream.outcome import Outcome, Verdict, skipped
-from quire.check_stream.protocol import Recording, Reply, Request, RequestError
-
-_NOTHING = "no prompt has an answer in one piece that repeats: {}"
+from quire.check_stream.protocol import Request, RequestError
 
 
 def joined_text(lab: Lab) -> Outcome:
-    verdict = Verdict()
-    for sample, whole in _pairs(lab):
-        joined = sample.stream.text if sample.stream else ""
-        verdict.case(
-            joined == whole.text and not sample.stream_error,
-            sent=lab.adapter.show(sample.request, stream=True),
-            seen=sample.stream_error or difference(whole.text, joined),
-            expected=shorten(whole.text),
-        )
+    verdict = Verdict(lab.adapter)
+    for sample in lab.comparable:
+        verdict.text(sample.request, sample.stream.text, sample.whole.text, error=sample.stream.error)
     left_out = len(lab.samples) - len(lab.comparable)
     note = f" ({left_out} left out: their answers in one piece differ from each other)" if left_out else ""
-    return verdict.outcome(f"streams equal the answer in one piece{note}", _reason(lab))
+    return verdict.outcome(f"streams equal the answer in one piece{note}", "")
 
 
 def spaces(lab: Lab) -> Outcome:
-    verdict = Verdict()
-    for sample, whole in _pairs(lab):
-        if sample.stream is None or not any(character.isspace() for character in whole.text):
+    verdict = Verdict(lab.adapter)
+    for sample in lab.comparable:
+        whole, joined = sample.whole.text, sample.stream.text
+        # Where more is wrong than white space, joined-text says it.
+        if (
+            not sample.stream.has_begun
+            or not _spaces(whole)
+            or "".join(joined.split()) != "".join(whole.split())
+        ):
             continue
-        joined = sample.stream.text
-        if "".join(joined.split()) != "".join(whole.text.split()):
-            continue  # more is wrong than white space, which joined-text says
         verdict.case(
-            joined == whole.text,
-            sent=lab.adapter.show(sample.request, stream=True),
-            seen=f"{_spaces(joined)} white space characters; {difference(whole.text, joined)}",
-            expected=f"{_spaces(whole.text)} white space characters: {shorten(whole.text)}",
+            sample.request,
+            joined == whole,
+            seen=f"{_spaces(joined)} white space characters; {difference(whole, joined)}",
+            expected=f"{_spaces(whole)} white space characters: {shorten(whole)}",
         )
     reason = "no answer has white space, or streams differ from them in more than that"
-    return verdict.outcome("streams have all their white space", _reason(lab) or reason)
+    return verdict.outcome("streams have all their white space", reason)
 
 
 def characters(lab: Lab) -> Outcome:
-    verdict = Verdict()
-    for sample, whole in _pairs(lab):
-        if sample.stream is None or whole.text.isascii():
+    verdict = Verdict(lab.adapter)
+    for sample in lab.comparable:
+        whole, joined = sample.whole.text, sample.stream.text
+        if not sample.stream.has_begun or whole.isascii():
             continue
-        joined = sample.stream.text
         verdict.case(
-            _broken(joined) <= _broken(whole.text),
-            sent=lab.adapter.show(sample.request, stream=True),
-            seen=f"{_broken(joined)} broken characters; {difference(whole.text, joined)}",
-            expected=f"{_broken(whole.text)} broken characters: {shorten(whole.text)}",
+            sample.request,
+            _broken(joined) <= _broken(whole),
+            seen=f"{_broken(joined)} broken characters; {difference(whole, joined)}",
+            expected=f"{_broken(whole)} broken characters: {shorten(whole)}",
         )
-    reason = _reason(lab) or "no answer has a character outside ASCII: give prompts with --prompt-file"
+    reason = "no answer has a character outside ASCII: give prompts with --prompt-file"
     return verdict.outcome("streams with characters outside ASCII have them whole", reason)
 
 
@@ -71,11 +67,9 @@ def stop_across_chunks(lab: Lab) -> Outcome:
 
 
 def stop_included(lab: Lab) -> Outcome:
-    verdict = Verdict()
+    verdict = Verdict(lab.adapter)
     for stop in _stops(lab):
         request = replace(stop.request, include_stop=True)
-        end = stop.text.index(stop.stop) + len(stop.stop)
-        expected = stop.text[:end]
         try:
             whole = lab.adapter.answer(request).text
         except RequestError as error:
@@ -84,21 +78,18 @@ def stop_included(lab: Lab) -> Outcome:
             return skipped(f"include_stop_str_in_output is an extension of this protocol: {error}")
         if not verdict.cases and whole == stop.expected and not lab.adapter.knows_include_stop:
             return skipped("include_stop_str_in_output is ignored; it is an extension of this protocol")
-        _case(verdict, lab, request, whole, expected, stream=False)
-        _case(verdict, lab, request, lab.adapter.record(request), expected, stream=True)
-    return verdict.outcome("answers end with the stop string", _no_text(lab))
+        _judge(verdict, lab, request, whole, stop.expected + stop.stop)
+    return verdict.outcome("answers end with the stop string", "")
 
 
 def stop_partial(lab: Lab) -> Outcome:
-    verdict = Verdict()
+    verdict = Verdict(lab.adapter)
     for sample in _cuttable(lab):
-        assert sample.whole
         text = sample.whole.text
         # Begins like the end of the answer, and never completes.
         request = replace(sample.request, stop=text[-3:] + "§§")
-        _case(verdict, lab, request, lab.adapter.answer(request).text, text, stream=False)
-        _case(verdict, lab, request, lab.adapter.record(request), text, stream=True)
-    return verdict.outcome("answers are whole though a stop string began at their end", _no_text(lab))
+        _judge(verdict, lab, request, lab.adapter.answer(request).text, text)
+    return verdict.outcome("answers are whole though a stop string began at their end", "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,18 +97,13 @@ class _Stop:
     """A stop string out of an answer, and what it must leave."""
 
     request: Request
-    text: str  # the answer without it
     stop: str
+    expected: str
     crosses: bool  # chosen so that it lies across a chunk border
-
-    @property
-    def expected(self) -> str:
-        return self.text[: self.text.index(self.stop)]
 
 
 def _stops(lab: Lab) -> Iterator[_Stop]:
     for sample in _cuttable(lab):
-        assert sample.whole
         text = sample.whole.text
         body = text.rstrip("\ufffd")  # the budget may end inside a character
         third = len(body) // 3
@@ -133,62 +119,46 @@ def _stops(lab: Lab) -> Iterator[_Stop]:
             chosen.append((body[third : third + len(body) // 2], True))
         for stop, crosses in dict(chosen).items():
             if stop and "\ufffd" not in stop:
-                yield _Stop(request=replace(sample.request, stop=stop), text=text, stop=stop, crosses=crosses)
+                request = replace(sample.request, stop=stop)
+                yield _Stop(request=request, stop=stop, expected=text.partition(stop)[0], crosses=crosses)
 
 
 def _borders(sample: Sample) -> list[int]:
     """Places in the text where a chunk ends and the next one begins."""
-    if sample.stream is None or sample.whole is None or sample.stream.text != sample.whole.text:
+    if sample.stream.text != sample.whole.text:
         return []
     length = len(sample.whole.text.rstrip("\ufffd"))
-    places, at = [], 0
-    for chunk in sample.stream.chunks:
-        at += len(chunk.text)
-        if chunk.text and 0 < at < length:
-            places.append(at)
-    return places
+    chunks = [chunk.text for chunk in sample.stream.chunks if chunk.text]
+    return [at for at in accumulate(map(len, chunks)) if at < length]
 
 
 def _cuttable(lab: Lab) -> list[Sample]:
-    """The longest answer, and the longest with other characters than ASCII."""
-    samples = [lab.longest] if lab.longest else []
-    others = [
-        sample
-        for sample in lab.comparable
-        if sample.request.temperature == 0
-        and sample not in samples
-        and sample.whole
-        and not sample.whole.text.isascii()
-        and len(sample.whole.text) >= 8
-    ]
-    return samples + sorted(others, key=lambda item: -len(item.whole.text if item.whole else ""))[:1]
+    """The answer with the most characters, and the longest other one with some outside ASCII."""
+    others = [sample for sample in lab.long[1:] if not sample.whole.text.isascii()]
+    return lab.long[:1] + sorted(others, key=lambda sample: -len(sample.whole.text))[:1]
 
 
 def _stop_outcome(lab: Lab, stops: Sequence[_Stop], reason: str = "") -> Outcome:
-    verdict = Verdict()
+    verdict = Verdict(lab.adapter)
     for stop in stops:
-        request = stop.request
-        _case(verdict, lab, request, lab.adapter.answer(request).text, stop.expected, stream=False)
-        _case(verdict, lab, request, lab.adapter.record(request), stop.expected, stream=True)
-    return verdict.outcome("answers end right before the stop string", _no_text(lab) or reason)
+        _judge(verdict, lab, stop.request, lab.adapter.answer(stop.request).text, stop.expected)
+    return verdict.outcome("answers end right before the stop string", reason)
 
 
-def _case(
-    verdict: Verdict, lab: Lab, request: Request, got: str | Recording, expected: str, *, stream: bool
-) -> None:
-    text = got.text if isinstance(got, Recording) else got
-    if isinstance(got, Recording) and got.error:
-        raise RequestError(got.error)
-    verdict.case(
-        text == expected,
-        sent=f"stop {request.stop!r}: {lab.adapter.show(request, stream=stream)}",
-        seen=f"{'stream' if stream else 'one piece'}: {difference(expected, text)}",
-        expected=shorten(expected),
-    )
-
-
-def _pairs(lab: Lab) -> list[tuple[Sample, Reply]]:
-    return [(sample, sample.whole) for sample in lab.comparable if sample.whole is not None]
+def _judge(verdict: Verdict, lab: Lab, request: Request, whole: str, expected: str) -> None:
+    """Two cases: `whole`, the answer in one piece, and the stream."""
+    recording = lab.adapter.record(request)
+    if recording.error:
+        raise RequestError(recording.error)
+    for text, stream, name in ((whole, False, "one piece"), (recording.text, True, "stream")):
+        verdict.case(
+            request,
+            text == expected,
+            seen=f"{name}: {difference(expected, text)}",
+            expected=shorten(expected),
+            stream=stream,
+            remark=f"stop {request.stop!r}: ",
+        )
 
 
 def _spaces(text: str) -> int:
@@ -198,13 +168,3 @@ def _spaces(text: str) -> int:
 def _broken(text: str) -> int:
     """Replacement characters, and halves of surrogate pairs that JSON escapes can carry."""
     return sum(character == "\ufffd" or "\ud800" <= character <= "\udfff" for character in text)
-
-
-def _reason(lab: Lab) -> str:
-    if lab.comparable:
-        return ""
-    return _NOTHING.format(lab.samples[0].problem)
-
-
-def _no_text(lab: Lab) -> str:
-    return "" if _cuttable(lab) else _reason(lab) or "no answer is longer than 8 characters"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 from urllib.parse import urlsplit
 
 from quire.check_stream.http_client import HttpClient
 from quire.check_stream.openai import OpenAI
 from quire.check_stream.protocol import Adapter, CheckStreamError, Request, RequestError
-from quire.check_stream.triton import TritonGrpc, TritonHttp, import_grpc
+from quire.check_stream.triton import TritonGrpc, TritonHttp, grpc_client, takes_text
 
 APIS = ("triton-http", "triton-grpc", "openai", "openai-chat")
 
@@ -48,10 +50,9 @@ def _split(http: HttpClient) -> tuple[HttpClient, str | None]:
     """Without the path of an endpoint, and the protocol which that path means."""
     for path, api in (("/v1/chat/completions", "openai-chat"), ("/v1/completions", "openai"), ("/v1", None)):
         if http.base.endswith(path):
-            base = http.base.removesuffix(path)
-            return HttpClient(base=base, timeout=http.timeout, headers=http.headers), api
+            return replace(http, base=http.base.removesuffix(path)), api
     base, found, _ = http.base.partition("/v2")
-    return HttpClient(base=base, timeout=http.timeout, headers=http.headers), "triton-http" if found else None
+    return replace(http, base=base), "triton-http" if found else None
 
 
 def _detect(http: HttpClient, url: str) -> str:
@@ -73,47 +74,31 @@ def _detect(http: HttpClient, url: str) -> str:
 
 def _detect_grpc(http: HttpClient, url: str, tried: list[str]) -> str:
     """A bare HOST:PORT that does not speak HTTP."""
-    grpc = import_grpc()
-    client = grpc.InferenceServerClient(urlsplit(http.base).netloc)
     try:
-        client.is_server_live(client_timeout=min(5.0, http.timeout))
-    except grpc.InferenceServerException as error:
-        tried.append(f"gRPC: {error.message()}")
-        raise CheckStreamError(f"{url}: no server found ({'; '.join(tried)})") from None
-    finally:
-        client.close()
+        with grpc_client(urlsplit(http.base).netloc) as client:
+            client.is_server_live(client_timeout=min(5.0, http.timeout))
+    except RequestError as error:
+        raise CheckStreamError(f"{url}: no server found ({'; '.join([*tried, f'gRPC: {error}'])})") from None
     return "triton-grpc"
 
 
 def _triton_model(http: HttpClient) -> str:
-    """The ensemble, else the only model that takes text."""
     names = [item["name"] for item in http.post("/v2/repository/index", {"ready": True})]
-    return _choose(names, [name for name in names if _takes_text(http.get(f"/v2/models/{name}"))])
+    return _choose(names, lambda name: http.get(f"/v2/models/{name}"))
 
 
 def _grpc(address: str, model: str | None, timeout: float) -> TritonGrpc:
-    grpc = import_grpc()
-    client = grpc.InferenceServerClient(address)
-    try:
-        if model is None:
+    if model is None:
+        with grpc_client(address) as client:
             index = client.get_model_repository_index(as_json=True).get("models", [])
             names = [item["name"] for item in index if item.get("state") == "READY"]
-            texts = [name for name in names if _takes_text(client.get_model_metadata(name, as_json=True))]
-            model = _choose(names, texts)
-        return TritonGrpc(address, model, timeout)
-    except grpc.InferenceServerException as error:
-        raise CheckStreamError(f"grpc://{address}: {error.message()}") from None
-    finally:
-        client.close()
+            model = _choose(names, lambda name: client.get_model_metadata(name, as_json=True))
+    return TritonGrpc(address, model, timeout)
 
 
-def _takes_text(metadata: Mapping[str, list[Mapping[str, object]]]) -> bool:
-    inputs = {item["name"] for item in metadata.get("inputs", [])}
-    outputs = {item["name"] for item in metadata.get("outputs", [])}
-    return "text_input" in inputs and "text_output" in outputs
-
-
-def _choose(names: list[str], texts: list[str]) -> str:
+def _choose(names: list[str], metadata: Callable[[str], Mapping[str, Any]]) -> str:
+    """The ensemble, else the only model that takes text."""
+    texts = [name for name in names if takes_text(metadata(name))]
     if "ensemble" in texts:
         return "ensemble"
     if len(texts) == 1:

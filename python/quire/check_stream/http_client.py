@@ -22,122 +22,91 @@ class HttpClient:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def get(self, path: str) -> Any:
-        return self._json("GET", path, None)
+        with self._answer("GET", path) as answer:
+            return parse(_utf8(answer.read()))
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        return self._json("POST", path, body)
+        with self._answer("POST", path, body) as answer:
+            return parse(_utf8(answer.read()))
 
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[str]:
         """The data of each server-sent event. Closing the iterator closes the connection."""
         with self._answer("POST", path, body) as answer:
-            if answer.status != 200:
-                raise _refusal(answer.status, _read(answer))
             kind = answer.headers.get_content_type()
             if kind != "text/event-stream":
-                # An error that came before the first event, or no stream at all.
-                text = _utf8(_read(answer))
-                if _error_of(_parsed(text)) is not None:
-                    raise _refusal(None, text.encode())
-                raise RequestError(f"got Content-Type {kind}; expected text/event-stream: {text[:200]}")
+                text = _utf8(answer.read())
+                refusal = _refusal(text)  # an error that came before the first event
+                problem = f"got Content-Type {kind}; expected text/event-stream: {text[:200]}"
+                raise refusal or RequestError(problem)
             data: list[str] = []
-            for line in _lines(answer):
+            for line in answer:
+                line = line.rstrip(b"\r\n")
                 if line.startswith(b"data:"):
-                    value = line[5:]
-                    data.append(_utf8(value[1:] if value.startswith(b" ") else value))
+                    data.append(_utf8(line[5:].removeprefix(b" ")))
                 elif not line and data:
                     yield "\n".join(data)
                     data = []
             if data:
                 yield "\n".join(data)
 
-    def _json(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
-        with self._answer(method, path, body) as answer:
-            text = _read(answer)
-        if answer.status != 200:
-            raise _refusal(answer.status, text)
-        parsed = _parsed(_utf8(text))
-        if parsed is None and text:
-            raise RequestError(f"the answer is no JSON: {_utf8(text)[:200]!r}")
-        if _error_of(parsed) is not None:  # Triton answers some errors with HTTP 200
-            raise _refusal(None, text)
-        return parsed
-
     @contextlib.contextmanager
     def _answer(
-        self, method: str, path: str, body: Mapping[str, Any] | None
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
     ) -> Iterator[http.client.HTTPResponse]:
-        """The answer's head has come; leaving closes answer and connection."""
+        """The head of an answer with status 200; leaving closes answer and connection."""
         parts = urlsplit(self.base)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         if not parts.hostname:
             raise CheckStreamError(f"URL: got {self.base!r}; allowed: http://HOST:PORT")
-        connection = kind(parts.hostname, parts.port, timeout=self.timeout)
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", **self.headers}
-        with contextlib.closing(connection):
+        with contextlib.closing(kind(parts.hostname, parts.port, timeout=self.timeout)) as connection:
             try:
                 connection.request(method, parts.path + path, data, headers)
-                answer = connection.getresponse()
+                with connection.getresponse() as answer:
+                    if answer.status != 200:
+                        text = _utf8(answer.read())
+                        raise _refusal(text, answer.status) or RequestError(text)
+                    yield answer
             except (OSError, http.client.HTTPException) as error:
-                raise RequestError(_lost(error), lost=True) from error
-            with answer:
-                yield answer
+                raise RequestError(f"connection: {type(error).__name__}: {error}", lost=True) from error
 
 
-def event_json(data: str) -> dict[str, Any]:
-    """One event's object. Raises RequestError where it is an error or no object."""
-    parsed = _parsed(data)
-    if not isinstance(parsed, dict):
-        raise RequestError(f"an event is no JSON object: {data[:200]!r}")
-    if _error_of(parsed) is not None:
-        raise _refusal(None, data.encode())
-    return parsed
-
-
-def _read(answer: http.client.HTTPResponse) -> bytes:
+def parse(text: str) -> Any:
+    """The JSON value of an answer or an event. Raises RequestError where it is none, or an error: Triton
+    answers some errors with HTTP 200."""
+    if refusal := _refusal(text):
+        raise refusal
     try:
-        return answer.read()
-    except (OSError, http.client.HTTPException) as error:
-        raise RequestError(_lost(error), lost=True) from error
+        return json.loads(text)
+    except ValueError:
+        raise RequestError(f"the answer is no JSON: {text[:200]!r}") from None
 
 
-def _lines(answer: http.client.HTTPResponse) -> Iterator[bytes]:
-    try:
-        for line in answer:
-            yield line.rstrip(b"\r\n")
-    except (OSError, http.client.HTTPException) as error:
-        raise RequestError(_lost(error), lost=True) from error
+def parse_object(text: str) -> dict[str, Any]:
+    value = parse(text)
+    if not isinstance(value, dict):
+        raise RequestError(f"the answer is no JSON object: {text[:200]!r}")
+    return value
 
 
-def _lost(error: Exception) -> str:
-    return f"connection: {type(error).__name__}: {error}"
+def _refusal(text: str, status: int | None = None) -> RequestError | None:
+    """The error that an answer holds; always one where `status` says so."""
+    value = None
+    with contextlib.suppress(ValueError):
+        value = json.loads(text)
+    answer = value if isinstance(value, dict) else {}
+    error = answer.get("error")
+    if isinstance(error, dict):
+        code = error.get("code")
+        status = code if status is None and isinstance(code, int) else status
+        message, param = str(error.get("message", error)), str(error.get("param") or "")
+        return RequestError(message, status=status, param=param)
+    if error is None and status is not None:
+        error = answer.get("detail") or answer.get("message") or text  # the first is FastAPI's
+    return None if error is None else RequestError(str(error), status=status)
 
 
 def _utf8(data: bytes) -> str:
     """A character that is cut inside the JSON text is the server's defect: it shows as U+FFFD."""
     return data.decode("utf-8", "replace")
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return None
-
-
-def _error_of(parsed: Any) -> Any:
-    return parsed.get("error") if isinstance(parsed, dict) else None
-
-
-def _refusal(status: int | None, body: bytes) -> RequestError:
-    text = body.decode("utf-8", "replace")
-    parsed = _parsed(text)
-    error = _error_of(parsed)
-    if isinstance(error, dict):
-        code = error.get("code")
-        inner = code if isinstance(code, int) and status is None else status
-        message, param = str(error.get("message", error)), str(error.get("param") or "")
-        return RequestError(message, status=inner, param=param)
-    if error is None and isinstance(parsed, dict):  # FastAPI's own shape
-        error = parsed.get("detail") or parsed.get("message")
-    return RequestError(text if error is None else str(error), status=status)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from quire.check_stream.protocol import (
     Adapter,
     CheckStreamError,
+    Chunk,
     Recording,
     Reply,
     Request,
@@ -36,20 +37,15 @@ PROMPTS = (
 _SEEDS = (1, 2, 3, 4)
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """One request, asked in one piece, as a stream, and in one piece again."""
 
     request: Request
-    whole: Reply | None = None
-    stream: Recording | None = None
+    whole: Reply = field(default_factory=Reply)
+    stream: Recording = field(default_factory=Recording)
     problem: str = ""  # why whole and stream cannot be compared
-    stream_error: str = ""  # the stream failed though the answer in one piece did not
-    lost: bool = False  # nothing came back at all
-
-    @property
-    def is_comparable(self) -> bool:
-        return not self.problem
+    refusal: RequestError | None = None  # of the answer in one piece: nothing else was asked then
 
 
 class Lab:
@@ -81,52 +77,54 @@ class Lab:
                 if request.seed is None:
                     raise CheckStreamError(f"--model: {error}") from None
                 continue  # no seeds, no hot prompts
-            if samples[0].lost:  # the others would each wait as long
+            if samples[0].refusal and samples[0].refusal.lost:  # the others would each wait as long
                 raise CheckStreamError(f"the first prompt was not answered: {samples[0].problem}")
-        if all(sample.whole is None for sample in samples):
+        if all(sample.refusal for sample in samples):
             raise CheckStreamError(f"no prompt was answered; the first: {samples[0].problem}")
         return samples
 
     @property
-    def comparable(self) -> list[Sample]:
-        return [sample for sample in self.samples if sample.is_comparable]
+    def streamed(self) -> list[Sample]:
+        """Samples whose stream began, whether or not its text can be compared."""
+        return [sample for sample in self.samples if not sample.refusal and sample.stream.has_begun]
 
     @property
-    def recordings(self) -> list[tuple[Sample, Recording]]:
-        """The streams that ended, whether or not their text can be compared."""
-        return [(sample, sample.stream) for sample in self.samples if sample.stream is not None]
+    def comparable(self) -> list[Sample]:
+        """Raises Unsupported where there is none, as do the lists of some of them."""
+        if found := [sample for sample in self.samples if not sample.problem]:
+            return found
+        raise Unsupported(f"no prompt has an answer in one piece that repeats: {self.samples[0].problem}")
+
+    @property
+    def greedy(self) -> list[Sample]:
+        if found := [sample for sample in self.comparable if sample.request.temperature == 0]:
+            return found
+        raise Unsupported("no prompt has a greedy answer in one piece that repeats")
 
     @cached_property
-    def longest(self) -> Sample | None:
-        """A greedy sample to cut stop strings out of: with the most different characters."""
-        good = [
-            sample
-            for sample in self.comparable
-            if sample.request.temperature == 0 and sample.whole and len(sample.whole.text) >= 8
-        ]
-        return max(good, key=lambda sample: len(set(_text(sample))), default=None)
+    def long(self) -> list[Sample]:
+        """Greedy samples to cut stop strings out of; first that with the most different characters."""
+        found = [sample for sample in self.greedy if len(sample.whole.text) >= 8]
+        if not found:
+            raise Unsupported("no answer that repeats is longer than 8 characters")
+        return sorted(found, key=lambda sample: -len(set(sample.whole.text)))
 
     def sample(self, request: Request) -> Sample:
-        sample = Sample(request=request)
         try:
-            sample.whole = self.adapter.answer(request)
+            whole = self.adapter.answer(request)
         except RequestError as error:
-            sample.problem = f"refused in one piece: {error}"
-            sample.lost = error.lost
-            return sample
+            return Sample(request=request, problem=f"refused in one piece: {error}", refusal=error)
         try:
-            sample.stream = self.adapter.record(request)
-            sample.stream_error = sample.stream.error
+            stream = self.adapter.record(request)
         except RequestError as error:
-            sample.stream_error = str(error)
+            stream = Recording(error=str(error))
+        problem = ""
         try:
-            again = self.adapter.answer(request).text
+            if self.adapter.answer(request).text != whole.text:
+                problem = "the server's own answers in one piece differ from each other"
         except RequestError as error:
-            sample.problem = f"refused when asked again: {error}"
-            return sample
-        if again != sample.whole.text:
-            sample.problem = "the server's own answers in one piece differ from each other"
-        return sample
+            problem = f"refused when asked again: {error}"
+        return Sample(request=request, whole=whole, stream=stream, problem=problem)
 
     def at_once(
         self,
@@ -135,10 +133,11 @@ class Lab:
         stream: bool,
         pause: float = 0,
         on_first: Callable[[], None] = lambda: None,
-    ) -> list[Recording | Reply | RequestError]:
-        """All requests at the same time, or `pause` seconds after each other; results in order. `on_first` is
-        called at the first chunk of each stream, and where there is none."""
-        results: list[Recording | Reply | RequestError] = [RequestError("no answer")] * len(requests)
+    ) -> list[Recording]:
+        """All requests at the same time, or `pause` seconds after each other; results in order, an answer in
+        one piece as one chunk. `on_first` is called at the first chunk of each stream, and where there is
+        none."""
+        results = [Recording(error="no answer") for _ in requests]
         gate = threading.Barrier(1 if pause else len(requests))
 
         def work(index: int) -> None:
@@ -147,9 +146,10 @@ class Lab:
                 if stream:
                     results[index] = self.adapter.record(requests[index], on_first=on_first)
                 else:
-                    results[index] = self.adapter.answer(requests[index])
+                    text = self.adapter.answer(requests[index]).text
+                    results[index] = Recording(chunks=[Chunk(text=text)])
             except RequestError as error:
-                results[index] = error
+                results[index] = Recording(error=str(error))
                 on_first()
 
         threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(len(requests))]
@@ -159,10 +159,6 @@ class Lab:
         for thread in threads:
             thread.join()
         return results
-
-
-def _text(sample: Sample) -> str:
-    return sample.whole.text if sample.whole else ""
 
 
 def difference(expected: str, seen: str) -> str:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
-from quire.check_stream.http_client import HttpClient, event_json
+from quire.check_stream.http_client import HttpClient, parse_object
 from quire.check_stream.protocol import Adapter, Chunk, Recording, Reply, Request, RequestError
+
+_COUNTS = {
+    "num_input_tokens": "prompt_tokens",
+    "num_output_tokens": "completion_tokens",
+    "num_total_tokens": "total_tokens",
+}
 
 
 class OpenAI(Adapter):
@@ -30,36 +35,28 @@ class OpenAI(Adapter):
         choice = _choice(answer)
         if choice is None:
             raise RequestError(f"an answer without choices: {json.dumps(answer)[:200]}")
-        counts = _usage(answer) or Reply(text="")
-        return Reply(
-            text=self._text(choice, "message"),
-            finish_reason=choice.get("finish_reason") or "",
-            num_input_tokens=counts.num_input_tokens,
-            num_output_tokens=counts.num_output_tokens,
-            num_total_tokens=counts.num_total_tokens,
-        )
+        text, finish_reason = self._text(choice, "message"), choice.get("finish_reason") or ""
+        return Reply(text=text, finish_reason=finish_reason, **_counts(answer))
 
     def events(self, request: Request, recording: Recording) -> Iterator[Chunk]:
         for data in self._http.events(self._path, self._body(request, stream=True)):
             if data.strip() == "[DONE]":
                 recording.num_done += 1
                 continue
-            event = event_json(data)
-            usage, choice = _usage(event), _choice(event)
-            recording.usage = usage or recording.usage
-            purpose = "usage" if usage and choice is None else ""
+            event = parse_object(data)
+            counts, choice = _counts(event), _choice(event)
+            if counts:
+                recording.usage = Reply(**counts)
+            purpose = "usage" if counts and choice is None else ""
             if choice is not None and self._chat:
                 delta = choice.get("delta") or {}
                 if delta.get("reasoning_content") or delta.get("reasoning"):
                     purpose = "reasoning"
                 elif "role" in delta and not recording.chunks:
                     purpose = "role"
-            yield Chunk(
-                time=time.monotonic(),
-                text=self._text(choice, "delta") if choice else "",
-                finish_reason=(choice or {}).get("finish_reason") or "",
-                purpose=purpose,
-            )
+            choice = choice or {}
+            finish_reason = choice.get("finish_reason") or ""
+            yield Chunk(text=self._text(choice, "delta"), finish_reason=finish_reason, purpose=purpose)
 
     def show(self, request: Request, *, stream: bool) -> str:
         return f"POST {self._path} {json.dumps(self._body(request, stream=stream), ensure_ascii=False)}"
@@ -84,13 +81,7 @@ def _choice(event: Any) -> dict[str, Any] | None:
     return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
 
 
-def _usage(event: Any) -> Reply | None:
-    usage = event.get("usage") if isinstance(event, dict) else None
-    if not isinstance(usage, dict):
-        return None
-    return Reply(
-        text="",
-        num_input_tokens=usage.get("prompt_tokens"),
-        num_output_tokens=usage.get("completion_tokens"),
-        num_total_tokens=usage.get("total_tokens"),
-    )
+def _counts(event: dict[str, Any]) -> dict[str, Any]:
+    """What Reply calls the counts of `usage`; none where it is missing."""
+    usage = event.get("usage")
+    return {name: usage.get(key) for name, key in _COUNTS.items()} if isinstance(usage, dict) else {}

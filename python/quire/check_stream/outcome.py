@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from quire.check_stream.lab import difference, shorten
+from quire.check_stream.protocol import Adapter, Request
 
 Status = Literal["pass", "fail", "n/a"]
 
@@ -22,10 +25,7 @@ def passed(seen: str) -> Outcome:
     return Outcome(status="pass", seen=seen)
 
 
-def failed(*, sent: str, seen: str, expected: str, times: int = 1, of: int = 1) -> Outcome:
-    """`times` of `of` cases were wrong; what is shown is the first."""
-    if of > 1:
-        seen = f"{seen} ({times} of {of} cases are wrong; this is the first)"
+def failed(*, sent: str, seen: str, expected: str) -> Outcome:
     return Outcome(status="fail", sent=sent, seen=seen, expected=expected)
 
 
@@ -36,14 +36,46 @@ def skipped(reason: str) -> Outcome:
 class Verdict:
     """Collects the cases of one check: the first wrong one is shown."""
 
-    def __init__(self) -> None:
+    def __init__(self, adapter: Adapter) -> None:
         self.cases = 0
-        self._wrong: list[tuple[str, str, str]] = []
+        self._adapter = adapter
+        self._wrong: list[Outcome] = []
 
-    def case(self, is_right: bool, *, sent: str, seen: str, expected: str) -> None:
+    def case(
+        self,
+        request: Request,
+        is_right: bool,
+        *,
+        seen: str,
+        expected: str,
+        stream: bool = True,
+        remark: str = "",
+    ) -> None:
+        """`remark`: stands before what was sent."""
         self.cases += 1
         if not is_right:
-            self._wrong.append((sent, seen, expected))
+            sent = remark + self._adapter.show(request, stream=stream)
+            self._wrong.append(failed(sent=sent, seen=seen, expected=expected))
+
+    def text(
+        self,
+        request: Request,
+        got: str,
+        expected: str,
+        *,
+        error: str = "",
+        stream: bool = True,
+        remark: str = "",
+    ) -> None:
+        """The case that `got` is `expected`, and that no `error` came with it."""
+        self.case(
+            request,
+            got == expected and not error,
+            seen=error or difference(expected, got),
+            expected=shorten(expected),
+            stream=stream,
+            remark=remark,
+        )
 
     def outcome(self, cases: str, reason: str) -> Outcome:
         """`cases` names them in the plural; `reason`: why there may be none."""
@@ -51,5 +83,8 @@ class Verdict:
             return skipped(reason)
         if not self._wrong:
             return passed(f"{self.cases} {cases}")
-        sent, seen, expected = self._wrong[0]
-        return failed(sent=sent, seen=seen, expected=expected, times=len(self._wrong), of=self.cases)
+        first = self._wrong[0]
+        if self.cases > 1:
+            wrong = f"{len(self._wrong)} of {self.cases} cases are wrong; this is the first"
+            return replace(first, seen=f"{first.seen} ({wrong})")
+        return first

@@ -15,7 +15,7 @@ class CheckStreamError(QuireError):
     """The checker itself cannot go on: no server there, no such model, a wrong option."""
 
 
-class RequestError(Exception):
+class RequestError(QuireError):
     """The server refused a request, or did not end it in time. `status`: of HTTP; None where there is none
     (gRPC, an error inside a stream, a lost connection). `param`: the field that the answer names apart."""
 
@@ -64,7 +64,7 @@ class Request:
 class Reply:
     """An answer in one piece. None: the server does not offer it."""
 
-    text: str
+    text: str = ""
     finish_reason: str | None = None
     num_input_tokens: int | None = None
     num_output_tokens: int | None = None
@@ -72,14 +72,10 @@ class Reply:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chunk:
-    """One event of a stream."""
+class Chunk(Reply):
+    """One event of a stream; its counts are its own. finish_reason "": offered, not yet."""
 
-    time: float  # seconds, monotonic
-    text: str
-    finish_reason: str | None = None  # "": offered, not yet
-    num_output_tokens: int | None = None  # of this chunk
-    num_input_tokens: int | None = None
+    time: float = field(default_factory=time.monotonic)  # seconds
     purpose: str = ""  # why it may be without text: "role", "reasoning", "usage"
 
 
@@ -92,7 +88,11 @@ class Recording:
     usage: Reply | None = None  # the counts that OpenAI's last event carries; text is ""
     num_done: int = 0  # [DONE] events
     error: str = ""  # what ended it before its time
-    early: bool = False  # left by us
+
+    @property
+    def has_begun(self) -> bool:
+        """Not where it failed before its first chunk."""
+        return bool(self.chunks) or not self.error
 
     @property
     def text(self) -> str:
@@ -103,17 +103,19 @@ class Recording:
         return [chunk.finish_reason for chunk in self.chunks if chunk.finish_reason]
 
     @property
+    def output_counts(self) -> list[int]:
+        return [chunk.num_output_tokens for chunk in self.chunks if chunk.num_output_tokens is not None]
+
+    @property
     def num_output_tokens(self) -> int | None:
         if self.usage is not None:
             return self.usage.num_output_tokens
-        counts = [chunk.num_output_tokens for chunk in self.chunks if chunk.num_output_tokens is not None]
-        return sum(counts) if counts else None
+        return sum(self.output_counts) if self.output_counts else None
 
     @property
     def num_input_tokens(self) -> int | None:
-        if self.usage is not None:
-            return self.usage.num_input_tokens
-        counts = [chunk.num_input_tokens for chunk in self.chunks if chunk.num_input_tokens is not None]
+        parts = self.chunks if self.usage is None else [self.usage]
+        counts = [part.num_input_tokens for part in parts if part.num_input_tokens is not None]
         return counts[-1] if counts else None
 
 
@@ -126,7 +128,7 @@ class Adapter(abc.ABC):
 
     has_finish_reason = True
     ends_with_done = False  # [DONE] after the last event
-    reads_sampling_json = True  # False: typed tensors, which a wrong type cannot get into
+    reads_sampling_json = False  # Triton: from one input; else typed ones, which no wrong type gets into
     knows_include_stop = True  # include_stop_str_in_output is part of the protocol
 
     @abc.abstractmethod
@@ -154,8 +156,7 @@ class Adapter(abc.ABC):
                 recording.chunks.append(chunk)
                 if len(recording.chunks) == 1:
                     on_first()
-                if leave_after is not None and len(recording.chunks) >= leave_after:
-                    recording.early = True
+                if len(recording.chunks) == leave_after:
                     break
                 if time.monotonic() - recording.began > self.timeout:
                     raise RequestError(f"the stream did not end within {self.timeout:g} s", lost=True)

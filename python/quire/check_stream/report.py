@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from quire.check_stream.protocol import Adapter
@@ -24,10 +26,7 @@ def as_lines(result: Result) -> list[str]:
 
 
 def summary(results: Sequence[Result]) -> dict[str, int]:
-    return {
-        status: sum(result.outcome.status == status for result in results)
-        for status in ("pass", "fail", "n/a")
-    }
+    return {"pass": 0, "fail": 0, "n/a": 0} | Counter(result.outcome.status for result in results)
 
 
 def write_json(path: Path, url: str, adapter: Adapter, results: Sequence[Result]) -> None:
@@ -36,21 +35,13 @@ def write_json(path: Path, url: str, adapter: Adapter, results: Sequence[Result]
         {
             "name": result.check.name,
             "rule": result.check.rule,
-            "status": result.outcome.status,
-            "sent": result.outcome.sent,
-            "seen": result.outcome.seen,
-            "expected": result.outcome.expected,
+            **asdict(result.outcome),
             "seconds": round(result.seconds, 3),
         }
         for result in results
     ]
-    document = {
-        "url": url,
-        "api": adapter.api,
-        "model": adapter.model,
-        "summary": summary(results),
-        "checks": checks,
-    }
+    head = {"url": url, "api": adapter.api, "model": adapter.model}
+    document = head | {"summary": summary(results), "checks": checks}
     path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
 
 

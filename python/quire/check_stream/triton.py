@@ -6,17 +6,17 @@ Which fields a request has follows from the inputs that the model declares: `sam
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import importlib
 import json
 import queue
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from quire.check_stream.http_client import HttpClient, event_json
+from quire.check_stream.http_client import HttpClient, parse_object
 from quire.check_stream.protocol import (
     Adapter,
     CheckStreamError,
@@ -55,15 +55,14 @@ class _Triton(Adapter):
         self.model = model
         self.timeout = timeout
         self._inputs = {item["name"]: item for item in metadata.get("inputs", [])}
+        outputs = [item["name"] for item in metadata.get("outputs", [])]
+        if not takes_text(metadata):
+            names = ", ".join([*self._inputs, "->", *sorted(outputs)])
+            allowed = "a model with text_input and text_output"
+            raise CheckStreamError(f"--model: got {model} with {names}; allowed: {allowed}")
         self.reads_sampling_json = "sampling_parameters" in self._inputs
         self.knows_include_stop = self.reads_sampling_json
-        outputs = {item["name"] for item in metadata.get("outputs", [])}
         self.has_finish_reason = "finish_reason" in outputs
-        if "text_input" not in self._inputs or "text_output" not in outputs:
-            names = ", ".join([*self._inputs, "->", *sorted(outputs)])
-            raise CheckStreamError(
-                f"--model: got {model} with {names}; allowed: a model with text_input and text_output"
-            )
 
     def _values(self, request: Request, *, stream: bool) -> dict[str, Any]:
         values: dict[str, Any] = {"text_input": request.prompt}
@@ -99,15 +98,22 @@ class _Triton(Adapter):
             num_output_tokens=_count(outputs.get("num_output_tokens")),
         )
 
-    def _chunk(self, outputs: Mapping[str, Any]) -> Chunk:
-        reply = self._reply(outputs, "")
-        return Chunk(
-            time=time.monotonic(),
-            text=reply.text,
-            finish_reason=reply.finish_reason,
-            num_input_tokens=reply.num_input_tokens,
-            num_output_tokens=reply.num_output_tokens,
-        )
+    def answer(self, request: Request) -> Reply:
+        replies = [self._reply(outputs, request.prompt) for outputs in self._run(request, stream=False)]
+        if len(replies) != 1:
+            raise RequestError(f"got {len(replies)} responses to a request with stream false; expected 1")
+        return replies[0]
+
+    def events(self, request: Request, recording: Recording) -> Iterator[Chunk]:
+        for outputs in self._run(request, stream=True):
+            yield Chunk(**vars(self._reply(outputs, "")))
+
+    @abc.abstractmethod
+    def _run(self, request: Request, *, stream: bool) -> Iterator[dict[str, Any]]:
+        """The outputs of each response."""
+
+    def _json(self, request: Request, *, stream: bool) -> str:
+        return json.dumps(self._values(request, stream=stream), ensure_ascii=False)
 
 
 class TritonHttp(_Triton):
@@ -116,24 +122,23 @@ class TritonHttp(_Triton):
     api = "triton-http"
 
     def __init__(self, http: HttpClient, model: str) -> None:
-        super().__init__(model, http.get(f"/v2/models/{model}"), http.timeout)
         self._http = http
         self._path = f"/v2/models/{model}"
+        super().__init__(model, http.get(self._path), http.timeout)
 
-    def answer(self, request: Request) -> Reply:
-        outputs = self._http.post(f"{self._path}/generate", self._values(request, stream=False))
+    def _run(self, request: Request, *, stream: bool) -> Iterator[dict[str, Any]]:
+        values = self._values(request, stream=stream)
+        if stream:
+            yield from map(parse_object, self._http.events(f"{self._path}/generate_stream", values))
+            return
+        outputs = self._http.post(f"{self._path}/generate", values)
         if not isinstance(outputs, dict) or "text_output" not in outputs:
             raise RequestError(f"an answer without text_output: {json.dumps(outputs)[:200]}")
-        return self._reply(outputs, request.prompt)
-
-    def events(self, request: Request, recording: Recording) -> Iterator[Chunk]:
-        values = self._values(request, stream=True)
-        for data in self._http.events(f"{self._path}/generate_stream", values):
-            yield self._chunk(event_json(data))
+        yield outputs
 
     def show(self, request: Request, *, stream: bool) -> str:
-        values = json.dumps(self._values(request, stream=stream), ensure_ascii=False)
-        return f"POST {self._path}/generate{'_stream' if stream else ''} {values}"
+        endpoint = "generate_stream" if stream else "generate"
+        return f"POST {self._path}/{endpoint} {self._json(request, stream=stream)}"
 
 
 class TritonGrpc(_Triton):
@@ -143,38 +148,16 @@ class TritonGrpc(_Triton):
 
     def __init__(self, address: str, model: str, timeout: float) -> None:
         self._address = address
-        self._grpc = import_grpc()
-        with self._client() as client:
+        with grpc_client(address) as client:
             super().__init__(model, client.get_model_metadata(model, as_json=True), timeout)
 
-    def answer(self, request: Request) -> Reply:
-        replies = [self._reply(outputs, request.prompt) for outputs in self._run(request, stream=False)]
-        if len(replies) != 1:
-            raise RequestError(f"got {len(replies)} responses to a request with stream false; expected 1")
-        return replies[0]
-
-    def events(self, request: Request, recording: Recording) -> Iterator[Chunk]:
-        for outputs in self._run(request, stream=True):
-            yield self._chunk(outputs)
-
     def show(self, request: Request, *, stream: bool) -> str:
-        values = json.dumps(self._values(request, stream=stream), ensure_ascii=False)
-        return f"ModelStreamInfer {self.model} {values}"
-
-    @contextlib.contextmanager
-    def _client(self) -> Iterator[Any]:
-        client = self._grpc.InferenceServerClient(self._address)
-        try:
-            yield client
-        except self._grpc.InferenceServerException as error:
-            raise RequestError(str(error.message())) from error
-        finally:
-            client.close()
+        return f"ModelStreamInfer {self.model} {self._json(request, stream=stream)}"
 
     def _run(self, request: Request, *, stream: bool) -> Iterator[dict[str, Any]]:
         inputs = [self._tensor(name, value) for name, value in self._values(request, stream=stream).items()]
         arrived: queue.Queue[tuple[Any, Any]] = queue.Queue()
-        with self._client() as client:
+        with grpc_client(self._address) as client:
             client.start_stream(callback=lambda result, error: arrived.put((result, error)))
             try:
                 client.async_stream_infer(self.model, inputs, enable_empty_final_response=True)
@@ -184,7 +167,7 @@ class TritonGrpc(_Triton):
                     except queue.Empty:
                         raise RequestError(f"no response within {self.timeout:g} s", lost=True) from None
                     if error is not None:
-                        raise RequestError(str(error.message()))
+                        raise error
                     response = result.get_response()
                     if response.outputs:
                         yield {item.name: result.as_numpy(item.name) for item in response.outputs}
@@ -205,12 +188,31 @@ class TritonGrpc(_Triton):
         except (KeyError, ValueError, OverflowError):
             raise Unsupported(f"{name}: {value!r} does not fit into a tensor of {kind}") from None
         shape = [1] * (len(declared["shape"]) - 1) + [len(items)]
-        tensor = self._grpc.InferInput(name, shape, kind)
+        tensor = _grpc().InferInput(name, shape, kind)
         tensor.set_data_from_numpy(array.reshape(shape))
         return tensor
 
 
-def import_grpc() -> Any:
+def takes_text(metadata: Mapping[str, Any]) -> bool:
+    """Whether a model with this metadata is asked with text and answers with text."""
+    names = {key: {item["name"] for item in metadata.get(key, [])} for key in ("inputs", "outputs")}
+    return "text_input" in names["inputs"] and "text_output" in names["outputs"]
+
+
+@contextlib.contextmanager
+def grpc_client(address: str) -> Iterator[Any]:
+    """Closed at the end. Raises RequestError."""
+    grpc = _grpc()
+    client = grpc.InferenceServerClient(address)
+    try:
+        yield client
+    except grpc.InferenceServerException as error:
+        raise RequestError(str(error.message())) from error
+    finally:
+        client.close()
+
+
+def _grpc() -> Any:
     """tritonclient.grpc, which is no dependency of the package itself."""
     try:
         return importlib.import_module("tritonclient.grpc")
@@ -222,19 +224,18 @@ def import_grpc() -> Any:
 
 
 def _text(value: Any) -> str:
-    """From a string, a list of one, or an array of bytes."""
-    if isinstance(value, np.ndarray):
-        value = value.reshape(-1).tolist()
-    if isinstance(value, list):
-        value = value[0] if value else ""
+    value = _first(value)
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return "" if value is None else str(value)
 
 
 def _count(value: Any) -> int | None:
-    if isinstance(value, np.ndarray):
-        value = value.reshape(-1).tolist()
-    if isinstance(value, list):
-        value = value[0] if value else None
+    value = _first(value)
     return None if value is None else int(value)
+
+
+def _first(value: Any) -> Any:
+    """Of a list or an array; a single value itself."""
+    items = np.asarray(value, object).reshape(-1)
+    return items[0] if items.size else None

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from quire.check_stream import CheckStreamError, Lab, Result, connect, run_checks
+from quire.check_stream.report import as_lines, summary, write_json
 from quire.cli.common import console
 
 
@@ -38,9 +40,6 @@ def check_stream(
 
     Status 0: nothing is broken. 1: a check failed. 2: the checks could not be run.
     """
-    # Not at the top: the other commands need nothing of it.
-    from quire.check_stream import CheckStreamError, Lab, Result, connect, run_checks
-    from quire.check_stream.report import as_lines, summary, write_json
 
     def show(result: Result) -> None:
         style = {"fail": "red", "n/a": "dim"}.get(result.outcome.status)
@@ -66,8 +65,6 @@ def check_stream(
 
 
 def _prompts(path: Path | None) -> list[str]:
-    from quire.check_stream import CheckStreamError
-
     if path is None:
         return []
     text = path.read_text("utf-8")
@@ -85,8 +82,6 @@ def _prompts(path: Path | None) -> list[str]:
 
 
 def _header(text: str) -> tuple[str, str]:
-    from quire.check_stream import CheckStreamError
-
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
         raise CheckStreamError(f'--header: got {text!r}; allowed: "Name: value"')

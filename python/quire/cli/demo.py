@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import typer
 from rich.table import Table
 
+from quire.check_stream import Lab, connect
+from quire.check_stream.protocol import Adapter, Recording, Request
 from quire.cli.check import report
 from quire.cli.common import console, default_repository, errors_as_text, running
-from quire.cli.load import Result, percentile, run_load, stream
 from quire.errors import ServerError
 from quire.triton.repository import read_configs, text_ensembles
 from quire.triton.server import TritonServer
@@ -43,47 +46,48 @@ def demo(
             )
         server = TritonServer(repository)
         with running(server, models=len(list(repository.glob("*/config.pbtxt")))):
-            host, port = server.grpc_url.rpartition(":")[0], server.http_port
-            ask = {"max_tokens": max_tokens, "temperature": 0.0}
-            _show_one(server, model, {"text_input": _PROMPTS[0], **ask})
-            _show_stream(host, port, model, {"text_input": _PROMPTS[1], **ask})
-            payloads = [
-                {"text_input": _PROMPTS[index % len(_PROMPTS)], "seed": index, **ask, "temperature": 0.8}
-                for index in range(requests)
+            adapter = connect(server.http_url, api="triton-http", model=model, timeout=300)
+            _show_one(adapter, Request(prompt=_PROMPTS[0], max_tokens=max_tokens))
+            _show_stream(adapter, Request(prompt=_PROMPTS[1], max_tokens=max_tokens))
+            load = [
+                Request(
+                    prompt=_PROMPTS[seed % len(_PROMPTS)], max_tokens=max_tokens, temperature=0.8, seed=seed
+                )
+                for seed in range(requests)
             ]
             with console.status(f"{requests} requests at once"):
-                results, seconds = run_load(host, port, payloads, model)
-            failed = [result.error or "no answer" for result in results if result.error or not result.events]
+                results = Lab(adapter).at_once(load, stream=True)
+            failed = [result.error or "no answer" for result in results if result.error or not result.chunks]
             if failed:
                 raise ServerError(f"{len(failed)} of {requests} requests failed, the first with: {failed[0]}")
-            console.print(_table(results, seconds))
+            console.print(_table(results))
     console.print("stopped cleanly")
 
 
-def _show_one(server: TritonServer, model: str, payload: dict[str, object]) -> None:
+def _show_one(adapter: Adapter, request: Request) -> None:
     console.rule("generate")
-    status, answer = server.generate(model, payload)
-    if status != 200:
-        raise ServerError(f"generate: status {status}: {answer}")
-    console.print(answer["text_output"], markup=False)
+    console.print(request.prompt, style="dim", end="", markup=False)
+    console.print(adapter.answer(request).text, markup=False)
 
 
-def _show_stream(host: str, port: int, model: str, payload: dict[str, object]) -> None:
+def _show_stream(adapter: Adapter, request: Request) -> None:
     console.rule("generate_stream")
-    console.print(payload["text_input"], style="dim", end="", markup=False)
-    finish_reason = ""
-    for event in stream(host, port, payload, model):
+    console.print(request.prompt, style="dim", end="", markup=False)
+    finish_reason = None
+    for chunk in adapter.events(request, Recording()):
         # Printed as it arrives: rich would hold text back until the end of a line.
-        console.file.write(event.text)
+        console.file.write(chunk.text)
         console.file.flush()
-        finish_reason = event.finish_reason
+        finish_reason = chunk.finish_reason
     console.print(f"\n(finish_reason: {finish_reason})", style="dim", markup=False)
 
 
-def _table(results: list[Result], seconds: float) -> Table:
-    tokens = sum(result.num_tokens for result in results)
-    first = [1e3 * result.time_to_first_token for result in results]
-    gaps = [1e3 * gap for result in results for gap in result.gaps]
+def _table(results: list[Recording]) -> Table:
+    times = [[result.began, *(chunk.time for chunk in result.chunks)] for result in results]
+    tokens = sum(result.num_output_tokens or 0 for result in results)
+    seconds = max(last for *_, last in times) - min(began for began, *_ in times)
+    first = [after - began for began, after, *_ in times]
+    gaps = [after - before for _, *rest in times for before, after in pairwise(rest)]
     table = Table(title=f"{len(results)} requests at once")
     for name in ("tokens", "seconds", "tokens/s", "TTFT p50 ms", "TTFT p99 ms", "ITL p50 ms", "ITL p99 ms"):
         table.add_column(name, justify="right")
@@ -91,6 +95,10 @@ def _table(results: list[Result], seconds: float) -> Table:
         str(tokens),
         f"{seconds:.2f}",
         f"{tokens / seconds:.0f}",
-        *(f"{percentile(values, share):.1f}" for values in (first, gaps) for share in (0.5, 0.99)),
+        *(
+            f"{1e3 * np.quantile(values or [0], share, method='inverted_cdf'):.1f}"
+            for values in (first, gaps)
+            for share in (0.5, 0.99)
+        ),
     )
     return table

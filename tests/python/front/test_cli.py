@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from cli_command import ROOT, run
 from quire.cli import app, bench
-from quire.cli.load import Result, percentile, run_load, stream
-from quire.errors import ServerError
 from quire.outputs import CompletionOutput, RequestOutput
 from typer.testing import CliRunner
 
@@ -124,70 +118,3 @@ def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         result.exit_code,
         result.output,
     ) == (1, "bench: no folder benchmarks here; allowed: a source checkout\n")
-
-
-class FakeGenerateStream(BaseHTTPRequestHandler):
-    """Three events, the second of them late; a prompt "refuse" is refused, "break" breaks."""
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(400 if b"refuse" in body else 200)
-        self.end_headers()
-        if b"refuse" in body:
-            self.wfile.write(b'{"error": "no"}')
-            return
-        for text, tokens, reason in (("a", 1, ""), ("é\\n", 3, ""), ("", 0, "length")):
-            if tokens == 3:
-                time.sleep(0.05)
-                if b"break" in body:
-                    self.wfile.write(b'data: {"error": "broke"}\n\n')
-                    return
-            counts = f'"num_output_tokens": {tokens}, "finish_reason": "{reason}"'
-            self.wfile.write(f'data: {{"text_output": "{text}", {counts}}}\n\n'.encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def fake_port() -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), FakeGenerateStream) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
-
-
-def test_stream(fake_port: int) -> None:
-    """Events are parsed; refusals, before and within the stream, are errors."""
-    events = list(stream("127.0.0.1", fake_port, {"text_input": "x"}))
-    assert [(event.text, event.num_tokens, event.finish_reason) for event in events] == [
-        ("a", 1, ""),
-        ("é\n", 3, ""),
-        ("", 0, "length"),
-    ]
-    with pytest.raises(ServerError, match=r'status 400: \{"error": "no"\}'):
-        list(stream("127.0.0.1", fake_port, {"text_input": "refuse"}))
-    with pytest.raises(ServerError, match="broke"):
-        list(stream("127.0.0.1", fake_port, {"text_input": "break"}))
-
-
-def test_load(fake_port: int) -> None:
-    """A load returns every request's text, counts, times, or error."""
-    payloads = [{"text_input": "refuse" if index == 3 else "x"} for index in range(8)]
-    results, seconds = run_load("127.0.0.1", fake_port, payloads)
-    assert [index for index, result in enumerate(results) if result.error] == [3]
-    for result in results[:3]:
-        assert (result.text, result.num_tokens) == ("aé\n", 4)
-        assert 0 < result.time_to_first_token < seconds
-        assert len(result.gaps) == 2
-        assert result.gaps[0] >= 0.04
-    assert Result().num_tokens == 0
-
-
-def test_percentiles() -> None:
-    """The value that the given share does not exceed."""
-    values = [float(value) for value in range(100, 0, -1)]
-    assert [percentile(values, share) for share in (0.0, 0.5, 0.99, 1.0)] == [1.0, 50.0, 99.0, 100.0]
-    assert percentile([], 0.5) == 0.0
