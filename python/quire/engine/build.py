@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn
 
 from quire import _core
 from quire.config import EngineConfig
@@ -42,24 +42,21 @@ class Engine:
 def build(config: EngineConfig, threads: ThreadPolicy, folder: Path | None = None) -> Engine:
     """Load everything that `config` names, from the model's `folder` where that is known. Raises
     ConfigError, ModelError or InvalidArgument naming the setting."""
-    plan = _Plan(config, threads)
-    plan.folder = folder
+    plan = _Plan(config, threads, folder)
     for step in _STEPS:
         step(plan)
-    core, core_config = _made(plan.core)
-    runner = _made(plan.runner)
-    defaults = _made(plan.defaults)
+    core, core_config = plan.core
     engine = Engine(
         core=core,
-        runner=runner.start(core_config),
-        tokenizer=_made(plan.tokenizer),
-        vocabulary=_made(plan.tokenizer).vocabulary(config.model),
-        model=_made(plan.model),
-        defaults=defaults.values,
+        runner=plan.runner.start(core_config),
+        tokenizer=plan.tokenizer,
+        vocabulary=plan.tokenizer.vocabulary(config.model),
+        model=plan.model,
+        defaults=plan.defaults.values,
     )
-    if defaults.values:
-        log.info("requests that do not say otherwise: %s", defaults)
-    for warning in [*plan.warnings, *defaults.warnings, *_padding(core.token_table, engine.model)]:
+    if plan.defaults.values:
+        log.info("requests that do not say otherwise: %s", plan.defaults)
+    for warning in [*plan.warnings, *_padding(core.token_table, engine.model)]:
         log.warning(warning)
     return engine
 
@@ -99,81 +96,83 @@ def check(config: EngineConfig, threads: ThreadPolicy) -> Iterator[Finding]:
             yield Finding(message=str(error))
         except Exception as error:  # a start would end with it, too
             yield Finding(message=f"{type(error).__name__}: {error}")
-    warnings = [*plan.warnings, *(plan.defaults.warnings if plan.defaults else ())]
-    yield from (Finding(message=warning, is_warning=True) for warning in warnings)
+    yield from (Finding(message=warning, is_warning=True) for warning in plan.warnings)
 
 
 class _NotMade(Exception):  # noqa: N818 - no error, but a step to leave out
     """A step needs what an earlier one did not make."""
 
 
-T = TypeVar("T")
-
-
-def _made(value: T | None) -> T:
-    if value is None:
-        raise _NotMade
-    return value
-
-
 class _Plan:
-    """What the steps have found out so far."""
+    """What the steps have found out so far. What one would have made that refused is missing."""
 
-    def __init__(self, config: EngineConfig, threads: ThreadPolicy) -> None:
+    folder: Path
+    model: ModelConfig
+    tokenizer: Tokenizer
+    table: _core.TokenTable
+    defaults: GenerationDefaults
+    max_model_len: int
+    runner: RunnerPlan
+    core: tuple[_core.EngineCore, _core.EngineConfig]
+
+    def __init__(self, config: EngineConfig, threads: ThreadPolicy, known_folder: Path | None = None) -> None:
         self.config = config
+        self.known_folder = known_folder
         self.threads = threads
         self.warnings: list[str] = []
-        self.folder: Path | None = None
-        self.model: ModelConfig | None = None
-        self.tokenizer: Tokenizer | None = None
-        self.table: _core.TokenTable | None = None
-        self.defaults: GenerationDefaults | None = None
-        self.max_model_len: int | None = None
-        self.runner: RunnerPlan | None = None
-        self.core: tuple[_core.EngineCore, _core.EngineConfig] | None = None
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise _NotMade(name)
 
 
 def _find_folder(plan: _Plan) -> None:
-    plan.folder = plan.folder or plan.config.model_folder()
+    plan.folder = plan.known_folder or plan.config.model_folder()
 
 
 def _read_model_config(plan: _Plan) -> None:
-    plan.model = load_model_config(_made(plan.folder))
+    plan.model = load_model_config(plan.folder)
 
 
 def _read_tokenizer(plan: _Plan) -> None:
-    folder = _made(plan.folder)
-    tokenizer = Tokenizer(folder)
+    tokenizer = Tokenizer(plan.folder)
     try:
         plan.table = build_table(tokenizer.raw)
     except UnsupportedModel as error:
-        raise UnsupportedModel(f"{folder / 'tokenizer.json'}: {error}") from None
+        raise UnsupportedModel(f"{plan.folder / 'tokenizer.json'}: {error}") from None
     plan.tokenizer = tokenizer
 
 
 def _compare_vocabularies(plan: _Plan) -> None:
-    tokenizer, model = _made(plan.tokenizer), _made(plan.model)
-    plan.warnings += check_vocabulary(tokenizer.raw, model.vocab_size, model.folder / "tokenizer.json")
+    file = plan.folder / "tokenizer.json"
+    plan.warnings += check_vocabulary(plan.tokenizer.raw, plan.model.vocab_size, file)
 
 
 def _read_defaults(plan: _Plan) -> None:
-    plan.defaults = generation_defaults(plan.config, _made(plan.folder))
+    plan.defaults = generation_defaults(plan.config, plan.folder)
+    plan.warnings += plan.defaults.warnings
 
 
 def _check_weights(plan: _Plan) -> None:
-    check_checkpoint(plan.config, _made(plan.model))
+    check_checkpoint(plan.config, plan.model)
 
 
 def _limit_length(plan: _Plan) -> None:
-    plan.max_model_len = _max_model_len(plan.config, _made(plan.model))
+    """The setting, or the model's own limit, which the setting must not pass: positions past it were never
+    trained."""
+    longest = plan.model.max_position_embeddings
+    length = plan.config.max_model_len or longest
+    if length > longest:
+        allowed = f"at most {longest}, the max_position_embeddings of {plan.model.folder.name}"
+        raise InvalidArgument("max_model_len", str(length), allowed)
+    plan.max_model_len = length
 
 
 def _plan_memory(plan: _Plan) -> None:
-    plan.runner = plan_runner(plan.config, _made(plan.model), _made(plan.max_model_len), plan.threads)
+    plan.runner = plan_runner(plan.config, plan.model, plan.max_model_len, plan.threads)
 
 
 def _make_core(plan: _Plan) -> None:
-    config, model, runner = plan.config, _made(plan.model), _made(plan.runner)
+    config, model, runner = plan.config, plan.model, plan.runner
     # Settings that the core has by the same name; null is the core's default.
     values = {
         name: value for name, value in config if hasattr(_core.EngineConfig, name) and value is not None
@@ -182,7 +181,7 @@ def _make_core(plan: _Plan) -> None:
         **values
         | {
             "num_blocks": runner.num_blocks,
-            "max_model_len": _made(plan.max_model_len),
+            "max_model_len": plan.max_model_len,
             "max_batches_in_flight": runner.max_batches_in_flight,
             "vocab_size": model.vocab_size,
             "eos_token_ids": model.eos_token_ids,
@@ -190,7 +189,7 @@ def _make_core(plan: _Plan) -> None:
         }
     )
     try:
-        plan.core = _core.EngineCore(core_config, _made(plan.table)), core_config
+        plan.core = _core.EngineCore(core_config, plan.table), core_config
     except _core.InvalidArgument as error:
         refused = InvalidArgument.from_core(error)
         if refused.field != "eos_token_ids":
@@ -210,16 +209,3 @@ _STEPS: tuple[Callable[[_Plan], None], ...] = (
     _make_core,
     _check_weights,
 )
-
-
-def _max_model_len(config: EngineConfig, model: ModelConfig) -> int:
-    """The setting, or the model's own limit, which the setting must not pass: positions past it were never
-    trained."""
-    if config.max_model_len is None:
-        return model.max_position_embeddings
-    if config.max_model_len > model.max_position_embeddings:
-        allowed = (
-            f"at most {model.max_position_embeddings}, the max_position_embeddings of {model.folder.name}"
-        )
-        raise InvalidArgument("max_model_len", str(config.max_model_len), allowed)
-    return config.max_model_len
