@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import tokenizers
+
+from quire.tokenizer_bounds import steps_of
 
 # No Unicode normal form and no change of case makes a text shorter than a fourth of it: in NFKC, the bold A
 # U+1D400 of four bytes is an A.
@@ -30,8 +31,8 @@ def bytes_per_token(tokenizer: tokenizers.Tokenizer) -> int | None:
     """How many bytes of a text one token stands for at most. None: any number, as where spaces vanish, or
     where a word that is not known is one token however long it is."""
     state = json.loads(tokenizer.to_str())
-    pre_tokenizers = list(_steps(state["pre_tokenizer"], "pretokenizers"))
-    normalizers = list(_steps(state["normalizer"], "normalizers"))
+    pre_tokenizers = list(steps_of(state["pre_tokenizer"]))
+    normalizers = list(steps_of(state["normalizer"]))
     shrinking = [_shrinking(step) for step in normalizers]
     if None in shrinking or not all(map(_keeps_all, pre_tokenizers)):
         return None
@@ -44,16 +45,6 @@ def bytes_per_token(tokenizer: tokenizers.Tokenizer) -> int | None:
         return None
     longest = max([longest, *(len(token["content"].encode()) for token in added)])
     return math.ceil(longest * math.prod(factor for factor in shrinking if factor is not None))
-
-
-def _steps(step: dict[str, Any] | None, inner: str) -> Iterable[dict[str, Any]]:
-    if step is None:
-        return
-    if step["type"] != "Sequence":
-        yield step
-        return
-    for part in step[inner]:
-        yield from _steps(part, inner)
 
 
 def _shrinking(normalizer: dict[str, Any]) -> float | None:

@@ -19,7 +19,7 @@ from quire.errors import InvalidArgument, ModelNotFound, QuireError, Unsupported
 from quire.fingerprint import fingerprint
 from quire.model_files import TOKENIZER_LIMIT, read_bytes
 from quire.sampling_params import MAX_BAD_WORD_IDS, MAX_BAD_WORDS
-from quire.tokenizer_bounds import MAX_REPLACES, check_growth, check_ids, check_size, replaced
+from quire.tokenizer_bounds import MAX_REPLACES, check_growth, check_ids, check_size, replaced, steps_of
 
 if TYPE_CHECKING:
     from quire import _core
@@ -31,6 +31,8 @@ SUPPORTED_DECODERS = (
 
 # What `tokenizers` reads as a byte: hexadecimal digits as Rust parses them, which allows a plus sign.
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2}|\+[0-9A-Fa-f])>")
+
+_LLAMA = re.compile(r"(Replace )*(?P<bytes>ByteFallback )?(Fuse (?P<strip>Strip )?)?")
 
 _MAX_LEADING = 8  # special tokens that a tokenizer puts before a text: mostly one
 
@@ -185,13 +187,8 @@ def _ids_of(encoding: tokenizers.Encoding) -> list[int]:
     return ids[num_added:] if begins_with_them and not any(is_added[num_added : 2 * num_added]) else ids
 
 
-def token_table(folder: Path | str) -> _core.TokenTable:
-    """The table of the tokenizer in `folder`. UnsupportedModel names a decoder that has no exact table."""
-    return build_table(Tokenizer(folder).raw)
-
-
 def build_table(tokenizer: tokenizers.Tokenizer) -> _core.TokenTable:
-    """token_table() of a loaded tokenizer."""
+    """The table of a tokenizer. UnsupportedModel names a decoder that has no exact table."""
     from quire import _core
 
     plan = plan_of(tokenizer)
@@ -254,7 +251,7 @@ def plan_of(tokenizer: tokenizers.Tokenizer) -> Plan:
     decoder = json.loads(tokenizer.to_str())["decoder"]
     if decoder is None:
         return Plan(kind="JOINED", text_of=_plain, separator=" ")
-    steps = _flatten(decoder)
+    steps = list(steps_of(decoder))
     kinds = [step["type"] for step in steps]
     if kinds in (["ByteLevel"], ["ByteLevel", "Fuse"]):
         return Plan(kind="BYTE_LEVEL", text_of=_byte_level)
@@ -280,12 +277,6 @@ def _ids(tokenizer: tokenizers.Tokenizer) -> set[int]:
         *tokenizer.get_vocab(with_added_tokens=False).values(),
         *tokenizer.get_added_tokens_decoder(),
     }
-
-
-def _flatten(decoder: dict[str, Any]) -> list[dict[str, Any]]:
-    if decoder["type"] != "Sequence":
-        return [decoder]
-    return [step for inner in decoder["decoders"] for step in _flatten(inner)]
 
 
 def _name(decoder: dict[str, Any]) -> str:
@@ -337,63 +328,35 @@ def _metaspace(step: dict[str, Any], tokenizer: tokenizers.Tokenizer) -> Plan:
     )
 
 
-# What WordPiece's cleanup replaces inside each token, in this order.
-_CLEANUP = (
-    (" .", "."),
-    (" ?", "?"),
-    (" !", "!"),
-    (" ,", ","),
-    (" ' ", "'"),
-    (" n't", "n't"),
-    (" 'm", "'m"),
-    (" do not", " don't"),
-    (" 's", "'s"),
-    (" 've", "'ve"),
-    (" 're", "'re"),
-)
-
-
 def _word_piece(step: dict[str, Any]) -> Plan:
-    """A space before each token but the first, unless the prefix ("##") says that it continues a word;
-    cleanup ("who ?" -> "who?") looks at one token at a time, with the space before it."""
-    prefix = step["prefix"]
-
-    def clean(text: str) -> bytes:
-        for pattern, content in _CLEANUP if step["cleanup"] else ():
-            text = text.replace(pattern, content)
-        return text.encode()
-
-    def text_of(token: str) -> tuple[bytes, bool]:
-        return clean(token[len(prefix) :] if token.startswith(prefix) else f" {token}"), False
-
-    return Plan(kind="WORD_PIECE", text_of=text_of, first_text_of=clean)
+    """Each token is decoded alone: a space before each but the first, unless the prefix ("##") says that it
+    continues a word, then cleanup ("who ?" -> "who?")."""
+    decode = tokenizers.decoders.WordPiece(prefix=step["prefix"], cleanup=step["cleanup"]).decode
+    return Plan(
+        kind="WORD_PIECE",
+        text_of=lambda token: _plain(decode(["a", token]).removeprefix("a")),
+        first_text_of=lambda token: str(decode([token])).encode(),
+    )
 
 
 def _llama_sequence(steps: list[dict[str, Any]]) -> Plan | None:
     """[Replace...] [ByteFallback] [Fuse [Strip]] in this order, as Llama 2 and Gemma have it; else None."""
-    rest = list(steps)
-    replaces: list[tuple[str, str]] = []
-    while rest and rest[0]["type"] == "Replace" and "String" in rest[0]["pattern"]:
-        replaces.append((rest[0]["pattern"]["String"], rest[0]["content"]))
-        rest.pop(0)
-    has_bytes = bool(rest) and rest[0]["type"] == "ByteFallback"
-    if has_bytes:
-        rest.pop(0)
-    is_fused = bool(rest) and rest[0]["type"] == "Fuse"
-    if is_fused:
-        rest.pop(0)
-    strip_left = "STRIP_NOTHING"
-    if is_fused and rest and rest[0] == {"type": "Strip", "content": " ", "start": 1, "stop": 0}:
-        strip_left = "STRIP_ONE_SPACE"
-        rest.pop(0)
-    if rest or len(replaces) > MAX_REPLACES or any(pattern == "" for pattern, _ in replaces):
+    kinds = _LLAMA.fullmatch("".join(f"{step['type']} " for step in steps))
+    # A pattern that is a regular expression has no String.
+    replaces = [
+        (step["pattern"].get("String"), step["content"]) for step in steps if step["type"] == "Replace"
+    ]
+    if kinds is None or len(replaces) > MAX_REPLACES or not all(pattern for pattern, _ in replaces):
+        return None
+    if kinds["strip"] and steps[-1] != {"type": "Strip", "content": " ", "start": 1, "stop": 0}:
         return None
 
     def text_of(token: str) -> tuple[bytes, bool]:
         for pattern, content in replaces:
             token = replaced(token, pattern, content)
-        if has_bytes and (match := _BYTE_TOKEN.fullmatch(token)):
+        if kinds["bytes"] and (match := _BYTE_TOKEN.fullmatch(token)):
             return bytes([int(match.group(1), 16)]), True
         return _plain(token)
 
+    strip_left = "STRIP_ONE_SPACE" if kinds["strip"] else "STRIP_NOTHING"
     return Plan(kind="BYTE_FALLBACK", text_of=text_of, strip_left=strip_left)

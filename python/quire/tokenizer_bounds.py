@@ -5,7 +5,7 @@ Every bound is far beyond what known tokenizers need.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from quire.errors import UnsupportedModel, describe
@@ -46,25 +46,29 @@ def replaced(token: str, pattern: str, content: str) -> str:
     return token.replace(pattern, content)
 
 
-def check_growth(normalizer: Any) -> None:
+def check_growth(normalizer: dict[str, Any]) -> None:
     """Refuses Replace rules that multiply a text: with four of them that make 100 letters of one, a prompt of
     ten letters is a billion."""
     growth = 1.0
-    rules = [normalizer]
-    while rules:
-        rule = rules.pop()
-        if not isinstance(rule, dict):
-            continue
-        rules += rule.get("normalizers") or []
-        if rule.get("type") == "Replace":
-            pattern, content = rule.get("pattern"), rule.get("content")
-            is_text = isinstance(pattern, dict) and isinstance(pattern.get("String"), str)
+    for rule in steps_of(normalizer):
+        if rule["type"] == "Replace":
             # A regular expression may match nothing: the content then stands beside each letter.
-            length = len(pattern["String"]) if isinstance(pattern, dict) and is_text else 0
-            added = len(content) if isinstance(content, str) else 0
+            length, added = len(rule["pattern"].get("String", "")), len(rule["content"])
             growth *= max(1.0, added / length) if length else 1.0 + added
     if growth > MAX_GROWTH:
         raise UnsupportedModel(
             f"normalizer: got Replace rules that may make a text {growth:g} times as long; allowed: "
             f"{MAX_GROWTH} times"
         )
+
+
+def steps_of(part: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """The steps of a normalizer, a pre-tokenizer or a decoder, which may be Sequences of Sequences."""
+    if part is None:
+        return
+    if part["type"] != "Sequence":
+        yield part
+        return
+    for key in ("normalizers", "pretokenizers", "decoders"):
+        for step in part.get(key, ()):
+            yield from steps_of(step)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from quire import _core
 from quire.errors import ModelNotFound, UnsupportedModel
 from quire.tokenizer import Tokenizer as QuireTokenizer
-from quire.tokenizer import build_table, token_table
+from quire.tokenizer import build_table
 from sample_tokenizers import (
     TOKENIZERS,
     train_byte_level,
@@ -127,7 +127,7 @@ def test_other_decoders_are_refused(tmp_path: Path, decoder: decoders.Decoder, n
     """A decoder without an exact table is refused by name."""
     folder = write_model(tmp_path, with_decoder(train_word_level(), decoder))
     with pytest.raises(UnsupportedModel) as caught:
-        token_table(folder)
+        build_table(QuireTokenizer(folder).raw)
     assert named in str(caught.value)
 
 
