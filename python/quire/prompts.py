@@ -83,7 +83,13 @@ def encode_prompts(
             for index, prompt in enumerate(prompts)
             if isinstance(prompt, str) and params[index].add_special_tokens is adds_special
         }
-        for index, ids in zip(texts, _encode(tokenizer, texts, names, adds_special), strict=True):
+        try:
+            encoded = tokenizer.encode_batch(list(texts.values()), add_special_tokens=adds_special)
+        except EncodingError as error:
+            name = next(names[index] for index, text in texts.items() if text == error.text)
+            allowed = f"text that the tokenizer knows ({error})"
+            raise InvalidArgument(name, describe(error.text), allowed) from None
+        for index, ids in zip(texts, encoded, strict=True):
             rows[index] = ids
     for prompt, ids, name in zip(prompts, rows, names, strict=True):
         if not ids or (min(ids) >= 0 and max(ids) < vocab_size):
@@ -93,24 +99,6 @@ def encode_prompts(
             raise tokenizer.unknown_to_the_model(name, bad, vocab_size)
         raise InvalidArgument(f"{name}: prompt_ids", describe(bad), f"0 to {vocab_size - 1} (vocab_size)")
     return rows
-
-
-def _encode(
-    tokenizer: Tokenizer, texts: Mapping[int, str], names: Sequence[str], adds_special: bool
-) -> list[list[int]]:
-    try:
-        return tokenizer.encode_batch(list(texts.values()), add_special_tokens=adds_special) if texts else []
-    except EncodingError as error:
-        if len(texts) == 1:
-            [(index, text)] = texts.items()
-            allowed = f"text that the tokenizer knows ({error})"
-            raise InvalidArgument(names[index], describe(text), allowed) from None
-        # The tokenizer does not say which text it was.
-        return [
-            ids
-            for index, text in texts.items()
-            for ids in _encode(tokenizer, {index: text}, names, adds_special)
-        ]
 
 
 def _is_id(item: object) -> bool:

@@ -43,6 +43,8 @@ T = TypeVar("T")
 class EncodingError(QuireError):
     """`tokenizers` could not do something; its own exceptions name neither the text nor a field."""
 
+    text = ""  # that could not be encoded
+
 
 class Tokenizer:
     """A model's tokenizer.json. Encoding adds special tokens as the model asks (BOS), no padding.
@@ -100,11 +102,19 @@ class Tokenizer:
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
-        # The fast form leaves out offsets, which nothing here reads.
-        encodings = _run(
-            self._tokenizer.encode_batch_fast, list(texts), add_special_tokens=add_special_tokens
-        )
-        return [_ids_of(encoding) for encoding in encodings]
+        return [_ids_of(encoding) for encoding in self._encode(texts, add_special_tokens)]
+
+    def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[tokenizers.Encoding]:
+        try:
+            # The fast form leaves out offsets, which nothing here reads.
+            encode = self._tokenizer.encode_batch_fast
+            return _run(encode, list(texts), add_special_tokens=add_special_tokens)
+        except EncodingError as error:
+            if len(texts) == 1:
+                error.text = texts[0]
+                raise
+        # The tokenizer does not say which one it was.
+        return [encoding for text in texts for encoding in self._encode([text], add_special_tokens)]
 
     def unknown_to_the_model(self, name: str, token_id: int, vocab_size: int) -> InvalidArgument:
         """The error of a text, which the client calls `name`, that holds a token the model has no weights
@@ -126,7 +136,7 @@ class Tokenizer:
         if limit <= num_special:
             allowed = f"at least {num_special + 1} (the tokenizer adds special tokens)"
             raise InvalidArgument("truncate_prompt_tokens", str(limit), allowed)
-        encoding = _run(self._tokenizer.encode, prompt, add_special_tokens=False)
+        [encoding] = self._encode([prompt], False)
         encoding.truncate(limit - num_special, direction="left")
         return _ids_of(self._tokenizer.post_process(encoding))
 
@@ -135,9 +145,8 @@ class Tokenizer:
         sequences: list[tuple[int, ...]] = []
         for word in words:
             bare = word.removeprefix(" ") or word
-            encode = self._tokenizer.encode_batch_fast
             try:
-                encodings = _run(encode, [bare, f" {bare}"], add_special_tokens=False)
+                encodings = self._encode([bare, f" {bare}"], False)
             except EncodingError as error:
                 allowed = f"text that the tokenizer knows ({error})"
                 raise InvalidArgument("bad_words", describe(word), allowed) from None

@@ -178,10 +178,15 @@ class TokenizerStage:
         self._bounds.check_strings(request)
         parameters = read_parameters(request.parameters, self._forwarded)
         parsed = parse_request(request.tensors, parameters, self._dialect)
-        rows = self._rows(parsed)
+        try:
+            rows = self._rows(parsed)
+        except EncodingError as error:
+            log.warning("text_input could not be tokenized", exc_info=error)
+            allowed = f"text that the tokenizer knows ({error})"
+            raise InvalidArgument("text_input", describe(error.text), allowed) from error
         for index, row in enumerate(rows):
-            if error := self._error_of(parsed.prompts[index], row):
-                raise _at(index, error, parsed)
+            if refusal := self._error_of(parsed.prompts[index], row):
+                raise _at(index, refusal, parsed)
         encoded = encode_checked(
             parsed.given,
             parsed.options,
@@ -212,7 +217,7 @@ class TokenizerStage:
         if limit == -1:
             limit = (self._max_model_len or INT32_MAX) - 1
         return [
-            self._truncate(prompt, ids, limit, parsed.adds_special)
+            self._tokenizer.truncate(prompt, list(ids), limit, add_special_tokens=parsed.adds_special)
             for prompt, ids in zip(parsed.prompts, rows, strict=True)
         ]
 
@@ -226,21 +231,7 @@ class TokenizerStage:
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         if not texts:
             return [prompt for prompt in prompts if not isinstance(prompt, str)]
-        try:
-            return [*self._tokenizer.encode_batch(texts, add_special_tokens=adds_special)]
-        except EncodingError as error:
-            if len(texts) == 1:
-                raise _text_error(texts[0], error) from error
-        # The tokenizer does not say which one it was.
-        return [ids for text in texts for ids in self._encode([text], adds_special)]
-
-    def _truncate(
-        self, prompt: str | Sequence[int], ids: Sequence[int], limit: int, adds_special: bool
-    ) -> Sequence[int]:
-        try:
-            return self._tokenizer.truncate(prompt, list(ids), limit, add_special_tokens=adds_special)
-        except EncodingError as error:
-            raise _text_error(prompt, error) from error
+        return [*self._tokenizer.encode_batch(texts, add_special_tokens=adds_special)]
 
     def _error_of(self, prompt: str | Sequence[int], ids: Sequence[int]) -> InvalidArgument | None:
         name, what = ("text_input", "text of ") if isinstance(prompt, str) else ("input_ids", "")
@@ -262,8 +253,3 @@ def _at(index: int, error: InvalidArgument, parsed: ParsedRequest) -> InvalidArg
     if len(parsed.prompts) == 1:
         return error
     return InvalidArgument(error.field, f"{error.given} at {index}", error.allowed)
-
-
-def _text_error(prompt: object, error: EncodingError) -> InvalidArgument:
-    log.warning("text_input could not be tokenized", exc_info=error)
-    return InvalidArgument("text_input", describe(prompt), f"text that the tokenizer knows ({error})")
