@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from quire.errors import ConfigError, describe, did_you_mean
-from quire.model_files import UnreadableFile, parse_json, read_bytes
+from quire.model_files import UnreadableFile, parse_json_object, read_bytes
 from quire.model_path import resolve_model
 from quire.schema import INT32_MAX, INT64_MAX
 
@@ -94,25 +94,21 @@ class EngineConfig(BaseModel):
         """Read a model.json. Raises ConfigError with file, key, what was given and what is allowed."""
         path = Path(path)
         try:
-            content = read_bytes(path)
+            return cls.from_content(read_bytes(path), path)
         except FileNotFoundError:
             raise ConfigError(path, "no such file; allowed: a JSON file with engine settings") from None
         except UnreadableFile as error:
             raise ConfigError(path, error.problem) from None
-        return cls.from_content(content, path)
 
     @classmethod
     def from_content(cls, content: bytes, path: Path | str) -> EngineConfig:
         """Does what from_file() does with the content that `path` had when it was read."""
         path = Path(path)
         try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError as error:
-            problem = f"got invalid UTF-8 at byte {error.start}; allowed: UTF-8 text"
-            raise ConfigError(path, problem) from None
-        values = _parse(text, path)
-        try:
-            config = cls(**values)
+            allowed = "a JSON object with engine settings"
+            config = cls(**parse_json_object(content, path, allowed, object_pairs_hook=_each_once))
+        except UnreadableFile as error:
+            raise ConfigError(path, error.problem) from None
         except ConfigError as error:
             raise ConfigError(path, error.problem, key=error.key) from None
         config._file = path.resolve()
@@ -128,23 +124,12 @@ class EngineConfig(BaseModel):
         return resolve_model(self.model, self._file.parent if self._file else None, download=download)
 
 
-def _parse(text: str, path: Path) -> dict[str, Any]:
-    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
-        result: dict[str, object] = {}
-        for key, value in items:
-            if key in result:
-                raise ConfigError(path, "got the key twice; allowed: once", key=key)
-            result[key] = value
-        return result
-
-    try:
-        values = parse_json(text, object_pairs_hook=pairs)
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(path, str(error)) from None
-    if not isinstance(values, dict):
-        raise ConfigError(path, f"got {describe(values)}; allowed: a JSON object with engine settings")
+def _each_once(items: list[tuple[str, object]]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for key, value in items:
+        if key in values:
+            raise ConfigError(None, "got the key twice; allowed: once", key=key)
+        values[key] = value
     return values
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quire.errors import ModelError, describe
+from quire.errors import ModelError, QuireError, describe
 
 MIB = 1 << 20
 SETTINGS_LIMIT = 4 * MIB  # config.json, generation_config.json, model.json, config.pbtxt
@@ -68,21 +68,27 @@ def read_bytes(path: Path, limit: int = SETTINGS_LIMIT) -> bytes:
 
 def read_text(path: Path, limit: int = SETTINGS_LIMIT) -> str:
     """Raises FileNotFoundError or UnreadableFile."""
-    try:
-        return read_bytes(path, limit).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UnreadableFile(path, f"got invalid UTF-8 at byte {error.start}; allowed: UTF-8 text") from None
+    return _decoded(read_bytes(path, limit), path)
 
 
 def read_json_object(path: Path, limit: int = SETTINGS_LIMIT) -> dict[str, Any]:
     """Raises FileNotFoundError or UnreadableFile."""
-    text = read_text(path, limit)
+    return parse_json_object(read_bytes(path, limit), path)
+
+
+def parse_json_object(
+    content: bytes, path: Path, allowed: str = "a JSON object", **hooks: Any
+) -> dict[str, Any]:
+    """The object in `content` of the file `path`. Raises UnreadableFile, or what a hook raises of ours."""
+    text = _decoded(content, path)
     try:
-        values = parse_json(text)
+        values = parse_json(text, **hooks)
+    except QuireError:
+        raise
     except ValueError as error:
         raise UnreadableFile(path, str(error)) from None
     if not isinstance(values, dict):
-        raise UnreadableFile(path, f"got {describe(values)}; allowed: a JSON object")
+        raise UnreadableFile(path, f"got {describe(values)}; allowed: {allowed}")
     return values
 
 
@@ -98,6 +104,13 @@ def parse_json(text: str, **hooks: Any) -> Any:
         if "digits" not in str(error):  # of a hook
             raise
         raise ValueError("got a number of thousands of digits; allowed: numbers of up to 4,300") from None
+
+
+def _decoded(content: bytes, path: Path) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UnreadableFile(path, f"got invalid UTF-8 at byte {error.start}; allowed: UTF-8 text") from None
 
 
 def _check_kind(path: Path, mode: int) -> None:
