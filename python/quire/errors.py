@@ -16,7 +16,7 @@ QuireError
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ __all__ = [
     "UnsupportedModel",
     "describe",
     "did_you_mean",
+    "not_one_of",
 ]
 
 _MAX_SHOWN = 80
@@ -148,6 +149,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     from quire import _core
 
     return _core.did_you_mean(name.encode("utf-8", "backslashreplace").decode(), list(known))
+
+
+def not_one_of(name: str, known: Collection[str], what: str = "") -> str:
+    """What is wrong with a name, without where it was given. `what`: stands after it."""
+    return f"got {describe(name)}{what}{did_you_mean(name, known)}; allowed: {', '.join(known)}"
 
 
 def _joined(texts: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from quire.cli.common import console
-from quire.errors import did_you_mean
+from quire.errors import not_one_of
 
 
 def bench(
@@ -28,9 +28,7 @@ def bench(
             console.print(f"{known:12} {_summary(script)}", markup=False)
         return
     if name != "all" and name not in scripts:
-        known_names = ", ".join([*scripts, "all"])
-        hint = did_you_mean(name, scripts)
-        console.print(f'bench: got "{name}"{hint}; allowed: {known_names}', style="red", markup=False)
+        console.print(f"bench: {not_one_of(name, [*scripts, 'all'])}", style="red", markup=False)
         raise typer.Exit(1)
     statuses = []
     for script in scripts.values() if name == "all" else [scripts[name]]:

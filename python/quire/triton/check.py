@@ -6,11 +6,12 @@ Models of other backends are Triton's business: what is found about them is a no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from quire import _core
-from quire.errors import InvalidArgument, QuireError, describe, did_you_mean
+from quire.errors import InvalidArgument, QuireError, describe, did_you_mean, not_one_of
 from quire.triton.check_ensemble import check_ensemble, difference, unknown
 from quire.triton.check_settings import check_settings
 from quire.triton.installation import find_backend_library, find_installation
@@ -74,8 +75,7 @@ def check_repository(repository: Path, models: Sequence[str] | None = None) -> l
     wanted = set(folders) if models is None else loaded_with(models, configs)
     for name in sorted(wanted - set(folders)):
         if models is not None and name in models:
-            message = f"--load-model: got {describe(name)}{did_you_mean(name, folders)}"
-            top.problem(f"{message}; allowed: {', '.join(folders)}")
+            top.problem(f"--load-model: {not_one_of(name, folders)}")
     for name in folders:
         if name not in wanted:
             continue
@@ -85,7 +85,7 @@ def check_repository(repository: Path, models: Sequence[str] | None = None) -> l
         elif name in others:
             findings.note("no such file; Triton completes the configuration, or refuses the model")
         else:
-            _check_model(folders[name], findings, configs, others | set(bad))
+            _Model(folders[name], findings, configs[name], configs, others | set(bad)).check()
     return problems
 
 
@@ -98,86 +98,111 @@ def _has_model_file(folder: Path) -> bool:
     )
 
 
-def _check_model(
-    folder: Path, findings: Findings, configs: Mapping[str, ModelConfig], others: set[str]
-) -> None:
-    """`others`: models whose configuration is unknown here."""
-    config = configs[folder.name]
-    if config.name not in ("", folder.name):
-        findings.problem(
-            f"name: got {describe(config.name)}; allowed: {describe(folder.name)}, the folder's name"
-        )
-    if not versions_of(folder):
-        findings.of(folder).problem("has no version; allowed: a folder with a number as its name, such as 1")
-    if config.platform == "ensemble":
-        check_ensemble(findings, config, configs, others)
-    elif config.backend == "quire":
-        _check_quire(folder, findings, config, configs, others)
-    elif config.backend == "python":
-        _check_python(folder, findings, config)
-    else:
-        _check_foreign(findings, config)
+@dataclass(frozen=True)
+class _Model:
+    """A model with a configuration that can be read. `others`: models whose configuration is unknown here."""
 
+    folder: Path
+    findings: Findings
+    config: ModelConfig
+    configs: Mapping[str, ModelConfig]
+    others: set[str]
 
-def _check_python(folder: Path, findings: Findings, config: ModelConfig) -> None:
-    """Somebody's own model."""
-    for version in loaded_versions(folder, config):
-        path = version / (config.default_model_filename or "model.py")
-        if not path.is_file():
-            findings.of(path).problem("no such file; allowed: the model's Python code")
+    def check(self) -> None:
+        config, name = self.config, self.folder.name
+        if config.name not in ("", name):
+            self.findings.problem(
+                f"name: got {describe(config.name)}; allowed: {describe(name)}, the folder's name"
+            )
+        if not versions_of(self.folder):
+            problem = "has no version; allowed: a folder with a number as its name, such as 1"
+            self.findings.of(self.folder).problem(problem)
+        if config.platform == "ensemble":
+            check_ensemble(self.findings, config, self.configs, self.others)
+        elif config.backend == "quire":
+            self._check_quire()
+        elif config.backend == "python":
+            self._check_python()
+        else:
+            self._check_foreign()
 
+    def _check_python(self) -> None:
+        """Somebody's own model."""
+        for version in loaded_versions(self.folder, self.config):
+            path = version / (self.config.default_model_filename or "model.py")
+            if not path.is_file():
+                self.findings.of(path).problem("no such file; allowed: the model's Python code")
 
-def _check_dialect(findings: Findings, config: ModelConfig) -> None:
-    dialect = parameter(config, "dialect", "vllm")
-    if dialect not in DIALECTS:
-        message = f"parameters.dialect: got {describe(dialect)}{did_you_mean(dialect, DIALECTS)}"
-        findings.problem(f"{message}; allowed: {', '.join(DIALECTS)}")
+    def _check_foreign(self) -> None:
+        """A model of another backend, which is Triton's business; where it cannot be loaded and has a way to
+        us, that is said."""
+        name = self.config.backend or self.config.platform
+        try:
+            is_here = not self.config.backend or (find_installation().backends / self.config.backend).is_dir()
+        except QuireError:
+            is_here = True  # said once, by the command
+        if is_here:
+            return
+        message = f"backend: got {describe(name)}, which is not installed"
+        if name in _MOVING:
+            self.findings.problem(f"{message}; allowed: a model of ours: {_MOVING[name]}")
+        else:
+            self.findings.note(f"{message}: tritonserver will refuse the model")
 
+    def _check_quire(self) -> None:
+        """A model of our own backend."""
+        try:
+            find_backend_library()
+        except QuireError as error:
+            self.findings.problem(str(error))
+        for message in _refusals(self.config):
+            self.findings.problem(message)
+        role = parameter(self.config, "role")
+        if role == "generation":
+            for version in loaded_versions(self.folder, self.config):
+                self.findings.add(check_settings(version / "model.json"))
+        elif role:
+            self._check_parameter("generation_model", "generation", self._generation_models())
+        if role == "tokenizer":
+            self._check_parameter("dialect", "vllm", DIALECTS)
+        if role == "unary" and parameter(self.config, "tokenizer_model") not in ("", *self.others):
+            self._check_tokenizer_model()
 
-def _check_foreign(findings: Findings, config: ModelConfig) -> None:
-    """A model of another backend, which is Triton's business; where it cannot be loaded and has a way to us,
-    that is said."""
-    name = config.backend or config.platform
-    try:
-        is_here = (find_installation().backends / config.backend).is_dir() if config.backend else True
-    except QuireError:
-        is_here = True  # said once, by the command
-    if is_here:
-        return
-    message = f"backend: got {describe(name)}, which is not installed"
-    if name in _MOVING:
-        findings.problem(f"{message}; allowed: a model of ours: {_MOVING[name]}")
-    else:
-        findings.note(f"{message}: tritonserver will refuse the model")
+    def _generation_models(self) -> list[str]:
+        found = [name for name, model in self.configs.items() if parameter(model, "role") == "generation"]
+        return found or ["a model with role generation; there is none"]
 
+    def _check_parameter(self, name: str, default: str, known: Collection[str]) -> None:
+        value = parameter(self.config, name, default)
+        if value not in known:
+            self.findings.problem(f"parameters.{name}: {not_one_of(value, known)}")
 
-def _check_quire(
-    folder: Path,
-    findings: Findings,
-    config: ModelConfig,
-    configs: Mapping[str, ModelConfig],
-    others: set[str],
-) -> None:
-    """A model of our own backend."""
-    try:
-        find_backend_library()
-    except QuireError as error:
-        findings.problem(str(error))
-    for message in _refusals(config):
-        findings.problem(message)
-    role = parameter(config, "role")
-    if role == "generation":
-        for version in loaded_versions(folder, config):
-            for problem in check_settings(version / "model.json"):
-                (findings.of(problem.file).note if problem.is_note else findings.of(problem.file).problem)(
-                    problem.message
-                )
-    elif role:
-        _check_generation_model(findings, config, configs)
-    if role == "tokenizer":
-        _check_dialect(findings, config)
-    if role == "unary" and parameter(config, "tokenizer_model") not in ("", *others):
-        _check_tokenizer_model(findings, config, configs)
+    def _check_tokenizer_model(self) -> None:
+        """The parameter `tokenizer_model` of a model with role unary, which hands its inputs on by name."""
+        at, problem = "parameters.tokenizer_model", self.findings.problem
+        name = parameter(self.config, "tokenizer_model")
+        model = self.configs.get(name)
+        if model is None:
+            problem(f"{at}: {not_one_of(name, self.configs)}")
+            return
+        inputs = {tensor.name: tensor for tensor in model.input}
+        for tensor in self.config.input:
+            if tensor.name not in inputs:
+                problem(f"input: {unknown(tensor.name, f'input of {name}', inputs)}")
+            elif text := difference(tensor, inputs[tensor.name]):
+                problem(f"input {describe(tensor.name)} does not fit: {text}")
+        declared = {tensor.name for tensor in self.config.input}
+        for tensor in model.input:
+            if tensor.name not in declared and not tensor.optional:
+                problem(f"input: lacks {describe(tensor.name)}, a required input of {name}")
+        if "input_ids" not in {tensor.name for tensor in model.output}:
+            problem(f'{at}: got {describe(name)}; allowed: a model with the output "input_ids"')
+        given, own = (parameter(each, "generation_model", "generation") for each in (model, self.config))
+        if given != own:
+            problem(
+                f"{at}: got {describe(name)}, whose generation_model is {describe(given)}; allowed: a "
+                f"tokenizer for {describe(own)}, this model's own"
+            )
 
 
 def _refusals(config: ModelConfig) -> Iterator[str]:
@@ -199,46 +224,3 @@ def _refusals(config: ModelConfig) -> Iterator[str]:
         )
     if config.response_cache.enable and "response_cache" not in field:
         yield _NO_CACHE
-
-
-def _check_generation_model(
-    findings: Findings, config: ModelConfig, configs: Mapping[str, ModelConfig]
-) -> None:
-    """The parameter `generation_model` of a tokenizer, detokenizer or unary model."""
-    name = parameter(config, "generation_model", "generation")
-    known = [other for other, model in configs.items() if parameter(model, "role") == "generation"]
-    if name not in known:
-        message = f"parameters.generation_model: got {describe(name)}{did_you_mean(name, known)}"
-        allowed = ", ".join(known) or "a model with role generation; there is none"
-        findings.problem(f"{message}; allowed: {allowed}")
-
-
-def _check_tokenizer_model(
-    findings: Findings, config: ModelConfig, configs: Mapping[str, ModelConfig]
-) -> None:
-    """The parameter `tokenizer_model` of a model with role unary, which hands its inputs on by name."""
-    at = "parameters.tokenizer_model"
-    name = parameter(config, "tokenizer_model")
-    model = configs.get(name)
-    if model is None:
-        message = f"{at}: got {describe(name)}{did_you_mean(name, configs)}"
-        findings.problem(f"{message}; allowed: {', '.join(configs)}")
-        return
-    inputs = {tensor.name: tensor for tensor in model.input}
-    for tensor in config.input:
-        if tensor.name not in inputs:
-            findings.problem(f"input: {unknown(tensor.name, f'input of {name}', inputs)}")
-        elif text := difference(tensor, inputs[tensor.name]):
-            findings.problem(f"input {describe(tensor.name)} does not fit: {text}")
-    declared = {tensor.name for tensor in config.input}
-    for tensor in model.input:
-        if tensor.name not in declared and not tensor.optional:
-            findings.problem(f"input: lacks {describe(tensor.name)}, a required input of {name}")
-    if "input_ids" not in {tensor.name for tensor in model.output}:
-        findings.problem(f'{at}: got {describe(name)}; allowed: a model with the output "input_ids"')
-    given, own = (parameter(each, "generation_model", "generation") for each in (model, config))
-    if given != own:
-        findings.problem(
-            f"{at}: got {describe(name)}, whose generation_model is {describe(given)}; allowed: a tokenizer "
-            f"for {describe(own)}, this model's own"
-        )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from quire.errors import describe, did_you_mean
+from quire.errors import describe, not_one_of
 from quire.triton.problem import Findings
 from quire.triton.repository import ModelConfig, parameter, protobuf
 
@@ -21,21 +22,18 @@ def check_ensemble(
     _Ensemble(findings, config, configs, others).check()
 
 
+@dataclass
 class _Ensemble:
-    def __init__(
-        self,
-        findings: Findings,
-        config: ModelConfig,
-        configs: Mapping[str, ModelConfig],
-        others: set[str],
-    ) -> None:
-        self.findings = findings
-        self.config = config
-        self.configs = configs
-        self.others = others
-        self.tensors: dict[str, Any] = {tensor.name: tensor for tensor in config.input}
-        self.used: set[str] = set()
-        self.makers: dict[str, str] = {}  # tensor -> the model whose step makes it
+    findings: Findings
+    config: ModelConfig
+    configs: Mapping[str, ModelConfig]
+    others: set[str]
+    tensors: dict[str, Any] = field(init=False)
+    used: set[str] = field(default_factory=set)
+    makers: dict[str, str] = field(default_factory=dict)  # tensor -> the model whose step makes it
+
+    def __post_init__(self) -> None:
+        self.tensors = {tensor.name: tensor for tensor in self.config.input}
 
     def check(self) -> None:
         for index, step in enumerate(self.config.ensemble_scheduling.step):
@@ -46,9 +44,7 @@ class _Ensemble:
                 self.tensors |= dict.fromkeys(step.output_map.values(), _UNKNOWN)
                 self.makers |= dict.fromkeys(step.output_map.values(), name)
             elif name not in self.configs:
-                allowed = ", ".join(self.configs)
-                hint = did_you_mean(name, self.configs)
-                self.findings.problem(f"{where}.model_name: got {describe(name)}{hint}; allowed: {allowed}")
+                self.findings.problem(f"{where}.model_name: {not_one_of(name, self.configs)}")
             else:
                 model = self.configs[name]
                 self._check_inputs(where, step, model)
@@ -148,7 +144,7 @@ class _Ensemble:
 
 
 def unknown(name: str, what: str, known: Mapping[str, Any]) -> str:
-    return f"got {describe(name)}, no {what}{did_you_mean(name, known)}; allowed: {', '.join(known)}"
+    return not_one_of(name, known, f", no {what}")
 
 
 def difference(given: Any, expected: Any) -> str:

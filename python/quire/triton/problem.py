@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,9 @@ class Findings:
 
     def note(self, message: str) -> None:
         self._problems.append(Problem(file=self.file, message=message, is_note=True))
+
+    def add(self, problems: Iterable[Problem]) -> None:
+        self._problems += problems
 
     def of(self, file: Path) -> Findings:
         """A collection for another file, with the same list of problems."""
