@@ -32,21 +32,9 @@ _HEADER = struct.Struct("<II")
 _OOM_SCORE = "500"
 
 _STRING = 13
-# For numbers: Triton's code for a type. numpy has no bfloat16.
-_DTYPES = {
-    1: np.dtype(np.bool_),
-    2: np.dtype(np.uint8),
-    3: np.dtype(np.uint16),
-    4: np.dtype(np.uint32),
-    5: np.dtype(np.uint64),
-    6: np.dtype(np.int8),
-    7: np.dtype(np.int16),
-    8: np.dtype(np.int32),
-    9: np.dtype(np.int64),
-    10: np.dtype(np.float16),
-    11: np.dtype(np.float32),
-    12: np.dtype(np.float64),
-}
+# In the order of Triton's codes, from 1 (BOOL) to 12 (FP64). numpy has no bfloat16.
+_NUMBERS = ("?", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8")
+_DTYPES = {code: np.dtype(name) for code, name in enumerate(_NUMBERS, 1)}
 _CODES = {dtype: code for code, dtype in _DTYPES.items()} | {np.dtype(np.object_): _STRING}
 
 log = logging.getLogger("quire.tokenizer")
@@ -132,25 +120,17 @@ class Connection:
 
     def receive(self) -> memoryview | None:
         """The next frame's payload; None where the server is gone."""
-        header = self._read(_HEADER.size)
-        return None if header is None else self._read(_HEADER.unpack(header)[0])
+        with contextlib.suppress(ConnectionResetError):
+            header = self._socket.recv(_HEADER.size, socket.MSG_WAITALL)
+            if len(header) == _HEADER.size:
+                size, _ = _HEADER.unpack(header)
+                payload = self._socket.recv(size, socket.MSG_WAITALL)
+                return memoryview(payload) if len(payload) == size else None
+        return None
 
     def send(self, kind: int, payload: bytes) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # receive() will find out
             self._socket.sendall(_HEADER.pack(len(payload), kind) + payload)
-
-    def _read(self, size: int) -> memoryview | None:
-        buffer = memoryview(bytearray(size))
-        done = 0
-        while done < size:
-            try:
-                read = self._socket.recv_into(buffer[done:])
-            except ConnectionResetError:
-                return None
-            if read == 0:
-                return None
-            done += read
-        return buffer
 
 
 class Reader:
