@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from quire import _core
 from quire.config import EngineConfig
 from quire.errors import EngineError, InvalidArgument
-from quire.outputs import CompletionOutput, RequestOutput, RequestTiming, StreamOutput, make_timing
+from quire.outputs import CompletionOutput, RequestOutput, StreamOutput, make_timing
 from quire.prompts import Prompt, encode_prompts, read_prompt, read_prompts, read_sampling_params
 from quire.runner.threads import OWN_CORES
 from quire.sampling_params import SamplingParams
@@ -42,8 +43,8 @@ class LLM:
         self.config = EngineConfig(model=model, **settings)
         self._engine = build(self.config, OWN_CORES)
         self._core = self._engine.core
-        self._next_id = 0
-        self._open: dict[int, _Open] = {}  # requests of add_request()
+        self._ids = count()  # each request gets one that no other ever had
+        self._open: dict[int, _Request] = {}  # of add_request()
         self._turn = threading.RLock()  # the core belongs to one thread at a time
         # False while a call changes the engine, and after one that an exception cut off even there where it
         # cleaned up: then the next call does.
@@ -83,8 +84,7 @@ class LLM:
     def _run(self, requests: list[_Request], use_tqdm: bool) -> list[RequestOutput]:
         """Run all requests to their ends. Leaves the engine as it is when something is raised."""
         self._begin_change()
-        first_id = self._take_ids(len(requests))
-        live = dict(enumerate(requests, first_id))
+        live = {next(self._ids): request for request in requests}
         for index, (request_id, request) in enumerate(live.items()):
             self._add(request_id, request, f"prompts[{index}]: ")
         finished: dict[int, RequestOutput] = {}
@@ -121,10 +121,10 @@ class LLM:
             )
             if not self._open:
                 self._begin_change()
-            request_id = self._take_ids(1)
+            request_id = next(self._ids)
             try:
                 self._add(request_id, request, "prompt: ")
-                self._open[request_id] = _Open(request.params.n, request.params.skip_special_tokens)
+                self._open[request_id] = request
             except BaseException:
                 self._open.pop(request_id, None)
                 self._core.cancel(request_id)  # step() ignores the end of a request that is not open
@@ -171,7 +171,7 @@ class LLM:
         table = self._core.token_table
         streamed = []
         for release in outputs.releases:
-            request_id, ids, end = release.request_id, release.token_ids, release.finish_reason
+            request_id, end = release.request_id, release.finish_reason
             request = self._open.get(request_id)
             if request is None:  # its add_request() was interrupted
                 self._core.cancel(request_id)
@@ -180,16 +180,12 @@ class LLM:
                 request.num_unfinished -= 1
                 if not request.num_unfinished:
                     del self._open[request_id]
-            text_ids = ids[: release.num_text_ids]
-            text = table.decode(
-                text_ids, release.is_first, release.trim, request.skip_special_tokens, release.open_text
-            )
             logprobs, prompt_logprobs = release.logprobs, release.prompt_logprobs
             streamed.append(
                 StreamOutput(
                     request_id,
-                    text,
-                    ids,
+                    self._text_of(release, request),
+                    release.token_ids,
                     end,
                     release.error,
                     release.index,
@@ -203,6 +199,10 @@ class LLM:
             )
         return streamed
 
+    def _text_of(self, release: _core.Release, request: _Request) -> str:
+        ids, skip = release.token_ids[: release.num_text_ids], request.params.skip_special_tokens
+        return self._core.token_table.decode(ids, release.is_first, release.trim, skip, release.open_text)
+
     def cancel(self, request_id: int) -> None:
         """End a request of add_request(): one of the next steps returns its end. Unknown or ended: nothing
         happens."""
@@ -214,12 +214,6 @@ class LLM:
     def has_unfinished_requests(self) -> bool:
         """Whether requests of add_request() are open."""
         return self._is_intact and bool(self._open)
-
-    def _take_ids(self, count: int) -> int:
-        """The first of `count` ids in a row that no request ever had."""
-        first_id = self._next_id
-        self._next_id += count
-        return first_id
 
     def _begin_change(self) -> None:
         """Before requests of a new call enter the engine, which must be empty. It is not where an exception
@@ -284,30 +278,21 @@ class LLM:
                 )
             sequence = request.sequences[release.index]
             sequence.token_ids += release.token_ids
-            text_ids = release.token_ids[: release.num_text_ids]
-            skip = request.params.skip_special_tokens
-            sequence.texts.append(
-                table.decode(text_ids, release.is_first, release.trim, skip, release.open_text)
-            )
+            sequence.texts.append(self._text_of(release, request))
             if (logprobs := release.logprobs) is not None:
                 sequence.logprobs.append(logprobs)
                 sequence.cumulative_logprob = release.cumulative_logprob
             if (prompt_logprobs := release.prompt_logprobs) is not None:
                 request.prompt_logprobs = PromptLogprobs(prompt_logprobs, table)
-            sequence.finish_reason = release.finish_reason
-            sequence.stop_reason = release.stop_reason
-            sequence.error = release.error
-            sequence.receipt = make_timing(release.receipt)
-            sequence.usage = release.usage
-            if all(sequence.finish_reason for sequence in request.sequences):
+            if release.finish_reason:
+                request.outputs[release.index] = sequence.completion(release, table)
+            if len(request.outputs) == request.params.n:
                 yield RequestOutput(
                     request_id=release.request_id,
                     prompt=request.prompt,
                     prompt_token_ids=tuple(request.prompt_ids),
                     num_cached_tokens=release.usage["num_cached_tokens"],
-                    outputs=tuple(
-                        sequence.completion(index, table) for index, sequence in enumerate(request.sequences)
-                    ),
+                    outputs=tuple(request.outputs[index] for index in range(request.params.n)),
                     prompt_logprobs=request.prompt_logprobs,
                 )
 
@@ -334,8 +319,11 @@ class _Request:
     tokenize_ns: int = 0
     prompt_logprobs: PromptLogprobs | None = None
     sequences: list[_Sequence] = field(init=False)
+    num_unfinished: int = field(init=False)  # of its sequences, where step() returns them
+    outputs: dict[int, CompletionOutput] = field(default_factory=dict)  # of those that have ended
 
     def __post_init__(self) -> None:
+        self.num_unfinished = self.params.n
         self.sequences = [_Sequence() for _ in range(self.params.n)]
 
 
@@ -347,33 +335,20 @@ class _Sequence:
     texts: list[str] = field(default_factory=list)
     logprobs: list[npt.NDArray[np.void]] = field(default_factory=list)  # of each release; none: not asked
     cumulative_logprob: float | None = None
-    finish_reason: str = ""
-    stop_reason: str | int | None = None
-    error: str = ""
-    receipt: RequestTiming | None = None
-    usage: Mapping[str, int] = field(default_factory=dict)
 
-    def completion(self, index: int, table: _core.TokenTable) -> CompletionOutput:
+    def completion(self, end: _core.Release, table: _core.TokenTable) -> CompletionOutput:
         return CompletionOutput(
-            index=index,
+            index=end.index,
             text="".join(self.texts),
             token_ids=tuple(self.token_ids),
-            finish_reason=self.finish_reason,
-            stop_reason=self.stop_reason,
-            error=self.error,
+            finish_reason=end.finish_reason,
+            stop_reason=end.stop_reason,
+            error=end.error,
             logprobs=OutputLogprobs.joined(self.logprobs, table) if self.logprobs else None,
             cumulative_logprob=self.cumulative_logprob,
-            receipt=self.receipt,
-            usage=self.usage,
+            receipt=make_timing(end.receipt),
+            usage=end.usage,
         )
-
-
-@dataclass
-class _Open:
-    """A request of add_request() that has not ended."""
-
-    num_unfinished: int  # of its sequences
-    skip_special_tokens: bool
 
 
 @contextmanager

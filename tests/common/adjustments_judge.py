@@ -86,7 +86,7 @@ class AdjustmentsJudge:
 
     def __init__(self, llm: LLM) -> None:
         self.runner: Any = llm._engine.runner
-        self.first_id = llm._next_id
+        self.first_id = next(llm._ids) + 1
         self.eos_ids = llm._core.config.eos_token_ids
         self.outputs: list[list[int]] = []
         self.num_adjusted = 0  # batches
