@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from quire.field import fields_of
 from quire.sampling_params import RequestOptions
-from quire.schema import fields_of
 
 ROOT = Path(__file__).resolve().parent.parent
 _TYPES = {"kString": "STRING", "kInt32": "INT32", "kUint32": "UINT32", "kFloat": "FP32"}

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from quire.errors import ConfigError, describe, did_you_mean
+from quire.field import INT32_MAX, INT64_MAX
 from quire.model_files import UnreadableFile, parse_json_object, read_bytes
 from quire.model_path import resolve_model
-from quire.schema import INT32_MAX, INT64_MAX
 
 PositiveInt32 = Annotated[int, Field(ge=1, le=INT32_MAX)]
 

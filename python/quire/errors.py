@@ -23,23 +23,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from quire import _core
 
-__all__ = [
-    "ConfigError",
-    "EngineError",
-    "InvalidArgument",
-    "ModelError",
-    "ModelNotFound",
-    "PortInUse",
-    "QuireError",
-    "ServerError",
-    "ServerNotFound",
-    "ServerStartError",
-    "UnsupportedModel",
-    "describe",
-    "did_you_mean",
-    "not_one_of",
-]
-
 _MAX_SHOWN = 80
 
 

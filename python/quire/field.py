@@ -238,7 +238,10 @@ class Field:
 
 
 def spec(type: str, default: object, doc: str, **rest: Any) -> Any:
-    """A dataclass attribute that is a request field: see Field for the keywords."""
+    """A dataclass attribute that is a request field: see Field for the keywords. Integers have 32 bits where
+    nothing else is said."""
+    if type in ("int", "ints"):
+        rest.setdefault("maximum", INT32_MAX)
     return dataclasses.field(default=default, metadata={"type": type, "doc": doc, **rest})
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
+from quire.field import INT32_MAX, INT64_MAX, Field
 from quire.sampling_params import CORE_FIELDS, ENGINE_FIELDS, GREEDY_TEMPERATURE, MAX_BAD_WORD_IDS, NAMES
-from quire.schema import INT32_MAX, INT64_MAX, Field
 
 _HEAD = """\
 // What the request fields are called, what they may be, and what an error says is allowed.

@@ -12,13 +12,11 @@ from typing import Any
 
 from quire.config import EngineConfig
 from quire.errors import ConfigError, InvalidArgument, describe, did_you_mean
+from quire.field import fields_of
 from quire.model_files import UnreadableFile, read_json_object
-from quire.sampling_params import SAMPLING_FIELDS, SamplingParams
-from quire.schema import fields_of
+from quire.sampling_params import SamplingParams
 
-__all__ = ["GenerationDefaults", "generation_defaults"]
-
-# What is taken from a checkpoint (as in vLLM), as soon as SamplingParams has it.
+# What is taken from a checkpoint, as in vLLM.
 _TAKEN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 # Values of generation_config.json that change nothing, of settings that would change the text. Its other
@@ -85,7 +83,7 @@ def _of_checkpoint(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     except UnreadableFile as error:
         raise ConfigError(path, error.problem) from None
     values: dict[str, Any] = {}
-    for name in _taken():
+    for name in _TAKEN:
         try:
             value = fields_of(SamplingParams)[name].check(_whole(given.get(name)))
         except InvalidArgument as error:
@@ -111,11 +109,11 @@ def _overrides(config: EngineConfig) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in config.override_generation_config.items():
         key = f"override_generation_config.{name}"
-        if name not in _taken():
-            hint = did_you_mean(name, _taken())
+        if name not in _TAKEN:
+            hint = did_you_mean(name, _TAKEN)
             if name in ("max_new_tokens", "max_tokens"):
                 hint = " (the setting max_output_tokens limits the output)"
-            problem = f"got an unknown name{hint}; allowed: {', '.join(_taken())}"
+            problem = f"got an unknown name{hint}; allowed: {', '.join(_TAKEN)}"
             raise ConfigError(config.file, problem, key=key)
         try:
             values[name] = fields_of(SamplingParams)[name].check(_whole(value))
@@ -128,7 +126,3 @@ def _overrides(config: EngineConfig) -> dict[str, Any]:
 def _whole(value: object) -> object:
     """50.0 is 50: checkpoints are written by programs that keep all numbers as floats."""
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
-
-
-def _taken() -> tuple[str, ...]:
-    return tuple(name for name in _TAKEN if name in SAMPLING_FIELDS)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
+from rich.progress import Progress
 
 from quire import _core
 from quire.config import EngineConfig
@@ -88,13 +89,14 @@ class LLM:
         for index, (request_id, request) in enumerate(live.items()):
             self._add(request_id, request, f"prompts[{index}]: ")
         finished: dict[int, RequestOutput] = {}
-        with _progress_bar(use_tqdm, len(requests)) as advance:
+        with Progress(console=Console(stderr=True), disable=not use_tqdm) as progress:
+            task = progress.add_task("generating", total=len(requests))
             while len(finished) < len(requests):
                 if not self._core.has_unfinished_requests():
                     raise EngineError("generate: another call has emptied the engine")
                 for output in self._collect(self._step(self._core, self._engine.runner), live):
                     finished[output.request_id] = output
-                    advance()
+                    progress.advance(task)
         return [finished[request_id] for request_id in live]
 
     def add_request(
@@ -349,17 +351,3 @@ class _Sequence:
             receipt=make_timing(end.receipt),
             usage=end.usage,
         )
-
-
-@contextmanager
-def _progress_bar(is_shown: bool, total: int) -> Iterator[Callable[[], None]]:
-    """Gives a function that counts one request as done."""
-    if not is_shown:
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("generating", total=total)
-        yield lambda: progress.advance(task)

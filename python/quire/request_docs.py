@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from quire.errors import describe
+from quire.field import fields_of
 from quire.sampling_params import NOT_YET, RequestOptions, SamplingParams
-from quire.schema import fields_of
 
 _KINDS = {
     "strings": "string or list of strings",

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quire.errors import InvalidArgument
+from quire.field import INT32_MAX, INT64_MAX, INT64_MIN, fields_of, spec
 from quire.request_options import RequestOptions
-from quire.schema import INT32_MAX, INT64_MAX, INT64_MIN, Names, fields_of, spec
+from quire.schema import Names
 from quire.table import NOT_YET, Table
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ class SamplingParams(Table):
         None,
         "Output tokens at most. Not given: as many as the server's max_output_tokens and the context allow.",
         minimum=1,
-        maximum=INT32_MAX,
         aliases=(
             "max_new_tokens",
             "max_completion_tokens",
@@ -56,7 +56,6 @@ class SamplingParams(Table):
         0,
         "End-of-sequence and stop tokens are not sampled before this many output tokens. At most max_tokens.",
         minimum=0,
-        maximum=INT32_MAX,
         aliases=("min_new_tokens",),
     )
     temperature: float = spec(
@@ -81,7 +80,6 @@ class SamplingParams(Table):
         0,
         "Sample among this many of the likeliest tokens. 0 or -1: all.",
         minimum=-1,
-        maximum=INT32_MAX,
         aliases=("runtime_top_k", "sampling_param_top_k"),
     )
     min_p: float = spec(
@@ -137,7 +135,6 @@ class SamplingParams(Table):
         None,
         "Only these token ids are sampled.",
         minimum=0,
-        maximum=INT32_MAX,
         min_items=1,
     )
     bad_words: Sequence[str] = spec(
@@ -164,7 +161,6 @@ class SamplingParams(Table):
         (),
         "Generation ends at one of these token ids, which must be in the model's vocabulary. At most 240.",
         minimum=0,
-        maximum=INT32_MAX,
         max_items=240,
     )
     ignore_eos: bool = spec("bool", False, "Go on past end-of-sequence tokens.")
@@ -198,7 +194,6 @@ class SamplingParams(Table):
         "Tokens that come at once when streaming, except the first and the last ones. More where text must "
         "be held back.",
         minimum=1,
-        maximum=INT32_MAX,
     )
     cache_salt: str | None = spec(
         "string",
@@ -211,7 +206,6 @@ class SamplingParams(Table):
         0,
         'Lower is first. Other than 0 only where model.json says "scheduling_policy": "priority".',
         minimum=-INT32_MAX - 1,
-        maximum=INT32_MAX,
         stage="schedule",
     )
     deadline_ms: int | None = spec(
@@ -220,7 +214,6 @@ class SamplingParams(Table):
         "Milliseconds after its arrival at which the request ends with what it has; an error where that is "
         "nothing. Refused at once when it cannot be met.",
         minimum=1,
-        maximum=INT32_MAX,
         stage="schedule",
     )
     truncate_prompt_tokens: int | None = spec(
@@ -229,7 +222,6 @@ class SamplingParams(Table):
         "Keep only this many tokens of the prompt: the end of its text, after the special tokens that the "
         "tokenizer adds. -1: as many as fit; 0 is an error. The model generation does not know it.",
         minimum=-1,
-        maximum=INT32_MAX,
         aliases=("truncate",),
         stage="prompt",
     )

@@ -12,32 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from quire.errors import InvalidArgument, describe, did_you_mean
-from quire.field import (
-    INT32_MAX,
-    INT64_MAX,
-    INT64_MIN,
-    Field,
-    JsonError,
-    fields_of,
-    is_number,
-    load_json,
-    spec,
-)
-
-__all__ = [
-    "INT32_MAX",
-    "INT64_MAX",
-    "INT64_MIN",
-    "Entry",
-    "Field",
-    "Given",
-    "Names",
-    "fields_of",
-    "merge",
-    "parse_json_object",
-    "require_few",
-    "spec",
-]
+from quire.field import Field, JsonError, fields_of, is_number, load_json
 
 MAX_NAMES = 256  # of a JSON object, or of request parameters
 
@@ -139,11 +114,6 @@ class Names:
                 checked = not checked if name in field.opposites else checked
                 entries.append(Entry(field.name, checked, name, source))
         return entries
-
-    def parse(self, values: Mapping[str, object], *, parameters: bool = False) -> dict[str, Any]:
-        """Canonical name -> checked value of each field that is given. Two spellings of one field must
-        agree."""
-        return merge(self.read(values, parameters=parameters)).values
 
 
 def merge(entries: Iterable[Entry]) -> Given:

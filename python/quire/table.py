@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from quire.schema import Names, fields_of, merge
+from quire.field import fields_of
+from quire.schema import Names, merge
 
 # What clients of vLLM send that means something we do not do yet, with the values that ask for nothing, as
 # null does: clients send every field with its default. Other values are refused.
@@ -73,11 +74,6 @@ class Table:
     def from_dict(cls: type[T], values: Mapping[str, object]) -> T:
         """From a JSON object: aliases are known, null means "not given"."""
         return merge(names_of(cls).read(values)).make(cls)
-
-    @classmethod
-    def from_parameters(cls: type[T], values: Mapping[str, object]) -> T:
-        """From Triton request parameters: strings, numbers and booleans; lists as JSON strings."""
-        return merge(names_of(cls).read(values, parameters=True)).make(cls)
 
 
 def names_of(table: type) -> Names:

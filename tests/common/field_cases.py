@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from quire.field import Field
 from quire.sampling_params import NAMES
-from quire.schema import Field
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from client import GrpcStream, HttpError, generate, stream_error, text_inputs
 from field_cases import FIELD_CASES
 from quire.errors import InvalidArgument
 from quire.sampling_params import NAMES, OPTION_FIELDS, RequestOptions, SamplingParams
+from quire.schema import merge
 from quire.triton.server import TritonServer
 
 pytestmark = pytest.mark.serving
@@ -170,4 +171,5 @@ def test_a_good_value_of_every_field_in_python(name: str) -> None:
     as_text = json.dumps(case.good) if isinstance(case.good, (list, dict)) else case.good
     for spelling in (name, *NAMES.fields[name].aliases):
         assert made == table.from_dict({spelling: case.good, **dict(case.needs)})
-        assert made == table.from_parameters({spelling: as_text, **dict(case.needs)})
+        parameters = NAMES.read({spelling: as_text, **dict(case.needs)}, parameters=True)
+        assert made == merge(parameters).make(table)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 
 from quire.check_stream.protocol import (
     Adapter,
@@ -165,10 +166,8 @@ def difference(expected: str, seen: str) -> str:
     """Where two texts part, in words."""
     if expected == seen:
         return "equal"
-    at = next(
-        (index for index, (a, b) in enumerate(zip(expected, seen, strict=False)) if a != b),
-        min(len(expected), len(seen)),
-    )
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(expected, seen, strict=False))
+    at = sum(1 for _ in same)
     if at == len(seen):
         return f"{len(expected) - at} characters are missing at the end: {shorten(expected[at:])}"
     if at == len(expected):

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from quire.errors import ModelNotFound
+from quire.field import INT32_MAX
 from quire.model_files import read_json_object
 from quire.models.config_reader import ConfigReader
 from quire.models.families import FAMILIES
 from quire.models.parameters import ParameterTable
 from quire.models.spec import ModelSpec
 from quire.models.weight_formats import PLAIN, WeightFormat
-from quire.schema import INT32_MAX
 
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from quire.errors import UnsupportedModel, describe
-from quire.schema import INT32_MAX
+from quire.field import INT32_MAX
 
 # Keys of config.json, of whatever family, that change what a model computes: the values, beside null, with
 # which they do not. A list has one for every layer. Keys that only add or drop tensors are not here: names

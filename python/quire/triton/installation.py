@@ -73,7 +73,9 @@ def find_guard_library() -> Path:
 
 
 def _find_library(name: str) -> Path:
-    tried = [folder / "lib" / name for folder in _library_folders()]
+    # Beside the compiled module first: an editable install has it elsewhere than the sources.
+    folders = [folder for folder in (native_folder(), Path(__file__).resolve().parents[1]) if folder]
+    tried = [folder / "lib" / name for folder in folders]
     for path in tried:
         if path.is_file():
             return path
@@ -119,11 +121,6 @@ def lay_out(root: Path, installation: Installation, *, with_guard: bool = True) 
 
 def backend_directory(root: Path) -> Path:
     return root / "pytriton" / "tritonserver" / "backends"
-
-
-def _library_folders() -> list[Path]:
-    # Beside the compiled module first: an editable install has it elsewhere than the sources.
-    return [folder for folder in (native_folder(), Path(__file__).resolve().parents[1]) if folder]
 
 
 def _in_wheel() -> Installation | None:

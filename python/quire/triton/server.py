@@ -89,10 +89,6 @@ class TritonServer:
         """All that the server has written so far; after stop(), all that it ever wrote."""
         return self._log.text() if self._log else self._all_log
 
-    @property
-    def log_path(self) -> Path | None:
-        return self._folder.path / "server.log" if self._folder else None
-
     def new_log_lines(self) -> list[str]:
         """What the server has written since the last call."""
         return self._log.new_lines() if self._log else []
@@ -242,13 +238,9 @@ class TritonServer:
             "--exit-timeout-secs": self.exit_timeout,
             "--allow-gpu-metrics": str(Path("/dev/nvidiactl").exists()).lower(),
         }
-        if installation.caches:
+        if installation.caches and not values_of("--cache-directory", self._arguments):
             arguments["--cache-directory"] = installation.caches
-        line = [
-            f"{name}={value}"
-            for name, value in arguments.items()
-            if not (name == "--cache-directory" and values_of(name, self._arguments))
-        ]
+        line = [f"{name}={value}" for name, value in arguments.items()]
         if self._folder:
             line.append(f"--backend-config=python,shm-region-prefix-name={self._folder.shared_memory_prefix}")
         if self._models is not None:

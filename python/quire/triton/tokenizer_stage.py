@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from quire.errors import InvalidArgument, describe
+from quire.field import INT32_MAX, fields_of
 from quire.request_tensor import encode_checked
 from quire.sampling_params import NAMES, SAMPLING_FIELDS, RequestOptions, SamplingParams
-from quire.schema import INT32_MAX, fields_of, merge, parse_json_object, require_few
+from quire.schema import merge, parse_json_object, require_few
 from quire.tokenizer import EncodingError, Tokenizer
 from quire.triton import trtllm
 from quire.triton.prompt_bounds import PromptBounds

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from quire.errors import InvalidArgument, describe
+from quire.field import INT32_MAX
 from quire.sampling_params import NAMES
-from quire.schema import INT32_MAX, Entry
+from quire.schema import Entry
 from quire.triton.tensors import Tensors, read_list, read_single
 
 

@@ -6,8 +6,8 @@ import pytest
 from field_cases import FIELD_CASES
 from quire import _core
 from quire.errors import InvalidArgument
+from quire.field import INT32_MAX, INT64_MAX, INT64_MIN, Field
 from quire.sampling_params import CORE_FIELDS, MAX_BAD_WORDS, NAMES, SamplingParams
-from quire.schema import INT32_MAX, INT64_MAX, INT64_MIN, Field
 
 # How the core says "not given".
 NOT_GIVEN = {("max_tokens", 0), ("logprobs", -1), ("prompt_logprobs", -1)}

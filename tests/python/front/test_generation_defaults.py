@@ -131,4 +131,4 @@ def test_a_request_has_the_last_word() -> None:
     for same in (params, copy.copy(params), copy.deepcopy(params), pickle.loads(pickle.dumps(params))):
         assert same.with_defaults(checkpoint) == expected
     assert SamplingParams.from_dict({"temperature": 1}).given == {"temperature": 1.0}
-    assert SamplingParams.from_parameters({"top_k": "0"}).with_defaults(checkpoint).top_k == 0
+    assert SamplingParams.from_dict({"top_k": "0"}).with_defaults(checkpoint).top_k == 0

@@ -100,7 +100,8 @@ def test_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_missing_backend_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without libtriton_quire.so the error says where it was looked for and how to get it."""
-    monkeypatch.setattr(installation, "_library_folders", lambda: [tmp_path])
+    monkeypatch.setattr(installation, "native_folder", lambda: None)
+    monkeypatch.setattr(installation, "__file__", str(tmp_path / "triton" / "installation.py"))
     with pytest.raises(
         ServerNotFound, match=rf"^libtriton_quire\.so: not found at {tmp_path}/lib.*pip install"
     ):

@@ -14,15 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from near_names import NEAR_NAMES, hint
 from quire.errors import InvalidArgument
+from quire.field import Field, fields_of
 from quire.sampling_params import NAMES, RequestOptions, SamplingParams
-from quire.schema import (
-    Entry,
-    Field,
-    Names,
-    fields_of,
-    merge,
-    parse_json_object,
-)
+from quire.schema import Entry, Names, merge, parse_json_object
 
 ROOT = Path(__file__).resolve().parents[3]
 STOP = (
@@ -35,6 +29,14 @@ def error_of(**values: object) -> InvalidArgument:
     with pytest.raises(InvalidArgument) as caught:
         SamplingParams(**values)
     return caught.value
+
+
+def parse(names: Names, values: dict[str, object], *, parameters: bool = False) -> dict[str, object]:
+    return merge(names.read(values, parameters=parameters)).values
+
+
+def from_parameters(values: dict[str, object]) -> SamplingParams:
+    return merge(NAMES.read(values, parameters=True)).make(SamplingParams)
 
 
 def test_defaults() -> None:
@@ -223,14 +225,14 @@ def test_every_alias_means_its_field(alias: str, field: Field, is_opposite: bool
     values has both."""
     value = GOOD[field.type]
     expected = not value if is_opposite else field.check(value)
-    assert NAMES.parse({alias: value}, parameters=parameters) == {field.name: expected}
+    assert parse(NAMES, {alias: value}, parameters=parameters) == {field.name: expected}
     bad = json.dumps(BAD[field.type]) if parameters and field.type == "strings" else BAD[field.type]
     with pytest.raises(InvalidArgument) as caught:
-        NAMES.parse({alias: bad}, parameters=parameters)
+        parse(NAMES, {alias: bad}, parameters=parameters)
     assert caught.value.field == alias
     other = {"int": 4, "float": 0.25, "bool": is_opposite, "strings": "b", "ints": [4]}[field.type]
     with pytest.raises(InvalidArgument, match=rf"^{field.name}: got .* \({alias}\) and .* \({field.name}\);"):
-        NAMES.parse({alias: value, field.name: other}, parameters=parameters)
+        parse(NAMES, {alias: value, field.name: other}, parameters=parameters)
 
 
 def test_errors_between_fields_have_the_name_that_was_used() -> None:
@@ -270,7 +272,7 @@ def test_names_are_unique() -> None:
 )
 def test_stop_as_request_parameter(parameter: str, expected: tuple[str, ...]) -> None:
     """A JSON list of strings is that list; any other string is itself the stop string."""
-    assert SamplingParams.from_parameters({"stop": parameter}).stop == expected
+    assert from_parameters({"stop": parameter}).stop == expected
 
 
 @pytest.mark.parametrize(
@@ -279,7 +281,7 @@ def test_stop_as_request_parameter(parameter: str, expected: tuple[str, ...]) ->
 def test_bad_stop_token_ids_as_request_parameter(parameter: object) -> None:
     """Lists of integers come as JSON strings; anything else is an error that names the field."""
     with pytest.raises(InvalidArgument) as caught:
-        SamplingParams.from_parameters({"stop_token_ids": parameter})
+        from_parameters({"stop_token_ids": parameter})
     assert caught.value.field == "stop_token_ids"
 
 
@@ -291,7 +293,7 @@ def test_logit_bias_has_one_form(value: object) -> None:
     expected = ((3, -2.5), (7, 1.0))
     assert SamplingParams(logit_bias=value).logit_bias == expected
     assert SamplingParams.from_dict({"logit_bias": value}).logit_bias == expected
-    assert SamplingParams.from_parameters({"logit_bias": json.dumps(value)}).logit_bias == expected
+    assert from_parameters({"logit_bias": json.dumps(value)}).logit_bias == expected
     hash(SamplingParams(logit_bias=value))
 
 
@@ -299,7 +301,7 @@ def test_logit_bias_has_one_form(value: object) -> None:
 def test_bad_logit_bias_as_request_parameter(parameter: object) -> None:
     """Objects come as JSON strings; an id given twice is an error."""
     with pytest.raises(InvalidArgument) as caught:
-        SamplingParams.from_parameters({"logit_bias": parameter})
+        from_parameters({"logit_bias": parameter})
     assert caught.value.field == "logit_bias"
 
 
@@ -347,9 +349,9 @@ JSON_VALUES = st.recursive(
 @given(st.dictionaries(st.sampled_from([*NAMES.fields, "max_new_tokens"]) | st.text(max_size=8), JSON_VALUES))
 def test_any_input_is_accepted_or_named(values: dict[str, object]) -> None:
     """Whatever a client sends, the outcome is valid parameters or an InvalidArgument that can be printed."""
-    for parse in (SamplingParams.from_dict, SamplingParams.from_parameters, RequestOptions.from_dict):
+    for make in (SamplingParams.from_dict, from_parameters, RequestOptions.from_dict):
         try:
-            result = parse(values)
+            result = make(values)
         except InvalidArgument as error:
             message = str(error)
         else:
@@ -386,6 +388,6 @@ def test_names_can_be_made_of_any_table() -> None:
     """Names works on a table of its own."""
 
     names = Names(fields_of(RequestOptions))
-    assert names.parse({"stream": True}) == {"stream": True}
+    assert parse(names, {"stream": True}) == {"stream": True}
     with pytest.raises(InvalidArgument):
-        names.parse({"temperature": 1.0})
+        parse(names, {"temperature": 1.0})

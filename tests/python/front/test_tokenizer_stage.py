@@ -14,8 +14,8 @@ from field_cases import FIELD_CASES
 from google.protobuf import text_format
 from quire import schema
 from quire.errors import InvalidArgument
+from quire.field import fields_of
 from quire.sampling_params import ENGINE_FIELDS, NAMES, NOT_YET, OPTION_FIELDS, RequestOptions
-from quire.schema import fields_of
 from quire.tokenizer import Tokenizer
 from quire.triton.tokenizer_stage import TokenizerStage, parse_request, read_parameters
 from stage_requests import ask

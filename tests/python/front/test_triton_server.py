@@ -84,7 +84,7 @@ def test_a_run(tmp_path: Path, byte_level_model: Path, make_repository: MakeRepo
         settings.write_text(json.dumps({"model": str(byte_level_model), "max_model_len": -1}))
         with pytest.raises(ServerError, match=r"max_model_len: got -1; allowed: an integer in \[1, "):
             server.load_model("tokenizer")
-        pid, folder = server.pid, server.log_path
+        pid, folder = server.pid, server._folder.path
         assert folder
         assert folder.exists()
     finally:
