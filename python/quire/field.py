@@ -1,10 +1,11 @@
 """How one request field is described and checked.
 
 A table is a frozen keyword-only dataclass whose attributes are made with `spec(...)`. The attribute is the
-only place that states a field's name, type, default, range, aliases and meaning; checks, parsers and the
-documentation are derived from it. Nothing is coerced (true and 1.0 are no integers), with two exceptions:
-an integer is fine where a float is expected, and a string that is exactly a number is that number, since
-clients of Triton's vLLM backend send {"temperature": "0.1"}. null (None) always means "not given".
+only place that states a field's name, type, default, range and aliases, and the text after it its meaning;
+checks, parsers and the documentation are derived from them. Nothing is coerced (true and 1.0 are no
+integers), with two exceptions: an integer is fine where a float is expected, and a string that is exactly a
+number is that number, since clients of Triton's vLLM backend send {"temperature": "0.1"}. null (None) always
+means "not given".
 """
 
 from __future__ import annotations
@@ -41,6 +42,18 @@ _TYPE_NAMES = {
 }
 
 
+# From the annotation of an attribute, without "| None", to a key of _TYPE_NAMES.
+_TYPES = {
+    "int": "int",
+    "float": "float",
+    "bool": "bool",
+    "str": "string",
+    "Sequence[str]": "strings",
+    "Sequence[int]": "ints",
+    "Mapping[int, float] | Sequence[tuple[int, float]]": "biases",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Field:
     """One request field. `minimum` and `maximum` hold for each item of a list, and for each bias."""
@@ -48,7 +61,6 @@ class Field:
     name: str
     type: str  # a key of _TYPE_NAMES
     default: object
-    doc: str
     minimum: float | None = None
     maximum: float | None = None
     exclusive_minimum: bool = False
@@ -237,12 +249,10 @@ class Field:
             raise InvalidArgument(self.name, f"{len(items)} of them", self.allowed)
 
 
-def spec(type: str, default: object, doc: str, **rest: Any) -> Any:
+def spec(default: object, **rest: Any) -> Any:
     """A dataclass attribute that is a request field: see Field for the keywords. Integers have 32 bits where
     nothing else is said."""
-    if type in ("int", "ints"):
-        rest.setdefault("maximum", INT32_MAX)
-    return dataclasses.field(default=default, metadata={"type": type, "doc": doc, **rest})
+    return dataclasses.field(default=default, metadata=rest)
 
 
 _FIELDS: dict[type, Mapping[str, Field]] = {}
@@ -251,11 +261,14 @@ _FIELDS: dict[type, Mapping[str, Field]] = {}
 def fields_of(table: type) -> Mapping[str, Field]:
     """The fields of a table by name."""
     if table not in _FIELDS:
-        _FIELDS[table] = {
-            item.name: Field(name=item.name, default=item.default, **item.metadata)
-            for item in dataclasses.fields(table)
-        }
+        _FIELDS[table] = {item.name: _field(item) for item in dataclasses.fields(table)}
     return _FIELDS[table]
+
+
+def _field(item: dataclasses.Field[Any]) -> Field:
+    kind = _TYPES[str(item.type).removesuffix(" | None")]
+    rest: dict[str, Any] = {"maximum": INT32_MAX} if kind in ("int", "ints") else {}
+    return Field(name=item.name, type=kind, default=item.default, **rest | dict(item.metadata))
 
 
 class JsonError(ValueError):

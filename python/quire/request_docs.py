@@ -5,6 +5,7 @@ from __future__ import annotations
 from quire.errors import describe
 from quire.field import fields_of
 from quire.sampling_params import NOT_YET, RequestOptions, SamplingParams
+from quire.settings_docs import attribute_docs
 
 _KINDS = {
     "strings": "string or list of strings",
@@ -37,6 +38,7 @@ def docs_page() -> str:
         "the engine's log names the values.",
     ]
     for table in (SamplingParams, RequestOptions):
+        meanings = attribute_docs(table)
         assert table.__doc__
         lines += ["", f"## {table.__name__}", "", table.__doc__, ""]
         lines += ["| name | type | default | range | also accepted | meaning |", "|---|---|---|---|---|---|"]
@@ -49,7 +51,7 @@ def docs_page() -> str:
             if field.max_length is not None:
                 limits = f"at most {field.max_length} characters"
             kind = _KINDS.get(field.type, field.type)
-            cells = [f"`{field.name}`", kind, describe(field.default), limits, aliases, field.doc]
+            cells = [f"`{field.name}`", kind, describe(field.default), limits, aliases, meanings[field.name]]
             lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",

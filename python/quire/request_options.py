@@ -13,40 +13,32 @@ from quire.table import Table
 class RequestOptions(Table):
     """How the answer is sent and what comes with it. In the ensemble these are also input tensors."""
 
-    stream: bool = spec("bool", False, "Send text as it is generated.", aliases=("streaming",))
+    stream: bool = spec(False, aliases=("streaming",))
+    """Send text as it is generated."""
     exclude_input_in_output: bool | None = spec(
-        "bool",
         None,
-        "Leave the prompt out of text_output. Default: true when streaming (false is an error), else false.",
         aliases=("exclude_input_from_output", "sampling_param_exclude_input_from_output"),
         opposites=("echo", "return_full_text"),
     )
-    return_finish_reason: bool = spec("bool", False, "Also answer finish_reason.")
-    return_stop_reason: bool = spec(
-        "bool", False, "Also answer stop_reason: the stop string or the id of the stop token that ended it."
-    )
-    return_cumulative_logprob: bool = spec(
-        "bool",
-        False,
-        "Also answer cumulative_logprob: the sum of the log probabilities of the output's tokens.",
-    )
-    return_logprobs: bool = spec(
-        "bool",
-        False,
-        "Also answer logprobs (JSON): of each token and of the `logprobs` likeliest ones (not given: none).",
-        aliases=("return_log_probs",),
-    )
-    return_num_input_tokens: bool = spec("bool", False, "Also answer num_input_tokens.")
-    return_num_output_tokens: bool = spec("bool", False, "Also answer num_output_tokens, of this chunk.")
-    return_token_ids: bool = spec("bool", False, "Also answer output_ids, of this chunk.")
-    return_receipt: bool = spec(
-        "bool", False, "Also answer receipt (JSON) at the end: where the request's time went."
-    )
-    strict: bool = spec(
-        "bool",
-        True,
-        "false: names that are unknown or not supported yet are ignored, and listed in the output warnings.",
-    )
+    """Leave the prompt out of text_output. Default: true when streaming (false is an error), else false."""
+    return_finish_reason: bool = spec(False)
+    """Also answer finish_reason."""
+    return_stop_reason: bool = spec(False)
+    """Also answer stop_reason: the stop string or the id of the stop token that ended it."""
+    return_cumulative_logprob: bool = spec(False)
+    """Also answer cumulative_logprob: the sum of the log probabilities of the output's tokens."""
+    return_logprobs: bool = spec(False, aliases=("return_log_probs",))
+    """Also answer logprobs (JSON): of each token and of the `logprobs` likeliest ones (not given: none)."""
+    return_num_input_tokens: bool = spec(False)
+    """Also answer num_input_tokens."""
+    return_num_output_tokens: bool = spec(False)
+    """Also answer num_output_tokens, of this chunk."""
+    return_token_ids: bool = spec(False)
+    """Also answer output_ids, of this chunk."""
+    return_receipt: bool = spec(False)
+    """Also answer receipt (JSON) at the end: where the request's time went."""
+    strict: bool = spec(True)
+    """false: names that are unknown or not supported yet are ignored, and listed in the output warnings."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

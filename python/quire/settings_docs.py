@@ -27,7 +27,7 @@ and hold until the next load ([serving.md](serving.md#what-holds-until-the-next-
 
 def docs_page() -> str:
     """docs/settings.md."""
-    meanings = _docstrings(EngineConfig)
+    meanings = attribute_docs(EngineConfig)
     lines = []
     for name, field in EngineConfig.model_fields.items():
         default = "" if field.default is PydanticUndefined else f"`{describe(field.default)}`"
@@ -35,7 +35,7 @@ def docs_page() -> str:
     return _HEAD + "\n".join(lines) + "\n"
 
 
-def _docstrings(config: type) -> dict[str, str]:
+def attribute_docs(config: type) -> dict[str, str]:
     """The string after each attribute of a class, on one line."""
     [definition] = ast.parse(inspect.getsource(config)).body
     assert isinstance(definition, ast.ClassDef)

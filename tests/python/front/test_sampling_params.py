@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from near_names import NEAR_NAMES, hint
 from quire.errors import InvalidArgument
 from quire.field import Field, fields_of
-from quire.sampling_params import NAMES, RequestOptions, SamplingParams
+from quire.sampling_params import MAX_BAD_WORD_IDS, MAX_BAD_WORDS, NAMES, RequestOptions, SamplingParams
 from quire.schema import Entry, Names, merge, parse_json_object
+from quire.settings_docs import attribute_docs
 
 ROOT = Path(__file__).resolve().parents[3]
 STOP = (
@@ -44,6 +45,18 @@ def test_defaults() -> None:
     assert {name: field.default for name, field in fields_of(SamplingParams).items()} == dataclasses.asdict(
         SamplingParams()
     )
+
+
+def test_meanings_name_the_limits() -> None:
+    """A limit in the text after a field is the one that is checked."""
+    meanings, stop = attribute_docs(SamplingParams), NAMES.fields["stop"]
+    words = f"at most {MAX_BAD_WORDS} sequences of tokens, {MAX_BAD_WORD_IDS} tokens together"
+    texts = (
+        f"at most {stop.max_items} of them, of {stop.max_item_bytes} bytes each and {stop.max_bytes} bytes"
+    )
+    assert words in meanings["bad_words"]
+    assert texts in meanings["stop"]
+    assert f"At most {NAMES.fields['stop_token_ids'].max_items}." in meanings["stop_token_ids"]
 
 
 def test_values_are_frozen_hashable_and_copyable() -> None:
