@@ -198,21 +198,16 @@ class Field:
         if not isinstance(value, (list, tuple)):
             raise self.error(value)
         self._check_count(value)
-        num_bytes = 0
-        for item in value:
-            if self.type == "strings":
-                num_bytes += self._check_item_bytes(self._check_string(item, value))
-            elif isinstance(item, bool) or not isinstance(item, int) or not self._is_in_range(item):
+        if self.type == "ints":
+            if not all(_is_int(item) and self._is_in_range(item) for item in value):
                 raise self.error(value)
-        if self.max_bytes is not None and num_bytes > self.max_bytes:
-            raise InvalidArgument(self.name, f"{num_bytes} bytes together", self.allowed)
+            return tuple(value)
+        sizes = [len(self._check_string(item, value).encode()) for item in value]
+        if self.max_item_bytes is not None and max(sizes, default=0) > self.max_item_bytes:
+            raise InvalidArgument(self.name, f"a string of {max(sizes)} bytes", self.allowed)
+        if self.max_bytes is not None and sum(sizes) > self.max_bytes:
+            raise InvalidArgument(self.name, f"{sum(sizes)} bytes together", self.allowed)
         return tuple(value)
-
-    def _check_item_bytes(self, item: str) -> int:
-        size = len(item.encode())
-        if self.max_item_bytes is not None and size > self.max_item_bytes:
-            raise InvalidArgument(self.name, f"a string of {size} bytes", self.allowed)
-        return size
 
     def _check_biases(self, value: object) -> tuple[tuple[int, float], ...]:
         """From {id: bias}, whose ids JSON spells as strings, or [[id, bias], ...]; by id."""
@@ -231,7 +226,7 @@ class Field:
             token_id, bias = item
             if isinstance(token_id, str) and _NUMBER["int"].fullmatch(token_id):
                 token_id = int(token_id)
-            if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id <= INT32_MAX:
+            if not _is_int(token_id) or not 0 <= token_id <= INT32_MAX:
                 raise InvalidArgument(self.name, f"the id {describe(token_id)}", f"ids in [0, {INT32_MAX}]")
             if token_id in biases:
                 raise InvalidArgument(self.name, f"the id {token_id} twice", "each id once")
@@ -299,6 +294,10 @@ def is_number(text: str) -> bool:
 
 def _refuse_constant(name: str) -> object:
     raise JsonError(f"malformed JSON: {name} is no JSON number")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _in_32_bits(value: float) -> float:

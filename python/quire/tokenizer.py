@@ -62,41 +62,28 @@ class Tokenizer:
                 raise ModelNotFound(
                     f"tokenizer.json: not found in {Path(folder)}; allowed: a folder with a tokenizer.json"
                 ) from None
-        self._content = content
-        self._fingerprint = fingerprint(content)
+        self.content = content
+        # Identifies the file that this was read from: ids mean the same where it is the same.
+        self.fingerprint = fingerprint(content)
         try:
-            self._tokenizer = _run(tokenizers.Tokenizer.from_buffer, content)
+            self.raw = _run(tokenizers.Tokenizer.from_buffer, content)
         except EncodingError as error:
             raise UnsupportedModel(f"{path}: tokenizers cannot read it: {error}") from error
         try:
             # First: with ids far apart, even writing the tokenizer as JSON takes minutes.
-            check_ids(_ids(self._tokenizer))
-            if self._tokenizer.normalizer is not None:
-                check_growth(json.loads(self._tokenizer.normalizer.__getstate__()))
+            check_ids(_ids(self.raw))
+            if self.raw.normalizer is not None:
+                check_growth(json.loads(self.raw.normalizer.__getstate__()))
         except UnsupportedModel as error:
             raise UnsupportedModel(f"{path}: {error}") from None
         # Files may carry the settings of their training.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-
-    @property
-    def content(self) -> bytes:
-        """The bytes of tokenizer.json."""
-        return self._content
-
-    @property
-    def raw(self) -> tokenizers.Tokenizer:
-        return self._tokenizer
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifies the file that this was read from: ids mean the same where it is the same."""
-        return self._fingerprint
+        self.raw.no_truncation()
+        self.raw.no_padding()
 
     def vocabulary(self, model: str) -> str:
         """Whose ids these are, as it travels with them: the fingerprint, then the name of `model` (a setting,
         perhaps a path, of which clients see the last part only) for messages."""
-        return f"{self._fingerprint} {Path(model).name or model}"
+        return f"{self.fingerprint} {Path(model).name or model}"
 
     def encode(self, text: str) -> list[int]:
         return self.encode_batch([text])[0]
@@ -107,7 +94,7 @@ class Tokenizer:
     def _encode(self, texts: Sequence[str], add_special_tokens: bool) -> list[tokenizers.Encoding]:
         try:
             # The fast form leaves out offsets, which nothing here reads.
-            encode = self._tokenizer.encode_batch_fast
+            encode = self.raw.encode_batch_fast
             return _run(encode, list(texts), add_special_tokens=add_special_tokens)
         except EncodingError as error:
             if len(texts) == 1:
@@ -119,7 +106,7 @@ class Tokenizer:
     def unknown_to_the_model(self, name: str, token_id: int, vocab_size: int) -> InvalidArgument:
         """The error of a text, which the client calls `name`, that holds a token the model has no weights
         for."""
-        token = self._tokenizer.id_to_token(token_id)
+        token = self.raw.id_to_token(token_id)
         allowed = f"text of tokens that the model has: ids 0 to {vocab_size - 1} (vocab_size)"
         return InvalidArgument(name, f"the token {describe(token)}, whose id is {token_id}", allowed)
 
@@ -132,13 +119,13 @@ class Tokenizer:
             return ids
         if not isinstance(prompt, str) or not add_special_tokens:
             return ids[-limit:]
-        num_special = self._tokenizer.num_special_tokens_to_add(False)
+        num_special = self.raw.num_special_tokens_to_add(False)
         if limit <= num_special:
             allowed = f"at least {num_special + 1} (the tokenizer adds special tokens)"
             raise InvalidArgument("truncate_prompt_tokens", str(limit), allowed)
         [encoding] = self._encode([prompt], False)
         encoding.truncate(limit - num_special, direction="left")
-        return _ids_of(self._tokenizer.post_process(encoding))
+        return _ids_of(self.raw.post_process(encoding))
 
     def bad_word_ids(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """The ids of each word, with a space before it and without: what a text may not contain."""
@@ -165,7 +152,7 @@ class Tokenizer:
         return unique
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        return self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        return self.raw.decode(list(ids), skip_special_tokens=skip_special_tokens)
 
 
 def _run(function: Callable[..., T], *arguments: Any, **keywords: Any) -> T:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,6 +20,10 @@ from quire.model_path import data_folder
 from quire.triton.server import TritonServer
 
 console = Console(highlight=False, soft_wrap=True)
+
+RepositoryOption = Annotated[
+    Path | None, typer.Option(help="Default: ./model_repository, else the packaged one.")
+]
 
 _LOADED = re.compile(r"successfully loaded '([^']+)'")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -13,7 +12,7 @@ from rich.table import Table
 from quire.check_stream import Lab, connect
 from quire.check_stream.protocol import Adapter, Recording, Request
 from quire.cli.check import report
-from quire.cli.common import console, default_repository, errors_as_text, running
+from quire.cli.common import RepositoryOption, console, default_repository, errors_as_text, running
 from quire.errors import ServerError
 from quire.triton.repository import read_configs, text_ensembles
 from quire.triton.server import TritonServer
@@ -28,9 +27,7 @@ _PROMPTS = (
 
 
 def demo(
-    model_repository: Annotated[
-        Path | None, typer.Option(help="Default: ./model_repository, else the packaged one.")
-    ] = None,
+    model_repository: RepositoryOption = None,
     requests: Annotated[int, typer.Option(min=1, help="Concurrent requests of the load.")] = 100,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 64,
 ) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from quire.cli.check import report
-from quire.cli.common import console, default_repository, errors_as_text, running
+from quire.cli.common import RepositoryOption, console, default_repository, errors_as_text, running
 from quire.cli.supervise import supervise
 from quire.errors import InvalidArgument, ModelNotFound
 from quire.model_path import data_folder
@@ -23,9 +23,7 @@ from quire.triton.server_arguments import is_on, models_at_start
 
 
 def serve(
-    model_repository: Annotated[
-        Path | None, typer.Option(help="Default: ./model_repository, else the packaged one.")
-    ] = None,
+    model_repository: RepositoryOption = None,
     model: Annotated[
         str | None,
         typer.Option(

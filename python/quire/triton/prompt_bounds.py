@@ -70,17 +70,13 @@ class PromptBounds:
             if size > self.max_text_bytes and name != "sampling_parameters":  # whose reader has its own limit
                 raise InvalidArgument(name, f"{size} bytes", f"at most {self.max_text_bytes} bytes")
 
-    def check_prompts(self, prompts: Sequence[str | Sequence[int]], *, is_truncated: bool) -> None:
-        """Raises InvalidArgument that names the prompt which is too long."""
-        if is_truncated or self.max_tokens is None:
+    def check_prompts(self, texts: Sequence[str]) -> None:
+        """Raises InvalidArgument that names the text which is too long."""
+        if self.max_prompt_bytes is None:
             return
-        for index, prompt in enumerate(prompts):
-            at = f" at {index}" if len(prompts) > 1 else ""
-            if not isinstance(prompt, str):
-                if len(prompt) > self.max_tokens:
-                    allowed = f"at most {self.max_tokens} tokens (max_model_len - 1)"
-                    raise InvalidArgument("input_ids", f"{len(prompt)} tokens{at}", allowed)
-            elif self.max_prompt_bytes is not None and (size := _num_bytes(prompt)) > self.max_prompt_bytes:
+        for index, text in enumerate(texts):
+            if (size := _num_bytes(text)) > self.max_prompt_bytes:
+                at = f" at {index}" if len(texts) > 1 else ""
                 allowed = (
                     f"at most {self.max_prompt_bytes} bytes ({self.max_tokens} tokens, max_model_len - 1, "
                     f"of at most {self.bytes_per_token} bytes)"

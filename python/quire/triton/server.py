@@ -12,7 +12,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from quire.errors import PortInUse, ServerError, ServerStartError
@@ -65,18 +64,10 @@ class TritonServer:
                 allowed = "flags of tritonserver but its ports, which are options of their own"
                 raise ServerError(f"arguments: got {argument}; allowed: {allowed}")
         self.http_port, self.grpc_port, self.metrics_port = choose_ports(asked, host)
-
-    @property
-    def http_url(self) -> str:
-        return f"http://{self._reachable_host}:{self.http_port}"
-
-    @property
-    def grpc_url(self) -> str:
-        return f"{self._reachable_host}:{self.grpc_port}"
-
-    @property
-    def metrics_url(self) -> str:
-        return f"http://{self._reachable_host}:{self.metrics_port}/metrics"
+        self._reachable_host = "127.0.0.1" if host in ("0.0.0.0", "") else host
+        self.http_url = f"http://{self._reachable_host}:{self.http_port}"
+        self.grpc_url = f"{self._reachable_host}:{self.grpc_port}"
+        self.metrics_url = f"http://{self._reachable_host}:{self.metrics_port}/metrics"
 
     @property
     def pid(self) -> int:
@@ -173,9 +164,7 @@ class TritonServer:
     def __enter__(self) -> TritonServer:
         return self if self._process is not None else self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def load_model(self, name: str, config: Mapping[str, Any] | None = None) -> None:
@@ -219,10 +208,6 @@ class TritonServer:
     def error_lines(self) -> str:
         """What the server says went wrong."""
         return self._log.error_lines() if self._log else ""
-
-    @property
-    def _reachable_host(self) -> str:
-        return "127.0.0.1" if self._host in ("0.0.0.0", "") else self._host
 
     def _command_line(self, root: Path, installation: Installation) -> list[str]:
         arguments: dict[str, object] = {

@@ -46,15 +46,10 @@ class VllmBackend:
     def read(self, tensors: Tensors) -> list[Entry]:
         given = []
         for name, tensor in tensors.items():
-            value: object
-            as_parameter = False
-            if NAMES.find(name).is_list:
-                values = read_list(tensor, name)
-                # `generate` makes one element of a string, which may spell a list, as in a parameter.
-                as_parameter = len(values) == 1 and isinstance(values[0], str)
-                value = values[0] if as_parameter else values
-            else:
-                value = read_single(tensor, name)
+            value = read_list(tensor, name) if NAMES.find(name).is_list else read_single(tensor, name)
+            # `generate` makes one element of a string, which may spell a list, as in a parameter.
+            as_parameter = isinstance(value, list) and len(value) == 1 and isinstance(value[0], str)
+            value = value[0] if as_parameter else value
             given += NAMES.read({name: value}, "input tensor", parameters=as_parameter)
         return given
 

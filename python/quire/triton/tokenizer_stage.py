@@ -208,8 +208,8 @@ class TokenizerStage:
     def _rows(self, parsed: ParsedRequest) -> list[Sequence[int]]:
         """The ids of each prompt."""
         limit = parsed.given.get("truncate_prompt_tokens")
-        self._bounds.check_prompts(parsed.prompts, is_truncated=limit is not None)
         if limit is None:
+            self._bounds.check_prompts(parsed.texts)
             for text in parsed.texts:
                 self._probe(text, parsed.adds_special)
         rows = self._encode(parsed.prompts, parsed.adds_special)
