@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from quire.errors import ConfigError, describe, did_you_mean
 from quire.field import INT32_MAX, INT64_MAX
-from quire.model_files import UnreadableFile, parse_json_object, read_bytes
+from quire.model_files import UnreadableFile, each_once, parse_json_object, read_bytes
 from quire.model_path import resolve_model
 
 PositiveInt32 = Annotated[int, Field(ge=1, le=INT32_MAX)]
@@ -106,7 +106,9 @@ class EngineConfig(BaseModel):
         path = Path(path)
         try:
             allowed = "a JSON object with engine settings"
-            config = cls(**parse_json_object(content, path, allowed, object_pairs_hook=_each_once))
+            config = cls(
+                **parse_json_object(content, path, allowed, object_pairs_hook=each_once(_given_twice))
+            )
         except UnreadableFile as error:
             raise ConfigError(path, error.problem) from None
         except ConfigError as error:
@@ -124,13 +126,8 @@ class EngineConfig(BaseModel):
         return resolve_model(self.model, self._file.parent if self._file else None, download=download)
 
 
-def _each_once(items: list[tuple[str, object]]) -> dict[str, object]:
-    values: dict[str, object] = {}
-    for key, value in items:
-        if key in values:
-            raise ConfigError(None, "got the key twice; allowed: once", key=key)
-        values[key] = value
-    return values
+def _given_twice(key: str) -> ConfigError:
+    return ConfigError(None, "got the key twice; allowed: once", key=key)
 
 
 def _config_error(error: ValidationError) -> ConfigError:

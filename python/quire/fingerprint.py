@@ -57,10 +57,8 @@ class LoadedFolder:
 
 
 def _fingerprints(folder: Path) -> dict[str, str]:
-    found = dict.fromkeys(_SMALL_FILES, "")
-    for name in _SMALL_FILES:
-        if (folder / name).is_file():
-            found[name] = fingerprint((folder / name).read_bytes())
+    paths = [folder / name for name in _SMALL_FILES]
+    found = {path.name: fingerprint(path.read_bytes()) if path.is_file() else "" for path in paths}
     return found | {"*.safetensors": _weights_fingerprint(folder)}
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,8 @@ SETTINGS_LIMIT = 4 * MIB  # config.json, generation_config.json, model.json, con
 INDEX_LIMIT = 32 * MIB  # model.safetensors.index.json; the largest known ones have 10 MB
 TOKENIZER_LIMIT = 256 * MIB  # tokenizer.json; the largest known ones have 40 MB
 
-_KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a FIFO"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+# By the first letter of stat.filemode().
+_KINDS = {"d": "a folder", "p": "a FIFO", "s": "a socket", "c": "a device", "b": "a device"}
 
 
 class UnreadableFile(ModelError):  # noqa: N818 - as the other errors of a tree
@@ -106,6 +102,18 @@ def parse_json(text: str, **hooks: Any) -> Any:
         raise ValueError("got a number of thousands of digits; allowed: numbers of up to 4,300") from None
 
 
+def each_once(refuse: Callable[[str], Exception]) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """A hook for parse_json() that raises `refuse(key)` for a key which an object has twice."""
+
+    def read(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(items)
+        if len(values) < len(items):
+            raise refuse(Counter(key for key, _ in items).most_common(1)[0][0])
+        return values
+
+    return read
+
+
 def _decoded(content: bytes, path: Path) -> str:
     try:
         return content.decode("utf-8")
@@ -115,5 +123,5 @@ def _decoded(content: bytes, path: Path) -> str:
 
 def _check_kind(path: Path, mode: int) -> None:
     if not stat.S_ISREG(mode):
-        kind = next((name for test, name in _KINDS if test(mode)), "something else")
+        kind = _KINDS.get(stat.filemode(mode)[0], "something else")
         raise UnreadableFile(path, f"got {kind}; allowed: a regular file")

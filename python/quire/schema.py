@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from quire.errors import InvalidArgument, describe, did_you_mean
 from quire.field import Field, JsonError, fields_of, is_number, load_json
+from quire.model_files import each_once
 
 MAX_NAMES = 256  # of a JSON object, or of request parameters
 
@@ -137,17 +138,12 @@ def _origin(entry: Entry, other: Entry) -> str:
 def parse_json_object(text: str, field: str) -> dict[str, object]:
     """The JSON object in `text`; errors name `field` and the position. A key given twice is an error."""
 
-    def pairs(items: list[tuple[str, object]]) -> dict[str, object]:
-        result: dict[str, object] = {}
-        for name, value in items:
-            if name in result:
-                raise InvalidArgument(field, f"the key {describe(name)} twice", "each key once")
-            result[name] = value
-        return result
+    def refuse(key: str) -> InvalidArgument:
+        return InvalidArgument(field, f"the key {describe(key)} twice", "each key once")
 
     allowed = "a JSON object"
     try:
-        value = load_json(text, pairs)
+        value = load_json(text, each_once(refuse))
     except json.JSONDecodeError as error:
         given = f"malformed JSON: {error.msg} at line {error.lineno} column {error.colno}"
         raise InvalidArgument(field, given, allowed) from None

@@ -49,20 +49,14 @@ class Sample:
     refusal: RequestError | None = None  # of the answer in one piece: nothing else was asked then
 
 
+@dataclass(kw_only=True)
 class Lab:
     """Asks the server, once for all checks."""
 
-    def __init__(
-        self,
-        adapter: Adapter,
-        prompts: Sequence[str] = (),
-        concurrency: int = 16,
-        body_megabytes: int = 16,
-    ) -> None:
-        self.adapter = adapter
-        self.body_megabytes = body_megabytes
-        self.prompts = tuple(prompts) or PROMPTS
-        self.concurrency = concurrency
+    adapter: Adapter = field(kw_only=False)
+    prompts: Sequence[str] = field(default=PROMPTS, kw_only=False)
+    concurrency: int = 16
+    body_megabytes: int = 16
 
     @cached_property
     def samples(self) -> list[Sample]:

@@ -50,14 +50,14 @@ class Request:
 
     def sampling(self) -> dict[str, Any]:
         """The request as the JSON object that vLLM and its relatives read."""
-        values: dict[str, Any] = {"max_tokens": self.max_tokens, "temperature": self.temperature}
-        if self.seed is not None:
-            values["seed"] = self.seed
-        if self.stop is not None:
-            values["stop"] = [self.stop]
-        if self.include_stop:
-            values["include_stop_str_in_output"] = True
-        return values | dict(self.extra)
+        values = {
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "stop": None if self.stop is None else [self.stop],
+            "include_stop_str_in_output": self.include_stop or None,
+        }
+        return {name: value for name, value in values.items() if value is not None} | dict(self.extra)
 
 
 @dataclass(frozen=True, kw_only=True)

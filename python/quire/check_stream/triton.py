@@ -38,14 +38,6 @@ _SPELLINGS = {
     "stop": ("stop_words", "sampling_param_stop", "stop"),
     "seed": ("seed", "random_seed", "sampling_param_seed"),
 }
-_NUMPY = {
-    "BOOL": np.bool_,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "UINT32": np.uint32,
-    "UINT64": np.uint64,
-    "FP32": np.float32,
-}
 
 
 class _Triton(Adapter):
@@ -180,15 +172,15 @@ class TritonGrpc(_Triton):
         declared = self._inputs[name]
         items = list(value) if isinstance(value, (list, tuple)) else [value]
         kind = declared["datatype"]
+        dtype = _tritonclient("utils").triton_to_np_dtype(kind)
+        if kind == "BYTES":
+            items = [str(item).encode() for item in items]
         try:
-            if kind == "BYTES":
-                array = np.array([str(item).encode() for item in items], dtype=object)
-            else:
-                array = np.array(items, dtype=_NUMPY[kind])
-        except (KeyError, ValueError, OverflowError):
+            array = np.array(items, dtype)
+        except (ValueError, OverflowError):
             raise Unsupported(f"{name}: {value!r} does not fit into a tensor of {kind}") from None
         shape = [1] * (len(declared["shape"]) - 1) + [len(items)]
-        tensor = _grpc().InferInput(name, shape, kind)
+        tensor = _tritonclient("grpc").InferInput(name, shape, kind)
         tensor.set_data_from_numpy(array.reshape(shape))
         return tensor
 
@@ -202,7 +194,7 @@ def takes_text(metadata: Mapping[str, Any]) -> bool:
 @contextlib.contextmanager
 def grpc_client(address: str) -> Iterator[Any]:
     """Closed at the end. Raises RequestError."""
-    grpc = _grpc()
+    grpc = _tritonclient("grpc")
     client = grpc.InferenceServerClient(address)
     try:
         yield client
@@ -212,10 +204,10 @@ def grpc_client(address: str) -> Iterator[Any]:
         client.close()
 
 
-def _grpc() -> Any:
-    """tritonclient.grpc, which is no dependency of the package itself."""
+def _tritonclient(module: str) -> Any:
+    """A module of tritonclient, which is no dependency of the package itself."""
     try:
-        return importlib.import_module("tritonclient.grpc")
+        return importlib.import_module(f"tritonclient.{module}")
     except ImportError as error:
         raise CheckStreamError(
             f"--api triton-grpc: needs tritonclient ({error}); pip install 'tritonclient[grpc]', "

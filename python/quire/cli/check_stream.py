@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from quire.check_stream import CheckStreamError, Lab, Result, connect, run_checks
+from quire.check_stream.lab import PROMPTS
 from quire.check_stream.report import as_lines, summary, write_json
 from quire.cli.common import console
 
@@ -52,7 +54,7 @@ def check_stream(
         adapter = connect(url, api=api, model=model, timeout=timeout, headers=headers)
         console.print(f"{url}: {adapter.api}, model {adapter.model}", markup=False)
         with console.status("asking every prompt"):
-            lab = Lab(adapter, prompts, concurrency, body_mb)
+            lab = Lab(adapter, prompts, concurrency=concurrency, body_megabytes=body_mb)
             results = run_checks(lab, show)
         if json_file is not None:
             write_json(json_file, url, adapter, results)
@@ -64,9 +66,9 @@ def check_stream(
     raise typer.Exit(1 if counts["fail"] else 0)
 
 
-def _prompts(path: Path | None) -> list[str]:
+def _prompts(path: Path | None) -> Sequence[str]:
     if path is None:
-        return []
+        return PROMPTS
     text = path.read_text("utf-8")
     try:
         prompts = json.loads(text)

@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -151,34 +152,28 @@ DIALECTS: dict[str, Callable[[int | None], Dialect]] = {
 }
 
 
+@dataclass(frozen=True)
 class TokenizerStage:
     """Tokenizes for one generation model. `max_model_len` or `vocab_size` None: lengths or ids are checked by
     generation only. `bytes_per_token`: of a text, see quire.text_bounds. `model`: as its settings name it."""
 
-    def __init__(
-        self,
-        tokenizer: Tokenizer,
-        max_model_len: int | None,
-        forwarded: re.Pattern[str] | None = None,
-        dialect: Dialect | None = None,
-        vocab_size: int | None = None,
-        *,
-        bytes_per_token: int | None = None,
-        model: str = "",
-    ) -> None:
-        self._tokenizer = tokenizer
-        self._vocabulary = tokenizer.vocabulary(model)
-        self._vocab_size = vocab_size
-        self._max_model_len = max_model_len
-        self._forwarded = forwarded
-        self._dialect = dialect
-        self._bounds = PromptBounds(max_model_len, bytes_per_token)
+    tokenizer: Tokenizer
+    max_model_len: int | None
+    forwarded: re.Pattern[str] | None = None
+    dialect: Dialect | None = None
+    vocab_size: int | None = None
+    bytes_per_token: int | None = None
+    model: str = ""
+
+    @cached_property
+    def _bounds(self) -> PromptBounds:
+        return PromptBounds(self.max_model_len, self.bytes_per_token)
 
     def answer(self, request: StageRequest) -> dict[str, Tensor]:
         """The input tensors of generation. Raises InvalidArgument that names what the client got wrong."""
         self._bounds.check_strings(request)
-        parameters = read_parameters(request.parameters, self._forwarded)
-        parsed = parse_request(request.tensors, parameters, self._dialect)
+        parameters = read_parameters(request.parameters, self.forwarded)
+        parsed = parse_request(request.tensors, parameters, self.dialect)
         try:
             rows = self._rows(parsed)
         except EncodingError as error:
@@ -191,11 +186,11 @@ class TokenizerStage:
         encoded = encode_checked(
             parsed.given,
             parsed.options,
-            bad_word_ids=self._tokenizer.bad_word_ids(parsed.given.get("bad_words", ())),
+            bad_word_ids=self.tokenizer.bad_word_ids(parsed.given.get("bad_words", ())),
             arrival_ns=request.arrival_ns,
             tokenize_ns=time.monotonic_ns() - request.arrival_ns,
             acknowledge=True,
-            vocabulary=self._vocabulary,
+            vocabulary=self.tokenizer.vocabulary(self.model),
             prompt_lengths=[len(row) for row in rows] if len(rows) > 1 else [],
             prompt_text=parsed.texts if parsed.options.includes_prompt else [],
             warnings=parsed.warnings,
@@ -216,9 +211,9 @@ class TokenizerStage:
         if limit is None:
             return rows
         if limit == -1:
-            limit = (self._max_model_len or INT32_MAX) - 1
+            limit = (self.max_model_len or INT32_MAX) - 1
         return [
-            self._tokenizer.truncate(prompt, list(ids), limit, add_special_tokens=parsed.adds_special)
+            self.tokenizer.truncate(prompt, list(ids), limit, add_special_tokens=parsed.adds_special)
             for prompt, ids in zip(parsed.prompts, rows, strict=True)
         ]
 
@@ -232,20 +227,20 @@ class TokenizerStage:
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         if not texts:
             return [prompt for prompt in prompts if not isinstance(prompt, str)]
-        return [*self._tokenizer.encode_batch(texts, add_special_tokens=adds_special)]
+        return [*self.tokenizer.encode_batch(texts, add_special_tokens=adds_special)]
 
     def _error_of(self, prompt: str | Sequence[int], ids: Sequence[int]) -> InvalidArgument | None:
         name, what = ("text_input", "text of ") if isinstance(prompt, str) else ("input_ids", "")
         length = len(ids)
         if length == 0:
             return InvalidArgument(name, f"{what}0 tokens", f"{what}at least one token")
-        if self._max_model_len is not None and length >= self._max_model_len:
-            allowed = f"at most {self._max_model_len - 1} tokens (max_model_len - 1)"
+        if self.max_model_len is not None and length >= self.max_model_len:
+            allowed = f"at most {self.max_model_len - 1} tokens (max_model_len - 1)"
             return InvalidArgument(name, f"{length} tokens", allowed)
         # Ids that a client gives are generation's to check, under their own name.
-        if isinstance(prompt, str) and self._vocab_size is not None and max(ids) >= self._vocab_size:
-            unknown = next(token_id for token_id in ids if token_id >= self._vocab_size)
-            return self._tokenizer.unknown_to_the_model(name, unknown, self._vocab_size)
+        if isinstance(prompt, str) and self.vocab_size is not None and max(ids) >= self.vocab_size:
+            unknown = next(token_id for token_id in ids if token_id >= self.vocab_size)
+            return self.tokenizer.unknown_to_the_model(name, unknown, self.vocab_size)
         return None
 
 
