@@ -12,8 +12,16 @@ import pytest
 from quire.triton.server import TritonServer
 from tokenizers import Tokenizer
 
-ROOT = Path(__file__).parents[2]
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parents[1]
 MODEL = ROOT / "models" / "quire-8m"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test of this folder as serving."""
+    for item in items:
+        if item.path.is_relative_to(FOLDER):
+            item.add_marker(pytest.mark.serving)
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,6 @@ from client import GrpcStream, HttpError, generate, stream_error, text_inputs
 from quire.errors import PortInUse, ServerStartError
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 # request body, and what the error must say
 BAD_REQUESTS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "empty prompt": ({"text_input": ""}, ["text_input", "empty"]),

@@ -12,8 +12,6 @@ import pytest
 from client import GrpcStream, generate, generate_stream, metrics, text_inputs, wait_until
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 LONG = {"max_tokens": 1900, "min_tokens": 1900, "ignore_eos": True, "temperature": 0}
 
 

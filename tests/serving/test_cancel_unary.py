@@ -17,8 +17,6 @@ import tritonclient.grpc as grpcclient
 from client import HttpError, generate, generate_stream, metrics, wait_until
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 LONG = {"max_tokens": 1900, "min_tokens": 1900, "ignore_eos": True, "temperature": 0.7}
 NUM_PLACES = 5  # of which rows of one request leave one to others
 MODELS = ("ensemble_unary", "ensemble_trtllm_unary")

@@ -13,8 +13,6 @@ from client import GrpcStream, HttpError, generate, generate_stream, result_text
 from quire.triton.server import TritonServer
 from tokenizers import Tokenizer
 
-pytestmark = pytest.mark.serving
-
 PROMPT = "def fibonacci(n):"
 TRTLLM = "ensemble_trtllm"
 _TYPES: dict[str, Any] = {

@@ -11,8 +11,6 @@ from client import HttpError, generate, stream_error
 from quire.triton.server import TritonServer
 from tokenizers import Tokenizer
 
-pytestmark = pytest.mark.serving
-
 PROMPT = "def fibonacci(n):"
 LIMIT = 24
 

@@ -13,8 +13,6 @@ from client import HttpError, generate, metrics, wait_until
 from processes import children, is_alive
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 
 @pytest.fixture(scope="module")
 def mortal(make_repository: Callable[..., Path]) -> Iterator[TritonServer]:

@@ -18,8 +18,6 @@ from quire.sampling_params import NAMES, OPTION_FIELDS, RequestOptions, Sampling
 from quire.schema import merge
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 BAD = [
     (name, value)
     for name, case in FIELD_CASES.items()

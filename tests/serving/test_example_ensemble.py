@@ -12,8 +12,6 @@ from client import generate, generate_stream, stream_error
 from quire.triton.check import check_repository
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 EXAMPLE = Path(__file__).parents[2] / "examples" / "ensemble"
 PROMPT = "def count():\n    return 10 + "
 FIELDS = {"temperature": 0, "max_tokens": 40}

@@ -15,8 +15,6 @@ from quire import LLM, SamplingParams
 from quire.triton.server import TritonServer
 from tokenizers import Tokenizer
 
-pytestmark = pytest.mark.serving
-
 PROMPT = "def fibonacci(n):"
 GREEDY = {"temperature": 0, "max_tokens": 48}
 

@@ -25,8 +25,6 @@ from fuzz_tensors import TensorFuzzer
 from quire.tokenizer import Tokenizer
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 MODEL = Path(__file__).parents[2] / "models" / "quire-8m"
 
 SEED = os.environ.get("QUIRE_FUZZ_SEED", "1")

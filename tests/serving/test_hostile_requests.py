@@ -13,8 +13,6 @@ import tritonclient.grpc as grpc
 from client import GrpcStream, generate
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 GENERATE = "/v2/models/ensemble/generate"
 BYTES_REFUSED = "class result not available for output due to unsupported type 'BYTES'"
 

@@ -8,12 +8,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
 from client import generate, generate_stream, metrics, wait_until
 from quire.triton.perf_analyzer import find_perf_analyzer, recorded_requests
 from quire.triton.server import TritonServer
-
-pytestmark = pytest.mark.serving
 
 
 def idle(server: TritonServer) -> bool:

@@ -14,8 +14,6 @@ from client import HttpError, generate, metrics, wait_until
 from processes import children
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 MODEL = Path(__file__).parents[2] / "models" / "quire-8m"
 MODELS = ["ensemble", "ensemble_unary"]
 BODY = {"text_input": "def f(", "temperature": 0, "max_tokens": 12}

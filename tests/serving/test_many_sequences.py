@@ -12,8 +12,6 @@ import tritonclient.grpc as grpcclient
 from client import GrpcStream, HttpError, generate, generate_stream, metrics, result_text, wait_until
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 PROMPT = "def fibonacci(n):"
 SAMPLING = {"temperature": 1, "max_tokens": 24, "ignore_eos": True}
 

@@ -6,10 +6,7 @@ import re
 import urllib.request
 from pathlib import Path
 
-import pytest
 from quire.triton.server import TritonServer
-
-pytestmark = pytest.mark.serving
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 

@@ -10,8 +10,6 @@ from client import HttpError, generate, stream_error
 from quire.triton.server import TritonServer
 from tokenizers import Tokenizer
 
-pytestmark = pytest.mark.serving
-
 PROMPT = "def fibonacci(n):"
 
 # the same request in the words of other systems

@@ -7,8 +7,6 @@ from client import generate
 from quire.triton.server import TritonServer
 from tokenizers import Tokenizer
 
-pytestmark = pytest.mark.serving
-
 
 @pytest.mark.parametrize("character", ["é", "—", "😀"])
 def test_a_character_of_prompt_and_output(server: TritonServer, tokenizer: Tokenizer, character: str) -> None:

@@ -8,11 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from client import generate, generate_stream
 from quire.triton.server import TritonServer
-
-pytestmark = pytest.mark.serving
 
 MODELS = ["tokenizer", "generation", "detokenizer", "ensemble"]
 

@@ -14,8 +14,6 @@ import tritonclient.grpc as grpc
 from client import generate
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 APIS = "model-repository,shared-memory,trace,logging"
 HEADER, SECRET = "x-admin-key", "a secret"
 # tritonserver expects metadata of this prefix from gRPC clients, as gRPC gateways forward HTTP headers.

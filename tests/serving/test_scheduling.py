@@ -18,8 +18,6 @@ import tritonclient.grpc as grpcclient
 from client import GrpcStream, HttpError, generate, generate_stream, metrics, text_inputs, wait_until
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 LONG = {"max_tokens": 1900, "min_tokens": 1900, "ignore_eos": True, "temperature": 0}
 STAGES = ("tokenize_ms", "queue_ms", "prefill_ms", "decode_ms", "detokenize_ms")
 

@@ -6,8 +6,6 @@ import pytest
 from quire.check_stream import CheckStreamError, Lab, connect, run_checks
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 
 @pytest.mark.parametrize("protocol", ["triton-http", "triton-grpc"])
 def test_our_own_server_keeps_the_stream_contract(server: TritonServer, protocol: str) -> None:

@@ -8,8 +8,6 @@ import pytest
 from client import generate, generate_stream, metrics
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 PROMPT = "def fibonacci(n):"
 BODY = {"text_input": PROMPT, "max_tokens": 33, "temperature": 0, "exclude_input_in_output": True}
 

@@ -9,8 +9,6 @@ import pytest
 from client import GrpcStream, HttpError, generate, generate_stream, result_text, text_inputs
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 PROMPT = "def fibonacci(n):"
 GREEDY = {"temperature": 0, "max_tokens": 24}
 UNKNOWN = {"temprature": 0.5, "lora_name": "x"}

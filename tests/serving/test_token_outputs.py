@@ -15,8 +15,6 @@ from quire.triton.server import TritonServer
 from tokenizers import Tokenizer
 from tritonclient.grpc import InferInput
 
-pytestmark = pytest.mark.serving
-
 PROMPT = "def fibonacci(n):\n    "
 FIELDS: dict[str, Any] = {"max_tokens": 24, "temperature": 0, "stop": ["return"]}
 ASKED: dict[str, Any] = {

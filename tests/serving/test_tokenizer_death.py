@@ -9,12 +9,9 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from client import generate, metrics, wait_until
 from processes import children
 from quire.triton.server import TritonServer
-
-pytestmark = pytest.mark.serving
 
 MODELS = ("ensemble", "ensemble_unary", "ensemble_trtllm", "ensemble_trtllm_unary")
 BODY = {"text_input": "def fibonacci(n):", "temperature": 0, "max_tokens": 8}

@@ -11,8 +11,6 @@ import pytest
 from client import HttpError, generate
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 CLIENTS_PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
 NO_INTEGER = "Unable to parse 'data': attempt to access JSON non-signed-integer as signed-integer"
 NO_STRING = "Unable to parse JSON bytes array: attempt to access JSON non-string as string"

@@ -13,8 +13,6 @@ import tritonclient.http as httpclient
 from client import HttpError, generate, metrics, wait_until
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 PROMPTS = ["def fibonacci(n):", "import os\n", "class Tree:\n    def ", "# Straße, 三\n", "x"]
 GREEDY = '{"temperature": 0, "max_tokens": 24}'
 _TYPES: dict[str, Any] = {"BYTES": np.object_, "INT32": np.int32, "FP32": np.float32, "BOOL": np.bool_}

@@ -15,8 +15,6 @@ import tritonclient.grpc.aio as aio
 from client import GrpcStream, generate, generate_stream, result_text, text_inputs
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 PROMPTS = ["def fibonacci(n):\n", "import os\n", "class Stack:\n", "# Straße 敏捷\n"]
 SAMPLING = {"temperature": "0", "top_p": "0.95", "max_tokens": "20"}  # numbers as strings
 

@@ -11,8 +11,6 @@ import tritonclient.grpc as grpc
 from backend_server import Server, grpc_inputs, split
 from fake_engine import END_ID, STOP_ID
 
-pytestmark = pytest.mark.serving
-
 
 def words(ids: list[int]) -> str:
     return " ".join(f"t{i}" for i in ids)

@@ -11,8 +11,6 @@ from backend_server import Server
 from fake_engine import ERROR_ID
 from tritonclient.utils import InferenceServerException
 
-pytestmark = pytest.mark.serving
-
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"input_ids": []}, "input_ids: got 0 ids; allowed: 1 to 4095 ids"),
     ({"input_ids": [1] * 4096}, "input_ids: got 4096 ids; allowed: 1 to 4095 ids"),

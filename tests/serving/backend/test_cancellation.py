@@ -14,8 +14,6 @@ import tritonclient.grpc as grpc
 from backend_server import Repository, Server, grpc_inputs, split, wait_for
 from fake_engine import STALL_ID
 
-pytestmark = pytest.mark.serving
-
 STEP_SECONDS = 0.1
 
 

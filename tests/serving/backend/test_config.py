@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from backend_server import ROOT, Repository, StartServer
 
-pytestmark = pytest.mark.serving
-
 CASES = [
     (
         "generation",

@@ -17,8 +17,6 @@ from backend_server import Repository, Server, StartServer, wait_for
 from fake_engine import CRASH_ID, STALL_ID
 from test_answers import grpc_stream
 
-pytestmark = pytest.mark.serving
-
 STEP_SECONDS = 0.05
 DEADLINE_MS = 1500
 # Steps that begin before the deadline, and the one that finds it passed. Far fewer than a whole answer has.

@@ -15,8 +15,6 @@ from fake_engine import CRASH_ID, EXIT_ID, GARBAGE_ID, STALL_ID
 from processes import is_alive
 from test_answers import grpc_stream
 
-pytestmark = pytest.mark.serving
-
 RETRY_PAUSE_SECONDS = 5  # between starts of an engine that does not come back
 
 

@@ -17,8 +17,6 @@ from field_cases import FIELD_CASES
 from quire import _core
 from quire.sampling_params import ENGINE_FIELDS
 
-pytestmark = pytest.mark.serving
-
 prompts = ([id, 555] for id in itertools.count(10))  # each used once
 
 

@@ -6,11 +6,8 @@ import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
 import tritonclient.grpc as grpc
 from backend_server import Repository, Server, StartServer, wait_for
-
-pytestmark = pytest.mark.serving
 
 # The beginning of a chunk: version, flags, owner, sequence.
 HEAD = struct.Struct("<IIQQ")

@@ -11,8 +11,6 @@ import quire
 import tritonclient.grpc as grpc
 from backend_server import ROOT, Repository, Server, StartServer, grpc_inputs, wait_for
 
-pytestmark = pytest.mark.serving
-
 UNARY = "generation_unary"
 MAX_NUM_SEQS = 8
 MAX_ROWS = MAX_NUM_SEQS - 1  # one place is for others

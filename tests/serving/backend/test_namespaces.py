@@ -7,10 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
-import pytest
 from backend_server import ROOT, Repository, Server, StartServer
-
-pytestmark = pytest.mark.serving
 
 
 def make_repository(path: Path, name: str) -> Repository:

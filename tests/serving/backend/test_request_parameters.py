@@ -17,8 +17,6 @@ from field_cases import FIELD_CASES
 from near_names import NEAR_NAMES, hint
 from quire.sampling_params import ENGINE_FIELDS, NAMES, OPTION_FIELDS
 
-pytestmark = pytest.mark.serving
-
 # bad_words needs a tokenizer; tritonclient keeps priority for itself.
 FIELDS = [name for name in ENGINE_FIELDS if name not in ("bad_words", "priority")]
 MAX_TOKENS = {"max_tokens", *NAMES.fields["max_tokens"].aliases}

@@ -15,8 +15,6 @@ import tritonclient.grpc as grpc
 from backend_server import ROOT, Repository, Server, StartServer, wait_for
 from fake_engine import STALL_ID
 
-pytestmark = pytest.mark.serving
-
 UNARY = "generation_unary"
 NO_ROOM = "the engine does not start: no room"
 

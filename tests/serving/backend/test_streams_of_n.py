@@ -9,8 +9,6 @@ from backend_server import Server, wait_for
 from fake_engine import ERROR_ID, STALL_ID, STOP_ID
 from test_answers import cycle, grpc_stream, words
 
-pytestmark = pytest.mark.serving
-
 FLAGS = dict.fromkeys(("return_finish_reason", "return_num_input_tokens", "return_num_output_tokens"), True)
 # The fake engine's sequence i begins at the prompt's id i.
 PROMPT = [5, 6, 7, 8, 9, 10, 11]

@@ -18,8 +18,6 @@ from backend_server import ROOT, wait_for
 from processes import all_pids, children, is_alive, state_and_parent
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 CONFIG = """
 backend: "quire"
 max_batch_size: 0

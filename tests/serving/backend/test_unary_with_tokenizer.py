@@ -18,8 +18,6 @@ from backend_server import FAKE_ENGINE_PATH, ROOT, Repository, wait_for
 from fake_engine import STALL_ID
 from quire.triton.server import TritonServer
 
-pytestmark = pytest.mark.serving
-
 STEP_SECONDS = 0.1
 UNARY = "ensemble_unary"
 TOKENIZER = "word_tokenizer"

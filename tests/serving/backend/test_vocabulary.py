@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from backend_server import Repository, StartServer
-
-pytestmark = pytest.mark.serving
 
 
 def test_ids_of_another_vocabulary(start_server: StartServer, tmp_path: Path) -> None:
