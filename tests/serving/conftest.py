@@ -27,13 +27,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def make_repository(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """A copy of `model_repository/` to edit; keyword arguments change settings in model.json. Engines compute
-    with one thread: tests and servers share the cores."""
+    with one thread, as tests and servers share the cores, and do not zero half a gigabyte of KV memory."""
+    small = {"num_threads": 1, "kv_cache_memory_bytes": 64 << 20}
 
     def make(**settings: Any) -> Path:
         folder = tmp_path_factory.mktemp("repository") / "models"
         shutil.copytree(ROOT / "model_repository", folder)
         path = folder / "generation" / "1" / "model.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"num_threads": 1} | settings))
+        path.write_text(json.dumps(json.loads(path.read_text()) | small | settings))
         return folder
 
     return make

@@ -1,4 +1,4 @@
-"""Checkpoints that the tests of this folder share."""
+"""Checkpoints that the tests of this folder share, and engines with little memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from quire.runner import memory
 from random_llama import make_llama
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _little_kv_memory() -> None:
+    """Zeroing the default of 512 MiB would take longer than most of these tests."""
+    memory.DEFAULT_KV_CACHE_BYTES = 32 << 20
 
 
 @pytest.fixture(scope="session")

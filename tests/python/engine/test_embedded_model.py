@@ -10,7 +10,7 @@ from quire.model_path import resolve_model
 from quire.outputs import RequestOutput
 from quire.tokenizer import Tokenizer
 from random_llama import with_batches_in_flight
-from reference import assert_same, greedy
+from reference import check_greedy
 
 TEXTS = [
     "def fibonacci(n):",
@@ -33,7 +33,7 @@ def check(texts: list[str], outputs: list[RequestOutput]) -> None:
     for text, output in zip(texts, outputs, strict=True):
         prompt = tuple(Tokenizer(FOLDER).encode(text))
         assert prompt == output.prompt_token_ids
-        assert_same(greedy(FOLDER, prompt, 48), list(output.outputs[0].token_ids), repr(text[:20]))
+        check_greedy(FOLDER, prompt, output.outputs[0].token_ids, 48, repr(text[:20]))
 
 
 @pytest.mark.parametrize(

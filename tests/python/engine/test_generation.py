@@ -12,7 +12,7 @@ import pytest
 import torch
 from quire import LLM, SamplingParams
 from random_llama import FAMILIES, VOCAB_SIZE
-from reference import assert_same, greedy, load
+from reference import check_greedy, next_token_logits
 
 MODELS: dict[str, dict[str, Any]] = {
     "gqa-32": {},
@@ -61,7 +61,7 @@ def ids(outputs: list[Any]) -> list[list[int]]:
 
 def check(folder: Path, given: list[list[int]], answers: list[list[int]], what: str) -> None:
     for index, (prompt, answer) in enumerate(zip(given, answers, strict=True)):
-        assert_same(greedy(folder, tuple(prompt), NUM_TOKENS), answer, f"{what}, prompt {index}")
+        check_greedy(folder, prompt, answer, NUM_TOKENS, f"{what}, prompt {index}")
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -132,8 +132,7 @@ def test_bfloat16_stays_near(llama_folder: Callable[..., Path]) -> None:
     llm = LLM(str(folder), dtype="bfloat16", max_model_len=256)
     given = prompts(5, 6)
     for prompt, answer in zip(given, ids(llm.generate(given, GREEDY)), strict=True):
-        with torch.inference_mode():
-            logits = load(folder)(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        logits = next_token_logits(folder, prompt, answer)
         chosen = logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
         assert (logits.max(dim=1).values - chosen).max() < 0.05 * logits.std() * 4
 

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 import quire
+from examples import examples
 from quire import LLM, EngineError, InvalidArgument, SamplingParams
 from random_llama import with_batches_in_flight
 
 GREEDY = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
 PROMPTS = ["import os", [1, 2, 3], "x"]
 OWN_CODE = str(Path(quire.__file__).parent)
-MAX_PLACES = 250  # of a call, spread evenly
+MAX_PLACES = examples(250)  # of a call, spread evenly
 
 
 @pytest.fixture(scope="module")
