@@ -34,7 +34,7 @@ def check_greedy(
     best = logits.max(dim=1)
     gaps = best.values - logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
     wrong = [
-        f"token {step} is {answer[step]}, transformers says {best.indices[step]}, whose logit is {gap:.4f} more"
+        f"token {step}: got {answer[step]}, transformers says {best.indices[step]} by {gap:.4f} in logits"
         for step, gap in enumerate(gaps.tolist())
         if gap >= TIE
     ]
