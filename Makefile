@@ -10,6 +10,9 @@ PYTEST_ARGS ?=
 # ON: the compiler's warnings are errors, as in CI. Users' compilers may warn about what ours does not.
 WERROR ?= OFF
 
+# pytest keeps its rewritten modules only as bytecode: without, every process of every run compiles all of them.
+export PYTHONDONTWRITEBYTECODE :=
+
 NATIVE := CMakeLists.txt $(shell find cmake cpp cuda tests/core_parts -type f 2>/dev/null)
 
 .PHONY: help setup demo serve test test-fast asan tsan gpu-test sanitize lint docs cuda-check format bench clean

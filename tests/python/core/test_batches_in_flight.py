@@ -78,8 +78,15 @@ SETTINGS = {
 }
 
 
+slow = pytest.mark.slow
+in_flight = pytest.mark.parametrize(
+    ("seed", "num_in_flight"),
+    [(0, 2), pytest.param(1, 2, marks=slow), (2, 3), pytest.param(3, 5, marks=slow)],
+)
+
+
 @pytest.mark.parametrize("name", SETTINGS)
-@pytest.mark.parametrize(("seed", "num_in_flight"), [(0, 2), (1, 2), (2, 3), (3, 5)])
+@in_flight
 def test_ids_do_not_depend_on_batches_in_flight(name: str, seed: int, num_in_flight: int) -> None:
     """Every request has the same ids, text and end with one batch in flight and with more."""
     workload = Workload.random(random.Random(seed), 24)
@@ -97,7 +104,7 @@ def test_ids_do_not_depend_on_batches_in_flight(name: str, seed: int, num_in_fli
 
 
 @pytest.mark.parametrize("name", ["prefix caching", "preemption in small chunks", "block of one"])
-@pytest.mark.parametrize(("seed", "num_in_flight"), [(0, 2), (1, 2), (2, 3), (3, 5)])
+@in_flight
 def test_cancels_change_nobody_else(name: str, seed: int, num_in_flight: int) -> None:
     """A cancelled request has the first of its ids, and all others theirs."""
     rng = random.Random(100 + seed)

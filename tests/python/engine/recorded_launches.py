@@ -2,7 +2,7 @@
 
     PYTHONPATH=python python tests/python/engine/recorded_launches.py > tests/python/engine/llama_launches.txt
 
-An argument, a JSON object, is merged into the models' config.json.
+Each argument, a JSON object merged into the models' config.json, gives a list; an empty line lies between two.
 `quire._cuda` is replaced by a recorder, and tensors are on the CPU. An address is printed as the name of the
 tensor and the offset in bytes; a tensor without a name is numbered when it first appears. So two programs
 print the same where their kernels compute the same from the same weights in the same order.
@@ -144,16 +144,21 @@ CASES: dict[str, tuple[dict[str, Any], bool, list[tuple[int, int]]]] = {
 
 
 def main() -> None:
-    changes = json.loads(sys.argv[1]) if sys.argv[1:] else {}
     recorder = Recorder()
     install(recorder)
+    print("\n\n".join("\n".join(record(recorder, json.loads(changes))) for changes in sys.argv[1:] or ["{}"]))
+
+
+def record(recorder: Recorder, changes: dict[str, Any]) -> list[str]:
+    """The lines of all cases."""
+    recorder.lines = []
     for name, (settings, batch_invariant, steps) in CASES.items():
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
             (Path(folder) / "config.json").write_text(json.dumps(CONFIG | settings | changes))
             for num_tokens, num_sampled in steps:
                 recorder.lines.append(f"# {name}: {num_tokens} tokens, {num_sampled} sampled")
                 run(recorder, Path(folder), batch_invariant, num_tokens, num_sampled)
-    print("\n".join(recorder.lines))
+    return recorder.lines
 
 
 def run(recorder: Recorder, folder: Path, batch_invariant: bool, num_tokens: int, num_sampled: int) -> None:

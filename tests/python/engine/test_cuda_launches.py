@@ -7,28 +7,43 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+
+import pytest
 
 FOLDER = Path(__file__).parent
 EXPECTED = (FOLDER / "llama_launches.txt").read_text().splitlines()
 
 
-def recorded(**config: Any) -> list[str]:
-    program = [sys.executable, str(FOLDER / "recorded_launches.py"), json.dumps(config)]
-    return subprocess.run(program, check=True, capture_output=True, text=True).stdout.splitlines()
+CONFIGS = {
+    "llama": {},
+    "qwen3": {
+        "architectures": ["Qwen3ForCausalLM"],
+        "head_dim": 32,
+        "mlp_bias": False,
+        "attention_bias": False,
+    },
+}
 
 
-def test_llama_launches_what_it_always_did() -> None:
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, list[str]]:
+    """The launches with each of CONFIGS, from one process."""
+    program = [sys.executable, str(FOLDER / "recorded_launches.py"), *map(json.dumps, CONFIGS.values())]
+    lists = subprocess.run(program, check=True, capture_output=True, text=True).stdout.split("\n\n")
+    return dict(zip(CONFIGS, map(str.splitlines, lists), strict=True))
+
+
+def test_llama_launches_what_it_always_did(recorded: dict[str, list[str]]) -> None:
     """Kernels, arguments, order and weights are those of the committed list."""
-    lines = recorded()
+    lines = recorded["llama"]
     for number, (want, got) in enumerate(zip(EXPECTED, lines, strict=False), 1):
         assert want == got, f"llama_launches.txt:{number}"
     assert len(EXPECTED) == len(lines)
 
 
-def test_qwen3_adds_nothing_but_its_norms() -> None:
+def test_qwen3_adds_nothing_but_its_norms(recorded: dict[str, list[str]]) -> None:
     """The launches are Llama's; only rope_and_cache is given the norms of the layer that it is in."""
-    lines = recorded(architectures=["Qwen3ForCausalLM"], head_dim=32, mlp_bias=False, attention_bias=False)
+    lines = recorded["qwen3"]
     norms = re.compile(r" (?:k_norm=(\S+)k_norm.weight\+0|q_norm=(\S+)q_norm.weight\+0|norm_eps=1e-06)")
     roots = []
     for number, line in enumerate(lines):

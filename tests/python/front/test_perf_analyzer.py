@@ -50,6 +50,7 @@ def test_each_attempt_gets_an_input_of_its_own(tmp_path: Path) -> None:
     assert calls == ["", "x", "xx"]
 
 
+@pytest.mark.slow  # waits ten seconds
 def test_one_that_hangs_is_run_again(tmp_path: Path) -> None:
     """With all that it has started."""
     hang = (
