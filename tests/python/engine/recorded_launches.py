@@ -2,7 +2,7 @@
 
     PYTHONPATH=python python tests/python/engine/recorded_launches.py > tests/python/engine/llama_launches.txt
 
-Each argument, a JSON object merged into the models' config.json, gives a list; an empty line lies between two.
+Each argument, a JSON object merged into the models' config.json, gives a list; empty lines lie between them.
 `quire._cuda` is replaced by a recorder, and tensors are on the CPU. An address is printed as the name of the
 tensor and the offset in bytes; a tensor without a name is numbered when it first appears. So two programs
 print the same where their kernels compute the same from the same weights in the same order.
