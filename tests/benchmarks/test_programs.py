@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -241,7 +242,9 @@ def test_ratio_line() -> None:
     )
 
 
-def test_a_side_that_fails_or_takes_too_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_side_that_fails_or_takes_too_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows that came are kept, the end of its log is shown, and at the deadline it is ended with all its
     children."""
     log = tmp_path / "log"
@@ -255,15 +258,23 @@ def test_a_side_that_fails_or_takes_too_long(tmp_path: Path, capsys: pytest.Capt
     assert "broken" in output
 
     child = tmp_path / "child"
-    hanging = f"""import subprocess; p = subprocess.Popen(["sleep", "100"]); {row}
+
+    class LateTimer(threading.Timer):
+        """Does not end a program that has not come as far as it should, however slow the machine is."""
+
+        def run(self) -> None:
+            while not (child.exists() and child.read_text()):
+                time.sleep(0.01)
+            super().run()
+
+    monkeypatch.setattr(side_by_side.threading, "Timer", LateTimer)
+    hanging = f"""import subprocess; p = subprocess.Popen(["sleep", "1000"]); {row}
 open({str(child)!r}, "w").write(str(p.pid)); p.wait()"""
-    began = time.monotonic()
-    made = list(side_by_side.measure("vllm", [sys.executable, "-c", hanging], {}, began + 4, log))
+    deadline = time.monotonic() + 0.1
+    made = list(side_by_side.measure("vllm", [sys.executable, "-c", hanging], {}, deadline, log))
     assert [{"tag": "x"}] == made
-    assert time.monotonic() - began < 60, "not the 100 s of its child"
     assert "vllm: ended by time limit" in capsys.readouterr().out
     while is_alive(int(child.read_text())):  # a killed process may still run for a moment
-        assert time.monotonic() - began < 90
         time.sleep(0.01)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from quire import LLM, InvalidArgument, RequestTiming, SamplingParams
+from quire import LLM, InvalidArgument, RequestTiming, SamplingParams, _core
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,14 @@ def test_fcfs_refuses_a_priority(llama_folder: Callable[..., Path]) -> None:
         llm.generate(["a", "b"], [params(), params(priority=1)])
 
 
-def test_a_deadline_ends_with_the_text_so_far(llm: LLM) -> None:
+def test_a_deadline_ends_with_the_text_so_far(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others go on; what came by then is the beginning of the whole answer."""
-    asked = [params(max_tokens=500, deadline_ms=1000), params(max_tokens=500)]
+    late_ns = 0
+    config, table = llm._core.config, llm._core.token_table
+    core = _core.EngineCore(config, table, clock=lambda: time.monotonic_ns() + late_ns)
+    monkeypatch.setattr(llm, "_core", core)
+    asked = [params(max_tokens=500, deadline_ms=3_600_000), params(max_tokens=500)]
     short, whole = (llm.add_request("x", fields) for fields in asked)
-    passes = time.monotonic() + 1
     tokens: dict[int, list[int]] = {short: [], whole: []}
     reasons = {}
     while llm.has_unfinished_requests:
@@ -60,7 +63,7 @@ def test_a_deadline_ends_with_the_text_so_far(llm: LLM) -> None:
             tokens[output.request_id] += output.token_ids
             reasons[output.request_id] = output.finish_reason
         if len(tokens[short]) >= 3:
-            time.sleep(max(0.0, passes - time.monotonic()))
+            late_ns = 3_600_000_000_000
     assert reasons == {short: "deadline", whole: "length"}
     assert 3 <= len(tokens[short]) < 500 == len(tokens[whole])
     assert tokens[whole][: len(tokens[short])] == tokens[short]

@@ -173,9 +173,9 @@ def test_client_timeout(client: Client, repository: WordRepository) -> None:
     """tritonclient's own timeout is a cancellation."""
     with pytest.raises(grpc.InferenceServerException, match="Deadline Exceeded"):
         client.infer(
-            UNARY, client.inputs(("16",)), client_timeout=3 * STEP_SECONDS, parameters={"max_tokens": 100}
+            UNARY, client.inputs((f"16 {STALL_ID}",)), client_timeout=3, parameters={"max_tokens": 100}
         )
-    (request,) = repository.events("add", prompt=[16])
+    (request,) = repository.events("add", prompt=[16, STALL_ID])
     wait_for(lambda: repository.events("cancel", request_id=request["request_id"]))
 
 
