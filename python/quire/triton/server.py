@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,8 @@ class TritonServer:
             env = lay_out(root, installation, with_guard=self._with_guard)
             log_file = value_of("--log-file", self._arguments)
             self._log = ServerLog(root / "server.log", Path(log_file) if log_file else None)
-            with (root / "server.log").open("wb") as log:
+            ports = self.http_port, self.grpc_port, self.metrics_port
+            with (root / "server.log").open("wb") as log, reserved(ports, self._host):
                 # A session of its own: Ctrl-C reaches us only, and we stop the server in order.
                 self._process = start_tied(
                     [str(installation.executable), *self._command_line(root, installation)],
@@ -121,7 +122,7 @@ class TritonServer:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-            self._wait_ready(on_wait)
+                self._wait_ready(on_wait)
         except BaseException:
             self.stop()
             raise
@@ -282,6 +283,19 @@ def choose_ports(asked: Mapping[str, int | None], host: str) -> list[int]:
                 raise PortInUse(port, flag) from error
             ports.append(probe.getsockname()[1])
         return ports
+
+
+@contextlib.contextmanager
+def reserved(ports: Iterable[int], host: str) -> Iterator[None]:
+    """Keeps the kernel from giving these ports to anybody who asks for a free one. tritonserver may bind them
+    nevertheless: with SO_REUSEADDR on both sides only a socket that listens is in the way."""
+    with contextlib.ExitStack() as held:
+        for port in ports:
+            holder = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):  # tritonserver says what is wrong with it
+                holder.bind((host, port))
+        yield
 
 
 def _http(request: urllib.request.Request, timeout: float) -> tuple[int, str]:

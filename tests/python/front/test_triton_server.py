@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from quire.errors import PortInUse, ServerError, ServerStartError
 from quire.triton.installation import find_installation
-from quire.triton.server import TritonServer, choose_ports
+from quire.triton.server import TritonServer, choose_ports, reserved
 
 MakeRepository = Callable[[Path, Path], Path]
 FLAGS = ("--http-port", "--grpc-port", "--metrics-port")
@@ -50,6 +50,15 @@ def test_one_port_for_two_is_an_error() -> None:
     (port,) = choose_ports({"--http-port": None}, "127.0.0.1")
     with pytest.raises(PortInUse, match=r"^--grpc-port: "):
         choose_ports({"--http-port": port, "--grpc-port": port}, "127.0.0.1")
+
+
+def test_a_reserved_port_is_tritonserver_s() -> None:
+    """A server that sets SO_REUSEADDR, as tritonserver does, gets it; for others it is taken."""
+    (port,) = choose_ports({"--http-port": None}, "127.0.0.1")
+    with reserved([port], "127.0.0.1"):
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        socket.create_server(("127.0.0.1", port)).close()
 
 
 def test_missing_repository(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 import quire
 import tritonclient.grpc as grpc
 from quire.triton.installation import find_backend_library
-from quire.triton.server import choose_ports
+from quire.triton.server import choose_ports, reserved
 
 ROOT = Path(__file__).resolve().parents[3]
 # Where the engine of these tests is found, and its wire.
@@ -152,9 +153,10 @@ class Server:
         (backends / "quire").mkdir(parents=True)
         library = find_backend_library()
         (backends / "quire" / library.name).symlink_to(library)
-        self.http_port, self.grpc_port, self.metrics_port = choose_ports(
-            dict.fromkeys(("http", "grpc", "metrics")), "127.0.0.1"
-        )
+        ports = choose_ports(dict.fromkeys(("http", "grpc", "metrics")), "127.0.0.1")
+        self.http_port, self.grpc_port, self.metrics_port = ports
+        self._ports = ExitStack()
+        self._ports.enter_context(reserved(ports, "127.0.0.1"))
         self.log_path = work / "server.log"
         command = [
             home / "bin" / "tritonserver",
@@ -181,6 +183,7 @@ class Server:
         has_ended = self.process.poll
         wait_for(lambda: has_ended() is not None or (self.is_ready() and self.has_metrics()), seconds)
         assert self.process.poll() is None, self.log()
+        self._ports.close()
         return self
 
     def is_ready(self) -> bool:
@@ -244,6 +247,7 @@ class Server:
         return {name: float(value) for name, value in found}
 
     def stop(self) -> None:
+        self._ports.close()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             try:
