@@ -173,7 +173,7 @@ def embedded_model(console: Console) -> None:
             "paged_attention": lambda: attend(query, cache, batch, out),  # noqa: B023
             "rope_and_cache": lambda: ops.rope_and_cache(qkv, rope, cache, batch),  # noqa: B023
             "rms_norm": lambda: ops.rms_norm(hidden, weight, 1e-5, residual, out),  # noqa: B023
-            "silu_mul": lambda: ops.silu_mul(gate_up, inner),  # noqa: B023
+            "silu_mul": lambda: ops.act_mul(gate_up, inner),  # noqa: B023
             "embedding": lambda: ops.embedding(ids, embeddings, out),  # noqa: B023
             "sample, greedy": lambda: ops.sample(logits, **greedy, **sampling),  # noqa: B023
             "sample, temperature 1": lambda: ops.sample(logits, **plain, **sampling),  # noqa: B023

@@ -76,7 +76,7 @@ def layer_cases() -> list[Case]:
 
             def silu(n: int = n, inter: int = inter) -> Call:
                 x, out = normal(n, 2 * inter), normal(n, inter)
-                return lambda: ops.silu_mul(x, out)
+                return lambda: ops.act_mul(x, out)
 
             def embed(n: int = n, hidden: int = hidden, table: torch.Tensor = table) -> Call:
                 ids = torch.randint(0, VOCAB_SIZE, (n,), device="cuda", dtype=torch.int32)

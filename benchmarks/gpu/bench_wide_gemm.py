@@ -77,7 +77,7 @@ def pair(n: int, k: int, rows: int, weight: WideWeight) -> list[Callable[[], obj
     def cublas() -> None:
         torch.mm(x, transposed, out=full)
         if weight.silu_mul:
-            ops.silu_mul(full, out=out)
+            ops.act_mul(full, out=out)
 
     return [cublas, lambda: wide_gemm(x, weight, out=out)]
 

@@ -16,8 +16,9 @@ void bind_ops(py::module_& m) {
   def_settings<PagedAttentionConfig>(m);
   def_kernel<cpu::paged_attention>(m, "cpu_");
   def_kernel<cpu::rope_and_cache>(m, "cpu_");
-  def_kernel<cpu::rms_norm>(m, "cpu_");
-  def_kernel<cpu::silu_mul>(m, "cpu_");
+  def_kernel<cpu::norm>(m, "cpu_");
+  def_kernel<cpu::activate>(m, "cpu_");
+  def_kernel<cpu::scale_and_cap>(m, "cpu_");
   def_kernel<cpu::embedding>(m, "cpu_");
   def_kernel<cpu::sample>(m, "cpu_");
   def_kernel<cpu::token_counts>(m, "cpu_");

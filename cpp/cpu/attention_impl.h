@@ -7,9 +7,9 @@
 //     online softmax per row: correction = exp(old max - new max), scores -> probabilities
 //     acc [rows, padded_dim]  = acc * correction + probabilities x v
 //
-// Each sum of a row runs over head_dim, or over the tokens from position 0, in one fixed order, and tokens
-// that a row does not see add exact zeros. So a row's result does not depend on the rows beside it: not on
-// the batch, nor on how the prompt was cut into chunks.
+// Each sum of a row runs over head_dim, or over the 32 tokens at a time that it sees any of, in one fixed
+// order, and tokens that a row does not see add exact zeros. So a row's result does not depend on the rows
+// beside it: not on the batch, nor on how the prompt was cut into chunks.
 //
 // Included by kernels_impl.h.
 
@@ -74,9 +74,11 @@ inline void multiply(int64_t rows, int64_t columns, int64_t depth, const float* 
 }
 
 // One pass over the tokens [begin, begin + num_tokens) of the context, for the rows of one KV head: rows
-// [rows] are num_queries x num_heads, query by query, the first query at first_position.
+// [rows] are num_queries x num_heads, query by query, the first query at first_position. A query sees itself
+// and window - 1 tokens before it.
 struct AttentionRows {
-  int64_t rows, num_heads, first_position, head_dim, padded_dim;
+  int64_t rows, num_heads, first_position, window, head_dim, padded_dim;
+  float soft_cap;      // 0: none
   const float* query;  // [rows, head_dim], times softmax_scale
   float* acc;          // [rows, padded_dim]
   float* row_max;      // [rows]
@@ -89,9 +91,11 @@ inline void attend(const AttentionRows& a, int64_t begin, int64_t num_tokens, co
   constexpr int kTokens = kMaxTileTokens;
   constexpr int kVecs = kTokens / kW;
   float correction[kMaxTileRows];
-  // Rows before first_row stand before this piece of the context.
+  // Rows before first_row stand before this piece of the context, rows from end_row on see only later ones.
   const int64_t first_row = begin > a.first_position ? (begin - a.first_position) * a.num_heads : 0;
-  const int64_t rows = a.rows - first_row;
+  const int64_t end_row =
+      smaller(a.rows, (begin + num_tokens - 1 + a.window - a.first_position) * a.num_heads);
+  const int64_t rows = end_row - first_row;
   multiply(rows, kTokens, a.head_dim, a.query + first_row * a.head_dim, a.head_dim, kt, kTokens, nullptr,
            scores, kTokens);
   for (int64_t r = 0; r < rows; ++r) {
@@ -99,12 +103,19 @@ inline void attend(const AttentionRows& a, int64_t begin, int64_t num_tokens, co
     float& max = a.row_max[first_row + r];
     float& sum = a.row_sum[first_row + r];
     const int64_t visible = a.first_position + (first_row + r) / a.num_heads + 1 - begin;  // >= 1
+    const int64_t hidden = visible - a.window;  // < num_tokens: the first ones, already out of the window
+    const Vec minus_inf = Vec::broadcast(-__builtin_inff());
     Vec x[kVecs];
     Vec largest = Vec::broadcast(max);
     for (int j = 0; j < kVecs; ++j) {
       const int64_t n = visible - j * kW;
       x[j] = Vec::load(row + j * kW);
+      if (a.soft_cap > 0) x[j] = soft_capped(x[j], a.soft_cap);
       if (n < kW) x[j] = x[j].keep_first(n > 0 ? static_cast<int>(n) : 0, -__builtin_inff());
+      const int64_t m = hidden - j * kW;
+      if (m > 0) {  // -inf for the first m, 0 for the others
+        x[j] = x[j] + minus_inf.keep_first(static_cast<int>(smaller<int64_t>(m, kW)), 0);
+      }
       largest = Vec::max(largest, x[j]);
     }
     const float new_max = largest.max();
@@ -199,13 +210,19 @@ void attention_tile(const PagedAttentionParams& p, const AttentionTile& tile, fl
   const int64_t first_token = static_cast<int64_t>(p.query_start_loc[tile.seq_idx]) + tile.first_query;
   const int64_t query_len = p.query_start_loc[tile.seq_idx + 1] - p.query_start_loc[tile.seq_idx];
   const int64_t first_position = p.seq_lens[tile.seq_idx] - query_len + tile.first_query;
-  const int64_t context = first_position + tile.num_queries;  // tokens that the last row sees
+  const int64_t context = first_position + tile.num_queries;  // the end of what the last row sees
+  const int64_t window = p.config.window > 0 ? p.config.window : context;
+  // Where the first row's window begins, and the piece that this token is in. Tokens before it have no place
+  // in the cache any more.
+  const int64_t first_seen = larger<int64_t>(0, first_position + 1 - window);
+  const int64_t first_begin = first_seen / kTokens * kTokens;
 
   // Row r belongs to KV head r / rows_per_kv_head of the tile, and there to a query and a head.
+  const auto head_of = [&](int64_t r) {
+    return tile.first_head + r / rows_per_kv_head * group + r % rows_per_kv_head % tile.num_heads;
+  };
   const auto row_offset = [&](int64_t r, int64_t stride_token) {
-    const int64_t kv_head = r / rows_per_kv_head, row = r % rows_per_kv_head;
-    return (first_token + row / tile.num_heads) * stride_token +
-           (tile.first_head + kv_head * group + row % tile.num_heads) * head_dim;
+    return (first_token + r % rows_per_kv_head / tile.num_heads) * stride_token + head_of(r) * head_dim;
   };
   const Vec scale = Vec::broadcast(p.softmax_scale);
   for (int64_t r = 0; r < rows; ++r) {
@@ -213,8 +230,9 @@ void attention_tile(const PagedAttentionParams& p, const AttentionTile& tile, fl
     for_each_vec(head_dim,
                  [&](int64_t d, int n) { store(load(from + d, n) * scale, query + r * head_dim + d, n); });
     for (int64_t d = 0; d < padded_dim; d += kW) Vec::zero().store(acc + r * padded_dim + d);
-    row_max[r] = -__builtin_inff();
-    row_sum[r] = 0;
+    // A sink is a score more, without a value.
+    row_max[r] = p.sinks != nullptr ? p.sinks[head_of(r)] : -__builtin_inff();
+    row_sum[r] = p.sinks != nullptr ? 1.0f : 0.0f;
   }
 
   const int32_t* block_table = p.block_tables + p.block_table_rows[tile.seq_idx] * p.stride_block_table;
@@ -225,13 +243,14 @@ void attention_tile(const PagedAttentionParams& p, const AttentionTile& tile, fl
                                 // next
   const auto locate = [&](int64_t begin, int64_t num_tokens, int64_t* cache_rows) {
     for (int64_t t = 0; t < num_tokens; ++t) {
-      const int64_t block_id = block_table[(begin + t) / p.block_size];  // int64: its product passes 2^31
-      cache_rows[t] = block_id * p.stride_block + (begin + t) % p.block_size * stride_cache;
+      const int64_t position = larger(begin + t, first_seen);  // no row sees those before: any value will do
+      const int64_t block_id = block_table[position / p.block_size];  // int64: its product passes 2^31
+      cache_rows[t] = block_id * p.stride_block + position % p.block_size * stride_cache;
     }
   };
-  int64_t num_tokens = smaller<int64_t>(kTokens, context);
-  locate(0, num_tokens, buffers[0]);
-  for (int64_t begin = 0, piece = 0; begin < context; begin += kTokens, ++piece) {
+  int64_t num_tokens = smaller<int64_t>(kTokens, context - first_begin);
+  locate(first_begin, num_tokens, buffers[0]);
+  for (int64_t begin = first_begin, piece = 0; begin < context; begin += kTokens, ++piece) {
     const int64_t* cache_rows = buffers[piece % 2];
     int64_t* next_rows = buffers[(piece + 1) % 2];
     const int64_t next_num_tokens = smaller<int64_t>(kTokens, context - begin - num_tokens);
@@ -247,8 +266,8 @@ void attention_tile(const PagedAttentionParams& p, const AttentionTile& tile, fl
       prefetch(vals, next_rows, share_begin, share_end, tile.num_kv_heads * head_dim);
       pack(vals + g * head_dim, cache_rows, num_tokens, head_dim, padded_dim, values);
       const int64_t r = g * rows_per_kv_head;
-      attend({rows_per_kv_head, tile.num_heads, first_position, head_dim, padded_dim, query + r * head_dim,
-              acc + r * padded_dim, row_max + r, row_sum + r},
+      attend({rows_per_kv_head, tile.num_heads, first_position, window, head_dim, padded_dim, p.soft_cap,
+              query + r * head_dim, acc + r * padded_dim, row_max + r, row_sum + r},
              begin, num_tokens, kt, values, scores);
     }
     num_tokens = next_num_tokens;

@@ -12,6 +12,10 @@ inline void check_positive(const char* name, int64_t value) {
   if (value < 1) throw InvalidArgument(name, std::to_string(value), "1 or more");
 }
 
+inline void check_at_least_0(const char* name, double value) {
+  if (!(value >= 0)) throw InvalidArgument(name, std::to_string(value), "0 or more");
+}
+
 // Where the kernels of this type stand in each row of the kernel table.
 inline int table_index(DType dtype) {
   if (dtype == DType::kFloat32 || dtype == DType::kBFloat16) return static_cast<int>(dtype);

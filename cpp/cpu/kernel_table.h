@@ -43,8 +43,9 @@ struct KernelTable {
   // Indexed by DType.
   void (*attention_tile[2])(const PagedAttentionParams& params, const AttentionTile& tile, float* scratch);
   void (*rope_and_cache[2])(const RopeAndCacheParams& params, int64_t token_begin, int64_t token_end);
-  void (*rms_norm[2])(const RmsNormParams& params, int64_t row_begin, int64_t row_end);
-  void (*silu_mul[2])(const SiluMulParams& params, int64_t row_begin, int64_t row_end);
+  void (*norm[2])(const NormParams& params, int64_t row_begin, int64_t row_end);
+  void (*activate[2])(const ActivateParams& params, int64_t row_begin, int64_t row_end);
+  void (*scale_and_cap[2])(const ScaleAndCapParams& params, int64_t row_begin, int64_t row_end);
   LogitsSummary (*summarize[2])(const void* logits, int64_t size);
   int64_t (*find_first[2])(const void* logits, int64_t size, float value);  // size when it is not there
   void (*to_float[2])(const void* logits, int64_t size, float* out);

@@ -12,6 +12,11 @@ T smaller(T a, T b) {
   return a < b ? a : b;
 }
 
+template <class T>
+T larger(T a, T b) {
+  return a > b ? a : b;
+}
+
 // exp(x): relative error below 2e-7; 0 below -87.7, inf above 88.4, NaN stays.
 inline Vec exp(Vec x) {
   x = Vec::min(Vec::broadcast(88.73f), Vec::max(Vec::broadcast(-88.0f), x));
@@ -27,6 +32,12 @@ inline Vec exp(Vec x) {
   p = Vec::fma(p, r, Vec::broadcast(5.0000001201e-1f));
   p = Vec::fma(p, r * r, r) + Vec::broadcast(1.0f);
   return p * n.power_of_two();
+}
+
+// cap * tanh(x / cap), to about 1e-7 * cap.
+inline Vec soft_capped(Vec x, float cap) {
+  const Vec e = exp(x * Vec::broadcast(2 / cap));
+  return Vec::broadcast(cap) - Vec::broadcast(2 * cap) / (e + Vec::broadcast(1.0f));
 }
 
 // Calls body(offset, n) for the pieces of [0, size): n == kWidth but for the last. Loops on whole vectors
@@ -72,8 +83,9 @@ inline KernelTable make_table(const char* name) {
   return {name,
           {attention_tile<float>, attention_tile<BFloat16>},
           {rope_and_cache<float>, rope_and_cache<BFloat16>},
-          {rms_norm<float>, rms_norm<BFloat16>},
-          {silu_mul<float>, silu_mul<BFloat16>},
+          {norm<float>, norm<BFloat16>},
+          {activate<float>, activate<BFloat16>},
+          {scale_and_cap<float>, scale_and_cap<BFloat16>},
           {summarize<float>, summarize<BFloat16>},
           {find_first<float>, find_first<BFloat16>},
           {to_float<float>, to_float<BFloat16>},

@@ -12,24 +12,34 @@ namespace {
 constexpr int64_t kLargeWork = 1 << 18;
 constexpr int64_t kRowsPerClaim = 16;
 
-}  // namespace
-
-void rms_norm(const RmsNormParams& p) {
-  check_positive("hidden_size", p.hidden_size);
-  check_default("out_scale", p.out_scale == nullptr);
-  const int64_t work = static_cast<int64_t>(p.num_rows) * p.hidden_size;
-  const auto run = kernels().rms_norm[table_index(p.dtype)];
-  parallel_for(work >= kLargeWork, p.num_rows, kRowsPerClaim,
+// Runs a kernel of the table over all rows of `size` elements.
+template <class Params>
+void run_rows(void (*const (&kernel)[2])(const Params&, int64_t, int64_t), const Params& p, int64_t num_rows,
+              int64_t size) {
+  const auto run = kernel[table_index(p.dtype)];
+  parallel_for(num_rows * size >= kLargeWork, num_rows, kRowsPerClaim,
                [&](int64_t begin, int64_t end) { run(p, begin, end); });
 }
 
-void silu_mul(const SiluMulParams& p) {
-  check_positive("intermediate_size", p.intermediate_size);
+}  // namespace
+
+void norm(const NormParams& p) {
+  check_positive("hidden_size", p.hidden_size);
+  check_positive("num_groups", p.num_groups);
   check_default("out_scale", p.out_scale == nullptr);
-  const int64_t work = 2 * static_cast<int64_t>(p.num_rows) * p.intermediate_size;
-  const auto run = kernels().silu_mul[table_index(p.dtype)];
-  parallel_for(work >= kLargeWork, p.num_rows, kRowsPerClaim,
-               [&](int64_t begin, int64_t end) { run(p, begin, end); });
+  run_rows(kernels().norm, p, int64_t{p.num_rows} * p.num_groups, p.hidden_size);
+}
+
+void activate(const ActivateParams& p) {
+  check_positive("size", p.size);
+  check_default("out_scale", p.out_scale == nullptr);
+  run_rows(kernels().activate, p, p.num_rows, p.size * (p.is_gated ? 2 : 1));
+}
+
+void scale_and_cap(const ScaleAndCapParams& p) {
+  check_positive("size", p.size);
+  check_at_least_0("soft_cap", p.soft_cap);
+  run_rows(kernels().scale_and_cap, p, p.num_rows, p.size);
 }
 
 void embedding(const EmbeddingParams& p) {
@@ -41,12 +51,15 @@ void embedding(const EmbeddingParams& p) {
     }
   }
   const int64_t row_bytes = p.hidden_size * size_of(p.dtype);
+  const auto scale = kernels().scale_and_cap[table_index(p.dtype)];
+  const ScaleAndCapParams scaled = {p.dtype, p.num_tokens, p.hidden_size, p.out, p.hidden_size, p.scale, 0};
   parallel_for(p.num_tokens * row_bytes >= 1 << 20, p.num_tokens, kRowsPerClaim,
                [&](int64_t begin, int64_t end) {
                  for (int64_t i = begin; i < end; ++i) {
                    std::memcpy(static_cast<char*>(p.out) + i * row_bytes,
                                static_cast<const char*>(p.table) + p.token_ids[i] * row_bytes, row_bytes);
                  }
+                 if (p.scale != 1) scale(scaled, begin, end);
                });
 }
 

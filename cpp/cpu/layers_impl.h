@@ -1,4 +1,4 @@
-// RoPE with the cache write, RMSNorm, SiLU: each works on a range of rows. Included by kernels_impl.h.
+// RoPE with the cache write, norms, activations: each works on a range of rows. Included by kernels_impl.h.
 
 namespace quire::cpu::QUIRE_CPU_ISA {
 
@@ -22,31 +22,54 @@ inline void scale_rows(const T* x, float scale, const T* weight, int64_t size, T
   });
 }
 
-// The sum of squares over size, in an order that depends on size alone.
-class SquareSum {
+// A sum over a row, in an order that depends on its size alone.
+class RowSum {
  public:
-  void add(Vec x, int64_t d) {
-    Vec& acc = squares_[(d / Vec::kWidth) % 4];
-    acc = Vec::fma(x, x, acc);
-  }
-  // 1 / sqrt(mean + eps)
-  float inverse_root(int64_t size, float eps) const {
-    const float sum = ((squares_[0] + squares_[1]) + (squares_[2] + squares_[3])).sum();
-    return 1.0f / __builtin_sqrtf(sum / static_cast<float>(size) + eps);
+  void add(Vec x, int64_t d) { at(d) = at(d) + x; }
+  void add_square(Vec x, int64_t d) { at(d) = Vec::fma(x, x, at(d)); }
+  float mean(int64_t size) const {
+    return ((sums_[0] + sums_[1]) + (sums_[2] + sums_[3])).sum() / static_cast<float>(size);
   }
 
  private:
-  Vec squares_[4] = {Vec::zero(), Vec::zero(), Vec::zero(), Vec::zero()};
+  Vec& at(int64_t d) { return sums_[(d / Vec::kWidth) % 4]; }
+  Vec sums_[4] = {Vec::zero(), Vec::zero(), Vec::zero(), Vec::zero()};
 };
+
+// 1 / sqrt(mean of squares + eps)
+inline float inverse_root(const RowSum& squares, int64_t size, float eps) {
+  return 1.0f / __builtin_sqrtf(squares.mean(size) + eps);
+}
+
+// out = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias. out may be x, bias null.
+template <class T>
+inline void layer_norm_row(const T* x, float eps, const T* weight, const T* bias, int64_t size, T* out) {
+  RowSum sum, squares;
+  for_each_vec(size, [&](int64_t d, int n) { sum.add(load(x + d, n), d); });
+  const Vec mean = Vec::broadcast(sum.mean(size));
+  for_each_vec(size,
+               [&](int64_t d, int n) { squares.add_square((load(x + d, n) - mean).keep_first(n, 0), d); });
+  const Vec factor = Vec::broadcast(inverse_root(squares, size, eps));
+  for_each_vec(size, [&](int64_t d, int n) {
+    const Vec normed = (load(x + d, n) - mean) * factor;
+    const Vec shift = bias == nullptr ? Vec::zero() : load(bias + d, n);
+    store(Vec::fma(normed, load(weight + d, n), shift), out + d, n);
+  });
+}
+
+template <class T>
+inline void rms_norm_row(const T* x, float eps, const T* weight, int64_t size, T* out) {
+  RowSum squares;
+  for_each_vec(size, [&](int64_t d, int n) { squares.add_square(load(x + d, n), d); });
+  scale_rows(x, inverse_root(squares, size, eps), weight, size, out);
+}
 
 // The rotated head in `to`, normalised first where weight is given. to may be from.
 template <class T>
 inline void norm_and_rotate(const T* from, const void* weight, float eps, const float* cos, const float* sin,
                             int64_t head_dim, T* to) {
   if (weight != nullptr) {
-    SquareSum squares;
-    for_each_vec(head_dim, [&](int64_t d, int n) { squares.add(load(from + d, n), d); });
-    scale_rows(from, squares.inverse_root(head_dim, eps), static_cast<const T*>(weight), head_dim, to);
+    rms_norm_row(from, eps, static_cast<const T*>(weight), head_dim, to);
     from = to;
   }
   rotate(from, cos, sin, head_dim / 2, to);
@@ -77,41 +100,130 @@ void rope_and_cache(const RopeAndCacheParams& p, int64_t token_begin, int64_t to
   }
 }
 
+// residual += x * scale
 template <class T>
-void rms_norm(const RmsNormParams& p, int64_t row_begin, int64_t row_end) {
+inline void add_to_residual(const T* x, float scale, int64_t size, T* residual) {
+  const Vec factor = Vec::broadcast(scale);
+  for_each_vec(size, [&](int64_t d, int n) {
+    Vec added = load(x + d, n);
+    if (scale != 1) added = rounded_to(x, added * factor);
+    store(load(residual + d, n) + added, residual + d, n);
+  });
+}
+
+// Rows are counted group by group: num_rows * num_groups of them.
+template <class T>
+void norm(const NormParams& p, int64_t row_begin, int64_t row_end) {
   const int64_t size = p.hidden_size;
-  const T* weight = static_cast<const T*>(p.weight);
+  for (int64_t i = row_begin; i < row_end; ++i) {
+    const int64_t row = i / p.num_groups, in_row = i % p.num_groups * size;
+    const T* x = static_cast<const T*>(p.x) + row * p.stride_x + in_row;
+    T* out = static_cast<T*>(p.out) + row * p.stride_out + in_row;
+    const T* weight = static_cast<const T*>(p.weight) + in_row;
+    if (p.residual != nullptr) {
+      T* residual = static_cast<T*>(p.residual) + i * size;
+      add_to_residual(x, p.residual_scale, size, residual);
+      x = residual;
+    }
+    if (p.is_centered) {
+      const T* bias = p.bias == nullptr ? nullptr : static_cast<const T*>(p.bias) + in_row;
+      layer_norm_row(x, p.eps, weight, bias, size, out);
+    } else {
+      rms_norm_row(x, p.eps, weight, size, out);
+    }
+  }
+}
+
+inline Vec sigmoid_times(Vec x, Vec y) {  // y * sigmoid(x)
+  return y / (Vec::broadcast(1.0f) + exp(Vec::zero() - x));
+}
+
+// x * Phi(x), to 1e-7 * |x|: Abramowitz and Stegun 7.1.26.
+inline Vec gelu(Vec x) {
+  const Vec magnitude = Vec::max(Vec::zero() - x, x), one = Vec::broadcast(1.0f);
+  const Vec z = magnitude * Vec::broadcast(0.70710678f);
+  const Vec t = one / Vec::fma(z, Vec::broadcast(0.3275911f), one);
+  Vec q = Vec::fma(t, Vec::broadcast(1.061405429f), Vec::broadcast(-1.453152027f));
+  q = Vec::fma(t, q, Vec::broadcast(1.421413741f));
+  q = Vec::fma(t, q, Vec::broadcast(-0.284496736f));
+  q = Vec::fma(t, q, Vec::broadcast(0.254829592f));
+  q = q * t * exp(Vec::zero() - z * z);  // 1 - erf(z)
+  return Vec::max(Vec::zero(), x) - Vec::broadcast(0.5f) * magnitude * q;
+}
+
+// x * (1 + tanh(u)) / 2, which is x * sigmoid(2 u), for u = sqrt(2 / pi) * (x + 0.044715 x^3).
+inline Vec gelu_tanh(Vec x) {
+  const Vec u = Vec::fma(x * x * x, Vec::broadcast(0.044715f), x);
+  return sigmoid_times(u * Vec::broadcast(1.59576912f), x);
+}
+
+template <Activation kActivation>
+inline Vec activated(Vec x) {
+  switch (kActivation) {
+    case Activation::kSilu:
+      return sigmoid_times(x, x);
+    case Activation::kGelu:
+      return gelu(x);
+    case Activation::kGeluTanh:
+      return gelu_tanh(x);
+    case Activation::kRelu:
+      return Vec::max(Vec::zero(), x);
+    case Activation::kRelu2:
+      x = Vec::max(Vec::zero(), x);
+      return x * x;
+    case Activation::kSwigluOai:
+      x = Vec::min(Vec::broadcast(7.0f), x);
+      return sigmoid_times(x * Vec::broadcast(1.702f), x);
+  }
+}
+
+template <class T, Activation kActivation>
+void activate_rows(const ActivateParams& p, int64_t row_begin, int64_t row_end) {
+  const int64_t size = p.size;
   for (int64_t i = row_begin; i < row_end; ++i) {
     const T* x = static_cast<const T*>(p.x) + i * p.stride_x;
     T* out = static_cast<T*>(p.out) + i * size;
-    SquareSum squares;
-    if (p.residual != nullptr) {
-      T* residual = static_cast<T*>(p.residual) + i * size;
-      for_each_vec(size, [&](int64_t d, int n) {
-        const Vec sum = rounded_to(x, load(residual + d, n) + load(x + d, n));
-        store(sum, residual + d, n);
-        squares.add(sum, d);
-      });
-      x = residual;
-    } else {
-      for_each_vec(size, [&](int64_t d, int n) { squares.add(load(x + d, n), d); });
-    }
-    scale_rows(x, squares.inverse_root(size, p.eps), weight, size, out);
+    for_each_vec(size, [&](int64_t d, int n) {
+      Vec y = activated<kActivation>(load(x + d, n));
+      if (p.is_gated) {
+        Vec up = load(x + size + d, n);
+        if (kActivation == Activation::kSwigluOai) {
+          up = Vec::max(Vec::broadcast(-7.0f), Vec::min(Vec::broadcast(7.0f), up)) + Vec::broadcast(1.0f);
+        }
+        y = rounded_to(x, y) * up;
+      }
+      store(y, out + d, n);
+    });
   }
 }
 
 template <class T>
-void silu_mul(const SiluMulParams& p, int64_t row_begin, int64_t row_end) {
-  const int64_t size = p.intermediate_size;
-  const Vec one = Vec::broadcast(1.0f);
+void activate(const ActivateParams& p, int64_t row_begin, int64_t row_end) {
+  switch (p.activation) {
+    case Activation::kSilu:
+      return activate_rows<T, Activation::kSilu>(p, row_begin, row_end);
+    case Activation::kGelu:
+      return activate_rows<T, Activation::kGelu>(p, row_begin, row_end);
+    case Activation::kGeluTanh:
+      return activate_rows<T, Activation::kGeluTanh>(p, row_begin, row_end);
+    case Activation::kRelu:
+      return activate_rows<T, Activation::kRelu>(p, row_begin, row_end);
+    case Activation::kRelu2:
+      return activate_rows<T, Activation::kRelu2>(p, row_begin, row_end);
+    case Activation::kSwigluOai:
+      return activate_rows<T, Activation::kSwigluOai>(p, row_begin, row_end);
+  }
+}
+
+template <class T>
+void scale_and_cap(const ScaleAndCapParams& p, int64_t row_begin, int64_t row_end) {
+  const Vec scale = Vec::broadcast(p.scale);
   for (int64_t i = row_begin; i < row_end; ++i) {
-    const T* gate = static_cast<const T*>(p.gate_up) + i * p.stride_gate_up;
-    const T* up = gate + size;
-    T* out = static_cast<T*>(p.out) + i * size;
-    for_each_vec(size, [&](int64_t d, int n) {
-      const Vec g = load(gate + d, n);
-      const Vec silu = rounded_to(gate, g / (one + exp(Vec::zero() - g)));
-      store(silu * load(up + d, n), out + d, n);
+    T* x = static_cast<T*>(p.x) + i * p.stride_x;
+    for_each_vec(p.size, [&](int64_t d, int n) {
+      Vec y = load(x + d, n) * scale;
+      if (p.soft_cap > 0) y = soft_capped(y, p.soft_cap);
+      store(y, x + d, n);
     });
   }
 }

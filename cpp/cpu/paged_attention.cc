@@ -29,9 +29,9 @@ float* scratch_of_this_thread() {
 void paged_attention(const PagedAttentionParams& p) {
   check_heads(p.config.num_q_heads, p.config.num_kv_heads, p.config.head_dim);
   check_positive("block_size", p.block_size);
-  check_default("window", p.config.window == 0);
+  check_at_least_0("window", p.config.window);
   check_default("kv_dtype", p.kv_dtype == KVDType::kSame);
-  check_default("soft_cap", p.soft_cap == 0);
+  check_at_least_0("soft_cap", p.soft_cap);
 
   const int32_t group = p.config.num_q_heads / p.config.num_kv_heads;
   const int32_t heads_per_tile = std::min(group, kMaxTileRows);
@@ -45,7 +45,8 @@ void paged_attention(const PagedAttentionParams& p) {
   int64_t work = 0;
   for (int32_t i = 0; i < p.num_seqs; ++i) {
     const int32_t query_len = p.query_start_loc[i + 1] - p.query_start_loc[i];
-    work += static_cast<int64_t>(query_len) * p.seq_lens[i];
+    const int32_t window = p.config.window > 0 ? p.config.window : p.seq_lens[i];
+    work += static_cast<int64_t>(query_len) * std::min(window, p.seq_lens[i]);
     // The last queries see most: they go first, so that no thread is left with a long tile at the end.
     const int32_t num_pieces = (query_len + queries_per_tile - 1) / queries_per_tile;
     for (int32_t piece = num_pieces - 1; piece >= 0; --piece) {

@@ -529,12 +529,12 @@ class PagedAttentionConfig:
         num_q_heads: int,
         num_kv_heads: int,
         head_dim: int,
+        window: int = 0,
         max_num_seqs: int = 0,
         max_num_tokens: int = 0,
         max_seq_len: int = 0,
         num_sms: int = 0,
         split_keys: int = 0,
-        window: int = 0,
     ) -> None: ...
 
 def cpu_paged_attention(
@@ -552,6 +552,8 @@ def cpu_paged_attention(
     stride_out_token: int,
     block_tables: int,
     stride_block_table: int,
+    soft_cap: float = 0.0,
+    sinks: int = 0,
     num_seqs: int = 0,
     query_start_loc: int = 0,
     seq_lens: int = 0,
@@ -561,7 +563,6 @@ def cpu_paged_attention(
     kv_dtype: int = 0,
     k_scale: float = 1.0,
     v_scale: float = 1.0,
-    soft_cap: float = 0.0,
     follows_layer: bool = False,
     stream: int = 0,
 ) -> None: ...
@@ -593,7 +594,7 @@ def cpu_rope_and_cache(
     places_are_settled: bool = False,
     stream: int = 0,
 ) -> None: ...
-def cpu_rms_norm(
+def cpu_norm(
     *,
     dtype: int,
     num_rows: int,
@@ -603,19 +604,37 @@ def cpu_rms_norm(
     stride_x: int,
     weight: int,
     out: int,
+    stride_out: int,
+    num_groups: int = 1,
+    is_centered: bool = False,
+    bias: int = 0,
     residual: int = 0,
+    residual_scale: float = 1.0,
     out_scale: int = 0,
     stream: int = 0,
 ) -> None: ...
-def cpu_silu_mul(
+def cpu_activate(
+    *,
+    dtype: int,
+    activation: int,
+    is_gated: bool,
+    num_rows: int,
+    size: int,
+    x: int,
+    stride_x: int,
+    out: int,
+    out_scale: int = 0,
+    stream: int = 0,
+) -> None: ...
+def cpu_scale_and_cap(
     *,
     dtype: int,
     num_rows: int,
-    intermediate_size: int,
-    gate_up: int,
-    stride_gate_up: int,
-    out: int,
-    out_scale: int = 0,
+    size: int,
+    x: int,
+    stride_x: int,
+    scale: float,
+    soft_cap: float,
     stream: int = 0,
 ) -> None: ...
 def cpu_embedding(
@@ -629,6 +648,7 @@ def cpu_embedding(
     out: int,
     last_token_ids: int = 0,
     num_last_token_ids: int = 0,
+    scale: float = 1.0,
     stream: int = 0,
 ) -> None: ...
 def cpu_sample(

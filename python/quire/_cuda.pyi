@@ -12,12 +12,12 @@ class PagedAttentionConfig:
         num_q_heads: int,
         num_kv_heads: int,
         head_dim: int,
+        window: int = 0,
         max_num_seqs: int = 0,
         max_num_tokens: int = 0,
         max_seq_len: int = 0,
         num_sms: int = 0,
         split_keys: int = 0,
-        window: int = 0,
     ) -> None: ...
 
 def paged_attention_workspace_bytes(config: PagedAttentionConfig) -> int: ...
@@ -46,6 +46,8 @@ def paged_attention(
     stride_out_token: int,
     block_tables: int,
     stride_block_table: int,
+    soft_cap: float = 0.0,
+    sinks: int = 0,
     num_seqs: int = 0,
     query_start_loc: int = 0,
     seq_lens: int = 0,
@@ -55,7 +57,6 @@ def paged_attention(
     kv_dtype: int = 0,
     k_scale: float = 1.0,
     v_scale: float = 1.0,
-    soft_cap: float = 0.0,
     follows_layer: bool = False,
     stream: int = 0,
 ) -> None: ...
@@ -129,7 +130,7 @@ def split_gemm(
     tuning: SplitGemmTuning = ...,
     stream: int = 0,
 ) -> None: ...
-def rms_norm(
+def norm(
     *,
     dtype: int,
     num_rows: int,
@@ -139,19 +140,37 @@ def rms_norm(
     stride_x: int,
     weight: int,
     out: int,
+    stride_out: int,
+    num_groups: int = 1,
+    is_centered: bool = False,
+    bias: int = 0,
     residual: int = 0,
+    residual_scale: float = 1.0,
     out_scale: int = 0,
     stream: int = 0,
 ) -> None: ...
-def silu_mul(
+def activate(
+    *,
+    dtype: int,
+    activation: int,
+    is_gated: bool,
+    num_rows: int,
+    size: int,
+    x: int,
+    stride_x: int,
+    out: int,
+    out_scale: int = 0,
+    stream: int = 0,
+) -> None: ...
+def scale_and_cap(
     *,
     dtype: int,
     num_rows: int,
-    intermediate_size: int,
-    gate_up: int,
-    stride_gate_up: int,
-    out: int,
-    out_scale: int = 0,
+    size: int,
+    x: int,
+    stride_x: int,
+    scale: float,
+    soft_cap: float,
     stream: int = 0,
 ) -> None: ...
 def embedding(
@@ -165,6 +184,7 @@ def embedding(
     out: int,
     last_token_ids: int = 0,
     num_last_token_ids: int = 0,
+    scale: float = 1.0,
     stream: int = 0,
 ) -> None: ...
 def gather_rows(

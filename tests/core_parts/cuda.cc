@@ -17,8 +17,9 @@ namespace {
 
 }  // namespace
 
-void launch_rms_norm(const RmsNormParams&, cudaStream_t) { refuse(); }
-void launch_silu_mul(const SiluMulParams&, cudaStream_t) { refuse(); }
+void launch_norm(const NormParams&, cudaStream_t) { refuse(); }
+void launch_activate(const ActivateParams&, cudaStream_t) { refuse(); }
+void launch_scale_and_cap(const ScaleAndCapParams&, cudaStream_t) { refuse(); }
 void launch_embedding(const EmbeddingParams&, cudaStream_t) { refuse(); }
 void launch_gather_rows(const GatherRowsParams&, cudaStream_t) { refuse(); }
 void launch_rope_and_cache(const RopeAndCacheParams&, cudaStream_t) { refuse(); }

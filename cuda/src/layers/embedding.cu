@@ -22,6 +22,12 @@ __global__ void __launch_bounds__(kThreads) embedding_kernel(EmbeddingParams p) 
   Vec<T, kSize> vec;
   if (id >= 0 && id < p.vocab_size) {
     vec = load_vec<T, kSize>(static_cast<const T*>(p.table) + id * hidden_size + d);
+    if (p.scale != 1) {
+      Vec<float, kSize> scaled = unpacked(vec);
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) scaled[i] *= p.scale;
+      vec = packed<T>(scaled);
+    }
   } else {
 #pragma unroll
     for (int i = 0; i < kSize; ++i) vec[i] = from_float<T>(__int_as_float(0x7fc00000));

@@ -112,7 +112,8 @@ __device__ void finish_piece(const KernelArgs& a, const Tile& tile, int32_t kv_h
               *reinterpret_cast<const float4*>(exchange + (w * E::kRows + in_row) * E::kStride + column));
         }
         if (slots.num_pieces == 1) {
-          store_out(out_row<T>(a, tile.first_token, kv_head, row, kHeadDim) + column, x, a.value_scale / sum);
+          store_out(out_row<T>(a, tile.first_token, kv_head, row, kHeadDim) + column, x,
+                    a.value_scale / with_sink(a, sum, max, kv_head, row));
         } else {
           const int64_t to = static_cast<int64_t>(slots.mine) * kDecodeRows + row;
           *reinterpret_cast<float4*>(a.work.partial_out + to * kHeadDim + column) = x;
@@ -165,7 +166,7 @@ __device__ void merge_pieces(const KernelArgs& a, const CutPiece& piece, bool ba
       }
     }
     store_out(out_row<T>(a, piece.first_token, piece.kv_head, row, kHeadDim) + column, out,
-              a.value_scale / sum);
+              a.value_scale / with_sink(a, sum, max, piece.kv_head, row));
   }
 }
 

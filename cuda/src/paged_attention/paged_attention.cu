@@ -106,6 +106,9 @@ void launch_paged_attention(const PagedAttentionParams& params, cudaStream_t str
     throw std::invalid_argument("paged attention: soft_cap must not be negative, got " +
                                 std::to_string(params.soft_cap));
   }
+  if (params.sinks != nullptr && reinterpret_cast<uintptr_t>(params.sinks) % alignof(float) != 0) {
+    throw std::invalid_argument("paged attention: sinks must lie at a multiple of 4 bytes");
+  }
   require_aligned("query", params.query, params.stride_query_token);
   require_aligned("out", params.out, params.stride_out_token);
   require_aligned("key_cache", params.key_cache, 0);
@@ -124,9 +127,9 @@ void launch_paged_attention(const PagedAttentionParams& params, cudaStream_t str
   args.block_shift = block_shift;
   args.block_units = static_cast<int32_t>(params.stride_block / unit);
   const float scale = params.softmax_scale * params.k_scale;
-  args.scale_log2 = scale * static_cast<float>(M_LOG2E);
+  args.scale_log2 = scale * kLog2E;
   args.cap_scale = params.soft_cap > 0 ? 2 * args.scale_log2 / params.soft_cap : 0;
-  args.cap_log2 = params.soft_cap * static_cast<float>(M_LOG2E);
+  args.cap_log2 = params.soft_cap * kLog2E;
   args.value_scale = params.v_scale;
   KernelArgs decode = args, prefill = args;
   decode.work = workspace.decode;

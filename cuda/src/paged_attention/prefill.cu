@@ -57,7 +57,7 @@ __device__ void write_rows(const KernelArgs& a, const Tile& tile, int32_t kv_hea
     const float sum = sum_of_row(state.sum[h]);
     if (row >= tile.num_rows) continue;
     if (slots.num_pieces == 1) {
-      const float inverse = a.value_scale / sum;
+      const float inverse = a.value_scale / with_sink(a, sum, state.max[h], kv_head, row);
       T* const to = out_row<T>(a, tile, kv_head, row, kHeadDim) + 2 * t;
 #pragma unroll
       for (int n = 0; n < kHeadDim / 8; ++n) {

@@ -80,7 +80,7 @@ __device__ inline void write_group(const KernelArgs& a, const Piece& piece, cons
     const float sum = sum_of_row(state.sum[h]);
     const bool is_row = row < piece.tile.num_rows;
     if (slots.num_pieces == 1) {
-      const float inverse = 1.0f / sum;
+      const float inverse = 1.0f / with_sink(a, sum, state.max[h], piece.kv_head, row);
       T* const to = out_row<T>(a, piece.tile, piece.kv_head, row, kHeadDim) + t * 8;
 #pragma unroll
       for (int n = 0; n < kHeadDim / 8; n += 4) {
@@ -149,7 +149,7 @@ __device__ inline void merge_group(const KernelArgs& a, const Piece& piece, cons
       const float2 one = state_of(j, row);
       all.y += exp2_fast(one.x - all.x) * one.y;
     }
-    merged[row] = make_float2(all.x, 1.0f / all.y);
+    merged[row] = make_float2(all.x, 1.0f / with_sink(a, all.y, all.x, piece.kv_head, row));
   }
   sync_threads(barrier_id, kGroupThreads);
   const int num_values = num_rows * kColumns;

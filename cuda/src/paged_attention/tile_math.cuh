@@ -13,6 +13,7 @@ constexpr int kWarps = 4;
 constexpr int kBlockThreads = 32 * kWarps;
 constexpr int32_t kNoWindow = 1 << 30;
 constexpr float kMinusInf = -__builtin_huge_valf();
+constexpr float kLog2E = 1.44269504f;
 
 // A kernel's arguments: Params with what the launch derives from it.
 struct KernelArgs {
@@ -33,6 +34,13 @@ __device__ inline float scaled_score(const KernelArgs& a, float product) {
   if (a.p.soft_cap == 0) return product * a.scale_log2;
   // tanh(x) = 1 - 2 / (exp(2x) + 1), also where the exponential overflows.
   return a.cap_log2 * (1.0f - __fdividef(2.0f, exp2_fast(product * a.cap_scale) + 1.0f));
+}
+
+// The sum of a row's probabilities relative to max, with its head's sink.
+__device__ inline float with_sink(const KernelArgs& a, float sum, float max, int32_t kv_head, int32_t row) {
+  if (a.p.sinks == nullptr) return sum;
+  const float sink = __ldg(a.p.sinks + kv_head * a.group + row % a.group);
+  return sum + exp2_fast(fmaf(sink, kLog2E, -max));
 }
 
 // Rows of shared memory are 16 bytes longer than a key, so that 8 rows of an ldmatrix lie in distinct banks
@@ -199,7 +207,7 @@ __device__ inline void merge_pieces(const KernelArgs& a, const Tile& tile, int32
       const float2 one = state_of(j, state_row);
       all.y += exp2_fast(one.x - all.x) * one.y;
     }
-    merged[state_row] = make_float2(all.x, a.value_scale / all.y);
+    merged[state_row] = make_float2(all.x, a.value_scale / with_sink(a, all.y, all.x, kv_head, state_row));
   }
   __syncthreads();  // merged
   const int num_values = tile.num_rows * kColumns;

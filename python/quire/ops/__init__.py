@@ -12,27 +12,43 @@ once, in `BatchInfo`.
 from quire._core import cpu_isa, num_threads, set_cpu_isa, set_num_threads, supported_cpu_isas
 from quire.ops.attention import BatchInfo, KVCache, PagedAttention, QkNorm, RopeTable, rope_and_cache
 from quire.ops.blocks import copy_blocks, update_block_tables
-from quire.ops.layers import embedding, gather_rows, rms_norm, silu_mul
+from quire.ops.layers import (
+    Activation,
+    act_mul,
+    activate,
+    embedding,
+    gather_rows,
+    layer_norm,
+    rms_norm,
+    scale_and_cap,
+)
+from quire.ops.moe import moe_mlp, moe_route
 from quire.ops.sampling import logprobs, sample, token_counts
 
 __all__ = [
+    "Activation",
     "BatchInfo",
     "KVCache",
     "PagedAttention",
     "QkNorm",
     "RopeTable",
+    "act_mul",
+    "activate",
     "copy_blocks",
     "cpu_isa",
     "embedding",
     "gather_rows",
+    "layer_norm",
     "logprobs",
+    "moe_mlp",
+    "moe_route",
     "num_threads",
     "rms_norm",
     "rope_and_cache",
     "sample",
+    "scale_and_cap",
     "set_cpu_isa",
     "set_num_threads",
-    "silu_mul",
     "supported_cpu_isas",
     "token_counts",
     "update_block_tables",

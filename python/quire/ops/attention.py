@@ -53,6 +53,7 @@ class BatchInfo:
         self.num_reqs_on_device = num_seqs
         self.max_query_len = max_query_len
         self.places_are_settled = places_are_settled
+        self.position_ids = positions
         self.positions = positions.data_ptr()
         self.slot_mapping = slot_mapping.data_ptr()
         self.query_start_loc = query_start_loc.data_ptr()
@@ -113,11 +114,15 @@ class QkNorm(NamedTuple):
 
 
 class PagedAttention:
-    """Attention of all layers of a model: one plan per step, then one call per layer.
+    """Attention of all layers of a model that have the same window: one plan per step, then one call per
+    layer.
 
-    The maxima are those of any step, and only a GPU needs them, as it does the rest: split_keys: keys per
-    piece of a context where results may not depend on the batch, 0: cut for the best balance. window: how
-    many keys a token sees, 0: all. num_sms: multiprocessors to fill, 0: all.
+    scale: scores are query . key * scale; None: head_dim**-0.5. window: how many keys a token sees, itself
+    included; None: all. soft_cap: scores become soft_cap * tanh(score / soft_cap).
+
+    The rest is for a GPU. The maxima are those of any step. split_keys: keys per piece of a context where
+    results may not depend on the batch, 0: cut for the best balance. num_sms: multiprocessors to fill, 0: all
+    of them.
     """
 
     def __init__(
@@ -127,22 +132,27 @@ class PagedAttention:
         num_kv_heads: int,
         head_dim: int,
         device: torch.device,
-        softmax_scale: float | None = None,
+        scale: float | None = None,
+        window: int | None = None,
+        soft_cap: float | None = None,
         max_num_seqs: int = 0,
         max_num_tokens: int = 0,
         max_seq_len: int = 0,
         split_keys: int = 0,
-        window: int = 0,
         num_sms: int = 0,
     ) -> None:
+        for name, value in (("scale", scale), ("window", window), ("soft_cap", soft_cap)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: got {value}; allowed: None, or a number above 0")
         self.num_q_heads = num_q_heads
-        self.softmax_scale = head_dim**-0.5 if softmax_scale is None else softmax_scale
+        self.scale = head_dim**-0.5 if scale is None else scale
+        self.soft_cap = soft_cap or 0.0
         self.workspace = torch.empty(0, dtype=torch.uint8, device=device)
         sizes = {"num_q_heads": num_q_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
         self._workspace_address = 0
         self._config: Any
         if not self.workspace.is_cuda:
-            self._config = _core.PagedAttentionConfig(**sizes, window=window)
+            self._config = _core.PagedAttentionConfig(**sizes, window=window or 0)
             return
         self._config = _cuda.PagedAttentionConfig(
             **sizes,
@@ -151,7 +161,7 @@ class PagedAttention:
             max_seq_len=max_seq_len,
             num_sms=num_sms or torch.cuda.get_device_properties(device).multi_processor_count,
             split_keys=split_keys,
-            window=window,
+            window=window or 0,
         )
         num_bytes = _cuda.paged_attention_workspace_bytes(self._config)
         self.workspace = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
@@ -177,7 +187,7 @@ class PagedAttention:
         batch: BatchInfo,
         out: Tensor | None = None,
         *,
-        soft_cap: float = 0.0,
+        sinks: Tensor | None = None,
         follows_layer: bool = False,
     ) -> Tensor:
         """Causal attention of a mixed batch over the paged cache, which already holds this step's tokens.
@@ -186,8 +196,9 @@ class PagedAttention:
         activation). Query head h reads KV head h // (num_q_heads / num_kv_heads). Returns out, of the same
         shape. With block_size 16, position 35 is offset 3 of block `block_tables[row, 2]`.
 
-        On a GPU: scores become soft_cap * tanh(score / soft_cap), unless it is 0. follows_layer: not the
-        step's first layer, so that plan, block tables and the keys of earlier steps are there already.
+        sinks: `[num_q_heads]` float32: a score per head that joins the softmax and has no value.
+        follows_layer, on a GPU: not the step's first layer, so that plan, block tables and the keys of
+        earlier steps are there already.
         """
         num_tokens, width = query.size(0), query.size(1)
         if out is None:
@@ -207,12 +218,14 @@ class PagedAttention:
                 f"num_q_heads * head_dim] with contiguous rows, num_tokens = {batch.num_tokens}, "
                 f"num_q_heads = {self.num_q_heads}, head_dim = {cache.head_dim}"
             )
+        if sinks is not None:
+            check("sinks", sinks, torch.float32, (self.num_q_heads,), "num_q_heads", out.device.type)
         is_cuda = query.is_cuda
         run = _cuda.paged_attention if is_cuda else _core.cpu_paged_attention
         run(
             config=self._config,
             dtype=dtype_id("query", query) if cache.is_float8 else cache.dtype_id,
-            softmax_scale=self.softmax_scale,
+            softmax_scale=self.scale,
             query=query.data_ptr(),
             stride_query_token=query.stride(0),
             key_cache=cache.key_address,
@@ -223,6 +236,8 @@ class PagedAttention:
             stride_out_token=out.stride(0),
             block_tables=batch.block_tables,
             stride_block_table=batch.stride_block_table,
+            soft_cap=self.soft_cap,
+            sinks=address(sinks),
             num_seqs=batch.num_seqs,
             query_start_loc=batch.query_start_loc,
             seq_lens=batch.seq_lens,
@@ -232,7 +247,6 @@ class PagedAttention:
             kv_dtype=cache.is_float8,
             k_scale=cache.k_scale,
             v_scale=cache.v_scale,
-            soft_cap=soft_cap,
             follows_layer=follows_layer,
             stream=stream_of(out) if is_cuda else 0,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,10 @@ if has_cuda_kernels():
     from quire import _cuda
 
 
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_oai"]
+_ACTIVATIONS: dict[str, int] = {name: number for number, name in enumerate(get_args(Activation))}
+
+
 def rms_norm(
     x: Tensor,
     weight: Tensor,
@@ -19,89 +25,154 @@ def rms_norm(
     residual: Tensor | None = None,
     out: Tensor | None = None,
     *,
+    residual_scale: float = 1.0,
     out_scale: Tensor | None = None,
 ) -> Tensor:
     """x / sqrt(mean(x²) + eps) * weight per row of x `[num_rows, hidden_size]`; weight `[hidden_size]`.
 
-    With a residual (shape of x, contiguous): residual += x first, in place, and the norm is of the sum.
-    out_scale, on a GPU: `[num_rows]` float32; out is then float8 e4m3, of which row i times out_scale[i] is
-    about the result.
+    Rows of x and out may lie apart, and out may be x. A weight `[num_groups, hidden_size / num_groups]` cuts
+    each row into so many parts, each a norm of its own: the heads of queries or keys.
+    With a residual (shape of x, contiguous): residual += x * residual_scale first, in place, and the norm is
+    of the sum. out_scale, on a GPU: `[num_rows]` float32; out is then contiguous float8 e4m3, of which row i
+    times out_scale[i] is about the result.
     """
-    num_rows, hidden_size = x.size(0), x.size(1)
+    return _norm(
+        x, weight, eps, residual, out, residual_scale=residual_scale, out_scale=out_scale, is_centered=False
+    )
+
+
+def layer_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    eps: float,
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
+    *,
+    residual_scale: float = 1.0,
+) -> Tensor:
+    """(x - mean(x)) / sqrt(variance(x) + eps) * weight + bias per row; all else as in `rms_norm`."""
+    return _norm(x, weight, eps, residual, out, residual_scale=residual_scale, bias=bias, is_centered=True)
+
+
+def _norm(
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    residual: Tensor | None,
+    out: Tensor | None,
+    *,
+    is_centered: bool,
+    residual_scale: float,
+    bias: Tensor | None = None,
+    out_scale: Tensor | None = None,
+) -> Tensor:
+    num_rows, width = x.size(0), x.size(1)
     dtype = x.dtype
     out_dtype = dtype if out_scale is None else torch.float8_e4m3fn
     if out is None:
-        out = torch.empty((num_rows, hidden_size), dtype=out_dtype, device=x.device)
+        out = torch.empty((num_rows, width), dtype=out_dtype, device=x.device)
     if (
         x.stride(1) != 1
         or weight.dtype is not dtype
-        or weight.numel() != hidden_size
+        or weight.numel() != width
         or not weight.is_contiguous()
         or out.dtype is not out_dtype
         or out.size(0) != num_rows
-        or out.size(1) != hidden_size
-        or not out.is_contiguous()
+        or out.size(1) != width
+        or out.stride(1) != 1
     ):
         raise ValueError(
             f"x, weight, out: got {describe(x)}, {describe(weight)}, {describe(out)}; allowed: one type, "
-            "[num_rows, hidden_size] with contiguous rows, contiguous [hidden_size], contiguous [num_rows, "
-            "hidden_size]"
+            "[num_rows, hidden_size] with contiguous rows, contiguous [hidden_size], [num_rows, hidden_size] "
+            "with contiguous rows"
         )
-    if residual is not None and (
-        residual.dtype is not dtype
-        or residual.size(0) != num_rows
-        or residual.size(1) != hidden_size
-        or not residual.is_contiguous()
-    ):
-        raise ValueError(
-            f"residual: got {describe(residual)}; "
-            f"allowed: contiguous {dtype}[num_rows, hidden_size] = [{num_rows}, {hidden_size}]"
-        )
+    if bias is not None:
+        check("bias", bias, dtype, tuple(weight.shape), "as weight", x.device.type)
+    if residual is not None:
+        check("residual", residual, dtype, (num_rows, width), "num_rows, hidden_size", x.device.type)
+    num_groups = 1 if weight.ndim == 1 else weight.size(0)
     is_cuda = x.is_cuda
-    run = _cuda.rms_norm if is_cuda else _core.cpu_rms_norm
+    run = _cuda.norm if is_cuda else _core.cpu_norm
     run(
         dtype=dtype_id("x", x),
         num_rows=num_rows,
-        hidden_size=hidden_size,
+        hidden_size=width // num_groups,
         eps=eps,
         x=x.data_ptr(),
         stride_x=x.stride(0),
         weight=weight.data_ptr(),
         out=out.data_ptr(),
+        stride_out=out.stride(0),
+        num_groups=num_groups,
+        is_centered=is_centered,
+        bias=address(bias),
         residual=address(residual),
+        residual_scale=residual_scale,
         out_scale=address(out_scale),
         stream=stream_of(out) if is_cuda else 0,
     )
     return out
 
 
-def silu_mul(gate_up: Tensor, out: Tensor | None = None, *, out_scale: Tensor | None = None) -> Tensor:
-    """silu(gate) * up for gate_up `[num_rows, 2 * intermediate_size]`: gate first, then up. out_scale: as in
-    `rms_norm`."""
-    num_rows, width = gate_up.size(0), gate_up.size(1)
-    out_dtype = gate_up.dtype if out_scale is None else torch.float8_e4m3fn
+def act_mul(
+    gate_up: Tensor,
+    out: Tensor | None = None,
+    *,
+    activation: Activation = "silu",
+    out_scale: Tensor | None = None,
+) -> Tensor:
+    """activation(gate) * up for gate_up `[num_rows, 2 * intermediate_size]`: gate first, then up.
+
+    swiglu_oai: gate is at most 7, up within 7 of 0; gate * sigmoid(1.702 * gate) * (up + 1).
+    out_scale: as in `rms_norm`.
+    """
+    return _activate("gate_up", gate_up, out, activation, is_gated=True, out_scale=out_scale)
+
+
+def activate(x: Tensor, out: Tensor | None = None, *, activation: Activation) -> Tensor:
+    """activation(x) for x `[num_rows, intermediate_size]`, element by element. out may be x."""
+    if activation == "swiglu_oai":
+        raise ValueError(f"activation: got {activation!r}; allowed here: those without a gate")
+    return _activate("x", x, out, activation, is_gated=False)
+
+
+def _activate(
+    name: str,
+    x: Tensor,
+    out: Tensor | None,
+    activation: Activation,
+    *,
+    is_gated: bool,
+    out_scale: Tensor | None = None,
+) -> Tensor:
+    num_rows, width = x.size(0), x.size(1)
+    parts = 2 if is_gated else 1
+    out_dtype = x.dtype if out_scale is None else torch.float8_e4m3fn
     if out is None:
-        out = torch.empty((num_rows, width // 2), dtype=out_dtype, device=gate_up.device)
+        out = torch.empty((num_rows, width // parts), dtype=out_dtype, device=x.device)
     if (
-        width % 2 != 0
-        or gate_up.stride(1) != 1
+        width % parts != 0
+        or x.stride(1) != 1
         or out.dtype is not out_dtype
         or out.size(0) != num_rows
-        or out.size(1) * 2 != width
+        or out.size(1) * parts != width
         or not out.is_contiguous()
     ):
         raise ValueError(
-            f"gate_up, out: got {describe(gate_up)}, {describe(out)}; allowed: one type, [num_rows, "
-            "2 * intermediate_size] with contiguous rows, contiguous [num_rows, intermediate_size]"
+            f"{name}, out: got {describe(x)}, {describe(out)}; allowed: one type, [num_rows, "
+            f"{parts} * intermediate_size] with contiguous rows, contiguous [num_rows, intermediate_size]"
         )
-    is_cuda = gate_up.is_cuda
-    run = _cuda.silu_mul if is_cuda else _core.cpu_silu_mul
+    is_cuda = x.is_cuda
+    run = _cuda.activate if is_cuda else _core.cpu_activate
     run(
-        dtype=dtype_id("gate_up", gate_up),
+        dtype=dtype_id(name, x),
+        activation=_ACTIVATIONS[activation],
+        is_gated=is_gated,
         num_rows=num_rows,
-        intermediate_size=width // 2,
-        gate_up=gate_up.data_ptr(),
-        stride_gate_up=gate_up.stride(0),
+        size=width // parts,
+        x=x.data_ptr(),
+        stride_x=x.stride(0),
         out=out.data_ptr(),
         out_scale=address(out_scale),
         stream=stream_of(out) if is_cuda else 0,
@@ -109,10 +180,36 @@ def silu_mul(gate_up: Tensor, out: Tensor | None = None, *, out_scale: Tensor | 
     return out
 
 
+def scale_and_cap(x: Tensor, *, scale: float = 1.0, soft_cap: float | None = None) -> Tensor:
+    """x becomes x * scale, then soft_cap * tanh(that / soft_cap) where there is a cap, in place: logits
+    `[num_rows, vocab_size]`, rows of which may lie apart."""
+    if x.ndim != 2 or x.stride(1) != 1:
+        raise ValueError(f"x: got {describe(x)}; allowed: [num_rows, size] with contiguous rows")
+    is_cuda = x.is_cuda
+    run = _cuda.scale_and_cap if is_cuda else _core.cpu_scale_and_cap
+    run(
+        dtype=dtype_id("x", x),
+        num_rows=x.size(0),
+        size=x.size(1),
+        x=x.data_ptr(),
+        stride_x=x.stride(0),
+        scale=scale,
+        soft_cap=soft_cap or 0.0,
+        stream=stream_of(x) if is_cuda else 0,
+    )
+    return x
+
+
 def embedding(
-    token_ids: Tensor, table: Tensor, out: Tensor | None = None, *, last_token_ids: Tensor | None = None
+    token_ids: Tensor,
+    table: Tensor,
+    out: Tensor | None = None,
+    *,
+    scale: float = 1.0,
+    last_token_ids: Tensor | None = None,
 ) -> Tensor:
-    """out[i] = table[token_ids[i]]: token_ids `[num_tokens]` int32, table `[vocab_size, hidden_size]`.
+    """out[i] = table[token_ids[i]] * scale; token_ids `[num_tokens]` int32, table `[vocab_size,
+    hidden_size]`.
 
     On a GPU a negative id stands for `last_token_ids[~id]`, and one that is no token gives a row of NaN; on
     the CPU both are errors.
@@ -137,6 +234,7 @@ def embedding(
         out=out.data_ptr(),
         last_token_ids=address(last_token_ids),
         num_last_token_ids=0 if last_token_ids is None else last_token_ids.size(0),
+        scale=scale,
         stream=stream_of(out) if is_cuda else 0,
     )
     return out
@@ -147,9 +245,14 @@ def gather_rows(
 ) -> None:
     """out[i] = x[indices[i]], and the same of a second pair. An index that is no row of x: NaN.
 
-    indices: `[num_rows]` int32; x: `[num_x_rows, width]`, rows may be apart; out: contiguous. On a GPU only:
-    on the CPU torch's index_select does it.
+    indices: `[num_rows]` int32; x: `[num_x_rows, width]`, rows may be apart; out: contiguous. On the CPU an
+    index that is no row is an error.
     """
+    if not x.is_cuda:
+        torch.index_select(x, 0, indices, out=out)
+        if x2 is not None and out2 is not None:
+            torch.index_select(x2, 0, indices, out=out2)
+        return
     _cuda.gather_rows(
         dtype=dtype_id("x", x),
         num_rows=indices.size(0),

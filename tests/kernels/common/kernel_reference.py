@@ -30,6 +30,14 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float, what: str) 
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions:
+    scale: float | None = None
+    window: int | None = None
+    soft_cap: float | None = None
+    sinks: Tensor | None = None
+
+
 @dataclass
 class PagedCase:
     """A mixed batch over a poisoned paged cache."""
@@ -44,25 +52,23 @@ class PagedCase:
     block_tables: Tensor
     block_table_rows: Tensor
     num_q_heads: int
+    options: AttentionOptions
 
     @property
     def attention(self) -> ops.PagedAttention:
-        return paged_attention(self.num_q_heads, self.cache)
+        options = self.options
+        return ops.PagedAttention(
+            num_q_heads=self.num_q_heads,
+            num_kv_heads=self.cache.num_kv_heads,
+            head_dim=self.cache.head_dim,
+            device=self.cache.key_cache.device,
+            scale=options.scale,
+            window=options.window,
+            soft_cap=options.soft_cap,
+        )
 
-    def run(self, out: Tensor | None = None) -> Tensor:
-        return self.attention(self.query, self.cache, self.batch, out)
-
-
-def paged_attention(
-    num_q_heads: int, cache: ops.KVCache, softmax_scale: float | None = None
-) -> ops.PagedAttention:
-    return ops.PagedAttention(
-        num_q_heads=num_q_heads,
-        num_kv_heads=cache.num_kv_heads,
-        head_dim=cache.head_dim,
-        device=cache.key_cache.device,
-        softmax_scale=softmax_scale,
-    )
+    def run(self, out: Tensor | None = None, batch: ops.BatchInfo | None = None) -> Tensor:
+        return self.attention(self.query, self.cache, batch or self.batch, out, sinks=self.options.sinks)
 
 
 def poisoned_cache(num_blocks: int, block_size: int, heads: int, dim: int, dtype: torch.dtype) -> ops.KVCache:
@@ -80,8 +86,10 @@ def make_case(
     block_size: int = 16,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    options: AttentionOptions = AttentionOptions(),
 ) -> PagedCase:
-    """Shuffled blocks and table rows, NaN in slots that no request owns, absurd ids in unused entries."""
+    """Shuffled blocks and table rows, NaN in slots that no request owns, absurd ids in unused entries. With a
+    window, what no query sees any more is poisoned too."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -104,12 +112,14 @@ def make_case(
     for i in range(num_seqs):
         keys.append(normal(seq_lens[i], num_kv_heads, head_dim))
         values.append(normal(seq_lens[i], num_kv_heads, head_dim))
-        for b in range(blocks_needed[i]):
+        first_seen = max(0, seq_lens[i] - query_lens[i] + 1 - options.window) if options.window else 0
+        for b in range(first_seen // block_size, blocks_needed[i]):
             block_id = block_ids.pop()
             block_tables[rows[i], b] = block_id
-            begin, end = b * block_size, min((b + 1) * block_size, seq_lens[i])
-            cache.key_cache[block_id, : end - begin] = keys[i][begin:end]
-            cache.value_cache[block_id, : end - begin] = values[i][begin:end]
+            begin, end = max(b * block_size, first_seen), min((b + 1) * block_size, seq_lens[i])
+            slots = slice(begin - b * block_size, end - b * block_size)
+            cache.key_cache[block_id, slots] = keys[i][begin:end]
+            cache.value_cache[block_id, slots] = values[i][begin:end]
 
     positions = [p for q, s in lens for p in range(s - q, s)]
     starts = torch.tensor([0, *query_lens]).cumsum(0)
@@ -133,28 +143,43 @@ def make_case(
         block_tables,
         rows,
         num_q_heads,
+        options,
     )
 
 
 def attention(case: PagedCase) -> Tensor:
     """softmax(q k^T) v in float32, request by request, walking the block table in a loop."""
-    cache = case.cache
+    cache, options = case.cache, case.options
     head_dim, block_size, group = cache.head_dim, cache.block_size, case.num_q_heads // cache.num_kv_heads
+    scale = head_dim**-0.5 if options.scale is None else options.scale
     out = [torch.empty((0, case.query.shape[1]))]
     start = 0
     for i, (query_len, seq_len) in enumerate(zip(case.query_lens, case.seq_lens, strict=True)):
         if query_len == 0:
             continue
         table = case.block_tables[case.block_table_rows[i]].tolist()
-        slots = [(table[p // block_size], p % block_size) for p in range(seq_len)]
-        keys = torch.stack([cache.key_cache[b, o] for b, o in slots]).float().repeat_interleave(group, dim=1)
-        values = (
-            torch.stack([cache.value_cache[b, o] for b, o in slots]).float().repeat_interleave(group, dim=1)
+        positions = torch.arange(seq_len - query_len, seq_len)[:, None]
+        seen = torch.arange(seq_len) <= positions
+        if options.window is not None:
+            seen &= torch.arange(seq_len) > positions - options.window
+        # A token that nobody sees may have no place any more.
+        at = [p if any_seen else None for p, any_seen in enumerate(seen.any(0).tolist())]
+        slots = [p if p is None else (table[p // block_size], p % block_size) for p in at]
+        keys, values = (
+            torch.stack(
+                [torch.zeros(cache.num_kv_heads, head_dim) if s is None else of[s].float() for s in slots]
+            ).repeat_interleave(group, dim=1)
+            for of in (cache.key_cache, cache.value_cache)
         )
         query = case.query[start : start + query_len].float().view(query_len, case.num_q_heads, head_dim)
-        scores = torch.einsum("qhd,thd->hqt", query, keys) * case.cache.head_dim**-0.5
-        positions = torch.arange(seq_len - query_len, seq_len)
-        scores.masked_fill_(torch.arange(seq_len) > positions[:, None], -math.inf)
+        scores = torch.einsum("qhd,thd->hqt", query, keys) * scale
+        if options.soft_cap is not None:
+            scores = options.soft_cap * (scores / options.soft_cap).tanh()
+        scores.masked_fill_(~seen, -math.inf)
+        if options.sinks is not None:
+            sinks = options.sinks.view(-1, 1, 1).expand(-1, query_len, 1)
+            scores = torch.cat([scores, sinks], -1)
+            values = torch.cat([values, torch.zeros_like(values[:1])])
         out.append(torch.einsum("hqt,thd->qhd", scores.softmax(-1), values).flatten(1))
         start += query_len
     return torch.cat(out)

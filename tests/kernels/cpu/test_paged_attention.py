@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from kernel_reference import TOLERANCE, PagedCase, assert_close, attention, make_case, paged_attention
+from kernel_reference import (
+    TOLERANCE,
+    AttentionOptions,
+    PagedCase,
+    assert_close,
+    attention,
+    make_case,
+)
 from quire import ops
 from torch import Tensor
 
@@ -60,7 +68,7 @@ def request_alone(case: PagedCase, i: int, begin: int, end: int) -> Tensor:
         block_table_rows=case.block_table_rows[i : i + 1].clone(),
     )
     query = case.query[start + begin : start + end]
-    return case.attention(query, case.cache, batch)
+    return case.attention(query, case.cache, batch, sinks=case.options.sinks)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -96,10 +104,55 @@ def test_long_context(dtype: torch.dtype) -> None:
     assert_close(run(case), expected, TOLERANCE[dtype], "attention over a long context")
 
 
+ALL_OPTIONS = {
+    "scale": AttentionOptions(scale=0.3),
+    "window": AttentionOptions(window=21),
+    "window of 1": AttentionOptions(window=1),
+    "window of 64": AttentionOptions(window=64),
+    "window past all": AttentionOptions(window=10**9),
+    "soft cap": AttentionOptions(soft_cap=1.5),
+    "sinks": AttentionOptions(sinks=torch.tensor([-30.0, 0.5, 3.0, 40.0])),
+    "all": AttentionOptions(scale=0.2, window=50, soft_cap=20.0, sinks=torch.tensor([0.0, 1.0, 2.0, -1.0])),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("head_dim", [64, 72, 256])
+@pytest.mark.parametrize("options", ALL_OPTIONS.values(), ids=ALL_OPTIONS)
+def test_options(options: AttentionOptions, head_dim: int, dtype: torch.dtype) -> None:
+    """Scale, window, cap and sinks equal the reference in a mixed batch; what left the window is not read."""
+    lens = [*ragged(16), (300, 300), (1, 400), (40, 500)]
+    case = make_case(lens, head_dim=head_dim, dtype=dtype, options=options)
+    loud = replace(case, query=case.query * 3)
+    assert_close(run(loud), attention(loud), 2 * TOLERANCE[dtype], "attention with options")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_options_in_chunks(dtype: torch.dtype) -> None:
+    """With a window, a cap and sinks too, a prompt's rows are bitwise the same whole and in chunks."""
+    case = make_case([(150, 190)], dtype=dtype, options=ALL_OPTIONS["all"])
+    whole = run(case)
+    for size in (1, 7, 64):
+        chunks = [request_alone(case, 0, b, min(b + size, 150)) for b in range(0, 150, size)]
+        assert torch.equal(torch.cat(chunks), whole), f"chunks of {size}"
+
+
+def test_refused_options() -> None:
+    """A window, a cap or a scale that is not above 0, and sinks of another shape, are refused by name."""
+    case = make_case([(1, 5)])
+    for name in ("window", "soft_cap", "scale"):
+        with pytest.raises(ValueError, match=f"{name}: got 0; allowed: None, or a number above 0"):
+            replace(case, options=AttentionOptions(**{name: 0})).run()
+    with pytest.raises(
+        ValueError, match=r"sinks: .*allowed: contiguous torch.float32\[num_q_heads\] = \[4\]"
+    ):
+        replace(case, options=AttentionOptions(sinks=torch.zeros(3))).run()
+
+
 def test_large_scores() -> None:
     """Scores of several hundred neither overflow nor vanish."""
     case, _ = case_and_reference(((1, 60), (30, 30)), 4, 2, 64, 16, torch.float32)
-    loud = PagedCase(**{**case.__dict__, "query": case.query * 100})
+    loud = replace(case, query=case.query * 100)
     assert_close(run(loud), attention(loud), 2e-5, "attention with large scores")
 
 
@@ -152,7 +205,10 @@ def test_block_ids_past_32_bits_of_elements() -> None:
     )
     query = torch.ones((1, head_dim), dtype=torch.bfloat16)
     cache = ops.KVCache(layer)
-    out = paged_attention(1, cache, softmax_scale=1.0)(query, cache, batch)
+    attention = ops.PagedAttention(
+        num_q_heads=1, num_kv_heads=1, head_dim=head_dim, device=query.device, scale=1.0
+    )
+    out = attention(query, cache, batch)
     assert torch.equal(torch.full((1, head_dim), 2.0, dtype=torch.bfloat16), out)
 
 

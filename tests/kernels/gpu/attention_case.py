@@ -30,8 +30,9 @@ class Case:
     num_heads: tuple[int, int]  # of queries, of keys and values
     k_scale: float = 1.0  # what the caches hold times this is the key, the value
     v_scale: float = 1.0
-    soft_cap: float = 0.0
-    window: int = 0
+    soft_cap: float | None = None
+    window: int | None = None
+    sinks: Tensor | None = None
 
     @property
     def key_cache(self) -> Tensor:
@@ -62,9 +63,7 @@ class Case:
         return out[:n, :width]
 
     def attend(self, out: Tensor, *, follows_layer: bool = False) -> None:
-        self.attention(
-            self.query, self.cache, self.batch, out, soft_cap=self.soft_cap, follows_layer=follows_layer
-        )
+        self.attention(self.query, self.cache, self.batch, out, sinks=self.sinks, follows_layer=follows_layer)
 
     def reference(self) -> Tensor:
         (num_q_heads, num_kv_heads), head_dim = self.num_heads, self.kv_memory.size(-1)
@@ -76,14 +75,18 @@ class Case:
             k = keys.float().repeat_interleave(group, dim=1)
             v = values.float().repeat_interleave(group, dim=1)
             scores = torch.einsum("qhd,khd->hqk", q, k) * (head_dim**-0.5 * self.k_scale)
-            if self.soft_cap > 0:
+            if self.soft_cap is not None:
                 scores = self.soft_cap * (scores / self.soft_cap).tanh()
             positions = torch.arange(seq_len - query_len, seq_len, device="cuda")[:, None]
             at = torch.arange(seq_len, device="cuda")[None, :]
             hidden = at > positions
-            if self.window > 0:
+            if self.window is not None:
                 hidden |= at <= positions - self.window
-            probabilities = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1)
+            scores.masked_fill_(hidden, -torch.inf)
+            if self.sinks is not None:
+                sinks = self.sinks.view(-1, 1, 1).expand(-1, query_len, 1)
+                scores, v = torch.cat([scores, sinks], -1), torch.cat([v, torch.zeros_like(v[:1])])
+            probabilities = scores.softmax(dim=-1)
             out = torch.einsum("hqk,khd->qhd", probabilities, v) * self.v_scale
             rows.append(out.flatten(1))
         return torch.cat(rows)
@@ -134,8 +137,9 @@ def make_case(
     num_sms: int = 0,
     padded_seqs: int = 2,
     seed: int = 0,
-    window: int = 0,
-    soft_cap: float = 0.0,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    sinks: Tensor | None = None,
     float8: bool = False,
 ) -> Case:
     torch.manual_seed(seed)
@@ -190,6 +194,7 @@ def make_case(
         split_keys=split_keys,
         num_sms=num_sms,
         window=window,
+        soft_cap=soft_cap,
         device=torch.device("cuda"),
     )
     attention.workspace.fill_(0x7F)
@@ -206,4 +211,5 @@ def make_case(
         k_scale=0.7 if float8 else 1.0,
         v_scale=1.9 if float8 else 1.0,
         soft_cap=soft_cap,
+        sinks=sinks,
     )

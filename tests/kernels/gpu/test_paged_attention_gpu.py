@@ -164,7 +164,7 @@ def test_a_cache_of_8_bit_floats(head_dim: int, block_size: int, dtype: torch.dt
 
 @pytest.mark.parametrize("float8", [False, True])
 @pytest.mark.parametrize("window", [1, 16, 63, 64, 200, 100000])
-@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
 def test_a_window_hides_older_keys(head_dim: int, window: int, float8: bool) -> None:
     lens = [*RAGGED, (3, 900), (1, 5000), (900, 1500)]
     case = make_case(lens, head_dim=head_dim, window=window, float8=float8)
@@ -186,6 +186,37 @@ def test_a_window_with_a_fixed_split() -> None:
 @pytest.mark.parametrize("soft_cap", [0.5, 5.0, 50.0])
 def test_scores_are_capped(soft_cap: float, float8: bool) -> None:
     case = make_case(RAGGED, soft_cap=soft_cap, float8=float8)
+    case.plan()
+    case.check()
+
+
+@pytest.mark.parametrize("float8", [False, True])
+@pytest.mark.parametrize("split_keys", [0, 128])
+@pytest.mark.parametrize(("window", "soft_cap"), [(None, None), (128, None), (300, 20.0)])
+@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+def test_sinks(
+    head_dim: int, window: int | None, soft_cap: float | None, split_keys: int, float8: bool
+) -> None:
+    """A sink counts once, whether decode or a prompt's tile is one piece or cut."""
+    sinks = torch.tensor([-50.0, -1.0, 0.0, 1.0, 2.0, 4.0, 9.0, 300.0], device="cuda")
+    lens = [*RAGGED, (1, 9000), (700, 3000)]
+    case = make_case(
+        lens,
+        head_dim=head_dim,
+        window=window,
+        soft_cap=soft_cap,
+        sinks=sinks,
+        split_keys=split_keys,
+        float8=float8,
+    )
+    case.plan()
+    case.check()
+
+
+def test_sinks_of_folded_heads() -> None:
+    """Two KV heads that decode takes together have their own heads' sinks."""
+    sinks = torch.linspace(-2, 5, 16, device="cuda")
+    case = make_case([*RAGGED, (1, 9000)], num_q_heads=16, num_kv_heads=4, head_dim=64, sinks=sinks)
     case.plan()
     case.check()
 

@@ -110,7 +110,7 @@ def test_silu_mul_equals_the_kernels_apart(dtype: torch.dtype) -> None:
     for m in (3, 64):
         x = normal(m, 512, dtype=dtype, seed=m) * 0.1
         cut = tuning("Skinny", parts=2)
-        apart = ops.silu_mul(skinny_gemm(x, SkinnyWeight(w), tuning=cut))
+        apart = ops.act_mul(skinny_gemm(x, SkinnyWeight(w), tuning=cut))
         assert torch.equal(skinny_gemm(x, SkinnyWeight(w, silu_mul=True), tuning=cut), apart)
 
 

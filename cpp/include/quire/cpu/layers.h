@@ -6,8 +6,9 @@
 
 namespace quire::cpu {
 
-void rms_norm(const RmsNormParams& params);
-void silu_mul(const SiluMulParams& params);
+void norm(const NormParams& params);
+void activate(const ActivateParams& params);
+void scale_and_cap(const ScaleAndCapParams& params);
 void embedding(const EmbeddingParams& params);
 
 }  // namespace quire::cpu

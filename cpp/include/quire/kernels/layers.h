@@ -1,6 +1,6 @@
 // The small row-wise layers between the GEMMs of a block, on both devices.
 //
-// Results do not depend on the other rows. A 16-bit type is rounded where Hugging Face's Llama rounds.
+// Results do not depend on the other rows. A 16-bit type is rounded where Hugging Face's models round.
 //
 // On CUDA, two of them can store float8 instead: with out_scale given, out is e4m3 and row i of the result is
 // about out[i] * out_scale[i]. The scale is the row's largest magnitude / 448, at least 1e-12 / 448, and out
@@ -14,41 +14,77 @@
 
 namespace quire {
 
-// residual given: residual += x, out = norm(residual) * weight; else out = norm(x) * weight.
-// norm(x) = x / sqrt(mean(x^2) + eps) in float32. With a 16-bit type each of the sum, the norm and the
-// product is rounded, in that order.
-struct RmsNormParams {
-  static constexpr char kName[] = "rms_norm";
+// RMSNorm, or LayerNorm where centered, of each row, or of each of num_groups parts of a row with weights of
+// their own (the heads of queries and keys).
+//
+// residual given: residual += x * residual_scale, and the norm is of that; else of x.
+// RMSNorm: x / sqrt(mean(x^2) + eps) * weight. LayerNorm: (x - mean(x)) / sqrt(variance(x) + eps) * weight +
+// bias. Both in float32. With a 16-bit type the product of x and its scale, the sum, the norm and its product
+// with the weight are rounded, in that order; LayerNorm is rounded once, at its end, as torch does.
+struct NormParams {
+  static constexpr char kName[] = "norm";
   DType dtype = DType::kBFloat16;
   int32_t num_rows = 0;
-  int32_t hidden_size = 0;  // CUDA: at most 32768 (16-bit types), 16384 (float32), 8192 (element by element)
+  // Of a group. CUDA: at most 32768 (16-bit types), 16384 (float32), 8192 (element by element).
+  int32_t hidden_size = 0;
   float eps = 0;
-  const void* x = nullptr;  // [num_rows, hidden_size], rows stride_x apart
+  const void* x = nullptr;  // [num_rows, num_groups, hidden_size], rows stride_x apart
   int64_t stride_x = 0;
-  const void* weight = nullptr;  // [hidden_size]
-  void* out = nullptr;           // [num_rows, hidden_size], contiguous; may be x when stride_x = hidden_size
-  void* residual = nullptr;      // [num_rows, hidden_size], contiguous, updated in place; may be null
-  float* out_scale = nullptr;    // CUDA: [num_rows]; given: out is e4m3 and not x. null: out is of dtype
+  const void* weight = nullptr;  // [num_groups, hidden_size]
+  void* out =
+      nullptr;  // [num_rows, num_groups, hidden_size], rows stride_out apart; may be x with its stride
+  int64_t stride_out = 0;
+  int32_t num_groups = 1;
+  bool is_centered = false;
+  const void* bias = nullptr;  // LayerNorm: [num_groups, hidden_size]; may be null
+  void* residual = nullptr;  // [num_rows, num_groups, hidden_size], contiguous, updated in place; may be null
+  float residual_scale = 1;
+  float* out_scale = nullptr;  // CUDA, RMSNorm of one group: [num_rows]; given: out is e4m3 and not x
 };
-QUIRE_MEMBERS(RmsNormParams, QUIRE_REQUIRED(dtype, num_rows, hidden_size, eps, x, stride_x, weight, out),
-              QUIRE_OPTIONAL(residual, out_scale));
+QUIRE_MEMBERS(NormParams,
+              QUIRE_REQUIRED(dtype, num_rows, hidden_size, eps, x, stride_x, weight, out, stride_out),
+              QUIRE_OPTIONAL(num_groups, is_centered, bias, residual, residual_scale, out_scale));
 
-// out = silu(gate) * up, where silu(g) = g / (1 + exp(-g)); with a 16-bit type silu is rounded before the
-// product.
-struct SiluMulParams {
-  static constexpr char kName[] = "silu_mul";
-  DType dtype = DType::kBFloat16;
-  int32_t num_rows = 0;
-  int32_t intermediate_size = 0;  // CUDA with out_scale: at most 65536 (16-bit types), 32768, 8192, as above
-  const void* gate_up = nullptr;  // [num_rows, 2 * intermediate_size]: gate, then up
-  int64_t stride_gate_up = 0;
-  void* out = nullptr;         // [num_rows, intermediate_size], contiguous
-  float* out_scale = nullptr;  // CUDA: [num_rows]; given: out is e4m3. null: out is of dtype
+enum class Activation : int32_t {
+  kSilu = 0,       // x / (1 + exp(-x))
+  kGelu = 1,       // x * Phi(x), with the error function
+  kGeluTanh = 2,   // its approximation by tanh
+  kRelu = 3,       // max(x, 0)
+  kRelu2 = 4,      // max(x, 0)^2
+  kSwigluOai = 5,  // gated only: min(gate, 7) * sigmoid(1.702 * that), times 1 + clamp(up, -7, 7)
 };
-QUIRE_MEMBERS(SiluMulParams, QUIRE_REQUIRED(dtype, num_rows, intermediate_size, gate_up, stride_gate_up, out),
+
+// out = activation(x), or activation(gate) * up where gated; with a 16-bit type the activation is rounded
+// before the product.
+struct ActivateParams {
+  static constexpr char kName[] = "activate";
+  DType dtype = DType::kBFloat16;
+  Activation activation = Activation::kSilu;
+  bool is_gated = false;
+  int32_t num_rows = 0;
+  int32_t size = 0;         // of a row of out. CUDA with out_scale: at most 65536 (16-bit types), 32768, 8192
+  const void* x = nullptr;  // [num_rows, size], or where gated [num_rows, 2 * size]: gate, then up
+  int64_t stride_x = 0;
+  void* out = nullptr;         // [num_rows, size], contiguous
+  float* out_scale = nullptr;  // CUDA, gated: [num_rows]; given: out is e4m3. null: out is of dtype
+};
+QUIRE_MEMBERS(ActivateParams, QUIRE_REQUIRED(dtype, activation, is_gated, num_rows, size, x, stride_x, out),
               QUIRE_OPTIONAL(out_scale));
 
-// out[i] = table[id], where id is token_ids[i], or last_token_ids[~token_ids[i]] when token_ids[i] is
+// x *= scale, then x = soft_cap * tanh(x / soft_cap) unless soft_cap is 0, rounded once.
+struct ScaleAndCapParams {
+  static constexpr char kName[] = "scale_and_cap";
+  DType dtype = DType::kBFloat16;
+  int32_t num_rows = 0;
+  int32_t size = 0;
+  void* x = nullptr;  // [num_rows, size], rows stride_x apart
+  int64_t stride_x = 0;
+  float scale = 1;
+  float soft_cap = 0;
+};
+QUIRE_MEMBERS(ScaleAndCapParams, QUIRE_REQUIRED(dtype, num_rows, size, x, stride_x, scale, soft_cap));
+
+// out[i] = table[id] * scale, where id is token_ids[i], or last_token_ids[~token_ids[i]] when token_ids[i] is
 // negative: ~row stands for "the last id sampled for this row", which the host does not know yet. For an id
 // outside [0, vocab_size) after that, or a row outside last_token_ids, CUDA gives a row of NaN, so that it
 // ends as id -1 of the sampler; the CPU throws InvalidArgument that names the token before anything is
@@ -64,10 +100,11 @@ struct EmbeddingParams {
   void* out = nullptr;                      // [num_tokens, hidden_size], contiguous
   const int32_t* last_token_ids = nullptr;  // CUDA: [num_last_token_ids]; may be null when that is 0
   int32_t num_last_token_ids = 0;
+  float scale = 1;
 };
 QUIRE_MEMBERS(EmbeddingParams,
               QUIRE_REQUIRED(dtype, num_tokens, vocab_size, hidden_size, token_ids, table, out),
-              QUIRE_OPTIONAL(last_token_ids, num_last_token_ids));
+              QUIRE_OPTIONAL(last_token_ids, num_last_token_ids, scale));
 
 // CUDA: out[j] = x[indices[j]] for up to two tensors at once, as the last layer gathers the rows of the
 // tokens to sample from its attention output and its residual. An index outside [0, num_x_rows) gives a row

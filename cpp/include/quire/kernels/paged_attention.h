@@ -5,6 +5,10 @@
 // keys at positions [0, that position]. The keys and values of this step's tokens must be in the cache
 // already.
 //
+// With a window, the token at position p sees the keys in (p - window, p] only. For a sequence whose first
+// query token stands at p, keys before (p - window + 1) / 64 * 64 are neither planned nor read, and may be
+// gone from the cache and the block table.
+//
 // On CUDA there are two calls: a plan once per step, then paged_attention once per layer. The plan reads the
 // batch geometry on the device and cuts it into pieces of work for a fixed grid, so both can be captured in a
 // CUDA graph and replayed for other batches. Sequences without query tokens cost nothing. On the CPU, the
@@ -26,6 +30,8 @@ struct PagedAttentionConfig {
   int32_t num_kv_heads = 0;  // divides num_q_heads
   int32_t head_dim = 0;      // CUDA: 64, 96, 128 or 256; CPU: a multiple of 8 in [32, 256]
 
+  int32_t window = 0;  // 0: none
+
   // CUDA, all of these.
   int32_t max_num_seqs = 0;
   int32_t max_num_tokens = 0;  // query tokens in a step
@@ -35,12 +41,9 @@ struct PagedAttentionConfig {
   // multiples of this many keys and those of prompts nowhere, whatever the batch, so that a sequence's result
   // does not depend on the sequences beside it.
   int32_t split_keys = 0;
-  // 0: all keys up to its own position are seen. Otherwise the token at position p sees (p - window, p]; keys
-  // before are neither planned nor loaded.
-  int32_t window = 0;
 };
 QUIRE_MEMBERS(PagedAttentionConfig, QUIRE_REQUIRED(num_q_heads, num_kv_heads, head_dim),
-              QUIRE_OPTIONAL(max_num_seqs, max_num_tokens, max_seq_len, num_sms, split_keys, window));
+              QUIRE_OPTIONAL(window, max_num_seqs, max_num_tokens, max_seq_len, num_sms, split_keys));
 
 struct PagedAttentionPlanParams {
   static constexpr char kName[] = "paged_attention_plan";
@@ -70,6 +73,8 @@ struct PagedAttentionParams {
   int64_t stride_out_token = 0;
   const int32_t* block_tables = nullptr;  // [max_num_seqs, stride_block_table]
   int64_t stride_block_table = 0;
+  float soft_cap = 0;            // scores become soft_cap * tanh(score / soft_cap); 0: they stay
+  const float* sinks = nullptr;  // [num_q_heads], may be null: a score more of each row, without a value
 
   // CPU: the batch's geometry.
   int32_t num_seqs = 0;
@@ -85,7 +90,6 @@ struct PagedAttentionParams {
   KVDType kv_dtype = KVDType::kSame;  // of key_cache and value_cache
   float k_scale = 1;                  // what the caches hold times this is the key, the value
   float v_scale = 1;
-  float soft_cap = 0;  // scores become soft_cap * tanh(score / soft_cap); 0: they stay
   // May be set where an earlier launch of the same step, over the same plan and block tables, is before this
   // one in the stream, and where keys before a sequence's query tokens were written by earlier steps. Then
   // what lies before the query tokens is read while the kernels before this one still run.
@@ -95,7 +99,7 @@ QUIRE_MEMBERS(PagedAttentionParams,
               QUIRE_REQUIRED(config, dtype, softmax_scale, query, stride_query_token, key_cache, value_cache,
                              block_size, stride_block, out, stride_out_token, block_tables,
                              stride_block_table),
-              QUIRE_OPTIONAL(num_seqs, query_start_loc, seq_lens, block_table_rows, workspace, max_query_len,
-                             kv_dtype, k_scale, v_scale, soft_cap, follows_layer));
+              QUIRE_OPTIONAL(soft_cap, sinks, num_seqs, query_start_loc, seq_lens, block_table_rows,
+                             workspace, max_query_len, kv_dtype, k_scale, v_scale, follows_layer));
 
 }  // namespace quire

@@ -13,8 +13,9 @@
 
 namespace quire::cuda {
 
-void launch_rms_norm(const RmsNormParams& params, cudaStream_t stream);
-void launch_silu_mul(const SiluMulParams& params, cudaStream_t stream);
+void launch_norm(const NormParams& params, cudaStream_t stream);
+void launch_activate(const ActivateParams& params, cudaStream_t stream);
+void launch_scale_and_cap(const ScaleAndCapParams& params, cudaStream_t stream);
 void launch_embedding(const EmbeddingParams& params, cudaStream_t stream);
 void launch_gather_rows(const GatherRowsParams& params, cudaStream_t stream);
 

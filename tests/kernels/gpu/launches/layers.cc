@@ -8,12 +8,12 @@ namespace quire::launches {
 namespace {
 
 // Rows of whole 16-byte pieces, and of a width that forces element by element.
-void rms_norm(int32_t num_rows, int32_t hidden_size) {
+void norm(int32_t num_rows, int32_t hidden_size) {
   const size_t size = size_t(num_rows) * hidden_size;
   const auto host_x = random_values(size, 1, 2), host_residual = random_values(size, 1, 3);
   const auto host_weight = random_values(hidden_size, 1, 4);
   const Device<BFloat16> x(host_x), residual(host_residual), weight(host_weight), out(size, kPoisoned);
-  RmsNormParams p;
+  NormParams p;
   p.num_rows = num_rows;
   p.hidden_size = hidden_size;
   p.eps = 1e-5f;
@@ -22,7 +22,8 @@ void rms_norm(int32_t num_rows, int32_t hidden_size) {
   p.residual = residual.data();
   p.weight = weight.data();
   p.out = out.data();
-  cuda::launch_rms_norm(p, nullptr);
+  p.stride_out = hidden_size;
+  cuda::launch_norm(p, nullptr);
   std::vector<double> wanted(size);
   for (int32_t row = 0; row < num_rows; ++row) {
     double squares = 0;
@@ -35,26 +36,27 @@ void rms_norm(int32_t num_rows, int32_t hidden_size) {
     for (int32_t i = 0; i < hidden_size; ++i)
       wanted[size_t(row) * hidden_size + i] *= factor * to_float(host_weight[i]);
   }
-  check_close(out.host(), wanted, "rms_norm " + std::to_string(hidden_size));
+  check_close(out.host(), wanted, "norm " + std::to_string(hidden_size));
 
   const Device<uint8_t> out8(size, kPoisoned);
   const Device<float> scale(num_rows, kPoisoned);
   p.out = out8.data();
   p.out_scale = scale.data();
-  cuda::launch_rms_norm(p, nullptr);
-  for (const float value : scale.host()) check(value > 0, "rms_norm to float8: a scale above 0");
+  cuda::launch_norm(p, nullptr);
+  for (const float value : scale.host()) check(value > 0, "norm to float8: a scale above 0");
 }
 
-void silu_mul(int32_t num_rows, int32_t intermediate_size) {
+void activate(int32_t num_rows, int32_t intermediate_size) {
   const auto host = random_values(size_t(num_rows) * 2 * intermediate_size, 1, 2);
   const Device<BFloat16> gate_up(host), out(host.size() / 2, kPoisoned);
-  SiluMulParams p;
+  ActivateParams p;
   p.num_rows = num_rows;
-  p.intermediate_size = intermediate_size;
-  p.gate_up = gate_up.data();
-  p.stride_gate_up = 2 * intermediate_size;
+  p.size = intermediate_size;
+  p.is_gated = true;
+  p.x = gate_up.data();
+  p.stride_x = 2 * intermediate_size;
   p.out = out.data();
-  cuda::launch_silu_mul(p, nullptr);
+  cuda::launch_activate(p, nullptr);
   std::vector<double> wanted;
   for (int32_t row = 0; row < num_rows; ++row) {
     for (int32_t i = 0; i < intermediate_size; ++i) {
@@ -63,7 +65,7 @@ void silu_mul(int32_t num_rows, int32_t intermediate_size) {
       wanted.push_back(gate / (1 + std::exp(-gate)) * to_float(host[at + intermediate_size]));
     }
   }
-  check_close(out.host(), wanted, "silu_mul " + std::to_string(intermediate_size));
+  check_close(out.host(), wanted, "activate " + std::to_string(intermediate_size));
 }
 
 void embedding_and_gather() {
@@ -89,11 +91,17 @@ void embedding_and_gather() {
   g.stride_x = g.width = kHidden;
   g.out = gathered.data();
   cuda::launch_gather_rows(g, nullptr);
+  ScaleAndCapParams s;
+  s.num_rows = 2;
+  s.size = s.stride_x = kHidden;
+  s.x = gathered.data();
+  s.scale = 2;
+  cuda::launch_scale_and_cap(s, nullptr);
   std::vector<double> wanted;
   for (const int32_t id : {0, 7}) {
-    for (int32_t i = 0; i < kHidden; ++i) wanted.push_back(to_float(host_table[id * kHidden + i]));
+    for (int32_t i = 0; i < kHidden; ++i) wanted.push_back(2 * to_float(host_table[id * kHidden + i]));
   }
-  check(relative_error(gathered.host(), wanted) == 0, "embedding and gather_rows");
+  check(relative_error(gathered.host(), wanted) == 0, "embedding, gather_rows and scale_and_cap");
 }
 
 // At position 0 nothing turns: the caches hold what came in.
@@ -167,8 +175,8 @@ void block_tables_and_copies() {
 }  // namespace
 
 void layers() {
-  for (const int32_t hidden_size : {77, 512, 4096}) rms_norm(3, hidden_size);
-  for (const int32_t intermediate_size : {33, 336}) silu_mul(3, intermediate_size);
+  for (const int32_t hidden_size : {77, 512, 4096}) norm(3, hidden_size);
+  for (const int32_t intermediate_size : {33, 336}) activate(3, intermediate_size);
   embedding_and_gather();
   for (const int32_t head_dim : {64, 128}) rope_and_cache(head_dim);
   block_tables_and_copies();

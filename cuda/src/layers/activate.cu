@@ -1,0 +1,172 @@
+#include "common/dependency.cuh"
+#include "common/dispatch.h"
+#include "common/fp8.cuh"
+#include "common/launch.h"
+#include "common/vec.cuh"
+#include "layers/row_reduce.cuh"
+#include "quire/cuda/layers.h"
+
+namespace quire::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// y * sigmoid(x). The quick exponential and division are good to 1e-5, far below the rounding of a 16-bit
+// type.
+template <class T>
+__device__ float sigmoid_times(float x, float y) {
+  if constexpr (std::is_same_v<T, float>) return y / (1.0f + expf(-x));
+  return __fdividef(y, 1.0f + __expf(-x));
+}
+
+template <class T>
+__device__ float activated(Activation activation, float x) {
+  switch (activation) {
+    case Activation::kSilu:
+      return sigmoid_times<T>(x, x);
+    case Activation::kGelu:
+      return x * normcdff(x);
+    case Activation::kGeluTanh:  // x * (1 + tanh(u)) / 2 is x * sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715
+                                 // x^3)
+      return sigmoid_times<T>(1.59576912f * fmaf(0.044715f * x * x, x, x), x);
+    case Activation::kRelu:
+      return x < 0 ? 0 : x;
+    case Activation::kRelu2:
+      return x < 0 ? 0 : x * x;
+    case Activation::kSwigluOai:
+      x = x > 7 ? 7 : x;
+      return sigmoid_times<T>(1.702f * x, x);
+  }
+  return 0;
+}
+
+// The switch is outside of the loop: each case is straight code.
+template <class T, int kSize>
+__device__ Vec<float, kSize> activated(Activation activation, const Vec<T, kSize>& x) {
+  Vec<float, kSize> out = unpacked(x);
+  const auto each = [&](auto function) {
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) out[i] = function(out[i]);
+  };
+  switch (activation) {
+#define QUIRE_CASE(name)                                                     \
+  case Activation::name:                                                     \
+    each([](float value) { return activated<T>(Activation::name, value); }); \
+    break
+    QUIRE_CASE(kSilu);
+    QUIRE_CASE(kGelu);
+    QUIRE_CASE(kGeluTanh);
+    QUIRE_CASE(kRelu);
+    QUIRE_CASE(kRelu2);
+    QUIRE_CASE(kSwigluOai);
+#undef QUIRE_CASE
+  }
+  return out;
+}
+
+template <class T, int kSize>
+__device__ Vec<T, kSize> gated(Activation activation, const Vec<T, kSize>& gate, const Vec<T, kSize>& up) {
+  Vec<float, kSize> out = rounded<T>(activated(activation, gate));
+  Vec<float, kSize> factors = unpacked(up);
+  if (activation == Activation::kSwigluOai) {
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) {
+      const float factor = factors[i];
+      factors[i] = (factor > 7 ? 7 : factor < -7 ? -7 : factor) + 1;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kSize; ++i) out[i] *= factors[i];
+  return packed<T>(out);
+}
+
+// Grid [rows, parts of a row], block kThreads: each thread computes one vector of kSize elements.
+template <class T, int kSize>
+__global__ void __launch_bounds__(kThreads) activate_kernel(ActivateParams p) {
+  launch_dependents();
+  wait_for_dependencies();
+  const int d = (blockIdx.y * kThreads + threadIdx.x) * kSize;
+  if (d >= p.size) return;
+  const T* row = static_cast<const T*>(p.x) + blockIdx.x * p.stride_x;
+  T* to = static_cast<T*>(p.out) + static_cast<int64_t>(blockIdx.x) * p.size + d;
+  const Vec<T, kSize> x = load_vec<T, kSize>(row + d);
+  if (p.is_gated) {
+    store_vec(to, gated(p.activation, x, load_vec<T, kSize>(row + p.size + d)));
+  } else {
+    store_vec(to, packed<T>(activated(p.activation, x)));
+  }
+}
+
+// Vectors that one thread holds at most when a block holds the row.
+constexpr int kMaxVecs = 8;
+
+// Grid [rows]. One block computes one row, holds it in registers and stores it as e4m3 with the row's scale.
+// Thread t holds the vectors t, t + blockDim.x, ... of kSize elements, kNumVecs of them at most.
+template <class T, int kSize, int kNumVecs>
+__global__ void __launch_bounds__(kMaxRowThreads) activate_float8_kernel(ActivateParams p) {
+  __shared__ RowReduce reduce;
+  launch_dependents();
+  reduce.init();
+  wait_for_dependencies();
+  const int64_t row = blockIdx.x;
+  const T* gate = static_cast<const T*>(p.x) + row * p.stride_x;
+  const T* up = gate + p.size;
+  Vec<T, kSize> values[kNumVecs];
+  float largest = 0;
+#pragma unroll
+  for (int v = 0; v < kNumVecs; ++v) {
+    const int d = (v * blockDim.x + threadIdx.x) * kSize;
+    if (d >= p.size) continue;
+    values[v] = gated(p.activation, load_vec<T, kSize>(gate + d), load_vec<T, kSize>(up + d));
+    largest = fmaxf(largest, largest_magnitude(unpacked(values[v])));
+  }
+  const Float8Scale scale(reduce.max(largest));
+  if (threadIdx.x == 0) p.out_scale[row] = scale.scale;
+  uint8_t* out = static_cast<uint8_t*>(p.out) + row * p.size;
+#pragma unroll
+  for (int v = 0; v < kNumVecs; ++v) {
+    const int d = (v * blockDim.x + threadIdx.x) * kSize;
+    if (d < p.size) store_vec(out + d, scale.quantized(values[v]));
+  }
+}
+
+template <class T, int kSize>
+void launch_float8(const ActivateParams& p, cudaStream_t stream) {
+  check_range("size", p.size, 1, kMaxRowThreads * kMaxVecs * kSize);
+  const int num_vecs = (p.size + kSize - 1) / kSize;
+  LaunchConfig config;
+  config.grid = p.num_rows;
+  config.block = num_row_threads(num_vecs);
+  config.overlaps = true;
+  config.stream = stream;
+  launch("activate",
+         num_vecs <= 2 * kMaxRowThreads ? activate_float8_kernel<T, kSize, 2>
+                                        : activate_float8_kernel<T, kSize, kMaxVecs>,
+         config, p);
+}
+
+}  // namespace
+
+void launch_activate(const ActivateParams& p, cudaStream_t stream) {
+  check_range("num_rows", p.num_rows, 0, INT32_MAX);
+  check_range("size", p.size, 1, 1 << 20);
+  check_range("activation", static_cast<int>(p.activation), 0, static_cast<int>(Activation::kSwigluOai));
+  if (p.out_scale != nullptr && !p.is_gated) refuse("out_scale", "a scale per row", "none, without a gate");
+  dispatch_dtype(p.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    constexpr int kSize = kVecSize<T>;
+    const bool wide =
+        p.size % kSize == 0 && p.stride_x % kSize == 0 && is_aligned(p.x, 16) && is_aligned(p.out, 16);
+    if (p.out_scale != nullptr)
+      return wide ? launch_float8<T, kSize>(p, stream) : launch_float8<T, 1>(p, stream);
+    const int per_block = kThreads * (wide ? kSize : 1);
+    LaunchConfig config;
+    config.grid = dim3(p.num_rows, (p.size + per_block - 1) / per_block);
+    config.block = kThreads;
+    config.overlaps = true;
+    config.stream = stream;
+    launch("activate", wide ? activate_kernel<T, kSize> : activate_kernel<T, 1>, config, p);
+  });
+}
+
+}  // namespace quire::cuda

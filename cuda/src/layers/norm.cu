@@ -1,0 +1,172 @@
+#include "common/dependency.cuh"
+#include "common/dispatch.h"
+#include "common/fp8.cuh"
+#include "common/launch.h"
+#include "common/vec.cuh"
+#include "layers/row_reduce.cuh"
+#include "quire/cuda/layers.h"
+
+namespace quire::cuda {
+namespace {
+
+// Vectors that one thread holds at most.
+template <int kSize>
+constexpr int kMaxVecs = kSize == 1 ? 8 : 4;
+
+enum class Form { kRms, kRmsFloat8, kLayer };
+
+// Grid [rows * groups]. One block normalises one row, or one group of it, which it holds in registers: one
+// read, one write. Thread t holds the vectors t, t + blockDim.x, ... of kSize elements, kNumVecs of them at
+// most. kRmsFloat8: out is e4m3 with the row's scale.
+template <class T, int kSize, int kNumVecs, bool kHasResidual, Form kForm>
+__global__ void __launch_bounds__(kMaxRowThreads) norm_kernel(NormParams p, float one_over_size) {
+  __shared__ RowReduce reduce, reduce_again;
+  const int64_t row = blockIdx.x / p.num_groups, group = blockIdx.x % p.num_groups;
+  const int64_t in_row = group * p.hidden_size, contiguous = static_cast<int64_t>(blockIdx.x) * p.hidden_size;
+  const T* x = static_cast<const T*>(p.x) + row * p.stride_x + in_row;
+  T* residual = static_cast<T*>(p.residual) + (kHasResidual ? contiguous : 0);
+  const T* weight = static_cast<const T*>(p.weight) + in_row;
+  const auto element = [](int v) { return static_cast<int>(v * blockDim.x + threadIdx.x) * kSize; };
+  const auto is_mine = [&](int v) { return element(v) < p.hidden_size; };
+  // Threads past the row's end load its last vector: loads without a condition are issued all at once.
+  const auto loaded_element = [&](int v) { return min(element(v), p.hidden_size - kSize); };
+
+  Vec<T, kSize> values[kNumVecs], before[kNumVecs], weights[kNumVecs];
+  launch_dependents();
+  if (kNumVecs <= 2) {  // more are too many to hold all along
+#pragma unroll
+    for (int v = 0; v < kNumVecs; ++v) weights[v] = load_vec<T, kSize>(weight + loaded_element(v));
+  }
+  reduce.init();
+  if (kForm == Form::kLayer) reduce_again.init();
+  wait_for_dependencies();
+
+  // All loads are issued before the first store, which the compiler must assume to overlap them.
+#pragma unroll
+  for (int v = 0; v < kNumVecs; ++v) {
+    values[v] = load_vec<T, kSize>(x + loaded_element(v));
+    if (kHasResidual) before[v] = load_vec<T, kSize>(residual + loaded_element(v));
+  }
+  float total = 0;  // of the elements, or of their squares
+#pragma unroll
+  for (int v = 0; v < kNumVecs; ++v) {
+    Vec<float, kSize> sum = unpacked(values[v]);
+    if (kHasResidual) {
+      if (p.residual_scale != 1) {
+#pragma unroll
+        for (int i = 0; i < kSize; ++i) sum[i] *= p.residual_scale;
+        sum = rounded<T>(sum);
+      }
+      const Vec<float, kSize> added = unpacked(before[v]);
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) sum[i] += added[i];
+      values[v] = packed<T>(sum);
+      sum = unpacked(values[v]);
+    }
+    if (!is_mine(v)) continue;
+    if (kHasResidual) store_vec(residual + element(v), values[v]);
+#pragma unroll
+    for (int i = 0; i < kSize; ++i)
+      total = kForm == Form::kLayer ? total + sum[i] : fmaf(sum[i], sum[i], total);
+  }
+  float mean = 0;
+  if (kForm == Form::kLayer) {
+    mean = reduce_again.sum(total) * one_over_size;
+    total = 0;
+#pragma unroll
+    for (int v = 0; v < kNumVecs; ++v) {
+      if (!is_mine(v)) continue;
+      const Vec<float, kSize> one = unpacked(values[v]);
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) total = fmaf(one[i] - mean, one[i] - mean, total);
+    }
+  }
+  const float scale = rsqrtf(fmaf(reduce.sum(total), one_over_size, p.eps));
+
+  T* out = static_cast<T*>(p.out) + row * p.stride_out + in_row;
+  float largest = 0;
+#pragma unroll
+  for (int v = 0; v < kNumVecs; ++v) {
+    if (kNumVecs > 2) weights[v] = load_vec<T, kSize>(weight + loaded_element(v));
+    const Vec<float, kSize> factors = unpacked(weights[v]);
+    Vec<float, kSize> normed = unpacked(values[v]);
+    if (kForm == Form::kLayer) {
+      Vec<float, kSize> shift{};
+      if (p.bias != nullptr) {
+        shift = unpacked(load_vec<T, kSize>(static_cast<const T*>(p.bias) + in_row + loaded_element(v)));
+      }
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) normed[i] = fmaf((normed[i] - mean) * scale, factors[i], shift[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) normed[i] *= scale;
+      normed = rounded<T>(normed);
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) normed[i] *= factors[i];
+    }
+    values[v] = packed<T>(normed);
+    if (kForm == Form::kRmsFloat8) {
+      largest = fmaxf(largest, largest_magnitude(unpacked(values[v])));
+    } else if (is_mine(v)) {
+      store_vec(out + element(v), values[v]);
+    }
+  }
+  if (kForm != Form::kRmsFloat8) return;
+
+  const Float8Scale out_scale(reduce.max(largest));
+  if (threadIdx.x == 0) p.out_scale[row] = out_scale.scale;
+  uint8_t* quantized = static_cast<uint8_t*>(p.out) + row * p.stride_out;
+#pragma unroll
+  for (int v = 0; v < kNumVecs; ++v) {
+    if (is_mine(v)) store_vec(quantized + element(v), out_scale.quantized(values[v]));
+  }
+}
+
+template <class T, int kSize, int kNumVecs, Form kForm>
+auto with_residual(const NormParams& p) {
+  return p.residual != nullptr ? norm_kernel<T, kSize, kNumVecs, true, kForm>
+                               : norm_kernel<T, kSize, kNumVecs, false, kForm>;
+}
+
+template <class T, int kSize, int kNumVecs>
+auto kernel_for(const NormParams& p) {
+  if (p.is_centered) return with_residual<T, kSize, kNumVecs, Form::kLayer>(p);
+  return p.out_scale != nullptr ? with_residual<T, kSize, kNumVecs, Form::kRmsFloat8>(p)
+                                : with_residual<T, kSize, kNumVecs, Form::kRms>(p);
+}
+
+template <class T, int kSize>
+void launch_rows(const NormParams& p, cudaStream_t stream) {
+  check_range("hidden_size", p.hidden_size, 1, kMaxRowThreads * kMaxVecs<kSize> * kSize);
+  const int num_vecs = (p.hidden_size + kSize - 1) / kSize;
+  LaunchConfig config;
+  config.grid = p.num_rows * p.num_groups;
+  config.block = num_row_threads(num_vecs);
+  config.overlaps = true;
+  config.stream = stream;
+  launch("norm",
+         num_vecs <= kMaxRowThreads       ? kernel_for<T, kSize, 1>(p)
+         : num_vecs <= 2 * kMaxRowThreads ? kernel_for<T, kSize, 2>(p)
+                                          : kernel_for<T, kSize, kMaxVecs<kSize>>(p),
+         config, p, 1.0f / static_cast<float>(p.hidden_size));
+}
+
+}  // namespace
+
+void launch_norm(const NormParams& p, cudaStream_t stream) {
+  check_range("num_groups", p.num_groups, 1, 1 << 16);
+  check_range("num_rows", p.num_rows, 0, INT32_MAX / p.num_groups);
+  if (p.out_scale != nullptr && (p.is_centered || p.num_groups != 1)) {
+    refuse("out_scale", "a scale per row", "none, with LayerNorm or with groups");
+  }
+  dispatch_dtype(p.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    constexpr int kSize = kVecSize<T>;
+    const bool wide = p.hidden_size % kSize == 0 && p.stride_x % kSize == 0 && p.stride_out % kSize == 0 &&
+                      is_aligned(p.x, 16) && is_aligned(p.residual, 16) && is_aligned(p.weight, 16) &&
+                      is_aligned(p.bias, 16) && is_aligned(p.out, 16);
+    wide ? launch_rows<T, kSize>(p, stream) : launch_rows<T, 1>(p, stream);
+  });
+}
+
+}  // namespace quire::cuda
