@@ -10,18 +10,19 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from quire.config import EngineConfig
 from quire.errors import ModelError, ModelNotFound, describe
 from quire.model_files import INDEX_LIMIT, read_json_object
 from quire.models.config import ModelConfig
+from quire.models.parameters import Place
 from quire.models.safetensors_header import read_header
 
 INDEX = "model.safetensors.index.json"
@@ -31,12 +32,12 @@ SINGLE = "model.safetensors"
 _DTYPES = ("F64", "F32", "F16", "BF16")
 
 
-def load_model_weights(config: EngineConfig, model: ModelConfig, destinations: Mapping[str, Tensor]) -> None:
+def load_model_weights(config: EngineConfig, model: ModelConfig, places: Mapping[str, Place]) -> None:
     """Fill a model's weights as `load_format` says."""
     if config.load_format == "dummy":
-        fill_dummy(destinations, config.seed)
+        fill_dummy(places, config.seed)
     else:
-        load_checkpoint(model.folder, destinations, model.spec.ignored)
+        load_checkpoint(model.folder, places, model.spec.ignored)
 
 
 def check_checkpoint(config: EngineConfig, model: ModelConfig) -> None:
@@ -46,17 +47,16 @@ def check_checkpoint(config: EngineConfig, model: ModelConfig) -> None:
         find_tensors(model.folder, shapes, model.spec.ignored)
 
 
-def load_checkpoint(folder: Path, destinations: Mapping[str, Tensor], ignored: Iterable[str] = ()) -> None:
-    """Copy the folder's tensors into `destinations`, converting dtype.
+def load_checkpoint(folder: Path, places: Mapping[str, Place], ignored: Iterable[str] = ()) -> None:
+    """Copy the folder's tensors, by their names, to their places, converting dtype.
 
-    destinations: name in the checkpoint -> tensor (or view) of the checkpoint's shape.
-    ignored: ends of names that may be present and are not needed.
+    ignored: patterns of names that may be present and are not needed.
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in destinations.items()}
+    shapes = {name: place.source.shape for name, place in places.items()}
     owners = find_tensors(folder, shapes, ignored)
     with ExitStack() as stack:
         files = {file: stack.enter_context(_open(file)) for file in sorted(set(owners.values()))}
-        _copy(files, owners, destinations)
+        _copy(files, owners, places)
 
 
 def find_tensors(
@@ -70,7 +70,7 @@ def find_tensors(
     for file in _files(folder):
         for name, tensor in read_header(file).items():
             if name not in shapes:
-                if not name.endswith(ignored):
+                if not any(fnmatchcase(name, pattern) for pattern in ignored):
                     extra.append(name)
                 continue
             if tensor.shape != shapes[name]:
@@ -94,22 +94,19 @@ def find_tensors(
     return owners
 
 
-def _copy(
-    files: Mapping[Path, safe_open], owners: Mapping[str, Path], destinations: Mapping[str, Tensor]
-) -> None:
+def _copy(files: Mapping[Path, safe_open], owners: Mapping[str, Path], places: Mapping[str, Place]) -> None:
     """Copy with a progress bar, which appears on a terminal only."""
-    total = sum(tensor.numel() * tensor.element_size() for tensor in destinations.values())
+    total = sum(place.view.nbytes for place in places.values())
     columns = (TextColumn("loading weights"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("weights", total=total)
-        for name, destination in destinations.items():
+        for name, place in places.items():
             try:
-                tensor = files[owners[name]].get_tensor(name)  # type: ignore[no-untyped-call]
-                destination.copy_(tensor)
+                place.fill(files[owners[name]].get_tensor(name))  # type: ignore[no-untyped-call]
             except (SafetensorError, OSError) as error:
                 raise ModelError(f"{owners[name]}: {name}: not readable: {error}") from None
-            progress.advance(task, destination.numel() * destination.element_size())
+            progress.advance(task, place.view.nbytes)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -154,15 +151,15 @@ def _names(names: list[str], shown: int = 4) -> str:
     return text if len(names) <= shown else f"{text} and {len(names) - shown} more"
 
 
-def fill_dummy(destinations: Mapping[str, Tensor], seed: int = 0) -> None:
+def fill_dummy(places: Mapping[str, Place], seed: int = 0) -> None:
     """Random weights of a trained model's order of magnitude, for timing without a checkpoint; norms are
     one."""
     generators: dict[torch.device, torch.Generator] = {}
-    for name, destination in destinations.items():
-        device = destination.device
+    for name, place in places.items():
+        device = place.view.device
         if device not in generators:
             generators[device] = torch.Generator(device).manual_seed(seed)
-        if destination.dim() == 1 and "norm" in name:
-            destination.fill_(1.0)
+        if place.view.dim() == 1 and "norm" in name:
+            place.view.fill_(1.0)
         else:
-            destination.normal_(0.0, 0.02, generator=generators[device])
+            place.view.normal_(0.0, 0.02, generator=generators[device])

@@ -27,7 +27,6 @@ class ModelConfig:
     folder: Path
     spec: ModelSpec
     weight_format: WeightFormat
-    max_position_embeddings: int
     checkpoint_dtype: str
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
@@ -35,6 +34,10 @@ class ModelConfig:
     @property
     def vocab_size(self) -> int:
         return self.spec.vocab_size
+
+    @property
+    def max_position_embeddings(self) -> int:
+        return self.spec.max_positions
 
     def parameters(self, dtype: torch.dtype) -> ParameterTable:
         """For activations of this type."""
@@ -67,7 +70,6 @@ def load_model_config(folder: Path) -> ModelConfig:
         folder=folder,
         spec=spec,
         weight_format=PLAIN,
-        max_position_embeddings=config.count("max_position_embeddings"),
         checkpoint_dtype=dtype,
         bos_token_id=_bos_token_id(config),
         eos_token_ids=_eos_token_ids(config, folder / "generation_config.json"),

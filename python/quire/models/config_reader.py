@@ -67,9 +67,11 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "residual_multiplier": (1,),
     "scale_depth": (),
     "scale_emb": (1,),
+    "swiglu_alpha": (1.702,),
     "swiglu_limit": (),
     "use_mup": (False,),
     # the order of a layer's parts, and its activation
+    "do_layer_norm_before": (True,),
     "apply_residual_connection_post_layernorm": (False,),
     "hidden_activation": ("silu", "swish"),
     "parallel_attn": (False,),
@@ -91,21 +93,32 @@ class ConfigReader:
     """Reads an object's keys and remembers which. An UnsupportedModel names file, key, value and what is
     allowed."""
 
-    def __init__(self, file: Path, values: Mapping[str, Any], *, prefix: str = "") -> None:
+    def __init__(
+        self,
+        file: Path,
+        values: Mapping[str, Any],
+        *,
+        prefix: str = "",
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        """names: what a key that is asked for is called in the object, where not the same."""
         self.file = file
         self._prefix = prefix
         self._values = values
+        self._names = names or {}
         self._read: set[str] = set()
 
     def __contains__(self, key: str) -> bool:
         """Whether the key is there, if only with null."""
-        return key in self._values
+        return self._names.get(key, key) in self._values
 
     def refuse(self, key: str, given: object, allowed: str) -> NoReturn:
+        key = self._names.get(key, key)
         raise UnsupportedModel(f"{self.file}: {self._prefix}{key}: got {describe(given)}; allowed: {allowed}")
 
     def value(self, key: str) -> Any:
         """Whatever stands there; null where nothing does."""
+        key = self._names.get(key, key)
         self._read.add(key)
         return self._values.get(key)
 
@@ -136,6 +149,18 @@ class ConfigReader:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
             self.refuse(key, value, f"a number in (0, {most:g}]")
         return float(value)
+
+    def optional_number(self, key: str, default: float | None, most: float = 1e6) -> float | None:
+        """null is none; `default` where the key is not there."""
+        if key in self and self.value(key) is None:
+            return None
+        return default if key not in self else self.number(key, most=most)
+
+    def renamed(self, names: Mapping[str, str]) -> ConfigReader:
+        """The same object, whose keys are asked for by other names: asked for -> in the object."""
+        reader = ConfigReader(self.file, self._values, prefix=self._prefix, names=names)
+        reader._read = self._read
+        return reader
 
     def inside(self, key: str) -> ConfigReader:
         """The object under a key; an empty one where there is none."""

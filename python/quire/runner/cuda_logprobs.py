@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from quire import _core, ops
-from quire.models.cuda.activations import CudaActivations
-from quire.models.cuda.decoder import CudaDecoder
+from quire.models.activations import Activations
+from quire.models.decoder import Decoder
 from quire.runner.logprob_rows import NUM_PROMPT_INPUTS, LogprobRows
 from quire.runner.sampled import PROMPT_PIECE, Logprobs
 
@@ -34,17 +34,17 @@ class PromptLogprobs:
             torch.zeros(size, dtype=torch.int32, pin_memory=is_pinned) for _ in range(num_copies)
         ]
 
-    def launch(self, copy: int, batch: _core.Batch, model: CudaDecoder, activations: CudaActivations) -> None:
+    def launch(self, copy: int, batch: _core.Batch, model: Decoder, activations: Activations) -> None:
         """Compute and copy back what the batch asks for, after its step on the current stream. What the
         same copy held before must have been collected. Overwrites `activations.logits`."""
         num_rows = batch.num_prompt_rows
         inputs = self._upload(copy, batch.prompt_token_idx, batch.prompt_next_ids, batch.prompt_num_logprobs)
         _, *out = self._rows.on_device(num_rows)
-        size = min(PROMPT_PIECE, activations.logits.size(0))
+        size = min(PROMPT_PIECE, activations.max_num_sampled)
         for begin in range(0, num_rows, size):
             piece = slice(begin, begin + size)
             index, next_ids, num_logprobs = (tensor[piece] for tensor in inputs)
-            logits = model.logits_of(index, activations)
+            logits = model.logits(activations.pick(index))
             out_piece = [tensor[piece] for tensor in out]
             ops.logprobs(logits, token_ids=next_ids, num_logprobs=num_logprobs, out=out_piece)
         self._rows.download(copy, num_rows)

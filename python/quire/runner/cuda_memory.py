@@ -10,10 +10,15 @@ from quire import _core
 from quire.config import EngineConfig
 from quire.errors import InvalidArgument
 from quire.models.config import ModelConfig
-from quire.models.cuda.activations import CudaActivations
 from quire.runner.logit_adjustments import table_bytes
 from quire.runner.logprob_rows import logprobs_bytes
-from quire.runner.memory import MemoryLedger, kv_block_bytes, num_kv_blocks
+from quire.runner.memory import (
+    MemoryLedger,
+    activation_bytes,
+    kv_block_bytes,
+    num_kv_blocks,
+    rope_bytes,
+)
 from quire.runner.step_shapes import StepShapes
 
 # cuBLAS takes 32 MiB on Hopper, torch's allocator rounds up, and modules are loaded on first use.
@@ -53,12 +58,9 @@ def plan(
     workspace: bytes of the attention's workspace.
     """
     available = max(0, int(config.gpu_memory_utilization * memory.total) - (memory.total - memory.free))
-    spec, meta = model.spec, torch.device("meta")
-    weights = model.parameters(dtype).num_bytes
-    weights += 2 * 4 * max_model_len * (spec.attention.head_dim // 2)  # the table of angles
-    activations = CudaActivations(
-        spec, dtype, meta, config.max_num_batched_tokens, config.max_num_seqs
-    ).num_bytes
+    spec = model.spec
+    weights = model.parameters(dtype).num_bytes + rope_bytes(spec, max_model_len)
+    activations = activation_bytes(config, model, dtype)
     graphs = 0 if config.enforce_eager else len(shapes) * spec.num_layers * _GRAPH_BYTES_PER_LAYER
     workspace += table_bytes(config.max_num_seqs, model.vocab_size)
     workspace += _core.BatchLayout.for_adjustments(config.max_num_seqs).num_bytes

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from quire import _core, ops
 from quire.config import EngineConfig
+from quire.models.activations import Activations
 from quire.models.checkpoint import load_model_weights
 from quire.models.config import ModelConfig
-from quire.models.cuda.activations import CudaActivations
-from quire.models.cuda.decoder import CudaDecoder
+from quire.models.decoder import Decoder, paged_attentions
 from quire.models.parameters import Weights
 from quire.runner.cuda_logit_adjustments import CudaLogitAdjustments
 from quire.runner.cuda_logprobs import PromptLogprobs
@@ -38,19 +38,17 @@ from quire.runner.step_shapes import StepShape, StepShapes
 _INVARIANT_SPLIT_KEYS = 1024
 
 
-def make_attention(
+def make_attentions(
     config: EngineConfig, model: ModelConfig, max_model_len: int, device: torch.device
-) -> ops.PagedAttention:
-    """The attention of all layers, with its workspace. Raises ValueError for sizes that it does not have."""
-    sizes = model.spec.attention
-    return ops.PagedAttention(
-        num_q_heads=sizes.num_q_heads,
-        num_kv_heads=sizes.num_kv_heads,
-        head_dim=sizes.head_dim,
+) -> dict[int | None, ops.PagedAttention]:
+    """The attentions of all layers, with their workspaces. Raises ValueError for sizes that they do not
+    have."""
+    return paged_attentions(
+        model.spec,
+        device,
         max_num_seqs=config.max_num_seqs,
         max_num_tokens=config.max_num_batched_tokens,
         max_seq_len=max_model_len,
-        device=device,
         split_keys=_INVARIANT_SPLIT_KEYS if config.batch_invariant else 0,
     )
 
@@ -73,20 +71,22 @@ class CudaRunner:
         config: EngineConfig,
         core_config: _core.EngineConfig,
         model: ModelConfig,
-        attention: ops.PagedAttention,
+        attentions: dict[int | None, ops.PagedAttention],
         *,
         dtype: torch.dtype,
         kv_dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._attention = attention
+        self._attentions = attentions
         weights = Weights(model.parameters(dtype), device)
         load_model_weights(config, model, weights.places())
-        self._model = CudaDecoder(
+        self._model = Decoder(
             weights, device, core_config.max_model_len, batch_invariant=config.batch_invariant
         )
         spec, max_num_seqs = model.spec, config.max_num_seqs
-        self._activations = CudaActivations(spec, dtype, device, config.max_num_batched_tokens, max_num_seqs)
+        self._activations = Activations(
+            spec, dtype, device, config.max_num_batched_tokens, max_num_seqs, has_outputs=True
+        )
         self._kv_memory = make_kv_memory(spec, core_config.num_blocks, config.block_size, kv_dtype, device)
         self._caches = [ops.KVCache(layer) for layer in self._kv_memory.unbind(1)]
         self._buffers = StepBuffers(core_config, device, num_copies=self.max_batches_in_flight)
@@ -184,7 +184,9 @@ class CudaRunner:
     def logits(self, num_rows: int) -> Tensor:
         """The logits of the last computed step, ``[num_rows, vocab_size]``, for tests."""
         self._stream.synchronize()
-        return self._activations.logits[:num_rows].clone()
+        logits = self._activations.rows(num_rows).logits
+        assert logits is not None
+        return logits.clone()
 
     def _compute(self, shape: StepShape, is_full: bool) -> None:
         """Launch a step's kernels on the current stream."""
@@ -201,16 +203,19 @@ class CudaRunner:
             places_are_settled=True,  # a copy before the step wrote them
         )
         ops.update_block_tables(self._block_tables, step.block_table_updates, step.header[3:])
-        self._attention.plan(batch)
-        logits = self._model.forward(
-            step,
+        for attention in self._attentions.values():
+            attention.plan(batch)
+        rows = self._model.attend(
+            step.token_ids,
             batch,
-            self._attention,
+            self._attentions,
             self._caches,
-            self._last_token_ids,
             self._activations,
-            is_all_sampled=shape.is_decode,
+            last_token_ids=self._last_token_ids,
         )
+        if not shape.is_decode:  # nothing reads the other tokens from here on
+            rows = self._activations.pick(step.sample_token_idx)
+        logits = self._model.logits(rows)
         names = ("temperature", "top_k", "top_p", "seed", "output_idx", "sample_rows", "mask_rows")
         arguments = {name: getattr(step, name) for name in names}
         arguments |= {"last_token_ids": self._last_token_ids, "token_masks": self._adjustments.token_masks}

@@ -11,9 +11,9 @@ import torch
 
 from quire.config import EngineConfig
 from quire.errors import InvalidArgument
+from quire.models.activations import Activations
 from quire.models.config import ModelConfig
-from quire.models.cpu.activations import Activations
-from quire.models.cpu.decoder import Decoder
+from quire.models.parameters import ParameterTable
 from quire.models.spec import ModelSpec
 
 DEFAULT_KV_CACHE_BYTES = 512 << 20
@@ -58,6 +58,22 @@ def num_kv_blocks(config: EngineConfig, model: ModelConfig, max_model_len: int, 
     return budget // block_bytes
 
 
+def activation_bytes(config: EngineConfig, model: ModelConfig, dtype: torch.dtype) -> int:
+    """Of the largest step."""
+    sizes = config.max_num_batched_tokens, config.max_num_seqs
+    return Activations(model.spec, dtype, torch.device("meta"), *sizes, has_outputs=True).num_bytes
+
+
+def weight_bytes(table: ParameterTable) -> int:
+    """Of a model on a CPU: a tied head is a table for the embedding and another, laid out for the GEMM."""
+    return table.num_bytes + (table.embedding().num_bytes if table.spec.is_tied else 0)
+
+
+def rope_bytes(spec: ModelSpec, max_model_len: int) -> int:
+    """Of the tables of angles."""
+    return len(spec.ropes) * 2 * 4 * max_model_len * (spec.attention.head_dim // 2)
+
+
 @dataclass(frozen=True, kw_only=True)
 class MemoryLedger:
     """Bytes by purpose."""
@@ -75,17 +91,15 @@ class MemoryLedger:
 
     @classmethod
     def plan(
-        cls, config: EngineConfig, model: ModelConfig, num_blocks: int, dtype: torch.dtype
+        cls, config: EngineConfig, model: ModelConfig, max_model_len: int, num_blocks: int, dtype: torch.dtype
     ) -> MemoryLedger:
         """What the runner is going to take."""
         kv_blocks = num_blocks * kv_block_bytes(model, config.block_size, dtype.itemsize)
         is_count = config.num_gpu_blocks_override is not None
         return cls(
-            weights=Decoder.weight_bytes(model.parameters(dtype)),
+            weights=weight_bytes(model.parameters(dtype)) + rope_bytes(model.spec, max_model_len),
             kv_blocks=kv_blocks,
-            activations=Activations.num_bytes(
-                model.spec, dtype.itemsize, config.max_num_batched_tokens, config.max_num_seqs
-            ),
+            activations=activation_bytes(config, model, dtype),
             available=available_memory(),
             num_blocks=num_blocks,
             kv_setting="num_gpu_blocks_override" if is_count else "kv_cache_memory_bytes",

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from quire import _core, ops
 from quire.config import EngineConfig
+from quire.models.activations import Activations
 from quire.models.checkpoint import load_model_weights
 from quire.models.config import ModelConfig
-from quire.models.cpu.activations import Activations, Rows
-from quire.models.cpu.decoder import Decoder
+from quire.models.decoder import Decoder, paged_attentions
 from quire.models.parameters import Weights
 from quire.runner.device import CPU
 from quire.runner.logit_adjustments import SamplerTables
@@ -68,15 +68,17 @@ class ModelRunner:
         ops.set_num_threads(self.num_threads)
         weights = Weights(model.parameters(dtype), CPU)
         load_model_weights(config, model, weights.places())
-        self.model = Decoder(weights, max_model_len)
+        self.model = Decoder(weights, CPU, max_model_len)
+        self._attentions = paged_attentions(model.spec, CPU)
         spec = model.spec
-        self.activations = Activations(spec, dtype, config.max_num_batched_tokens, config.max_num_seqs)
+        self.activations = Activations(
+            spec, dtype, CPU, config.max_num_batched_tokens, config.max_num_seqs, has_outputs=False
+        )
         self._kv_memory = make_kv_memory(spec, num_blocks, config.block_size, dtype, CPU)
         self._caches = [ops.KVCache(layer) for layer in self._kv_memory.unbind(1)]
         self._last_token_ids = np.zeros(config.max_num_seqs, dtype=np.int32)  # by row of the block tables
         self._launched: deque[Sampled] = deque()
         self._prompt_piece = min(PROMPT_PIECE, config.max_num_seqs)  # no more logits than a step samples from
-        self._prompt_activations: Activations | None = None  # of prompt logprobs, once they are asked for
         # Made when a request needs them: pages of rows that no such request had are never touched.
         self._make_tables = partial(SamplerTables, config.max_num_seqs, spec.vocab_size, CPU)
         self._tables: SamplerTables | None = None
@@ -126,10 +128,11 @@ class ModelRunner:
         torch.set_num_threads(self._threads.num_gemm_threads(num_tokens, num_weights, self.num_threads))
         prompt_logprobs = logprobs = None
         try:
-            rows = self.model.attend(view(self._token_ids(batch)), info, self._caches, self.activations)
+            token_ids = view(self._token_ids(batch))
+            rows = self.model.attend(token_ids, info, self._attentions, self._caches, self.activations)
             if batch.num_prompt_rows:
-                prompt_logprobs = self._prompt_logprobs(batch, rows)
-            logits = self.model.logits(rows if picked is None else self.activations.select(rows, picked))
+                prompt_logprobs = self._prompt_logprobs(batch)
+            logits = self.model.logits(rows if picked is None else self.activations.pick(picked))
         finally:
             torch.set_num_threads(self.num_threads)
         sampled = torch.empty(num_sampled, dtype=torch.int32)
@@ -140,15 +143,13 @@ class ModelRunner:
         self._last_token_ids[batch.sample_rows] = sampled.numpy()
         return Sampled(sampled.numpy(), logprobs, prompt_logprobs)
 
-    def _prompt_logprobs(self, batch: _core.Batch, rows: Rows) -> Logprobs:
-        """Logprobs of the batch's prompt rows, a piece at a time: logits of all of them could take gigabytes.
-        `rows` stay as they are."""
-        if self._prompt_activations is None:
-            self._prompt_activations = Activations(self.model.spec, self.model.dtype, self._prompt_piece, 0)
+    def _prompt_logprobs(self, batch: _core.Batch) -> Logprobs:
+        """Logprobs of the batch's prompt rows, a piece at a time: logits of all of them could take
+        gigabytes."""
         pieces = []
         for begin in range(0, batch.num_prompt_rows, self._prompt_piece):
             piece = slice(begin, begin + self._prompt_piece)
-            chosen = self._prompt_activations.select(rows, torch.from_numpy(batch.prompt_token_idx[piece]))
+            chosen = self.activations.pick(torch.from_numpy(batch.prompt_token_idx[piece]))
             pieces.append(
                 ops.logprobs(
                     self.model.logits(chosen),

@@ -44,7 +44,7 @@ def plan_runner(
         return _plan_cuda(config, model, max_model_len, device)
     dtype = resolve_dtype(config, model)
     num_blocks = num_kv_blocks(config, model, max_model_len, dtype.itemsize)
-    ledger = MemoryLedger.plan(config, model, num_blocks, dtype)
+    ledger = MemoryLedger.plan(config, model, max_model_len, num_blocks, dtype)
     log.info("%s", ledger)
     ledger.check()
 
@@ -63,7 +63,7 @@ def _plan_cuda(
 ) -> RunnerPlan:
     # Not at the top: the CUDA kernels may not be built.
     from quire.runner import cuda_memory
-    from quire.runner.cuda_runner import CudaRunner, make_attention
+    from quire.runner.cuda_runner import CudaRunner, make_attentions
     from quire.runner.step_shapes import StepShapes
 
     if config.block_size < 16 or config.block_size & (config.block_size - 1):
@@ -72,7 +72,7 @@ def _plan_cuda(
     kv_dtype = torch.float8_e4m3fn if config.kv_cache_dtype == "fp8" else dtype
     memory = cuda_memory.CudaMemory.of(device)  # before this engine takes anything
     try:
-        attention = make_attention(config, model, max_model_len, device)
+        attentions = make_attentions(config, model, max_model_len, device)
     except ValueError as error:
         raise UnsupportedModel(f"{model.folder}: {error}") from None
     ledger = cuda_memory.plan(
@@ -83,14 +83,14 @@ def _plan_cuda(
         kv_dtype=kv_dtype,
         shapes=StepShapes(config.max_num_seqs, config.max_num_batched_tokens),
         memory=memory,
-        workspace=attention.workspace.nbytes,
+        workspace=sum(attention.workspace.nbytes for attention in attentions.values()),
     )
     log.info("%s on %s", ledger, torch.cuda.get_device_name(device))
     ledger.check()
 
     def start(core_config: _core.EngineConfig) -> Runner:
         return CudaRunner(
-            config, core_config, model, attention, dtype=dtype, kv_dtype=kv_dtype, device=device
+            config, core_config, model, attentions, dtype=dtype, kv_dtype=kv_dtype, device=device
         )
 
     return RunnerPlan(

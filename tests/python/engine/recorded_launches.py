@@ -114,12 +114,12 @@ def install(recorder: Recorder) -> None:
 
 
 LAUNCHES = (
+    "activate",
     "embedding",
     "gather_rows",
     "paged_attention",
-    "rms_norm",
+    "norm",
     "rope_and_cache",
-    "silu_mul",
     "skinny_gemm",
     "split_gemm",
     "wide_gemm",
@@ -164,9 +164,9 @@ def record(recorder: Recorder, changes: dict[str, Any]) -> list[str]:
 def run(recorder: Recorder, folder: Path, batch_invariant: bool, num_tokens: int, num_sampled: int) -> None:
     """One step, and the logits of three other tokens where it does not sample all."""
     from quire import ops
+    from quire.models.activations import Activations
     from quire.models.config import load_model_config
-    from quire.models.cuda.activations import CudaActivations
-    from quire.models.cuda.decoder import CudaDecoder
+    from quire.models.decoder import Decoder, paged_attentions
     from quire.models.parameters import Weights
     from quire.step_arrays import StepArrays
 
@@ -174,19 +174,11 @@ def run(recorder: Recorder, folder: Path, batch_invariant: bool, num_tokens: int
     model = load_model_config(folder)
     cpu = torch.device("cpu")
     weights = Weights(model.parameters(torch.bfloat16), cpu)
-    for key, tensor in weights.places().items():
-        recorder.name(key, tensor)
-    decoder = CudaDecoder(weights, cpu, 64, batch_invariant=batch_invariant)
-    activations = CudaActivations(model.spec, torch.bfloat16, cpu, num_tokens, num_sampled)
-    attention = ops.PagedAttention(
-        num_q_heads=4,
-        num_kv_heads=2,
-        head_dim=32,
-        max_num_seqs=8,
-        max_num_tokens=num_tokens,
-        max_seq_len=64,
-        device=cpu,
-    )
+    for key, place in weights.places().items():
+        recorder.name(key, place.view)
+    decoder = Decoder(weights, cpu, 64, batch_invariant=batch_invariant)
+    activations = Activations(model.spec, torch.bfloat16, cpu, num_tokens, num_sampled, has_outputs=True)
+    attentions = paged_attentions(model.spec, cpu, max_num_seqs=8, max_num_tokens=num_tokens, max_seq_len=64)
     kv_memory = torch.zeros(8, 2, 2, 16, 2, 32, dtype=torch.bfloat16)
     caches = [ops.KVCache(layer) for layer in kv_memory.unbind(1)]
     block_tables, last_token_ids = torch.zeros(8, 4, dtype=torch.int32), torch.zeros(9, dtype=torch.int32)
@@ -217,18 +209,14 @@ def run(recorder: Recorder, folder: Path, batch_invariant: bool, num_tokens: int
         places_are_settled=True,
     )
     with recorder:
-        logits = decoder.forward(
-            step,
-            batch,
-            attention,
-            caches,
-            last_token_ids,
-            activations,
-            is_all_sampled=is_decode,
+        rows = decoder.attend(
+            step.token_ids, batch, attentions, caches, activations, last_token_ids=last_token_ids
         )
-        recorder.launch("logits", logits)
         if not is_decode:
-            recorder.launch("logits", decoder.logits_of(others, activations))
+            rows = activations.pick(step.sample_token_idx)
+        recorder.launch("logits", decoder.logits(rows))
+        if not is_decode:
+            recorder.launch("logits", decoder.logits(activations.pick(others)))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from quire.errors import ModelError, ModelNotFound
 from quire.models.checkpoint import fill_dummy, load_checkpoint
+from quire.models.parameters import Place, Source
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -17,9 +19,15 @@ def tensors() -> dict[str, Tensor]:
     return {"a": torch.randn(3, 4), "b": torch.randn(5), "c": torch.randn(2, 2)}
 
 
-def places() -> dict[str, Tensor]:
+def places() -> dict[str, Place]:
     """Room for tensors(); `a` lies transposed inside a larger matrix."""
-    return {"a": torch.zeros(4, 8)[:, 2:5].t(), "b": torch.zeros(5), "c": torch.zeros(2, 2)}
+    views = {"a": torch.zeros(4, 8)[:, 2:5].t(), "b": torch.zeros(5), "c": torch.zeros(2, 2)}
+    return {name: place(name, view) for name, view in views.items()}
+
+
+def place(name: str, view: Tensor, **source: Any) -> Place:
+    shape = tuple(view.shape)
+    return Place(view=view, source=Source(name=name, shape=shape, axis=0, begin=0, size=shape[0], **source))
 
 
 def save_sharded(folder: Path, given: dict[str, Tensor]) -> None:
@@ -40,7 +48,7 @@ def test_loads_into_views(tmp_path: Path, sharded: bool) -> None:
         save_file(given, tmp_path / "model.safetensors")
     load_checkpoint(tmp_path, room)
     for name, tensor in given.items():
-        assert torch.equal(room[name], tensor)
+        assert torch.equal(room[name].view, tensor)
 
 
 def test_converts_dtype(tmp_path: Path) -> None:
@@ -49,7 +57,19 @@ def test_converts_dtype(tmp_path: Path) -> None:
     save_file(given, tmp_path / "model.safetensors")
     room = places()
     load_checkpoint(tmp_path, room)
-    assert torch.equal(room["a"], given["a"].float())
+    assert torch.equal(room["a"].view, given["a"].float())
+
+
+def test_rows_in_another_order_and_transposed(tmp_path: Path) -> None:
+    """What a family says of a tensor's rows, and of one stored the other way round, is done while loading."""
+    given = {"a": torch.randn(3, 4), "b": torch.randn(3)}
+    save_file(given, tmp_path / "model.safetensors")
+    source = Source(name="a", shape=(3, 4), axis=-2, begin=0, size=4, order=(3, 1, 0, 2), is_transposed=True)
+    room = {"a": Place(view=torch.zeros(4, 3), source=source)}
+    room["b"] = place("b", torch.zeros(3), order=(2, 0, 1))
+    load_checkpoint(tmp_path, room)
+    assert torch.equal(room["a"].view, given["a"].t()[[3, 1, 0, 2]])
+    assert torch.equal(room["b"].view, given["b"][[2, 0, 1]])
 
 
 def test_missing_tensor_is_named(tmp_path: Path) -> None:
@@ -66,8 +86,8 @@ def test_extra_tensor_is_named(tmp_path: Path) -> None:
         tmp_path / "model.safetensors",
     )
     with pytest.raises(ModelError, match=r"does not have: q$"):
-        load_checkpoint(tmp_path, places(), ["rotary_emb.inv_freq"])
-    load_checkpoint(tmp_path, places(), ["rotary_emb.inv_freq", "q"])
+        load_checkpoint(tmp_path, places(), ["*rotary_emb.inv_freq"])
+    load_checkpoint(tmp_path, places(), ["*rotary_emb.inv_freq", "q"])
 
 
 def test_wrong_shape_is_named(tmp_path: Path) -> None:
@@ -76,7 +96,7 @@ def test_wrong_shape_is_named(tmp_path: Path) -> None:
     room = places()
     with pytest.raises(ModelError, match=r"model\.safetensors: c: got shape \[2, 3\]; allowed: \[2, 2\]"):
         load_checkpoint(tmp_path, room)
-    assert not room["a"].any()
+    assert not room["a"].view.any()
 
 
 def test_damaged_file_is_named(tmp_path: Path) -> None:
@@ -113,12 +133,12 @@ def test_malformed_index(tmp_path: Path, text: str) -> None:
 def test_dummy_weights_repeat() -> None:
     """Random weights depend on the seed only; norms are one."""
     first, second = places(), places()
-    norm = {"layer.norm.weight": torch.zeros(4)}
-    fill_dummy(first | norm, seed=3)
+    norm = place("layer.norm.weight", torch.zeros(4))
+    fill_dummy(first | {"layer.norm.weight": norm}, seed=3)
     fill_dummy(second, seed=3)
-    assert torch.equal(first["a"], second["a"])
-    assert first["a"].any()
-    assert torch.equal(norm["layer.norm.weight"], torch.ones(4))
+    assert torch.equal(first["a"].view, second["a"].view)
+    assert first["a"].view.any()
+    assert torch.equal(norm.view, torch.ones(4))
 
 
 @pytest.mark.parametrize("name", ["../other/model.safetensors", "/etc/passwd", "sub/model.safetensors", ".."])

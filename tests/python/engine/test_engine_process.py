@@ -201,8 +201,8 @@ MODEL_ERRORS: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), ["tokenizer.json"]),
     "damaged weights": (cut_weights, ["model.safetensors", "truncated"]),
     "architecture": (
-        edit_config(architectures=["GPT2LMHeadModel"]),
-        ["config.json", "architectures", "GPT2LMHeadModel", "LlamaForCausalLM"],
+        edit_config(architectures=["MambaForCausalLM"]),
+        ["config.json", "architectures", "MambaForCausalLM", "LlamaForCausalLM"],
     ),
     "wrong shape": (edit_config(intermediate_size=128), ["mlp.down_proj.weight", "[64, 96]", "[64, 128]"]),
     "missing tensors": (edit_config(num_hidden_layers=4), ["missing", "model.layers.3."]),

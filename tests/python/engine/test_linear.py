@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from quire.models.cpu.linear import Linear
+from quire.models.cpu.linear import CpuLinear
 
 
 @pytest.mark.parametrize("is_packed", [True, False])
@@ -23,6 +23,6 @@ def test_product(
     x = torch.randn(num_rows, 48, dtype=dtype)
     with torch.inference_mode():
         exact = x.double() @ weight.double().T + (0 if given is None else given.double())
-        product = Linear(weight, given)(x)
+        product = CpuLinear(weight, given)(x)
     tolerance = {"atol": 1e-4, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 2e-2, "rtol": 1e-2}
     torch.testing.assert_close(product.double(), exact, **tolerance)

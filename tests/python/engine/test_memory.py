@@ -11,9 +11,8 @@ import torch
 from quire.config import EngineConfig
 from quire.errors import InvalidArgument
 from quire.models.config import load_model_config
-from quire.models.cpu.decoder import Decoder
 from quire.models.parameters import Weights
-from quire.runner.memory import MemoryLedger, available_memory, num_kv_blocks
+from quire.runner.memory import MemoryLedger, available_memory, num_kv_blocks, weight_bytes
 from quire.runner.threads import OWN_CORES, SHARED_CORES
 
 
@@ -51,8 +50,8 @@ def test_weights_are_counted_to_the_byte(
     settings = {"attention_bias": biases, "mlp_bias": biases, "tie_word_embeddings": is_tied}
     table = load_model_config(llama_folder(**settings)).parameters(torch.bfloat16)
     loaded = Weights(table, torch.device("cpu")).places()
-    head = loaded["model.embed_tokens.weight"].nbytes if is_tied else 0
-    assert sum(tensor.nbytes for tensor in loaded.values()) + head == Decoder.weight_bytes(table)
+    head = loaded["model.embed_tokens.weight"].view.nbytes if is_tied else 0
+    assert sum(place.view.nbytes for place in loaded.values()) + head == weight_bytes(table)
 
 
 def test_number_of_blocks(llama_folder: Callable[..., Path]) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from quire import ops
+
 # A packed weight serves every number of rows; oneDNN picks the layout for about so many.
 _TYPICAL_ROWS = 16
 
 
-class Linear:
+class CpuLinear:
     """A projection.
 
     oneDNN's packed layout spares each call the repacking of the whole weight. Measured on two Zen 4 cores,
@@ -25,14 +27,24 @@ class Linear:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
         self._weight = weight
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x: ``[num_rows, in_size]``. Returns a new ``[num_rows, out_size]``; oneDNN has no form with a
-        given output."""
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Returns a new tensor: oneDNN has no form with a given output."""
         if not self._is_packed:
             return torch.nn.functional.linear(x, self._weight, self._bias)
         assert _LINEAR is not None
         y: Tensor = _LINEAR(x, self._weight, self._bias, "none", [], "")  # no operation fused after it
         return y
+
+    def add_to(self, x: Tensor, residual: Tensor, added: Tensor | None) -> Tensor:
+        """Returns y: the norm that follows reads it anyway."""
+        return self(x)
+
+
+class CpuGateUp(CpuLinear):
+    """Gate and up projection, and SiLU(gate) * up."""
+
+    def silu_mul(self, x: Tensor, gate_up: Tensor | None, out: Tensor) -> None:
+        ops.act_mul(self(x), out)
 
 
 # Looked up once: torch.ops resolves names in Python.

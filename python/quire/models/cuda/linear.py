@@ -38,8 +38,10 @@ class CudaLinear:
         if self._split_rows:
             self._split = gemm.WideWeight(weight)
 
-    def __call__(self, x: Tensor, out: Tensor) -> None:
-        """x: ``[num_rows, in_size]``; out: ``[num_rows, out_size]``."""
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Into `out`, which a step always gives: it allocates nothing."""
+        if out is None:
+            out = x.new_empty(x.size(0), self._transposed.size(1))
         if self._is_invariant:
             for rows, to in _parts(x, out):
                 self._plain(rows, self._bias, to)
@@ -51,16 +53,12 @@ class CudaLinear:
             torch.mm(x, self._transposed, out=out)
         else:
             torch.addmm(self._bias, x, self._transposed, out=out)
+        return out
 
-    def add_to(self, x: Tensor, residual: Tensor, added: Tensor) -> Tensor | None:
-        """residual += y, rounded once; or, where that is no gain, only y into `added`, which is returned for
-        the norm that follows to add.
-
-        x: ``[num_rows, in_size]``; residual, added: ``[num_rows, out_size]``.
-        """
+    def add_to(self, x: Tensor, residual: Tensor, added: Tensor | None) -> Tensor | None:
+        """Adding to the residual rounds once."""
         if self._is_invariant or x.size(0) <= _NORM_ADDS_ROWS or self._bias is not None:
-            self(x, added)
-            return added
+            return self(x, added)
         torch.addmm(residual, x, self._transposed, out=residual)
         return None
 
@@ -77,17 +75,14 @@ class CudaGateUp(CudaLinear):
         if gemm.WideWeight.takes(weight, silu_mul=True):
             self._wide = gemm.WideWeight(weight, silu_mul=True)
 
-    def silu_mul(self, x: Tensor, gate_up: Tensor, out: Tensor) -> None:
-        """x: ``[num_rows, in_size]``; gate_up: ``[num_rows, 2 * intermediate_size]``, scratch; out:
-        ``[num_rows, intermediate_size]``."""
+    def silu_mul(self, x: Tensor, gate_up: Tensor | None, out: Tensor) -> None:
         if self._wide is not None and (self._is_invariant or x.size(0) > _FASTER_ROWS):
             self._wide(x, self._bias, out)  # a row has the same bits in any number of rows
         elif self._fused is not None and (self._is_invariant or x.size(0) <= _FASTER_ROWS):
             for rows, to in _parts(x, out):
                 self._fused(rows, self._bias, to)
         else:
-            self(x, gate_up)
-            ops.silu_mul(gate_up, out)
+            ops.act_mul(self(x, gate_up), out)
 
 
 def _split_rows(weight: Tensor) -> int:

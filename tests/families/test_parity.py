@@ -1,0 +1,100 @@
+"""Every published config: served as transformers computes it, or refused by a line that says what is missing.
+
+Random weights, float32, on the CPU. Prompts come in chunks, share prefixes, and are more than the KV cache
+holds, so that some are preempted and computed again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from family_checkpoints import CONFIGS, config_of, make_checkpoint
+from quire import LLM, RequestOutput, SamplingParams
+from quire.errors import UnsupportedModel
+from quire.models.config import load_model_config
+from random_llama import save_tokenizer
+
+NUM_TOKENS = 64
+ORIGINAL_LENGTH = 128  # of the configs with longrope
+TOLERANCE = 1e-4  # of logprobs
+# What a config that is refused says.
+REFUSED = {
+    "deepseek-v2-lite-MLA": "architectures",
+    "deepseek-v3-MLA": "architectures",
+    "internlm3-as-llama-dynamic-rope": "architectures",
+    "lfm2-conv-hybrid": "architectures",
+    "llama4-text": "architectures",
+    "mamba2": "architectures",
+    "qwen3-next-hybrid": "architectures",
+    "qwen3.5-hybrid-dense-text": "architectures",
+}
+
+
+def runs(name: str) -> list[tuple[int, list[list[int]]]]:
+    """max_model_len and prompts. The last two prompts begin like the second."""
+    generator = torch.Generator().manual_seed(1)
+
+    def ids(count: int) -> list[int]:
+        return torch.randint(5, 600, (count,), generator=generator).tolist()
+
+    long = ids(150)
+    short, others = ids(5), [long, long[:96] + ids(40), long[:128] + ids(3)]
+    if "longrope" in name:
+        # The frequencies are those of the longest context: transformers chooses them for each sequence.
+        return [(ORIGINAL_LENGTH, [short, long[:40]]), (256, others)]
+    return [(256, [short, *others])]
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - REFUSED.keys()))
+def test_served_as_transformers_computes_it(tmp_path: Path, name: str) -> None:
+    """Logprobs of all prompt and output places, and greedy ids."""
+    model = make_checkpoint(name, tmp_path)
+    assert model is not None
+    save_tokenizer(tmp_path)
+    params = SamplingParams(
+        temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True, logprobs=5, prompt_logprobs=5
+    )
+    worst = 0.0
+    for max_model_len, prompts in runs(name):
+        llm = LLM(
+            str(tmp_path),
+            dtype="float32",
+            device="cpu",
+            max_model_len=max_model_len,
+            num_gpu_blocks_override=34,  # of four requests of up to 14 blocks
+            max_num_batched_tokens=48,
+        )
+        for prompt, result in zip(prompts, llm.generate(prompts, params), strict=True):
+            assert len(result.outputs[0].token_ids) == NUM_TOKENS
+            worst = max(worst, difference(model, prompt, result))
+    assert worst < TOLERANCE
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_refused_by_name(tmp_path: Path, name: str) -> None:
+    """One line that names the file, the key, what was given and what is allowed."""
+    (tmp_path / "config.json").write_text(CONFIGS[name].read_text())
+    with pytest.raises(UnsupportedModel) as error:
+        load_model_config(tmp_path)
+    given = json.dumps(config_of(name)[REFUSED[name]])
+    assert str(error.value).startswith(f"{tmp_path}/config.json: {REFUSED[name]}: got {given}; allowed: ")
+    assert "\n" not in str(error.value)
+
+
+def difference(model: torch.nn.Module, prompt: list[int], result: RequestOutput) -> float:
+    """The largest of logprobs, over all places; greedy ids must be equal but for ties."""
+    output = result.outputs[0]
+    ids = list(output.token_ids)
+    with torch.inference_mode():
+        expected = model(torch.tensor([prompt + ids])).logits[0].float().log_softmax(-1)
+    worst = 0.0
+    for place, given in enumerate([*result.prompt_logprobs[1:], *output.logprobs]):
+        for token_id, entry in given.items():
+            worst = max(worst, abs(entry.logprob - expected[place, token_id].item()))
+    choices = expected[len(prompt) - 1 : -1]
+    chosen = choices.gather(1, torch.tensor(ids)[:, None])[:, 0]
+    assert (choices.max(1).values - chosen).max() < TOLERANCE
+    return worst
