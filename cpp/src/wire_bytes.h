@@ -14,7 +14,7 @@ namespace quire::wire {
 
 template <class T>
 void put(std::string& out, T value) {
-  static_assert(std::is_arithmetic_v<T>);
+  static_assert(std::is_trivially_copyable_v<T>);
   out.append(reinterpret_cast<const char*>(&value), sizeof(T));
 }
 

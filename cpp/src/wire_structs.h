@@ -5,7 +5,7 @@
 //   bool             u8, 0 or 1
 //   enum             its underlying type
 //   OpenText         u32
-// Elements of a vector that have no padding and no bad values (kIsPlain) are copied as they lie in memory.
+// What has no padding and no bad values (kIsPlain) is copied as it lies in memory.
 #pragma once
 
 #include <bit>
@@ -51,7 +51,8 @@ inline constexpr FinishReason kLast<FinishReason> = kLastFinishReason;
 
 // Values of a fixed size, and the number that each travels as.
 template <class T>
-constexpr bool kIsScalar = std::is_arithmetic_v<T> || std::is_enum_v<T> || std::is_same_v<T, OpenText>;
+constexpr bool kIsScalar =
+    kIsPlain<T> || std::is_same_v<T, bool> || std::is_enum_v<T> || std::is_same_v<T, OpenText>;
 template <class T>
 auto to_scalar(const T& value) {
   if constexpr (std::is_same_v<T, bool>) {

@@ -114,8 +114,8 @@ class ResponseBuilder {
 
 template <class Value>
 void ResponseBuilder::add_values(const char* name, TRITONSERVER_DataType type, size_t count, Value&& value) {
-  using T = decltype(value(0));
-  constexpr bool kIsText = std::is_same_v<T, std::string_view>;
+  using T = std::remove_cvref_t<decltype(value(0))>;
+  constexpr bool kIsText = std::is_convertible_v<T, std::string_view>;
   size_t size = 0;
   if constexpr (kIsText) {
     for (size_t i = 0; i < count; ++i) size += sizeof(uint32_t) + value(i).size();
@@ -128,7 +128,7 @@ void ResponseBuilder::add_values(const char* name, TRITONSERVER_DataType type, s
     out += num_bytes;
   };
   for (size_t i = 0; i < count; ++i) {
-    const T one = value(i);
+    const T& one = value(i);
     if constexpr (kIsText) {
       const uint32_t length = string_size(one.size());
       write(&length, sizeof(length));

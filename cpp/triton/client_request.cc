@@ -1,6 +1,7 @@
 #include "client_request.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "api.h"
 #include "output_table.h"
@@ -59,7 +60,7 @@ void ClientRequest::take(const Release& release, const StepOutputs& outputs) {
   QUIRE_CHECK(release.index < sequences_.size(),
               "request " << id() << ", sequence " << release.index << " of " << sequences_.size());
   Sequence& sequence = sequences_[release.index];
-  QUIRE_CHECK(sequence.finish_reason == FinishReason::kNone,
+  QUIRE_CHECK(!sequence.is_finished,
               "request " << id() << ", sequence " << release.index << " was finished before");
   const bool is_last = release.finish_reason != FinishReason::kNone;
   // Only the end of the text may be cut: runs are merged by joining them.
@@ -68,61 +69,50 @@ void ClientRequest::take(const Release& release, const StepOutputs& outputs) {
               "request " << id() << ", trim " << release.trim << ", " << release.num_text_ids << " of "
                          << release.num_ids << " ids with text");
   if (first_output_ns_ == 0) first_output_ns_ = now_ns();
+  Chunk& pending = sequence.pending;
   if (!sequence.is_due()) {
-    sequence.is_first = release.is_first;
-    sequence.open_text = release.open_text;
+    pending.is_first = release.is_first;
+    pending.open_text = release.open_text;
   }
   const auto ids = std::span(outputs.token_ids).subspan(release.ids_begin, release.num_ids);
-  sequence.output_ids.insert(sequence.output_ids.end(), ids.begin(), ids.end());
-  sequence.num_textless_ids = release.num_ids - release.num_text_ids;
-  sequence.trim = release.trim;
-  sequence.usage = release.usage;
-  sequence.finish_reason = release.finish_reason;
+  pending.ids.insert(pending.ids.end(), ids.begin(), ids.end());
+  pending.num_text_ids += release.num_text_ids;
+  pending.trim = release.trim;
+  pending.usage = release.usage;
+  pending.finish_reason = release.finish_reason;
+  has_output_ |= !ids.empty();
+  sequence.is_finished = is_last;
   num_unfinished_ -= is_last;
   if (release.logprobs_idx >= 0) {
     sequence.take_logprobs(outputs.logprobs[static_cast<size_t>(release.logprobs_idx)], outputs);
   }
   if (release.stop_string_idx >= 0) {
-    sequence.stop_reason = outputs.stop_string(release);
+    pending.stop_reason = outputs.stop_string(release);
   } else if (release.stop_token_id >= 0) {
-    sequence.stop_reason = std::to_string(release.stop_token_id);
+    pending.stop_reason = std::to_string(release.stop_token_id);
   }
-  if (release.timing_idx >= 0) sequence.receipt = outputs.receipts[static_cast<size_t>(release.timing_idx)];
-}
-
-bool ClientRequest::has_output() const {
-  return std::any_of(sequences_.begin(), sequences_.end(),
-                     [](const Sequence& sequence) { return !sequence.output_ids.empty(); });
+  if (release.timing_idx >= 0) pending.timing = outputs.receipts[static_cast<size_t>(release.timing_idx)];
 }
 
 void ClientRequest::end_sequences(FinishReason reason) {
   for (Sequence& sequence : sequences_) {
-    if (sequence.finish_reason != FinishReason::kNone) continue;
-    if (!sequence.is_due()) sequence.open_text = {};  // it belongs to the first ids, which have left
-    sequence.finish_reason = reason;
+    if (sequence.is_finished) continue;
+    if (!sequence.is_due()) sequence.pending.open_text = {};  // it belongs to the first ids, which have left
+    sequence.pending.finish_reason = reason;
+    sequence.is_finished = true;
     --num_unfinished_;
   }
 }
 
 void ClientRequest::Sequence::take_logprobs(const ReleaseLogprobs& run, const StepOutputs& outputs) {
   const auto of_run = outputs.of_ids(run);
-  logprobs.num_per_id = run.num_per_id;
-  logprobs.of_ids.insert(logprobs.of_ids.end(), of_run.begin(), of_run.end());
-  logprobs.cumulative = run.cumulative_logprob;
+  pending.num_per_id = run.num_per_id;
+  pending.logprobs.insert(pending.logprobs.end(), of_run.begin(), of_run.end());
+  pending.cumulative_logprob = static_cast<float>(run.cumulative_logprob);
   if (run.num_per_prompt_place == 0) return;
   const auto of_prompt = outputs.of_prompt(run);
-  logprobs.num_prompt_places = run.num_prompt_places;
-  logprobs.num_per_prompt_place = run.num_per_prompt_place;
-  logprobs.of_prompt.assign(of_prompt.begin(), of_prompt.end());
-}
-
-void ClientRequest::Sequence::drop_sent() {
-  num_sent = output_ids.size();
-  is_anything_sent = true;
-  is_end_sent = finish_reason != FinishReason::kNone;
-  logprobs.of_ids.clear();
-  logprobs.of_prompt.clear();
-  logprobs.num_prompt_places = logprobs.num_per_prompt_place = 0;
+  pending.num_per_prompt_place = run.num_per_prompt_place;
+  pending.prompt_logprobs.assign(of_prompt.begin(), of_prompt.end());
 }
 
 const ClientRequest::Sequence* ClientRequest::find_due() const {
@@ -133,55 +123,32 @@ const ClientRequest::Sequence* ClientRequest::find_due() const {
   return nullptr;
 }
 
-ChunkHeader ClientRequest::make_header(uint32_t flags, bool is_last) const {
-  const auto flag = [](bool is_set, ChunkFlags bit) { return is_set ? bit : 0U; };
-  ChunkHeader header;
-  header.flags = flags | flag(generation_.request.params.skip_special_tokens, kChunkSkipSpecialTokens) |
-                 flag(generation_.tokenized.acknowledge && !is_last, kChunkAcknowledge);
-  header.owner = owner_;
-  header.request_id = id();
-  return header;
+void ClientRequest::sign(Chunk& chunk, bool is_last) const {
+  chunk.owner = owner_;
+  chunk.request_id = id();
+  chunk.acknowledge = generation_.tokenized.acknowledge && !is_last;
 }
 
-Chunk ClientRequest::make_chunk(const Sequence& sequence, bool is_last) const {
-  Chunk chunk;
-  chunk.header = make_header(sequence.is_first ? kChunkIsFirst : 0U, is_last);
-  chunk.header.outputs = wanted_;
-  chunk.header.index = static_cast<uint32_t>(&sequence - sequences_.data());
-  chunk.ids = std::span(sequence.output_ids).subspan(sequence.num_sent);
-  chunk.header.num_ids = static_cast<uint32_t>(chunk.ids.size());
-  const bool has_text = generation_.request.params.detokenize;
-  chunk.header.num_text_ids = has_text ? chunk.header.num_ids - sequence.num_textless_ids : 0;
-  chunk.logprobs = sequence.logprobs.of_ids;
-  chunk.prompt_logprobs = sequence.logprobs.of_prompt;
-  chunk.header.num_per_id = sequence.logprobs.num_per_id;
-  chunk.header.num_prompt_places = sequence.logprobs.num_prompt_places;
-  chunk.header.num_per_prompt_place = sequence.logprobs.num_per_prompt_place;
-  chunk.header.cumulative_logprob = static_cast<float>(sequence.logprobs.cumulative);
-  chunk.stop_reason = sequence.stop_reason;
-  chunk.header.trim = sequence.trim;
-  chunk.header.open_text = sequence.open_text.bits();
-  chunk.header.finish_reason = static_cast<uint32_t>(sequence.finish_reason);
-  chunk.usage = sequence.usage;
+Chunk ClientRequest::take_chunk(Sequence& sequence, bool is_last) {
+  Chunk chunk = std::move(sequence.pending);
+  // What holds for later ids, too, and for an end without any.
+  sequence.pending = {};
+  sequence.pending.usage = chunk.usage;
+  sequence.pending.num_per_id = chunk.num_per_id;
+  sequence.pending.cumulative_logprob = chunk.cumulative_logprob;
+  sign(chunk, is_last);
+  chunk.index = static_cast<uint32_t>(&sequence - sequences_.data());
+  chunk.outputs = wanted_;
+  chunk.skip_special_tokens = generation_.request.params.skip_special_tokens;
   chunk.usage.num_prompt_tokens = static_cast<uint32_t>(generation_.request.prompt_ids.size());
-  if (sequence.receipt) {
-    chunk.receipt = {reinterpret_cast<const char*>(&*sequence.receipt), sizeof(RequestTiming)};
-  }
-  if (!sequence.is_anything_sent) chunk.prompt_text = generation_.prompt_text;
-  if (!is_warned_) chunk.warnings = generation_.warnings;
+  if (!std::exchange(sequence.is_anything_sent, true)) chunk.prompt_text = generation_.prompt_text;
+  if (!std::exchange(is_warned_, true)) chunk.warnings = generation_.tokenized.warnings;
   return chunk;
-}
-
-Answer ClientRequest::make_answer(const Sequence& sequence, bool is_last) const {
-  Answer answer;
-  answer.chunk = make_chunk(sequence, is_last);
-  answer.receipt = finish_receipt(answer.chunk);
-  return answer;
 }
 
 void ClientRequest::send_to_unary() {
   try {
-    for (const Sequence& sequence : sequences_) unary_->answer(prompt_idx_, make_chunk(sequence, true));
+    for (Sequence& sequence : sequences_) unary_->answer(prompt_idx_, take_chunk(sequence, true));
   } catch (const std::exception& error) {
     unary_->fail(TRITONSERVER_ERROR_INTERNAL, error.what());
   }
@@ -201,10 +168,7 @@ void ClientRequest::send() {
     sent = sent.subspan(due, 1);
     next_sequence_ = (due + 1) % sequences_.size();
   }
-  const auto num_ends = std::count_if(sent.begin(), sent.end(), [](const Sequence& sequence) {
-    return sequence.finish_reason != FinishReason::kNone;
-  });
-  num_ends_left_ -= static_cast<size_t>(num_ends);
+  num_ends_left_ -= static_cast<size_t>(std::ranges::count(sent, true, &Sequence::is_finished));
   const bool is_last = num_ends_left_ == 0;
   // What is sent counts as sent before it is on its way: the acknowledgement may come from another thread at
   // once.
@@ -212,10 +176,12 @@ void ClientRequest::send() {
   try {
     ResponseBuilder response(factory_);
     std::vector<Answer> answers;
-    for (const Sequence& sequence : sent) answers.push_back(make_answer(sequence, is_last));
+    for (Sequence& sequence : sent) {
+      Answer& answer = answers.emplace_back();
+      static_cast<Chunk&>(answer) = take_chunk(sequence, is_last);
+      finish_receipt(answer);
+    }
     write_outputs(response, Role::kGeneration, generation_.outputs, {answers, answers.size()});
-    for (Sequence& sequence : sent) sequence.drop_sent();
-    is_warned_ = true;
     response.send(is_last);
   } catch (const std::exception& error) {
     fail(TRITONSERVER_ERROR_INTERNAL, std::string("a response could not be sent: ") + error.what());
@@ -235,7 +201,8 @@ void ClientRequest::send_probe() {
   try {
     ResponseBuilder response(factory_);
     Answer probe;
-    probe.chunk.header = make_header(kChunkProbe, false);
+    probe.is_probe = true;
+    sign(probe, false);
     write_outputs(response, Role::kGeneration, generation_.outputs & kChunkOutput, {{&probe, 1}, 1});
     response.send(false);
   } catch (const std::exception& error) {

@@ -50,7 +50,7 @@ class ClientRequest {
   }
   // Whether its chunks go on to a detokenizer.
   bool is_acknowledged() const { return generation_.tokenized.acknowledge && request_ != nullptr; }
-  bool has_output() const;  // the engine released ids, of any sequence
+  bool has_output() const { return has_output_; }  // the engine released ids, of any sequence
 
   bool is_past_deadline(Clock::time_point now) const {
     const int64_t deadline_ns = generation_.request.deadline_ns;
@@ -92,42 +92,20 @@ class ClientRequest {
  private:
   // What the engine makes of the prompt, once.
   struct Sequence {
-    // All ids that the engine released; [0, num_sent) have left. Prompt and these are what another engine
-    // would need to go on.
-    std::vector<int32_t> output_ids;
-    size_t num_sent = 0;
-    bool is_end_sent = false;
+    Chunk pending;  // what the engine released and has not left
+    bool is_finished = false;
     bool is_anything_sent = false;
-    // For the pending ids [num_sent, output_ids.size()):
-    bool is_first = true;
-    OpenText open_text;
-    uint32_t num_textless_ids = 0;  // at the end, without text
-    int32_t trim = 0;
-    struct {
-      uint32_t num_per_id = 0;
-      std::vector<Logprob> of_ids;
-      uint32_t num_prompt_places = 0;
-      uint32_t num_per_prompt_place = 0;
-      std::vector<Logprob> of_prompt;
-      double cumulative = 0;  // of all ids
-    } logprobs;
-    Usage usage;  // as the engine told with the last ids
-    std::string stop_reason;
-    FinishReason finish_reason = FinishReason::kNone;
-    std::optional<RequestTiming> receipt;  // for the client, with the end
 
     void take_logprobs(const ReleaseLogprobs& run, const StepOutputs& outputs);
-    void drop_sent();
-    bool is_due() const {
-      return num_sent < output_ids.size() || (finish_reason != FinishReason::kNone && !is_end_sent);
-    }
+    bool is_due() const { return !pending.ids.empty() || pending.finish_reason != FinishReason::kNone; }
   };
 
   const Sequence* find_due() const;
   void send_to_unary();
-  Chunk make_chunk(const Sequence& sequence, bool is_last) const;
-  Answer make_answer(const Sequence& sequence, bool is_last) const;
-  ChunkHeader make_header(uint32_t flags, bool is_last) const;
+  // What is pending of the sequence, whole; nothing is, then.
+  Chunk take_chunk(Sequence& sequence, bool is_last);
+  // Says whose chunk it is.
+  void sign(Chunk& chunk, bool is_last) const;
   void complete(bool is_success);
 
   TRITONBACKEND_ModelInstance* instance_;
@@ -148,6 +126,7 @@ class ClientRequest {
   TRITONSERVER_Error_Code error_code_ = TRITONSERVER_ERROR_UNKNOWN;
   std::string error_;
 
+  bool has_output_ = false;
   bool is_submitted_ = false;
   bool is_outstanding_ = false;  // sent, to be acknowledged
   bool is_waiting_for_delivery_ = false;

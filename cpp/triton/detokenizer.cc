@@ -71,23 +71,23 @@ void Detokenizer::answer(TRITONBACKEND_Request* request) {
 }
 
 void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view bytes) {
-  read_chunks(bytes, chunks_, ids_, logprobs_);
-  const ChunkHeader& header = chunks_.front().header;
-  const auto generation = registry::find(header.owner);
+  read_chunks(bytes, answers_);
+  const Chunk& chunk = answers_.front();
+  const auto generation = registry::find(chunk.owner);
   if (!generation) {
     throw ServerError(TRITONSERVER_ERROR_UNAVAILABLE, "chunk: its generation model is not loaded any more");
   }
   const bool is_nobody_waiting = is_cancelled(request);
   const auto send = [&] {
-    if (is_nobody_waiting || (header.flags & kChunkProbe) != 0) {
+    if (is_nobody_waiting || chunk.is_probe) {
       send_final_flag(request);
     } else {
       send_texts(request, generation->model_info()->token_table);
     }
   };
   // Where generation does not wait, it has no use for feedback, and errors are the detokenizer's own.
-  if ((header.flags & kChunkAcknowledge) == 0) return send();
-  const auto feedback = std::make_shared<Feedback>(Feedback{header.request_id, is_nobody_waiting, {}});
+  if (!chunk.acknowledge) return send();
+  const auto feedback = std::make_shared<Feedback>(Feedback{chunk.request_id, is_nobody_waiting, {}});
   const auto send_or_report = [&] {
     try {
       send();
@@ -101,20 +101,15 @@ void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view 
   const bool is_waiting = server_guard::run_after_delivery(
       send_or_report, [generation, feedback] { acknowledge(*generation, *feedback); });
   if (!is_waiting) return;
-  Feedback note{header.request_id, false, {}, true};
+  Feedback note{chunk.request_id, false, {}, true};
   acknowledge(*generation, note);
 }
 
 void Detokenizer::send_texts(TRITONBACKEND_Request* request, const TokenTable& token_table) {
-  const uint32_t outputs = requested_outputs(request, Role::kDetokenizer, chunks_.front().header.outputs);
-  answers_.resize(std::max(answers_.size(), chunks_.size()));
-  for (size_t i = 0; i < chunks_.size(); ++i) {
-    answers_[i].chunk = chunks_[i];
-    finish(answers_[i], outputs, token_table);
-  }
+  const uint32_t outputs = requested_outputs(request, Role::kDetokenizer, answers_.front().outputs);
+  for (Answer& answer : answers_) finish(answer, outputs, token_table);
   ResponseBuilder response(request);
-  write_outputs(response, Role::kDetokenizer, outputs,
-                {std::span(answers_).first(chunks_.size()), chunks_.size()});
+  write_outputs(response, Role::kDetokenizer, outputs, {answers_, answers_.size()});
   response.send(true);
 }
 

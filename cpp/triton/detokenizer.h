@@ -30,7 +30,7 @@ class Detokenizer {
  private:
   void answer(TRITONBACKEND_Request* request);
   void answer_chunk(TRITONBACKEND_Request* request, std::string_view bytes);
-  // The response to chunks_.
+  // The response to answers_.
   void send_texts(TRITONBACKEND_Request* request, const TokenTable& token_table);
   void answer_ids(TRITONBACKEND_Request* request, std::string_view bytes);
 
@@ -40,8 +40,6 @@ class Detokenizer {
   // Scratch, reused
   std::string joined_;
   std::vector<int32_t> ids_;
-  std::vector<Logprob> logprobs_;
-  std::vector<Chunk> chunks_;
   std::vector<Answer> answers_;
 };
 

@@ -8,7 +8,6 @@
 #include "api.h"
 #include "output_table.h"
 #include "request_parameters.h"
-#include "wire_bytes.h"
 
 namespace quire::triton {
 
@@ -130,9 +129,6 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
   SamplingParams& params = result.request.params = std::move(fields.params);
   result.request.priority = result.priority;
   result.request.return_receipt = result.return_receipt;
-  for (const std::string& warning : result.tokenized.warnings) {
-    wire::put_string(result.warnings, warning);  // an element of a STRING tensor looks the same
-  }
   if (params.seed == -1) params.seed.reset();
   // Who asks for the numbers alone gets those of the sampled tokens.
   if (result.return_logprobs || result.return_cumulative_logprob)
@@ -191,6 +187,7 @@ std::vector<GenerationRequest> split_prompts(const GenerationRequest& request, c
     if (!request.tokenized.prompt_text.empty()) prompt.prompt_text = request.tokenized.prompt_text[i];
     prompts.push_back(std::move(prompt));
   }
+  prompts.front().tokenized.warnings = request.tokenized.warnings;
   return prompts;
 }
 

@@ -21,7 +21,6 @@ struct GenerationRequest : RequestOptions {
   std::vector<std::pair<std::string, std::string>> aliases;  // fields that came under another name
   TokenizedRequest tokenized;
   std::string prompt_text;  // stands before the first text
-  std::string warnings;     // of the tokenizer, as a STRING tensor's bytes: go with the first text
   uint32_t outputs = 0;     // that the client asks for by name (outputs.h)
 };
 

@@ -30,37 +30,37 @@ constexpr auto kString = TRITONSERVER_TYPE_BYTES;
 template <auto kValue>
 void each(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
   response.add_values(spec.name, spec.type, answers.all.size(),
-                      [&](size_t i) { return kValue(answers.all[i]); });
+                      [&](size_t i) -> decltype(auto) { return kValue(answers.all[i]); });
 }
 
 // [prompts] of kValue(the first answer of the prompt).
 template <auto kValue>
 void each_prompt(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
-  response.add_values(spec.name, spec.type, answers.all.size() / answers.num_per_prompt,
-                      [&](size_t i) { return kValue(answers.all[i * answers.num_per_prompt]); });
+  response.add_values(
+      spec.name, spec.type, answers.all.size() / answers.num_per_prompt,
+      [&](size_t i) -> decltype(auto) { return kValue(answers.all[i * answers.num_per_prompt]); });
 }
 
 inline void chunks(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
-  size_t size = 0;
-  for (const Answer& answer : answers.all) size += chunk_size(answer.chunk);
-  char* out = response.add(spec.name, spec.type, static_cast<int64_t>(size), size);
-  for (const Answer& answer : answers.all) out = write_chunk(answer.chunk, out);
+  const std::string bytes = write_chunks(answers.all);
+  char* const out = response.add(spec.name, spec.type, static_cast<int64_t>(bytes.size()), bytes.size());
+  std::memcpy(out, bytes.data(), bytes.size());
 }
 
 // Once in a response.
 inline void warnings(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
-  const std::string_view bytes = answers.all.front().chunk.warnings;
-  std::memcpy(response.add(spec.name, spec.type, count_strings(bytes), bytes.size()), bytes.data(),
-              bytes.size());
+  const std::vector<std::string>& texts = answers.all.front().warnings;
+  response.add_values(spec.name, spec.type, texts.size(),
+                      [&](size_t i) { return std::string_view(texts[i]); });
 }
 
 // [ids]: those of each answer, one after the other.
 inline void ids(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
   size_t count = 0;
-  for (const Answer& answer : answers.all) count += answer.chunk.ids.size();
+  for (const Answer& answer : answers.all) count += answer.ids.size();
   char* out = response.add(spec.name, spec.type, static_cast<int64_t>(count), count * sizeof(int32_t));
   for (const Answer& answer : answers.all) {
-    const std::span<const int32_t> of_answer = answer.chunk.ids;
+    const std::span<const int32_t> of_answer = answer.ids;
     if (!of_answer.empty()) std::memcpy(out, of_answer.data(), of_answer.size_bytes());
     out += of_answer.size_bytes();
   }
@@ -69,14 +69,14 @@ inline void ids(ResponseBuilder& response, const OutputSpec& spec, const Answers
 // [places, logprobs of a place] of one member of Logprob.
 template <auto kMember>
 void write_logprobs(ResponseBuilder& response, const OutputSpec& spec, std::span<const Answer> answers,
-                    std::span<const Logprob> Chunk::* entries, uint32_t num_per_place) {
+                    std::vector<Logprob> Chunk::* entries, uint32_t num_per_place) {
   size_t count = 0;
-  for (const Answer& answer : answers) count += (answer.chunk.*entries).size();
+  for (const Answer& answer : answers) count += (answer.*entries).size();
   const int64_t shape[] = {static_cast<int64_t>(count / num_per_place), num_per_place};
   constexpr size_t kSize = sizeof(Logprob().*kMember);
   char* out = response.add(spec.name, spec.type, shape, count * kSize);
   for (const Answer& answer : answers) {
-    for (const Logprob& logprob : answer.chunk.*entries) {
+    for (const Logprob& logprob : answer.*entries) {
       std::memcpy(out, &(logprob.*kMember), kSize);
       out += kSize;
     }
@@ -85,27 +85,26 @@ void write_logprobs(ResponseBuilder& response, const OutputSpec& spec, std::span
 
 template <auto kMember>
 void logprobs(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
-  write_logprobs<kMember>(response, spec, answers.all, &Chunk::logprobs,
-                          answers.all.front().chunk.header.num_per_id);
+  write_logprobs<kMember>(response, spec, answers.all, &Chunk::logprobs, answers.all.front().num_per_id);
 }
 
 template <auto kMember>
 void prompt_logprobs(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
   write_logprobs<kMember>(response, spec, answers.all.first(1), &Chunk::prompt_logprobs,
-                          answers.all.front().chunk.header.num_per_prompt_place);
+                          answers.all.front().num_per_prompt_place);
 }
 
 // [answers, ids of the longest] floats: the logprob of each id alone; 0 where there is none.
 inline void token_logprobs(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
   size_t length = 0;
-  for (const Answer& answer : answers.all) length = std::max<size_t>(length, answer.chunk.header.num_ids);
+  for (const Answer& answer : answers.all) length = std::max(length, answer.ids.size());
   const int64_t shape[] = {static_cast<int64_t>(answers.all.size()), static_cast<int64_t>(length)};
   const size_t row_size = length * sizeof(float);
   char* out = response.add(spec.name, spec.type, shape, answers.all.size() * row_size);
   for (const Answer& answer : answers.all) {
     std::memset(out, 0, row_size);
-    const std::span<const Logprob> entries = answer.chunk.logprobs;
-    const uint32_t num_per_id = answer.chunk.header.num_per_id;
+    const std::span<const Logprob> entries = answer.logprobs;
+    const uint32_t num_per_id = answer.num_per_id;
     for (size_t i = 0; i * num_per_id < entries.size(); ++i) {
       std::memcpy(out + i * sizeof(float), &entries[i * num_per_id].logprob, sizeof(float));
     }
@@ -114,28 +113,21 @@ inline void token_logprobs(ResponseBuilder& response, const OutputSpec& spec, co
 }
 
 template <auto kMember>
-std::string_view text(const Answer& answer) {
+const auto& member(const Answer& answer) {
   return answer.*kMember;
 }
 template <auto kMember>
-uint32_t count(const Answer& answer) {
-  return answer.chunk.header.*kMember;
+const auto& usage(const Answer& answer) {
+  return answer.usage.*kMember;
 }
-template <auto kMember>
-uint32_t usage(const Answer& answer) {
-  return answer.chunk.usage.*kMember;
-}
-inline std::string_view finish_reason(const Answer& answer) {
-  return to_string(static_cast<FinishReason>(answer.chunk.header.finish_reason));
-}
-inline std::string_view stop_reason(const Answer& answer) { return answer.chunk.stop_reason; }
-inline float cumulative_logprob(const Answer& answer) { return answer.chunk.header.cumulative_logprob; }
+inline uint32_t num_ids(const Answer& answer) { return static_cast<uint32_t>(answer.ids.size()); }
+inline std::string_view finish_reason(const Answer& answer) { return to_string(answer.finish_reason); }
 
 template <auto kField>
 bool wants(const GenerationRequest& request) {
   return request.*kField;
 }
-inline bool wants_warnings(const GenerationRequest& request) { return !request.warnings.empty(); }
+inline bool wants_warnings(const GenerationRequest& request) { return !request.tokenized.warnings.empty(); }
 inline bool wants_index(const GenerationRequest& request) {
   return request.stream && request.request.params.n > 1;
 }
@@ -143,46 +135,45 @@ inline bool wants_prompt_logprobs(const GenerationRequest& request) {
   return request.request.params.prompt_logprobs.has_value();
 }
 
-inline bool has_warnings(const Answers& answers) { return !answers.all.front().chunk.warnings.empty(); }
+inline bool has_warnings(const Answers& answers) { return !answers.all.front().warnings.empty(); }
 inline bool has_receipt(const Answers& answers) {
   return std::any_of(answers.all.begin(), answers.all.end(),
                      [](const Answer& answer) { return !answer.receipt.empty(); });
 }
-inline bool has_logprobs(const Answers& answers) { return answers.all.front().chunk.header.num_per_id > 0; }
+inline bool has_logprobs(const Answers& answers) { return answers.all.front().num_per_id > 0; }
 inline bool has_prompt_logprobs(const Answers& answers) {
-  return answers.all.front().chunk.header.num_per_prompt_place > 0;
+  return answers.all.front().num_per_prompt_place > 0;
 }
 
 using Request = GenerationRequest;
-using Header = ChunkHeader;
 
 // clang-format off
 inline constexpr OutputSpec kTable[] = {
     {"chunk", kBytes, kGeneration, chunks},
-    {"text_output", kString, kTexts, each<text<&Answer::text>>},
+    {"text_output", kString, kTexts, each<member<&Answer::text>>},
     {"warnings", kString, kTexts, warnings, wants_warnings, has_warnings},
     {"output_ids", kInt32, kAll, ids, wants<&Request::return_token_ids>},
-    {"index", kUint32, kStreams, each<count<&Header::index>>, wants_index},
+    {"index", kUint32, kStreams, each<member<&Chunk::index>>, wants_index},
     {"finish_reason", kString, kAll, each<finish_reason>, wants<&Request::return_finish_reason>},
     {"num_input_tokens", kUint32, kAll, each_prompt<usage<&Usage::num_prompt_tokens>>,
      wants<&Request::return_num_input_tokens>},
-    {"num_output_tokens", kUint32, kAll, each<count<&Header::num_ids>>, wants<&Request::return_num_output_tokens>},
-    {"stop_reason", kString, kAll, each<stop_reason>, wants<&Request::return_stop_reason>},
-    {"cumulative_logprob", kFloat, kAll, each<cumulative_logprob>, wants<&Request::return_cumulative_logprob>,
+    {"num_output_tokens", kUint32, kAll, each<num_ids>, wants<&Request::return_num_output_tokens>},
+    {"stop_reason", kString, kAll, each<member<&Chunk::stop_reason>>, wants<&Request::return_stop_reason>},
+    {"cumulative_logprob", kFloat, kAll, each<member<&Chunk::cumulative_logprob>>, wants<&Request::return_cumulative_logprob>,
      has_logprobs},
     // The name that TensorRT-LLM's clients use.
-    {"cum_log_probs", kFloat, kUnary, each<cumulative_logprob>, wants<&Request::return_cumulative_logprob>},
+    {"cum_log_probs", kFloat, kUnary, each<member<&Chunk::cumulative_logprob>>, wants<&Request::return_cumulative_logprob>},
     {"logprob_ids", kInt32, kGeneration, logprobs<&Logprob::token_id>, nullptr, has_logprobs},
     {"logprobs", kFloat, kGeneration, logprobs<&Logprob::logprob>, nullptr, has_logprobs},
     {"logprob_ranks", kInt32, kGeneration, logprobs<&Logprob::rank>, nullptr, has_logprobs},
     {"prompt_logprob_ids", kInt32, kGeneration, prompt_logprobs<&Logprob::token_id>, nullptr, has_prompt_logprobs},
     {"prompt_logprobs", kFloat, kGeneration, prompt_logprobs<&Logprob::logprob>, nullptr, has_prompt_logprobs},
     {"prompt_logprob_ranks", kInt32, kGeneration, prompt_logprobs<&Logprob::rank>, nullptr, has_prompt_logprobs},
-    {"logprobs", kString, kTexts, each<text<&Answer::logprobs>>, wants<&Request::return_logprobs>},
-    {"prompt_logprobs", kString, kTexts, each_prompt<text<&Answer::prompt_logprobs>>, wants_prompt_logprobs,
+    {"logprobs", kString, kTexts, each<member<&Answer::logprobs_json>>, wants<&Request::return_logprobs>},
+    {"prompt_logprobs", kString, kTexts, each_prompt<member<&Answer::prompt_logprobs_json>>, wants_prompt_logprobs,
      has_prompt_logprobs},
     {"output_log_probs", kFloat, kTexts, token_logprobs, wants<&Request::return_logprobs>},
-    {"receipt", kString, kAll, each<text<&Answer::receipt>>, wants<&Request::return_receipt>, has_receipt},
+    {"receipt", kString, kAll, each<member<&Answer::receipt>>, wants<&Request::return_receipt>, has_receipt},
 };
 // clang-format on
 static_assert(std::size(kTable) <= 32, "a mask has 32 bits");

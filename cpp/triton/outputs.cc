@@ -1,6 +1,6 @@
 #include "outputs.h"
 
-#include <cstring>
+#include <span>
 
 #include "logprobs_json.h"
 #include "output_table.h"
@@ -19,27 +19,21 @@ constexpr uint32_t kPromptLogprobs = mask_of(Role::kDetokenizer, "prompt_logprob
 
 }  // namespace
 
-std::string finish_receipt(const Chunk& chunk) {
-  if (chunk.receipt.empty()) return "";
-  RequestTiming receipt;
-  std::memcpy(&receipt, chunk.receipt.data(), sizeof(receipt));
-  return to_json(receipt, static_cast<int64_t>(now_ns()));
+void finish_receipt(Answer& answer) {
+  answer.receipt = answer.timing ? to_json(*answer.timing, static_cast<int64_t>(now_ns())) : "";
 }
 
 void finish(Answer& answer, uint32_t outputs, const TokenTable& token_table) {
-  const Chunk& chunk = answer.chunk;
-  const ChunkHeader& header = chunk.header;
-  answer.text = chunk.prompt_text;
-  token_table.decode_to(chunk.ids.first(header.num_text_ids), (header.flags & kChunkIsFirst) != 0,
-                        header.trim, (header.flags & kChunkSkipSpecialTokens) != 0, answer.text,
-                        OpenText(header.open_text));
-  answer.receipt = finish_receipt(chunk);
+  answer.text = answer.prompt_text;
+  token_table.decode_to(std::span(answer.ids).first(answer.num_text_ids), answer.is_first, answer.trim,
+                        answer.skip_special_tokens, answer.text, answer.open_text);
+  finish_receipt(answer);
   if ((outputs & kLogprobs) != 0) {
-    answer.logprobs = logprobs_json(chunk.logprobs, header.num_per_id, false, token_table);
+    answer.logprobs_json = logprobs_json(answer.logprobs, answer.num_per_id, false, token_table);
   }
-  if ((outputs & kPromptLogprobs) != 0 && header.index == 0) {
-    answer.prompt_logprobs =
-        logprobs_json(chunk.prompt_logprobs, header.num_per_prompt_place, true, token_table);
+  if ((outputs & kPromptLogprobs) != 0 && answer.index == 0) {
+    answer.prompt_logprobs_json =
+        logprobs_json(answer.prompt_logprobs, answer.num_per_prompt_place, true, token_table);
   }
 }
 

@@ -20,12 +20,11 @@ namespace quire::triton {
 class ResponseBuilder;
 
 // What one sequence has in a response: its chunk, and what is made of it.
-struct Answer {
-  Chunk chunk;
+struct Answer : Chunk {
   std::string text;
-  std::string receipt;   // JSON; "": none
-  std::string logprobs;  // JSON
-  std::string prompt_logprobs;
+  std::string receipt;  // JSON; "": none
+  std::string logprobs_json;
+  std::string prompt_logprobs_json;
 };
 
 // The answers of a response, those of one prompt's sequences side by side.
@@ -47,8 +46,8 @@ struct OutputSpec {
 
 // Makes the texts of an answer that `outputs` has. The chunk: whole.
 void finish(Answer& answer, uint32_t outputs, const TokenTable& token_table);
-// The chunk's receipt, as JSON that ends now; "" where it has none.
-std::string finish_receipt(const Chunk& chunk);
+// Makes the receipt of an answer, which ends now; "" where its chunk has no times.
+void finish_receipt(Answer& answer);
 
 // The outputs that the fields of a request want.
 uint32_t wanted_outputs(const GenerationRequest& request);

@@ -71,14 +71,13 @@ uint64_t word_at(std::string_view bytes, size_t offset) {
 
 }  // namespace
 
-Seal seal_of(std::string_view head, std::string_view rest) {
+Seal seal_of(std::string_view bytes) {
   static const Seal key = make_key();
   SipHash hash(key);
   size_t offset = 0;
-  for (; offset < head.size(); offset += 8) hash.add(word_at(head, offset));
-  for (offset = 0; offset + 8 <= rest.size(); offset += 8) hash.add(word_at(rest, offset));
-  const uint64_t end = offset < rest.size() ? word_at(rest, offset) : 0;
-  hash.add(end | (head.size() + rest.size()) << 56);
+  for (; offset + 8 <= bytes.size(); offset += 8) hash.add(word_at(bytes, offset));
+  const uint64_t end = offset < bytes.size() ? word_at(bytes, offset) : 0;
+  hash.add(end | bytes.size() << 56);
   return hash.finish();
 }
 

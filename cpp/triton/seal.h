@@ -9,8 +9,8 @@ namespace quire::triton {
 
 using Seal = std::array<uint64_t, 2>;
 
-// SipHash-2-4 with 128 bits, of `head` and `rest` one after the other, under a random key of this process.
-// head: a multiple of 8 bytes. Throws Error where the system has no random bytes.
-Seal seal_of(std::string_view head, std::string_view rest);
+// SipHash-2-4 with 128 bits, under a random key of this process. Throws Error where the system has no random
+// bytes.
+Seal seal_of(std::string_view bytes);
 
 }  // namespace quire::triton

@@ -1,17 +1,11 @@
 #include "unary_response.h"
 
+#include <utility>
+
 #include "api.h"
 #include "generation.h"
-#include "output_table.h"
 
 namespace quire::triton {
-
-namespace {
-
-constexpr uint32_t kIds = outputs::mask_of(Role::kUnary, "output_ids");
-constexpr uint32_t kTokenLogprobs = outputs::mask_of(Role::kUnary, "output_log_probs");
-
-}  // namespace
 
 UnaryResponse::UnaryResponse(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
                              const GenerationRequest& generation, size_t count,
@@ -19,11 +13,9 @@ UnaryResponse::UnaryResponse(TRITONBACKEND_ModelInstance* instance, TRITONBACKEN
     : instance_(instance),
       request_(request),
       info_(std::move(info)),
-      warnings_(generation.warnings),
       outputs_(generation.outputs & wanted_outputs(generation)),
       n_(static_cast<size_t>(generation.request.params.n)),
       answers_(count * n_),
-      kept_(answers_.size()),
       start_ns_(start_ns) {
   check(TRITONBACKEND_ResponseFactoryNew(&factory_, request));
 }
@@ -39,25 +31,11 @@ bool UnaryResponse::is_over() const {
   return is_cancelled;
 }
 
-void UnaryResponse::answer(size_t prompt, const Chunk& chunk) {
+void UnaryResponse::answer(size_t prompt, Chunk chunk) {
   if (request_ == nullptr) return;
-  const size_t idx = prompt * n_ + chunk.header.index;
-  Answer& answer = answers_.at(idx);
-  answer.chunk = chunk;
+  Answer& answer = answers_.at(prompt * n_ + chunk.index);
+  static_cast<Chunk&>(answer) = std::move(chunk);
   finish(answer, outputs_, info_->token_table);
-  Kept& kept = kept_[idx];
-  if ((outputs_ & kIds) != 0) kept.ids.assign(chunk.ids.begin(), chunk.ids.end());
-  if ((outputs_ & kTokenLogprobs) != 0) kept.logprobs.assign(chunk.logprobs.begin(), chunk.logprobs.end());
-  kept.stop_reason = chunk.stop_reason;
-  answer.chunk = {.header = chunk.header,
-                  .usage = chunk.usage,
-                  .ids = kept.ids,
-                  .prompt_text = {},
-                  .warnings = warnings_,
-                  .stop_reason = kept.stop_reason,
-                  .receipt = {},
-                  .logprobs = kept.logprobs,
-                  .prompt_logprobs = {}};
   if (++num_answered_ == answers_.size()) send();
 }
 

@@ -37,18 +37,11 @@ class UnaryResponse {
   bool is_over() const;
   size_t num_prompts() const { return answers_.size() / n_; }
   // The whole answer of a prompt, or one of its n.
-  void answer(size_t prompt, const Chunk& chunk);
+  void answer(size_t prompt, Chunk chunk);
   // Answers the request with an error.
   void fail(TRITONSERVER_Error_Code code, const std::string& message);
 
  private:
-  // What an answer's chunk views, of which only what is sent.
-  struct Kept {
-    std::vector<int32_t> ids;
-    std::vector<Logprob> logprobs;
-    std::string stop_reason;
-  };
-
   void send();
   void complete(bool is_success);
 
@@ -56,11 +49,9 @@ class UnaryResponse {
   TRITONBACKEND_Request* request_;  // null once completed
   TRITONBACKEND_ResponseFactory* factory_ = nullptr;
   const std::shared_ptr<const ModelInfo> info_;
-  const std::string warnings_;  // a STRING tensor's bytes
-  const uint32_t outputs_;      // wanted by the request's fields, and asked for by name
+  const uint32_t outputs_;  // wanted by the request's fields, and asked for by name
   const size_t n_;
   std::vector<Answer> answers_;  // [prompts * n]
-  std::vector<Kept> kept_;       // the same
   size_t num_answered_ = 0;
   const uint64_t start_ns_;
 };

@@ -9,15 +9,14 @@ from pathlib import Path
 import tritonclient.grpc as grpc
 from backend_server import Repository, Server, StartServer, wait_for
 
-# The beginning of a chunk: version, flags, owner, sequence.
-HEAD = struct.Struct("<IIQQ")
-PROBE_TO_BE_ACKNOWLEDGED = 4 | 8
+# The beginning of a chunk: seal, number of chunks, owner, request, index, outputs, is_probe, acknowledge.
+HEAD = struct.Struct("<16sIQQII??")
 
 
 def forge(chunk: list[int], sequence: int) -> list[int]:
     """One's own chunk, as a probe of another sequence."""
-    version, _, owner, _ = HEAD.unpack(bytes(chunk[: HEAD.size]))
-    head = HEAD.pack(version, PROBE_TO_BE_ACKNOWLEDGED, owner, sequence)
+    seal, count, owner, _, index, outputs, _, _ = HEAD.unpack(bytes(chunk[: HEAD.size]))
+    head = HEAD.pack(seal, count, owner, sequence, index, outputs, True, True)
     return [*head, *chunk[HEAD.size :]]
 
 
