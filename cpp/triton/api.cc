@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <limits>
+#include <utility>
 
 namespace quire::triton {
 
@@ -33,10 +34,10 @@ void log_message(TRITONSERVER_LogLevel level, const char* file, int line, const 
   if (error != nullptr) TRITONSERVER_ErrorDelete(error);
 }
 
-void complete(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request, uint64_t start_ns) {
-  const uint64_t end_ns = now_ns();
-  log_if_failed(TRITONBACKEND_ModelInstanceReportStatistics(instance, request, true, start_ns, start_ns,
-                                                            end_ns, end_ns),
+void release(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request, bool is_success,
+             uint64_t start_ns, uint64_t first_output_ns, uint64_t end_ns) {
+  log_if_failed(TRITONBACKEND_ModelInstanceReportStatistics(instance, request, is_success, start_ns, start_ns,
+                                                            first_output_ns, end_ns),
                 "reporting statistics");
   log_if_failed(TRITONBACKEND_RequestRelease(request, TRITONSERVER_REQUEST_RELEASE_ALL),
                 "releasing a request");
@@ -109,6 +110,35 @@ InputTensor read_output(TRITONSERVER_InferenceResponse* response, uint32_t index
   return tensor;
 }
 
+std::vector<Parameter> read_parameters(TRITONBACKEND_Request* request) {
+  uint32_t count = 0;
+  check(TRITONBACKEND_RequestParameterCount(request, &count));
+  std::vector<Parameter> parameters(count);
+  for (uint32_t i = 0; i < count; ++i) {
+    auto& [name, given] = parameters[i];
+    auto type = TRITONSERVER_PARAMETER_STRING;
+    const void* value = nullptr;
+    check(TRITONBACKEND_RequestParameter(request, i, &name, &type, &value));
+    switch (type) {
+      case TRITONSERVER_PARAMETER_STRING:
+        given = static_cast<const char*>(value);
+        break;
+      case TRITONSERVER_PARAMETER_INT:
+        given = *static_cast<const int64_t*>(value);
+        break;
+      case TRITONSERVER_PARAMETER_BOOL:
+        given = *static_cast<const bool*>(value);
+        break;
+      case TRITONSERVER_PARAMETER_DOUBLE:
+        given = *static_cast<const double*>(value);
+        break;
+      case TRITONSERVER_PARAMETER_BYTES:
+        throw InvalidArgument(name, "bytes", "a string, a number or a boolean");
+    }
+  }
+  return parameters;
+}
+
 bool is_cancelled(TRITONBACKEND_Request* request) {
   bool is_cancelled = false;
   check(TRITONBACKEND_RequestIsCancelled(request, &is_cancelled));
@@ -177,27 +207,29 @@ void ResponseBuilder::add_string(const char* name, std::string_view text) {
   add_values(name, TRITONSERVER_TYPE_BYTES, 1, [&](size_t) { return text; });
 }
 
-void ResponseBuilder::send(bool is_final, TRITONSERVER_Error* error) {
-  TRITONBACKEND_Response* response = response_;
-  response_ = nullptr;  // given away, whatever send returns
-  check(TRITONBACKEND_ResponseSend(response, is_final ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0, error));
+void ResponseBuilder::send(bool is_final) {
+  TRITONBACKEND_Response* response = std::exchange(response_, nullptr);  // given away, whatever send returns
+  check(TRITONBACKEND_ResponseSend(response, is_final ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0, nullptr));
+}
+
+void ResponseBuilder::send_error(const std::exception& exception) {
+  TRITONBACKEND_Response* response = std::exchange(response_, nullptr);
+  TRITONSERVER_Error* error = to_triton(exception);
+  TRITONSERVER_Error* failure =
+      TRITONBACKEND_ResponseSend(response, TRITONSERVER_RESPONSE_COMPLETE_FINAL, error);
+  TRITONSERVER_ErrorDelete(error);
+  check(failure);
 }
 
 void answer_with_error(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
                        const std::exception& exception, uint64_t start_ns) {
-  TRITONSERVER_Error* error = to_triton(exception);
   try {
-    ResponseBuilder(request).send(true, error);
+    ResponseBuilder(request).send_error(exception);
   } catch (const std::exception& failure) {
     QUIRE_LOG(ERROR, std::string("an error could not be answered: ") + failure.what());
   }
-  TRITONSERVER_ErrorDelete(error);
   const uint64_t end_ns = now_ns();
-  log_if_failed(TRITONBACKEND_ModelInstanceReportStatistics(instance, request, false, start_ns, start_ns,
-                                                            end_ns, end_ns),
-                "reporting statistics");
-  log_if_failed(TRITONBACKEND_RequestRelease(request, TRITONSERVER_REQUEST_RELEASE_ALL),
-                "releasing a request");
+  release(instance, request, false, start_ns, end_ns, end_ns);
 }
 
 }  // namespace quire::triton

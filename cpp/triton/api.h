@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <variant>
 #include <vector>
 
 #include "abi.h"
@@ -28,11 +29,17 @@ class ServerError : public Error {
 void check(TRITONSERVER_Error* error);
 // For calls whose failure changes nothing: logs it.
 void log_if_failed(TRITONSERVER_Error* error, const char* what);
+// Ends a request whose last response has been sent: statistics of an instance, release.
+void release(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request, bool is_success,
+             uint64_t start_ns, uint64_t first_output_ns, uint64_t end_ns);
 // Answers a request with the exception as its only response, and releases it.
 void answer_with_error(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
                        const std::exception& exception, uint64_t start_ns);
-// Ends a request whose only response has been sent: statistics of an instance, release.
-void complete(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request, uint64_t start_ns);
+// Calls answer(request, start_ns) for each request, which sends its only response, or throws what is to be
+// answered; and releases it.
+template <class Answer>
+void answer_each(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count,
+                 Answer&& answer);
 // The server's form of an exception: InvalidArgument is INVALID_ARG, ServerError keeps its code, others are
 // INTERNAL.
 TRITONSERVER_Error* to_triton(const std::exception& error);
@@ -77,6 +84,14 @@ InputTensor read_input(TRITONBACKEND_Request* request, uint32_t index, std::stri
 // response.
 InputTensor read_output(TRITONSERVER_InferenceResponse* response, uint32_t index);
 
+// A parameter of a request; views live as long as the request. The alternatives are in the order of
+// TRITONSERVER_ParameterType.
+struct Parameter {
+  const char* name;
+  std::variant<const char*, int64_t, bool, double> value;
+};
+std::vector<Parameter> read_parameters(TRITONBACKEND_Request* request);
+
 // Whether the server knows that the client has gone.
 bool is_cancelled(TRITONBACKEND_Request* request);
 
@@ -106,7 +121,8 @@ class ResponseBuilder {
   // [count] of value(0), value(1), ..., numbers of the type or strings; value is called more than once.
   template <class Value>
   void add_values(const char* name, TRITONSERVER_DataType type, size_t count, Value&& value);
-  void send(bool is_final, TRITONSERVER_Error* error = nullptr);
+  void send(bool is_final);
+  void send_error(const std::exception& exception);  // final
 
  private:
   TRITONBACKEND_Response* response_ = nullptr;
@@ -136,6 +152,22 @@ void ResponseBuilder::add_values(const char* name, TRITONSERVER_DataType type, s
     } else {
       write(&one, sizeof(one));
     }
+  }
+}
+
+template <class Answer>
+void answer_each(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count,
+                 Answer&& answer) {
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint64_t start_ns = now_ns();
+    try {
+      answer(requests[i], start_ns);
+    } catch (const std::exception& error) {
+      answer_with_error(instance, requests[i], error, start_ns);
+      continue;
+    }
+    const uint64_t end_ns = now_ns();
+    release(instance, requests[i], true, start_ns, end_ns, end_ns);
   }
 }
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "api.h"
 #include "output_table.h"
 
 namespace quire::triton {
@@ -14,46 +13,25 @@ constexpr uint32_t kChunkOutput = outputs::mask_of(Role::kGeneration, "chunk");
 
 }  // namespace
 
-ClientRequest::ClientRequest(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
-                             GenerationRequest generation, uint64_t owner)
-    : instance_(instance),
-      request_(request),
-      generation_(std::move(generation)),
+ClientRequest::ClientRequest(GenerationRequest generation, uint64_t owner)
+    : generation_(std::move(generation)),
       owner_(owner),
       wanted_(wanted_outputs(generation_)),
       sequences_(static_cast<size_t>(generation_.request.params.n)),
       num_unfinished_(sequences_.size()),
-      num_ends_left_(sequences_.size()) {
-  check(TRITONBACKEND_ResponseFactoryNew(&factory_, request));
-  start_ns_ = now_ns();
-  last_sent_ = Clock::now();
+      num_ends_left_(sequences_.size()) {}
+
+ClientRequest::ClientRequest(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
+                             GenerationRequest generation, uint64_t owner)
+    : ClientRequest(std::move(generation), owner) {
+  open_.emplace(instance, request, now_ns());
 }
 
 ClientRequest::ClientRequest(std::shared_ptr<UnaryResponse> response, size_t prompt,
                              GenerationRequest generation, uint64_t owner)
-    : instance_(nullptr),
-      request_(nullptr),
-      unary_(std::move(response)),
-      prompt_idx_(prompt),
-      generation_(std::move(generation)),
-      owner_(owner),
-      wanted_(wanted_outputs(generation_)),
-      sequences_(static_cast<size_t>(generation_.request.params.n)),
-      num_unfinished_(sequences_.size()),
-      num_ends_left_(sequences_.size()) {
-  start_ns_ = now_ns();
-  last_sent_ = Clock::now();
-}
-
-ClientRequest::~ClientRequest() {
-  if (is_open()) fail(TRITONSERVER_ERROR_INTERNAL, "the request was dropped; this is an error in Quire");
-}
-
-bool ClientRequest::is_cancelled() const {
-  if (unary_) return unary_->is_over();
-  bool is_cancelled = false;
-  log_if_failed(TRITONBACKEND_ResponseFactoryIsCancelled(factory_, &is_cancelled), "asking for cancellation");
-  return is_cancelled;
+    : ClientRequest(std::move(generation), owner) {
+  unary_ = std::move(response);
+  prompt_idx_ = prompt;
 }
 
 void ClientRequest::take(const Release& release, const StepOutputs& outputs) {
@@ -68,7 +46,7 @@ void ClientRequest::take(const Release& release, const StepOutputs& outputs) {
   QUIRE_CHECK(is_last || (release.trim == 0 && release.num_text_ids == num_text_ids),
               "request " << id() << ", trim " << release.trim << ", " << release.num_text_ids << " of "
                          << release.num_ids << " ids with text");
-  if (first_output_ns_ == 0) first_output_ns_ = now_ns();
+  if (open_) open_->mark_output();
   Chunk& pending = sequence.pending;
   if (!sequence.is_due()) {
     pending.is_first = release.is_first;
@@ -173,8 +151,7 @@ void ClientRequest::send() {
   // What is sent counts as sent before it is on its way: the acknowledgement may come from another thread at
   // once.
   is_outstanding_ = generation_.tokenized.acknowledge && !is_last;
-  try {
-    ResponseBuilder response(factory_);
+  open_->send(is_last, "a response", [&](ResponseBuilder& response) {
     std::vector<Answer> answers;
     for (Sequence& sequence : sent) {
       Answer& answer = answers.emplace_back();
@@ -182,12 +159,7 @@ void ClientRequest::send() {
       finish_receipt(answer);
     }
     write_outputs(response, Role::kGeneration, generation_.outputs, {answers, answers.size()});
-    response.send(is_last);
-  } catch (const std::exception& error) {
-    fail(TRITONSERVER_ERROR_INTERNAL, std::string("a response could not be sent: ") + error.what());
-    return;
-  }
-  if (is_last) complete(true);
+  });
 }
 
 bool ClientRequest::is_probe_due(Clock::time_point now, Clock::duration silence) const {
@@ -198,16 +170,12 @@ bool ClientRequest::is_probe_due(Clock::time_point now, Clock::duration silence)
 void ClientRequest::send_probe() {
   is_outstanding_ = true;
   last_sent_ = Clock::now();
-  try {
-    ResponseBuilder response(factory_);
+  open_->send(false, "a probe", [this](ResponseBuilder& response) {
     Answer probe;
     probe.is_probe = true;
     sign(probe, false);
     write_outputs(response, Role::kGeneration, generation_.outputs & kChunkOutput, {{&probe, 1}, 1});
-    response.send(false);
-  } catch (const std::exception& error) {
-    fail(TRITONSERVER_ERROR_INTERNAL, std::string("a probe could not be sent: ") + error.what());
-  }
+  });
 }
 
 bool ClientRequest::is_abandoned(Clock::time_point now, Clock::duration patience) const {
@@ -230,38 +198,8 @@ void ClientRequest::end_with_error(TRITONSERVER_Error_Code code, const std::stri
 }
 
 void ClientRequest::fail(TRITONSERVER_Error_Code code, const std::string& message) {
-  if (!is_open()) return;
-  if (unary_) {
-    unary_->fail(code, message);
-    unary_.reset();
-    return;
-  }
-  TRITONSERVER_Error* error = TRITONSERVER_ErrorNew(code, message.c_str());
-  try {
-    ResponseBuilder(factory_).send(true, error);
-  } catch (const std::exception& failure) {
-    QUIRE_LOG(ERROR, "request " + std::to_string(id()) + " could not be answered: " + failure.what());
-  }
-  TRITONSERVER_ErrorDelete(error);
-  complete(false);
-}
-
-void ClientRequest::complete(bool is_success) {
-  const uint64_t end_ns = now_ns();
-  const uint64_t first_ns = first_output_ns_ != 0 ? first_output_ns_ : end_ns;
-  log_if_failed(TRITONBACKEND_ModelInstanceReportStatistics(instance_, request_, is_success, start_ns_,
-                                                            start_ns_, first_ns, end_ns),
-                "reporting statistics");
-  if (is_success) {
-    log_if_failed(TRITONBACKEND_ModelInstanceReportBatchStatistics(instance_, 1, start_ns_, start_ns_,
-                                                                   first_ns, end_ns),
-                  "reporting statistics");
-  }
-  log_if_failed(TRITONBACKEND_ResponseFactoryDelete(factory_), "deleting a response factory");
-  log_if_failed(TRITONBACKEND_RequestRelease(request_, TRITONSERVER_REQUEST_RELEASE_ALL),
-                "releasing a request");
-  factory_ = nullptr;
-  request_ = nullptr;
+  if (open_) open_->fail(code, message);
+  if (unary_) std::exchange(unary_, nullptr)->fail(code, message);
 }
 
 }  // namespace quire::triton

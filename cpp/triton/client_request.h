@@ -2,8 +2,7 @@
 // It has the n sequences that the engine makes of the prompt. A client that streams gets them as they come, a
 // response for each run of one sequence; else one response has them all.
 //
-// Invariant: the request is completed (FINAL, statistics, release) exactly once, by send(), fail() or the
-// destructor. One thread at a time: execute() makes it, the generation thread does the rest.
+// One thread at a time: execute() makes it, the generation thread does the rest.
 #pragma once
 
 #include <chrono>
@@ -16,6 +15,7 @@
 
 #include "chunk.h"
 #include "generation_request.h"
+#include "open_request.h"
 #include "outputs.h"
 #include "unary_response.h"
 
@@ -25,31 +25,28 @@ class ClientRequest {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // Takes over the server's request. Throws, without taking it over, when the server cannot make a response
-  // factory.
+  // Takes over the server's request, or throws, as OpenRequest.
   ClientRequest(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
                 GenerationRequest generation, uint64_t owner);
   // One prompt of a request to role unary, answered through `response`.
   ClientRequest(std::shared_ptr<UnaryResponse> response, size_t prompt, GenerationRequest generation,
                 uint64_t owner);
-  ~ClientRequest();
-  ClientRequest(const ClientRequest&) = delete;
-  ClientRequest& operator=(const ClientRequest&) = delete;
 
   uint64_t id() const { return generation_.request.request_id; }
   const NewRequest& request() const { return generation_.request; }
-  bool is_open() const { return request_ != nullptr || unary_ != nullptr; }
+  bool is_open() const { return unary_ || (open_ && open_->is_open()); }
   // No more will come of the engine: it has finished, or the request ends with an error.
   bool is_finished() const { return num_unfinished_ == 0 || has_failed_; }
   // Whether the engine works on more than the one sequence that it says has ended.
   bool has_siblings() const { return num_unfinished_ > 1; }
-  bool is_cancelled() const;  // as the server says of this very request
+  // As the server says of this very request.
+  bool is_cancelled() const { return unary_ ? unary_->is_over() : open_->is_cancelled(); }
   // What a prompt has in common with the others of its request; null where it has no others.
   const UnaryResponse* shared_response() const {
     return unary_ && unary_->num_prompts() > 1 ? unary_.get() : nullptr;
   }
   // Whether its chunks go on to a detokenizer.
-  bool is_acknowledged() const { return generation_.tokenized.acknowledge && request_ != nullptr; }
+  bool is_acknowledged() const { return generation_.tokenized.acknowledge && !unary_ && is_open(); }
   bool has_output() const { return has_output_; }  // the engine released ids, of any sequence
 
   bool is_past_deadline(Clock::time_point now) const {
@@ -90,6 +87,8 @@ class ClientRequest {
   void fail(TRITONSERVER_Error_Code code, const std::string& message);
 
  private:
+  ClientRequest(GenerationRequest generation, uint64_t owner);
+
   // What the engine makes of the prompt, once.
   struct Sequence {
     Chunk pending;  // what the engine released and has not left
@@ -106,12 +105,9 @@ class ClientRequest {
   Chunk take_chunk(Sequence& sequence, bool is_last);
   // Says whose chunk it is.
   void sign(Chunk& chunk, bool is_last) const;
-  void complete(bool is_success);
 
-  TRITONBACKEND_ModelInstance* instance_;
-  TRITONBACKEND_Request* request_;  // null once completed
-  TRITONBACKEND_ResponseFactory* factory_ = nullptr;
-  std::shared_ptr<UnaryResponse> unary_;  // instead of these three; null once completed
+  std::optional<OpenRequest> open_;
+  std::shared_ptr<UnaryResponse> unary_;  // instead of it; null once completed
   size_t prompt_idx_ = 0;
   const GenerationRequest generation_;
   const uint64_t owner_;
@@ -131,9 +127,7 @@ class ClientRequest {
   bool is_outstanding_ = false;  // sent, to be acknowledged
   bool is_waiting_for_delivery_ = false;
   bool is_warned_ = false;  // the warnings have left
-  Clock::time_point last_sent_;
-  uint64_t start_ns_ = 0;
-  uint64_t first_output_ns_ = 0;
+  Clock::time_point last_sent_ = Clock::now();
 };
 
 }  // namespace quire::triton

@@ -24,9 +24,9 @@ void send_final_flag(TRITONBACKEND_Request* request) {
 }
 
 // The response has left: that there is no memory for this is no error of the request.
-void acknowledge(Generation& generation, Feedback& feedback) {
+void acknowledge(Generation& generation, const Feedback& feedback) {
   try {
-    generation.post(std::move(feedback));
+    generation.post(feedback);
   } catch (const std::exception& error) {
     QUIRE_LOG(ERROR, std::string("an acknowledgement is lost: ") + error.what());
   }
@@ -35,16 +35,8 @@ void acknowledge(Generation& generation, Feedback& feedback) {
 }  // namespace
 
 void Detokenizer::execute(TRITONBACKEND_Request** requests, uint32_t count) {
-  for (uint32_t i = 0; i < count; ++i) {
-    const uint64_t start_ns = now_ns();
-    try {
-      answer(requests[i]);
-    } catch (const std::exception& error) {
-      answer_with_error(instance_, requests[i], error, start_ns);
-      continue;
-    }
-    complete(instance_, requests[i], start_ns);
-  }
+  answer_each(instance_, requests, count,
+              [this](TRITONBACKEND_Request* request, uint64_t) { answer(request); });
 }
 
 void Detokenizer::answer(TRITONBACKEND_Request* request) {
@@ -100,9 +92,7 @@ void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view 
   // chunk.
   const bool is_waiting = server_guard::run_after_delivery(
       send_or_report, [generation, feedback] { acknowledge(*generation, *feedback); });
-  if (!is_waiting) return;
-  Feedback note{chunk.request_id, false, {}, true};
-  acknowledge(*generation, note);
+  if (is_waiting) acknowledge(*generation, {chunk.request_id, false, {}, true});
 }
 
 void Detokenizer::send_texts(TRITONBACKEND_Request* request, const TokenTable& token_table) {
@@ -114,19 +104,20 @@ void Detokenizer::send_texts(TRITONBACKEND_Request* request, const TokenTable& t
 }
 
 void Detokenizer::answer_ids(TRITONBACKEND_Request* request, std::string_view bytes) {
-  const auto info = registry::find(generation_model_, folder_)->model_info();
+  const auto info = registry::find(settings_.generation_model, settings_.folder)->model_info();
+  const int32_t vocab_size = info->ready.vocab_size, max_model_len = info->ready.max_model_len;
   const size_t count = bytes.size() / sizeof(int32_t);
-  if (count > static_cast<size_t>(info->max_model_len)) {
+  if (count > static_cast<size_t>(max_model_len)) {
     throw InvalidArgument("output_ids", std::to_string(count) + " ids",
-                          "at most " + std::to_string(info->max_model_len) + " (max_model_len)");
+                          "at most " + std::to_string(max_model_len) + " (max_model_len)");
   }
   ids_.resize(count);
   if (!ids_.empty()) std::memcpy(ids_.data(), bytes.data(), ids_.size() * sizeof(int32_t));
   const auto bad =
-      std::find_if(ids_.begin(), ids_.end(), [&](int32_t id) { return id < 0 || id >= info->vocab_size; });
+      std::find_if(ids_.begin(), ids_.end(), [&](int32_t id) { return id < 0 || id >= vocab_size; });
   if (bad != ids_.end()) {
     throw InvalidArgument("output_ids", "id " + std::to_string(*bad),
-                          "ids 0 to " + std::to_string(info->vocab_size - 1));
+                          "ids 0 to " + std::to_string(vocab_size - 1));
   }
   std::string text;
   info->token_table.decode_to(ids_, true, 0, true, text);

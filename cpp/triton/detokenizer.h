@@ -6,8 +6,7 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
-#include <string>
+#include <string_view>
 #include <vector>
 
 #include "abi.h"
@@ -21,8 +20,9 @@ namespace quire::triton {
 // One instance; Triton calls it from one thread at a time.
 class Detokenizer {
  public:
+  // settings: live longer.
   Detokenizer(const ModelSettings& settings, TRITONBACKEND_ModelInstance* instance)
-      : generation_model_(settings.generation_model), folder_(settings.folder), instance_(instance) {}
+      : settings_(settings), instance_(instance) {}
 
   // Takes over every request of the batch and answers it.
   void execute(TRITONBACKEND_Request** requests, uint32_t count);
@@ -34,8 +34,7 @@ class Detokenizer {
   void send_texts(TRITONBACKEND_Request* request, const TokenTable& token_table);
   void answer_ids(TRITONBACKEND_Request* request, std::string_view bytes);
 
-  const std::string generation_model_;
-  const std::filesystem::path folder_;  // of this model
+  const ModelSettings& settings_;
   TRITONBACKEND_ModelInstance* const instance_;
   // Scratch, reused
   std::string joined_;

@@ -40,10 +40,10 @@ void EngineClient::start(Clock::time_point now) {
   out_.clear();
   out_begin_ = 0;
   try {
-    std::vector<std::string> arguments{"--config", command_.config};
-    if (!command_.loaded.empty()) arguments.insert(arguments.end(), {"--loaded", command_.loaded});
-    process_ = std::make_unique<ChildProcess>("the engine", command_.python, command_.module, arguments,
-                                              command_.settings);
+    std::vector<std::string> arguments{"--config", settings_.engine_config.string()};
+    if (!loaded_.empty()) arguments.insert(arguments.end(), {"--loaded", loaded_});
+    process_ = std::make_unique<ChildProcess>("the engine", settings_.python, settings_.engine_module,
+                                              arguments, settings_.engine_settings);
   } catch (const std::exception& error) {
     start_failed(error.what(), now);
     return;
@@ -128,7 +128,7 @@ void EngineClient::handle_frame(wire::FrameType type, std::string_view payload, 
   } else if (type == wire::FrameType::kReady && state_ == State::kStarting) {
     wire::decode_ready(payload, ready_frame_);
     events_.on_ready(ready_frame_);
-    command_.loaded = ready_frame_.loaded;
+    loaded_ = ready_frame_.loaded;
     state_ = State::kReady;
     num_failed_starts_ = 0;
   } else if (type == wire::FrameType::kStartError && state_ == State::kStarting) {

@@ -18,17 +18,10 @@
 #include <vector>
 
 #include "child_process.h"
+#include "model_settings.h"
 #include "quire/wire.h"
 
 namespace quire::triton {
-
-struct EngineCommand {
-  std::string python;  // looked up on PATH
-  std::string module;
-  std::string config;    // path of model.json
-  std::string settings;  // its content when the model was loaded
-  std::string loaded;    // wire::ReadyFrame::loaded of the engine before this one; "": it is the first
-};
 
 class EngineClient {
  public:
@@ -47,7 +40,8 @@ class EngineClient {
     virtual void on_start_failed(const std::string& message, bool is_given_up) = 0;
   };
 
-  EngineClient(EngineCommand command, Events& events) : command_(std::move(command)), events_(events) {}
+  // settings: live longer.
+  EngineClient(const ModelSettings& settings, Events& events) : settings_(settings), events_(events) {}
 
   bool is_ready() const { return state_ == State::kReady; }
   // Whether requests may wait for it. In kRefusing this makes a new attempt if the last was long enough ago.
@@ -79,8 +73,9 @@ class EngineClient {
   void finish_ending(Clock::time_point now, const std::string& exit);
   void start_failed(const std::string& message, Clock::time_point now);
 
-  EngineCommand command_;
+  const ModelSettings& settings_;
   Events& events_;
+  std::string loaded_;  // wire::ReadyFrame::loaded of the engine before this one; "": it is the first
   State state_ = State::kIdle;
   std::unique_ptr<ChildProcess> process_;
   Clock::time_point wake_at_ = Clock::time_point::max();

@@ -30,35 +30,26 @@ std::atomic<uint64_t> next_generation_id{1};
 
 }  // namespace
 
-Generation::Generation(const ModelSettings& settings, TRITONSERVER_Server* server)
-    : id_(next_generation_id++),
-      name_(settings.name),
-      version_(settings.version),
-      folder_(settings.folder),
-      forwarded_headers_(settings.forwarded_headers),
-      reports_metrics_(settings.reports_metrics),
-      server_(server),
-      engine_({settings.python, settings.engine_module, settings.engine_config.string(),
-               settings.engine_settings, ""},
-              *this) {}
+Generation::Generation(ModelSettings settings, TRITONSERVER_Server* server)
+    : id_(next_generation_id++), settings_(std::move(settings)), server_(server), engine_(settings_, *this) {}
 
 Generation::~Generation() { stop(); }
 
 void Generation::start() {
   auto first_start = first_start_.get_future();
-  metrics_ = std::make_unique<EngineMetrics>(name_, version_, folder_, reports_metrics_);
+  metrics_ = std::make_unique<ModelMetrics>(settings_);
   thread_ = std::thread([this] { run(); });
   first_start.get();
 }
 
 void Generation::stop() {
   if (!thread_.joinable()) return;
-  mailbox_.post_stop();
+  mailbox_.post([](Mail& mail) { mail.stop = true; });
   thread_.join();
 }
 
 void Generation::give_up() {
-  mailbox_.post_give_up();
+  mailbox_.post([](Mail& mail) { mail.give_up = true; });
   given_up_.get_future().wait_for(1s);
 }
 
@@ -115,8 +106,8 @@ bool Generation::round(Mail& mail) {
 // begins with nothing.
 void Generation::recover(const std::string& why) {
   try {
-    QUIRE_LOG(ERROR, "model '" + name_ + "': " + why + "; " + std::to_string(client_requests_.size()) +
-                         " open requests end with this error");
+    QUIRE_LOG(ERROR, "model '" + settings_.name + "': " + why + "; " +
+                         std::to_string(client_requests_.size()) + " open requests end with this error");
     unsubmitted_.clear();
     prompt_turns_.clear();
     requests_.additions.clear();
@@ -184,7 +175,7 @@ void Generation::follow_engine() {
 
 void Generation::submit() {
   if (!engine_.is_ready()) return;
-  const int32_t max_num_seqs = model_info()->max_num_seqs;
+  const int32_t max_num_seqs = model_info()->ready.max_num_seqs;
   const int32_t limit = max_num_seqs - std::max(1, max_num_seqs / kPlaceForOthers);
   while (const auto prompt = prompt_turns_.next(limit)) {
     if (client_requests_.contains(*prompt)) {
@@ -275,12 +266,8 @@ void Generation::abort_all(TRITONSERVER_Error_Code code, const std::string& why)
 
 void Generation::on_ready(wire::ReadyFrame& ready) {
   auto info = std::make_shared<ModelInfo>();
-  info->token_table = TokenTable::deserialize(ready.token_table);
-  info->vocab_size = ready.vocab_size;
-  info->max_model_len = ready.max_model_len;
-  info->max_num_seqs = ready.max_num_seqs;
-  info->defaults = std::move(ready.defaults);
-  info->vocabulary = std::move(ready.vocabulary);
+  info->token_table = TokenTable::deserialize(std::exchange(ready.token_table, {}));
+  info->ready = ready;
   {
     const std::lock_guard lock(info_mutex_);
     info_ = std::move(info);
@@ -290,7 +277,7 @@ void Generation::on_ready(wire::ReadyFrame& ready) {
   metrics_->update(stats);
   if (was_ready_) metrics_->engine_restarted();
   was_ready_ = true;
-  QUIRE_LOG(INFO, "model '" + name_ + "': the engine serves " + ready.model + ", max_model_len " +
+  QUIRE_LOG(INFO, "model '" + settings_.name + "': the engine serves " + ready.model + ", max_model_len " +
                       std::to_string(ready.max_model_len) + ", " + std::to_string(ready.num_blocks) +
                       " blocks of " + std::to_string(ready.block_size) + " tokens, up to " +
                       std::to_string(ready.max_num_seqs) + " requests at once");
@@ -323,9 +310,9 @@ void Generation::on_step(const StepOutputs& outputs) {
 }
 
 void Generation::on_lost(const std::string& why) {
-  QUIRE_LOG(ERROR, "model '" + name_ + "': the engine " + why + "; " +
+  QUIRE_LOG(ERROR, "model '" + settings_.name + "': the engine " + why + "; " +
                        std::to_string(client_requests_.size()) + " open requests; starting it again");
-  metrics_->engine_lost();
+  metrics_->update({});
   requests_.cancellations.clear();
   for (auto it = client_requests_.begin(); it != client_requests_.end();) {
     // What the engine never saw waits for the next one; what it finished still leaves, chunk by chunk.
@@ -340,12 +327,12 @@ void Generation::on_lost(const std::string& why) {
 }
 
 void Generation::on_start_failed(const std::string& message, bool is_given_up) {
-  QUIRE_LOG(ERROR, "model '" + name_ + "': " + message);
+  QUIRE_LOG(ERROR, "model '" + settings_.name + "': " + message);
   if (!is_first_start_settled_) {
     // A load fails at once; the server reports it.
     is_first_start_settled_ = true;
     first_start_.set_exception(std::make_exception_ptr(ServerError(TRITONSERVER_ERROR_UNAVAILABLE, message)));
-    mailbox_.post_stop();
+    mailbox_.post([](Mail& mail) { mail.stop = true; });
     return;
   }
   if (!is_given_up) return;

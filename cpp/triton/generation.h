@@ -36,11 +36,9 @@
 #pragma once
 
 #include <atomic>
-#include <filesystem>
 #include <future>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <thread>
 #include <unordered_map>
@@ -57,17 +55,13 @@ namespace quire::triton {
 
 // What a ready engine says of its model. Immutable.
 struct ModelInfo {
+  wire::ReadyFrame ready;  // without its token table, which is this one:
   TokenTable token_table;
-  int32_t vocab_size = 0;
-  int32_t max_model_len = 0;
-  int32_t max_num_seqs = 0;
-  SamplingParams defaults;  // of what a request leaves out
-  std::string vocabulary;   // wire::ReadyFrame::vocabulary
 };
 
 class Generation : private EngineClient::Events {
  public:
-  Generation(const ModelSettings& settings, TRITONSERVER_Server* server);
+  Generation(ModelSettings settings, TRITONSERVER_Server* server);
   ~Generation() override;  // stop()
 
   // Starts the engine and returns when it is ready; throws ServerError with the engine's own message when it
@@ -81,9 +75,7 @@ class Generation : private EngineClient::Events {
   void give_up();
 
   uint64_t id() const { return id_; }  // unique in the process, over reloads
-  const std::string& name() const { return name_; }
-  uint64_t version() const { return version_; }
-  const std::filesystem::path& folder() const { return folder_; }  // of the model, in its repository
+  const ModelSettings& settings() const { return settings_; }
   std::shared_ptr<const ModelInfo> model_info() const;
   bool is_serving() const { return is_serving_; }  // the engine takes requests now
 
@@ -93,9 +85,13 @@ class Generation : private EngineClient::Events {
   // tokenizer answered to it, or null. start_ns: when the model got it.
   void execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
                      TRITONSERVER_InferenceResponse* tokenized, uint64_t start_ns);
-  void post(Feedback feedback) { mailbox_.post(std::move(feedback)); }
+  void post(const Feedback& feedback) {
+    mailbox_.post([&](Mail& mail) { mail.feedback.push_back(feedback); });
+  }
   // Looks after a request that is being tokenized, see TokenizerCall::watch().
-  void watch(std::shared_ptr<TokenizerCall> call) { mailbox_.post(std::move(call)); }
+  void watch(const std::shared_ptr<TokenizerCall>& call) {
+    mailbox_.post([&](Mail& mail) { mail.calls.push_back(call); });
+  }
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -129,11 +125,7 @@ class Generation : private EngineClient::Events {
   void on_start_failed(const std::string& message, bool is_given_up) override;
 
   const uint64_t id_;
-  const std::string name_;
-  const uint64_t version_;
-  const std::filesystem::path folder_;
-  const std::optional<std::regex> forwarded_headers_;
-  const bool reports_metrics_;
+  const ModelSettings settings_;
   TRITONSERVER_Server* const server_;
 
   mutable std::mutex info_mutex_;  // guards info_
@@ -145,10 +137,10 @@ class Generation : private EngineClient::Events {
 
   // Belongs to the generation thread
   EngineClient engine_;
-  std::unique_ptr<EngineMetrics> metrics_;
+  std::unique_ptr<ModelMetrics> metrics_;
   ClientRequests client_requests_;
-  std::vector<uint64_t>
-      unsubmitted_;  // in the order of arrival, without the prompts that wait for their turn
+  // In the order of arrival, without the prompts that wait for their turn.
+  std::vector<uint64_t> unsubmitted_;
   PromptTurns prompt_turns_;
   std::vector<std::shared_ptr<TokenizerCall>> calls_;
   wire::RequestsFrame requests_;  // to be sent at the end of this round

@@ -1,6 +1,7 @@
 // What Triton's threads do with a request to generation: read and check it, and post it to the generation
 // thread.
 #include <atomic>
+#include <iterator>
 #include <utility>
 
 #include "api.h"
@@ -22,10 +23,10 @@ void Generation::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Re
   for (uint32_t i = 0; i < count; ++i) {
     const uint64_t start_ns = now_ns();
     try {
-      GenerationRequest generation = read_generation_request(requests[i], Role::kGeneration, nullptr,
-                                                             info->defaults, forwarded_headers_);
-      check_vocabulary(generation.tokenized.vocabulary, info->vocabulary, name_);
-      check_limits(generation, info->vocab_size, info->max_model_len);
+      GenerationRequest generation = read_generation_request(
+          requests[i], Role::kGeneration, nullptr, info->ready.defaults, settings_.forwarded_headers);
+      check_vocabulary(generation.tokenized.vocabulary, info->ready.vocabulary, settings_.name);
+      check_limits(generation, info->ready.vocab_size, info->ready.max_model_len);
       generation.request.request_id = next_request_id++;
       client_requests.push_back(
           std::make_unique<ClientRequest>(instance, requests[i], std::move(generation), id_));
@@ -42,13 +43,13 @@ void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACK
   std::vector<std::unique_ptr<ClientRequest>> client_requests;
   std::shared_ptr<UnaryResponse> answer;  // once there, it has taken the request over
   try {
-    const GenerationRequest whole =
-        read_generation_request(request, Role::kUnary, tokenized, info->defaults, forwarded_headers_);
-    check_vocabulary(whole.tokenized.vocabulary, info->vocabulary, name_);
+    const GenerationRequest whole = read_generation_request(
+        request, Role::kUnary, tokenized, info->ready.defaults, settings_.forwarded_headers);
+    check_vocabulary(whole.tokenized.vocabulary, info->ready.vocabulary, settings_.name);
     std::vector<GenerationRequest> prompts =
         split_prompts(whole, tokenized != nullptr ? "text_input" : "prompt_lengths");
     for (GenerationRequest& prompt : prompts) {
-      check_limits(prompt, info->vocab_size, info->max_model_len);
+      check_limits(prompt, info->ready.vocab_size, info->ready.max_model_len);
       prompt.request.request_id = next_request_id++;
     }
     client_requests.reserve(prompts.size());
@@ -70,9 +71,14 @@ void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACK
 
 // The prompts of a request together: they share an answer, which one thread at a time may touch.
 void Generation::post(std::vector<std::unique_ptr<ClientRequest>> client_requests) {
-  std::string why = "model '" + name_ + "' is being unloaded";
+  std::string why = "model '" + settings_.name + "' is being unloaded";
   try {
-    if (mailbox_.post(client_requests)) return;
+    const bool is_posted = mailbox_.post([&](Mail& mail) {  // all, or an exception and none
+      mail.client_requests.insert(mail.client_requests.end(),
+                                  std::make_move_iterator(client_requests.begin()),
+                                  std::make_move_iterator(client_requests.end()));
+    });
+    if (is_posted) return;
   } catch (const std::exception& error) {  // no memory
     why = error.what();
   }

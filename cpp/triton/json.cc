@@ -149,43 +149,13 @@ class Parser {
 
 }  // namespace
 
-Json::Json(Array value) : value_(std::make_shared<Array>(std::move(value))) {}
-Json::Json(Object value) : value_(std::make_shared<Object>(std::move(value))) {}
-
 Json Json::parse(std::string_view text) { return Parser(text).document(); }
 
 const Json& Json::operator[](std::string_view key) const {
   static const Json kNull;
-  const Object& object = as_object();
+  const Object& object = as<Object>();
   const auto it = object.find(key);
   return it == object.end() ? kNull : it->second;
-}
-
-bool Json::as_bool(bool otherwise) const {
-  const bool* value = std::get_if<bool>(&value_);
-  return value != nullptr ? *value : otherwise;
-}
-
-double Json::as_number(double otherwise) const {
-  const double* value = std::get_if<double>(&value_);
-  return value != nullptr ? *value : otherwise;
-}
-
-std::string Json::as_string(std::string otherwise) const {
-  const std::string* value = std::get_if<std::string>(&value_);
-  return value != nullptr ? *value : otherwise;
-}
-
-const Json::Array& Json::as_array() const {
-  static const Array kEmpty;
-  const auto* value = std::get_if<std::shared_ptr<Array>>(&value_);
-  return value != nullptr ? **value : kEmpty;
-}
-
-const Json::Object& Json::as_object() const {
-  static const Object kEmpty;
-  const auto* value = std::get_if<std::shared_ptr<Object>>(&value_);
-  return value != nullptr ? **value : kEmpty;
 }
 
 }  // namespace quire::triton

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <map>
-#include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -19,30 +19,31 @@ class Json {
   static Json parse(std::string_view text);
 
   Json() = default;
-  explicit Json(bool value) : value_(value) {}
-  explicit Json(double value) : value_(value) {}
-  explicit Json(std::string value) : value_(std::move(value)) {}
-  explicit Json(Array value);
-  explicit Json(Object value);
+  template <class T>
+  explicit Json(T value) : value_(std::move(value)) {}
 
   // The member, or null when this is no object or has no such member; so look-ups chain.
   const Json& operator[](std::string_view key) const;
 
-  bool is_null() const { return std::holds_alternative<std::monostate>(value_); }
-  bool is_number() const { return std::holds_alternative<double>(value_); }
-  bool is_string() const { return std::holds_alternative<std::string>(value_); }
-  bool is_array() const { return std::holds_alternative<std::shared_ptr<Array>>(value_); }
-  bool is_object() const { return std::holds_alternative<std::shared_ptr<Object>>(value_); }
-  // The value, or `otherwise` when it is of another type.
-  bool as_bool(bool otherwise = false) const;
-  double as_number(double otherwise = 0) const;
-  std::string as_string(std::string otherwise = {}) const;
-  const Array& as_array() const;    // empty when this is no array
-  const Object& as_object() const;  // empty when this is no object
+  bool is_null() const { return is<std::monostate>(); }
+  // T: bool, double, std::string, Array, Object.
+  template <class T>
+  bool is() const {
+    return std::holds_alternative<T>(value_);
+  }
+  // The value; false, 0 or an empty one when it is of another type.
+  template <class T>
+  const T& as() const {
+    static const T kNone{};
+    return is<T>() ? std::get<T>(value_) : kNone;
+  }
+  template <class T>
+  T value_or(T otherwise) const {
+    return is<T>() ? std::get<T>(value_) : otherwise;
+  }
 
  private:
-  std::variant<std::monostate, bool, double, std::string, std::shared_ptr<Array>, std::shared_ptr<Object>>
-      value_;
+  std::variant<std::monostate, bool, double, std::string, Array, Object> value_;
 };
 
 }  // namespace quire::triton

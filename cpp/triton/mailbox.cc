@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <iterator>
+#include <utility>
 
 #include "quire/error.h"
 
@@ -31,49 +31,17 @@ Mailbox::Mailbox() : event_fd_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
 
 Mailbox::~Mailbox() { ::close(event_fd_); }
 
-bool Mailbox::post(std::span<std::unique_ptr<ClientRequest>> client_requests) {
-  std::unique_lock lock(mutex_);
-  if (is_closed_) return false;
-  mail_.client_requests.insert(
-      mail_.client_requests.end(), std::make_move_iterator(client_requests.begin()),
-      std::make_move_iterator(client_requests.end()));  // all, or an exception and none
-  wake(lock);
-  return true;
-}
-
-void Mailbox::post(Feedback feedback) {
-  std::unique_lock lock(mutex_);
-  mail_.feedback.push_back(std::move(feedback));
-  wake(lock);
-}
-
-void Mailbox::post(std::shared_ptr<TokenizerCall> call) {
-  std::unique_lock lock(mutex_);
-  if (is_closed_) return;
-  mail_.calls.push_back(std::move(call));
-  wake(lock);
-}
-
-void Mailbox::post_stop() {
-  std::unique_lock lock(mutex_);
-  mail_.stop = true;
-  wake(lock);
-}
-
-void Mailbox::post_give_up() {
-  std::unique_lock lock(mutex_);
-  mail_.give_up = true;
-  wake(lock);
-}
-
-void Mailbox::wake(std::unique_lock<std::mutex>& lock) {
-  const bool is_wake_needed = is_owner_asleep_;
-  is_owner_asleep_ = false;
-  lock.unlock();
-  if (!is_wake_needed) return;
+bool Mailbox::post(const std::function<void(Mail&)>& add) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (is_closed_) return false;
+    add(mail_);
+    if (!std::exchange(is_owner_asleep_, false)) return true;
+  }
   const uint64_t one = 1;
   // Cannot fail: the counter is far from its limit, and a signal does not interrupt a non-blocking write.
   [[maybe_unused]] const ssize_t written = write(event_fd_, &one, sizeof(one));
+  return true;
 }
 
 short Mailbox::wait(int fd, short events, std::chrono::steady_clock::time_point deadline, Mail& mail) {

@@ -4,9 +4,9 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -39,12 +39,9 @@ class Mailbox {
   Mailbox(const Mailbox&) = delete;
   Mailbox& operator=(const Mailbox&) = delete;
 
-  // All at once, or none and false: the mailbox is closed.
-  [[nodiscard]] bool post(std::span<std::unique_ptr<ClientRequest>> client_requests);
-  void post(Feedback feedback);
-  void post(std::shared_ptr<TokenizerCall> call);  // dropped when the mailbox is closed
-  void post_stop();
-  void post_give_up();
+  // add: adds to the mail; where it throws, it has added nothing. False, without a call: the mailbox is
+  // closed.
+  bool post(const std::function<void(Mail&)>& add);
 
   // Owner: sleeps until there is mail, `fd` (may be -1) has one of `events`, or the deadline passes; then
   // moves all mail into `mail`, whose vectors are reused. Returns the events of `fd`.
@@ -53,8 +50,6 @@ class Mailbox {
   [[nodiscard]] bool close();
 
  private:
-  void wake(std::unique_lock<std::mutex>& lock);  // unlocks
-
   std::mutex mutex_;
   Mail mail_;
   bool is_closed_ = false;

@@ -44,7 +44,6 @@ constexpr size_t kNumFamilies = std::size(kFamilies);
 constexpr size_t kEngineUp = kNumFamilies - 3;
 constexpr size_t kEngineRestarts = kNumFamilies - 2;
 constexpr size_t kTokenizerRestarts = kNumFamilies - 1;
-constexpr size_t kNumEngineFamilies = kTokenizerRestarts;
 
 }  // namespace
 
@@ -131,35 +130,37 @@ std::string repository_label(const SeriesOwner& owner, const std::filesystem::pa
 
 }  // namespace
 
-EngineMetrics::EngineMetrics(const std::string& model_name, uint64_t version,
-                             const std::filesystem::path& folder, bool is_enabled) {
-  if (!is_enabled) return;
+ModelMetrics::ModelMetrics(const ModelSettings& settings) {
+  if (!settings.reports_metrics) return;
   families_ = MetricFamilies::shared();
   if (!families_->is_complete()) return;
-  owner_ = families_->own(model_name, version, folder);
-  const std::string repository = repository_label(*owner_, folder);
-  for (size_t idx = 0; idx < kNumEngineFamilies; ++idx) {
-    metrics_.push_back(make_metric(families_->families[idx], model_name, version, repository));
+  owner_ = families_->own(settings.name, settings.version, settings.folder);
+  const std::string repository = repository_label(*owner_, settings.folder);
+  for (size_t idx = 0; idx < kNumFamilies; ++idx) {
+    const bool has_it = (settings.role == Role::kTokenizer) == (idx == kTokenizerRestarts);
+    metrics_.push_back(
+        has_it ? make_metric(families_->families[idx], settings.name, settings.version, repository)
+               : nullptr);
   }
 }
 
-EngineMetrics::~EngineMetrics() {
+ModelMetrics::~ModelMetrics() {
   for (auto* metric : metrics_) {
     if (metric != nullptr) log_if_failed(TRITONSERVER_MetricDelete(metric), "deleting a metric");
   }
 }
 
-void EngineMetrics::set(size_t idx, double value) {
+void ModelMetrics::set(size_t idx, double value) {
   if (idx >= metrics_.size() || metrics_[idx] == nullptr) return;
   log_if_failed(TRITONSERVER_MetricSet(metrics_[idx], value), "setting a metric");
 }
 
-void EngineMetrics::increment(size_t idx, double by) {
+void ModelMetrics::increment(size_t idx, double by) {
   if (by <= 0 || idx >= metrics_.size() || metrics_[idx] == nullptr) return;
   log_if_failed(TRITONSERVER_MetricIncrement(metrics_[idx], by), "incrementing a metric");
 }
 
-void EngineMetrics::update(const EngineStats& stats) {
+void ModelMetrics::update(const EngineStats& stats) {
   for (size_t idx = 0; idx < kNumFamilies; ++idx) {
     const FamilySpec& family = kFamilies[idx];
     if (family.value == nullptr) continue;
@@ -172,28 +173,10 @@ void EngineMetrics::update(const EngineStats& stats) {
   last_ = stats;
 }
 
-void EngineMetrics::set_engine_up(bool is_up) { set(kEngineUp, is_up ? 1 : 0); }
+void ModelMetrics::set_engine_up(bool is_up) { set(kEngineUp, is_up ? 1 : 0); }
 
-void EngineMetrics::engine_lost() { update({}); }
+void ModelMetrics::engine_restarted() { increment(kEngineRestarts, 1); }
 
-void EngineMetrics::engine_restarted() { increment(kEngineRestarts, 1); }
-
-TokenizerMetrics::TokenizerMetrics(const std::string& model_name, uint64_t version,
-                                   const std::filesystem::path& folder)
-    : families_(MetricFamilies::shared()) {
-  if (!families_->is_complete()) return;
-  owner_ = families_->own(model_name, version, folder);
-  restarts_ = make_metric(families_->families[kTokenizerRestarts], model_name, version,
-                          repository_label(*owner_, folder));
-}
-
-TokenizerMetrics::~TokenizerMetrics() {
-  if (restarts_ != nullptr) log_if_failed(TRITONSERVER_MetricDelete(restarts_), "deleting a metric");
-}
-
-void TokenizerMetrics::worker_restarted() {
-  if (restarts_ != nullptr)
-    log_if_failed(TRITONSERVER_MetricIncrement(restarts_, 1), "incrementing a metric");
-}
+void ModelMetrics::worker_restarted() { increment(kTokenizerRestarts, 1); }
 
 }  // namespace quire::triton

@@ -6,13 +6,12 @@
 // server was started without metrics, everything here does nothing.
 #pragma once
 
-#include <cstdint>
-#include <filesystem>
+#include <cstddef>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "abi.h"
+#include "model_settings.h"
 #include "quire/request.h"
 
 namespace quire::triton {
@@ -20,22 +19,19 @@ namespace quire::triton {
 class MetricFamilies;
 struct SeriesOwner;
 
-// One generation model's metrics. Owned and used by one thread.
-class EngineMetrics {
+// The series of one model of role generation or tokenizer. update() is for one thread, the rest for any.
+class ModelMetrics {
  public:
-  // folder: of the model.
-  // is_enabled: false makes all of it do nothing.
-  EngineMetrics(const std::string& model_name, uint64_t version, const std::filesystem::path& folder,
-                bool is_enabled);
-  ~EngineMetrics();
-  EngineMetrics(const EngineMetrics&) = delete;
-  EngineMetrics& operator=(const EngineMetrics&) = delete;
+  explicit ModelMetrics(const ModelSettings& settings);  // reports_metrics false: all of it does nothing
+  ~ModelMetrics();
+  ModelMetrics(const ModelMetrics&) = delete;
+  ModelMetrics& operator=(const ModelMetrics&) = delete;
 
+  // stats: {} once the engine is gone, since its counters will start from 0 again.
   void update(const EngineStats& stats);
   void set_engine_up(bool is_up);
-  // The engine is gone: nothing runs, nothing waits; its counters will start from 0 again.
-  void engine_lost();
   void engine_restarted();
+  void worker_restarted();  // of a tokenizer
 
  private:
   void set(size_t idx, double value);
@@ -43,24 +39,9 @@ class EngineMetrics {
 
   std::shared_ptr<MetricFamilies> families_;
   std::shared_ptr<const SeriesOwner> owner_;
-  std::vector<TRITONSERVER_Metric*> metrics_;  // in the order of the families; empty without metrics
+  std::vector<TRITONSERVER_Metric*>
+      metrics_;  // as the families; null: not of this role. Empty without metrics
   EngineStats last_;
-};
-
-// One tokenizer model's metrics. Any thread.
-class TokenizerMetrics {
- public:
-  TokenizerMetrics(const std::string& model_name, uint64_t version, const std::filesystem::path& folder);
-  ~TokenizerMetrics();
-  TokenizerMetrics(const TokenizerMetrics&) = delete;
-  TokenizerMetrics& operator=(const TokenizerMetrics&) = delete;
-
-  void worker_restarted();
-
- private:
-  std::shared_ptr<MetricFamilies> families_;
-  std::shared_ptr<const SeriesOwner> owner_;
-  TRITONSERVER_Metric* restarts_ = nullptr;  // null without metrics
 };
 
 }  // namespace quire::triton

@@ -83,8 +83,8 @@ const char* config_type(TRITONSERVER_DataType type) {
 // Every declared tensor must be one the role knows, with its type.
 template <class Known>
 void check_tensors(const Json& declared, const Known& known, const std::string& kind) {
-  for (const Json& tensor : declared.as_array()) {
-    const std::string name = tensor["name"].as_string();
+  for (const Json& tensor : declared.as<Json::Array>()) {
+    const std::string name = tensor["name"].as<std::string>();
     const auto spec = std::find_if(known.begin(), known.end(),
                                    [&](const auto& known_one) { return name == known_one.name; });
     if (spec == known.end()) {
@@ -92,7 +92,7 @@ void check_tensors(const Json& declared, const Known& known, const std::string& 
       for (const auto& s : known) names.emplace_back(s.name);
       throw InvalidArgument("config.pbtxt: " + kind, quote(name), joined(names));
     }
-    const std::string type = tensor["data_type"].as_string();
+    const std::string type = tensor["data_type"].as<std::string>();
     if (type != config_type(spec->type)) {
       throw InvalidArgument("config.pbtxt: data_type of " + kind + " " + quote(name), type,
                             config_type(spec->type));
@@ -113,34 +113,35 @@ void check_features(const Json& config) {
   const auto refuse = [](const std::string& setting, const std::string& given, const std::string& allowed) {
     throw InvalidArgument("config.pbtxt: " + setting, given, allowed);
   };
-  if (config["response_cache"]["enable"].as_bool()) {
+  if (config["response_cache"]["enable"].as<bool>()) {
     refuse("response_cache { enable }", "true",
            "false (its key leaves out request parameters, so a request would get the answer of another)");
   }
-  for (const Json& group : config["instance_group"].as_array()) {
+  for (const Json& group : config["instance_group"].as<Json::Array>()) {
     if (!group["rate_limiter"].is_null()) {
       refuse("instance_group: rate_limiter", "a setting",
              "none (an instance hands its requests on at once, so it never holds a resource)");
     }
   }
   for (const char* key : {"batch_input", "batch_output"}) {
-    if (!config[key].as_array().empty()) refuse(key, "a setting", "none (the engine batches by itself)");
+    if (!config[key].as<Json::Array>().empty())
+      refuse(key, "a setting", "none (the engine batches by itself)");
   }
   for (const char* kind : {"input", "output"}) {
-    for (const Json& tensor : config[kind].as_array()) {
-      const std::string where = std::string(kind) + " " + quote(tensor["name"].as_string());
+    for (const Json& tensor : config[kind].as<Json::Array>()) {
+      const std::string where = std::string(kind) + " " + quote(tensor["name"].as<std::string>());
       if (!tensor["reshape"].is_null()) refuse(where + ": reshape", "a setting", "none");
-      if (tensor["is_shape_tensor"].as_bool()) refuse(where + ": is_shape_tensor", "true", "false");
-      if (tensor["allow_ragged_batch"].as_bool()) refuse(where + ": allow_ragged_batch", "true", "false");
+      if (tensor["is_shape_tensor"].as<bool>()) refuse(where + ": is_shape_tensor", "true", "false");
+      if (tensor["allow_ragged_batch"].as<bool>()) refuse(where + ": allow_ragged_batch", "true", "false");
     }
   }
-  const std::string file = config["default_model_filename"].as_string();
+  const std::string file = config["default_model_filename"].as<std::string>();
   if (!file.empty() && file != "model.json")
     refuse("default_model_filename", quote(file), "none, or 'model.json'");
 }
 
 void check_scheduling(const Json& config, Role role) {
-  const auto max_batch_size = static_cast<int64_t>(config["max_batch_size"].as_number());
+  const auto max_batch_size = static_cast<int64_t>(config["max_batch_size"].as<double>());
   if (max_batch_size != 0) {
     throw InvalidArgument("config.pbtxt: max_batch_size", std::to_string(max_batch_size),
                           "0 (the engine batches by itself)");
@@ -153,7 +154,7 @@ void check_scheduling(const Json& config, Role role) {
                             "none (the engine batches by itself)");
     }
   }
-  const bool is_decoupled = config["model_transaction_policy"]["decoupled"].as_bool();
+  const bool is_decoupled = config["model_transaction_policy"]["decoupled"].as<bool>();
   if (is_decoupled != (role == Role::kGeneration || role == Role::kDetokenizer)) {
     throw InvalidArgument("config.pbtxt: model_transaction_policy { decoupled }",
                           is_decoupled ? "true" : "false", is_decoupled ? "false" : "true");
@@ -163,12 +164,12 @@ void check_scheduling(const Json& config, Role role) {
 // Not their meaning: the tokenizer's process reads most of them, and says at load what is wrong.
 void read_tokenizer_parameters(const Json& parameters, ModelSettings& settings) {
   settings.tokenizer_module =
-      parameters["tokenizer_module"]["string_value"].as_string("quire.triton.tokenizer_worker");
+      parameters["tokenizer_module"]["string_value"].value_or<std::string>("quire.triton.tokenizer_worker");
   for (const char* name : {"generation_model", "forwarded_headers", "dialect"}) {
     const Json& value = parameters[name]["string_value"];
-    if (value.is_string()) settings.tokenizer_parameters.emplace_back(name, value.as_string());
+    if (value.is<std::string>()) settings.tokenizer_parameters.emplace_back(name, value.as<std::string>());
   }
-  const std::string timeout = parameters["tokenize_timeout_s"]["string_value"].as_string("30");
+  const std::string timeout = parameters["tokenize_timeout_s"]["string_value"].value_or<std::string>("30");
   char* end = nullptr;
   settings.tokenize_timeout_s = std::strtod(timeout.c_str(), &end);
   if (timeout.empty() || *end != '\0' ||
@@ -203,7 +204,7 @@ std::span<const TensorSpec> known_outputs(Role role) {
 void read_model_config(const Json& config, ModelSettings& settings) {
   const Json& parameters = config["parameters"];
   const auto parameter = [&](std::string_view key, std::string otherwise) {
-    return parameters[key]["string_value"].as_string(std::move(otherwise));
+    return parameters[key]["string_value"].value_or<std::string>(std::move(otherwise));
   };
 
   const std::string role = parameter("role", "");
@@ -217,7 +218,7 @@ void read_model_config(const Json& config, ModelSettings& settings) {
   }
   settings.role = named->role;
   const std::vector<std::string_view> known = named->parameters;
-  for (const auto& [key, value] : parameters.as_object()) {
+  for (const auto& [key, value] : parameters.as<Json::Object>()) {
     if (std::find(known.begin(), known.end(), key) == known.end()) {
       throw InvalidArgument("config.pbtxt: parameters of role " + role, quote(key), joined(known));
     }

@@ -18,7 +18,7 @@ constexpr int kMaxDepth = 8;
 
 bool serves(TRITONSERVER_Server* server, const std::string& model, int64_t version, int depth) {
   for (const auto& generation : registry::loaded()) {
-    if (generation->name() == model) return generation->is_serving();
+    if (generation->settings().name == model) return generation->is_serving();
   }
   for (const auto& tokenizer : registry::loaded_tokenizers()) {
     if (tokenizer->settings.name == model) return tokenizer->is_serving();
@@ -27,15 +27,16 @@ bool serves(TRITONSERVER_Server* server, const std::string& model, int64_t versi
   TRITONSERVER_Message* message = nullptr;
   check(TRITONSERVER_ServerModelConfig(server, model.c_str(), version, 1, &message));
   const Json config = Json::parse(take_json(message));
-  for (const Json& step : config["ensemble_scheduling"]["step"].as_array()) {
-    if (!serves(server, step["model_name"].as_string(), -1, depth + 1)) return false;
+  for (const Json& step : config["ensemble_scheduling"]["step"].as<Json::Array>()) {
+    if (!serves(server, step["model_name"].as<std::string>(), -1, depth + 1)) return false;
   }
   const Json& parameters = config["parameters"];
-  if (config["backend"].as_string() != "quire" || parameters["role"]["string_value"].as_string() != "unary") {
+  if (config["backend"].as<std::string>() != "quire" ||
+      parameters["role"]["string_value"].as<std::string>() != "unary") {
     return true;
   }
   for (const char* parameter : {"generation_model", "tokenizer_model"}) {
-    const std::string name = parameters[parameter]["string_value"].as_string();
+    const std::string name = parameters[parameter]["string_value"].as<std::string>();
     if (!name.empty() && !serves(server, name, -1, depth + 1)) return false;
   }
   return true;

@@ -88,16 +88,16 @@ std::shared_ptr<Generation> find(const std::string& name, const std::filesystem:
   bool is_best_own = false;
   bool is_ambiguous = false;
   for (const auto& model : state().models) {
-    if (model->name() != name) continue;
-    const bool is_own = model->folder().parent_path() == user.parent_path();
+    if (model->settings().name != name) continue;
+    const bool is_own = model->settings().folder.parent_path() == user.parent_path();
     if (best && is_best_own && !is_own) continue;
     const bool is_first = !best || is_own != is_best_own;
     if (is_first) {
       is_ambiguous = false;
     } else {
-      is_ambiguous |= model->folder() != best->folder();
+      is_ambiguous |= model->settings().folder != best->settings().folder;
     }
-    if (is_first || model->version() >= best->version()) best = model;
+    if (is_first || model->settings().version >= best->settings().version) best = model;
     is_best_own = is_own;
   }
   if (!best) {

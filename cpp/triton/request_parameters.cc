@@ -6,6 +6,7 @@
 #include <concepts>
 #include <limits>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "api.h"
@@ -36,42 +37,24 @@ std::string quoted(std::string_view text) {
                                   : "\"" + std::string(text.substr(0, kMaxShown)) + "...\"";
 }
 
-class Parameter {
- public:
-  Parameter(TRITONBACKEND_Request* request, uint32_t index) {
-    check(TRITONBACKEND_RequestParameter(request, index, &name_, &type_, &value_));
-  }
+// The value of a parameter; null: it is of another type.
+const char* const* string_of(const Parameter& parameter) {
+  return std::get_if<const char*>(&parameter.value);
+}
 
-  const char* name() const { return name_; }
-  bool is_string() const { return type_ == TRITONSERVER_PARAMETER_STRING; }
-  bool is_integer() const { return type_ == TRITONSERVER_PARAMETER_INT; }
-  bool is_number() const { return is_integer() || type_ == TRITONSERVER_PARAMETER_DOUBLE; }
-  bool is_bool() const { return type_ == TRITONSERVER_PARAMETER_BOOL; }
-  std::string_view as_string() const { return static_cast<const char*>(value_); }
-  bool as_bool() const { return *static_cast<const bool*>(value_); }
-  int64_t as_integer() const { return *static_cast<const int64_t*>(value_); }
-  double as_number() const {
-    return is_integer() ? static_cast<double>(as_integer()) : *static_cast<const double*>(value_);
-  }
-
-  std::string text() const {
-    if (is_string()) return quoted(as_string());
-    if (is_bool()) return as_bool() ? "true" : "false";
-    if (is_integer()) return std::to_string(as_integer());
-    if (!is_number()) return "bytes";
-    char buffer[32];
-    return {buffer, std::to_chars(buffer, buffer + sizeof(buffer), as_number()).ptr};
-  }
-
-  [[noreturn]] void refuse(const std::string& allowed, const std::string& note = "") const {
-    throw InvalidArgument(name_, text() + note, allowed);
-  }
-
- private:
-  const char* name_ = nullptr;
-  TRITONSERVER_ParameterType type_ = TRITONSERVER_PARAMETER_STRING;
-  const void* value_ = nullptr;
-};
+[[noreturn]] void refuse(const Parameter& parameter, const std::string& allowed,
+                         const std::string& note = "") {
+  struct Given {
+    std::string operator()(const char* text) const { return quoted(text); }
+    std::string operator()(bool flag) const { return flag ? "true" : "false"; }
+    std::string operator()(int64_t number) const { return std::to_string(number); }
+    std::string operator()(double number) const {
+      char buffer[32];
+      return {buffer, std::to_chars(buffer, std::end(buffer), number).ptr};
+    }
+  };
+  throw InvalidArgument(parameter.name, std::visit(Given(), parameter.value) + note, allowed);
+}
 
 // The number that a string is, exactly.
 template <class T>
@@ -82,41 +65,46 @@ bool parse(std::string_view text, T& value) {
 
 // The value of `parameter` as the type of the field that it sets.
 void get(const Parameter& parameter, bool& value) {
-  if (!parameter.is_bool()) parameter.refuse("true or false");
-  value = parameter.as_bool();
+  const auto* given = std::get_if<bool>(&parameter.value);
+  if (given == nullptr) refuse(parameter, "true or false");
+  value = *given;
 }
 
 template <std::integral T>
 void get(const Parameter& parameter, T& value) {
   int64_t given = 0;
-  if (parameter.is_integer()) {
-    given = parameter.as_integer();
-  } else if (!parameter.is_string() || !parse(parameter.as_string(), given)) {
-    parameter.refuse("an integer", parameter.is_number()   ? " (a float)"
-                                   : parameter.is_string() ? " (a string)"
-                                                           : "");
+  const auto* text = string_of(parameter);
+  if (const auto* integer = std::get_if<int64_t>(&parameter.value)) {
+    given = *integer;
+  } else if (text == nullptr || !parse(*text, given)) {
+    const bool is_float = std::holds_alternative<double>(parameter.value);
+    refuse(parameter, "an integer", is_float ? " (a float)" : text != nullptr ? " (a string)" : "");
   }
   if (given < std::numeric_limits<T>::min() || given > std::numeric_limits<T>::max()) {
-    parameter.refuse("an integer in [" + std::to_string(std::numeric_limits<T>::min()) + ", " +
-                     std::to_string(std::numeric_limits<T>::max()) + "]");
+    refuse(parameter, "an integer in [" + std::to_string(std::numeric_limits<T>::min()) + ", " +
+                          std::to_string(std::numeric_limits<T>::max()) + "]");
   }
   value = static_cast<T>(given);
 }
 
 void get(const Parameter& parameter, float& value) {
   double given = std::numeric_limits<double>::quiet_NaN();
-  if (parameter.is_number()) {
-    given = parameter.as_number();
-  } else if (parameter.is_string()) {
-    parse(parameter.as_string(), given);
+  const auto* text = string_of(parameter);
+  if (text != nullptr) {
+    parse(*text, given);
+  } else if (const auto* integer = std::get_if<int64_t>(&parameter.value)) {
+    given = static_cast<double>(*integer);
+  } else if (const auto* number = std::get_if<double>(&parameter.value)) {
+    given = *number;
   }
   value = static_cast<float>(given);
-  if (!std::isfinite(value)) parameter.refuse("a number", parameter.is_string() ? " (a string)" : "");
+  if (!std::isfinite(value)) refuse(parameter, "a number", text != nullptr ? " (a string)" : "");
 }
 
 void get(const Parameter& parameter, std::string& value) {
-  if (!parameter.is_string()) parameter.refuse("a non-empty string");
-  value = parameter.as_string();
+  const auto* text = string_of(parameter);
+  if (text == nullptr) refuse(parameter, "a non-empty string");
+  value = *text;
 }
 
 template <class T>
@@ -126,53 +114,55 @@ void get(const Parameter& parameter, std::optional<T>& value) {
 
 // A JSON document in a string; null where the value is none.
 Json parse_json(const Parameter& parameter) {
-  if (!parameter.is_string()) return {};
+  const auto* text = string_of(parameter);
+  if (text == nullptr) return {};
   try {
-    return Json::parse(parameter.as_string());
+    return Json::parse(*text);
   } catch (const Error&) {
     return {};
   }
 }
 
 void get(const Parameter& parameter, std::vector<std::string>& value) {
-  if (!parameter.is_string()) parameter.refuse("a non-empty string or a list of them");
+  const auto* text = string_of(parameter);
+  if (text == nullptr) refuse(parameter, "a non-empty string or a list of them");
   const Json json = parse_json(parameter);
-  const Json::Array& items = json.as_array();
-  const bool is_list = json.is_array() && std::all_of(items.begin(), items.end(),
-                                                      [](const Json& item) { return item.is_string(); });
+  const Json::Array& items = json.as<Json::Array>();
+  const bool is_list = json.is<Json::Array>() &&
+                       std::ranges::all_of(items, [](const Json& item) { return item.is<std::string>(); });
   value.clear();
-  if (!is_list) value.emplace_back(parameter.as_string());  // itself one string, such as "[INST]"
+  if (!is_list) value.emplace_back(*text);  // itself one string, such as "[INST]"
   if (is_list) {
-    for (const Json& item : items) value.push_back(item.as_string());
+    for (const Json& item : items) value.push_back(item.as<std::string>());
   }
 }
 
 bool is_id(const Json& json) {
-  const double value = json.as_number(0.5);
+  const double value = json.value_or(0.5);
   return value == std::floor(value) && std::abs(value) <= INT32_MAX;
 }
 
 // Whether `json` is a list of ids.
 bool get_ids(const Json& json, std::vector<int32_t>& ids) {
-  const Json::Array& items = json.as_array();
-  if (!json.is_array() || !std::all_of(items.begin(), items.end(), is_id)) return false;
+  const Json::Array& items = json.as<Json::Array>();
+  if (!json.is<Json::Array>() || !std::all_of(items.begin(), items.end(), is_id)) return false;
   ids.clear();
-  for (const Json& item : items) ids.push_back(static_cast<int32_t>(item.as_number()));
+  for (const Json& item : items) ids.push_back(static_cast<int32_t>(item.as<double>()));
   return true;
 }
 
 void get(const Parameter& parameter, std::vector<int32_t>& value) {
   if (get_ids(parse_json(parameter), value)) return;
-  parameter.refuse("a list of integers as a JSON string, such as \"[1, 2]\"");
+  refuse(parameter, "a list of integers as a JSON string, such as \"[1, 2]\"");
 }
 
 void get(const Parameter& parameter, std::vector<std::vector<int32_t>>& value) {
   const Json json = parse_json(parameter);
-  value.resize(json.as_array().size());
+  value.resize(json.as<Json::Array>().size());
   size_t i = 0;
-  for (const Json& item : json.as_array()) i += get_ids(item, value[i]);
-  if (!json.is_array() || i < value.size()) {
-    parameter.refuse("a list of lists of integers as a JSON string, such as \"[[1, 2], [3]]\"");
+  for (const Json& item : json.as<Json::Array>()) i += get_ids(item, value[i]);
+  if (!json.is<Json::Array>() || i < value.size()) {
+    refuse(parameter, "a list of lists of integers as a JSON string, such as \"[[1, 2], [3]]\"");
   }
 }
 
@@ -181,19 +171,19 @@ void get(const Parameter& parameter, std::vector<LogitBias>& value) {
   const Json json = parse_json(parameter);
   value.clear();
   const auto add = [&](int32_t id, const Json& bias) {
-    if (!bias.is_number()) parameter.refuse(allowed);
-    value.push_back({id, static_cast<float>(bias.as_number())});
+    if (!bias.is<double>()) refuse(parameter, allowed);
+    value.push_back({id, static_cast<float>(bias.as<double>())});
   };
-  if (!json.is_object() && !json.is_array()) parameter.refuse(allowed);
-  for (const auto& [key, bias] : json.as_object()) {
+  if (!json.is<Json::Object>() && !json.is<Json::Array>()) refuse(parameter, allowed);
+  for (const auto& [key, bias] : json.as<Json::Object>()) {
     int32_t id = 0;
-    if (!parse(key, id)) parameter.refuse(allowed);
+    if (!parse(key, id)) refuse(parameter, allowed);
     add(id, bias);
   }
-  for (const Json& pair : json.as_array()) {  // [[id, bias], ...]
-    const Json::Array& items = pair.as_array();
-    if (items.size() != 2 || !is_id(items[0])) parameter.refuse(allowed);
-    add(static_cast<int32_t>(items[0].as_number()), items[1]);
+  for (const Json& pair : json.as<Json::Array>()) {  // [[id, bias], ...]
+    const Json::Array& items = pair.as<Json::Array>();
+    if (items.size() != 2 || !is_id(items[0])) refuse(parameter, allowed);
+    add(static_cast<int32_t>(items[0].as<double>()), items[1]);
   }
 }
 
@@ -217,14 +207,11 @@ void get(const Parameter& parameter, std::vector<LogitBias>& value) {
 void read_request_parameters(TRITONBACKEND_Request* request,
                              const std::optional<std::regex>& forwarded_headers, RequestTensor& fields,
                              std::vector<std::pair<std::string, std::string>>& aliases) {
-  uint32_t count = 0;
-  check(TRITONBACKEND_RequestParameterCount(request, &count));
   std::vector<std::string_view> given;
-  for (uint32_t i = 0; i < count; ++i) {
-    const Parameter parameter(request, i);
-    std::string_view name = parameter.name();
+  for (const Parameter& parameter : read_parameters(request)) {
+    std::string_view name = parameter.name;
     if (is_tritons(name)) continue;
-    if (forwarded_headers && std::regex_match(parameter.name(), *forwarded_headers)) continue;
+    if (forwarded_headers && std::regex_match(parameter.name, *forwarded_headers)) continue;
     const auto* alias = std::find_if(std::begin(fields::kAliases), std::end(fields::kAliases),
                                      [&](const fields::Alias& known) { return known.alias == name; });
     if (alias != std::end(fields::kAliases)) {
@@ -239,10 +226,10 @@ void read_request_parameters(TRITONBACKEND_Request* request,
     for_each_client_field(fields, [&](std::string_view field, auto& value) {
       if (field != name) return;
       get(parameter, value);
-      check_given(name, parameter.name(), value);
+      check_given(name, parameter.name, value);
       is_known = true;
     });
-    if (!is_known) refuse_unknown(parameter.name(), fields);
+    if (!is_known) refuse_unknown(parameter.name, fields);
     given.push_back(name);
   }
 }

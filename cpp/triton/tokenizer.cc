@@ -58,35 +58,17 @@ void put_tensors(TRITONBACKEND_Request* request, std::string& frame, SizeCheck& 
 }
 
 void put_parameters(TRITONBACKEND_Request* request, std::string& frame, SizeCheck& sizes) {
-  uint32_t count = 0;
-  check(TRITONBACKEND_RequestParameterCount(request, &count));
-  wire::put(frame, count);
-  for (uint32_t i = 0; i < count; ++i) {
-    const char* name = nullptr;
-    auto type = TRITONSERVER_PARAMETER_STRING;
-    const void* value = nullptr;
-    check(TRITONBACKEND_RequestParameter(request, i, &name, &type, &value));
+  const std::vector<Parameter> parameters = read_parameters(request);
+  wire::put(frame, static_cast<uint32_t>(parameters.size()));
+  for (const auto& [name, value] : parameters) {
     sizes.add(name, std::string_view(name).size());
     wire::put_string(frame, name);
-    wire::put(frame, static_cast<uint8_t>(type));
-    switch (type) {
-      case TRITONSERVER_PARAMETER_STRING: {
-        const std::string_view text = static_cast<const char*>(value);
-        sizes.add(name, text.size());
-        wire::put_string(frame, text);
-        break;
-      }
-      case TRITONSERVER_PARAMETER_INT:
-        wire::put(frame, *static_cast<const int64_t*>(value));
-        break;
-      case TRITONSERVER_PARAMETER_BOOL:
-        wire::put(frame, static_cast<uint8_t>(*static_cast<const bool*>(value)));
-        break;
-      case TRITONSERVER_PARAMETER_DOUBLE:
-        wire::put(frame, *static_cast<const double*>(value));
-        break;
-      case TRITONSERVER_PARAMETER_BYTES:
-        throw InvalidArgument(name, "bytes", "a string, a number or a boolean");
+    wire::put(frame, static_cast<uint8_t>(value.index()));
+    if (const auto* text = std::get_if<const char*>(&value)) {
+      sizes.add(name, std::string_view(*text).size());
+      wire::put_string(frame, *text);
+    } else {
+      std::visit([&](auto number) { wire::put(frame, number); }, value);
     }
   }
 }
@@ -130,16 +112,8 @@ ServerError cancelled() { return {TRITONSERVER_ERROR_CANCELLED, "the client canc
 }  // namespace
 
 void Tokenizer::execute(TRITONBACKEND_Request** requests, uint32_t count) {
-  for (uint32_t i = 0; i < count; ++i) {
-    const uint64_t start_ns = now_ns();
-    try {
-      answer(requests[i], start_ns);
-    } catch (const std::exception& error) {
-      answer_with_error(instance_, requests[i], error, start_ns);
-      continue;
-    }
-    complete(instance_, requests[i], start_ns);
-  }
+  answer_each(instance_, requests, count,
+              [this](TRITONBACKEND_Request* request, uint64_t start_ns) { answer(request, start_ns); });
 }
 
 void Tokenizer::answer(TRITONBACKEND_Request* request, uint64_t arrival_ns) {

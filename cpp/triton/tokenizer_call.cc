@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <string>
+#include <variant>
 
 #include "api.h"
 #include "generation.h"
@@ -56,7 +57,7 @@ void execute_unary(const UnaryModel& model, TRITONBACKEND_Request** requests, ui
       continue;
     }
     if (call) {
-      generation->watch(std::move(call));
+      generation->watch(call);
     } else {
       generation->execute_unary(model.instance, requests[i], nullptr, start_ns);
     }
@@ -123,31 +124,24 @@ void TokenizerCall::copy_inputs() {
 }
 
 void TokenizerCall::copy_parameters() {
-  uint32_t count = 0;
-  check(TRITONBACKEND_RequestParameterCount(request_, &count));
-  TRITONSERVER_InferenceRequest* const inner = inner_.get();
-  for (uint32_t i = 0; i < count; ++i) {
-    const char* name = nullptr;
-    auto type = TRITONSERVER_PARAMETER_STRING;
-    const void* value = nullptr;
-    check(TRITONBACKEND_RequestParameter(request_, i, &name, &type, &value));
-    switch (type) {
-      case TRITONSERVER_PARAMETER_STRING:
-        check(TRITONSERVER_InferenceRequestSetStringParameter(inner, name, static_cast<const char*>(value)));
-        break;
-      case TRITONSERVER_PARAMETER_INT:
-        check(TRITONSERVER_InferenceRequestSetIntParameter(inner, name, *static_cast<const int64_t*>(value)));
-        break;
-      case TRITONSERVER_PARAMETER_BOOL:
-        check(TRITONSERVER_InferenceRequestSetBoolParameter(inner, name, *static_cast<const bool*>(value)));
-        break;
-      case TRITONSERVER_PARAMETER_DOUBLE:
-        check(
-            TRITONSERVER_InferenceRequestSetDoubleParameter(inner, name, *static_cast<const double*>(value)));
-        break;
-      case TRITONSERVER_PARAMETER_BYTES:
-        throw InvalidArgument(name, "bytes", "a string, a number or a boolean");
+  struct Set {
+    TRITONSERVER_InferenceRequest* request;
+    const char* name;
+    TRITONSERVER_Error* operator()(const char* value) const {
+      return TRITONSERVER_InferenceRequestSetStringParameter(request, name, value);
     }
+    TRITONSERVER_Error* operator()(int64_t value) const {
+      return TRITONSERVER_InferenceRequestSetIntParameter(request, name, value);
+    }
+    TRITONSERVER_Error* operator()(bool value) const {
+      return TRITONSERVER_InferenceRequestSetBoolParameter(request, name, value);
+    }
+    TRITONSERVER_Error* operator()(double value) const {
+      return TRITONSERVER_InferenceRequestSetDoubleParameter(request, name, value);
+    }
+  };
+  for (const auto& [name, value] : read_parameters(request_)) {
+    check(std::visit(Set{inner_.get(), name}, value));
   }
 }
 

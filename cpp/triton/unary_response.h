@@ -4,8 +4,7 @@
 // output but num_input_tokens and prompt_logprobs, which have one for each prompt.
 //
 // Each prompt is a ClientRequest of its own, so prompts are scheduled like any other requests. The response
-// is sent exactly once: by the last prompt, by the first error, or by the destructor. One thread at a time,
-// as for ClientRequest.
+// is sent by the last prompt, or by the first error. One thread at a time, as for ClientRequest.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +14,7 @@
 
 #include "chunk.h"
 #include "generation_request.h"
+#include "open_request.h"
 #include "outputs.h"
 #include "quire/token_table.h"
 
@@ -24,36 +24,26 @@ struct ModelInfo;
 
 class UnaryResponse {
  public:
-  // Takes over the server's request. Throws, without taking it over, when the server cannot make a response
-  // factory. start_ns: when the model got the request.
+  // Takes over the server's request, or throws, as OpenRequest. start_ns: when the model got the request.
   UnaryResponse(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
                 const GenerationRequest& generation, size_t count, std::shared_ptr<const ModelInfo> info,
                 uint64_t start_ns);
-  ~UnaryResponse();
-  UnaryResponse(const UnaryResponse&) = delete;
-  UnaryResponse& operator=(const UnaryResponse&) = delete;
 
   // No one waits for the prompts any more: the response is sent, or its client is gone.
-  bool is_over() const;
+  bool is_over() const { return !open_.is_open() || open_.is_cancelled(); }
   size_t num_prompts() const { return answers_.size() / n_; }
   // The whole answer of a prompt, or one of its n.
   void answer(size_t prompt, Chunk chunk);
   // Answers the request with an error.
-  void fail(TRITONSERVER_Error_Code code, const std::string& message);
+  void fail(TRITONSERVER_Error_Code code, const std::string& message) { open_.fail(code, message); }
 
  private:
-  void send();
-  void complete(bool is_success);
-
-  TRITONBACKEND_ModelInstance* instance_;
-  TRITONBACKEND_Request* request_;  // null once completed
-  TRITONBACKEND_ResponseFactory* factory_ = nullptr;
   const std::shared_ptr<const ModelInfo> info_;
   const uint32_t outputs_;  // wanted by the request's fields, and asked for by name
   const size_t n_;
   std::vector<Answer> answers_;  // [prompts * n]
   size_t num_answered_ = 0;
-  const uint64_t start_ns_;
+  OpenRequest open_;  // last: nothing can throw once it has taken the request over
 };
 
 }  // namespace quire::triton

@@ -20,12 +20,12 @@ namespace quire::triton {
 // What the workers of a loaded model share.
 struct TokenizerModel {
   explicit TokenizerModel(ModelSettings model_settings)
-      : settings(std::move(model_settings)), metrics(settings.name, settings.version, settings.folder) {}
+      : settings(std::move(model_settings)), metrics(settings) {}
 
   bool is_serving() const { return num_workers > 0; }
 
   const ModelSettings settings;
-  TokenizerMetrics metrics;
+  ModelMetrics metrics;
   std::atomic<int> num_workers{0};  // that are ready, or have a request
   std::mutex mutex;
   // What the load has read, as its first worker gave it: what all later ones start from, so that files that

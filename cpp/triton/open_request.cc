@@ -1,0 +1,60 @@
+#include "open_request.h"
+
+namespace quire::triton {
+
+OpenRequest::OpenRequest(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
+                         uint64_t start_ns, size_t num_answers)
+    : instance_(instance), request_(request), num_answers_(num_answers), start_ns_(start_ns) {
+  check(TRITONBACKEND_ResponseFactoryNew(&factory_, request));
+}
+
+OpenRequest::~OpenRequest() {
+  fail(TRITONSERVER_ERROR_INTERNAL, "the request was dropped; this is an error in Quire");
+}
+
+bool OpenRequest::is_cancelled() const {
+  bool is_cancelled = false;
+  log_if_failed(TRITONBACKEND_ResponseFactoryIsCancelled(factory_, &is_cancelled), "asking for cancellation");
+  return is_cancelled;
+}
+
+void OpenRequest::mark_output() {
+  if (first_output_ns_ == 0) first_output_ns_ = now_ns();
+}
+
+void OpenRequest::send(bool is_last, const char* what, const std::function<void(ResponseBuilder&)>& fill) {
+  try {
+    ResponseBuilder response(factory_);
+    fill(response);
+    response.send(is_last);
+  } catch (const std::exception& error) {
+    fail(TRITONSERVER_ERROR_INTERNAL, std::string(what) + " could not be sent: " + error.what());
+    return;
+  }
+  if (is_last) complete(true);
+}
+
+void OpenRequest::fail(TRITONSERVER_Error_Code code, const std::string& message) {
+  if (request_ == nullptr) return;
+  try {
+    ResponseBuilder(factory_).send_error(ServerError(code, message));
+  } catch (const std::exception& failure) {
+    QUIRE_LOG(ERROR, std::string("a request could not be answered: ") + failure.what());
+  }
+  complete(false);
+}
+
+void OpenRequest::complete(bool is_success) {
+  const uint64_t end_ns = now_ns();
+  const uint64_t first_ns = first_output_ns_ != 0 ? first_output_ns_ : end_ns;
+  if (is_success) {
+    log_if_failed(TRITONBACKEND_ModelInstanceReportBatchStatistics(instance_, num_answers_, start_ns_,
+                                                                   start_ns_, first_ns, end_ns),
+                  "reporting statistics");
+  }
+  log_if_failed(TRITONBACKEND_ResponseFactoryDelete(factory_), "deleting a response factory");
+  release(instance_, request_, is_success, start_ns_, first_ns, end_ns);
+  request_ = nullptr;
+}
+
+}  // namespace quire::triton

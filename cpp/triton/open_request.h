@@ -1,0 +1,45 @@
+// A request of the server while it is being answered.
+//
+// Invariant: it is completed (FINAL, statistics, release) exactly once: by the last response, by fail(), or
+// by the destructor. One thread at a time.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "api.h"
+
+namespace quire::triton {
+
+class OpenRequest {
+ public:
+  // Takes over the server's request. Throws, without taking it over, when the server cannot make a response
+  // factory. num_answers: for the statistics.
+  OpenRequest(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request, uint64_t start_ns,
+              size_t num_answers = 1);
+  ~OpenRequest();
+  OpenRequest(const OpenRequest&) = delete;
+  OpenRequest& operator=(const OpenRequest&) = delete;
+
+  bool is_open() const { return request_ != nullptr; }
+  bool is_cancelled() const;
+  void mark_output();  // the first one counts
+  // Sends what `fill` adds to a response; the last one completes the request. Where that fails, so does the
+  // request. what: "a response", for the error.
+  void send(bool is_last, const char* what, const std::function<void(ResponseBuilder&)>& fill);
+  // Completes the request with an error, unless it is completed.
+  void fail(TRITONSERVER_Error_Code code, const std::string& message);
+
+ private:
+  void complete(bool is_success);
+
+  TRITONBACKEND_ModelInstance* const instance_;
+  TRITONBACKEND_Request* request_;  // null once completed
+  TRITONBACKEND_ResponseFactory* factory_ = nullptr;
+  const size_t num_answers_;
+  const uint64_t start_ns_;
+  uint64_t first_output_ns_ = 0;
+};
+
+}  // namespace quire::triton
