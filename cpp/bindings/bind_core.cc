@@ -147,30 +147,15 @@ void bind_token_table(py::module_& m) {
           py::arg("bytes"));
 }
 
-// A Release with what it names in StepOutputs: a copy that outlives the step.
+// A Release with its ids: a copy that outlives the step.
 struct ReleaseCopy : Release {
   std::vector<int32_t> token_ids;
-  std::string stop_string;
-  ReleaseLogprobs logprobs_run;
-  std::vector<Logprob> logprobs;  // [num_ids, num_per_id]
-  std::vector<Logprob> prompt_logprobs;
-  std::optional<RequestTiming> receipt;
-};
 
-ReleaseCopy copy_release(const StepOutputs& outputs, const Release& release) {
-  ReleaseCopy copy;
-  static_cast<Release&>(copy) = release;
-  const auto begin = outputs.token_ids.begin() + release.ids_begin;
-  copy.token_ids.assign(begin, begin + release.num_ids);
-  copy.stop_string = outputs.stop_string(release);
-  if (release.timing_idx >= 0) copy.receipt = outputs.receipts[static_cast<size_t>(release.timing_idx)];
-  if (release.logprobs_idx < 0) return copy;
-  copy.logprobs_run = outputs.logprobs[static_cast<size_t>(release.logprobs_idx)];
-  const auto of_ids = outputs.of_ids(copy.logprobs_run), of_prompt = outputs.of_prompt(copy.logprobs_run);
-  copy.logprobs.assign(of_ids.begin(), of_ids.end());
-  copy.prompt_logprobs.assign(of_prompt.begin(), of_prompt.end());
-  return copy;
-}
+  const ReleaseDetails& get_details() const {
+    static const ReleaseDetails kNone;
+    return details ? *details : kNone;
+  }
+};
 
 // Each place's own token, then the likeliest, as [places, num_per_place]; a copy. None: not asked for.
 py::typing::Optional<py::array_t<Logprob>> to_places(const std::vector<Logprob>& entries,
@@ -194,30 +179,34 @@ void bind_outputs(py::module_& m) {
                                   "A run of ids whose text decodes on its own (TokenTable.decode).");
   def_members<Release>(release);
   release.def_readonly("token_ids", &ReleaseCopy::token_ids)
-      .def_readonly("receipt", &ReleaseCopy::receipt)
+      .def_property_readonly("error", [](const ReleaseCopy& self) { return self.get_details().error; })
+      .def_property_readonly("receipt", [](const ReleaseCopy& self) { return self.get_details().timing; })
       .def_property_readonly(
           "stop_reason",
           [](const ReleaseCopy& self) -> py::typing::Optional<py::typing::Union<py::str, py::int_>> {
-            if (!self.stop_string.empty()) return py::str(self.stop_string);
-            return self.stop_token_id < 0 ? py::none() : py::object(py::int_(self.stop_token_id));
+            const ReleaseDetails& details = self.get_details();
+            if (!details.stop_string.empty()) return py::str(details.stop_string);
+            return details.stop_token_id < 0 ? py::none() : py::object(py::int_(details.stop_token_id));
           },
           "The stop string or the stop token's id; None: another end, or none.")
       .def_property_readonly(
           "logprobs",
-          [](const ReleaseCopy& self) { return to_places(self.logprobs, self.logprobs_run.num_per_id); },
+          [](const ReleaseCopy& self) {
+            return to_places(self.get_details().logprobs, self.get_details().num_per_id);
+          },
           "[num_ids, 1 + n] of (token_id, logprob, rank): each id's own, then the likeliest, then -1 where "
           "there are no more. None: not asked for.")
       .def_property_readonly(
           "prompt_logprobs",
           [](const ReleaseCopy& self) {
-            return to_places(self.prompt_logprobs, self.logprobs_run.num_per_prompt_place);
+            return to_places(self.get_details().prompt_logprobs, self.get_details().num_per_prompt_place);
           },
           "As logprobs, of the prompt from its second token on, with the first ids; None: not here.")
       .def_property_readonly(
           "cumulative_logprob",
           [](const ReleaseCopy& self) -> std::optional<double> {
-            if (self.logprobs_run.num_per_id == 0) return std::nullopt;
-            return self.logprobs_run.cumulative_logprob;
+            if (self.get_details().num_per_id == 0) return std::nullopt;
+            return self.get_details().cumulative_logprob;
           },
           "Of the request's ids up to here.")
       .def("__repr__", [](const ReleaseCopy& self) {
@@ -235,7 +224,10 @@ void bind_outputs(py::module_& m) {
       .def_property_readonly("releases", [](const StepOutputs& self) {
         std::vector<ReleaseCopy> copies;
         copies.reserve(self.releases.size());
-        for (const Release& release : self.releases) copies.push_back(copy_release(self, release));
+        for (const Release& release : self.releases) {
+          const auto ids = self.ids(release);
+          copies.push_back({release, {ids.begin(), ids.end()}});
+        }
         return copies;
       });
 }

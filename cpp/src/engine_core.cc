@@ -47,8 +47,7 @@ EngineCore::Impl::Impl(EngineConfig engine_config, TokenTable token_table, Engin
 void EngineCore::Impl::end(LiveSequence& sequence, FinishReason reason, StepOutputs& out) const {
   append_end(sequence, reason, out);
   if (!sequence.return_receipt) return;
-  out.releases.back().timing_idx = static_cast<int32_t>(out.receipts.size());
-  out.receipts.push_back(make_timing(sequence, scheduler.waits(sequence), clock()));
+  out.releases.back().add_details().timing = make_timing(sequence, scheduler.waits(sequence), clock());
 }
 
 void EngineCore::Impl::end_early(uint64_t request_id, FinishReason reason, const std::string& error) {
@@ -57,7 +56,7 @@ void EngineCore::Impl::end_early(uint64_t request_id, FinishReason reason, const
     for (const auto& sequence : found->second) {
       if (!sequence) continue;
       end(*sequence, reason, ends);
-      ends.releases.back().error = error;
+      if (!error.empty()) ends.releases.back().add_details().error = error;
       scheduler.remove(*sequence);
     }
     deadlines.remove(request_id);
@@ -66,7 +65,7 @@ void EngineCore::Impl::end_early(uint64_t request_id, FinishReason reason, const
     Release& release = ends.releases.emplace_back();
     release.request_id = request_id;
     release.finish_reason = reason;
-    release.error = error;
+    release.add_details().error = error;
   }
 }
 

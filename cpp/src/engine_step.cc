@@ -171,7 +171,7 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const St
     if (is_sampled && run.front() == kNoToken) {
       // Not complete(): what this step computed must not be found by other requests.
       impl.end(*sequence, FinishReason::kError, impl.outputs);
-      impl.outputs.releases.back().error = no_token_error(sequence->adjustments.get());
+      impl.outputs.releases.back().add_details().error = no_token_error(sequence->adjustments.get());
       scheduler.finish(*sequence);
       impl.finished.push_back(sequence);
       continue;

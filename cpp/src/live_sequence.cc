@@ -8,20 +8,16 @@
 namespace quire {
 namespace {
 
-// The release is the last one of `out`.
-void append_logprobs(const LiveSequence& sequence, Release& release, StepOutputs& out) {
+void add_logprobs(const LiveSequence& sequence, Release& release) {
   RequestLogprobs& logprobs = *sequence.logprobs;
-  release.logprobs_idx = static_cast<int32_t>(out.logprobs.size());
-  ReleaseLogprobs& of_release = out.logprobs.emplace_back();
-  of_release.release_idx = static_cast<uint32_t>(out.releases.size() - 1);
-  of_release.begin = static_cast<uint32_t>(out.logprob_entries.size());
-  of_release.num_per_id = logprobs.num_per_id();
-  logprobs.release(release.num_ids, out.logprob_entries);
+  ReleaseDetails& details = release.add_details();
+  details.num_per_id = logprobs.num_per_id();
+  logprobs.release(release.num_ids, details.logprobs);
   if (!sequence.needs_prompt_logprobs()) {  // all are known: not so where a sequence ends early
-    of_release.num_per_prompt_place = logprobs.num_per_prompt_place();
-    of_release.num_prompt_places = logprobs.release_prompt(out.logprob_entries);
+    details.num_per_prompt_place = logprobs.num_per_prompt_place();
+    logprobs.release_prompt(details.prompt_logprobs);
   }
-  of_release.cumulative_logprob = logprobs.cumulative_logprob();
+  details.cumulative_logprob = logprobs.cumulative_logprob();
 }
 
 // Whether nothing in the prompt takes part in the text.
@@ -102,7 +98,7 @@ Release& append_run(LiveSequence& sequence, const OutputGate::Run& run, StepOutp
   // The gate's held ids are the last ones; the run is the first of them.
   const auto begin = sequence.token_ids.end() - sequence.gate.num_held() - run.num_ids;
   out.token_ids.insert(out.token_ids.end(), begin, begin + run.num_ids);
-  if (sequence.logprobs) append_logprobs(sequence, release, out);
+  if (sequence.logprobs) add_logprobs(sequence, release);
   return release;
 }
 
@@ -116,10 +112,9 @@ void append_end(LiveSequence& sequence, FinishReason reason, StepOutputs& out) {
   if (reason != FinishReason::kStop) return;
   const std::vector<int32_t>& stops = sequence.stop_token_ids;
   if (!stop_string.empty()) {
-    release.stop_string_idx = static_cast<int32_t>(out.stop_strings.size());
-    out.stop_strings.push_back(std::move(stop_string));
+    release.add_details().stop_string = std::move(stop_string);
   } else if (std::binary_search(stops.begin(), stops.end(), ids.back())) {
-    release.stop_token_id = ids.back();
+    release.add_details().stop_token_id = ids.back();
   }
 }
 
@@ -127,20 +122,20 @@ RequestTiming make_timing(const LiveSequence& sequence, const std::array<uint64_
                           int64_t end_ns) {
   RequestHistory history = sequence.cold.history;
   history.leave_at(sequence.num_computed_tokens);
-  RequestTiming receipt;
-  receipt.arrival_ns = sequence.cold.arrival_ns;
-  receipt.tokenize_ns = sequence.cold.tokenize_ns;
-  receipt.end_ns = end_ns;
-  receipt.admitted_ns = history.admitted_ns != 0 ? history.admitted_ns : end_ns;
-  receipt.first_token_ns = history.first_token_ns != 0 ? history.first_token_ns : end_ns;
-  receipt.num_prompt_tokens = static_cast<uint32_t>(sequence.num_prompt_tokens);
-  receipt.num_output_tokens = static_cast<uint32_t>(sequence.num_output_tokens());
-  receipt.num_cached_tokens = static_cast<uint32_t>(history.num_found_tokens);
-  receipt.num_computed_tokens = static_cast<uint32_t>(history.num_reached_tokens - history.num_found_tokens);
-  receipt.num_recomputed_tokens = static_cast<uint32_t>(history.num_recomputed_tokens);
-  receipt.num_preemptions = history.num_preemptions;
-  for (size_t i = 0; i < waits.size(); ++i) receipt.waits[i] = static_cast<uint32_t>(waits[i]);
-  return receipt;
+  RequestTiming timing;
+  timing.arrival_ns = sequence.cold.arrival_ns;
+  timing.tokenize_ns = sequence.cold.tokenize_ns;
+  timing.end_ns = end_ns;
+  timing.admitted_ns = history.admitted_ns != 0 ? history.admitted_ns : end_ns;
+  timing.first_token_ns = history.first_token_ns != 0 ? history.first_token_ns : end_ns;
+  timing.num_prompt_tokens = static_cast<uint32_t>(sequence.num_prompt_tokens);
+  timing.num_output_tokens = static_cast<uint32_t>(sequence.num_output_tokens());
+  timing.num_cached_tokens = static_cast<uint32_t>(history.num_found_tokens);
+  timing.num_computed_tokens = static_cast<uint32_t>(history.num_reached_tokens - history.num_found_tokens);
+  timing.num_recomputed_tokens = static_cast<uint32_t>(history.num_recomputed_tokens);
+  timing.num_preemptions = history.num_preemptions;
+  for (size_t i = 0; i < waits.size(); ++i) timing.waits[i] = static_cast<uint32_t>(waits[i]);
+  return timing;
 }
 
 }  // namespace quire

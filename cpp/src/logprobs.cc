@@ -1,6 +1,7 @@
 #include "quire/logprobs.h"
 
 #include <string>
+#include <utility>
 
 #include "quire/error.h"
 
@@ -56,13 +57,9 @@ void RequestLogprobs::release(uint32_t num_ids, std::vector<Logprob>& out) {
   held_.erase(held_.begin(), end);
 }
 
-uint32_t RequestLogprobs::release_prompt(std::vector<Logprob>& out) {
-  if (num_per_prompt_place_ == 0) return 0;
-  const auto num_places = static_cast<uint32_t>(prompt_.size() / num_per_prompt_place_);
-  out.insert(out.end(), prompt_.begin(), prompt_.end());
-  prompt_ = {};
+void RequestLogprobs::release_prompt(std::vector<Logprob>& out) {
+  out = std::exchange(prompt_, {});
   num_per_prompt_place_ = 0;
-  return num_places;
 }
 
 }  // namespace quire

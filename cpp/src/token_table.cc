@@ -4,46 +4,9 @@
 #include <limits>
 
 #include "quire/error.h"
+#include "wire_bytes.h"
 
 namespace quire {
-namespace {
-
-// Serialized form: header of little-endian words, separator, flags [size], lengths [num_texts] u32, bytes.
-constexpr uint32_t kMagic = 0x42545451;  // "QTTB"
-constexpr uint32_t kVersion = 1;
-
-void append_u32(uint32_t value, std::string& out) {
-  for (int shift = 0; shift < 32; shift += 8) out.push_back(static_cast<char>(value >> shift));
-}
-
-class Reader {
- public:
-  explicit Reader(std::string_view bytes) : rest_(bytes) {}
-  std::string_view take(size_t size) {
-    if (size > rest_.size()) {
-      throw InvalidArgument("token_table", std::to_string(rest_.size()) + " more bytes",
-                            "at least " + std::to_string(size) + " (truncated?)");
-    }
-    const std::string_view taken = rest_.substr(0, size);
-    rest_.remove_prefix(size);
-    return taken;
-  }
-  uint32_t take_u32() {
-    uint32_t value = 0;
-    int shift = 0;
-    for (char byte : take(4)) {
-      value |= static_cast<uint32_t>(static_cast<uint8_t>(byte)) << shift;
-      shift += 8;
-    }
-    return value;
-  }
-  bool is_empty() const { return rest_.empty(); }
-
- private:
-  std::string_view rest_;
-};
-
-}  // namespace
 
 TokenTable::TokenTable(DecoderKind kind, const std::vector<std::string>& texts, std::vector<uint8_t> flags,
                        std::string separator, int32_t strip_left)
@@ -216,61 +179,44 @@ OpenText TokenTable::open_text(std::span<const int32_t> ids, bool skip_special_t
   return OpenText(utf8.unfinished());
 }
 
+// u32 kind, i32 strip_left, string separator, flags [size], offsets [num_texts + 1], string bytes
 std::string TokenTable::serialize() const {
+  std::vector<uint8_t> given_flags(flags_.size());
+  for (int32_t id = 0; id < size(); ++id) given_flags[static_cast<size_t>(id)] = flags(id);
   std::string out;
-  out.reserve(28 + separator_.size() + flags_.size() + 4 * num_texts() + bytes_.size());
-  append_u32(kMagic, out);
-  append_u32(kVersion, out);
-  append_u32(static_cast<uint32_t>(kind_), out);
-  append_u32(static_cast<uint32_t>(strip_left_), out);
-  append_u32(static_cast<uint32_t>(separator_.size()), out);
-  append_u32(static_cast<uint32_t>(flags_.size()), out);
-  append_u32(static_cast<uint32_t>(bytes_.size()), out);
-  out += separator_;
-  for (int32_t id = 0; id < size(); ++id) out.push_back(static_cast<char>(flags(id)));
-  for (size_t i = 0; i < num_texts(); ++i) append_u32(offsets_[i + 1] - offsets_[i], out);
-  out += bytes_;
+  out.reserve(24 + separator_.size() + flags_.size() + sizeof(uint32_t) * offsets_.size() + bytes_.size());
+  wire::put(out, static_cast<uint32_t>(kind_));
+  wire::put(out, strip_left_);
+  wire::put_string(out, separator_);
+  wire::put_array(out, given_flags);
+  wire::put_array(out, offsets_);
+  wire::put_string(out, bytes_);
   return out;
 }
 
 TokenTable TokenTable::deserialize(std::string_view bytes) {
-  Reader reader(bytes);
-  const auto expect = [&](uint32_t expected, const char* what) {
-    if (const uint32_t given = reader.take_u32(); given != expected) {
-      throw InvalidArgument("token_table", std::string(what) + " " + std::to_string(given),
-                            std::to_string(expected));
-    }
+  const auto refuse = [](const char* given, const std::string& allowed) {
+    throw InvalidArgument("token_table", given, allowed);
   };
-  expect(kMagic, "magic");
-  expect(kVersion, "version");
   TokenTable table;
-  // Out of range values stay out of range in the narrower type, or finish_building() could not see them.
-  table.kind_ = static_cast<DecoderKind>(std::min<uint32_t>(reader.take_u32(), 0xFF));
-  table.strip_left_ = static_cast<int32_t>(reader.take_u32());
-  const uint32_t separator_size = reader.take_u32();
-  const uint32_t size = reader.take_u32();
-  const uint32_t num_bytes = reader.take_u32();
-  if (size > static_cast<uint32_t>(std::numeric_limits<int32_t>::max())) {
-    throw InvalidArgument("token_table", std::to_string(size) + " tokens", "at most 2147483647");
+  try {
+    wire::Reader reader(bytes);
+    // Out of range values stay out of range in the narrower type, or finish_building() could not see them.
+    table.kind_ = static_cast<DecoderKind>(std::min<uint32_t>(reader.get<uint32_t>(), 0xFF));
+    table.strip_left_ = reader.get<int32_t>();
+    table.separator_ = reader.get_string();
+    reader.get_array(table.flags_);
+    reader.get_array(table.offsets_);
+    table.bytes_ = reader.get_string();
+    reader.expect_end();
+  } catch (const Error& error) {
+    refuse(error.what(), "what TokenTable.serialize() gives");
   }
-  table.separator_ = reader.take(separator_size);
-  const std::string_view flags = reader.take(size);
-  table.flags_.assign(flags.begin(), flags.end());
-  Reader lengths(reader.take(4 * table.num_texts()));
-  table.offsets_.reserve(table.num_texts() + 1);
-  uint64_t end = 0;
-  table.offsets_.push_back(0);
-  for (size_t i = 0; i < table.num_texts(); ++i) {
-    end += lengths.take_u32();
-    if (end > num_bytes) break;
-    table.offsets_.push_back(static_cast<uint32_t>(end));
+  const std::vector<uint32_t>& offsets = table.offsets_;
+  if (offsets.size() != table.num_texts() + 1 || !std::ranges::is_sorted(offsets) || offsets.front() != 0 ||
+      offsets.back() != table.bytes_.size()) {
+    refuse("texts of other lengths", std::to_string(table.bytes_.size()) + " bytes in all");
   }
-  if (end != num_bytes) {
-    throw InvalidArgument("token_table", "texts of other lengths",
-                          std::to_string(num_bytes) + " bytes in all");
-  }
-  table.bytes_ = reader.take(num_bytes);
-  if (!reader.is_empty()) throw InvalidArgument("token_table", "bytes after the end", "none");
   table.finish_building();
   return table;
 }

@@ -61,52 +61,28 @@ void read_frame(std::string_view payload, Frame& frame) {
   reader.expect_end();
 }
 
-// The range [begin, begin + count) lies in `size` elements.
-void require_range(const char* what, uint32_t begin, uint64_t count, size_t size) {
-  if (begin + count > size) {
-    throw Error(std::string("wire: a release names ") + what + " [" + std::to_string(begin) + ", +" +
-                std::to_string(count) + ") of " + std::to_string(size));
-  }
+void require(bool holds, const char* what) {
+  if (!holds) throw Error(std::string("wire: a release ") + what);
 }
 
-void require_index(const char* what, int32_t index, size_t size) {  // -1: none
-  if (index < -1 || index >= static_cast<int64_t>(size)) {
-    throw Error(std::string("wire: a release names ") + what + " " + std::to_string(index) + " of " +
-                std::to_string(size));
-  }
-}
-
-void check_release(const StepOutputs& step, size_t release_idx) {
-  const Release& release = step.releases[release_idx];
-  require_range("ids", release.ids_begin, release.num_ids, step.token_ids.size());
-  if (release.num_text_ids > release.num_ids) {
-    throw Error("wire: a release has " + std::to_string(release.num_text_ids) + " ids with text of " +
-                std::to_string(release.num_ids));
-  }
-  if (release.trim < 0) throw Error("wire: a release trims " + std::to_string(release.trim) + " bytes");
-  require_index("receipt", release.timing_idx, step.receipts.size());
-  require_index("stop string", release.stop_string_idx, step.stop_strings.size());
-  if (release.finish_reason != FinishReason::kStop &&
-      (release.stop_token_id != -1 || release.stop_string_idx != -1)) {
-    throw Error("wire: a release has a stop reason and did not stop");
-  }
-  require_index("logprobs", release.logprobs_idx, step.logprobs.size());
-  if (release.logprobs_idx < 0) return;
-  const ReleaseLogprobs& run = step.logprobs[static_cast<size_t>(release.logprobs_idx)];
-  if (run.release_idx != release_idx) {
-    throw Error("wire: release " + std::to_string(release_idx) + " names the logprobs of release " +
-                std::to_string(run.release_idx));
-  }
-  // The products below cannot wrap then.
-  if (run.num_per_id > kMaxLogprobs + 1 || run.num_per_prompt_place > kMaxLogprobs + 1) {
-    throw Error("wire: a release has " + std::to_string(run.num_per_id) + " logprobs per id and " +
-                std::to_string(run.num_per_prompt_place) + " per place of the prompt; allowed: at most " +
-                std::to_string(kMaxLogprobs + 1));
-  }
-  require_range(
-      "logprobs", run.begin,
-      uint64_t{release.num_ids} * run.num_per_id + uint64_t{run.num_prompt_places} * run.num_per_prompt_place,
-      step.logprob_entries.size());
+void check_release(const StepOutputs& step, const Release& release) {
+  require(uint64_t{release.ids_begin} + release.num_ids <= step.token_ids.size(),
+          "names ids that are not there");
+  require(release.num_text_ids <= release.num_ids, "has more ids with text than ids");
+  require(release.trim >= 0, "trims less than nothing");
+  if (!release.details) return;
+  const ReleaseDetails& details = *release.details;
+  require(release.finish_reason == FinishReason::kStop ||
+              (details.stop_token_id == -1 && details.stop_string.empty()),
+          "has a stop reason and did not stop");
+  require(details.num_per_id <= kMaxLogprobs + 1 && details.num_per_prompt_place <= kMaxLogprobs + 1,
+          "has too many logprobs for an id or a place of the prompt");
+  require(details.logprobs.size() == size_t{release.num_ids} * details.num_per_id,
+          "has another number of logprobs than its ids");
+  const size_t num_prompt_logprobs = details.prompt_logprobs.size();
+  require(details.num_per_prompt_place == 0 ? num_prompt_logprobs == 0
+                                            : num_prompt_logprobs % details.num_per_prompt_place == 0,
+          "has logprobs of part of a place of the prompt");
 }
 
 }  // namespace
@@ -181,15 +157,7 @@ void decode_ready(std::string_view payload, ReadyFrame& frame) { read_frame(payl
 
 void decode_step(std::string_view payload, StepOutputs& frame) {
   read_frame(payload, frame);
-  for (size_t i = 0; i < frame.releases.size(); ++i) check_release(frame, i);
-  for (size_t i = 0; i < frame.logprobs.size(); ++i) {
-    const uint32_t release_idx = frame.logprobs[i].release_idx;
-    if (release_idx >= frame.releases.size() ||
-        frame.releases[release_idx].logprobs_idx != static_cast<int32_t>(i)) {
-      throw Error("wire: logprobs " + std::to_string(i) + " are of release " + std::to_string(release_idx) +
-                  ", which does not name them");
-    }
-  }
+  for (const Release& release : frame.releases) check_release(frame, release);
 }
 
 }  // namespace quire::wire

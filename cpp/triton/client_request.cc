@@ -52,7 +52,7 @@ void ClientRequest::take(const Release& release, const StepOutputs& outputs) {
     pending.is_first = release.is_first;
     pending.open_text = release.open_text;
   }
-  const auto ids = std::span(outputs.token_ids).subspan(release.ids_begin, release.num_ids);
+  const auto ids = outputs.ids(release);
   pending.ids.insert(pending.ids.end(), ids.begin(), ids.end());
   pending.num_text_ids += release.num_text_ids;
   pending.trim = release.trim;
@@ -61,15 +61,17 @@ void ClientRequest::take(const Release& release, const StepOutputs& outputs) {
   has_output_ |= !ids.empty();
   sequence.is_finished = is_last;
   num_unfinished_ -= is_last;
-  if (release.logprobs_idx >= 0) {
-    sequence.take_logprobs(outputs.logprobs[static_cast<size_t>(release.logprobs_idx)], outputs);
-  }
-  if (release.stop_string_idx >= 0) {
-    pending.stop_reason = outputs.stop_string(release);
-  } else if (release.stop_token_id >= 0) {
-    pending.stop_reason = std::to_string(release.stop_token_id);
-  }
-  if (release.timing_idx >= 0) pending.timing = outputs.receipts[static_cast<size_t>(release.timing_idx)];
+  if (!release.details) return;
+  const ReleaseDetails& details = *release.details;
+  pending.timing = details.timing;
+  pending.stop_reason =
+      details.stop_token_id < 0 ? details.stop_string : std::to_string(details.stop_token_id);
+  pending.num_per_id = details.num_per_id;
+  pending.cumulative_logprob = static_cast<float>(details.cumulative_logprob);
+  pending.logprobs.insert(pending.logprobs.end(), details.logprobs.begin(), details.logprobs.end());
+  if (details.num_per_prompt_place == 0) return;
+  pending.num_per_prompt_place = details.num_per_prompt_place;
+  pending.prompt_logprobs = details.prompt_logprobs;
 }
 
 void ClientRequest::end_sequences(FinishReason reason) {
@@ -80,17 +82,6 @@ void ClientRequest::end_sequences(FinishReason reason) {
     sequence.is_finished = true;
     --num_unfinished_;
   }
-}
-
-void ClientRequest::Sequence::take_logprobs(const ReleaseLogprobs& run, const StepOutputs& outputs) {
-  const auto of_run = outputs.of_ids(run);
-  pending.num_per_id = run.num_per_id;
-  pending.logprobs.insert(pending.logprobs.end(), of_run.begin(), of_run.end());
-  pending.cumulative_logprob = static_cast<float>(run.cumulative_logprob);
-  if (run.num_per_prompt_place == 0) return;
-  const auto of_prompt = outputs.of_prompt(run);
-  pending.num_per_prompt_place = run.num_per_prompt_place;
-  pending.prompt_logprobs.assign(of_prompt.begin(), of_prompt.end());
 }
 
 const ClientRequest::Sequence* ClientRequest::find_due() const {

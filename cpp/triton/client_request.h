@@ -95,7 +95,6 @@ class ClientRequest {
     bool is_finished = false;
     bool is_anything_sent = false;
 
-    void take_logprobs(const ReleaseLogprobs& run, const StepOutputs& outputs);
     bool is_due() const { return !pending.ids.empty() || pending.finish_reason != FinishReason::kNone; }
   };
 

@@ -294,13 +294,14 @@ void Generation::on_step(const StepOutputs& outputs) {
     const auto it = client_requests_.find(release.request_id);
     if (it == client_requests_.end() || it->second->is_finished()) continue;  // aborted meanwhile
     ClientRequest& client_request = *it->second;
+    const std::string error = release.details ? release.details->error : "";
     if (release.finish_reason == FinishReason::kError) {
       if (client_request.has_siblings()) requests_.cancellations.push_back(client_request.id());
-      client_request.end_with_error(TRITONSERVER_ERROR_INVALID_ARG, release.error);
+      client_request.end_with_error(TRITONSERVER_ERROR_INVALID_ARG, error);
     } else if (release.finish_reason == FinishReason::kCancelled) {
       client_request.end_with_error(TRITONSERVER_ERROR_CANCELLED, "the engine cancelled the request");
-    } else if (release.finish_reason == FinishReason::kDeadline && !release.error.empty()) {
-      client_request.end_with_error(kDeadlineCode, release.error);
+    } else if (release.finish_reason == FinishReason::kDeadline && !error.empty()) {
+      client_request.end_with_error(kDeadlineCode, error);
     } else {
       client_request.take(release, outputs);
       if (client_request.is_due()) send(client_request);

@@ -1,8 +1,8 @@
 """The wire of quire/wire.h in Python: the encoding is written from its description in wire_structs.h, not
 from its code; which members a struct has, and their types, come from the core's lists.
 
-A layout is a dict of a struct's members, ``[layout]`` of a vector's elements, ``?code`` of a value that may
-be None, ``text`` or ``bytes`` of a string, or codes of the struct module.
+A layout is a dict of a struct's members, ``[layout]`` of a vector's elements, ``(layout,)`` of a value that
+may be None, ``text`` or ``bytes`` of a string, or codes of the struct module.
 """
 
 from __future__ import annotations
@@ -31,11 +31,18 @@ NO_STATS = dict.fromkeys(STATS, 0)
 NO_RELEASE: dict[str, Any] = dict.fromkeys(RELEASE, 0) | {
     "usage": dict.fromkeys(RELEASE["usage"], 0),
     "is_first": False,
-    "timing_idx": -1,
+    "details": None,
+}
+NO_DETAILS: dict[str, Any] = {
     "error": "",
     "stop_token_id": -1,
-    "stop_string_idx": -1,
-    "logprobs_idx": -1,
+    "stop_string": "",
+    "timing": None,
+    "num_per_id": 0,
+    "num_per_prompt_place": 0,
+    "cumulative_logprob": 0.0,
+    "logprobs": [],
+    "prompt_logprobs": [],
 }
 
 
@@ -54,8 +61,8 @@ def write(layout: Any, value: Any) -> bytes:
     if layout in ("text", "bytes"):
         data = value.encode() if layout == "text" else value
         return struct.pack("<I", len(data)) + bytes(data)
-    if layout[0] == "?" and len(layout) > 1:
-        return b"\0" if value is None else b"\1" + write(layout[1:], value)
+    if isinstance(layout, tuple):
+        return b"\0" if value is None else b"\1" + write(layout[0], value)
     return struct.pack("<" + layout, *(value if isinstance(value, tuple) else (value,)))
 
 
@@ -87,8 +94,8 @@ def _read(layout: Any, payload: bytes, at: int) -> tuple[Any, int]:
         data = payload[at : at + size]
         assert len(data) == size
         return data.decode() if layout == "text" else data, at + size
-    if layout[0] == "?" and len(layout) > 1:
+    if isinstance(layout, tuple):
         is_given, at = payload[at], at + 1
-        return _read(layout[1:], payload, at) if is_given else (None, at)
+        return _read(layout[0], payload, at) if is_given else (None, at)
     values = struct.unpack_from("<" + layout, payload, at)
     return values[0] if len(values) == 1 else values, at + struct.calcsize("<" + layout)

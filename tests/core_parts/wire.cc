@@ -3,7 +3,6 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
-#include <span>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -36,7 +35,7 @@ py::object layout() {
   } else if constexpr (wire::kIsScalar<T>) {
     return py::str(py::format_descriptor<wire::Scalar<T>>::format());
   } else if constexpr (wire::kIsOptional<T>) {
-    return py::str("?") + layout<typename T::value_type>();
+    return py::make_tuple(layout<typename T::value_type>());
   } else if constexpr (wire::kIsVector<T>) {
     py::list list;
     list.append(layout<typename T::value_type>());
@@ -100,14 +99,12 @@ void bind_wire(py::module_& m) {
         // What a client reads of each release.
         int64_t sum = 0;
         for (const Release& release : step.releases) {
-          const auto ids = std::span(step.token_ids).subspan(release.ids_begin, release.num_ids);
-          for (const int32_t id : ids) sum += id;
-          sum += static_cast<int64_t>(step.stop_string(release).size());
-          if (release.timing_idx >= 0) sum += step.receipts[static_cast<size_t>(release.timing_idx)].end_ns;
-          if (release.logprobs_idx < 0) continue;
-          const ReleaseLogprobs& run = step.logprobs[static_cast<size_t>(release.logprobs_idx)];
-          for (const Logprob& entry : step.of_ids(run)) sum += entry.rank;
-          for (const Logprob& entry : step.of_prompt(run)) sum += entry.rank;
+          for (const int32_t id : step.ids(release)) sum += id;
+          if (!release.details) continue;
+          sum += static_cast<int64_t>(release.details->stop_string.size());
+          if (release.details->timing) sum += release.details->timing->end_ns;
+          for (const Logprob& entry : release.details->logprobs) sum += entry.rank;
+          for (const Logprob& entry : release.details->prompt_logprobs) sum += entry.rank;
         }
         return std::pair(step.releases.size(), sum);
       },

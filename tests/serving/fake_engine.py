@@ -14,6 +14,7 @@ and --loaded.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import select
@@ -42,10 +43,18 @@ GARBAGE_ID = 905  # the engine says something that is no frame
 def token_table(texts: list[bytes], special: set[int], separator: bytes = b" ") -> bytes:
     """TokenTable::serialize() of a table of joined words."""
     kind_joined, strip_nothing = 2, 0
-    header = (0x42545451, 1, kind_joined, strip_nothing, len(separator), len(texts), sum(map(len, texts)))
     flags = bytes(1 if i in special else 0 for i in range(len(texts)))
-    lengths = struct.pack(f"<{len(texts)}I", *map(len, texts))
-    return struct.pack("<7I", *header) + separator + flags + lengths + b"".join(texts)
+    offsets = [0, *itertools.accumulate(map(len, texts))]
+    layout = {
+        "kind": "I",
+        "strip_left": "i",
+        "separator": "bytes",
+        "flags": "bytes",
+        "offsets": ["I"],
+        "texts": "bytes",
+    }
+    values = (kind_joined, strip_nothing, separator, flags, offsets, b"".join(texts))
+    return wire.write(layout, dict(zip(layout, values, strict=True)))
 
 
 def ready_frame(config: dict[str, Any], table: bytes) -> bytes:
@@ -130,10 +139,14 @@ def step_frame(step: int, num_running: int, num_generated: int, releases: list[R
         "num_blocks": 512,
         "num_generation_tokens": num_generated,
     }
-    given = [r for r in releases if r.finish_reason and r.request.return_receipt]
     token_ids: list[int] = []
     encoded = []
     for r in releases:
+        details = {
+            "error": r.error,
+            "stop_token_id": STOP_ID if r.finish_reason == "stop" else -1,
+            "timing": r.receipt() if r.finish_reason and r.request.return_receipt else None,
+        }
         release = {
             "request_id": r.request.request_id,
             "index": r.request.index,
@@ -143,21 +156,11 @@ def step_frame(step: int, num_running: int, num_generated: int, releases: list[R
             "is_first": r.is_first,
             "finish_reason": wire.FINISH_REASONS.index(r.finish_reason or ""),
             "usage": wire.NO_RELEASE["usage"] | {"num_prompt_tokens": len(r.request.prompt)},
-            "timing_idx": given.index(r) if r in given else -1,
-            "error": r.error,
-            "stop_token_id": STOP_ID if r.finish_reason == "stop" else -1,
+            "details": wire.NO_DETAILS | details if r.finish_reason else None,
         }
         encoded.append(wire.NO_RELEASE | release)
         token_ids += r.ids
-    frame = {
-        "stats": wire.NO_STATS | stats,
-        "releases": encoded,
-        "token_ids": token_ids,
-        "stop_strings": [],
-        "receipts": [r.receipt() for r in given],
-        "logprobs": [],
-        "logprob_entries": [],
-    }
+    frame = {"stats": wire.NO_STATS | stats, "releases": encoded, "token_ids": token_ids}
     return wire.frame(wire.STEP, wire.write(wire.STEP_FRAME, frame))
 
 

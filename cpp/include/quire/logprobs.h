@@ -55,8 +55,8 @@ class RequestLogprobs {
 
   // The first num_ids that are kept leave: appended to `out`.
   void release(uint32_t num_ids, std::vector<Logprob>& out);
-  // The prompt's leave: appended to `out`. Returns how many places: num_prompt_tokens - 1, then 0.
-  uint32_t release_prompt(std::vector<Logprob>& out);
+  // The prompt's leave, once.
+  void release_prompt(std::vector<Logprob>& out);
   // The sum over all ids released.
   double cumulative_logprob() const { return cumulative_logprob_; }
 

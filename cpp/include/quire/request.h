@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "quire/logprobs.h"
@@ -35,6 +35,25 @@ struct Usage {
 };
 QUIRE_MEMBERS(Usage, QUIRE_OPTIONAL(num_prompt_tokens, num_cached_tokens));
 
+// What few releases have.
+struct ReleaseDetails {
+  // For the client, when finish_reason is kError, or kDeadline and nothing was generated: what went wrong.
+  std::string error;
+  // When finish_reason is kStop, what stopped it; neither of them at an end-of-sequence token.
+  int32_t stop_token_id = -1;           // one of stop_token_ids
+  std::string stop_string;              // one of stop
+  std::optional<RequestTiming> timing;  // with the end of who asked for it
+  uint32_t num_per_id = 0;              // logprobs; 0: not asked for
+  uint32_t num_per_prompt_place = 0;    // 0: not asked for, or not here
+  double cumulative_logprob = 0;        // of the request's ids up to here
+  std::vector<Logprob> logprobs;        // [num_ids, num_per_id]
+  // [num_prompt_tokens - 1, num_per_prompt_place], in the first release of a request.
+  std::vector<Logprob> prompt_logprobs;
+};
+QUIRE_MEMBERS(ReleaseDetails,
+              QUIRE_OPTIONAL(error, stop_token_id, stop_string, timing, num_per_id, num_per_prompt_place,
+                             cumulative_logprob, logprobs, prompt_logprobs));
+
 // A run of ids whose text can be decoded on its own: it ends at a complete character and outside a possible
 // stop string.
 struct Release {
@@ -48,32 +67,13 @@ struct Release {
   OpenText open_text;         // what the prompt left open, with the first ids of a request
   FinishReason finish_reason = FinishReason::kNone;
   Usage usage;
-  int32_t timing_idx = -1;  // of StepOutputs::receipts, with the end of who asked for it; -1: none
-  // For the client, when finish_reason is kError, or kDeadline and nothing was generated: what went wrong.
-  std::string error;
-  // When finish_reason is kStop, what stopped it; neither of them at an end-of-sequence token.
-  int32_t stop_token_id = -1;    // one of stop_token_ids
-  int32_t stop_string_idx = -1;  // in StepOutputs::stop_strings: one of stop
-  int32_t logprobs_idx = -1;     // in StepOutputs::logprobs; -1: none asked for
+  std::optional<ReleaseDetails> details;
+
+  ReleaseDetails& add_details() { return details ? *details : details.emplace(); }
 };
 QUIRE_MEMBERS(Release, QUIRE_OPTIONAL(request_id, index), QUIRE_UNBOUND(ids_begin, num_ids),
               QUIRE_OPTIONAL(num_text_ids, trim, is_first, open_text, finish_reason, usage),
-              QUIRE_UNBOUND(timing_idx), QUIRE_OPTIONAL(error),
-              QUIRE_UNBOUND(stop_token_id, stop_string_idx, logprobs_idx));
-
-// Logprobs of one release: [begin, ...) of StepOutputs::logprob_entries. First num_per_id for each id of the
-// release, then num_per_prompt_place for each token of the prompt but its first, in the first release of a
-// request.
-struct ReleaseLogprobs {
-  uint32_t release_idx = 0;
-  uint32_t begin = 0;
-  uint32_t num_per_id = 0;  // 0: not asked for
-  uint32_t num_prompt_places = 0;
-  uint32_t num_per_prompt_place = 0;  // 0: not asked for, or not here
-  double cumulative_logprob = 0;      // of the request's ids up to here
-};
-QUIRE_MEMBERS(ReleaseLogprobs, QUIRE_OPTIONAL(release_idx, begin, num_per_id, num_prompt_places,
-                                              num_per_prompt_place, cumulative_logprob));
+              QUIRE_UNBOUND(details));
 
 struct EngineStats {
   uint64_t step = 0;
@@ -93,35 +93,15 @@ struct StepOutputs {
   EngineStats stats;
   std::vector<Release> releases;
   std::vector<int32_t> token_ids;
-  std::vector<std::string> stop_strings;  // those that ended a request
-  std::vector<RequestTiming> receipts;
-  std::vector<ReleaseLogprobs> logprobs;  // of the releases that have some, in their order
-  std::vector<Logprob> logprob_entries;
 
   void clear() {  // all but the stats
     releases.clear();
     token_ids.clear();
-    stop_strings.clear();
-    logprobs.clear();
-    logprob_entries.clear();
-    receipts.clear();
   }
-  std::string_view stop_string(const Release& release) const {  // "": none
-    return release.stop_string_idx < 0 ? std::string_view()
-                                       : stop_strings[static_cast<size_t>(release.stop_string_idx)];
-  }
-  // [num_ids, num_per_id] and [num_prompt_places, num_per_prompt_place]
-  std::span<const Logprob> of_ids(const ReleaseLogprobs& run) const {
-    const size_t num = size_t{releases[run.release_idx].num_ids} * run.num_per_id;
-    return std::span(logprob_entries).subspan(run.begin, num);
-  }
-  std::span<const Logprob> of_prompt(const ReleaseLogprobs& run) const {
-    const size_t begin = run.begin + of_ids(run).size();
-    return std::span(logprob_entries)
-        .subspan(begin, size_t{run.num_prompt_places} * run.num_per_prompt_place);
+  std::span<const int32_t> ids(const Release& release) const {
+    return std::span(token_ids).subspan(release.ids_begin, release.num_ids);
   }
 };
-QUIRE_MEMBERS(StepOutputs,
-              QUIRE_OPTIONAL(stats, releases, token_ids, stop_strings, receipts, logprobs, logprob_entries));
+QUIRE_MEMBERS(StepOutputs, QUIRE_OPTIONAL(stats, releases, token_ids));
 
 }  // namespace quire

@@ -287,9 +287,11 @@ def test_table_survives_serialization(name: str) -> None:
     for size in [0, 3, 20, 27, 28, 40, len(packed) // 2, len(packed) - 1]:
         with pytest.raises(_core.InvalidArgument):
             _core.TokenTable.deserialize(packed[:size])
-    with pytest.raises(_core.InvalidArgument, match="bytes after the end"):
+    with pytest.raises(_core.InvalidArgument, match="1 bytes too many"):
         _core.TokenTable.deserialize(packed + b"x")
-    for offset in (0, 4, 8, 12, 16, 20, 24):
+    # kind, strip_left, and the sizes of the separator, the flags and the texts
+    flags = 12 + len(table.separator)
+    for offset in (0, 4, 8, flags, flags + 4 + len(table)):
         changed = bytearray(packed)
         changed[offset : offset + 4] = b"\xfe\xff\xff\x7f"
         with pytest.raises(_core.InvalidArgument):

@@ -12,6 +12,7 @@ from wire_format import (
     FINISH_REASONS,
     MAGIC,
     NEW_REQUEST,
+    NO_DETAILS,
     PARAMS,
     READY,
     READY_FRAME,
@@ -161,7 +162,7 @@ def decode_step(payload: bytes) -> Step:
 
 def _release(step: dict[str, Any], given: dict[str, Any]) -> Release:
     begin, num_ids = given["ids_begin"], given["num_ids"]
-    stop_token_id, stop_string_idx = given["stop_token_id"], given["stop_string_idx"]
+    details = given["details"] or NO_DETAILS
     release = Release(
         given["request_id"],
         given["index"],
@@ -172,19 +173,15 @@ def _release(step: dict[str, Any], given: dict[str, Any]) -> Release:
         given["open_text"],
         FINISH_REASONS[given["finish_reason"]],
         given["usage"],
-        step["receipts"][given["timing_idx"]] if given["timing_idx"] >= 0 else None,
-        given["error"],
-        stop_token_id if stop_token_id >= 0 else None,
+        details["timing"],
+        details["error"],
+        details["stop_token_id"] if details["stop_token_id"] >= 0 else None,
+        _places(details["logprobs"], details["num_per_id"]),
+        _places(details["prompt_logprobs"], details["num_per_prompt_place"]),
+        details["cumulative_logprob"],
     )
-    if stop_string_idx >= 0:
-        release.stop_reason = step["stop_strings"][stop_string_idx]
-    if given["logprobs_idx"] >= 0:
-        run, entries = step["logprobs"][given["logprobs_idx"]], step["logprob_entries"]
-        release.cumulative_logprob = run["cumulative_logprob"]
-        end = run["begin"] + num_ids * run["num_per_id"]
-        release.logprobs = _places(entries[run["begin"] : end], run["num_per_id"])
-        last = end + run["num_prompt_places"] * run["num_per_prompt_place"]
-        release.prompt_logprobs = _places(entries[end:last], run["num_per_prompt_place"])
+    if details["stop_string"]:
+        release.stop_reason = details["stop_string"]
     return release
 
 
