@@ -14,30 +14,24 @@ if TYPE_CHECKING:
     from quire.errors import QuireError as QuireError
     from quire.llm import LLM as LLM
     from quire.outputs import CompletionOutput as CompletionOutput
-    from quire.outputs import Logprob as Logprob
     from quire.outputs import RequestOutput as RequestOutput
     from quire.outputs import RequestTiming as RequestTiming
     from quire.outputs import StreamOutput as StreamOutput
     from quire.request_tensor import encode_request as encode_request
     from quire.sampling_params import SamplingParams as SamplingParams
+    from quire.token_logprobs import Logprob as Logprob
 
 # Loaded when first asked for: `import quire` must stay cheap, and nothing but an engine may import torch.
-_HOMES = {
-    "LLM": "quire.llm",
-    "CompletionOutput": "quire.outputs",
-    "ConfigError": "quire.errors",
-    "EngineConfig": "quire.config",
-    "EngineError": "quire.errors",
-    "InvalidArgument": "quire.errors",
-    "Logprob": "quire.outputs",
-    "ModelError": "quire.errors",
-    "QuireError": "quire.errors",
-    "RequestTiming": "quire.outputs",
-    "RequestOutput": "quire.outputs",
-    "SamplingParams": "quire.sampling_params",
-    "StreamOutput": "quire.outputs",
-    "encode_request": "quire.request_tensor",
+_NAMES = {
+    "quire.config": ("EngineConfig",),
+    "quire.errors": ("ConfigError", "EngineError", "InvalidArgument", "ModelError", "QuireError"),
+    "quire.llm": ("LLM",),
+    "quire.outputs": ("CompletionOutput", "RequestOutput", "RequestTiming", "StreamOutput"),
+    "quire.request_tensor": ("encode_request",),
+    "quire.sampling_params": ("SamplingParams",),
+    "quire.token_logprobs": ("Logprob",),
 }
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted(_HOMES)
 
 

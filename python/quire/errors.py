@@ -102,6 +102,11 @@ class EngineError(QuireError):
     """The engine process or the engine core failed."""
 
 
+def told(error: BaseException) -> str:
+    """What to say about an error, which may not be ours, where no traceback is shown."""
+    return str(error) if isinstance(error, QuireError) else f"{type(error).__name__}: {error}"
+
+
 def describe(value: object, depth: int = 4) -> str:
     """`value` for an error message, on one line: JSON where it can be, cut where it is long or deep. Takes no
     longer for a value that is huge or holds itself."""

@@ -9,20 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from quire.token_logprobs import Logprob, OutputLogprobs, PromptLogprobs
+from quire.token_logprobs import OutputLogprobs, PromptLogprobs
 
 if TYPE_CHECKING:
     from quire import _core
-
-__all__ = [
-    "CompletionOutput",
-    "Logprob",
-    "OutputLogprobs",
-    "PromptLogprobs",
-    "RequestOutput",
-    "RequestTiming",
-    "StreamOutput",
-]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from quire import _core
 from quire.end_with_parent import end_with_parent
-from quire.errors import InvalidArgument, QuireError
+from quire.errors import InvalidArgument, QuireError, told
 from quire.runner.threads import SHARED_CORES
 
 log = logging.getLogger("quire.engine")
@@ -87,12 +87,7 @@ def run(file: Path, fd: int, *, settings_fd: int | None = None, loaded: str | No
 
 def _start_error(error: Exception, file: Path) -> str:
     """One line for the client, naming the file when the error only names a setting."""
-    if isinstance(error, InvalidArgument):
-        message = f"{file}: {error}"
-    elif isinstance(error, QuireError):
-        message = str(error)
-    else:
-        message = f"{type(error).__name__}: {error}"
+    message = f"{file}: {error}" if isinstance(error, InvalidArgument) else told(error)
     return " ".join(message.split())
 
 

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from quire import _core
 from quire.config import EngineConfig
 from quire.engine.loop import Runner
-from quire.errors import InvalidArgument, QuireError, UnsupportedModel
+from quire.errors import InvalidArgument, UnsupportedModel, told
 from quire.generation_defaults import GenerationDefaults, generation_defaults
 from quire.models.checkpoint import check_checkpoint
 from quire.models.config import ModelConfig, load_model_config
@@ -75,28 +75,18 @@ def _padding(table: _core.TokenTable, model: ModelConfig) -> Iterator[str]:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What a start would refuse, or only warn of."""
-
-    message: str
-    is_warning: bool = False
-
-
-def check(config: EngineConfig, threads: ThreadPolicy) -> Iterator[Finding]:
-    """Every refusal of build() that needs no weights. A step that needs the result of one that refused is
-    left out."""
+def check(config: EngineConfig, threads: ThreadPolicy) -> Iterator[tuple[str, bool]]:
+    """Every refusal of build() that needs no weights, and whether it is only a warning. A step that needs the
+    result of one that refused is left out."""
     plan = _Plan(config, threads)
     for step in _STEPS:
         try:
             step(plan)
         except _NotMade:
             continue
-        except QuireError as error:
-            yield Finding(message=str(error))
-        except Exception as error:  # a start would end with it, too
-            yield Finding(message=f"{type(error).__name__}: {error}")
-    yield from (Finding(message=warning, is_warning=True) for warning in plan.warnings)
+        except Exception as error:  # a start would end with it
+            yield told(error), False
+    yield from ((warning, True) for warning in plan.warnings)
 
 
 class _NotMade(Exception):  # noqa: N818 - no error, but a step to leave out

@@ -31,8 +31,8 @@ def check_settings(path: Path) -> Iterator[Problem]:
         yield Problem(file=path, message=f"its engine cannot be imported: {error}")
         return
 
-    for finding in check(config, SHARED_CORES):
-        yield _problem(path, finding.message, is_note=finding.is_warning)
+    for message, is_warning in check(config, SHARED_CORES):
+        yield _problem(path, message, is_note=is_warning)
 
 
 def _problem(path: Path, message: str, *, is_note: bool = False) -> Problem:

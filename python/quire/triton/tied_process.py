@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from quire import end_with_parent
@@ -22,21 +22,18 @@ def start_tied(command: Sequence[str], env: Mapping[str, str], **options: Any) -
     if preload := env.get("LD_PRELOAD"):
         launcher += ["env", f"LD_PRELOAD={preload}"]
     env = {name: value for name, value in env.items() if name != "LD_PRELOAD"}
-    result: queue.SimpleQueue[subprocess.Popen[bytes] | BaseException] = queue.SimpleQueue()
+    started: Future[subprocess.Popen[bytes]] = Future()
 
     def keep() -> None:
         try:
             process = subprocess.Popen([*launcher, *command], env=env, **options)
         except BaseException as error:
-            result.put(error)
+            started.set_exception(error)
             return
-        result.put(process)
+        started.set_result(process)
         # The kernel would take the end of this thread for the end of the parent.
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
     threading.Thread(target=keep, name=f"keeps {command[0]}", daemon=True).start()
-    started = result.get()
-    if isinstance(started, BaseException):
-        raise started
-    return started
+    return started.result()

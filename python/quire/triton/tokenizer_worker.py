@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from quire.end_with_parent import end_with_parent
-from quire.errors import InvalidArgument, QuireError
+from quire.errors import InvalidArgument, QuireError, told
 from quire.triton.tensors import StageRequest, Tensor, read_strings
 
 SETTINGS, REQUEST, READY, ANSWER, ERROR = range(1, 6)  # types of frames
@@ -87,8 +87,7 @@ def serve(connection: Connection, start: Start) -> None:
         answer, snapshot = start(folder, parameters, bytes(reader.bytes()))
     except BaseException as error:  # a panic of `tokenizers` is no Exception
         log.error("cannot start: %s", error, exc_info=not isinstance(error, QuireError))
-        message = str(error) if isinstance(error, QuireError) else f"{type(error).__name__}: {error}"
-        connection.send(ERROR, _error(INTERNAL, " ".join(message.split())))
+        connection.send(ERROR, _error(INTERNAL, " ".join(told(error).split())))
         sys.exit(1)
     connection.send(READY, _string(snapshot))
     while (payload := connection.receive()) is not None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from quire import LLM, SamplingParams
-from quire.outputs import Logprob, RequestOutput, StreamOutput
-from quire.token_logprobs import TokenLogprobs
+from quire.outputs import RequestOutput, StreamOutput
+from quire.token_logprobs import Logprob, TokenLogprobs
 from random_llama import FAMILIES, VOCAB_SIZE, with_batches_in_flight
 from reference import load
 

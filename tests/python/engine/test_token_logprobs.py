@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 from quire import _core
-from quire.outputs import Logprob, OutputLogprobs, PromptLogprobs
+from quire.token_logprobs import Logprob, OutputLogprobs, PromptLogprobs
 
 ENTRY = np.dtype([("token_id", np.int32), ("logprob", np.float32), ("rank", np.int32)])
 # The second token is among its likeliest; the third has fewer likeliest ones than were asked for.
