@@ -103,12 +103,14 @@ class Tokenizer:
         # The tokenizer does not say which one it was.
         return [encoding for text in texts for encoding in self._encode([text], add_special_tokens)]
 
-    def unknown_to_the_model(self, name: str, token_id: int, vocab_size: int) -> InvalidArgument:
+    def unknown_to_the_model(
+        self, name: str, token_id: int, vocab_size: int, at: str = ""
+    ) -> InvalidArgument:
         """The error of a text, which the client calls `name`, that holds a token the model has no weights
-        for."""
+        for. `at`: which of several texts."""
         token = self.raw.id_to_token(token_id)
         allowed = f"text of tokens that the model has: ids 0 to {vocab_size - 1} (vocab_size)"
-        return InvalidArgument(name, f"the token {describe(token)}, whose id is {token_id}", allowed)
+        return InvalidArgument(name, f"the token {describe(token)}, whose id is {token_id}{at}", allowed)
 
     def truncate(
         self, prompt: str | Sequence[int], ids: list[int], limit: int, *, add_special_tokens: bool = True

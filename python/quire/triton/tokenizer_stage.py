@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,10 @@ class ParsedRequest:
     @property
     def texts(self) -> list[str]:
         return [prompt for prompt in self.prompts if isinstance(prompt, str)]
+
+    @property
+    def id_lists(self) -> list[tuple[int, ...]]:
+        return [prompt for prompt in self.prompts if not isinstance(prompt, str)]
 
     @property
     def adds_special(self) -> bool:
@@ -180,9 +184,7 @@ class TokenizerStage:
             log.warning("text_input could not be tokenized", exc_info=error)
             allowed = f"text that the tokenizer knows ({error})"
             raise InvalidArgument("text_input", describe(error.text), allowed) from error
-        for index, row in enumerate(rows):
-            if refusal := self._error_of(parsed.prompts[index], row):
-                raise _at(index, refusal, parsed)
+        self._check(parsed, rows)
         encoded = encode_checked(
             parsed.given,
             parsed.options,
@@ -203,11 +205,14 @@ class TokenizerStage:
     def _rows(self, parsed: ParsedRequest) -> list[Sequence[int]]:
         """The ids of each prompt."""
         limit = parsed.given.get("truncate_prompt_tokens")
+        encode = partial(self.tokenizer.encode_batch, add_special_tokens=parsed.adds_special)
         if limit is None:
             self._bounds.check_prompts(parsed.texts)
             for text in parsed.texts:
-                self._probe(text, parsed.adds_special)
-        rows = self._encode(parsed.prompts, parsed.adds_special)
+                if self._bounds.needs_probe(text):
+                    [ids] = encode([text[: self._bounds.probe_length]])
+                    self._bounds.check_probe(text, len(ids))
+        rows: list[Sequence[int]] = [*encode(parsed.texts)] if parsed.texts else [*parsed.id_lists]
         if limit is None:
             return rows
         if limit == -1:
@@ -217,35 +222,17 @@ class TokenizerStage:
             for prompt, ids in zip(parsed.prompts, rows, strict=True)
         ]
 
-    def _probe(self, text: str, adds_special: bool) -> None:
-        """Refuses a text that is far too long after a small part of the work."""
-        if self._bounds.needs_probe(text):
-            [ids] = self._encode([text[: self._bounds.probe_length]], adds_special)
-            self._bounds.check_probe(text, len(ids))
-
-    def _encode(self, prompts: Sequence[str | Sequence[int]], adds_special: bool) -> list[Sequence[int]]:
-        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
-        if not texts:
-            return [prompt for prompt in prompts if not isinstance(prompt, str)]
-        return [*self.tokenizer.encode_batch(texts, add_special_tokens=adds_special)]
-
-    def _error_of(self, prompt: str | Sequence[int], ids: Sequence[int]) -> InvalidArgument | None:
-        name, what = ("text_input", "text of ") if isinstance(prompt, str) else ("input_ids", "")
-        length = len(ids)
-        if length == 0:
-            return InvalidArgument(name, f"{what}0 tokens", f"{what}at least one token")
-        if self.max_model_len is not None and length >= self.max_model_len:
-            allowed = f"at most {self.max_model_len - 1} tokens (max_model_len - 1)"
-            return InvalidArgument(name, f"{length} tokens", allowed)
-        # Ids that a client gives are generation's to check, under their own name.
-        if isinstance(prompt, str) and self.vocab_size is not None and max(ids) >= self.vocab_size:
-            unknown = next(token_id for token_id in ids if token_id >= self.vocab_size)
-            return self.tokenizer.unknown_to_the_model(name, unknown, self.vocab_size)
-        return None
-
-
-def _at(index: int, error: InvalidArgument, parsed: ParsedRequest) -> InvalidArgument:
-    """`error` of one prompt, which it names where there are several."""
-    if len(parsed.prompts) == 1:
-        return error
-    return InvalidArgument(error.field, f"{error.given} at {index}", error.allowed)
+    def _check(self, parsed: ParsedRequest, rows: Sequence[Sequence[int]]) -> None:
+        """Raises InvalidArgument that names the prompt, with its place where there are several."""
+        name, what = ("text_input", "text of ") if parsed.texts else ("input_ids", "")
+        for index, ids in enumerate(rows):
+            at = f" at {index}" if len(rows) > 1 else ""
+            if not ids:
+                raise InvalidArgument(name, f"{what}0 tokens{at}", f"{what}at least one token")
+            if self.max_model_len is not None and len(ids) >= self.max_model_len:
+                allowed = f"at most {self.max_model_len - 1} tokens (max_model_len - 1)"
+                raise InvalidArgument(name, f"{len(ids)} tokens{at}", allowed)
+            # Ids that a client gives are generation's to check, under their own name.
+            if parsed.texts and self.vocab_size is not None and max(ids) >= self.vocab_size:
+                unknown = next(token_id for token_id in ids if token_id >= self.vocab_size)
+                raise self.tokenizer.unknown_to_the_model(name, unknown, self.vocab_size, at)

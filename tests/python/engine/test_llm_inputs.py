@@ -210,14 +210,14 @@ def test_errors_of_tokenizers_name_the_prompt(
                 raise self._error
             return real.encode_batch_fast(texts, **keywords)
 
-    monkeypatch.setattr(llm._engine.tokenizer, "_tokenizer", Failing(error))
+    monkeypatch.setattr(llm._engine.tokenizer, "raw", Failing(error))
     message = r'^prompts\[2\]: got "c!"; allowed: text that the tokenizer'
     with pytest.raises(InvalidArgument, match=message) as caught:
         llm.generate(["a", [1], "c!", "d"], GREEDY)
     assert "src/x.rs" not in str(caught.value)
     with pytest.raises(InvalidArgument, match=r'^prompts\[0\]: bad_words: got "b!"; allowed: text that the'):
         llm.generate("a", SamplingParams(bad_words=["b!"]))
-    monkeypatch.setattr(llm._engine.tokenizer, "_tokenizer", Failing(KeyboardInterrupt()))
+    monkeypatch.setattr(llm._engine.tokenizer, "raw", Failing(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
         llm.generate(["a", "c!"], GREEDY)
 
