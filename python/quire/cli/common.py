@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from quire.errors import QuireError
+from quire.errors import ModelNotFound, QuireError
 from quire.model_path import data_folder
 from quire.triton.server import TritonServer
 
@@ -33,11 +33,15 @@ def default_repository() -> Path:
     local = Path("model_repository")
     if local.is_dir():
         return local
-    packaged = data_folder("model_repository")
-    if packaged is None:
-        console.print("[red]model_repository: no such folder here, and none came with the package[/]")
-        raise typer.Exit(1)
-    return packaged
+    with errors_as_text():
+        return packaged_repository()
+
+
+def packaged_repository() -> Path:
+    """The one that comes with the package. Raises ModelNotFound."""
+    if packaged := data_folder("model_repository"):
+        return packaged
+    raise ModelNotFound("model_repository: none came with the package; allowed: one of your own")
 
 
 @contextlib.contextmanager
@@ -51,9 +55,9 @@ def errors_as_text() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stopped_at_the_end(server: TritonServer) -> Iterator[None]:
-    """Stops the server in order at the end, on Ctrl-C, SIGTERM and the SIGHUP of a closed terminal too; a
-    second signal ends it at once."""
+def running(server: TritonServer, models: int) -> Iterator[TritonServer]:
+    """Starts the server with a progress display and stops it in order at the end, on Ctrl-C, SIGTERM and the
+    SIGHUP of a closed terminal too; a second signal ends it at once."""
     is_stopping = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -71,7 +75,8 @@ def stopped_at_the_end(server: TritonServer) -> Iterator[None]:
         if signal.getsignal(number) != signal.SIG_IGN
     }
     try:
-        yield
+        start(server, models)
+        yield server
     finally:
         is_stopping = True
         with console.status("stopping the server") as status:
@@ -84,14 +89,6 @@ def stopped_at_the_end(server: TritonServer) -> Iterator[None]:
             server.stop(on_wait=show)
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def running(server: TritonServer, models: int) -> Iterator[TritonServer]:
-    """The server, started with a progress display, and stopped at the end."""
-    with stopped_at_the_end(server):
-        start(server, models)
-        yield server
 
 
 def start(server: TritonServer, models: int) -> None:

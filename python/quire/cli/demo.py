@@ -36,7 +36,8 @@ def demo(
     if not report(repository):
         raise typer.Exit(1)
     with errors_as_text():
-        model = next(iter(text_ensembles(read_configs(repository))), None)
+        configs, _ = read_configs(repository)
+        model = next(iter(text_ensembles(configs)), None)
         if model is None:
             raise ServerError(
                 f"{repository}: no model to ask; allowed: an ensemble with text_input and stream"

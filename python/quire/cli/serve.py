@@ -11,10 +11,16 @@ from typing import Annotated
 import typer
 
 from quire.cli.check import report
-from quire.cli.common import RepositoryOption, console, default_repository, errors_as_text, running
+from quire.cli.common import (
+    RepositoryOption,
+    console,
+    default_repository,
+    errors_as_text,
+    packaged_repository,
+    running,
+)
 from quire.cli.supervise import supervise
-from quire.errors import InvalidArgument, ModelNotFound
-from quire.model_path import data_folder
+from quire.errors import InvalidArgument
 from quire.triton.model_copy import copy_for_model, parse_settings
 from quire.triton.repository import loaded_with, read_configs, text_ensembles
 from quire.triton.run_folder import RunFolder
@@ -70,7 +76,7 @@ def serve(
         # A model that cannot be loaded ends a server only with exit-on-error, which is its default.
         if not report(repository, models) and is_on("--exit-on-error", passed_on):
             raise typer.Exit(1)
-        configs = read_configs(repository)
+        configs, _ = read_configs(repository)
         loaded = set(configs) if models is None else loaded_with(models, configs) & set(configs)
         server = TritonServer(
             repository,
@@ -104,9 +110,7 @@ def _repository(
         return
     if repository is not None:
         raise InvalidArgument("--model, --model-repository", "both", "one of them")
-    packaged = data_folder("model_repository")
-    if packaged is None:
-        raise ModelNotFound("model_repository: none came with the package; allowed: --model-repository")
+    packaged = packaged_repository()
     folder = RunFolder()
     try:
         target = folder.path / "model_repository"

@@ -24,7 +24,7 @@ from quire.triton.repository import (
     model_folders,
     parameter,
     protobuf,
-    read_config,
+    read_configs,
     versions_of,
 )
 from quire.triton.tokenizer_stage import DIALECTS
@@ -57,21 +57,14 @@ def check_repository(repository: Path, models: Sequence[str] | None = None) -> l
     folders = {folder.name: folder for folder in model_folders(repository)}
     if not folders:
         top.problem("has no models; allowed: a folder for each model")
-    configs: dict[str, ModelConfig] = {}
-    bad: dict[str, BadConfig] = {}
+    configs, bad = read_configs(repository)
     others: set[str] = set()  # models that Triton completes a configuration for, or refuses
-    for name, folder in folders.items():
-        try:
-            config = read_config(folder)
-        except BadConfig as error:
-            bad[name] = error
-            continue
-        if config is not None:
-            configs[name] = config
-        elif _has_model_file(folder):
+    for name in folders.keys() - configs.keys() - bad.keys():
+        if _has_model_file(folders[name]):
             others.add(name)
         else:
-            bad[name] = BadConfig(folder / "config.pbtxt", "no such file; allowed: the model's configuration")
+            file = folders[name] / "config.pbtxt"
+            bad[name] = BadConfig(file, "no such file; allowed: the model's configuration")
     wanted = set(folders) if models is None else loaded_with(models, configs)
     for name in sorted(wanted - set(folders)):
         if models is not None and name in models:

@@ -74,17 +74,19 @@ def read_config(folder: Path) -> ModelConfig:
         raise BadConfig(path, "got a text that is nested too deep") from None
 
 
-def read_configs(repository: Path) -> dict[str, ModelConfig]:
-    """Name -> configuration of every model that has one that can be read."""
-    configs = {}
+def read_configs(repository: Path) -> tuple[dict[str, ModelConfig], dict[str, BadConfig]]:
+    """By a model's name: configurations, and why others cannot be read. Models without one are in neither."""
+    configs: dict[str, ModelConfig] = {}
+    bad: dict[str, BadConfig] = {}
     for folder in model_folders(repository):
         try:
             config = read_config(folder)
-        except BadConfig:
+        except BadConfig as error:
+            bad[folder.name] = error
             continue
         if config is not None:
             configs[folder.name] = config
-    return configs
+    return configs, bad
 
 
 def loaded_with(names: Iterable[str], configs: Mapping[str, ModelConfig]) -> set[str]:

@@ -28,10 +28,6 @@ class RunFolder:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.path = unlocked.rename(unlocked.with_name(unlocked.name.removeprefix("new-")))
 
-    @property
-    def shared_memory_prefix(self) -> str:
-        return self.path.name
-
     def remove(self) -> None:
         """With the shared memory that the server left because it was killed."""
         _remove(self.path)

@@ -228,7 +228,7 @@ class TritonServer:
             arguments["--cache-directory"] = installation.caches
         line = [f"{name}={value}" for name, value in arguments.items()]
         if self._folder:
-            line.append(f"--backend-config=python,shm-region-prefix-name={self._folder.shared_memory_prefix}")
+            line.append(f"--backend-config=python,shm-region-prefix-name={self._folder.path.name}")
         if self._models is not None:
             line += ["--model-control-mode=explicit", *(f"--load-model={name}" for name in self._models)]
         return line + self._arguments

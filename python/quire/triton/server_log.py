@@ -29,7 +29,8 @@ class ServerLog:
         self._recent: deque[tuple[float, str]] = deque(maxlen=40)
 
     def text(self) -> str:
-        return "".join(self._after(path, begin) for path, begin in self._begins.items())
+        contents = (self._bytes_after(path, begin) for path, begin in self._begins.items())
+        return "".join(content.decode("utf-8", "replace") for content in contents)
 
     def skip(self) -> None:
         """new_lines() begins with what is written from now on."""
@@ -63,9 +64,6 @@ class ServerLog:
             return "\n".join(f"{name}: {_unescaped(reason)}" for name, reason in failed)
         lines = [line for line in log.splitlines() if _ERROR_LINE.search(line) and not _NOISE.search(line)]
         return "\n".join(dict.fromkeys(lines)) or "\n".join(log.splitlines()[-20:])
-
-    def _after(self, path: Path, offset: int) -> str:
-        return self._bytes_after(path, offset).decode("utf-8", "replace")
 
     def _bytes_after(self, path: Path, offset: int) -> bytes:
         with suppress(OSError), path.open("rb") as file:
