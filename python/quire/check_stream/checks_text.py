@@ -73,10 +73,10 @@ def stop_included(lab: Lab) -> Outcome:
         try:
             whole = lab.adapter.answer(request).text
         except RequestError as error:
-            if lab.adapter.knows_include_stop or error.lost:
+            if lab.adapter.reads_sampling_json or error.lost:
                 raise
             return skipped(f"include_stop_str_in_output is an extension of this protocol: {error}")
-        if not verdict.cases and whole == stop.expected and not lab.adapter.knows_include_stop:
+        if not verdict.cases and whole == stop.expected and not lab.adapter.reads_sampling_json:
             return skipped("include_stop_str_in_output is ignored; it is an extension of this protocol")
         _judge(verdict, lab, request, whole, stop.expected + stop.stop)
     return verdict.outcome("answers end with the stop string", "")

@@ -20,7 +20,6 @@ class OpenAI(Adapter):
     """An OpenAI-style server. `chat`: the prompt is one message of the user."""
 
     ends_with_done = True
-    knows_include_stop = False  # vLLM's extension; others ignore it
 
     def __init__(self, http: HttpClient, model: str, *, chat: bool) -> None:
         self.api = "openai-chat" if chat else "openai"

@@ -128,8 +128,9 @@ class Adapter(abc.ABC):
 
     has_finish_reason = True
     ends_with_done = False  # [DONE] after the last event
-    reads_sampling_json = False  # Triton: from one input; else typed ones, which no wrong type gets into
-    knows_include_stop = True  # include_stop_str_in_output is part of the protocol
+    # Triton's vLLM backend, Quire: an input with JSON holds vLLM's sampling fields, all of them. Others have
+    # fewer, and inputs with a type, which no value of another gets into.
+    reads_sampling_json = False
 
     @abc.abstractmethod
     def answer(self, request: Request) -> Reply:

@@ -53,7 +53,6 @@ class _Triton(Adapter):
             allowed = "a model with text_input and text_output"
             raise CheckStreamError(f"--model: got {model} with {names}; allowed: {allowed}")
         self.reads_sampling_json = "sampling_parameters" in self._inputs
-        self.knows_include_stop = self.reads_sampling_json
         self.has_finish_reason = "finish_reason" in outputs
 
     def _values(self, request: Request, *, stream: bool) -> dict[str, Any]:
