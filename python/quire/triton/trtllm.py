@@ -1,15 +1,14 @@
 """The inputs of TensorRT-LLM's ensemble, read as fields of ours.
 
-What we do not do yet is accepted as long as it asks for nothing, since clients send every input with its
-neutral value, and is refused by the client's own name otherwise. A field that the schema learns is honoured
-here from then on. docs/clients.md says what differs.
+Most are names that the schema knows. What we do not do yet is accepted as long as it asks for nothing, since
+clients send every input with its neutral value, and is refused by the client's own name otherwise.
+docs/clients.md says what differs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,46 +19,15 @@ from quire.sampling_params import NAMES
 from quire.schema import Entry
 from quire.triton.tensors import Tensors, read_list, read_single
 
-
-@dataclass(frozen=True)
-class Input:
-    """One input: the field of ours that it means, and the values that ask for nothing."""
-
-    field: str = ""
-    neutral: tuple[object, ...] = ()
-    is_list: bool = False
-
-
-INPUTS = {
-    "max_tokens": Input("max_tokens"),
-    "min_tokens": Input("min_tokens"),
-    "min_length": Input("min_tokens"),
-    "temperature": Input("temperature"),
-    "top_k": Input("top_k"),
-    "top_p": Input("top_p"),
-    "seed": Input("seed"),
-    "random_seed": Input("seed"),
-    "stop_words": Input("stop", is_list=True),
-    "bad_words": Input("bad_words", ((),), is_list=True),
-    "repetition_penalty": Input("repetition_penalty", (1,)),
-    "presence_penalty": Input("presence_penalty", (0,)),
-    "frequency_penalty": Input("frequency_penalty", (0,)),
-    "num_return_sequences": Input("n", (1,)),
-    "beam_width": Input(neutral=(1,)),
-    "length_penalty": Input(neutral=(0, 1)),  # weighs beams
-    "embedding_bias_words": Input(neutral=((),), is_list=True),
-    "embedding_bias_weights": Input(neutral=((),), is_list=True),
-    "return_log_probs": Input("return_logprobs", (False,)),
-    "return_context_logits": Input(neutral=(False,)),
-    "return_generation_logits": Input(neutral=(False,)),
-    "return_perf_metrics": Input(neutral=(False,)),
-    "stream": Input("stream"),
-    "exclude_input_in_output": Input("exclude_input_in_output"),
-    "return_num_input_tokens": Input("return_num_input_tokens"),
-    "return_num_output_tokens": Input("return_num_output_tokens"),
-    "return_finish_reason": Input("return_finish_reason"),  # ours: TensorRT-LLM's ensemble does not tell
-    "end_id": Input(),
-    "pad_id": Input(),
+# Inputs that mean something we do not do yet, with the values that ask for nothing.
+NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "beam_width": (1,),
+    "length_penalty": (0, 1),  # weighs beams
+    "embedding_bias_words": ((),),
+    "embedding_bias_weights": ((),),
+    "return_context_logits": (False,),
+    "return_generation_logits": (False,),
+    "return_perf_metrics": (False,),
 }
 
 
@@ -72,24 +40,22 @@ class TrtLlm:
     def read(self, tensors: Tensors) -> list[Entry]:
         given: list[Entry] = []
         for name, tensor in tensors.items():
-            known = INPUTS.get(name)
-            if known is None:
-                raise NAMES.unknown(name)
             row = _row(tensor, name)
-            value: Any = _list(row, name) if known.is_list else read_single(row, name)
-            if name == "pad_id":
-                continue  # nothing is padded
-            if name == "end_id":
-                given.append(self._end(value))
-            elif known.field in NAMES.fields:
+            if name in NEUTRAL:
+                _require_neutral(name, row)
+            elif name == "end_id":
+                given.append(self._end(read_single(row, name)))
+            elif name == "pad_id":
+                read_single(row, name)  # nothing is padded
+            elif name == "min_length":
+                given += _field("min_tokens", name, read_single(row, name))
+            else:
+                is_list = NAMES.find(name).is_list
+                value: Any = _list(row, name) if is_list else read_single(row, name)
                 if not (name == "top_p" and value == 0):  # 0 is TensorRT-LLM's "off"
-                    given += _field(known.field, name, value)
+                    given += NAMES.read({name: value}, "input tensor")
                 if name == "return_log_probs" and value:  # it also answers cum_log_probs
                     given += _field("return_cumulative_logprob", name, value)
-            elif value not in known.neutral:
-                allowed = " or ".join(describe(list(n) if isinstance(n, tuple) else n) for n in known.neutral)
-                shown = list(value) if isinstance(value, tuple) else value
-                raise InvalidArgument(name, describe(shown), f"{allowed} (others are not supported yet)")
         return given
 
     def defaults(self, fields: Mapping[str, Any]) -> list[Entry]:
@@ -117,6 +83,14 @@ def _row(tensor: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
     if any(row != first.tolist() for row in rows[1:].tolist()):
         raise InvalidArgument(name, "different values for the rows", "the same for every row")
     return first
+
+
+def _require_neutral(name: str, row: np.ndarray[Any, Any]) -> None:
+    neutral = NEUTRAL[name]
+    value: Any = _list(row, name) if () in neutral else read_single(row, name)
+    if value not in neutral:
+        allowed = " or ".join(describe(each) for each in neutral)
+        raise InvalidArgument(name, describe(value), f"{allowed} (others are not supported yet)")
 
 
 def _list(tensor: Any, name: str) -> tuple[Any, ...]:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 from quire.errors import InvalidArgument
+from quire.sampling_params import NAMES
 from quire.triton.tokenizer_stage import parse_request
-from quire.triton.trtllm import INPUTS, TrtLlm
+from quire.triton.trtllm import NEUTRAL, TrtLlm
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
 REPOSITORY = Path(__file__).resolve().parents[3] / "model_repository"
@@ -118,14 +119,24 @@ def test_greedy_unless_told_how_to_sample() -> None:
     assert parse({"sampling_parameters": '{"temperature": 0.5}'}).given == ALL_TOKENS | {"temperature": 0.5}
 
 
-@pytest.mark.parametrize("name", [name for name, known in INPUTS.items() if known.neutral])
-def test_what_asks_for_nothing_is_accepted(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *NEUTRAL.items(),
+        ("bad_words", ((),)),
+        ("repetition_penalty", (1,)),
+        ("presence_penalty", (0,)),
+        ("frequency_penalty", (0,)),
+        ("num_return_sequences", (1,)),
+        ("return_log_probs", (False,)),
+    ],
+)
+def test_what_asks_for_nothing_is_accepted(name: str, values: tuple[object, ...]) -> None:
     """Clients send every input with its neutral value."""
-    for value in INPUTS[name].neutral:
-        assert parse(**{name: list(value) if isinstance(value, tuple) else value}).given.keys() <= {
-            *GREEDY,
-            INPUTS[name].field,
-        }
+    field = "" if name in NEUTRAL else NAMES.find(name).name
+    for value in values:
+        given = parse(**{name: list(value) if isinstance(value, tuple) else value}).given
+        assert given.keys() <= {*GREEDY, field}
 
 
 @pytest.mark.parametrize(
@@ -175,7 +186,9 @@ def test_errors_use_the_names_of_the_client(values: dict[str, Any], message: str
 def test_the_configurations_name_the_same_inputs() -> None:
     """Stage, tokenizer_trtllm and ensemble_trtllm; everything but the text is optional."""
     tokenizer, ensemble = config_of("tokenizer_trtllm"), config_of("ensemble_trtllm")
-    assert {"text_input", *INPUTS} == set(INPUT_TYPES)
+    own = {"text_input", "min_length", "end_id", "pad_id", *NEUTRAL}
+    assert all(NAMES.find(name) for name in INPUT_TYPES.keys() - own)
+    assert own < INPUT_TYPES.keys()
     assert list(tokenizer.input) == list(ensemble.input)
     assert [tensor.name for tensor in tokenizer.input if not tensor.optional] == ["text_input"]
     assert list(tokenizer.output) == list(config_of("tokenizer").output)
