@@ -129,9 +129,9 @@ class Field:
         objects come as JSON strings. A string that is no JSON list of strings is itself one string
         ("[INST]")."""
         if isinstance(value, str) and self.type in ("strings", "ints", "biases"):
-            pairs_hook = _pairs if self.type == "biases" else None
             try:
-                parsed = load_json(value, pairs_hook)
+                # As a list, a JSON object keeps a key that is given twice, for the check to see.
+                parsed = load_json(value, list if self.type == "biases" else None)
             except ValueError:
                 parsed = None
             if self.type == "strings":
@@ -304,8 +304,3 @@ def _in_32_bits(value: float) -> float:
     """The value as the engine keeps it: 1e-50 is 0, 1e39 infinite."""
     stored: float = struct.unpack("f", struct.pack("f", value))[0]
     return stored
-
-
-def _pairs(items: list[tuple[str, object]]) -> object:
-    # A JSON object keeps a key that is given twice, for the check to see.
-    return [list(item) for item in items]

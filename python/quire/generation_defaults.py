@@ -22,8 +22,6 @@ _TAKEN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 # Values of generation_config.json that change nothing, of settings that would change the text. Its other
 # settings name tokens, say what to return, or belong to beam search, which num_beams turns on.
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
-    "min_p": (0,),
-    "repetition_penalty": (1,),
     "encoder_repetition_penalty": (1,),
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
@@ -96,7 +94,7 @@ def _of_checkpoint(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     dropped = [
         name
         for name, neutral in _NEUTRAL.items()
-        if name not in values and given.get(name) is not None and given[name] not in neutral
+        if given.get(name) is not None and given[name] not in neutral
     ]
     return values, tuple(
         f"{path}: {name}: got {describe(given[name])}, which is not supported yet: requests do without it"

@@ -28,17 +28,16 @@ def resolve_model(model: str, base: Path | None = None, *, download: bool = True
 
 def _resolve(model: str, base: Path | None, download: bool) -> Path:
     path = Path(model).expanduser()
-    if path.is_absolute() or model.startswith("."):
-        return _checked(path if path.is_absolute() else (base or Path.cwd()) / path, model)
-    if (relative := (base or Path.cwd()) / path).is_dir():
-        return _checked(relative, model)
+    folder = (base or Path.cwd()) / path  # `path` itself where that is absolute
+    if path.is_absolute() or model.startswith(".") or folder.is_dir():
+        return _checked(folder, model)
     embedded = embedded_models()
     if model in embedded:
         return _checked(embedded[model], model)
     if is_hub_id(model):
         return _from_hub(model, download)
     raise ModelNotFound(
-        f"model: got {model!r}{did_you_mean(model, embedded)}, and there is no folder {relative}; allowed: a "
+        f"model: got {model!r}{did_you_mean(model, embedded)}, and there is no folder {folder}; allowed: a "
         f"folder, an embedded model ({', '.join(embedded) or 'none here'}), or a Hugging Face id (owner/name)"
     )
 

@@ -1,6 +1,6 @@
 """`quire check-stream`: the stream contract, checked on any Triton or OpenAI-style server.
 
-url -> detect.connect -> Adapter (triton, openai) -> Lab (prompts, answers) -> run.CHECKS -> report
+url -> detect.connect -> Adapter (triton, openai) -> Lab (prompts, answers) -> run.CHECKS -> results
 """
 
 from quire.check_stream.detect import connect

@@ -59,7 +59,7 @@ def _detect(http: HttpClient, url: str) -> str:
     tried = []
     for path, key, api in (("/v2", "extensions", "triton-http"), ("/v1/models", "data", "openai")):
         try:
-            answer = http.get(path)
+            answer = http.ask(path)
             if isinstance(answer, dict) and key in answer:
                 return api
             tried.append(f"GET {path}: no {key} in the answer")
@@ -83,8 +83,8 @@ def _detect_grpc(http: HttpClient, url: str, tried: list[str]) -> str:
 
 
 def _triton_model(http: HttpClient) -> str:
-    names = [item["name"] for item in http.post("/v2/repository/index", {"ready": True})]
-    return _choose(names, lambda name: http.get(f"/v2/models/{name}"))
+    names = [item["name"] for item in http.ask("/v2/repository/index", {"ready": True})]
+    return _choose(names, lambda name: http.ask(f"/v2/models/{name}"))
 
 
 def _grpc(address: str, model: str | None, timeout: float) -> TritonGrpc:
@@ -109,7 +109,7 @@ def _choose(names: list[str], metadata: Callable[[str], Mapping[str, Any]]) -> s
 
 def _openai(http: HttpClient, model: str | None, api: str) -> OpenAI:
     if model is None:
-        listed = http.get("/v1/models").get("data") or []
+        listed = http.ask("/v1/models").get("data") or []
         if not listed:
             raise CheckStreamError("--model: the server's /v1/models lists none; give one")
         model = str(listed[0]["id"])

@@ -21,17 +21,14 @@ class HttpClient:
     timeout: float
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def get(self, path: str) -> Any:
-        with self._answer("GET", path) as answer:
-            return parse(_utf8(answer.read()))
-
-    def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        with self._answer("POST", path, body) as answer:
+    def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The JSON that GET gives, or with a `body` POST."""
+        with self._answer(path, body) as answer:
             return parse(_utf8(answer.read()))
 
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[str]:
         """The data of each server-sent event. Closing the iterator closes the connection."""
-        with self._answer("POST", path, body) as answer:
+        with self._answer(path, body) as answer:
             kind = answer.headers.get_content_type()
             if kind != "text/event-stream":
                 text = _utf8(answer.read())
@@ -50,15 +47,13 @@ class HttpClient:
                 yield "\n".join(data)
 
     @contextlib.contextmanager
-    def _answer(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None
-    ) -> Iterator[http.client.HTTPResponse]:
+    def _answer(self, path: str, body: Mapping[str, Any] | None) -> Iterator[http.client.HTTPResponse]:
         """The head of an answer with status 200; leaving closes answer and connection."""
         parts = urlsplit(self.base)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         if not parts.hostname:
             raise CheckStreamError(f"URL: got {self.base!r}; allowed: http://HOST:PORT")
-        data = None if body is None else json.dumps(body).encode()
+        method, data = ("GET", None) if body is None else ("POST", json.dumps(body).encode())
         headers = {"Content-Type": "application/json", **self.headers}
         with contextlib.closing(kind(parts.hostname, parts.port, timeout=self.timeout)) as connection:
             try:

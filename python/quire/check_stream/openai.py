@@ -30,7 +30,7 @@ class OpenAI(Adapter):
         self._path = "/v1/chat/completions" if chat else "/v1/completions"
 
     def answer(self, request: Request) -> Reply:
-        answer = self._http.post(self._path, self._body(request, stream=False))
+        answer = self._http.ask(self._path, self._body(request, stream=False))
         choice = _choice(answer)
         if choice is None:
             raise RequestError(f"an answer without choices: {json.dumps(answer)[:200]}")

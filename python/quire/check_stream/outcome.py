@@ -16,8 +16,8 @@ class Outcome:
     """pass: `seen` says what was looked at. fail: sent, seen, expected. n/a: `seen` is the reason."""
 
     status: Status
-    seen: str
     sent: str = ""
+    seen: str
     expected: str = ""
 
 

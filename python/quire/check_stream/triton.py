@@ -115,14 +115,14 @@ class TritonHttp(_Triton):
     def __init__(self, http: HttpClient, model: str) -> None:
         self._http = http
         self._path = f"/v2/models/{model}"
-        super().__init__(model, http.get(self._path), http.timeout)
+        super().__init__(model, http.ask(self._path), http.timeout)
 
     def _run(self, request: Request, *, stream: bool) -> Iterator[dict[str, Any]]:
         values = self._values(request, stream=stream)
         if stream:
             yield from map(parse_object, self._http.events(f"{self._path}/generate_stream", values))
             return
-        outputs = self._http.post(f"{self._path}/generate", values)
+        outputs = self._http.ask(f"{self._path}/generate", values)
         if not isinstance(outputs, dict) or "text_output" not in outputs:
             raise RequestError(f"an answer without text_output: {json.dumps(outputs)[:200]}")
         yield outputs

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +13,11 @@ import typer
 
 from quire.check_stream import CheckStreamError, Lab, Result, connect, run_checks
 from quire.check_stream.lab import PROMPTS
-from quire.check_stream.report import as_lines, summary, write_json
+from quire.check_stream.protocol import Adapter
 from quire.cli.common import console
+
+_INDENT = " " * 6
+_LONGEST = 600
 
 
 def check_stream(
@@ -45,7 +50,7 @@ def check_stream(
 
     def show(result: Result) -> None:
         style = {"fail": "red", "n/a": "dim"}.get(result.outcome.status)
-        for line in as_lines(result):
+        for line in _as_lines(result):
             console.print(line, style=style, markup=False)
 
     try:
@@ -57,11 +62,11 @@ def check_stream(
             lab = Lab(adapter, prompts, concurrency=concurrency, body_megabytes=body_mb)
             results = run_checks(lab, show)
         if json_file is not None:
-            write_json(json_file, url, adapter, results)
+            _write_json(json_file, url, adapter, results)
     except (CheckStreamError, OSError) as error:
         console.print(str(error), style="red", markup=False)
         raise typer.Exit(2) from None
-    counts = summary(results)
+    counts = _summary(results)
     console.print(f"{counts['pass']} passed, {counts['fail']} failed, {counts['n/a']} not applicable")
     raise typer.Exit(1 if counts["fail"] else 0)
 
@@ -88,3 +93,39 @@ def _header(text: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise CheckStreamError(f'--header: got {text!r}; allowed: "Name: value"')
     return name.strip(), value.strip()
+
+
+def _as_lines(result: Result) -> list[str]:
+    """One line, and for a failure three more."""
+    outcome = result.outcome
+    if outcome.status != "fail":
+        return [f"{outcome.status:5} {result.check.name:22}{outcome.seen}"]
+    lines = [f"{outcome.status:5} {result.check.name:22}broken: {result.check.rule}"]
+    parts = (("sent", outcome.sent), ("seen", outcome.seen), ("expected", outcome.expected))
+    return lines + [f"{_INDENT}{name:9}{_cut(text)}" for name, text in parts]
+
+
+def _summary(results: Sequence[Result]) -> dict[str, int]:
+    return {"pass": 0, "fail": 0, "n/a": 0} | Counter(result.outcome.status for result in results)
+
+
+def _write_json(path: Path, url: str, adapter: Adapter, results: Sequence[Result]) -> None:
+    """{url, api, model, summary, checks: [{name, rule, status, sent, seen, expected, seconds}]}"""
+    checks = [
+        {
+            "name": result.check.name,
+            "rule": result.check.rule,
+            **asdict(result.outcome),
+            "seconds": round(result.seconds, 3),
+        }
+        for result in results
+    ]
+    head = {"url": url, "api": adapter.api, "model": adapter.model}
+    document = head | {"summary": _summary(results), "checks": checks}
+    path.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+
+
+def _cut(text: str) -> str:
+    # Halves of surrogate pairs cannot be printed.
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8").replace("\n", "\\n")
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}... ({len(text)} characters)"

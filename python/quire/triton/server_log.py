@@ -32,11 +32,6 @@ class ServerLog:
         contents = (self._bytes_after(path, begin) for path, begin in self._begins.items())
         return "".join(content.decode("utf-8", "replace") for content in contents)
 
-    def skip(self) -> None:
-        """new_lines() begins with what is written from now on."""
-        for path in self._read:
-            self._read[path] = path.stat().st_size if path.is_file() else 0
-
     def new_lines(self) -> list[str]:
         """The complete lines that came since the last call."""
         found = []
