@@ -195,23 +195,19 @@ def build_table(tokenizer: tokenizers.Tokenizer) -> _core.TokenTable:
 
     texts: list[bytes] = []
     size = 0
-    first_texts: list[bytes] = []  # of a decoder that treats the text's first token differently
     flags: list[int] = []
     for token in tokens:
         if token is None:
             texts.append(b"")
-            first_texts.append(b"")
             flags.append(_core.TOKEN_UNKNOWN)
             continue
         text, is_byte = plan.text_of(token)
         texts.append(text)
         size = check_size(size + len(text))
-        if plan.first_text_of:
-            first_texts.append(plan.first_text_of(token))
         flags.append((_core.TOKEN_SPECIAL if token in special else 0) | (_core.TOKEN_BYTE if is_byte else 0))
-    kind = getattr(_core.DecoderKind, plan.kind)
     if plan.first_text_of:
-        texts += first_texts
+        texts += [b"" if token is None else plan.first_text_of(token) for token in tokens]
+    kind = getattr(_core.DecoderKind, plan.kind)
     return _core.TokenTable(kind, texts, flags, plan.separator, getattr(_core, plan.strip_left))
 
 

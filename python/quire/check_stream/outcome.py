@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from quire.check_stream.lab import difference, shorten
 from quire.check_stream.protocol import Adapter, Request
@@ -57,25 +57,10 @@ class Verdict:
             sent = remark + self._adapter.show(request, stream=stream)
             self._wrong.append(failed(sent=sent, seen=seen, expected=expected))
 
-    def text(
-        self,
-        request: Request,
-        got: str,
-        expected: str,
-        *,
-        error: str = "",
-        stream: bool = True,
-        remark: str = "",
-    ) -> None:
-        """The case that `got` is `expected`, and that no `error` came with it."""
-        self.case(
-            request,
-            got == expected and not error,
-            seen=error or difference(expected, got),
-            expected=shorten(expected),
-            stream=stream,
-            remark=remark,
-        )
+    def text(self, request: Request, got: str, expected: str, *, error: str = "", **where: Any) -> None:
+        """The case that `got` is `expected`, and that no `error` came with it. `where`: as for case()."""
+        is_right, seen = got == expected and not error, error or difference(expected, got)
+        self.case(request, is_right, seen=seen, expected=shorten(expected), **where)
 
     def outcome(self, cases: str, reason: str) -> Outcome:
         """`cases` names them in the plural; `reason`: why there may be none."""
