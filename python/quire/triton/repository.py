@@ -109,14 +109,12 @@ def parameter(config: ModelConfig, name: str, default: str = "") -> str:
 def text_ensembles(configs: Mapping[str, ModelConfig]) -> list[str]:
     """The models that clients may send a prompt to and stream from; first those with the interface of
     Triton's vLLM backend."""
-
-    def is_one(config: ModelConfig) -> bool:
-        inputs = {tensor.name for tensor in config.input}
-        outputs = {tensor.name for tensor in config.output}
-        is_ensemble = config.platform == "ensemble"
-        return is_ensemble and {"text_input", "stream"} <= inputs and "text_output" in outputs
-
-    def is_another_interface(name: str) -> bool:
-        return "sampling_parameters" not in {tensor.name for tensor in configs[name].input}
-
-    return sorted((name for name in configs if is_one(configs[name])), key=is_another_interface)
+    inputs = {name: {tensor.name for tensor in config.input} for name, config in configs.items()}
+    found = [
+        name
+        for name, config in configs.items()
+        if config.platform == "ensemble"
+        and {"text_input", "stream"} <= inputs[name]
+        and "text_output" in {tensor.name for tensor in config.output}
+    ]
+    return sorted(found, key=lambda name: "sampling_parameters" not in inputs[name])

@@ -77,11 +77,6 @@ def read_strings(name: str, shape: Sequence[int], content: memoryview) -> Tensor
     return values.reshape(shape)
 
 
-def read_string(tensor: np.ndarray[Any, Any], name: str) -> str:
-    """The only element of a STRING tensor."""
-    return str(read_single(tensor, name))
-
-
 def read_single(tensor: np.ndarray[Any, Any], name: str) -> Any:
     """The only element of a tensor, of whatever rank."""
     if tensor.size != 1:

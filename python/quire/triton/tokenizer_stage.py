@@ -25,7 +25,7 @@ from quire.schema import merge, parse_json_object, require_few
 from quire.tokenizer import EncodingError, Tokenizer
 from quire.triton import trtllm
 from quire.triton.prompt_bounds import PromptBounds
-from quire.triton.tensors import Dialect, StageRequest, Tensor, VllmBackend, read_list, read_string
+from quire.triton.tensors import Dialect, StageRequest, Tensor, VllmBackend, read_list, read_single
 
 log = logging.getLogger("quire.tokenizer")
 
@@ -71,7 +71,7 @@ def parse_request(
     require_few(parameters, "parameters")
     nested = []
     if "sampling_parameters" in tensors:
-        nested.append(read_string(tensors["sampling_parameters"], "sampling_parameters"))
+        nested.append(str(read_single(tensors["sampling_parameters"], "sampling_parameters")))
     if "sampling_parameters" in parameters:
         value = parameters.pop("sampling_parameters")
         if not isinstance(value, str):
