@@ -173,7 +173,7 @@ class LLM:
         table = self._core.token_table
         streamed = []
         for release in outputs.releases:
-            request_id, end = release.request_id, release.finish_reason
+            request_id, ids, end = release.request_id, release.token_ids, release.finish_reason
             request = self._open.get(request_id)
             if request is None:  # its add_request() was interrupted
                 self._core.cancel(request_id)
@@ -186,8 +186,8 @@ class LLM:
             streamed.append(
                 StreamOutput(
                     request_id,
-                    self._text_of(release, request),
-                    release.token_ids,
+                    self._text_of(release, ids, request),
+                    ids,
                     end,
                     release.error,
                     release.index,
@@ -201,9 +201,12 @@ class LLM:
             )
         return streamed
 
-    def _text_of(self, release: _core.Release, request: _Request) -> str:
-        ids, skip = release.token_ids[: release.num_text_ids], request.params.skip_special_tokens
-        return self._core.token_table.decode(ids, release.is_first, release.trim, skip, release.open_text)
+    def _text_of(self, release: _core.Release, ids: list[int], request: _Request) -> str:
+        """ids: `release.token_ids`, which makes a list each time."""
+        text_ids, skip = ids[: release.num_text_ids], request.params.skip_special_tokens
+        return self._core.token_table.decode(
+            text_ids, release.is_first, release.trim, skip, release.open_text
+        )
 
     def cancel(self, request_id: int) -> None:
         """End a request of add_request(): one of the next steps returns its end. Unknown or ended: nothing
@@ -279,8 +282,9 @@ class LLM:
                     f"generate: the engine runs a request of another call ({release.request_id})"
                 )
             sequence = request.sequences[release.index]
-            sequence.token_ids += release.token_ids
-            sequence.texts.append(self._text_of(release, request))
+            ids = release.token_ids
+            sequence.token_ids += ids
+            sequence.texts.append(self._text_of(release, ids, request))
             if (logprobs := release.logprobs) is not None:
                 sequence.logprobs.append(logprobs)
                 sequence.cumulative_logprob = release.cumulative_logprob
