@@ -182,11 +182,13 @@ class LLM:
                 request.num_unfinished -= 1
                 if not request.num_unfinished:
                     del self._open[request_id]
+            text_ids, skip = ids[: release.num_text_ids], request.params.skip_special_tokens
+            text = table.decode(text_ids, release.is_first, release.trim, skip, release.open_text)
             logprobs, prompt_logprobs = release.logprobs, release.prompt_logprobs
             streamed.append(
                 StreamOutput(
                     request_id,
-                    self._text_of(release, ids, request),
+                    text,
                     ids,
                     end,
                     release.error,
@@ -200,13 +202,6 @@ class LLM:
                 )
             )
         return streamed
-
-    def _text_of(self, release: _core.Release, ids: list[int], request: _Request) -> str:
-        """ids: `release.token_ids`, which makes a list each time."""
-        text_ids, skip = ids[: release.num_text_ids], request.params.skip_special_tokens
-        return self._core.token_table.decode(
-            text_ids, release.is_first, release.trim, skip, release.open_text
-        )
 
     def cancel(self, request_id: int) -> None:
         """End a request of add_request(): one of the next steps returns its end. Unknown or ended: nothing
@@ -284,7 +279,9 @@ class LLM:
             sequence = request.sequences[release.index]
             ids = release.token_ids
             sequence.token_ids += ids
-            sequence.texts.append(self._text_of(release, ids, request))
+            text_ids, skip = ids[: release.num_text_ids], request.params.skip_special_tokens
+            text = table.decode(text_ids, release.is_first, release.trim, skip, release.open_text)
+            sequence.texts.append(text)
             if (logprobs := release.logprobs) is not None:
                 sequence.logprobs.append(logprobs)
                 sequence.cumulative_logprob = release.cumulative_logprob
