@@ -12,6 +12,7 @@ from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quire import _core
+from step_settings import SETTINGS
 
 EOS = [250, 251, 252, 253, 254]
 
@@ -56,26 +57,6 @@ class Workload:
 
 def answer(sequence: Sequence) -> tuple[list[int], bytes, str]:
     return sequence.released, sequence.text, sequence.finish_reason
-
-
-SETTINGS = {
-    "plain": {"enable_prefix_caching": False},
-    "prefix caching": {},
-    "whole prompts": {"enable_chunked_prefill": False, "max_num_batched_tokens": 128},
-    "small chunks": {"max_num_batched_tokens": 5},
-    "one token a step": {"max_num_batched_tokens": 1},
-    "one at a time": {"max_num_seqs": 1},
-    "preemption": {"num_blocks": 32},
-    "preemption without caching": {"num_blocks": 32, "enable_prefix_caching": False},
-    "preemption in small chunks": {"num_blocks": 32, "max_num_batched_tokens": 9, "watermark": 0.1},
-    "preemption of whole prompts": {
-        "num_blocks": 32,
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": 128,
-    },
-    "odd block size": {"block_size": 7, "num_blocks": 19},
-    "block of one": {"block_size": 1, "num_blocks": 128},
-}
 
 
 slow = pytest.mark.slow

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from core_helpers import Driver, make_core, word_table
 from quire import _core
+from step_settings import SETTINGS
 
 
 def random_requests(rng: random.Random, count: int) -> list[tuple[list[int], dict[str, object]]]:
@@ -18,26 +19,6 @@ def random_requests(rng: random.Random, count: int) -> list[tuple[list[int], dic
         prompt = stem[: rng.randrange(41)] + [rng.randrange(256) for _ in range(rng.randrange(1, 20))]
         requests.append((prompt, {"max_tokens": rng.randrange(1, 40), "ignore_eos": True}))
     return requests
-
-
-SETTINGS = {
-    "plain": {"enable_prefix_caching": False},
-    "whole prompts": {"enable_chunked_prefill": False, "max_num_batched_tokens": 128},
-    "prefix caching": {},
-    "small chunks": {"max_num_batched_tokens": 5},
-    "one token a step": {"max_num_batched_tokens": 1},
-    "one at a time": {"max_num_seqs": 1},
-    "preemption": {"num_blocks": 26},
-    "preemption without caching": {"num_blocks": 26, "enable_prefix_caching": False},
-    "preemption in small chunks": {"num_blocks": 26, "max_num_batched_tokens": 7, "watermark": 0.1},
-    "preemption of whole prompts": {
-        "num_blocks": 26,
-        "enable_chunked_prefill": False,
-        "max_num_batched_tokens": 128,
-    },
-    "odd block size": {"block_size": 7, "num_blocks": 20},
-    "block of one": {"block_size": 1, "num_blocks": 110},
-}
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import step_modes
 import torch
 from adjustments_judge import NUM_TOKENS, AdjustmentsJudge, Samples, make_params, with_words
 from quire import LLM, SamplingParams, _core
@@ -37,8 +38,7 @@ def make_prompts(count: int) -> list[list[int]]:
 
 
 MODES: dict[str, dict[str, Any]] = {
-    "whole": {},
-    "chunked": {"max_num_batched_tokens": 24, "max_num_seqs": 8},
+    **{name: step_modes.MODES[name] for name in ("whole", "chunked")},
     "preemption": {"max_model_len": 128, "num_gpu_blocks_override": 20, "watermark": 0.0},
     "bfloat16": {"dtype": "bfloat16"},
 }

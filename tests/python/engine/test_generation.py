@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import step_modes
 import torch
 from quire import LLM, SamplingParams
 from random_llama import FAMILIES, VOCAB_SIZE
@@ -32,15 +33,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
     "linear-rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1000.0, "factor": 2.0}},
 }
-MODES: dict[str, dict[str, Any]] = {
-    "whole": {},
-    "chunked": {"max_num_batched_tokens": 24, "max_num_seqs": 8},
-    "unchunked": {"enable_chunked_prefill": False},
-    "no-prefix-caching": {"enable_prefix_caching": False},
-    "large-blocks": {"block_size": 64},
-    "odd-blocks": {"block_size": 3},
-    "two-threads": {"num_threads": 2},
-}
+MODES = step_modes.MODES | {"two-threads": {"num_threads": 2}}
 NUM_TOKENS = 24
 GREEDY = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
 

@@ -10,16 +10,11 @@ from typing import Any
 import _core_parts
 import numpy as np
 import pytest
+import step_modes
 from quire import LLM, InvalidArgument, SamplingParams
 from random_llama import VOCAB_SIZE, with_batches_in_flight
 
-MODES: dict[str, dict[str, Any]] = {
-    "whole": {},
-    "chunked": {"max_num_batched_tokens": 24, "max_num_seqs": 8},
-    "unchunked": {"enable_chunked_prefill": False},
-    "no-prefix-caching": {"enable_prefix_caching": False},
-    "large-blocks": {"block_size": 64},
-    "odd-blocks": {"block_size": 3},
+MODES = step_modes.MODES | {
     "few-seats": {"max_num_seqs": 3},
     "preemption": {"max_model_len": 128, "num_gpu_blocks_override": 18, "watermark": 0.0},
 }

@@ -13,8 +13,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +255,17 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+
+@contextmanager
+def serving(work: Path, **engine: Any) -> Iterator[Server]:
+    """A server, which must leave no request open: Triton ends with status 1 when it still counts one."""
+    server = Server(Repository(work / "models", **engine), work)
+    try:
+        yield server.wait_ready()
+    finally:
+        server.stop()
+    assert server.process.returncode == 0, server.log()
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:

@@ -10,19 +10,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # fake_engine
 
-from backend_server import Repository, Server, StartServer
+from backend_server import Repository, Server, StartServer, serving
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests that do not break it."""
-    work = tmp_path_factory.mktemp("server")
-    server = Server(Repository(work / "models"), work)
-    try:
-        yield server.wait_ready()
-    finally:
-        server.stop()
-    assert server.process.returncode == 0, server.log()
+    with serving(tmp_path_factory.mktemp("server")) as server:
+        yield server
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import tritonclient.grpc as grpc
-from backend_server import Repository, Server, grpc_inputs, split, wait_for
+from backend_server import Server, grpc_inputs, serving, split, wait_for
 from fake_engine import STALL_ID
 
 STEP_SECONDS = 0.1
@@ -19,14 +19,8 @@ STEP_SECONDS = 0.1
 
 @pytest.fixture(scope="module")
 def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    work = tmp_path_factory.mktemp("slow")
-    server = Server(Repository(work / "models", step_seconds=STEP_SECONDS), work)
-    try:
-        yield server.wait_ready()
-    finally:
-        server.stop()
-    # Triton leaves with 1 when it still counts a request as open.
-    assert server.process.returncode == 0, server.log()
+    with serving(tmp_path_factory.mktemp("slow"), step_seconds=STEP_SECONDS) as server:
+        yield server
 
 
 def request_fields(model: str, stream: bool, first_id: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backend_server import Repository, Server, StartServer, wait_for
+from backend_server import Repository, Server, StartServer, serving, wait_for
 from fake_engine import CRASH_ID, STALL_ID
 from test_answers import grpc_stream
 
@@ -26,13 +26,8 @@ STAGES = ("tokenize_ms", "queue_ms", "prefill_ms", "decode_ms", "detokenize_ms")
 
 @pytest.fixture(scope="module")
 def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    work = tmp_path_factory.mktemp("slow")
-    server = Server(Repository(work / "models", step_seconds=STEP_SECONDS), work)
-    try:
-        yield server.wait_ready()
-    finally:
-        server.stop()
-    assert server.process.returncode == 0, server.log()
+    with serving(tmp_path_factory.mktemp("slow"), step_seconds=STEP_SECONDS) as server:
+        yield server
 
 
 def check_times(receipt: dict[str, Any]) -> None:
