@@ -10,7 +10,7 @@ import pytest
 import torch
 from adjustments_reference import Fields
 from quire import ops
-from test_sample import POISON, chi_square_in_sigmas, random_logits, reference_probs, token_masks
+from sampling_checks import POISON, chi_square_in_sigmas, random_logits, reference_probs, token_masks
 from test_sample_fields import IN_PROMPT, as_counts, as_ints, penalties, settings
 from torch import Tensor
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from quire import ops
-from test_sample import chi_square_in_sigmas, random_logits, reference_probs
+from sampling_checks import chi_square_in_sigmas, random_logits, reference_probs
 from torch import Tensor
 
 IN_PROMPT, MAX_COUNT = 0x8000, 0x7FFF

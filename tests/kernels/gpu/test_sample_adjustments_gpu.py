@@ -9,7 +9,7 @@ import pytest
 import torch
 from draw_reference import check_draws
 from quire import ops
-from test_sample import POISON, random_logits, token_masks
+from sampling_checks import POISON, random_logits, token_masks
 from test_sample_adjustments import EditsCase, all_but, ragged
 from test_sample_fields import as_counts, as_ints, penalties, settings
 from test_sample_fields_gpu import DTYPES, on_gpu, padded

@@ -8,7 +8,7 @@ import pytest
 import torch
 from draw_reference import check_draws
 from quire import ops
-from test_sample import SETTINGS, random_logits, token_masks
+from sampling_checks import SETTINGS, random_logits, token_masks
 from test_sample_fields import (
     PENALTIES,
     as_counts,

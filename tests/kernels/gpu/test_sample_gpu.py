@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
+import sampling_checks
 import torch
 from draw_reference import check_draws
 from quire import ops
-from test_sample import SETTINGS, arguments, chi_square_in_sigmas, random_logits, reference_probs
+from sampling_checks import SETTINGS, arguments, random_logits, reference_probs
 from torch import Tensor
 
 pytestmark = pytest.mark.gpu
@@ -17,14 +18,11 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def run(logits: Tensor, **settings: object) -> Tensor:
-    """Ids on the CPU; logits on either device."""
+    """Ids on the CPU; logits on either device, where one row many times is stored once."""
+    is_one_row = logits.stride(0) == 0
+    rows = logits[:1].cuda().expand_as(logits) if is_one_row else logits.cuda()
     on_gpu = {name: tensor.cuda() for name, tensor in arguments(logits, **settings).items()}
-    return ops.sample(logits.cuda(), **on_gpu).cpu()
-
-
-def expanded(logits: Tensor, n: int) -> Tensor:
-    """n times the same row, stored once."""
-    return logits.cuda().expand(n, -1)
+    return ops.sample(rows, **on_gpu).cpu()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -47,32 +45,19 @@ def test_agrees_with_the_cpu(
 @pytest.mark.parametrize(("temperature", "top_k", "top_p"), SETTINGS)
 def test_distribution(temperature: float, top_k: int, top_p: float, dtype: torch.dtype) -> None:
     """30,000 draws with seeds 0, 1, 2, ... follow the exact distribution, and never leave its set."""
-    logits = random_logits(400, scale=2).to(dtype)
-    ids = run(expanded(logits, 30000), temperature=temperature, top_k=top_k, top_p=top_p)
-    probs = reference_probs(logits, temperature, top_k, top_p)
-    assert (probs[ids.long()] > 0).all(), "a token outside the set"
-    assert abs(chi_square_in_sigmas(ids, probs)) < 4
+    sampling_checks.check_distribution(run, temperature, top_k, top_p, dtype)
 
 
 @pytest.mark.parametrize("row", range(6))
 def test_top_k_and_top_p_sets_are_exact(row: int) -> None:
     """The tokens drawn over many seeds are exactly the set that sorting the whole row gives."""
-    logits = random_logits(3000, scale=0.3, seed=row)
-    for top_k, top_p in [(1, 1.0), (17, 1.0), (100, 1.0), (50, 0.5), (0, 0.01), (0, 0.03), (80, 0.999)]:
-        expected = reference_probs(logits, 1.0, top_k, top_p).nonzero().flatten()
-        ids = run(expanded(logits, 4000), top_k=top_k, top_p=top_p)
-        assert torch.equal(ids.unique().long(), expected), f"top_k {top_k} top_p {top_p}"
+    sampling_checks.check_sets(run, row)
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 0.2), (0, 0.3), (700, 1.0), (900, 0.7)])
 def test_wide_set_is_exact(top_k: int, top_p: float) -> None:
     """The same where hundreds of tokens are left."""
-    logits = random_logits(3000, scale=0.5)
-    probs = reference_probs(logits, 1.0, top_k, top_p)
-    assert (probs > 0).sum() > 200
-    ids = run(expanded(logits, 40000), top_k=top_k, top_p=top_p)
-    assert torch.equal(ids.unique().long(), probs.nonzero().flatten())
-    assert abs(chi_square_in_sigmas(ids, probs)) < 4
+    sampling_checks.check_wide_set(run, 40000, top_k, top_p)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -91,7 +76,7 @@ def test_flat_rows_and_large_top_k(scale: float, top_k: int, top_p: float, dtype
     """More tokens than are ever sorted: the boundary is exact, ties at it go to the lowest ids."""
     logits = (random_logits(10000) * scale).to(dtype)
     probs = reference_probs(logits, 1.0, top_k, top_p)
-    ids = run(expanded(logits, 3000), top_k=top_k, top_p=top_p).long()
+    ids = run(logits.expand(3000, -1), top_k=top_k, top_p=top_p).long()
     inside = probs > 0
     # The mass at which top_p ends is a matter of rounding among thousands of equal tokens: 2 ranks are given.
     order = torch.sort(logits.float(), descending=True, stable=True).indices
@@ -106,17 +91,7 @@ def test_flat_rows_and_large_top_k(scale: float, top_k: int, top_p: float, dtype
 
 def test_equal_logits_rank_by_id() -> None:
     """Ties at the edge of a set go to the lowest ids, with top_k, with top_p and in the greedy choice."""
-    logits = torch.zeros(1000)
-    assert sorted(run(expanded(logits, 500), top_k=7).unique().tolist()) == list(range(7))
-    assert sorted(run(expanded(logits, 500), top_p=0.0095).unique().tolist()) == list(range(10))
-    assert run(expanded(logits, 3000), top_p=0.3005).unique().tolist() == list(range(301))
-    logits[[30, 200, 999]] = 1
-    assert run(logits[None], temperature=0).tolist() == [30]
-    assert run(logits[None], top_k=1).tolist() == [30]
-    assert sorted(run(expanded(logits, 100), top_k=2).unique().tolist()) == [30, 200]
-    zeros = torch.tensor([[-1.0, -0.0, 0.0, -0.0]])
-    assert run(zeros, temperature=0).tolist() == [1]
-    assert run(zeros, top_k=1).tolist() == [1]
+    sampling_checks.check_equal_logits(run)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -133,9 +108,7 @@ def test_greedy(vocab_size: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("temperature", [1e-6, 1e-30, 1e-45])
 def test_tiny_temperature_is_greedy(temperature: float) -> None:
     """A temperature near zero neither overflows nor yields anything but the largest logit."""
-    logits = random_logits(20, 500, scale=3)
-    for settings in ({}, {"top_p": 0.9}, {"top_k": 400}, {"top_k": 400, "top_p": 0.5}):
-        assert torch.equal(run(logits, temperature=temperature, **settings).long(), logits.argmax(-1))
+    sampling_checks.check_tiny_temperature(run, temperature)
 
 
 @pytest.mark.parametrize(
@@ -183,29 +156,12 @@ def test_large_seeds() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_masks(dtype: torch.dtype) -> None:
     """Masked ids are never drawn, the logits stay as they are."""
-    logits = random_logits(4, 300, scale=3).to(dtype).cuda()
-    before = logits.clone()
-    order = logits.float().sort(descending=True, stable=True).indices
-    masks = [order[0, :2].tolist(), [], order[2, :1].tolist(), [5, 299]]
-    greedy = run(logits, temperature=0, masked=masks)
-    assert greedy.tolist()[:3] == [int(order[0, 2]), int(order[1, 0]), int(order[2, 1])]
-    for top_k, top_p in [(0, 1.0), (3, 1.0), (0, 0.8), (10, 0.8)]:
-        masked = logits[0].float().cpu()
-        masked[masks[0]] = -math.inf
-        probs = reference_probs(masked, 1.0, top_k, top_p)
-        ids = run(logits[:1].expand(2000, -1), top_k=top_k, top_p=top_p, masked=[masks[0]] * 2000)
-        assert (probs[ids.long()] > 0).all()
-    assert torch.equal(run(logits[1:2], masked=[[]]), run(logits[1:2]))
-    assert torch.equal(logits, before)
+    sampling_checks.check_masks(run, random_logits(4, 300, scale=3).to(dtype).cuda())
 
 
 def test_minus_inf_is_never_drawn() -> None:
     """Logits of -inf have no probability, even where top_k asks for more tokens than there are."""
-    logits = torch.full((5000,), -math.inf)
-    logits[[7, 100, 4999]] = torch.tensor([1.0, 2.0, 3.0])
-    for top_k, top_p in [(0, 1.0), (2, 1.0), (50, 1.0), (0, 0.99999), (4000, 0.99999)]:
-        drawn = set(run(expanded(logits, 500), top_k=top_k, top_p=top_p).tolist())
-        assert drawn == ({100, 4999} if top_k == 2 else {7, 100, 4999})
+    sampling_checks.check_minus_inf(run, 5000)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
