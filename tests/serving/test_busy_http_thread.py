@@ -65,7 +65,8 @@ async def streams_beside(server: TritonServer, megabytes: int) -> list[list[dict
         other.write(post("/v2/models/ensemble/generate", pad))
     events = await asyncio.gather(*readers)
     for _, writer in connections:
-        writer.close()
+        writer.transport.abort()  # the large body may still be on its way
+    await asyncio.gather(*(writer.wait_closed() for _, writer in connections))
     return events
 
 
