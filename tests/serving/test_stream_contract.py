@@ -7,13 +7,19 @@ from quire.check_stream import CheckStreamError, Lab, connect, run_checks
 from quire.triton.server import TritonServer
 
 
-@pytest.mark.parametrize("protocol", ["triton-http", "triton-grpc"])
-def test_our_own_server_keeps_the_stream_contract(server: TritonServer, protocol: str) -> None:
+@pytest.mark.parametrize(
+    ("protocol", "load"),
+    [("triton-http", {}), ("triton-grpc", {"concurrency": 4, "body_megabytes": 2})],
+    ids=["triton-http", "triton-grpc"],
+)
+def test_our_own_server_keeps_the_stream_contract(
+    server: TritonServer, protocol: str, load: dict[str, int]
+) -> None:
     """Every check passes; only [DONE], which Triton has not, and timing may be not applicable."""
     url = server.http_url if protocol == "triton-http" else f"grpc://{server.grpc_url}"
     adapter = connect(url, timeout=60)
     assert (protocol, "ensemble") == (adapter.api, adapter.model)
-    results = run_checks(Lab(adapter))
+    results = run_checks(Lab(adapter, **load))
     failed = {item.check.name: item.outcome for item in results if item.outcome.status == "fail"}
     assert {} == failed
     skipped = {item.check.name for item in results if item.outcome.status == "n/a"}
