@@ -219,10 +219,10 @@ def test_philox_known_answers() -> None:
     [
         (1.0, 0, 1.0, 0.0),
         (0.7, 40, 0.9, 0.0),
-        (1.0, 0, 0.9, 0.01),
-        (1.5, 0, 0.95, 0.0),
+        pytest.param(1.0, 0, 0.9, 0.01, marks=pytest.mark.slow),
+        pytest.param(1.5, 0, 0.95, 0.0, marks=pytest.mark.slow),
         (1.0, 3000, 0.9, 0.0),
-        (1.0, 3000, 1.0, 0.0),
+        pytest.param(1.0, 3000, 1.0, 0.0, marks=pytest.mark.slow),
     ],
 )
 def test_every_draw_is_where_float64_has_it(

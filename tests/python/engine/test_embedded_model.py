@@ -75,8 +75,8 @@ MIXED = [
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
-        {"max_num_batched_tokens": 40, "max_num_seqs": 3},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"max_num_batched_tokens": 40, "max_num_seqs": 3}, marks=pytest.mark.slow),
         {"max_model_len": 128, "num_gpu_blocks_override": 20, "watermark": 0.0},
     ],
     ids=["whole", "chunked", "preemption"],
