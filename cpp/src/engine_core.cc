@@ -124,7 +124,7 @@ EngineStats EngineCore::Impl::stats() const {
   stats.num_running = static_cast<uint32_t>(scheduler.num_running());
   stats.num_waiting = static_cast<uint32_t>(scheduler.num_waiting());
   stats.num_free_blocks = static_cast<uint32_t>(scheduler.blocks().pool().num_free());
-  stats.num_blocks = static_cast<uint32_t>(config.num_blocks);
+  stats.num_blocks = static_cast<uint32_t>(scheduler.blocks().num_blocks());
   return stats;
 }
 

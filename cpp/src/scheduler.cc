@@ -10,7 +10,8 @@ namespace quire {
 Scheduler::Scheduler(const EngineConfig& config, uint64_t salt)
     : config_(config),
       root_(root_hash(salt)),
-      blocks_(config.num_blocks, config.block_size, config.max_num_seqs, config.max_blocks_per_request()),
+      blocks_(config.num_blocks, config.block_size, config.max_num_seqs, config.max_blocks_per_request(),
+              config.window),
       masks_(config.max_num_seqs, config.vocab_size),
       num_watermark_blocks_(static_cast<int32_t>(config.watermark * static_cast<float>(config.num_blocks))) {
   in_flight_.resize(static_cast<size_t>(config.max_batches_in_flight));
@@ -71,7 +72,8 @@ const Batch& Scheduler::schedule(int64_t now_ns) {
   Batch& batch = newest().batch;
   batch.clear();
   fill_batch(batch);
-  blocks_.take_updates(batch.block_table_updates);
+  // A batch without tokens is not launched: what it would tell waits.
+  if (batch.num_tokens > 0) blocks_.take_updates(batch.block_table_updates);
   const auto num_updates = static_cast<int32_t>(batch.block_table_updates.size() / 2);
   batch.header = {batch.num_seqs, batch.num_tokens, batch.num_sampled, num_updates};
   if (batch.num_tokens > 0) ++num_in_flight_;
@@ -265,6 +267,15 @@ void Scheduler::complete(int32_t batch_idx, bool is_sampled) {
   sequence.num_pending_ids -= is_sampled;
   sequence.num_scheduled_tokens -= num_new_tokens;
   sequence.num_computed_tokens += num_new_tokens;
+  publish_blocks(sequence);
+  // Batches in flight, and those to come, begin there.
+  if (config_.window > 0 && sequence.row >= 0 && num_new_tokens > 0) {
+    blocks_.leave_behind(sequence.row, sequence.num_computed_tokens);
+  }
+}
+
+// Blocks that are full, and whose KV is computed.
+void Scheduler::publish_blocks(Sequence& sequence) {
   if (!config_.enable_prefix_caching) return;
   const int32_t size = config_.block_size;
   if (sequence.num_computed_tokens < (sequence.num_published_blocks + 1) * size) return;

@@ -15,7 +15,10 @@ const Sequence* Scheduler::fork_source(const Sequence& sequence) const {
   if (!may_fork(sequence)) return nullptr;
   for (const Sequence* other = sequence.next_sibling; other != &sequence; other = other->next_sibling) {
     const bool is_running = other->status == Sequence::Status::kRunning;
-    if (is_running && other->num_computed_tokens >= other->num_prompt_tokens) return other;
+    if (is_running && other->num_computed_tokens >= other->num_prompt_tokens &&
+        blocks_.reaches_back(other->row, other->num_prompt_tokens - 1)) {
+      return other;
+    }
   }
   return nullptr;
 }

@@ -92,9 +92,19 @@ std::span<const BlockHash> Scheduler::findable_hashes(const Sequence& sequence) 
   return hashes.first(std::min(hashes.size(), num_blocks));
 }
 
+// How many tokens a sequence gets room for when it is admitted: all that it has, so that it does not have to
+// go again half-way. With a window it gives blocks back on the way, and gets room for its first step.
+int32_t Scheduler::num_tokens_at_once(const Sequence& sequence, std::span<const BlockHash> hashes) const {
+  if (config_.window == 0) return sequence.num_tokens();
+  const int32_t budget = config_.max_num_batched_tokens - in_flight_[newest_].batch.num_tokens;
+  const int32_t num_found = blocks_.num_cached_blocks(hashes) * config_.block_size;
+  return std::min(sequence.num_tokens(), num_found + budget);
+}
+
 std::optional<BlockManager::Opened> Scheduler::open_row(const Sequence& sequence,
                                                         std::span<const BlockHash> hashes) {
   const bool may_preempt = may_preempt_for(sequence, hashes);
+  const int32_t num_tokens = num_tokens_at_once(sequence, hashes);
   while (true) {
     const bool is_alone = running_.empty();
     if (num_running() >= config_.max_num_seqs) {
@@ -102,10 +112,10 @@ std::optional<BlockManager::Opened> Scheduler::open_row(const Sequence& sequence
     } else {
       wait_reason_ = WaitReason::kBlocks;
       if (!was_refused(sequence)) {
-        const auto opened = blocks_.open(hashes, sequence.num_tokens(), is_alone ? 0 : num_watermark_blocks_);
+        const auto opened = blocks_.open(hashes, num_tokens, is_alone ? 0 : num_watermark_blocks_);
         if (opened) return opened;
-        QUIRE_CHECK(!is_alone, sequence.num_tokens() << " tokens do not fit an empty pool of "
-                                                     << config_.num_blocks << " blocks");
+        QUIRE_CHECK(!is_alone,
+                    num_tokens << " tokens do not fit an empty pool of " << config_.num_blocks << " blocks");
         refused_ = &sequence;
         refused_num_free_ = blocks_.pool().num_free();
       }
@@ -118,7 +128,7 @@ std::optional<BlockManager::Opened> Scheduler::open_row(const Sequence& sequence
 // for each, so it may turn out that they do not.
 bool Scheduler::may_preempt_for(const Sequence& sequence, std::span<const BlockHash> hashes) const {
   if (running_.empty() || running_.back()->priority <= sequence.priority) return false;
-  int32_t num_missing = (sequence.num_tokens() + config_.block_size - 1) / config_.block_size +
+  int32_t num_missing = (num_tokens_at_once(sequence, hashes) + config_.block_size - 1) / config_.block_size +
                         num_watermark_blocks_ - blocks_.num_cached_blocks(hashes) - blocks_.pool().num_free();
   for (size_t i = running_.size(); i-- > 0 && running_[i]->priority > sequence.priority;) {
     num_missing -= static_cast<int32_t>(blocks_.blocks(running_[i]->row).size());

@@ -49,8 +49,8 @@ void bind_blocks(py::module_& m) {
       .def("check_integrity", &BlockPool::check_integrity);
 
   py::class_<BlockManager>(m, "BlockManager")
-      .def(py::init<int32_t, int32_t, int32_t, int32_t>(), py::arg("num_blocks"), py::arg("block_size"),
-           py::arg("num_rows"), py::arg("max_blocks_per_row"))
+      .def(py::init<int32_t, int32_t, int32_t, int32_t, int32_t>(), py::arg("num_blocks"),
+           py::arg("block_size"), py::arg("num_rows"), py::arg("max_blocks_per_row"), py::arg("window") = 0)
       .def(
           "open",
           [](BlockManager& self, const std::vector<HashPair>& hashes, int32_t num_tokens,
@@ -78,6 +78,8 @@ void bind_blocks(py::module_& m) {
             self.publish(row, block_idx, to_hash(hash));
           },
           py::arg("row"), py::arg("block_idx"), py::arg("hash"))
+      .def("leave_behind", &BlockManager::leave_behind, py::arg("row"), py::arg("num_computed_tokens"))
+      .def("reaches_back", &BlockManager::reaches_back, py::arg("row"), py::arg("position"))
       .def("close", &BlockManager::close, py::arg("row"))
       .def("slot", &BlockManager::slot, py::arg("row"), py::arg("position"))
       .def(

@@ -3,8 +3,13 @@
 // Block i of a row holds the KV of tokens [i * block_size, (i + 1) * block_size) of its sequence. A row keeps
 // its place in the table while it is open, so kernels can read a table that stays where it is from step to
 // step.
+//
+// With a window (tokens that a token sees, itself included) leading blocks that nobody reads any more are
+// given back: their entries name the null block, of which every row may have any number and which nobody
+// writes.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -16,10 +21,13 @@ namespace quire {
 
 class BlockManager {
  public:
-  BlockManager(int32_t num_blocks, int32_t block_size, int32_t num_rows, int32_t max_blocks_per_row);
+  // window: 0 is none. With one, a block of the pool is the null block.
+  BlockManager(int32_t num_blocks, int32_t block_size, int32_t num_rows, int32_t max_blocks_per_row,
+               int32_t window = 0);
 
-  // Opens a row with room for num_tokens. Blocks of the longest cached prefix are shared; hashes are those of
-  // the sequence's first full blocks, as many as may be shared. Empty, and nothing changed, when fewer than
+  // Opens a row with room for num_tokens. Blocks of the longest cached prefix are shared, with a window those
+  // of it that the next token sees; hashes are those of the sequence's first full blocks, as many as may be
+  // shared. Empty, and nothing changed, when fewer than
   // num_spare_blocks would stay free. A free row must exist.
   struct Opened {
     int32_t row;
@@ -36,7 +44,7 @@ class BlockManager {
     int32_t own_block;     // there; -1: nothing to copy
   };
   std::optional<Forked> fork(int32_t source_row, int32_t num_tokens, int32_t num_spare_blocks);
-  // How many of the leading hashes are cached.
+  // The length of the longest cached prefix.
   int32_t num_cached_blocks(std::span<const BlockHash> hashes) const;
   // Room for num_tokens in all. False, and nothing changed, when the pool has too few free blocks.
   bool extend(int32_t row, int32_t num_tokens) {
@@ -46,6 +54,12 @@ class BlockManager {
   // The row's block is full and its KV is computed: others may find it from now on.
   void publish(int32_t row, int32_t block_idx, const BlockHash& hash) {
     pool_.publish(block_tables_[index(row, block_idx)], hash);
+  }
+  // Gives blocks back that no token from num_computed_tokens on sees.
+  void leave_behind(int32_t row, int32_t num_computed_tokens);
+  // Whether the row still has all that the token at `position` sees.
+  bool reaches_back(int32_t row, int32_t position) const {
+    return rows_[row].num_dropped_blocks <= num_unseen_blocks(position);
   }
   // Gives the row's blocks back, last block first, so that of a cached chain the end is evicted before its
   // parents.
@@ -62,6 +76,7 @@ class BlockManager {
 
   const BlockPool& pool() const { return pool_; }
   int32_t block_size() const { return block_size_; }
+  int32_t num_blocks() const { return pool_.num_blocks() - (null_block_ >= 0); }  // that rows may have
   int32_t num_rows() const { return static_cast<int32_t>(rows_.size()); }
   int32_t num_open_rows() const { return num_rows() - static_cast<int32_t>(free_rows_.size()); }
   bool is_open(int32_t row) const { return rows_[row].is_open; }
@@ -80,6 +95,7 @@ class BlockManager {
  private:
   struct Row {
     int32_t num_blocks = 0;
+    int32_t num_dropped_blocks = 0;  // leading ones: null blocks
     bool is_open = false;
   };
 
@@ -87,8 +103,16 @@ class BlockManager {
     return static_cast<size_t>(row) * stride_ + block_idx;
   }
   int32_t num_blocks_for(int32_t num_tokens) const { return (num_tokens + block_size_ - 1) / block_size_; }
+  // How many leading blocks the token at `position`, and those after it, do not see.
+  int32_t num_unseen_blocks(int32_t position) const {
+    return window_ == 0 ? 0 : std::max(0, position + 1 - window_) / block_size_;
+  }
+  // The length of the longest cached prefix; the ids of its blocks that the next token sees go to `ids`
+  // [hashes.size()], by their place.
+  int32_t find_prefix(std::span<const BlockHash> hashes, int32_t* ids) const;
   bool extend_slowly(int32_t row, int32_t num_tokens);
   void append_fresh_blocks(int32_t row, int32_t num_blocks);
+  void keep_last_updates();
   void add_update(size_t entry) {
     updates_.push_back(static_cast<int32_t>(entry));
     updates_.push_back(block_tables_[entry]);
@@ -96,6 +120,8 @@ class BlockManager {
 
   BlockPool pool_;
   int32_t block_size_;
+  int32_t window_;
+  int32_t null_block_ = -1;
   int32_t stride_;
   std::vector<int32_t> block_tables_;  // [num_rows, stride]; entries past a row's blocks are stale
   std::vector<Row> rows_;

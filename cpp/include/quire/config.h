@@ -24,6 +24,7 @@ struct EngineConfig {
   int32_t max_output_tokens = 0;          // largest max_tokens of a request; 0: what fits into the context
   int32_t max_batches_in_flight =
       1;                    // scheduled and not ended yet; 1: a step waits for the ids of the one before
+  int32_t window = 0;       // tokens that every layer sees at most, itself included; 0: all
   float watermark = 0.01f;  // share of blocks kept free when a request is admitted
   SchedulingPolicy scheduling_policy = SchedulingPolicy::kFcfs;
   bool enable_prefix_caching = true;
@@ -36,7 +37,7 @@ struct EngineConfig {
 };
 QUIRE_MEMBERS(EngineConfig, QUIRE_OPTIONAL(block_size), QUIRE_REQUIRED(num_blocks),
               QUIRE_OPTIONAL(max_num_seqs, max_num_batched_tokens), QUIRE_REQUIRED(max_model_len),
-              QUIRE_OPTIONAL(max_output_tokens, max_batches_in_flight, watermark, scheduling_policy,
+              QUIRE_OPTIONAL(max_output_tokens, max_batches_in_flight, window, watermark, scheduling_policy,
                              enable_prefix_caching, enable_chunked_prefill),
               QUIRE_REQUIRED(vocab_size), QUIRE_OPTIONAL(seed, eos_token_ids));
 

@@ -113,6 +113,7 @@ class Scheduler {
   void check_written_blocks(const Sequence& sequence) const;
   void append_to_batch(Sequence& sequence, int32_t num_tokens);
   void append_prompt_rows(const Sequence& sequence, int32_t begin, int32_t end);
+  void publish_blocks(Sequence& sequence);
   void extend_hashes(Sequence& sequence, int32_t num_blocks);
   void link_waiting(Sequence& sequence);  // to its place
   Sequence* first_waiting() const;        // that does not wait for a sibling; null: none
@@ -120,6 +121,7 @@ class Scheduler {
   bool was_refused(const Sequence& sequence) const;
   bool push_out_worse(const Sequence& sequence);
   void start_running(Sequence& sequence);
+  int32_t num_tokens_at_once(const Sequence& sequence, std::span<const BlockHash> hashes) const;
   std::optional<BlockManager::Opened> open_row(const Sequence& sequence, std::span<const BlockHash> hashes);
   bool may_preempt_for(const Sequence& sequence, std::span<const BlockHash> hashes) const;
   std::span<const BlockHash> findable_hashes(const Sequence& sequence) const;

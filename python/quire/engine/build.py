@@ -173,6 +173,7 @@ def _make_core(plan: _Plan) -> None:
             "num_blocks": runner.num_blocks,
             "max_model_len": plan.max_model_len,
             "max_batches_in_flight": runner.max_batches_in_flight,
+            "window": model.spec.kv_window,
             "vocab_size": model.vocab_size,
             "eos_token_ids": model.eos_token_ids,
             "scheduling_policy": _core.SchedulingPolicy[config.scheduling_policy.upper()],

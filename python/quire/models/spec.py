@@ -286,6 +286,12 @@ class ModelSpec:
         return tuple(dict.fromkeys(layer.attention.window for layer in self.layers))
 
     @property
+    def kv_window(self) -> int:
+        """How many tokens a token sees in any layer; 0: all."""
+        windows = [layer.attention.window for layer in self.layers]
+        return 0 if None in windows else max(window for window in windows if window is not None)
+
+    @property
     def ropes(self) -> tuple[RopeSpec, ...]:
         """The distinct ones."""
         return tuple(dict.fromkeys(layer.attention.rope for layer in self.layers))

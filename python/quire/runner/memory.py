@@ -42,7 +42,8 @@ def kv_block_bytes(model: ModelConfig, block_size: int, itemsize: int) -> int:
 def num_kv_blocks(config: EngineConfig, model: ModelConfig, max_model_len: int, itemsize: int) -> int:
     """Blocks in the pool: as many as the settings say or as fit; at least one request must fit whole."""
     block_bytes = kv_block_bytes(model, config.block_size, itemsize)
-    needed = -(-max_model_len // config.block_size)
+    # With a window the core keeps one for itself.
+    needed = -(-max_model_len // config.block_size) + (model.spec.kv_window > 0)
     if config.num_gpu_blocks_override is not None:
         if config.num_gpu_blocks_override < needed:
             allowed = f"at least {needed}, so that one request of max_model_len {max_model_len} fits"

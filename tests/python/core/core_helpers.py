@@ -130,6 +130,7 @@ class FakeModel:
         config = core.config
         self.sequences = sequences
         self.block_size = config.block_size
+        self.window = config.window
         self.vocab_size = config.vocab_size
         self.max_num_seqs = config.max_num_seqs
         self.max_batches_in_flight = config.max_batches_in_flight
@@ -213,7 +214,8 @@ class FakeModel:
                 assert (end - begin, seq_len) == (1, len(self.sequences[key].prompt))
             else:
                 assert slots[first:].tolist() == slot_mapping[begin:end].tolist()
-            assert self.cache[slots].tolist() == tokens[:seq_len]
+            seen = max(0, first + 1 - self.window) if self.window else 0
+            assert self.cache[slots[seen:]].tolist() == tokens[seen:seq_len]
             if seq_len == len(tokens):
                 ends.append(i)
         assert len(ends) == num_sampled

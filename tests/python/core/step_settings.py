@@ -18,5 +18,8 @@ SETTINGS: dict[str, dict[str, object]] = {
         "max_num_batched_tokens": 128,
     },
     "odd block size": {"block_size": 7, "num_blocks": 19},
+    "window": {"window": 9},
+    "window, small chunks, few blocks": {"window": 9, "num_blocks": 33, "max_num_batched_tokens": 7},
+    "window of one": {"window": 1, "block_size": 3, "num_blocks": 44},
     "block of one": {"block_size": 1, "num_blocks": 128},
 }

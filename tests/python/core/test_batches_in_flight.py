@@ -109,9 +109,11 @@ def test_random_life(data: st.DataObject) -> None:
     """Arrivals, cancellations, batches that go out, end, or fail, in any order: every id is right, and all
     blocks are free at last."""
     block_size = data.draw(st.integers(1, 8), "block_size")
+    num_needed = -(-60 // block_size)
     core = make_core(
         block_size=block_size,
-        num_blocks=data.draw(st.integers(-(-60 // block_size), 3 * -(-60 // block_size)), "num_blocks"),
+        num_blocks=1 + data.draw(st.integers(num_needed, 3 * num_needed), "num_blocks"),
+        window=data.draw(st.sampled_from([0, 0, 1, 5, 17, 60]), "window"),
         max_model_len=60,
         max_num_seqs=data.draw(st.integers(1, 6), "max_num_seqs"),
         max_num_batched_tokens=data.draw(st.integers(1, 40), "max_num_batched_tokens"),

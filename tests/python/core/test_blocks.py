@@ -84,10 +84,15 @@ class ManagerMachine(RuleBasedStateMachine):
     BLOCK_SIZE = 3
     MAX_BLOCKS = 6
 
-    @initialize(num_blocks=st.integers(1, 16), num_rows=st.integers(1, 4))
-    def start(self, num_blocks: int, num_rows: int) -> None:
+    @initialize(num_blocks=st.integers(1, 16), num_rows=st.integers(1, 4), window=st.sampled_from([0, 1, 4, 9]))
+    def start(self, num_blocks: int, num_rows: int, window: int) -> None:
         self.num_rows = num_rows
-        self.manager = _core_parts.BlockManager(num_blocks, self.BLOCK_SIZE, num_rows, self.MAX_BLOCKS)
+        self.window = window
+        self.null_block = 0 if window else None  # the first that is taken
+        self.dropped: dict[int, int] = {}
+        self.manager = _core_parts.BlockManager(
+            num_blocks, self.BLOCK_SIZE, num_rows, self.MAX_BLOCKS, window
+        )
         self.rows: dict[int, list[int]] = {}
         self.computed: dict[int, int] = {}
         self.contents: dict[int, tuple[int, ...]] = {}  # block id -> all tokens up to its end, once published
@@ -108,14 +113,20 @@ class ManagerMachine(RuleBasedStateMachine):
         pool = self.manager.pool
         free_before = pool.num_free
         hashes = self.hashes(tokens, (len(tokens) - 1) // self.BLOCK_SIZE)
-        found = []
-        for i, hash_ in enumerate(hashes):
-            block_id = pool.find(hash_)
-            if block_id is None:
-                break
-            assert self.contents[block_id] == tuple(tokens[: (i + 1) * self.BLOCK_SIZE])
-            found.append(block_id)
-        needed = self.blocks_for(len(tokens)) - sum(pool.ref_count(block_id) > 0 for block_id in found)
+        cached = [pool.find(hash_) for hash_ in hashes]
+        for i, block_id in enumerate(cached):
+            if block_id is not None:
+                assert self.contents[block_id] == tuple(tokens[: (i + 1) * self.BLOCK_SIZE])
+        # The longest of which the next token finds all that it sees.
+        length = max(
+            count
+            for count in range(len(cached) + 1)
+            if None not in cached[min(self.unseen(count * self.BLOCK_SIZE), max(0, count - 1)) : count]
+        )
+        dropped = self.unseen(length * self.BLOCK_SIZE)
+        found = [*[self.null_block] * dropped, *cached[dropped:length]]
+        shared = sum(pool.ref_count(block_id) > 0 for block_id in cached[dropped:length])
+        needed = self.blocks_for(len(tokens)) - dropped - shared
         opened = self.manager.open(hashes, len(tokens), spare)
         if needed + spare > free_before:
             assert opened is None
@@ -127,6 +138,7 @@ class ManagerMachine(RuleBasedStateMachine):
         assert self.manager.blocks(row)[:num_cached] == found
         assert pool.num_free == free_before - needed
         self.rows[row] = list(tokens)
+        self.dropped[row] = dropped
         self.computed[row] = num_cached * self.BLOCK_SIZE
 
     @precondition(lambda self: 0 < len(self.rows) < self.num_rows)
@@ -134,6 +146,10 @@ class ManagerMachine(RuleBasedStateMachine):
     def fork(self, data: st.DataObject, spare: int) -> None:
         source = data.draw(st.sampled_from(sorted(self.rows)))
         num_tokens = data.draw(st.integers(0, self.computed[source]))
+        reaches_back = self.dropped[source] <= self.unseen(num_tokens)
+        assert self.manager.reaches_back(source, num_tokens) == reaches_back
+        if not reaches_back:
+            return
         free_before = self.manager.pool.num_free
         num_shared, rest = divmod(num_tokens, self.BLOCK_SIZE)
         forked = self.manager.fork(source, num_tokens, spare)
@@ -151,6 +167,7 @@ class ManagerMachine(RuleBasedStateMachine):
         assert own_block not in theirs
         assert self.manager.pool.num_free == free_before - (rest > 0)
         self.rows[row] = self.rows[source][:num_tokens]
+        self.dropped[row] = self.dropped[source]
         self.computed[row] = num_tokens
 
     @precondition(lambda self: self.rows)
@@ -180,20 +197,35 @@ class ManagerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.rows)
     @rule(data=st.data())
+    def leave_behind(self, data: st.DataObject) -> None:
+        row = data.draw(st.sampled_from(sorted(self.rows)))
+        self.manager.leave_behind(row, self.computed[row])
+        self.dropped[row] = max(self.dropped[row], self.unseen(self.computed[row]))
+
+    def unseen(self, position: int) -> int:
+        """Leading blocks that the token at `position` does not see."""
+        return max(0, position + 1 - self.window) // self.BLOCK_SIZE if self.window else 0
+
+    @precondition(lambda self: self.rows)
+    @rule(data=st.data())
     def close(self, data: st.DataObject) -> None:
         row = data.draw(st.sampled_from(sorted(self.rows)))
         self.manager.close(row)
-        del self.rows[row], self.computed[row]
+        del self.rows[row], self.computed[row], self.dropped[row]
 
     @invariant()
     def agrees(self) -> None:
         self.manager.check_integrity()
         pool = self.manager.pool
         counts = [0] * pool.num_blocks
+        if self.null_block is not None:
+            counts[self.null_block] = 1
         for row, tokens in self.rows.items():
             blocks = self.manager.blocks(row)
             assert len(blocks) == self.blocks_for(len(tokens))
-            for block_id in blocks:
+            dropped = self.dropped[row]
+            assert blocks[:dropped] == [self.null_block] * dropped
+            for block_id in blocks[dropped:]:
                 counts[block_id] += 1
             for position in range(len(tokens)):
                 block_id = blocks[position // self.BLOCK_SIZE]

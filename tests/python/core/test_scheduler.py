@@ -139,3 +139,23 @@ def test_prefix_is_shared_only_when_computed() -> None:
     assert driver.core.stats().num_free_blocks == free_before - 1
     sequences = driver.run()
     assert [sequences[i].num_cached_tokens for i in range(3)] == [0, 0, 16]
+
+
+def test_a_window_gives_blocks_back() -> None:
+    """A request holds the blocks of its window and of its step, however long it is, and finds the cached end
+    of a prefix whose beginning is gone."""
+    settings = {"window": 9, "num_blocks": 33, "max_num_batched_tokens": 6}
+    driver = Driver(make_core(**settings))
+    prompt = list(range(90))
+    driver.add(0, prompt, max_tokens=30, ignore_eos=True)
+    most = 0
+    while driver.core.has_unfinished_requests():
+        driver.step()
+        stats = driver.core.stats()
+        most = max(most, stats.num_blocks - stats.num_free_blocks)
+    assert most <= -(-(9 + 6) // 4) + 1
+    # 24 blocks were written since those of the prompt's beginning; its end is there.
+    driver.add(1, [*range(200, 232)], max_tokens=1, ignore_eos=True)
+    driver.add(2, prompt, max_tokens=1, ignore_eos=True)
+    driver.run()
+    assert driver.core.stats().prefix_cache_hits == 88
