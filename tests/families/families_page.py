@@ -1,6 +1,6 @@
 """Writes docs/families.md: every published config, and how far what Quire computes is from transformers.
 
-    PYTHONPATH=python:tests/families:tests/python/engine python tests/families/families_page.py > docs/families.md
+PYTHONPATH=python:tests/families:tests/python/engine python tests/families/families_page.py > docs/families.md
 """
 
 from __future__ import annotations

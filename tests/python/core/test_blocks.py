@@ -84,7 +84,9 @@ class ManagerMachine(RuleBasedStateMachine):
     BLOCK_SIZE = 3
     MAX_BLOCKS = 6
 
-    @initialize(num_blocks=st.integers(1, 16), num_rows=st.integers(1, 4), window=st.sampled_from([0, 1, 4, 9]))
+    @initialize(
+        num_blocks=st.integers(1, 16), num_rows=st.integers(1, 4), window=st.sampled_from([0, 1, 4, 9])
+    )
     def start(self, num_blocks: int, num_rows: int, window: int) -> None:
         self.num_rows = num_rows
         self.window = window
