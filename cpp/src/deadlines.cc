@@ -1,8 +1,8 @@
-#include "deadlines.h"
+#include "quire/deadlines.h"
 
 #include <algorithm>
 
-#include "live_sequence.h"
+#include "quire/live_sequence.h"
 
 namespace quire {
 

@@ -4,21 +4,21 @@
 #include <span>
 #include <string>
 
-#include "engine_core_impl.h"
+#include "quire/engine_core.h"
 #include "quire/error.h"
 
 namespace quire {
 
-void EngineCore::Impl::begin_outputs() {
-  outputs.clear();
-  std::swap(outputs, ends);
+void EngineCore::begin_outputs() {
+  outputs_.clear();
+  std::swap(outputs_, ends_);
 }
 
 // The sequence's next id. Returns why the sequence ends with it, or kNone.
-FinishReason EngineCore::Impl::accept(LiveSequence& sequence, int32_t id) {
+FinishReason EngineCore::accept(LiveSequence& sequence, int32_t id) {
   const int32_t output_idx = sequence.num_output_tokens();
   sequence.token_ids.push_back(id);
-  ++scheduler.totals().num_generation_tokens;
+  ++scheduler_.totals().num_generation_tokens;
   if (output_idx >= sequence.min_tokens &&
       std::binary_search(sequence.end_ids.begin(), sequence.end_ids.end(), id)) {
     if (sequence.include_stop) {
@@ -34,8 +34,8 @@ FinishReason EngineCore::Impl::accept(LiveSequence& sequence, int32_t id) {
 
 // A run ends before an id that the sequence's mask could have made another one: it was drawn under the mask
 // of the first. Returns why the sequence ends with the run, or kNone.
-FinishReason EngineCore::Impl::accept_run(LiveSequence& sequence, std::span<const int32_t> run,
-                                          const LogprobRows& rows, int32_t first_row) {
+FinishReason EngineCore::accept_run(LiveSequence& sequence, std::span<const int32_t> run,
+                                    const LogprobRows& rows, int32_t first_row) {
   const auto is_mask_other = [&] {
     const auto output =
         std::span(sequence.token_ids).subspan(static_cast<size_t>(sequence.num_prompt_tokens));
@@ -54,17 +54,17 @@ FinishReason EngineCore::Impl::accept_run(LiveSequence& sequence, std::span<cons
 }
 
 // Tokens found in the cache were not computed, and a fork's are its sibling's.
-void EngineCore::Impl::count_prompt_tokens(LiveSequence& sequence) {
+void EngineCore::count_prompt_tokens(LiveSequence& sequence) {
   if (sequence.is_forked) sequence.num_counted_prompt_tokens = sequence.num_prompt_tokens;
   const int32_t before = std::max(sequence.num_counted_prompt_tokens, sequence.num_cached_tokens);
   const int32_t now = std::min(sequence.num_computed_tokens, sequence.num_prompt_tokens);
-  if (now > before) scheduler.totals().num_prompt_tokens += static_cast<uint64_t>(now - before);
+  if (now > before) scheduler_.totals().num_prompt_tokens += static_cast<uint64_t>(now - before);
   sequence.num_counted_prompt_tokens = std::max(before, now);
 }
 
 // Throws InvalidArgument unless ids and counts fit the batch.
-void EngineCore::Impl::check(const Batch& batch, std::span<const int32_t> sampled,
-                             std::span<const int32_t> counts) const {
+void EngineCore::check(const Batch& batch, std::span<const int32_t> sampled,
+                       std::span<const int32_t> counts) const {
   const auto refuse = [](const char* field, const std::string& given, const std::string& allowed) {
     throw InvalidArgument(field, given, allowed);
   };
@@ -74,7 +74,7 @@ void EngineCore::Impl::check(const Batch& batch, std::span<const int32_t> sample
     if (counts.size() != static_cast<size_t>(batch.num_sampled)) {
       refuse("counts", std::to_string(counts.size()) + " counts", num_sampled());
     }
-    const bool is_alone = scheduler.num_batches_in_flight() == 1;
+    const bool is_alone = scheduler_.num_batches_in_flight() == 1;
     num_ids = 0;
     for (const int32_t count : counts) {
       if (count < 1 || (count > 1 && !is_alone)) {
@@ -89,17 +89,17 @@ void EngineCore::Impl::check(const Batch& batch, std::span<const int32_t> sample
            counts.empty() ? num_sampled() : std::to_string(num_ids) + ", the sum of counts");
   }
   for (const int32_t id : sampled) {
-    if (id != kNoToken && (id < 0 || id >= config.vocab_size)) {
+    if (id != kNoToken && (id < 0 || id >= config_.vocab_size)) {
       refuse("sampled", std::to_string(id),
-             "0 to " + std::to_string(config.vocab_size - 1) + " (vocab_size), or " +
+             "0 to " + std::to_string(config_.vocab_size - 1) + " (vocab_size), or " +
                  std::to_string(kNoToken) + " (no token)");
     }
   }
 }
 
-void EngineCore::Impl::take_prompt_logprobs(const Batch& batch, const LogprobRows& rows) {
+void EngineCore::take_prompt_logprobs(const Batch& batch, const LogprobRows& rows) {
   for (int32_t row = 0; row < batch.num_prompt_rows; ++row) {
-    auto* sequence = static_cast<LiveSequence*>(scheduler.sequence(batch.prompt_seq_idx[row]));
+    auto* sequence = static_cast<LiveSequence*>(scheduler_.sequence(batch.prompt_seq_idx[row]));
     if (!sequence) continue;  // ended meanwhile
     const int32_t place = batch.positions[batch.prompt_token_idx[row]];
     // A preempted sequence may have been scheduled again before this was known; then it comes twice.
@@ -109,52 +109,45 @@ void EngineCore::Impl::take_prompt_logprobs(const Batch& batch, const LogprobRow
   }
 }
 
-void EngineCore::Impl::erase(const LiveSequence& sequence) {
-  const auto found = requests.find(sequence.request_id);
+void EngineCore::erase(const LiveSequence& sequence) {
+  const auto found = requests_.find(sequence.request_id);
   Sequences& sequences = found->second;
   sequences[sequence.index].reset();
   if (std::none_of(sequences.begin(), sequences.end(), [](const auto& s) { return s != nullptr; })) {
-    deadlines.remove(found->first);
-    requests.erase(found);
+    deadlines_.remove(found->first);
+    requests_.erase(found);
   }
 }
 
 const Batch& EngineCore::schedule() {
-  if (num_batches_in_flight() >= impl_->config.max_batches_in_flight) {
+  if (num_batches_in_flight() >= config_.max_batches_in_flight) {
     throw InvalidArgument("schedule", std::to_string(num_batches_in_flight()) + " batches in flight",
                           "fewer than max_batches_in_flight (" +
-                              std::to_string(impl_->config.max_batches_in_flight) +
+                              std::to_string(config_.max_batches_in_flight) +
                               "): update() the oldest, or forget_batches()");
   }
-  const int64_t now_ns = impl_->clock();
-  impl_->end_due(now_ns);
-  return impl_->scheduler.schedule(now_ns);
+  const int64_t now_ns = clock_();
+  end_due(now_ns);
+  return scheduler_.schedule(now_ns);
 }
-
-int32_t EngineCore::num_batches_in_flight() const { return impl_->scheduler.num_batches_in_flight(); }
-
-void EngineCore::forget_batches() { impl_->scheduler.forget_batches(); }
 
 const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const StepLogprobs& logprobs,
                                       std::span<const int32_t> counts) {
-  Impl& impl = *impl_;
-  Scheduler& scheduler = impl.scheduler;
   if (num_batches_in_flight() == 0) {
     throw InvalidArgument("sampled", "ids", "one update() after each schedule() of tokens");
   }
-  const Batch& batch = scheduler.oldest();
-  impl.check(batch, sampled, counts);
+  const Batch& batch = scheduler_.oldest();
+  check(batch, sampled, counts);
   if (batch.has_logprobs) logprobs.sampled.require("logprobs", static_cast<int32_t>(sampled.size()));
   if (batch.num_prompt_rows > 0) logprobs.prompt.require("prompt_logprobs", batch.num_prompt_rows);
 
   // A batch runs after the one before.
-  const int64_t now_ns = impl.clock();
-  impl.prefill_rate.add_step(batch.num_tokens,
-                             now_ns - std::max(scheduler.oldest_scheduled_ns(), impl.updated_ns));
-  impl.updated_ns = now_ns;
-  impl.end_due(now_ns);
-  impl.begin_outputs();
-  if (batch.num_prompt_rows > 0) impl.take_prompt_logprobs(batch, logprobs.prompt);
+  const int64_t now_ns = clock_();
+  prefill_rate_.add_step(batch.num_tokens, now_ns - std::max(scheduler_.oldest_scheduled_ns(), updated_ns_));
+  updated_ns_ = now_ns;
+  end_due(now_ns);
+  begin_outputs();
+  if (batch.num_prompt_rows > 0) take_prompt_logprobs(batch, logprobs.prompt);
   int32_t next_row = 0;  // of the ids
   for (int32_t i = 0; i < batch.num_seqs; ++i) {
     const int32_t sample_idx = batch.sample_offsets[i];
@@ -163,46 +156,46 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const St
     if (is_sampled) next_row += counts.empty() ? 1 : counts[static_cast<size_t>(sample_idx)];
     const auto run =
         sampled.subspan(static_cast<size_t>(first_row), static_cast<size_t>(next_row - first_row));
-    auto* sequence = static_cast<LiveSequence*>(scheduler.sequence(i));
+    auto* sequence = static_cast<LiveSequence*>(scheduler_.sequence(i));
     if (i + kPrefetchDistance < batch.num_seqs) {
-      prefetch(scheduler.sequence(i + kPrefetchDistance), kNumUpdateBytes);
+      prefetch(scheduler_.sequence(i + kPrefetchDistance), kNumUpdateBytes);
     }
     if (!sequence) continue;  // ended, or cancelled, after it was scheduled
     if (is_sampled && run.front() == kNoToken) {
       // Not complete(): what this step computed must not be found by other requests.
-      impl.end(*sequence, FinishReason::kError, impl.outputs);
-      impl.outputs.releases.back().add_details().error = no_token_error(sequence->adjustments.get());
-      scheduler.finish(*sequence);
-      impl.finished.push_back(sequence);
+      end(*sequence, FinishReason::kError, outputs_);
+      outputs_.releases.back().add_details().error = no_token_error(sequence->adjustments.get());
+      scheduler_.finish(*sequence);
+      finished_.push_back(sequence);
       continue;
     }
-    scheduler.complete(i, is_sampled);
+    scheduler_.complete(i, is_sampled);
     if (sequence->num_counted_prompt_tokens < sequence->num_prompt_tokens) {
-      impl.count_prompt_tokens(*sequence);
+      count_prompt_tokens(*sequence);
       if (is_sampled) sequence->history->first_token_ns = now_ns;
     }
     if (!is_sampled) continue;
-    const FinishReason reason = impl.accept_run(*sequence, run, logprobs.sampled, first_row);
+    const FinishReason reason = accept_run(*sequence, run, logprobs.sampled, first_row);
     if (reason != FinishReason::kNone) {
-      impl.end(*sequence, reason, impl.outputs);
-      scheduler.finish(*sequence);
-      impl.finished.push_back(sequence);
+      end(*sequence, reason, outputs_);
+      scheduler_.finish(*sequence);
+      finished_.push_back(sequence);
     } else if (sequence->gate.has_ready()) {
-      append_run(*sequence, sequence->gate.take_ready(), impl.outputs);
+      append_run(*sequence, sequence->gate.take_ready(), outputs_);
     }
   }
-  scheduler.end_step();
-  for (const LiveSequence* sequence : impl.finished) impl.erase(*sequence);
-  impl.finished.clear();
-  ++impl.scheduler.totals().step;
-  impl.outputs.stats = impl.stats();
-  return impl.outputs;
+  scheduler_.end_step();
+  for (const LiveSequence* sequence : finished_) erase(*sequence);
+  finished_.clear();
+  ++scheduler_.totals().step;
+  outputs_.stats = stats();
+  return outputs_;
 }
 
 const StepOutputs& EngineCore::take_outputs() {
-  impl_->begin_outputs();
-  impl_->outputs.stats = impl_->stats();
-  return impl_->outputs;
+  begin_outputs();
+  outputs_.stats = stats();
+  return outputs_;
 }
 
 }  // namespace quire

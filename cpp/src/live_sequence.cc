@@ -1,4 +1,4 @@
-#include "live_sequence.h"
+#include "quire/live_sequence.h"
 
 #include <algorithm>
 #include <span>

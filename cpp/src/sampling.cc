@@ -60,16 +60,16 @@ void validate_logit_bias(const std::vector<LogitBias>& logit_bias, int32_t vocab
 
 }  // namespace
 
+uint64_t mix_bits(uint64_t z) {
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
+  return z ^ (z >> 31);
+}
+
 uint64_t sequence_seed(uint64_t seed, uint32_t index) {
   if (index == 0) return seed;
-  // SplitMix64 of the seed, index steps on, then mixed once more: neighbouring seeds share no sequence.
-  uint64_t z = (seed ^ 0x6A09E667F3BCC909ULL) + index * 0x9E3779B97F4A7C15ULL;
-  for (int i = 0; i < 2; ++i) {
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-    z ^= z >> 31;
-  }
-  return z;
+  // The seed, index steps on, mixed twice: neighbouring seeds share no sequence.
+  return mix_bits(mix_bits((seed ^ 0x6A09E667F3BCC909ULL) + index * kSeedStep));
 }
 
 void validate_together(const SamplingParams& params) {

@@ -56,6 +56,9 @@ QUIRE_MEMBERS(SamplingParams,
                              stop, stop_token_ids, logprobs, prompt_logprobs, detokenize, stream_interval,
                              cache_salt));
 
+// SplitMix64: a state that grows by kSeedStep, mixed, is a full-period sequence.
+constexpr uint64_t kSeedStep = 0x9E3779B97F4A7C15ULL;
+uint64_t mix_bits(uint64_t state);
 // The seed of sequence `index` of a request with `seed`; that of sequence 0 is `seed`.
 uint64_t sequence_seed(uint64_t seed, uint32_t index);
 

@@ -25,7 +25,6 @@ enum class DecoderKind : uint8_t {
 };
 
 enum TokenFlags : uint8_t {
-  kTokenNone = 0,
   kTokenSpecial = 1,  // dropped from text when skip_special_tokens
   kTokenByte = 2,     // a byte token of kByteFallback; its text is that one byte
   kTokenUnknown = 4,  // no token has this id: contributes nothing, not even a separator
