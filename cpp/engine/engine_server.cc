@@ -108,7 +108,8 @@ void EngineServer::enqueue(std::string_view frames) {
   if (!writing_ && outbox_.empty()) {
     // The usual case: the client keeps up and the socket's buffer takes the frame, which costs less than
     // waking a thread. The lock keeps the order; MSG_DONTWAIT keeps it short.
-    frames.remove_prefix(engine::write_some(fd_, frames));
+    // Where the client is gone, the reader sees it too and reports it.
+    frames.remove_prefix(engine::write(fd_, frames, false).value_or(frames.size()));
     if (frames.empty()) return;
   }
   outbox_.append(frames);
@@ -124,7 +125,7 @@ void EngineServer::write_frames() {
     std::swap(outbox_, batch);
     writing_ = true;
     lock.unlock();
-    const bool alive = engine::write_all(fd_, batch);
+    const bool alive = engine::write(fd_, batch, true).has_value();
     batch.clear();
     lock.lock();
     writing_ = false;
@@ -180,7 +181,7 @@ void EngineServer::stop() {
 bool send_start_error(int fd, std::string_view message) {
   std::string frame;
   wire::encode_start_error(message, frame);
-  return engine::write_all(fd, frame);
+  return engine::write(fd, frame, true).has_value();
 }
 
 }  // namespace quire

@@ -19,28 +19,17 @@ bool read_exactly(int fd, std::span<char> buffer) {
   return true;
 }
 
-bool write_all(int fd, std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t n = ::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-    if (n >= 0) {
-      bytes.remove_prefix(static_cast<size_t>(n));
-    } else if (errno != EINTR) {
-      return false;
-    }
-  }
-  return true;
-}
-
-size_t write_some(int fd, std::string_view bytes) {
+std::optional<size_t> write(int fd, std::string_view bytes, bool may_wait) {
   size_t done = 0;
   while (done < bytes.size()) {
-    const ssize_t n = ::send(fd, bytes.data() + done, bytes.size() - done, MSG_NOSIGNAL | MSG_DONTWAIT);
+    const ssize_t n = ::send(fd, bytes.data() + done, bytes.size() - done,
+                             may_wait ? MSG_NOSIGNAL : MSG_NOSIGNAL | MSG_DONTWAIT);
     if (n >= 0) {
       done += static_cast<size_t>(n);
-    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+    } else if (!may_wait && (errno == EAGAIN || errno == EWOULDBLOCK)) {
       break;
     } else if (errno != EINTR) {
-      return bytes.size();  // the reader thread sees the end too and reports it
+      return std::nullopt;
     }
   }
   return done;

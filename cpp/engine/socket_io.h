@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -11,11 +12,8 @@ namespace quire::engine {
 // Fills `buffer`; false when the peer is gone before it is full.
 bool read_exactly(int fd, std::span<char> buffer);
 
-// Sends all bytes, waiting as long as it takes; false when the peer is gone.
-bool write_all(int fd, std::string_view bytes);
-
-// Sends what the socket takes without waiting and returns how many bytes that were; a vanished peer takes
-// all.
-size_t write_some(int fd, std::string_view bytes);
+// Sends the bytes, all of them or, unless it may wait, what the socket takes at once. Returns how many that
+// were; nothing when the peer is gone.
+std::optional<size_t> write(int fd, std::string_view bytes, bool may_wait);
 
 }  // namespace quire::engine
