@@ -20,33 +20,33 @@ void append_count(std::string& out, const char* name, uint32_t count, const char
 
 }  // namespace
 
-std::string to_json(const RequestTiming& receipt, int64_t text_ns) {
+std::string to_json(const RequestTiming& timing, int64_t text_ns) {
   const std::array<std::pair<const char*, int64_t>, 5> ends = {{
-      {"tokenize_ms", receipt.arrival_ns + receipt.tokenize_ns},
-      {"queue_ms", receipt.admitted_ns},
-      {"prefill_ms", receipt.first_token_ns},
-      {"decode_ms", receipt.end_ns},
+      {"tokenize_ms", timing.arrival_ns + timing.tokenize_ns},
+      {"queue_ms", timing.admitted_ns},
+      {"prefill_ms", timing.first_token_ns},
+      {"decode_ms", timing.end_ns},
       {"detokenize_ms", text_ns},
   }};
   std::string json = "{";
   // Rounding the ends, and not the stages, keeps the sum exact.
   int64_t before = 0;
   for (const auto& [name, end_ns] : ends) {
-    const int64_t now = std::max(before, (end_ns - receipt.arrival_ns) / 1000);
+    const int64_t now = std::max(before, (end_ns - timing.arrival_ns) / 1000);
     append_ms(json, name, now - before);
     before = now;
   }
   append_ms(json, "total_ms", before);
-  append_count(json, "prompt_tokens", receipt.num_prompt_tokens);
-  append_count(json, "output_tokens", receipt.num_output_tokens);
-  append_count(json, "cached_tokens", receipt.num_cached_tokens);
-  append_count(json, "computed_tokens", receipt.num_computed_tokens);
-  append_count(json, "recomputed_tokens", receipt.num_recomputed_tokens);
-  append_count(json, "preemptions", receipt.num_preemptions);
+  append_count(json, "prompt_tokens", timing.num_prompt_tokens);
+  append_count(json, "output_tokens", timing.num_output_tokens);
+  append_count(json, "cached_tokens", timing.num_cached_tokens);
+  append_count(json, "computed_tokens", timing.num_computed_tokens);
+  append_count(json, "recomputed_tokens", timing.num_recomputed_tokens);
+  append_count(json, "preemptions", timing.num_preemptions);
   json += "\"waited_steps\": {";
-  append_count(json, "rows", receipt.waits[static_cast<size_t>(WaitReason::kRows)]);
-  append_count(json, "blocks", receipt.waits[static_cast<size_t>(WaitReason::kBlocks)]);
-  append_count(json, "token_budget", receipt.waits[static_cast<size_t>(WaitReason::kTokenBudget)], "}}");
+  append_count(json, "rows", timing.waits[static_cast<size_t>(WaitReason::kRows)]);
+  append_count(json, "blocks", timing.waits[static_cast<size_t>(WaitReason::kBlocks)]);
+  append_count(json, "token_budget", timing.waits[static_cast<size_t>(WaitReason::kTokenBudget)], "}}");
   return json;
 }
 

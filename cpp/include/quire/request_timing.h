@@ -52,12 +52,12 @@ struct RequestTiming {
   uint32_t num_recomputed_tokens = 0;  // again, after a preemption
   uint32_t num_preemptions = 0;
   std::array<uint32_t, kNumWaitReasons> waits = {};  // steps, by WaitReason
-  uint32_t reserved = 0;                             // 0; no padding: receipts are copied as bytes
+  uint32_t reserved = 0;                             // 0; no padding: timings are copied as bytes
 };
-static_assert(sizeof(RequestTiming) == 80, "no padding: receipts are copied as bytes");
+static_assert(sizeof(RequestTiming) == 80, "no padding: copied as bytes");
 
 // A JSON object. text_ns: when the text was made, the end of the last stage. The stages' times, in ms with
 // three digits, add up to total_ms exactly.
-std::string to_json(const RequestTiming& receipt, int64_t text_ns);
+std::string to_json(const RequestTiming& timing, int64_t text_ns);
 
 }  // namespace quire
