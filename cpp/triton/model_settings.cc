@@ -14,21 +14,14 @@ namespace quire::triton {
 
 namespace {
 
-// Names and types of a role's outputs.
-template <Role kRole>
-consteval auto outputs_of() {
-  constexpr auto kCount = std::count_if(std::begin(outputs::kTable), std::end(outputs::kTable),
-                                        [](const OutputSpec& spec) { return outputs::has(kRole, spec); });
-  std::array<TensorSpec, kCount> specs{};
-  auto* next = specs.data();
-  for (const OutputSpec& spec : outputs::kTable) {
-    if (outputs::has(kRole, spec)) *next++ = {spec.name, spec.type};
+// Names and types of all outputs, and the roles that have them.
+constexpr auto kOutputs = [] {
+  std::array<std::pair<TensorSpec, uint32_t>, std::size(outputs::kTable)> all{};
+  for (size_t i = 0; i < all.size(); ++i) {
+    all[i] = {{outputs::kTable[i].name, outputs::kTable[i].type}, outputs::kTable[i].roles};
   }
-  return specs;
-}
-constexpr auto kGenerationOutputs = outputs_of<Role::kGeneration>();
-constexpr auto kDetokenizerOutputs = outputs_of<Role::kDetokenizer>();
-constexpr auto kUnaryOutputs = outputs_of<Role::kUnary>();
+  return all;
+}();
 
 // Role unary has all, role generation all but the first; a tokenizer makes the last two.
 constexpr TensorSpec kGenerationInputs[] = {
@@ -98,6 +91,16 @@ void check_tensors(const Json& declared, const Known& known, const std::string& 
                             config_type(spec->type));
     }
   }
+}
+
+std::vector<TensorSpec> known_outputs(Role role) {
+  const auto ids_and_request = generation_inputs(Role::kGeneration);
+  std::vector<TensorSpec> known;
+  if (role == Role::kTokenizer) known.assign(ids_and_request.begin(), ids_and_request.end());
+  for (const auto& [spec, roles] : kOutputs) {
+    if ((roles & outputs::bit(role)) != 0) known.push_back(spec);
+  }
+  return known;
 }
 
 bool read_bool(std::string value, const char* name) {
@@ -186,20 +189,6 @@ std::span<const TensorSpec> generation_inputs(Role role) {
 }
 
 std::span<const TensorSpec> detokenizer_inputs() { return kDetokenizerInputs; }
-
-std::span<const TensorSpec> known_outputs(Role role) {
-  switch (role) {
-    case Role::kGeneration:
-      return kGenerationOutputs;
-    case Role::kDetokenizer:
-      return kDetokenizerOutputs;
-    case Role::kTokenizer:
-      return generation_inputs(Role::kGeneration);
-    case Role::kUnary:
-      break;
-  }
-  return kUnaryOutputs;
-}
 
 void read_model_config(const Json& config, ModelSettings& settings) {
   const Json& parameters = config["parameters"];

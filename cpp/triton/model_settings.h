@@ -48,7 +48,6 @@ struct TensorSpec {
 };
 std::span<const TensorSpec> generation_inputs(Role role);  // kGeneration or kUnary
 std::span<const TensorSpec> detokenizer_inputs();
-std::span<const TensorSpec> known_outputs(Role role);
 
 // The content of a model.json. Throws Error that names the file.
 std::string read_settings_file(const std::filesystem::path& path);
