@@ -118,10 +118,7 @@ QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Mod
 QUIRE_EXPORT TRITONSERVER_Error* TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model* model) {
   return guarded([&] {
     const std::unique_ptr<LoadedModel> loaded(state_of(model));
-    if (loaded && loaded->generation) {
-      registry::remove(*loaded->generation);
-      loaded->generation->stop();
-    }
+    if (loaded && loaded->generation) loaded->generation->stop();
   });
 }
 

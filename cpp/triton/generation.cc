@@ -43,6 +43,7 @@ void Generation::start() {
 }
 
 void Generation::stop() {
+  is_loaded_ = false;
   if (!thread_.joinable()) return;
   mailbox_.post([](Mail& mail) { mail.stop = true; });
   thread_.join();

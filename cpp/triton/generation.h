@@ -69,6 +69,7 @@ class Generation : private EngineClient::Events {
   void start();
   // Waits until every open request is answered, ends the engine, joins the thread.
   void stop();
+  bool is_loaded() const { return is_loaded_; }  // stop() has not begun
 
   // For a process that ends: answers every open request with an error instead of waiting. Returns when that
   // is done, or has not been possible in a second.
@@ -98,7 +99,6 @@ class Generation : private EngineClient::Events {
   using ClientRequests = std::unordered_map<uint64_t, std::unique_ptr<ClientRequest>>;
 
   void post(std::vector<std::unique_ptr<ClientRequest>> client_requests);
-  void answer_all();
   bool is_idle() const { return client_requests_.empty() && calls_.empty(); }
 
   void run();
@@ -130,6 +130,7 @@ class Generation : private EngineClient::Events {
 
   mutable std::mutex info_mutex_;  // guards info_
   std::shared_ptr<const ModelInfo> info_;
+  std::atomic<bool> is_loaded_{true};
   std::atomic<bool> is_serving_{false};
   Mailbox mailbox_;
   std::promise<void> first_start_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "api.h"
@@ -12,12 +13,33 @@ namespace quire::triton::registry {
 
 namespace {
 
+// In the order of loading; a handful at most.
+template <class Model>
+class Models {
+ public:
+  void add(const std::shared_ptr<Model>& model) {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(models_, [](const auto& known) { return known.expired(); });
+    models_.push_back(model);
+  }
+  std::vector<std::shared_ptr<Model>> all() {
+    std::vector<std::shared_ptr<Model>> found;
+    const std::lock_guard lock(mutex_);
+    for (const auto& known : models_) {
+      if (auto model = known.lock()) found.push_back(std::move(model));
+    }
+    return found;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::weak_ptr<Model>> models_;
+};
+
 struct Loaded {
   std::atomic<bool> is_given_up = false;
-  std::mutex mutex;
-  std::vector<std::shared_ptr<Generation>> models;  // in the order of loading; a handful at most
-  std::vector<std::weak_ptr<Generation>> all;       // these, and those that are being unloaded
-  std::vector<std::weak_ptr<TokenizerModel>> tokenizers;
+  Models<Generation> generations;
+  Models<TokenizerModel> tokenizers;
 };
 
 // Never destroyed: where the server exits without unloading its models, nothing of ours may run any more.
@@ -28,66 +50,37 @@ Loaded& state() {
 
 }  // namespace
 
-void add(const std::shared_ptr<Generation>& generation) {
-  const std::lock_guard lock(state().mutex);
-  state().models.push_back(generation);
-  std::erase_if(state().all, [](const auto& model) { return model.expired(); });
-  state().all.push_back(generation);
-}
+void add(const std::shared_ptr<Generation>& generation) { state().generations.add(generation); }
 
-void remove(const Generation& generation) {
-  const std::lock_guard lock(state().mutex);
-  std::erase_if(state().models, [&](const auto& model) { return model.get() == &generation; });
-}
+void add(const std::shared_ptr<TokenizerModel>& tokenizer) { state().tokenizers.add(tokenizer); }
 
 void give_up_all() {
   state().is_given_up = true;
-  std::vector<std::shared_ptr<Generation>> all;
-  {
-    const std::lock_guard lock(state().mutex);
-    for (const auto& model : state().all) all.push_back(model.lock());
-  }
-  for (const auto& model : all) {
-    if (model) model->give_up();
-  }
-}
-
-void add(const std::shared_ptr<TokenizerModel>& tokenizer) {
-  const std::lock_guard lock(state().mutex);
-  std::erase_if(state().tokenizers, [](const auto& model) { return model.expired(); });
-  state().tokenizers.push_back(tokenizer);
-}
-
-std::vector<std::shared_ptr<TokenizerModel>> loaded_tokenizers() {
-  std::vector<std::shared_ptr<TokenizerModel>> found;
-  const std::lock_guard lock(state().mutex);
-  for (const auto& model : state().tokenizers) {
-    if (auto tokenizer = model.lock()) found.push_back(std::move(tokenizer));
-  }
-  return found;
-}
-
-std::vector<std::shared_ptr<Generation>> loaded() {
-  const std::lock_guard lock(state().mutex);
-  return state().models;
+  for (const auto& model : state().generations.all()) model->give_up();
 }
 
 bool is_given_up() { return state().is_given_up; }
 
+std::vector<std::shared_ptr<Generation>> loaded() {
+  auto models = state().generations.all();
+  std::erase_if(models, [](const auto& model) { return !model->is_loaded(); });
+  return models;
+}
+
+std::vector<std::shared_ptr<TokenizerModel>> loaded_tokenizers() { return state().tokenizers.all(); }
+
 std::shared_ptr<Generation> find(uint64_t id) {
-  const std::lock_guard lock(state().mutex);
-  for (const auto& model : state().models) {
+  for (const auto& model : loaded()) {
     if (model->id() == id) return model;
   }
   return nullptr;
 }
 
 std::shared_ptr<Generation> find(const std::string& name, const std::filesystem::path& user) {
-  const std::lock_guard lock(state().mutex);
   std::shared_ptr<Generation> best;
   bool is_best_own = false;
   bool is_ambiguous = false;
-  for (const auto& model : state().models) {
+  for (const auto& model : loaded()) {
     if (model->settings().name != name) continue;
     const bool is_own = model->settings().folder.parent_path() == user.parent_path();
     if (best && is_best_own && !is_own) continue;

@@ -16,15 +16,14 @@ struct TokenizerModel;
 
 namespace registry {
 
+// As long as they live; a generation is no longer found once it is being unloaded (Generation::stop()).
 void add(const std::shared_ptr<Generation>& generation);
-void remove(const Generation& generation);
+void add(const std::shared_ptr<TokenizerModel>& tokenizer);
 
 // Generation::give_up() of all that are still there, of those too that are being unloaded.
 void give_up_all();
 // Whether it was called: the server exits, and waits for no one any more.
 bool is_given_up();
-
-void add(const std::shared_ptr<TokenizerModel>& tokenizer);  // as long as it lives
 
 // In the order of loading.
 std::vector<std::shared_ptr<Generation>> loaded();
