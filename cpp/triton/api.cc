@@ -2,7 +2,6 @@
 
 #include <chrono>
 #include <limits>
-#include <utility>
 
 namespace quire::triton {
 
@@ -44,13 +43,11 @@ void release(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* reque
 }
 
 std::string take_json(TRITONSERVER_Message* message) {
+  const Owned<TRITONSERVER_Message, TRITONSERVER_MessageDelete> owned(message);
   const char* base = nullptr;
   size_t size = 0;
-  TRITONSERVER_Error* error = TRITONSERVER_MessageSerializeToJson(message, &base, &size);
-  std::string text = error == nullptr ? std::string(base, size) : std::string();
-  log_if_failed(TRITONSERVER_MessageDelete(message), "deleting a message");
-  check(error);
-  return text;
+  check(TRITONSERVER_MessageSerializeToJson(message, &base, &size));
+  return {base, size};
 }
 
 uint64_t now_ns() {
@@ -161,13 +158,12 @@ uint32_t string_size(size_t size) {
   return static_cast<uint32_t>(size);
 }
 
-ResponseBuilder::ResponseBuilder(TRITONBACKEND_Request* request) {
-  check(TRITONBACKEND_ResponseNew(&response_, request));
-}
+ResponseBuilder::ResponseBuilder(TRITONBACKEND_Request* request)
+    : response_(make_owned<OwnedResponse>([&](auto** r) { return TRITONBACKEND_ResponseNew(r, request); })) {}
 
-ResponseBuilder::ResponseBuilder(TRITONBACKEND_ResponseFactory* factory) {
-  check(TRITONBACKEND_ResponseNewFromFactory(&response_, factory));
-}
+ResponseBuilder::ResponseBuilder(TRITONBACKEND_ResponseFactory* factory)
+    : response_(make_owned<OwnedResponse>(
+          [&](auto** r) { return TRITONBACKEND_ResponseNewFromFactory(r, factory); })) {}
 
 bool is_requested(TRITONBACKEND_Request* request, std::string_view output) {
   uint32_t count = 0;
@@ -180,10 +176,6 @@ bool is_requested(TRITONBACKEND_Request* request, std::string_view output) {
   return false;
 }
 
-ResponseBuilder::~ResponseBuilder() {
-  if (response_ != nullptr) log_if_failed(TRITONBACKEND_ResponseDelete(response_), "deleting a response");
-}
-
 char* ResponseBuilder::add(const char* name, TRITONSERVER_DataType type, int64_t count, size_t byte_size) {
   return add(name, type, std::span(&count, 1), byte_size);
 }
@@ -191,7 +183,7 @@ char* ResponseBuilder::add(const char* name, TRITONSERVER_DataType type, int64_t
 char* ResponseBuilder::add(const char* name, TRITONSERVER_DataType type, std::span<const int64_t> shape,
                            size_t byte_size) {
   TRITONBACKEND_Output* output = nullptr;
-  check(TRITONBACKEND_ResponseOutput(response_, &output, name, type, shape.data(),
+  check(TRITONBACKEND_ResponseOutput(response_.get(), &output, name, type, shape.data(),
                                      static_cast<uint32_t>(shape.size())));
   void* buffer = nullptr;
   auto memory = TRITONSERVER_MEMORY_CPU;
@@ -208,15 +200,15 @@ void ResponseBuilder::add_string(const char* name, std::string_view text) {
 }
 
 void ResponseBuilder::send(bool is_final) {
-  TRITONBACKEND_Response* response = std::exchange(response_, nullptr);  // given away, whatever send returns
-  check(TRITONBACKEND_ResponseSend(response, is_final ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0, nullptr));
+  // Given away, whatever the call returns.
+  check(TRITONBACKEND_ResponseSend(response_.release(), is_final ? TRITONSERVER_RESPONSE_COMPLETE_FINAL : 0,
+                                   nullptr));
 }
 
 void ResponseBuilder::send_error(const std::exception& exception) {
-  TRITONBACKEND_Response* response = std::exchange(response_, nullptr);
   TRITONSERVER_Error* error = to_triton(exception);
   TRITONSERVER_Error* failure =
-      TRITONBACKEND_ResponseSend(response, TRITONSERVER_RESPONSE_COMPLETE_FINAL, error);
+      TRITONBACKEND_ResponseSend(response_.release(), TRITONSERVER_RESPONSE_COMPLETE_FINAL, error);
   TRITONSERVER_ErrorDelete(error);
   check(failure);
 }

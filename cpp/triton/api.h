@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -29,6 +30,27 @@ class ServerError : public Error {
 void check(TRITONSERVER_Error* error);
 // For calls whose failure changes nothing: logs it.
 void log_if_failed(TRITONSERVER_Error* error, const char* what);
+
+// An object of the server's that is ours to delete.
+template <auto kDelete>
+struct Deleter {
+  template <class T>
+  void operator()(T* object) const {
+    log_if_failed(kDelete(object), "deleting an object of the server");
+  }
+};
+template <class T, auto kDelete>
+using Owned = std::unique_ptr<T, Deleter<kDelete>>;
+using OwnedResponse = Owned<TRITONBACKEND_Response, TRITONBACKEND_ResponseDelete>;
+using OwnedResponseFactory = Owned<TRITONBACKEND_ResponseFactory, TRITONBACKEND_ResponseFactoryDelete>;
+// Calls make(&object), which sets it or gives an error.
+template <class Object, class Make>
+Object make_owned(Make&& make) {
+  typename Object::pointer made = nullptr;
+  check(make(&made));
+  return Object(made);
+}
+
 // Ends a request whose last response has been sent: statistics of an instance, release.
 void release(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request, bool is_success,
              uint64_t start_ns, uint64_t first_output_ns, uint64_t end_ns);
@@ -60,13 +82,6 @@ struct InputTensor {
   std::span<const int64_t> shape;
   std::string_view bytes;
 
-  int64_t num_elements() const {  // -1: more than there can be
-    int64_t count = 1;
-    for (const int64_t size : shape) {
-      if (__builtin_mul_overflow(count, size, &count)) return -1;
-    }
-    return count;
-  }
   std::string shape_text() const {  // "[2,3]"
     std::string text;
     for (const int64_t size : shape) {
@@ -110,9 +125,6 @@ class ResponseBuilder {
  public:
   explicit ResponseBuilder(TRITONBACKEND_Request* request);
   explicit ResponseBuilder(TRITONBACKEND_ResponseFactory* factory);
-  ~ResponseBuilder();
-  ResponseBuilder(const ResponseBuilder&) = delete;
-  ResponseBuilder& operator=(const ResponseBuilder&) = delete;
 
   // Memory of a new output of shape [count], to be filled before send().
   char* add(const char* name, TRITONSERVER_DataType type, int64_t count, size_t byte_size);
@@ -125,7 +137,7 @@ class ResponseBuilder {
   void send_error(const std::exception& exception);  // final
 
  private:
-  TRITONBACKEND_Response* response_ = nullptr;
+  OwnedResponse response_;
 };
 
 template <class Value>

@@ -15,12 +15,9 @@ namespace quire::triton {
 namespace {
 
 void send_final_flag(TRITONBACKEND_Request* request) {
-  TRITONBACKEND_ResponseFactory* factory = nullptr;
-  check(TRITONBACKEND_ResponseFactoryNew(&factory, request));
-  TRITONSERVER_Error* error =
-      TRITONBACKEND_ResponseFactorySendFlags(factory, TRITONSERVER_RESPONSE_COMPLETE_FINAL);
-  log_if_failed(TRITONBACKEND_ResponseFactoryDelete(factory), "deleting a response factory");
-  check(error);
+  const auto factory = make_owned<OwnedResponseFactory>(
+      [&](auto** made) { return TRITONBACKEND_ResponseFactoryNew(made, request); });
+  check(TRITONBACKEND_ResponseFactorySendFlags(factory.get(), TRITONSERVER_RESPONSE_COMPLETE_FINAL));
 }
 
 // The response has left: that there is no memory for this is no error of the request.

@@ -74,14 +74,9 @@ class MetricFamilies {
         TRITONSERVER_ErrorDelete(error);
         return;
       }
-      families.push_back(family);
+      families.emplace_back(family);
     }
   }
-  ~MetricFamilies() {
-    for (auto* family : families)
-      log_if_failed(TRITONSERVER_MetricFamilyDelete(family), "deleting a metric family");
-  }
-
   bool is_complete() const { return families.size() == kNumFamilies; }
 
   // Whose the plain series are: the first of them that is still loaded.
@@ -94,7 +89,7 @@ class MetricFamilies {
     return owner;
   }
 
-  std::vector<TRITONSERVER_MetricFamily*> families;
+  std::vector<Owned<TRITONSERVER_MetricFamily, TRITONSERVER_MetricFamilyDelete>> families;
 
  private:
   std::mutex mutex_;  // guards owners_
@@ -138,26 +133,22 @@ ModelMetrics::ModelMetrics(const ModelSettings& settings) {
   const std::string repository = repository_label(*owner_, settings.folder);
   for (size_t idx = 0; idx < kNumFamilies; ++idx) {
     const bool has_it = (settings.role == Role::kTokenizer) == (idx == kTokenizerRestarts);
-    metrics_.push_back(
-        has_it ? make_metric(families_->families[idx], settings.name, settings.version, repository)
-               : nullptr);
+    auto* family = families_->families[idx].get();
+    metrics_.emplace_back(has_it ? make_metric(family, settings.name, settings.version, repository)
+                                 : nullptr);
   }
 }
 
-ModelMetrics::~ModelMetrics() {
-  for (auto* metric : metrics_) {
-    if (metric != nullptr) log_if_failed(TRITONSERVER_MetricDelete(metric), "deleting a metric");
-  }
-}
+ModelMetrics::~ModelMetrics() = default;
 
 void ModelMetrics::set(size_t idx, double value) {
   if (idx >= metrics_.size() || metrics_[idx] == nullptr) return;
-  log_if_failed(TRITONSERVER_MetricSet(metrics_[idx], value), "setting a metric");
+  log_if_failed(TRITONSERVER_MetricSet(metrics_[idx].get(), value), "setting a metric");
 }
 
 void ModelMetrics::increment(size_t idx, double by) {
   if (by <= 0 || idx >= metrics_.size() || metrics_[idx] == nullptr) return;
-  log_if_failed(TRITONSERVER_MetricIncrement(metrics_[idx], by), "incrementing a metric");
+  log_if_failed(TRITONSERVER_MetricIncrement(metrics_[idx].get(), by), "incrementing a metric");
 }
 
 void ModelMetrics::update(const EngineStats& stats) {

@@ -10,7 +10,7 @@
 #include <memory>
 #include <vector>
 
-#include "abi.h"
+#include "api.h"
 #include "model_settings.h"
 #include "quire/request.h"
 
@@ -39,8 +39,8 @@ class ModelMetrics {
 
   std::shared_ptr<MetricFamilies> families_;
   std::shared_ptr<const SeriesOwner> owner_;
-  std::vector<TRITONSERVER_Metric*>
-      metrics_;  // as the families; null: not of this role. Empty without metrics
+  // As the families; null: not of this role. Empty without metrics.
+  std::vector<Owned<TRITONSERVER_Metric, TRITONSERVER_MetricDelete>> metrics_;
   EngineStats last_;
 };
 

@@ -4,9 +4,12 @@ namespace quire::triton {
 
 OpenRequest::OpenRequest(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
                          uint64_t start_ns, size_t num_answers)
-    : instance_(instance), request_(request), num_answers_(num_answers), start_ns_(start_ns) {
-  check(TRITONBACKEND_ResponseFactoryNew(&factory_, request));
-}
+    : instance_(instance),
+      request_(request),
+      factory_(make_owned<OwnedResponseFactory>(
+          [&](auto** factory) { return TRITONBACKEND_ResponseFactoryNew(factory, request); })),
+      num_answers_(num_answers),
+      start_ns_(start_ns) {}
 
 OpenRequest::~OpenRequest() {
   fail(TRITONSERVER_ERROR_INTERNAL, "the request was dropped; this is an error in Quire");
@@ -14,7 +17,8 @@ OpenRequest::~OpenRequest() {
 
 bool OpenRequest::is_cancelled() const {
   bool is_cancelled = false;
-  log_if_failed(TRITONBACKEND_ResponseFactoryIsCancelled(factory_, &is_cancelled), "asking for cancellation");
+  log_if_failed(TRITONBACKEND_ResponseFactoryIsCancelled(factory_.get(), &is_cancelled),
+                "asking for cancellation");
   return is_cancelled;
 }
 
@@ -24,7 +28,7 @@ void OpenRequest::mark_output() {
 
 void OpenRequest::send(bool is_last, const char* what, const std::function<void(ResponseBuilder&)>& fill) {
   try {
-    ResponseBuilder response(factory_);
+    ResponseBuilder response(factory_.get());
     fill(response);
     response.send(is_last);
   } catch (const std::exception& error) {
@@ -37,7 +41,7 @@ void OpenRequest::send(bool is_last, const char* what, const std::function<void(
 void OpenRequest::fail(TRITONSERVER_Error_Code code, const std::string& message) {
   if (request_ == nullptr) return;
   try {
-    ResponseBuilder(factory_).send_error(ServerError(code, message));
+    ResponseBuilder(factory_.get()).send_error(ServerError(code, message));
   } catch (const std::exception& failure) {
     QUIRE_LOG(ERROR, std::string("a request could not be answered: ") + failure.what());
   }
@@ -52,7 +56,7 @@ void OpenRequest::complete(bool is_success) {
                                                                    start_ns_, first_ns, end_ns),
                   "reporting statistics");
   }
-  log_if_failed(TRITONBACKEND_ResponseFactoryDelete(factory_), "deleting a response factory");
+  factory_.reset();
   release(instance_, request_, is_success, start_ns_, first_ns, end_ns);
   request_ = nullptr;
 }

@@ -36,7 +36,7 @@ class OpenRequest {
 
   TRITONBACKEND_ModelInstance* const instance_;
   TRITONBACKEND_Request* request_;  // null once completed
-  TRITONBACKEND_ResponseFactory* factory_ = nullptr;
+  OwnedResponseFactory factory_;
   const size_t num_answers_;
   const uint64_t start_ns_;
   uint64_t first_output_ns_ = 0;

@@ -64,14 +64,6 @@ void execute_unary(const UnaryModel& model, TRITONBACKEND_Request** requests, ui
   }
 }
 
-void TokenizerCall::DeleteRequest::operator()(TRITONSERVER_InferenceRequest* request) const {
-  log_if_failed(TRITONSERVER_InferenceRequestDelete(request), "deleting a request");
-}
-
-void TokenizerCall::DeleteResponse::operator()(TRITONSERVER_InferenceResponse* response) const {
-  log_if_failed(TRITONSERVER_InferenceResponseDelete(response), "deleting a response");
-}
-
 void TokenizerCall::start(const std::shared_ptr<TokenizerCall>& call) {
   TokenizerCall& self = *call;
   const std::string& tokenizer = self.model_.settings.tokenizer_model;
@@ -160,7 +152,7 @@ bool TokenizerCall::watch() {
 void TokenizerCall::on_response(TRITONSERVER_InferenceResponse* response, const uint32_t flags, void* call) {
   TokenizerCall& self = *static_cast<TokenizerCall*>(call);
   // One with several answers is no tokenizer; its first counts.
-  std::unique_ptr<TRITONSERVER_InferenceResponse, DeleteResponse> owned(response);
+  OwnedResponse owned(response);
   if (!self.response_) self.response_ = std::move(owned);
   if ((flags & TRITONSERVER_RESPONSE_COMPLETE_FINAL) != 0) self.end_one();
 }

@@ -13,7 +13,7 @@
 #include <mutex>
 #include <utility>
 
-#include "abi.h"
+#include "api.h"
 #include "model_settings.h"
 
 namespace quire::triton {
@@ -49,12 +49,8 @@ class TokenizerCall {
   bool watch();
 
  private:
-  struct DeleteRequest {
-    void operator()(TRITONSERVER_InferenceRequest* request) const;
-  };
-  struct DeleteResponse {
-    void operator()(TRITONSERVER_InferenceResponse* response) const;
-  };
+  using OwnedRequest = Owned<TRITONSERVER_InferenceRequest, TRITONSERVER_InferenceRequestDelete>;
+  using OwnedResponse = Owned<TRITONSERVER_InferenceResponse, TRITONSERVER_InferenceResponseDelete>;
 
   void copy_inputs();
   void copy_parameters();
@@ -69,10 +65,10 @@ class TokenizerCall {
   std::shared_ptr<Generation> generation_;  // null once handed on
   std::shared_ptr<TokenizerCall> self_;     // while the tokenizer works
   std::atomic<int> num_open_{2};            // the response and the release are still to come
-  std::unique_ptr<TRITONSERVER_InferenceResponse, DeleteResponse> response_;
+  OwnedResponse response_;
 
   std::mutex mutex_;  // guards the rest once started
-  std::unique_ptr<TRITONSERVER_InferenceRequest, DeleteRequest> inner_;
+  OwnedRequest inner_;
   bool is_told_ = false;  // the tokenizer, of the cancellation
   bool is_handed_on_ = false;
 };
