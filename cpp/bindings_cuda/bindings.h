@@ -10,6 +10,7 @@ namespace quire::bindings {
 void bind_attention(py::module_& m);
 void bind_gemm(py::module_& m);
 void bind_layers(py::module_& m);
+void bind_moe(py::module_& m);
 void bind_sample(py::module_& m);
 
 inline void bind_cuda(py::module_& m) {
@@ -17,6 +18,7 @@ inline void bind_cuda(py::module_& m) {
   bind_attention(m);
   bind_gemm(m);
   bind_layers(m);
+  bind_moe(m);
   bind_sample(m);
 }
 

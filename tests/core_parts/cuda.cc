@@ -7,6 +7,7 @@
 #include "quire/cuda/gemm.h"
 #include "quire/cuda/kv_cache.h"
 #include "quire/cuda/layers.h"
+#include "quire/cuda/moe.h"
 #include "quire/cuda/paged_attention.h"
 #include "quire/cuda/sampling.h"
 
@@ -33,6 +34,10 @@ WideGemmWeight make_wide_gemm_weight(const void*, int64_t, int64_t, DType, bool)
 void launch_skinny_gemm(const SkinnyGemmParams&, cudaStream_t) { refuse(); }
 void launch_wide_gemm(const WideGemmParams&, cudaStream_t) { refuse(); }
 void launch_split_gemm(const SplitGemmParams&, cudaStream_t) { refuse(); }
+void launch_moe_route(const MoeRouteParams&, cudaStream_t) { refuse(); }
+void launch_moe_sort(const MoeSortParams&, cudaStream_t) { refuse(); }
+void launch_moe_gemm(const MoeGemmParams&, cudaStream_t) { refuse(); }
+void launch_moe_combine(const MoeCombineParams&, cudaStream_t) { refuse(); }
 void launch_sample(const SampleParams&, cudaStream_t) { refuse(); }
 void launch_token_counts(const TokenCountsParams&, cudaStream_t) { refuse(); }
 void launch_logprobs(const LogprobsParams&, cudaStream_t) { refuse(); }

@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "mma.cuh"
+#include "common/mma.cuh"
 
 namespace quire::cuda::attention {
 

@@ -4,7 +4,7 @@
 // Softmax in base 2: scores are multiplied by softmax_scale * log2(e) and maxima are of these.
 #pragma once
 
-#include "mma.cuh"
+#include "common/mma.cuh"
 #include "plan.cuh"
 
 namespace quire::cuda::attention {

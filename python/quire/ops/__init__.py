@@ -22,13 +22,14 @@ from quire.ops.layers import (
     rms_norm,
     scale_and_cap,
 )
-from quire.ops.moe import moe_mlp, moe_route
+from quire.ops.moe import MoeWorkspace, moe_mlp, moe_route
 from quire.ops.sampling import logprobs, sample, token_counts
 
 __all__ = [
     "Activation",
     "BatchInfo",
     "KVCache",
+    "MoeWorkspace",
     "PagedAttention",
     "QkNorm",
     "RopeTable",

@@ -15,7 +15,7 @@ if has_cuda_kernels():
 
 
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_oai"]
-_ACTIVATIONS: dict[str, int] = {name: number for number, name in enumerate(get_args(Activation))}
+ACTIVATIONS: dict[str, int] = {name: number for number, name in enumerate(get_args(Activation))}
 
 
 def rms_norm(
@@ -167,7 +167,7 @@ def _activate(
     run = _cuda.activate if is_cuda else _core.cpu_activate
     run(
         dtype=dtype_id(name, x),
-        activation=_ACTIVATIONS[activation],
+        activation=ACTIVATIONS[activation],
         is_gated=is_gated,
         num_rows=num_rows,
         size=width // parts,

@@ -7,16 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from kernel_reference import assert_close
+from moe_reference import ACTIVATION_OF_FORM, make_experts, moe_mlp, normal
 from quire import ops
-from torch import Tensor
 from transformers.models.glm4_moe.modeling_glm4_moe import Glm4MoeTopkRouter
 
 DTYPES = [torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
-
-
-def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -82,54 +78,19 @@ def test_refused_routing() -> None:
         ops.moe_route(logits, top_k=2, num_groups=5)
 
 
-def reference(x: Tensor, ids: Tensor, weights: Tensor, tensors: dict[str, Tensor], activation: str) -> Tensor:
-    """Token by token and expert by expert, in float32."""
-    t = {name: tensor.float() for name, tensor in tensors.items()}
-    out = torch.zeros(x.shape)
-    for token, (experts, factors) in enumerate(zip(ids.tolist(), weights.tolist(), strict=True)):
-        for expert, factor in zip(experts, factors, strict=True):
-            inner = t["gate_up"][expert] @ x[token].float()
-            inner += t["gate_up_bias"][expert] if "gate_up_bias" in t else 0
-            gate, up = inner.chunk(2)
-            if activation == "swiglu_oai":
-                gate = gate.clamp(max=7)
-                inner = gate * torch.sigmoid(1.702 * gate) * (up.clamp(-7, 7) + 1)
-            else:
-                inner = torch.nn.functional.silu(gate) * up
-            y = t["down"][expert] @ inner
-            out[token] += factor * (y + t["down_bias"][expert] if "down_bias" in t else y)
-        if "shared" in t:
-            out[token] += t["shared"][token] * (
-                t["shared_gate"][token].sigmoid() if "shared_gate" in t else 1
-            )
-    return out
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("num_tokens", [0, 1, 5, 70])
-@pytest.mark.parametrize("form", ["plain", "gpt-oss", "shared", "gated shared"])
+@pytest.mark.parametrize("form", ACTIVATION_OF_FORM)
 def test_moe_mlp(form: str, num_tokens: int, dtype: torch.dtype) -> None:
     """Equals the loop over tokens, with biases and shared experts too, and experts that nobody takes."""
-    num_experts, hidden, width, top_k = 12, 72, 40, 4
-    x = normal(num_tokens, hidden, dtype=dtype)
-    tensors = {
-        "gate_up": normal(num_experts, 2 * width, hidden, dtype=dtype, seed=1) / 8,
-        "down": normal(num_experts, hidden, width, dtype=dtype, seed=2) / 6,
-    }
-    if form == "gpt-oss":
-        tensors["gate_up_bias"] = normal(num_experts, 2 * width, dtype=dtype, seed=3)
-        tensors["down_bias"] = normal(num_experts, hidden, dtype=dtype, seed=4)
-    if "shared" in form:
-        tensors["shared"] = normal(num_tokens, hidden, dtype=dtype, seed=5)
-    if form == "gated shared":
-        tensors["shared_gate"] = normal(num_tokens, 1, dtype=dtype, seed=6)
-    logits = normal(num_tokens, num_experts, seed=7)
+    x, tensors = make_experts(form, num_tokens, dtype)
+    logits = normal(num_tokens, 12, seed=7)
     logits[:, 3] = -100  # an expert without tokens
-    ids, weights = ops.moe_route(logits, top_k=top_k)
-    activation: ops.Activation = "swiglu_oai" if form == "gpt-oss" else "silu"
-    out = torch.full((num_tokens, hidden), torch.nan, dtype=dtype)
+    ids, weights = ops.moe_route(logits, top_k=4)
+    activation = ACTIVATION_OF_FORM[form]
+    out = torch.full(x.shape, torch.nan, dtype=dtype)
     assert ops.moe_mlp(x, ids, weights, activation=activation, out=out, **tensors) is out
-    assert_close(out, reference(x, ids, weights, tensors, activation), TOLERANCE[dtype], form)
+    assert_close(out, moe_mlp(x, ids, weights, tensors, activation), TOLERANCE[dtype], form)
 
 
 def test_wrong_tensors_are_named() -> None:

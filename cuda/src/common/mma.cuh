@@ -1,4 +1,4 @@
-// The instructions that the attention kernels are made of: cp.async, ldmatrix, mma.sync m16n8k16. sm_80 and
+// cp.async, ldmatrix and mma.sync m16n8k16, of which attention and the GEMMs of experts are made. sm_80 and
 // up.
 //
 // Fragments of m16n8k16 (lane = 4 * g + t): the accumulator c[4] holds rows g (c[0], c[1]) and g + 8 (c[2],
@@ -12,7 +12,7 @@
 
 #include "common/barrier.cuh"
 
-namespace quire::cuda::attention {
+namespace quire::cuda {
 
 // 16 bytes; zeros instead of the source's bytes where !is_valid (the source must still be a mapped address).
 __device__ inline void copy_async(uint32_t to, const void* from, bool is_valid) {
@@ -91,4 +91,4 @@ __device__ inline float sum_of_row(float x) {
   return x + __shfl_xor_sync(~0u, x, 2);
 }
 
-}  // namespace quire::cuda::attention
+}  // namespace quire::cuda
