@@ -105,6 +105,7 @@ inline void check_close(const std::vector<BFloat16>& got, const std::vector<doub
 void gemms();
 void attention();
 void layers();
+void moe();
 void sampling();
 
 }  // namespace quire::launches

@@ -1,4 +1,4 @@
-// quire_launches [gemms|attention|layers|sampling ...]; default: all of them.
+// quire_launches [attention|gemms|layers|moe|sampling ...]; default: all of them.
 #include <exception>
 #include <map>
 
@@ -7,11 +7,11 @@
 int main(int argc, char** argv) {
   using namespace quire::launches;
   const std::map<std::string, void (*)()> groups{
-      {"attention", attention}, {"gemms", gemms}, {"layers", layers}, {"sampling", sampling}};
+      {"attention", attention}, {"gemms", gemms}, {"layers", layers}, {"moe", moe}, {"sampling", sampling}};
   try {
     for (int i = 1; i < argc; ++i) {
       if (!groups.contains(argv[i])) {
-        std::fprintf(stderr, "got %s; allowed: attention, gemms, layers, sampling\n", argv[i]);
+        std::fprintf(stderr, "got %s; allowed: attention, gemms, layers, moe, sampling\n", argv[i]);
         return 2;
       }
     }
