@@ -17,8 +17,7 @@ using namespace attention;
 template <class T, class KV, int kHeadDim>
 void launch_prompts(const KernelArgs& prefill, cudaStream_t stream) {
   if constexpr (has_wgmma(kHeadDim) && std::is_same_v<T, KV>) {
-    const PagedAttentionParams& p = prefill.p;
-    if (p.config.window == 0 && p.soft_cap == 0 && p.v_scale == 1) {
+    if (prefill.p.v_scale == 1) {
       launch_prefill_wgmma<T, kHeadDim>(prefill, stream);
       return;
     }

@@ -8,15 +8,16 @@
 namespace quire::cuda::attention {
 
 // Piece number `index` of the line, which lies in the given tile.
-__device__ inline Piece piece_of(const Line& line, const Tile& tile, int32_t index) {
+__device__ inline Piece piece_of(const Line& line, const Tile& tile, int32_t index, int32_t window) {
   Piece piece{};
   piece.tile = tile;
   const int32_t offset = index - tile.line_begin;
   piece.kv_head = offset / tile.num_chunks;
   piece.chunk = offset - piece.kv_head * tile.num_chunks;
+  piece.first_key = first_unit(tile.first_position, window) * kUnitKeys;
   piece.end_key = tile.num_keys;
   if (tile.num_chunks > 1) {
-    piece.first_key = piece.chunk * line.chunk_units * kUnitKeys;
+    piece.first_key += piece.chunk * line.chunk_units * kUnitKeys;
     piece.end_key = min(piece.first_key + line.chunk_units * kUnitKeys, tile.num_keys);
   }
   return piece;
@@ -25,7 +26,8 @@ __device__ inline Piece piece_of(const Line& line, const Tile& tile, int32_t ind
 // By a whole warp.
 __device__ inline Piece find_piece(const KernelArgs& a, const Line& line, int32_t index) {
   if (index >= line.num_chunks) return Piece{};
-  return piece_of(line, a.work.tiles[find_tile(a.work, line.num_tiles, index)], index);
+  const Tile& tile = a.work.tiles[find_tile(a.work, line.num_tiles, index)];
+  return piece_of(line, tile, index, a.p.config.window);
 }
 
 // Copies of tiles of keys, or of values: one box for each cache block.

@@ -53,6 +53,23 @@ __device__ inline void mask(float (&scores)[kCount], int32_t first_key, const in
   }
 }
 
+// Scores of keys that are out of a row's window. first_seen: of each row, the first key that it sees.
+template <int kCount>
+__device__ inline void mask_window(float (&scores)[kCount], int32_t first_key,
+                                   const int32_t (&first_seen)[2]) {
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int32_t num_hidden = first_seen[h] - first_key - 2 * (threadIdx.x % 4);
+#pragma unroll
+    for (int n = 0; n < kCount / 4; ++n) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        if (8 * n + i < num_hidden) scores[4 * n + 2 * h + i] = kMinusInf;
+      }
+    }
+  }
+}
+
 // Four words of four lanes (a quad's lane t: word i of column tile i), transposed: lane t has column tile t.
 __device__ inline void transpose_in_quad(uint32_t (&w)[4]) {
   const bool is_odd = threadIdx.x & 1, is_high = threadIdx.x & 2;

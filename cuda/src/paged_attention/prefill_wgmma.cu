@@ -25,7 +25,8 @@
 namespace quire::cuda::attention {
 namespace {
 
-template <class T, int kHeadDim>
+// kHasOptions: there is a window or a soft cap.
+template <class T, int kHeadDim, bool kHasOptions>
 __device__ void consume(const KernelArgs& a, const Shared& shared) {
   using S = Shape<kHeadDim>;
   constexpr int kScores = S::kKeys / 2;  // of a lane
@@ -84,6 +85,23 @@ __device__ void consume(const KernelArgs& a, const Shared& shared) {
     }
     // The first key that the consumer's first row does not see, or that is past the piece.
     const int32_t first_masked = min(piece.tile.first_position + group_row / a.group + 1, piece.end_key);
+    // The same for windows, from the other end: keys from last_start on are in the window of every row.
+    int32_t first_seen[2] = {0, 0}, last_start = 0;
+    if (kHasOptions && a.p.config.window > 0) {
+      const int32_t first = piece.tile.first_position - a.p.config.window + 1;
+#pragma unroll
+      for (int h = 0; h < 2; ++h) first_seen[h] = first + (row + 8 * h) / a.group;
+      last_start = first + (group_row + kGroupRows - 1) / a.group;
+    }
+    const auto finish_scores = [&](float (&products)[kScores], int32_t at_key) {
+      if (kHasOptions && a.p.soft_cap > 0) {
+#pragma unroll
+        for (int i = 0; i < kScores; ++i) products[i] = scaled_score(a, products[i]);
+      }
+      if (at_key + S::kKeys > first_masked) mask(products, at_key, last_key);
+      if (kHasOptions && at_key < last_start) mask_window(products, at_key, first_seen);
+    };
+    const float scale_log2 = kHasOptions && a.p.soft_cap > 0 ? 1.0f : a.scale_log2;
     SoftmaxState state = {{kMinusInf, kMinusInf}, {0, 0}};
     float acc[kHeadDim / 2] = {};
     float scores[kScores];
@@ -109,8 +127,8 @@ __device__ void consume(const KernelArgs& a, const Shared& shared) {
     release(QUIRE_BARRIER(keys_empty, keys_at.stage));
     keys_at.advance();
     if (first_key == piece.first_key) release(QUIRE_BARRIER(query_empty, 0));
-    if (first_key + S::kKeys > first_masked) mask(scores, first_key, last_key);
-    softmax_of(scores, state, a.scale_log2, correction);
+    finish_scores(scores, first_key);
+    softmax_of(scores, state, scale_log2, correction);
     to_probabilities();
     wait_barrier(QUIRE_BARRIER(values_full, values_at.stage), values_at.parity);
     if (first_key + S::kKeys > piece.end_key) {
@@ -142,8 +160,8 @@ __device__ void consume(const KernelArgs& a, const Shared& shared) {
       release(QUIRE_BARRIER(keys_empty, keys_at.stage));
       keys_at.advance();
       if (first_key == piece.first_key) release(QUIRE_BARRIER(query_empty, 0));
-      if (first_key + S::kKeys > first_masked) mask(scores, first_key, last_key);
-      softmax_of(scores, state, a.scale_log2, correction);
+      finish_scores(scores, first_key);
+      softmax_of(scores, state, scale_log2, correction);
       hold(scores);
       const RingPosition<S::kStages> values_before = values_at;
       values_at.advance();
@@ -172,7 +190,7 @@ __device__ void consume(const KernelArgs& a, const Shared& shared) {
   }
 }
 
-template <class T, int kHeadDim>
+template <class T, int kHeadDim, bool kHasOptions>
 __global__ void __launch_bounds__(kThreads, 1)
     prefill_wgmma_kernel(const __grid_constant__ CUtensorMap key_map,
                          const __grid_constant__ CUtensorMap value_map,
@@ -217,7 +235,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   } else {
     grow_registers<224>();
-    consume<T, kHeadDim>(a, shared);
+    consume<T, kHeadDim, kHasOptions>(a, shared);
   }
 }
 
@@ -235,7 +253,11 @@ void launch_prefill_wgmma(const KernelArgs& args, cudaStream_t stream) {
   config.shared_bytes = S::kSharedBytes;
   config.overlaps = true;
   config.stream = stream;
-  ::quire::cuda::launch("paged attention", prefill_wgmma_kernel<T, kHeadDim>, config, keys, values, args);
+  const bool has_options = args.p.config.window > 0 || args.p.soft_cap > 0;
+  ::quire::cuda::launch(
+      "paged attention",
+      has_options ? prefill_wgmma_kernel<T, kHeadDim, true> : prefill_wgmma_kernel<T, kHeadDim, false>,
+      config, keys, values, args);
 }
 
 template void launch_prefill_wgmma<__nv_bfloat16, 64>(const KernelArgs&, cudaStream_t);

@@ -161,7 +161,7 @@ class PagedAttention:
             max_seq_len=max_seq_len,
             num_sms=num_sms or torch.cuda.get_device_properties(device).multi_processor_count,
             split_keys=split_keys,
-            window=window or 0,
+            window=0 if window is None or window >= max_seq_len else window,
         )
         num_bytes = _cuda.paged_attention_workspace_bytes(self._config)
         self.workspace = torch.zeros(num_bytes, dtype=torch.uint8, device=device)

@@ -90,9 +90,9 @@ struct PagedAttentionParams {
   KVDType kv_dtype = KVDType::kSame;  // of key_cache and value_cache
   float k_scale = 1;                  // what the caches hold times this is the key, the value
   float v_scale = 1;
-  // May be set where an earlier launch of the same step, over the same plan and block tables, is before this
-  // one in the stream, and where keys before a sequence's query tokens were written by earlier steps. Then
-  // what lies before the query tokens is read while the kernels before this one still run.
+  // May be set where an earlier launch of the same step, over the same block tables and after this plan, is
+  // before this one in the stream, and where keys before a sequence's query tokens were written by earlier
+  // steps. Then what lies before the query tokens is read while the kernels before this one still run.
   bool follows_layer = false;
 };
 QUIRE_MEMBERS(PagedAttentionParams,
