@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -36,9 +37,8 @@ def rms_norm(
     of the sum. out_scale, on a GPU: `[num_rows]` float32; out is then contiguous float8 e4m3, of which row i
     times out_scale[i] is about the result.
     """
-    return _norm(
-        x, weight, eps, residual, out, residual_scale=residual_scale, out_scale=out_scale, is_centered=False
-    )
+    options = {} if residual_scale == 1 else {"residual_scale": residual_scale}
+    return _norm(x, weight, eps, residual, out, out_scale, options)
 
 
 def layer_norm(
@@ -52,7 +52,10 @@ def layer_norm(
     residual_scale: float = 1.0,
 ) -> Tensor:
     """(x - mean(x)) / sqrt(variance(x) + eps) * weight + bias per row; all else as in `rms_norm`."""
-    return _norm(x, weight, eps, residual, out, residual_scale=residual_scale, bias=bias, is_centered=True)
+    if bias is not None:
+        check("bias", bias, x.dtype, tuple(weight.shape), "as weight", x.device.type)
+    options = {"is_centered": True, "bias": address(bias), "residual_scale": residual_scale}
+    return _norm(x, weight, eps, residual, out, None, options)
 
 
 def _norm(
@@ -61,54 +64,58 @@ def _norm(
     eps: float,
     residual: Tensor | None,
     out: Tensor | None,
-    *,
-    is_centered: bool,
-    residual_scale: float,
-    bias: Tensor | None = None,
-    out_scale: Tensor | None = None,
+    out_scale: Tensor | None,
+    options: dict[str, Any],
 ) -> Tensor:
+    """options: arguments of the kernel beside those that every norm has. Python is slow with more than 15."""
     num_rows, width = x.size(0), x.size(1)
     dtype = x.dtype
     out_dtype = dtype if out_scale is None else torch.float8_e4m3fn
     if out is None:
         out = torch.empty((num_rows, width), dtype=out_dtype, device=x.device)
+    stride_x, stride_out = x.stride(), out.stride()
     if (
-        x.stride(1) != 1
+        stride_x[1] != 1
         or weight.dtype is not dtype
         or weight.numel() != width
         or not weight.is_contiguous()
         or out.dtype is not out_dtype
         or out.size(0) != num_rows
         or out.size(1) != width
-        or out.stride(1) != 1
+        or stride_out[1] != 1
     ):
         raise ValueError(
             f"x, weight, out: got {describe(x)}, {describe(weight)}, {describe(out)}; allowed: one type, "
             "[num_rows, hidden_size] with contiguous rows, contiguous [hidden_size], [num_rows, hidden_size] "
             "with contiguous rows"
         )
-    if bias is not None:
-        check("bias", bias, dtype, tuple(weight.shape), "as weight", x.device.type)
-    if residual is not None:
-        check("residual", residual, dtype, (num_rows, width), "num_rows, hidden_size", x.device.type)
-    num_groups = 1 if weight.ndim == 1 else weight.size(0)
+    if residual is not None and (
+        residual.dtype is not dtype
+        or residual.size(0) != num_rows
+        or residual.size(1) != width
+        or not residual.is_contiguous()
+    ):
+        raise ValueError(
+            f"residual: got {describe(residual)}; "
+            f"allowed: contiguous {dtype}[num_rows, hidden_size] = [{num_rows}, {width}]"
+        )
+    group_size = weight.size(-1)
     is_cuda = x.is_cuda
     run = _cuda.norm if is_cuda else _core.cpu_norm
+    if options:
+        run = partial(run, **options)
     run(
         dtype=dtype_id("x", x),
         num_rows=num_rows,
-        hidden_size=width // num_groups,
+        hidden_size=group_size,
         eps=eps,
         x=x.data_ptr(),
-        stride_x=x.stride(0),
+        stride_x=stride_x[0],
         weight=weight.data_ptr(),
         out=out.data_ptr(),
-        stride_out=out.stride(0),
-        num_groups=num_groups,
-        is_centered=is_centered,
-        bias=address(bias),
+        stride_out=stride_out[0],
+        num_groups=width // group_size,
         residual=address(residual),
-        residual_scale=residual_scale,
         out_scale=address(out_scale),
         stream=stream_of(out) if is_cuda else 0,
     )
