@@ -23,6 +23,7 @@ class Rows(NamedTuple):
     added: Tensor | None  # what a block adds to the residual
     gate_up: Tensor | None
     logits: Tensor | None
+    experts: ops.MoeWorkspace | None  # not cut
 
 
 class Activations:
@@ -54,6 +55,18 @@ class Activations:
         self.gate_up = output(max_num_tokens, max((mlp.up.out_size for mlp in spec.mlps), default=0))
         self.mlp = buffer(max_num_tokens, max((mlp.intermediate_size for mlp in spec.mlps), default=0))
         self.added = output(max_num_tokens, spec.hidden_size)
+        self.experts = None
+        if has_outputs and spec.moe is not None:
+            moe = spec.moe
+            self.experts = ops.MoeWorkspace(
+                num_experts=moe.up.num_experts,
+                top_k=moe.top_k,
+                hidden_size=spec.hidden_size,
+                intermediate_size=moe.down.in_size,
+                max_num_tokens=max_num_tokens,
+                dtype=dtype,
+                device=device,
+            )
         # From the last layer's attention on, only the sampled tokens.
         self.sampled_attention = buffer(max_num_sampled, attention.q_size)
         self.sampled_residual = buffer(max_num_sampled, spec.hidden_size)
@@ -94,12 +107,14 @@ class Activations:
             added=first(self.added),
             gate_up=first(self.gate_up),
             logits=first(self.logits),
+            experts=self.experts,
         )
 
     @property
     def num_bytes(self) -> int:
         """What the buffers take; on the device "meta", what they would take."""
-        return sum(buffer.nbytes for buffer in vars(self).values() if isinstance(buffer, Tensor))
+        experts = 0 if self.experts is None else self.experts.num_bytes
+        return experts + sum(buffer.nbytes for buffer in vars(self).values() if isinstance(buffer, Tensor))
 
 
 def cut(buffer: Tensor, width: int) -> Tensor:

@@ -35,8 +35,13 @@ class Moe:
 
     def __call__(self, x: Tensor, rows: Rows, out: Tensor | None) -> Tensor:
         """x, and what is returned (`out` or a new tensor): ``[num_rows, hidden_size]``."""
+        num_rows, places = x.size(0), rows.experts
+        logits = gate = chosen = None
+        if places is not None:
+            logits, gate = places.logits[:num_rows], places.shared_gate[:num_rows]
+            chosen = places.ids[:num_rows], places.weights[:num_rows]
         ids, weights = ops.moe_route(
-            self._router(x),
+            self._router(x, logits),
             top_k=self._spec.top_k,
             scoring=self._spec.scoring,
             renormalize=self._spec.renormalizes,
@@ -44,6 +49,7 @@ class Moe:
             bias=self._selection_bias,
             num_groups=self._spec.num_groups,
             top_groups=self._spec.top_k_groups,
+            out=chosen,
         )
         return ops.moe_mlp(
             x,
@@ -54,9 +60,10 @@ class Moe:
             down=self._down,
             down_bias=self._down_bias,
             activation=self._spec.activation,
-            shared=self._shared(x, rows, None) if self._shared else None,
-            shared_gate=self._shared_gate(x) if self._shared_gate else None,
+            shared=self._shared(x, rows, out) if self._shared else None,
+            shared_gate=self._shared_gate(x, gate) if self._shared_gate else None,
             out=out,
+            workspace=places,
         )
 
     def add_to(self, x: Tensor, rows: Rows) -> Tensor:

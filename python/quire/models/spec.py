@@ -252,6 +252,9 @@ class ModelSpec:
         }
         if len(kinds) != 1:
             raise ValueError(f"layers: got {len(kinds)} kinds of attention; allowed: 1")
+        moes = [layer.mlp for layer in self.layers if isinstance(layer.mlp, MoeSpec)]
+        if len({(moe.up.num_experts, moe.down.in_size, moe.top_k) for moe in moes}) > 1:
+            raise ValueError("layers: got several kinds of experts; allowed: 1")
 
     @property
     def hidden_size(self) -> int:
@@ -277,8 +280,9 @@ class ModelSpec:
         return tuple(block for block in blocks if block is not None)
 
     @property
-    def has_experts(self) -> bool:
-        return any(isinstance(layer.mlp, MoeSpec) for layer in self.layers)
+    def moe(self) -> MoeSpec | None:
+        """A layer's experts, for the sizes that all layers with experts share."""
+        return next((layer.mlp for layer in self.layers if isinstance(layer.mlp, MoeSpec)), None)
 
     @property
     def windows(self) -> tuple[int | None, ...]:

@@ -95,7 +95,7 @@ def moe_route(
 
 
 class MoeWorkspace:
-    """What `moe_mlp` needs on a GPU beside its arguments: one for all layers of these sizes."""
+    """What `moe_mlp` needs on a GPU beside its arguments, and places for these: one for all layers."""
 
     def __init__(
         self,
@@ -120,6 +120,11 @@ class MoeWorkspace:
         self.num_tiles = indices(1)
         self.inner = torch.zeros(num_rows, intermediate_size, dtype=dtype, device=device)
         self.rows = torch.zeros(num_rows, hidden_size, dtype=dtype, device=device)
+        # For the caller of moe_route.
+        self.logits = torch.zeros(max_num_tokens, num_experts, dtype=dtype, device=device)
+        self.ids = indices(max_num_tokens, top_k)
+        self.weights = torch.zeros(max_num_tokens, top_k, device=device)
+        self.shared_gate = torch.zeros(max_num_tokens, 1, dtype=dtype, device=device)
 
     @property
     def num_bytes(self) -> int:
@@ -148,7 +153,7 @@ def moe_mlp(
     intermediate_size, hidden_size]`, gate first; down: `[num_experts, hidden_size, intermediate_size]`;
     biases `[num_experts, out_size]`.
     shared: `[num_tokens, hidden_size]`, of an expert that all tokens have, is added, times
-    sigmoid(shared_gate), `[num_tokens, 1]`, where there is one. Sums are in float32, and rounded once.
+    sigmoid(shared_gate), `[num_tokens, 1]`, where there is one; it may be out. Sums are in float32, and rounded once.
     workspace: on a GPU, where nothing is allocated if out is given. There types are of 16 bits, and sizes
     multiples of 8.
     """

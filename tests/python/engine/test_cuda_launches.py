@@ -22,6 +22,16 @@ CONFIGS = {
         "mlp_bias": False,
         "attention_bias": False,
     },
+    "experts": {
+        "architectures": ["Qwen2MoeForCausalLM"],
+        "mlp_bias": False,
+        "attention_bias": False,
+        "intermediate_size": 256,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+        "shared_expert_intermediate_size": 64,
+    },
 }
 
 
@@ -56,6 +66,16 @@ def test_qwen3_adds_nothing_but_its_norms(recorded: dict[str, list[str]]) -> Non
     layers = ["model.layers.0.self_attn.", "model.layers.1.self_attn."]
     assert layers * (len(roots) // 2) == roots
     assert unbiased(EXPECTED) == unbiased(lines)
+
+
+def test_experts_stay_in_their_places(recorded: dict[str, list[str]]) -> None:
+    """Each layer routes, sorts, multiplies twice and adds up; a step makes no tensor and asks the device for
+    nothing, so that a graph can hold it."""
+    names = [line.split()[0] for line in recorded["experts"]]
+    order = [name for name in names if name.startswith("moe_")]
+    layer = ["moe_route", "moe_sort", "moe_gemm", "moe_gemm", "moe_combine"]
+    assert layer * (len(order) // len(layer)) == order
+    assert {name for name in names if name.startswith("torch.")} <= {"torch.mm", "torch.addmm"}
 
 
 def unbiased(lines: list[str]) -> list[str]:
