@@ -153,7 +153,8 @@ def moe_mlp(
     intermediate_size, hidden_size]`, gate first; down: `[num_experts, hidden_size, intermediate_size]`;
     biases `[num_experts, out_size]`.
     shared: `[num_tokens, hidden_size]`, of an expert that all tokens have, is added, times
-    sigmoid(shared_gate), `[num_tokens, 1]`, where there is one; it may be out. Sums are in float32, and rounded once.
+    sigmoid(shared_gate), `[num_tokens, 1]`, where there is one; shared may be out. Sums are in float32, and
+    rounded once.
     workspace: on a GPU, where nothing is allocated if out is given. There types are of 16 bits, and sizes
     multiples of 8.
     """
