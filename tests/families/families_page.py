@@ -30,7 +30,6 @@ Known gaps:
 
 - `longrope` (Phi 3 128k, Phi 4 mini) has two sets of frequencies, for contexts up to the original length and beyond it. transformers chooses for each
   sequence; Quire by `max_model_len`, for all requests, as vLLM does. With `max_model_len` at the original length short contexts are exact.
-- Experts run on a CPU only.
 - `dynamic` RoPE stretches contexts beyond `max_position_embeddings`, which Quire does not have.
 - Gemma 1 to 3 are text models here: the vision parts of Gemma 3 are not read.
 """

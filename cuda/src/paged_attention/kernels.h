@@ -13,7 +13,8 @@ struct KernelArgs;
 // kFold: folded_heads(); the args' group and num_kv_heads count folded heads.
 template <class T, class KV, int kHeadDim, int kFold>
 void launch_decode(const KernelArgs& args, cudaStream_t stream);
-template <class T, class KV, int kHeadDim>
+// kIsPadded: kHeadDim is compute_dim() of the heads' size.
+template <class T, class KV, int kHeadDim, bool kIsPadded>
 void launch_prefill(const KernelArgs& args, cudaStream_t stream);
 // Prompts on wgmma, for head_dim 64, 96 and 128.
 template <class T, int kHeadDim>

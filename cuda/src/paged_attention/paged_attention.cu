@@ -24,7 +24,15 @@ void launch_prompts(const KernelArgs& prefill, cudaStream_t stream) {
   }
   KernelArgs args = prefill;
   args.work.num_workers *= blocks_per_sm(kHeadDim);
-  launch_prefill<T, KV, kHeadDim>(args, stream);
+  launch_prefill<T, KV, kHeadDim, false>(args, stream);
+}
+
+// Head sizes between kHeadDim and the next smaller one.
+template <class T, class KV, int kHeadDim>
+void launch_padded(const KernelArgs&, const KernelArgs& prefill, cudaStream_t stream) {
+  KernelArgs args = prefill;
+  args.work.num_workers *= blocks_per_sm(kHeadDim);
+  launch_prefill<T, KV, kHeadDim, true>(args, stream);
 }
 
 template <class T, class KV, int kHeadDim>
@@ -43,18 +51,18 @@ using Launch = void (*)(const KernelArgs&, const KernelArgs&, cudaStream_t);
 
 template <class T, class KV>
 Launch launch_for_head_dim(int32_t head_dim) {
-  switch (head_dim) {
+  const auto choose = [&]<int kHeadDim>() {
+    return has_decode(head_dim) ? launch_both<T, KV, kHeadDim> : launch_padded<T, KV, kHeadDim>;
+  };
+  switch (compute_dim(head_dim)) {
     case 64:
-      return launch_both<T, KV, 64>;
+      return choose.template operator()<64>();
     case 96:
-      return launch_both<T, KV, 96>;
+      return choose.template operator()<96>();
     case 128:
-      return launch_both<T, KV, 128>;
-    case 256:
-      return launch_both<T, KV, 256>;
+      return choose.template operator()<128>();
     default:
-      throw std::invalid_argument("paged attention: head_dim must be 64, 96, 128 or 256, got " +
-                                  std::to_string(head_dim));
+      return choose.template operator()<256>();
   }
 }
 
@@ -107,6 +115,11 @@ void launch_paged_attention(const PagedAttentionParams& params, cudaStream_t str
   }
   if (params.sinks != nullptr && reinterpret_cast<uintptr_t>(params.sinks) % alignof(float) != 0) {
     throw std::invalid_argument("paged attention: sinks must lie at a multiple of 4 bytes");
+  }
+  if (params.kv_dtype == KVDType::kFloat8E4M3 && c.head_dim % 16 != 0) {
+    throw std::invalid_argument(
+        "paged attention: head_dim must be a multiple of 16 with a float8 cache, got " +
+        std::to_string(c.head_dim));
   }
   require_aligned("query", params.query, params.stride_query_token);
   require_aligned("out", params.out, params.stride_out_token);

@@ -197,7 +197,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
         r.seq_len = p.seq_lens[i];
         r.row = p.block_table_rows[i];
       }
-      const bool is_decode = r.query_len > 0 && r.query_len * decode_group <= kDecodeRows;
+      const bool is_decode =
+          has_decode(c.head_dim) && r.query_len > 0 && r.query_len * decode_group <= kDecodeRows;
       const int32_t first_position = r.seq_len - r.query_len;
       const int32_t units = is_decode ? num_units(r.seq_len, first_position, c.window) : 0;
       const int32_t num_chunks = ceil_div(units, chunk_units);
@@ -263,8 +264,8 @@ void check(const PagedAttentionConfig& c) {
           "num_q_heads must be a multiple of num_kv_heads", c.num_q_heads);
   require(c.num_q_heads / c.num_kv_heads <= 64, "at most 64 query heads may share a KV head",
           c.num_q_heads / c.num_kv_heads);
-  require(c.head_dim == 64 || c.head_dim == 96 || c.head_dim == 128 || c.head_dim == 256,
-          "head_dim must be 64, 96, 128 or 256", c.head_dim);
+  require(c.head_dim >= 32 && c.head_dim <= 256 && c.head_dim % 8 == 0,
+          "head_dim must be a multiple of 8 in [32, 256]", c.head_dim);
   require(c.max_num_seqs > 0, "max_num_seqs must be positive", c.max_num_seqs);
   require(c.max_num_tokens > 0, "max_num_tokens must be positive", c.max_num_tokens);
   require(c.max_seq_len > 0, "max_seq_len must be positive", c.max_seq_len);
@@ -312,7 +313,7 @@ Workspace lay_out(const PagedAttentionConfig& c, void* base) {
     take(w->first_tiles, w->num_workers);
     take(w->num_finished, w->num_counters);
     take(w->partial_state, num_rows * 2);
-    take(w->partial_out, num_rows * c.head_dim);
+    take(w->partial_out, num_rows * compute_dim(c.head_dim));
   }
   ws.bytes = offset;
   return ws;

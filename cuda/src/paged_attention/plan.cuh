@@ -32,6 +32,13 @@ namespace quire::cuda::attention {
 
 constexpr int kUnitKeys = 64;  // keys of one step of a block of threads
 constexpr int kDecodeRows = 16;
+// The head size that kernels compute with, of heads of any size: those between have zeros behind them. They
+// have no decode kernel of their own: prefill_kernel takes all sequences.
+__host__ __device__ constexpr int compute_dim(int head_dim) {
+  return head_dim <= 64 ? 64 : head_dim <= 96 ? 96 : head_dim <= 128 ? 128 : 256;
+}
+__host__ __device__ constexpr bool has_decode(int head_dim) { return head_dim == compute_dim(head_dim); }
+
 // For either kernel, what shared memory and registers allow.
 __host__ __device__ constexpr int blocks_per_sm(int head_dim) { return head_dim <= 128 ? 2 : 1; }
 __host__ __device__ constexpr int decode_blocks_per_sm(int head_dim) { return head_dim <= 128 ? 2 : 1; }

@@ -48,36 +48,39 @@ __device__ inline float with_sink(const KernelArgs& a, float sum, float max, int
 template <int kHeadDim>
 constexpr int kRowBytes = kHeadDim * 2 + 16;
 
+// The head size in memory; where kIsPadded, kHeadDim is the next larger one that kernels compute with.
+template <int kHeadDim, bool kIsPadded>
+__device__ inline int32_t memory_dim(const KernelArgs& a) {
+  return kIsPadded ? a.p.config.head_dim : kHeadDim;
+}
+
 // Copies keys [first_key, first_key + 16) of one block, and their values, into rows of shared memory. Rows of
-// keys from num_keys on are zeros: unused slots may hold NaN, and 0 * NaN would reach the output.
-template <class KV, int kHeadDim, int kPitch = kRowBytes<kHeadDim>>
+// keys from num_keys on are zeros: unused slots may hold NaN, and 0 * NaN would reach the output. So is what
+// pads a row.
+template <class KV, int kHeadDim, bool kIsPadded = false, int kPitch = kRowBytes<kHeadDim>>
 __device__ inline void copy_16_keys(const KernelArgs& a, int32_t block_id, int32_t kv_head, int32_t first_key,
                                     int32_t num_keys, uint32_t to_keys, uint32_t to_values) {
   constexpr int kSize = 16 / sizeof(KV);
   constexpr int kColumns = kHeadDim / kSize;  // of 16 bytes
   static_assert(16 * kColumns % 32 == 0);
   const int lane = threadIdx.x % 32;
-  const int64_t stride_slot = static_cast<int64_t>(a.p.config.num_kv_heads) * kHeadDim;
+  const int32_t dim = memory_dim<kHeadDim, kIsPadded>(a);
+  const int64_t stride_slot = static_cast<int64_t>(a.p.config.num_kv_heads) * dim;
   const int32_t offset = first_key & ((1 << a.block_shift) - 1);
-  const int64_t base = block_id * a.p.stride_block + offset * stride_slot + kv_head * kHeadDim;
-  const KV* keys = static_cast<const KV*>(a.p.key_cache) + base;
-  const KV* values = static_cast<const KV*>(a.p.value_cache) + base;
+  const int64_t base = block_id * a.p.stride_block + offset * stride_slot + kv_head * dim;
+  const auto copy = [&](const void* cache, uint32_t to) {
 #pragma unroll
-  for (int i = 0; i < 16 * kColumns / 32; ++i) {
-    const int row = (lane + 32 * i) / kColumns;
-    const int column = (lane + 32 * i) % kColumns;
-    const bool is_valid = first_key + row < num_keys;
-    const int64_t from = row * stride_slot + column * kSize;
-    copy_async(to_keys + row * kPitch + column * 16, keys + from, is_valid);
-  }
-#pragma unroll
-  for (int i = 0; i < 16 * kColumns / 32; ++i) {
-    const int row = (lane + 32 * i) / kColumns;
-    const int column = (lane + 32 * i) % kColumns;
-    const bool is_valid = first_key + row < num_keys;
-    const int64_t from = row * stride_slot + column * kSize;
-    copy_async(to_values + row * kPitch + column * 16, values + from, is_valid);
-  }
+    for (int i = 0; i < 16 * kColumns / 32; ++i) {
+      const int row = (lane + 32 * i) / kColumns;
+      const int column = (lane + 32 * i) % kColumns;
+      const bool is_there = !kIsPadded || column * kSize < dim;
+      const int64_t from = base + row * stride_slot + (is_there ? column * kSize : 0);
+      copy_async(to + row * kPitch + column * 16, static_cast<const KV*>(cache) + from,
+                 is_there && first_key + row < num_keys);
+    }
+  };
+  copy(a.p.key_cache, to_keys);
+  copy(a.p.value_cache, to_values);
 }
 
 // The block that holds keys [first_key, first_key + 16); block 0 past the end, where nothing is read.
@@ -184,7 +187,7 @@ __device__ inline T* out_row(const KernelArgs& a, const Tile& tile, int32_t kv_h
 
 // out = sum over pieces, in key order, of 2^(max_j - max) O_j / sum over pieces of 2^(max_j - max) sum_j
 // Called by the whole block.
-template <class T, int kHeadDim, int kRows>
+template <class T, int kHeadDim, bool kIsPadded, int kRows>
 __device__ inline void merge_pieces(const KernelArgs& a, const Tile& tile, int32_t kv_head,
                                     const Slots& slots) {
   __shared__ float2 merged[kRows];  // maximum, value_scale / sum
@@ -238,7 +241,9 @@ __device__ inline void merge_pieces(const KernelArgs& a, const Tile& tile, int32
       uint2 packed;
       packed.x = Element<T>::pack(out[u].x * inverse, out[u].y * inverse);
       packed.y = Element<T>::pack(out[u].z * inverse, out[u].w * inverse);
-      *reinterpret_cast<uint2*>(out_row<T>(a, tile, kv_head, row, kHeadDim) + i % kColumns * 4) = packed;
+      const int32_t dim = memory_dim<kHeadDim, kIsPadded>(a), column = i % kColumns * 4;
+      if (kIsPadded && column >= dim) continue;
+      *reinterpret_cast<uint2*>(out_row<T>(a, tile, kv_head, row, dim) + column) = packed;
     }
   }
   __syncthreads();  // merged may be written again

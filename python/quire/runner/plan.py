@@ -68,8 +68,6 @@ def _plan_cuda(
 
     if config.block_size < 16 or config.block_size & (config.block_size - 1):
         raise InvalidArgument("block_size", str(config.block_size), "16, 32, 64, ... 1024 on a GPU")
-    if model.spec.has_experts:
-        raise UnsupportedModel(f"{model.folder}: config.json: a model with experts; allowed: on device cpu")
     dtype = resolve_cuda_dtype(config, model)
     kv_dtype = torch.float8_e4m3fn if config.kv_cache_dtype == "fp8" else dtype
     memory = cuda_memory.CudaMemory.of(device)  # before this engine takes anything

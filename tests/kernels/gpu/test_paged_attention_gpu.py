@@ -12,6 +12,9 @@ from torch import Tensor
 
 pytestmark = pytest.mark.gpu
 
+# 64, 96, 128 and 256 have kernels of their own, those between are computed as the next larger one.
+HEAD_DIMS = [32, 40, 64, 72, 80, 96, 112, 128, 136, 160, 256]
+
 
 def late_copy(to: Tensor, source: Tensor, nanoseconds: int) -> None:
     """A copy of contiguous bytes by a kernel after whose beginning the next kernel may begin."""
@@ -26,7 +29,7 @@ def late_copy(to: Tensor, source: Tensor, nanoseconds: int) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("block_size", [16, 32])
-@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_a_mixed_batch_equals_the_reference(head_dim: int, block_size: int, dtype: torch.dtype) -> None:
     case = make_case(RAGGED, head_dim=head_dim, block_size=block_size, dtype=dtype)
     case.plan()
@@ -155,7 +158,7 @@ def test_with_a_fixed_split_a_result_does_not_depend_on_the_batch() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("block_size", [16, 32])
-@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+@pytest.mark.parametrize("head_dim", [dim for dim in HEAD_DIMS if dim % 16 == 0])
 def test_a_cache_of_8_bit_floats(head_dim: int, block_size: int, dtype: torch.dtype) -> None:
     case = make_case(RAGGED, head_dim=head_dim, block_size=block_size, dtype=dtype, float8=True)
     case.plan()
@@ -164,7 +167,7 @@ def test_a_cache_of_8_bit_floats(head_dim: int, block_size: int, dtype: torch.dt
 
 @pytest.mark.parametrize("float8", [False, True])
 @pytest.mark.parametrize("window", [1, 16, 63, 64, 200, 100000])
-@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 160, 256])
 def test_a_window_hides_older_keys(head_dim: int, window: int, float8: bool) -> None:
     lens = [*RAGGED, (3, 900), (1, 5000), (900, 1500)]
     case = make_case(lens, head_dim=head_dim, window=window, float8=float8)
@@ -193,7 +196,7 @@ def test_scores_are_capped(soft_cap: float, float8: bool) -> None:
 @pytest.mark.parametrize("float8", [False, True])
 @pytest.mark.parametrize("split_keys", [0, 128])
 @pytest.mark.parametrize(("window", "soft_cap"), [(None, None), (128, None), (300, 20.0)])
-@pytest.mark.parametrize("head_dim", [64, 96, 128, 256])
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 160, 256])
 def test_sinks(
     head_dim: int, window: int | None, soft_cap: float | None, split_keys: int, float8: bool
 ) -> None:

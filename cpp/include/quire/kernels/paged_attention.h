@@ -28,7 +28,7 @@ struct PagedAttentionConfig {
   static constexpr char kName[] = "PagedAttentionConfig";
   int32_t num_q_heads = 0;
   int32_t num_kv_heads = 0;  // divides num_q_heads
-  int32_t head_dim = 0;      // CUDA: 64, 96, 128 or 256; CPU: a multiple of 8 in [32, 256]
+  int32_t head_dim = 0;      // a multiple of 8 in [32, 256]; CUDA, float8 cache: of 16
 
   int32_t window = 0;  // 0: none
 

@@ -195,7 +195,7 @@ void run(const Batch& batch, const std::string& name, int32_t head_dim, int32_t 
 }  // namespace
 
 void attention() {
-  for (const int32_t head_dim : {64, 96, 128, 256}) run(kMixed, "mixed", head_dim, 16);
+  for (const int32_t head_dim : {64, 80, 96, 128, 256}) run(kMixed, "mixed", head_dim, 16);
   for (const int32_t head_dim : {64, 128}) {
     run(kDecode, "decode", head_dim, 16);
     run(kMixed, "mixed", head_dim, 32, true);
