@@ -2,7 +2,8 @@
 
     PYTHONPATH=python python tests/python/engine/recorded_launches.py > tests/python/engine/llama_launches.txt
 
-Each argument, a JSON object merged into the models' config.json, gives a list; empty lines lie between them.
+Each argument, a JSON object merged into the models' config.json, or the path of another config.json, of which
+one model then is made, gives a list; empty lines lie between them.
 `quire._cuda` is replaced by a recorder, and tensors are on the CPU. An address is printed as the name of the
 tensor and the offset in bytes; a tensor without a name is numbered when it first appears. So two programs
 print the same where their kernels compute the same from the same weights in the same order.
@@ -13,11 +14,12 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import _core_parts
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -94,16 +96,22 @@ def install(recorder: Recorder) -> None:
         def __str__(self) -> str:
             return f"({' '.join(map(recorder.shown, self._values))})"
 
-    def launcher(name: str) -> Callable[..., None]:
-        return lambda *arguments, **named: recorder.launch(name, *arguments, **named)
+    def launcher(name: str, members: Mapping[str, bool]) -> Callable[..., None]:
+        def launch(**named: object) -> None:
+            required = {member for member, is_required in members.items() if is_required}
+            if not required <= named.keys() <= members.keys():
+                raise TypeError(f"{name}: got {', '.join(named)}; allowed: {', '.join(members)}")
+            recorder.launch(name, **named)
+
+        return launch
 
     kernels: Any = ModuleType("quire._cuda")
     kernels.SKINNY_GEMM_MAX_ROWS = 64
     kernels.paged_attention_workspace_bytes = lambda config: 256
     for name in ("SkinnyGemmWeight", "WideGemmWeight", "PagedAttentionConfig"):
         setattr(kernels, name, Handle)
-    for name in LAUNCHES:
-        setattr(kernels, name, launcher(name))
+    for name, members in kernel_members().items():
+        setattr(kernels, name, launcher(name, members))
     sys.modules["quire._cuda"] = kernels
     tensors: Any = torch.Tensor
     tensors.data_ptr = lambda tensor: recorder.data_ptr(tensor)
@@ -113,21 +121,17 @@ def install(recorder: Recorder) -> None:
     cuda.get_device_properties = lambda _: SimpleNamespace(multi_processor_count=132)
 
 
-LAUNCHES = (
-    "activate",
-    "embedding",
-    "gather_rows",
-    "moe_combine",
-    "moe_gemm",
-    "moe_route",
-    "moe_sort",
-    "paged_attention",
-    "norm",
-    "rope_and_cache",
-    "skinny_gemm",
-    "split_gemm",
-    "wide_gemm",
-)
+def kernel_members() -> dict[str, dict[str, bool]]:
+    """Kernel -> the names of its arguments, and whether each must be given, as the bindings say."""
+    kernels = {}
+    for name, function in vars(_core_parts.cuda).items():
+        text = getattr(function, "__doc__", None) or ""
+        if text.startswith(f"{name}(*, "):
+            members = text[text.index("*, ") + 3 : text.rindex(") ->")].split(", ")
+            kernels[name] = {member.split(":")[0]: "=" not in member for member in members}
+    return kernels
+
+
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "vocab_size": 320,
@@ -150,15 +154,18 @@ CASES: dict[str, tuple[dict[str, Any], bool, list[tuple[int, int]]]] = {
 def main() -> None:
     recorder = Recorder()
     install(recorder)
-    print("\n\n".join("\n".join(record(recorder, json.loads(changes))) for changes in sys.argv[1:] or ["{}"]))
+    print("\n\n".join("\n".join(record(recorder, argument)) for argument in sys.argv[1:] or ["{}"]))
 
 
-def record(recorder: Recorder, changes: dict[str, Any]) -> list[str]:
+def record(recorder: Recorder, argument: str) -> list[str]:
     """The lines of all cases."""
     recorder.lines = []
-    for name, (settings, batch_invariant, steps) in CASES.items():
+    is_changes = argument.startswith("{")
+    cases = CASES if is_changes else {"given": ({}, False, [(4, 4), (100, 5)])}
+    for name, (settings, batch_invariant, steps) in cases.items():
         with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-            (Path(folder) / "config.json").write_text(json.dumps(CONFIG | settings | changes))
+            config = json.dumps(CONFIG | settings | json.loads(argument)) if is_changes else None
+            (Path(folder) / "config.json").write_text(config or Path(argument).read_text())
             for num_tokens, num_sampled in steps:
                 recorder.lines.append(f"# {name}: {num_tokens} tokens, {num_sampled} sampled")
                 run(recorder, Path(folder), batch_invariant, num_tokens, num_sampled)
@@ -183,7 +190,10 @@ def run(recorder: Recorder, folder: Path, batch_invariant: bool, num_tokens: int
     decoder = Decoder(weights, cpu, 64, batch_invariant=batch_invariant)
     activations = Activations(model.spec, torch.bfloat16, cpu, num_tokens, num_sampled, has_outputs=True)
     attentions = paged_attentions(model.spec, cpu, max_num_seqs=8, max_num_tokens=num_tokens, max_seq_len=64)
-    kv_memory = torch.zeros(8, 2, 2, 16, 2, 32, dtype=torch.bfloat16)
+    attention = model.spec.attention
+    kv_memory = torch.zeros(
+        (8, model.spec.num_layers, 2, 16, attention.num_kv_heads, attention.head_dim), dtype=torch.bfloat16
+    )
     caches = [ops.KVCache(layer) for layer in kv_memory.unbind(1)]
     block_tables, last_token_ids = torch.zeros(8, 4, dtype=torch.int32), torch.zeros(9, dtype=torch.int32)
     lengths = {"token_ids": num_tokens, "positions": num_tokens, "slot_mapping": num_tokens}
