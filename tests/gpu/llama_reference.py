@@ -43,6 +43,16 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+def save_tokenizer(folder: Path) -> None:
+    """256 bytes and two special tokens, no merges."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<bos>", "<eos>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
 def make_llama(folder: Path, *, seed: int = 0, **settings: Any) -> Path:
     """A random model in bfloat16, with weights so large that every layer matters to the logits and these lie
     apart."""
@@ -86,13 +96,7 @@ def make_llama(folder: Path, *, seed: int = 0, **settings: Any) -> Path:
     bfloat16 = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
     save_file(bfloat16, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config))
-    # 256 bytes and two special tokens, no merges.
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<bos>", "<eos>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
+    save_tokenizer(folder)
     return folder
 
 
