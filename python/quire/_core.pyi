@@ -37,6 +37,7 @@ class EngineConfig:
         max_model_len: int,
         max_output_tokens: int = 0,
         max_batches_in_flight: int = 1,
+        window: int = 0,
         watermark: float = 0.009999999776482582,
         scheduling_policy: SchedulingPolicy = SchedulingPolicy.FCFS,
         enable_prefix_caching: bool = True,
@@ -59,6 +60,8 @@ class EngineConfig:
     def max_output_tokens(self) -> int: ...
     @property
     def max_batches_in_flight(self) -> int: ...
+    @property
+    def window(self) -> int: ...
     @property
     def watermark(self) -> float: ...
     @property

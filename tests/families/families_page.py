@@ -16,11 +16,13 @@ from test_parity import REFUSED, TOLERANCE, worst_difference
 
 HEAD = """# Families that were checked, and how well they agree
 
-Each row is a checkpoint with a published `config.json`, small sizes and random weights, served by the CPU engine in float32 and compared with
-Hugging Face transformers {transformers}: log probabilities of the five likeliest tokens at every place of four prompts (5 to 150 tokens, in chunks, with
-shared prefixes and preemption) and of 64 greedy tokens each, whose ids are equal. CI fails where a difference reaches {tolerance}.
+Each row is a checkpoint with a published `config.json`, small sizes and random weights, served by the CPU
+engine in float32 and compared with Hugging Face transformers {transformers}: log probabilities of the five likeliest
+tokens at every place of four prompts (5 to 150 tokens, in chunks, with shared prefixes and preemption) and of 64
+greedy tokens each, whose ids are equal. CI fails where a difference reaches {tolerance}.
 
-The last column is the largest difference, rounded up to one digit. This page is written by `tests/families/families_page.py`.
+The last column is the largest difference, rounded up to one digit. This page is written by
+`tests/families/families_page.py`.
 
 | checkpoint | architecture | largest difference |
 | --- | --- | --- |"""
@@ -28,10 +30,11 @@ The last column is the largest difference, rounded up to one digit. This page is
 TAIL = """
 Known gaps:
 
-- `longrope` (Phi 3 128k, Phi 4 mini) has two sets of frequencies, for contexts up to the original length and beyond it. transformers chooses for each
-  sequence; Quire by `max_model_len`, for all requests, as vLLM does. With `max_model_len` at the original length short contexts are exact.
+- `longrope` (Phi 3 128k, Phi 4 mini) has two sets of frequencies, for contexts up to the original length and
+  beyond it. transformers chooses for each sequence; Quire by `max_model_len`, for all requests, as vLLM does.
+  With `max_model_len` at the original length short contexts are exact.
 - `dynamic` RoPE stretches contexts beyond `max_position_embeddings`, which Quire does not have.
-- Gemma 1 to 3 are text models here: the vision parts of Gemma 3 are not read.
+- Gemma 3 is its text model: the vision parts are not read.
 """
 
 

@@ -20,7 +20,7 @@
 namespace quire::wire {
 
 constexpr uint32_t kMagic = 0x52495551;  // "QUIR"
-constexpr uint16_t kVersion = 5;
+constexpr uint16_t kVersion = 6;
 constexpr uint32_t kMaxPayload = 1u << 30;
 constexpr size_t kRequestsPayload = 1u << 24;  // additions are cut into frames of about so many bytes
 

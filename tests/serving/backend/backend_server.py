@@ -22,7 +22,7 @@ import _core_parts
 import numpy as np
 import quire
 import tritonclient.grpc as grpc
-from quire.triton.installation import find_backend_library
+from quire.triton.installation import find_backend_library, find_guard_library
 from quire.triton.server import choose_ports, reserved
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -147,6 +147,7 @@ class Server:
     def __init__(
         self, repository: Repository, work: Path, *options: str, environment: dict[str, str] | None = None
     ) -> None:
+        """With the guard, as `quire serve` starts it: without it Triton loses events of streams under load."""
         self.repository = repository
         home = tritonserver_home()
         backends = work / "backends"
@@ -171,7 +172,8 @@ class Server:
             "--exit-timeout-secs=10",
             *options,
         ]
-        environment = os.environ | (environment or {"PYTHONPATH": FAKE_ENGINE_PATH})
+        defaults = {"PYTHONPATH": FAKE_ENGINE_PATH, "LD_PRELOAD": str(find_guard_library())}
+        environment = os.environ | defaults | (environment or {})
         with self.log_path.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
 

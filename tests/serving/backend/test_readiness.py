@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import tritonclient.grpc
-from backend_server import FAKE_ENGINE_PATH, ROOT, Repository, Server, wait_for
+from backend_server import ROOT, Repository, Server, wait_for
 from quire.triton.installation import find_guard_library
 
 MODELS = ("generation", "ensemble", "generation_unary")
@@ -46,11 +46,7 @@ def engine(tmp_path: Path) -> HeldEngine:
 
 @pytest.fixture
 def guarded(engine: HeldEngine, tmp_path: Path) -> Iterator[Server]:
-    environment = {
-        "PYTHONPATH": FAKE_ENGINE_PATH,
-        "LD_PRELOAD": str(find_guard_library()),
-    }
-    server = Server(engine.repository, tmp_path, environment=environment)
+    server = Server(engine.repository, tmp_path)
     try:
         yield server.wait_ready()
     finally:
