@@ -147,7 +147,7 @@ class Server:
     def __init__(
         self, repository: Repository, work: Path, *options: str, environment: dict[str, str] | None = None
     ) -> None:
-        """With the guard, as `quire serve` starts it: without it Triton loses events of streams under load."""
+        """With the guard, as `quire serve` starts it: else Triton loses events of streams under load."""
         self.repository = repository
         home = tritonserver_home()
         backends = work / "backends"
