@@ -40,7 +40,7 @@ Known gaps:
 
 def rounded_up(value: float) -> str:
     exponent = math.floor(math.log10(value))
-    return f"{math.ceil(value / 10**exponent):d}e{exponent}"
+    return f"{math.ceil(value / 10**exponent) * 10**exponent:.0e}".replace("e-0", "e-")
 
 
 def main() -> None:
