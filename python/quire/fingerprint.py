@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quire.errors import ModelError, ModelNotFound
+from quire.tokenizer_files import TOKENIZER_FILES
 
-_SMALL_FILES = ("config.json", "generation_config.json", "tokenizer.json")
+_SMALL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
 _NUM_SAMPLES = 64
 _SAMPLE_SIZE = 4096
 

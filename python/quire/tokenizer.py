@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tokenizers
 
-from quire.errors import InvalidArgument, ModelNotFound, QuireError, UnsupportedModel, describe
+from quire.errors import InvalidArgument, QuireError, UnsupportedModel, describe
 from quire.fingerprint import fingerprint
-from quire.model_files import TOKENIZER_LIMIT, read_bytes
 from quire.sampling_params import MAX_BAD_WORD_IDS, MAX_BAD_WORDS
 from quire.tokenizer_bounds import MAX_REPLACES, check_growth, check_ids, check_size, replaced, steps_of
+from quire.tokenizer_files import TokenizerFiles
 
 if TYPE_CHECKING:
     from quire import _core
@@ -47,26 +47,18 @@ class EncodingError(QuireError):
 
 
 class Tokenizer:
-    """A model's tokenizer.json. Encoding adds special tokens as the model asks (BOS), no padding.
+    """A model's tokenizer, from all of its files (quire.tokenizer_files). Encoding adds special tokens as the
+    model asks (BOS), no padding.
 
     Raises EncodingError where `tokenizers` fails, whatever it raises.
     """
 
-    def __init__(self, folder: Path | str, content: bytes | None = None) -> None:
-        """`content`: what tokenizer.json held when somebody read it; default: what it holds now."""
+    def __init__(self, folder: Path | str, files: TokenizerFiles | None = None) -> None:
+        """`files`: what they held when somebody read them; default: what they hold now."""
         path = Path(folder) / "tokenizer.json"
-        if content is None:
-            try:
-                content = read_bytes(path, TOKENIZER_LIMIT)
-            except FileNotFoundError:
-                raise ModelNotFound(
-                    f"tokenizer.json: not found in {Path(folder)}; allowed: a folder with a tokenizer.json"
-                ) from None
-        self.content = content
-        # Identifies the file that this was read from: ids mean the same where it is the same.
-        self.fingerprint = fingerprint(content)
+        self.files = files = files or TokenizerFiles.read(Path(folder))
         try:
-            self.raw = _run(tokenizers.Tokenizer.from_buffer, content)
+            self.raw = _run(tokenizers.Tokenizer.from_buffer, files.content)
         except EncodingError as error:
             raise UnsupportedModel(f"{path}: tokenizers cannot read it: {error}") from error
         try:
@@ -76,9 +68,24 @@ class Tokenizer:
                 check_growth(json.loads(self.raw.normalizer.__getstate__()))
         except UnsupportedModel as error:
             raise UnsupportedModel(f"{path}: {error}") from None
+        alone = repr(self.raw.get_added_tokens_decoder())
+        try:
+            self.warnings = tuple(f"{folder}: {warning}" for warning in files.complete(self.raw))
+        except UnsupportedModel as error:
+            raise UnsupportedModel(f"{folder}: {error}") from None
+        added = repr(self.raw.get_added_tokens_decoder())
+        # Identifies the files that this was read from: ids mean the same where it is the same.
+        self.fingerprint = fingerprint(files.content + (added.encode() if added != alone else b""))
+        self.special_tokens = files.special_tokens
         # Files may carry the settings of their training.
         self.raw.no_truncation()
         self.raw.no_padding()
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The token that ends a sequence, as the tokenizer's files say."""
+        token: int | None = self.raw.token_to_id(self.special_tokens.get("eos_token", ""))
+        return token
 
     def vocabulary(self, model: str) -> str:
         """Whose ids these are, as it travels with them: the fingerprint, then the name of `model` (a setting,

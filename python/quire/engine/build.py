@@ -134,6 +134,7 @@ def _read_tokenizer(plan: _Plan) -> None:
 
 def _compare_vocabularies(plan: _Plan) -> None:
     file = plan.folder / "tokenizer.json"
+    plan.warnings += plan.tokenizer.warnings
     plan.warnings += check_vocabulary(plan.tokenizer.raw, plan.model.vocab_size, file)
 
 
@@ -161,6 +162,12 @@ def _plan_memory(plan: _Plan) -> None:
     plan.runner = plan_runner(plan.config, plan.model, plan.max_model_len, plan.threads)
 
 
+def _eos_token_ids(plan: _Plan) -> tuple[int, ...]:
+    """What config.json or generation_config.json names and, as in vLLM, the tokenizer's own."""
+    ids, own = plan.model.eos_token_ids, plan.tokenizer.eos_token_id
+    return ids if own is None or own in ids or own >= plan.model.vocab_size else (*ids, own)
+
+
 def _make_core(plan: _Plan) -> None:
     config, model, runner = plan.config, plan.model, plan.runner
     # Settings that the core has by the same name; null is the core's default.
@@ -175,7 +182,7 @@ def _make_core(plan: _Plan) -> None:
             "max_batches_in_flight": runner.max_batches_in_flight,
             "window": model.spec.kv_window,
             "vocab_size": model.vocab_size,
-            "eos_token_ids": model.eos_token_ids,
+            "eos_token_ids": _eos_token_ids(plan),
             "scheduling_policy": _core.SchedulingPolicy[config.scheduling_policy.upper()],
         }
     )

@@ -16,6 +16,7 @@ from quire.errors import ConfigError, InvalidArgument, ModelNotFound, describe
 from quire.model_files import read_json_object
 from quire.text_bounds import bytes_per_token
 from quire.tokenizer import Tokenizer
+from quire.tokenizer_files import TokenizerFiles
 from quire.triton.tokenizer_stage import DIALECTS, TokenizerStage
 
 
@@ -25,7 +26,7 @@ class TokenizerSettings:
 
     folder: str  # of the model
     model: str  # as the settings name it
-    tokenizer: bytes  # content of its tokenizer.json
+    tokenizer: TokenizerFiles
     max_model_len: int | None
     vocab_size: int | None
     bytes_per_token: int | None  # of a prompt at most, see quire.text_bounds
@@ -44,20 +45,23 @@ class TokenizerSettings:
         return cls(
             folder=str(folder),
             model=config.model,
-            tokenizer=tokenizer.content,
+            tokenizer=tokenizer.files,
             max_model_len=config.max_model_len or _number(model, "max_position_embeddings"),
             vocab_size=_number(model, "vocab_size"),
             bytes_per_token=bytes_per_token(tokenizer.raw),
         )
 
     def to_bytes(self) -> bytes:
-        values = {name: value for name, value in vars(self).items() if name != "tokenizer"}
-        return json.dumps(values).encode() + b"\n" + self.tokenizer
+        files = vars(self.tokenizer)
+        values = vars(self) | {"tokenizer": {name: files[name] for name in files if name != "content"}}
+        return json.dumps(values).encode() + b"\n" + self.tokenizer.content
 
     @classmethod
     def from_bytes(cls, content: bytes) -> TokenizerSettings:
         head, _, tokenizer = content.partition(b"\n")
-        return cls(tokenizer=tokenizer, **json.loads(head))
+        values = json.loads(head)
+        files = TokenizerFiles(content=tokenizer, **values.pop("tokenizer"))
+        return cls(tokenizer=files, **values)
 
     def make_stage(self, parameters: Mapping[str, str]) -> TokenizerStage:
         """`parameters` of config.pbtxt: forwarded_headers is a regular expression, that of tritonserver's
