@@ -1,7 +1,8 @@
 """The configurations of model_repository: what they lack of the outputs that a field asks for.
 
 An output NAME of cpp/triton/output_table.h that the field return_NAME of RequestOptions asks for is an output
-of every model that has it, and return_NAME an input of the models that take a request's fields as tensors.
+of every model that has it, and return_NAME an input of the models that take a request's fields as tensors. So
+are the fields of ChatOptions that hold objects.
 What people wrote, and its order, stays; missing rows come last in their list.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from quire.field import fields_of
-from quire.sampling_params import RequestOptions
+from quire.sampling_params import ChatOptions, RequestOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 _TYPES = {"kString": "STRING", "kInt32": "INT32", "kUint32": "UINT32", "kFloat": "FP32"}
@@ -73,8 +74,9 @@ def model_config(model: str) -> Callable[[str], str]:
         if outputs:
             text = _with(text, "\noutput", {name: _row(name, kind) for name, kind in outputs.items()})
         fields = {name: "BOOL" for name in fields_of(RequestOptions) if name.startswith("return_")}
+        fields |= {name: "STRING" for name, field in fields_of(ChatOptions).items() if "object" in field.type}
         if model in _FIELDS_AS_TENSORS:
-            inputs = {name: _row(name, "BOOL", "[ 1 ]", " optional: true") for name in fields}
+            inputs = {name: _row(name, kind, "[ 1 ]", " optional: true") for name, kind in fields.items()}
             text = _with(text, "\ninput", inputs)
         if model == "ensemble":
             text = _with(text, r'"tokenizer" model_version: -1\n    input_map', _map(fields))

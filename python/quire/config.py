@@ -76,6 +76,9 @@ class EngineConfig(BaseModel):
     max_output_tokens: PositiveInt32 | None = None
     """The largest max_tokens of a request, and what one without max_tokens gets. null: what fits into the
     context."""
+    trust_request_chat_template: bool = False
+    """A request may bring its own chat template, a program that runs in a sandbox, for as long as one request
+    may tokenize. false: only names of the model's templates."""
     load_format: Literal["auto", "dummy"] = "auto"
     """dummy: random weights, for measuring."""
     disable_log_stats: bool = False

@@ -39,6 +39,8 @@ _TYPE_NAMES = {
     "strings": "a non-empty string or a list of them",
     "ints": "a list of integers",
     "biases": "an object of token ids and numbers",
+    "object": "a JSON object",
+    "objects": "a list of JSON objects",
 }
 
 
@@ -51,6 +53,8 @@ _TYPES = {
     "Sequence[str]": "strings",
     "Sequence[int]": "ints",
     "Mapping[int, float] | Sequence[tuple[int, float]]": "biases",
+    "Mapping[str, Any]": "object",
+    "Sequence[Mapping[str, Any]]": "objects",
 }
 
 
@@ -122,6 +126,8 @@ class Field:
             return self._check_string(value, value)
         if self.type == "biases":
             return self._check_biases(value)
+        if self.type in ("object", "objects"):
+            return self._check_json(value)
         return self._check_list(value)
 
     def from_parameter(self, value: object) -> Any:
@@ -237,6 +243,28 @@ class Field:
                 given = f"{describe(bias)} for the id {token_id}"
                 raise InvalidArgument(self.name, given, self.allowed)
         return tuple(sorted(biases.items()))
+
+    def _check_json(self, value: object) -> Any:
+        """Plain JSON values, from a string that spells them too: tensors and request parameters hold no
+        others."""
+        try:
+            value = load_json(value if isinstance(value, str) else json.dumps(value))
+        except json.JSONDecodeError as error:
+            given = f"malformed JSON: {error.msg} at line {error.lineno} column {error.colno}"
+            raise InvalidArgument(self.name, given, self.allowed) from None
+        except (JsonError, InvalidArgument) as error:
+            raise InvalidArgument(self.name, str(error), self.allowed) from None
+        except (TypeError, ValueError, RecursionError):  # of a Python value
+            raise self.error(value) from None
+        items = [value] if self.type == "object" else value
+        if not isinstance(items, list):
+            raise self.error(value)
+        for index, item in enumerate(items):
+            if not isinstance(item, dict):
+                name = self.name if self.type == "object" else f"{self.name}[{index}]"
+                raise InvalidArgument(name, describe(item), "a JSON object")
+        self._check_count(items)
+        return value
 
     def _check_count(self, items: list[Any] | tuple[Any, ...]) -> None:
         too_many = self.max_items is not None and len(items) > self.max_items

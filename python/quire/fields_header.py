@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from quire.field import INT32_MAX, INT64_MAX, Field
+from quire.chat_options import ChatOptions
+from quire.field import INT32_MAX, INT64_MAX, Field, fields_of
 from quire.sampling_params import CORE_FIELDS, ENGINE_FIELDS, GREEDY_TEMPERATURE, MAX_BAD_WORD_IDS, NAMES
 
 _HEAD = """\
@@ -63,7 +64,13 @@ _LIMITS = {
     "kMaxCacheSaltLength": ("cache_salt", "max_length"),
 }
 # What is for the tokenizer alone.
-_OF_THE_TOKENIZER = ("truncate_prompt_tokens", "add_special_tokens", "exclude_input_in_output", "strict")
+_OF_THE_TOKENIZER = (
+    "truncate_prompt_tokens",
+    "add_special_tokens",
+    "exclude_input_in_output",
+    "strict",
+    *fields_of(ChatOptions),
+)
 _TYPES = {"int": "int32_t", "bool": "bool"}
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from quire.errors import describe
 from quire.field import fields_of
-from quire.sampling_params import NOT_YET, RequestOptions, SamplingParams
+from quire.sampling_params import NOT_YET, TABLES
 from quire.settings_docs import attribute_docs
 
 _KINDS = {
     "strings": "string or list of strings",
     "ints": "list of integers",
     "biases": "object of ids and numbers",
+    "objects": "list of objects",
 }
 
 
@@ -37,7 +38,7 @@ def docs_page() -> str:
         "temperature 0. This holds for the ensemble, for `generation` called directly and for `quire.LLM`;",
         "the engine's log names the values.",
     ]
-    for table in (SamplingParams, RequestOptions):
+    for table in TABLES:
         meanings = attribute_docs(table)
         assert table.__doc__
         lines += ["", f"## {table.__name__}", "", table.__doc__, ""]

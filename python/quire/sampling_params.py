@@ -1,4 +1,5 @@
-"""The one schema of request fields: `SamplingParams` (what to generate), `RequestOptions` (what to send).
+"""The one schema of request fields: `SamplingParams` (what to generate), `RequestOptions` (what to send),
+`ChatOptions` (what to answer).
 
 Names are vLLM's and those of Triton's vLLM backend; other systems' spellings are aliases. `make docs`
 writes docs/request_fields.md and the names and ranges of the C++ core from these tables.
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from quire.chat_options import ChatOptions
 from quire.errors import InvalidArgument
 from quire.field import INT32_MAX, INT64_MAX, INT64_MIN, fields_of, spec
 from quire.request_options import RequestOptions
@@ -128,7 +130,8 @@ class SamplingParams(Table):
     tokenizer adds. -1: as many as fit; 0 is an error. The model generation does not know it."""
     add_special_tokens: bool = spec(True, stage="prompt")
     """The special tokens that the tokenizer puts around a text, such as the one that begins it; never a
-    second time before a text that already begins with them. The model generation does not know it."""
+    second time before a text that already begins with them. Default: true, but false with messages, whose
+    template has them. The model generation does not know it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,7 +154,8 @@ class SamplingParams(Table):
         return _core.SamplingParams(**values, bad_word_ids=bad_word_ids)
 
 
-NAMES = Names({**fields_of(SamplingParams), **fields_of(RequestOptions)}, NOT_YET)
+TABLES = (SamplingParams, RequestOptions, ChatOptions)
+NAMES = Names({name: field for table in TABLES for name, field in fields_of(table).items()}, NOT_YET)
 SAMPLING_FIELDS = tuple(fields_of(SamplingParams))
 ENGINE_FIELDS = tuple(name for name, field in fields_of(SamplingParams).items() if field.stage != "prompt")
 CORE_FIELDS = tuple(name for name, field in fields_of(SamplingParams).items() if field.stage == "sampling")

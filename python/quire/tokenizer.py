@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import tokenizers
 
+from quire.chat import ChatTemplates
 from quire.errors import InvalidArgument, QuireError, UnsupportedModel, describe
 from quire.fingerprint import fingerprint
 from quire.sampling_params import MAX_BAD_WORD_IDS, MAX_BAD_WORDS
@@ -86,6 +87,14 @@ class Tokenizer:
         """The token that ends a sequence, as the tokenizer's files say."""
         token: int | None = self.raw.token_to_id(self.special_tokens.get("eos_token", ""))
         return token
+
+    def chat_templates(self, *, trusts_requests: bool) -> ChatTemplates:
+        """The model's own; `trusts_requests`: requests may bring others."""
+        return ChatTemplates(
+            templates=self.files.templates,
+            special_tokens=self.special_tokens,
+            trusts_requests=trusts_requests,
+        )
 
     def vocabulary(self, model: str) -> str:
         """Whose ids these are, as it travels with them: the fingerprint, then the name of `model` (a setting,

@@ -1,7 +1,7 @@
 """What a model folder holds of its tokenizer: tokenizer.json, and what transformers reads beside it.
 
 tokenizer_config.json, special_tokens_map.json and added_tokens.json add tokens to it and say which one ends a
-sequence. vocab.json with merges.txt takes the place of tokenizer.json. Chat templates: quire.chat.
+sequence. vocab.json with merges.txt takes the place of tokenizer.json. Chat templates are read with them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
+from quire.chat import read_templates
 from quire.errors import ModelNotFound, UnsupportedModel, describe
 from quire.model_files import TOKENIZER_LIMIT, parse_json_object, read_bytes, read_json_object, read_text
 
@@ -53,6 +54,7 @@ class TokenizerFiles:
     content: bytes  # of tokenizer.json, or of one made from vocab.json and merges.txt
     beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     is_made: bool = False
+    templates: Mapping[str, str] = field(default_factory=dict)  # of chats, by name
 
     @classmethod
     def read(cls, folder: Path) -> TokenizerFiles:
@@ -61,12 +63,14 @@ class TokenizerFiles:
         for name in (CONFIG, MAP, ADDED):
             if (found := _read_if_there(folder / name)) is not None:
                 beside[name] = found
+        templates = read_templates(folder, beside.get(CONFIG, {}))
         try:
-            return cls(content=read_bytes(folder / TOKENIZER, TOKENIZER_LIMIT), beside=beside)
+            content = read_bytes(folder / TOKENIZER, TOKENIZER_LIMIT)
+            return cls(content=content, beside=beside, templates=templates)
         except FileNotFoundError:
             defaults, content = _from_vocabulary(folder, beside.get(CONFIG, {}))
         beside[CONFIG] = {**defaults, **beside.get(CONFIG, {})}
-        return cls(content=content, beside=beside, is_made=True)
+        return cls(content=content, beside=beside, is_made=True, templates=templates)
 
     def complete(self, tokenizer: tokenizers.Tokenizer) -> tuple[str, ...]:
         """Adds to the tokenizer of tokenizer.json what the other files know, as transformers does; returns

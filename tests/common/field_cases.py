@@ -1,11 +1,12 @@
-"""A good and some bad values of every request field, for the tests of each way to give one."""
+"""A good and some bad values of every request field but those of a chat, for the tests of each way to give one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from quire.field import Field
+from quire.chat_options import ChatOptions
+from quire.field import Field, fields_of
 from quire.sampling_params import NAMES
 
 
@@ -56,4 +57,9 @@ def _plain(field: Field) -> FieldCase:
     return FieldCase((field.default or 0) + 1, bad, ("x", 1.5, True) if field.type == "int" else ("x", True))
 
 
-FIELD_CASES = {name: _CASES.get(name) or _plain(field) for name, field in NAMES.fields.items()}
+# Fields of a chat take the place of the prompt that these go with.
+FIELD_CASES = {
+    name: _CASES.get(name) or _plain(field)
+    for name, field in NAMES.fields.items()
+    if name not in fields_of(ChatOptions)
+}

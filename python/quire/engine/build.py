@@ -135,6 +135,7 @@ def _read_tokenizer(plan: _Plan) -> None:
 def _compare_vocabularies(plan: _Plan) -> None:
     file = plan.folder / "tokenizer.json"
     plan.warnings += plan.tokenizer.warnings
+    plan.warnings += plan.tokenizer.chat_templates(trusts_requests=False).warnings()
     plan.warnings += check_vocabulary(plan.tokenizer.raw, plan.model.vocab_size, file)
 
 

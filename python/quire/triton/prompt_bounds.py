@@ -49,14 +49,12 @@ class PromptBounds:
     def needs_probe(self, text: str) -> bool:
         return self.max_tokens is not None and len(text) > 2 * self.probe_length
 
-    def check_probe(self, text: str, num_tokens: int) -> None:
+    def check_probe(self, text: str, num_tokens: int, name: str = "text_input") -> None:
         """`num_tokens`: of the beginning of `text`. What follows may change the last of them, not half."""
         if self.max_tokens is not None and num_tokens > 2 * self.max_tokens:
             beginning = f"the first {self.probe_length} characters are {num_tokens} tokens"
             given = f"{_num_bytes(text)} bytes, of which {beginning}"
-            raise InvalidArgument(
-                "text_input", given, f"at most {self.max_tokens} tokens (max_model_len - 1)"
-            )
+            raise InvalidArgument(name, given, f"at most {self.max_tokens} tokens (max_model_len - 1)")
 
     def check_strings(self, request: StageRequest) -> None:
         """Raises InvalidArgument that names a tensor or a parameter with too much text."""
@@ -70,7 +68,7 @@ class PromptBounds:
             if size > self.max_text_bytes and name != "sampling_parameters":  # whose reader has its own limit
                 raise InvalidArgument(name, f"{size} bytes", f"at most {self.max_text_bytes} bytes")
 
-    def check_prompts(self, texts: Sequence[str]) -> None:
+    def check_prompts(self, texts: Sequence[str], name: str = "text_input") -> None:
         """Raises InvalidArgument that names the text which is too long."""
         if self.max_prompt_bytes is None:
             return
@@ -81,7 +79,7 @@ class PromptBounds:
                     f"at most {self.max_prompt_bytes} bytes ({self.max_tokens} tokens, max_model_len - 1, "
                     f"of at most {self.bytes_per_token} bytes)"
                 )
-                raise InvalidArgument("text_input", f"{size} bytes{at}", allowed)
+                raise InvalidArgument(name, f"{size} bytes{at}", allowed)
 
 
 def _num_bytes(text: str) -> int:

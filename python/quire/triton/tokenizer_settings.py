@@ -30,6 +30,7 @@ class TokenizerSettings:
     max_model_len: int | None
     vocab_size: int | None
     bytes_per_token: int | None  # of a prompt at most, see quire.text_bounds
+    trust_request_chat_template: bool = False
 
     @classmethod
     def read(cls, model_folder: Path, parameters: Mapping[str, str]) -> TokenizerSettings:
@@ -49,6 +50,7 @@ class TokenizerSettings:
             max_model_len=config.max_model_len or _number(model, "max_position_embeddings"),
             vocab_size=_number(model, "vocab_size"),
             bytes_per_token=bytes_per_token(tokenizer.raw),
+            trust_request_chat_template=config.trust_request_chat_template,
         )
 
     def to_bytes(self) -> bytes:
@@ -70,14 +72,16 @@ class TokenizerSettings:
         dialect = parameters.get("dialect", "vllm")
         if dialect not in DIALECTS:
             raise InvalidArgument("config.pbtxt: parameters: dialect", describe(dialect), ", ".join(DIALECTS))
+        tokenizer = Tokenizer(self.folder, self.tokenizer)
         return TokenizerStage(
-            Tokenizer(self.folder, self.tokenizer),
+            tokenizer,
             self.max_model_len,
             _pattern(parameters.get("forwarded_headers", "")),
             DIALECTS[dialect](self.vocab_size),
             self.vocab_size,
             bytes_per_token=self.bytes_per_token,
             model=self.model,
+            chat=tokenizer.chat_templates(trusts_requests=self.trust_request_chat_template),
         )
 
 

@@ -11,12 +11,14 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
+from quire.chat import ChatTemplates
+from quire.chat_options import ChatOptions
 from quire.errors import InvalidArgument, describe
 from quire.field import INT32_MAX, fields_of
 from quire.request_tensor import encode_checked
@@ -41,9 +43,10 @@ _PROMPT_TENSORS = ("text_input", "input_ids", "sampling_parameters")
 class ParsedRequest:
     """One request, checked."""
 
-    prompts: tuple[str | tuple[int, ...], ...]  # one for each row: text, or token ids
+    prompts: tuple[str | tuple[int, ...], ...]  # one for each row: text, or token ids; none with a chat
     given: Mapping[str, Any]  # sampling fields the request gave, canonical names
     options: RequestOptions
+    chat: ChatOptions | None = None
     warnings: tuple[str, ...] = ()  # for the client: one for each name that was ignored
 
     @property
@@ -56,8 +59,15 @@ class ParsedRequest:
 
     @property
     def adds_special(self) -> bool:
-        adds: bool = self.given.get("add_special_tokens", True)
+        adds: bool = self.given.get("add_special_tokens", self.chat is None)
         return adds
+
+    @property
+    def prompt_name(self) -> str:
+        """What the client calls the prompt."""
+        if self.chat:
+            return "messages"
+        return "text_input" if self.texts else "input_ids"
 
 
 def parse_request(
@@ -89,10 +99,16 @@ def parse_request(
     if unknown and given.values.get("strict", True):
         raise unknown[0]
 
-    prompts = _prompts(tensors)
     given.make(SamplingParams)  # fields that must fit together
     options = given.make(RequestOptions)
-    if isinstance(prompts[0], tuple):
+    chat = given.make(ChatOptions)
+    prompts = () if chat.messages else _prompts(tensors)
+    if chat.messages:
+        if both := [name for name in ("text_input", "input_ids") if name in tensors]:
+            raise InvalidArgument(f"{both[0]}, messages", "both", "one of them")
+        if options.exclude_input_in_output is None:
+            options = dataclasses.replace(options, exclude_input_in_output=True)
+    elif isinstance(prompts[0], tuple):
         if options.exclude_input_in_output is False:
             allowed = "true (the prompt came as ids, not as text)"
             error = InvalidArgument("exclude_input_in_output", "false with input_ids", allowed)
@@ -105,6 +121,7 @@ def parse_request(
         prompts=prompts,
         given={name: value for name, value in given.values.items() if name in SAMPLING_FIELDS},
         options=options,
+        chat=chat if chat.messages else None,
         warnings=tuple(f"{name}: ignored, {why}" for name, why in ignored.items()),
     )
 
@@ -139,7 +156,7 @@ def _prompts(tensors: Mapping[str, np.ndarray[Any, Any]]) -> tuple[str | tuple[i
             raise InvalidArgument("input_ids", f"id {ids[bad]} at {bad}", f"ids 0 to {INT32_MAX}")
         return (tuple(ids.tolist()),)
     if "text_input" not in tensors:
-        raise InvalidArgument("text_input", "nothing", "a non-empty string, or input_ids instead")
+        raise InvalidArgument("text_input", "nothing", "a non-empty string, or input_ids or messages instead")
     texts = read_list(tensors["text_input"], "text_input")
     if not texts:
         raise InvalidArgument("text_input", "0 values", "at least one value")
@@ -168,6 +185,7 @@ class TokenizerStage:
     vocab_size: int | None = None
     bytes_per_token: int | None = None
     model: str = ""
+    chat: ChatTemplates = field(default_factory=ChatTemplates)
 
     @cached_property
     def _bounds(self) -> PromptBounds:
@@ -178,12 +196,14 @@ class TokenizerStage:
         self._bounds.check_strings(request)
         parameters = read_parameters(request.parameters, self.forwarded)
         parsed = parse_request(request.tensors, parameters, self.dialect)
+        if parsed.chat:
+            parsed = dataclasses.replace(parsed, prompts=(self.chat.render(parsed.chat),))
         try:
             rows = self._rows(parsed)
         except EncodingError as error:
-            log.warning("text_input could not be tokenized", exc_info=error)
+            log.warning("%s could not be tokenized", parsed.prompt_name, exc_info=error)
             allowed = f"text that the tokenizer knows ({error})"
-            raise InvalidArgument("text_input", describe(error.text), allowed) from error
+            raise InvalidArgument(parsed.prompt_name, describe(error.text), allowed) from error
         self._check(parsed, rows)
         encoded = encode_checked(
             parsed.given,
@@ -207,11 +227,11 @@ class TokenizerStage:
         limit = parsed.given.get("truncate_prompt_tokens")
         encode = partial(self.tokenizer.encode_batch, add_special_tokens=parsed.adds_special)
         if limit is None:
-            self._bounds.check_prompts(parsed.texts)
+            self._bounds.check_prompts(parsed.texts, parsed.prompt_name)
             for text in parsed.texts:
                 if self._bounds.needs_probe(text):
                     [ids] = encode([text[: self._bounds.probe_length]])
-                    self._bounds.check_probe(text, len(ids))
+                    self._bounds.check_probe(text, len(ids), parsed.prompt_name)
         rows: list[Sequence[int]] = [*encode(parsed.texts)] if parsed.texts else [*parsed.id_lists]
         if limit is None:
             return rows
@@ -224,7 +244,7 @@ class TokenizerStage:
 
     def _check(self, parsed: ParsedRequest, rows: Sequence[Sequence[int]]) -> None:
         """Raises InvalidArgument that names the prompt, with its place where there are several."""
-        name, what = ("text_input", "text of ") if parsed.texts else ("input_ids", "")
+        name, what = parsed.prompt_name, "text of " if parsed.texts else ""
         for index, ids in enumerate(rows):
             at = f" at {index}" if len(rows) > 1 else ""
             if not ids:

@@ -1,0 +1,254 @@
+"""Chat templates render as in transformers; what they refuse is the client's error."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chat_templates import FAMILIES, of_transformers
+from quire.chat import ChatTemplates, read_templates
+from quire.chat_options import ChatOptions
+from quire.errors import InvalidArgument, UnsupportedModel
+from quire.tokenizer import Tokenizer
+from sample_tokenizers import train_byte_level, write_model
+from transformers import PreTrainedTokenizerFast
+
+TEMPLATES = FAMILIES | of_transformers()
+SPECIAL = {"bos_token": "<|begin|>", "eos_token": "<|end|>"}
+JUDGE = PreTrainedTokenizerFast(tokenizer_object=train_byte_level(), **SPECIAL)
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": 'The weather <now> & "then" in 東京',
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Köln", "days": 2}}}
+USER = {"role": "user", "content": "  What <b>is</b> it?\n"}
+ANSWER = {"role": "assistant", "content": "<think>hm</think>\n\nIt is 42. "}
+CONVERSATIONS = {
+    "one question": [USER],
+    "system": [{"role": "system", "content": "Be brief. /no_think"}, USER],
+    "turns": [USER, ANSWER, {"role": "user", "content": "Really? 日本 🙂"}],
+    "system and turns": [{"role": "system", "content": "S"}, USER, ANSWER, {"role": "user", "content": ""}],
+    "ends with an answer": [USER, ANSWER],
+    "two questions": [USER, USER],
+    "a call": [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}],
+    "a call and its result": [
+        USER,
+        {"role": "assistant", "content": "", "tool_calls": [CALL]},
+        {"role": "tool", "name": "weather", "content": "22.5"},
+    ],
+    "reasoning": [USER, {"role": "assistant", "content": "so", "reasoning": "because"}],
+    "parts": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}],
+    "another role": [{"role": "narrator", "content": "It was night."}],
+}
+EXTRAS: list[dict[str, Any]] = [
+    {},
+    {"tools": [TOOL, TOOL]},
+    {"tools": [], "chat_template_kwargs": {"enable_thinking": False, "date_string": "today"}},
+    {"documents": [{"doc_id": 1, "title": "T", "text": "t"}], "chat_template_kwargs": {"bos_token": "<s>"}},
+    {"add_generation_prompt": False},
+    {"continue_final_message": True},
+]
+
+
+def judged(template: str, chat: dict[str, Any]) -> str | None:
+    """What transformers renders; None where it refuses."""
+    continues = chat.get("continue_final_message", False)
+    try:
+        text = JUDGE.apply_chat_template(
+            chat["messages"],
+            tools=chat.get("tools"),
+            documents=chat.get("documents"),
+            chat_template=template,
+            add_generation_prompt=chat.get("add_generation_prompt", not continues),
+            continue_final_message=continues,
+            tokenize=False,
+            **chat.get("chat_template_kwargs", {}),
+        )
+    except Exception:
+        return None
+    return str(text)
+
+
+def rendered(templates: dict[str, str], **chat: Any) -> str:
+    return ChatTemplates(templates=templates, special_tokens=SPECIAL).render(ChatOptions(**chat))
+
+
+@pytest.mark.parametrize("family", TEMPLATES)
+def test_renders_as_transformers(family: str) -> None:
+    """The same text, for every conversation that transformers renders, and an error for every other."""
+    num_rendered = 0
+    for (name, messages), extra in itertools.product(CONVERSATIONS.items(), EXTRAS):
+        chat = {"messages": messages, **extra}
+        expected = judged(TEMPLATES[family], chat)
+        if expected is None:
+            with pytest.raises(InvalidArgument):
+                rendered({"default": TEMPLATES[family]}, **chat)
+        else:
+            assert expected == rendered({"default": TEMPLATES[family]}, **chat), (name, extra)
+            num_rendered += 1
+    assert num_rendered > 15
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{%- for i in range(9) %}{% if i == 3 %}{% continue %}{% endif %}{{ i }}"
+        "{% if i > 5 %}{% break %}{% endif %}\n{% endfor %}",
+        "{% generation %}{% set a = 1 %}{{ messages[0].content }}{% endgeneration %}{{ a }}",
+        "{% set ns = namespace(a=1) %}{% set ns.a = 2 %}{{ ns.a }}{{ dict(b=3) }}{{ dict.fromkeys([1]) }}",
+        "{{ {'b': 1, 'a': '<é>'} | tojson(sort_keys=true, separators=(',', ':'), ensure_ascii=true) }}",
+        "{{ strftime_now('%Y-%m') }}",
+        "   {% if true %}\n  x  \n   {% endif %}\n\ny\n",
+        "{{ messages.append(1) }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{% set ns = namespace() %}{% set ns.__class__ = 1 %}",
+        "{{ namespace(__init__=1) }}",
+        "{{ raise_exception }}{{ undefined_thing }}",
+        "{{ undefined.thing }}",
+        "{{ 1 / 0 }}",
+        "{{ '%s' | format(messages) }}{{ messages[0] | string }}",
+        "{{ range(10 ** 9) | list }}",
+    ],
+)
+def test_the_environment_is_that_of_transformers(template: str) -> None:
+    """White space, loops, filters, functions and the sandbox do what they do there."""
+    expected = judged(template, {"messages": [USER]})
+    if expected is None:
+        with pytest.raises(
+            InvalidArgument, match=r"^messages: got messages that the chat template refuses: "
+        ):
+            rendered({"default": template}, messages=[USER])
+    elif "0x" not in expected:  # an address
+        assert expected == rendered({"default": template}, messages=[USER])
+
+
+@pytest.mark.parametrize(
+    ("chat", "message"),
+    [
+        (
+            {"messages": "[{]"},
+            r"messages: got malformed JSON: .* at line 1 column 3; allowed: a list of JSON",
+        ),
+        ({"messages": "3"}, r"messages: got 3; allowed: a list of JSON objects, at least 1 of them$"),
+        ({"messages": {"role": "user"}}, r"messages: got {.*; allowed: a list of JSON objects"),
+        ({"messages": []}, r"messages: got 0 of them; allowed: "),
+        ({"messages": [USER, "a"]}, r'messages\[1\]: got "a"; allowed: a JSON object$'),
+        (
+            {"messages": [USER, {"content": "a"}]},
+            r"messages\[1\]\.role: got nothing; allowed: a string, such as",
+        ),
+        ({"messages": [{"role": 1, "content": "a"}]}, r"messages\[0\]\.role: got 1; allowed: "),
+        (
+            {"messages": [{"role": "user"}]},
+            r"messages\[0\]\.content: got nothing; allowed: a string, or a list",
+        ),
+        ({"messages": [{"role": "user", "content": None}]}, r"messages\[0\]\.content: got null; allowed: "),
+        ({"messages": [{"role": "user", "content": 5}]}, r"messages\[0\]\.content: got 5; allowed: "),
+        ({"messages": [USER | {"x": {1, 2}}]}, r"messages: got "),
+        ({"messages": [USER | {"x": float("nan")}]}, r"messages: got malformed JSON: NaN"),
+        ({"messages": [USER], "tools": [3]}, r"tools\[0\]: got 3; allowed: a JSON object"),
+        (
+            {"messages": [USER], "chat_template_kwargs": "[]"},
+            r"chat_template_kwargs: got \[\]; allowed: a JSON obj",
+        ),
+        (
+            {"messages": [USER], "chat_template_kwargs": {"tools": 1}},
+            r'chat_template_kwargs: got the key "tools"',
+        ),
+        (
+            {"messages": [USER], "chat_template": "{{ 1 }}"},
+            r'chat_template: got "{{ 1 }}"; allowed: default; or any',
+        ),
+        (
+            {"messages": [USER], "chat_template": "defualt"},
+            r'got "defualt" \(did you mean "default"\?\); allowed',
+        ),
+        ({"tools": [TOOL]}, r"tools: got a value without messages; allowed: only with messages"),
+        ({"continue_final_message": True}, r"continue_final_message: got a value without messages"),
+        (
+            {"messages": [USER], "continue_final_message": True, "add_generation_prompt": True},
+            r"continue_final_message, add_generation_prompt: got both true; allowed: one of them",
+        ),
+        (
+            {"messages": [USER, USER]},
+            r'^messages: got messages that the chat template refuses: "Conversation roles',
+        ),
+    ],
+)
+def test_errors_name_the_place(chat: dict[str, Any], message: str) -> None:
+    """A conversation that cannot be rendered is refused with the index and the key that are wrong."""
+    with pytest.raises(InvalidArgument, match=message):
+        rendered({"default": FAMILIES["gemma"]}, **chat)
+
+
+def test_deep_messages() -> None:
+    """JSON that is nested too deeply, or holds itself, is refused."""
+    circle: dict[str, Any] = dict(USER)
+    circle["x"] = circle
+    for messages in ([circle], "[" * 100_000 + "]" * 100_000):
+        with pytest.raises(InvalidArgument, match=r"^messages: got "):
+            ChatOptions(messages=messages)
+
+
+def test_named_templates() -> None:
+    """A request names a template; tools take the one called tool_use; without a default a name is needed."""
+    named = {"default": "d", "tool_use": "t", "rag": "r"}
+    assert rendered(named, messages=[USER]) == "d"
+    assert rendered(named, messages=[USER], tools=[TOOL]) == "t"
+    assert rendered(named, messages=[USER], tools=[TOOL], chat_template="rag") == "r"
+    with pytest.raises(InvalidArgument, match=r"^chat_template: got nothing; allowed: rag$"):
+        rendered({"rag": "r"}, messages=[USER])
+    with pytest.raises(
+        InvalidArgument, match=r"^messages: got a conversation, but the model has no chat template; "
+    ):
+        rendered({}, messages=[USER])
+    with pytest.raises(InvalidArgument, match=r"^chat_template: got \"x\"; allowed: nothing"):
+        rendered({}, messages=[USER], chat_template="x")
+
+
+def test_a_template_of_the_request() -> None:
+    """Accepted only where the setting says so; one that jinja2 cannot read is named with its line."""
+    trusting = ChatTemplates(templates={"default": "d"}, trusts_requests=True)
+    own = ChatOptions(messages=[USER], chat_template="{{ messages | length }}")
+    assert trusting.render(own) == "1"
+    with pytest.raises(
+        InvalidArgument, match=r"^chat_template: got no Jinja template: .* at line 2; allowed: "
+    ):
+        trusting.render(ChatOptions(messages=[USER], chat_template="\n{% if %}"))
+    [warning] = ChatTemplates(templates={"default": "{% if %}", "good": "{{ a }}"}).warnings()
+    assert 'chat template "default": got no Jinja template: ' in warning
+
+
+def test_where_templates_come_from(tmp_path: Path) -> None:
+    """Files come before tokenizer_config.json, which holds one template or a list of named ones."""
+    folder = write_model(tmp_path, train_byte_level())
+    for given, expected in (
+        ("one", {"default": "one"}),
+        (
+            [{"name": "default", "template": "a"}, {"name": "rag", "template": "b"}],
+            {"default": "a", "rag": "b"},
+        ),
+        (None, {}),
+    ):
+        (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": given}))
+        assert expected == Tokenizer(folder).files.templates
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": 7}))
+    with pytest.raises(
+        UnsupportedModel, match=r"tokenizer_config.json: chat_template: got 7; allowed: a string, or"
+    ):
+        Tokenizer(folder)
+    (folder / "chat_template.jinja").write_text("file")
+    assert {"default": "file"} == Tokenizer(folder).files.templates
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates/rag.jinja").write_text("more")
+    assert {"default": "file", "rag": "more"} == read_templates(folder, {})
+    judge = PreTrainedTokenizerFast.from_pretrained(folder)
+    assert judge.chat_template == Tokenizer(folder).files.templates
