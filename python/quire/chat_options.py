@@ -38,7 +38,7 @@ class ChatOptions(Table):
         super().__post_init__()
         if self.messages is None:
             for name in self.given:
-                if getattr(self, name) != fields_of(ChatOptions)[name].default:
+                if getattr(self, name) not in (fields_of(ChatOptions)[name].default, [], {}):
                     raise InvalidArgument(name, "a value without messages", "only with messages")
         for index, message in enumerate(self.messages or ()):
             _check_message(f"messages[{index}]", message)

@@ -18,7 +18,15 @@ from quire import _core
 from quire.config import EngineConfig
 from quire.errors import EngineError, InvalidArgument
 from quire.outputs import CompletionOutput, RequestOutput, StreamOutput, make_timing
-from quire.prompts import Prompt, encode_prompts, read_prompt, read_prompts, read_sampling_params
+from quire.prompts import (
+    Prompt,
+    chat_params,
+    encode_prompts,
+    read_conversations,
+    read_prompt,
+    read_prompts,
+    read_sampling_params,
+)
 from quire.runner.threads import OWN_CORES
 from quire.sampling_params import SamplingParams
 from quire.token_logprobs import OutputLogprobs, PromptLogprobs
@@ -44,6 +52,9 @@ class LLM:
         self.config = EngineConfig(model=model, **settings)
         self._engine = build(self.config, OWN_CORES)
         self._core = self._engine.core
+        self._chat_templates = self._engine.tokenizer.chat_templates(
+            trusts_requests=self.config.trust_request_chat_template
+        )
         self._ids = count()  # each request gets one that no other ever had
         self._open: dict[int, _Request] = {}  # of add_request()
         self._turn = threading.RLock()  # the core belongs to one thread at a time
@@ -81,6 +92,28 @@ class LLM:
                 return self._run(requests, use_tqdm)
             finally:
                 self._clear()  # a batch may be in flight that was launched before its requests had ended
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = False,
+        return_receipt: bool = False,
+        **options: Any,
+    ) -> list[RequestOutput]:
+        """Answer every conversation: generate(), with prompts that the model's chat template makes.
+
+        messages: a list of messages, objects with role and content, or a list of such lists.
+        options: the other fields of ChatOptions, such as tools, for every conversation.
+        Raises InvalidArgument as generate() does, and where the template refuses the messages.
+
+        >>> [output] = llm.chat([{"role": "user", "content": "What is the capital of France?"}])
+        """
+        prompts = read_conversations(messages, self._chat_templates, options)
+        return self.generate(
+            prompts, chat_params(sampling_params), use_tqdm=use_tqdm, return_receipt=return_receipt
+        )
 
     def _run(self, requests: list[_Request], use_tqdm: bool) -> list[RequestOutput]:
         """Run all requests to their ends. Leaves the engine as it is when something is raised."""

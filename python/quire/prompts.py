@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from quire.chat import ChatTemplates
+from quire.chat_options import ChatOptions
 from quire.errors import InvalidArgument, describe
 from quire.sampling_params import SamplingParams
 from quire.tokenizer import EncodingError
@@ -14,10 +16,19 @@ from quire.tokenizer import EncodingError
 if TYPE_CHECKING:
     from quire.tokenizer import Tokenizer
 
-__all__ = ["Prompt", "encode_prompts", "read_prompt", "read_prompts", "read_sampling_params"]
+__all__ = [
+    "Prompt",
+    "chat_params",
+    "encode_prompts",
+    "read_conversations",
+    "read_prompt",
+    "read_prompts",
+    "read_sampling_params",
+]
 
 Prompt: TypeAlias = "str | Sequence[int]"
 
+_NO_SPECIAL = {"add_special_tokens": False}
 _ONE = "a string or a list of token ids"
 _ALL = f"{_ONE}, or a list of such prompts"
 
@@ -47,6 +58,31 @@ def read_prompt(prompt: object, name: str) -> str | list[int]:
     if items is None or not all(_is_id(item) for item in items):
         raise InvalidArgument(name, _shown(prompt), _ONE)
     return [int(item) for item in items]
+
+
+def read_conversations(messages: object, templates: ChatTemplates, options: Mapping[str, Any]) -> list[str]:
+    """The prompts of one conversation or of several."""
+    items = _items(messages)
+    if items is None:
+        raise InvalidArgument("messages", _shown(messages), "a list of messages, or a list of such lists")
+    if not items or isinstance(items[0], Mapping):
+        return [templates.render(ChatOptions(messages=items, **options))]
+    prompts = []
+    for index, item in enumerate(items):
+        try:
+            prompts.append(templates.render(ChatOptions(messages=item, **options)))
+        except InvalidArgument as error:
+            raise InvalidArgument(f"messages[{index}]: {error.field}", error.given, error.allowed) from None
+    return prompts
+
+
+def chat_params(params: Any) -> Any:
+    """Sampling parameters of prompts from a chat template, which holds the special tokens itself. What is no
+    sampling parameters is left for read_sampling_params() to refuse."""
+    if isinstance(params, (list, tuple)):
+        return [chat_params(item) for item in params]
+    params = SamplingParams() if params is None else params
+    return params.with_defaults(_NO_SPECIAL) if isinstance(params, SamplingParams) else params
 
 
 def read_sampling_params(params: object, count: int, defaults: Mapping[str, Any]) -> list[SamplingParams]:

@@ -1,4 +1,5 @@
-"""A good and some bad values of every request field but those of a chat, for the tests of each way to give one."""
+"""A good and some bad values of every request field that goes with any prompt, for the tests of each way to
+give one."""
 
 from __future__ import annotations
 

@@ -99,13 +99,14 @@ def parse_request(
     if unknown and given.values.get("strict", True):
         raise unknown[0]
 
+    chat = given.make(ChatOptions)
+    for name in ("text_input", "input_ids"):
+        if chat.messages and name in tensors:
+            raise InvalidArgument(f"{name}, messages", "both", "one of them")
+    prompts = () if chat.messages else _prompts(tensors)
     given.make(SamplingParams)  # fields that must fit together
     options = given.make(RequestOptions)
-    chat = given.make(ChatOptions)
-    prompts = () if chat.messages else _prompts(tensors)
     if chat.messages:
-        if both := [name for name in ("text_input", "input_ids") if name in tensors]:
-            raise InvalidArgument(f"{both[0]}, messages", "both", "one of them")
         if options.exclude_input_in_output is None:
             options = dataclasses.replace(options, exclude_input_in_output=True)
     elif isinstance(prompts[0], tuple):

@@ -7,13 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from chat_templates import FAMILIES, of_transformers
 from quire.chat import ChatTemplates, read_templates
 from quire.chat_options import ChatOptions
 from quire.errors import InvalidArgument, UnsupportedModel
 from quire.tokenizer import Tokenizer
+from quire.triton.tokenizer_stage import TokenizerStage
 from sample_tokenizers import train_byte_level, write_model
+from stage_requests import ask
+from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 TEMPLATES = FAMILIES | of_transformers()
@@ -252,3 +256,86 @@ def test_where_templates_come_from(tmp_path: Path) -> None:
     assert {"default": "file", "rag": "more"} == read_templates(folder, {})
     judge = PreTrainedTokenizerFast.from_pretrained(folder)
     assert judge.chat_template == Tokenizer(folder).files.templates
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> TokenizerStage:
+    """With a BOS before every text, which the templates spell, too."""
+    raw = train_byte_level()
+    raw.post_processor = processors.TemplateProcessing(
+        single="<|begin|> $A", special_tokens=[("<|begin|>", raw.token_to_id("<|begin|>"))]
+    )
+    folder = write_model(tmp_path_factory.mktemp("chat"), raw)
+    (folder / "chat_template.jinja").write_text(FAMILIES["gemma"])
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates/bare.jinja").write_text("{{ messages[0].content }}")
+    (folder / "tokenizer_config.json").write_text(json.dumps(SPECIAL))
+    tokenizer = Tokenizer(folder)
+    chat = tokenizer.chat_templates(trusts_requests=False)
+    return TokenizerStage(tokenizer, 256, bytes_per_token=20, chat=chat)
+
+
+def test_messages_are_a_prompt(stage: TokenizerStage) -> None:
+    """As a tensor, inside sampling_parameters and as a request parameter; with one BOS; not in the answer
+    unless the request asks for it."""
+    judge = PreTrainedTokenizerFast(tokenizer_object=stage.tokenizer.raw, **SPECIAL)
+    messages = json.dumps([USER])
+    expected = judge.apply_chat_template([USER], add_generation_prompt=True, chat_template=FAMILIES["gemma"])
+    for inputs, parameters in (
+        ({"messages": messages}, {}),
+        ({"sampling_parameters": json.dumps({"messages": [USER]})}, {}),
+        ({}, {"messages": messages}),
+    ):
+        answer = ask(stage, inputs, parameters)
+        assert (answer.error, answer.ids) == (None, expected["input_ids"])
+        assert "prompt_text" not in answer.fields
+    shown = ask(stage, {"messages": messages}, {"echo": True})
+    assert shown.fields["prompt_text"][0].startswith("<|begin|><start_of_turn>user\nWhat")
+
+
+def test_fields_of_a_chat_reach_the_template(stage: TokenizerStage) -> None:
+    """add_special_tokens is false unless given; templates are chosen by name; options may be parameters."""
+    begin = stage.tokenizer.raw.token_to_id("<|begin|>")
+    messages = json.dumps([{"role": "user", "content": "Hello"}])
+    bare = ask(stage, {"messages": messages}, {"chat_template": "bare"})
+    assert stage.tokenizer.raw.encode("Hello", add_special_tokens=False).ids == bare.ids
+    given = ask(stage, {"messages": messages}, {"chat_template": "bare", "add_special_tokens": True})
+    assert [begin, *bare.ids] == given.ids
+    whole = ask(stage, {"messages": messages}).ids
+    without = ask(stage, {"messages": messages, "add_generation_prompt": False}).ids
+    assert whole[: len(without)] == without != whole
+    open_end = ask(stage, {"messages": messages}, {"continue_final_message": True}).ids
+    assert stage.tokenizer.decode(open_end).endswith("user\nHello")
+    other = ask(stage, {"messages": messages, "chat_template_kwargs": '{"bos_token": "x"}'}).ids
+    assert stage.tokenizer.decode(other, skip_special_tokens=False).startswith("x<start")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"text_input": "a", "messages": "[]"}, "messages: got 0 of them; allowed: "),
+        ({"text_input": "a", "messages": json.dumps([USER])}, "text_input, messages: got both; allowed: one"),
+        ({"input_ids": np.array([1]), "messages": json.dumps([USER])}, "input_ids, messages: got both; "),
+        ({}, "text_input: got nothing; allowed: a non-empty string, or input_ids or messages instead"),
+        (
+            {"text_input": "a", "tools": "[{}]"},
+            "tools: got a value without messages; allowed: only with messages",
+        ),
+        (
+            {"messages": "hello"},
+            "messages: got malformed JSON: Expecting value at line 1 column 1; allowed: ",
+        ),
+        ({"messages": json.dumps([USER, USER])}, "messages: got messages that the chat template refuses: "),
+        ({"messages": json.dumps([{"role": "user", "content": "é" * 300}])}, "messages: got "),
+        ({"messages": json.dumps([{"role": "user", "content": "x " * 9000}])}, "messages: got "),
+    ],
+)
+def test_errors_of_the_stage(stage: TokenizerStage, inputs: dict[str, object], message: str) -> None:
+    """A request has one prompt, and what is wrong with its messages goes by their name."""
+    assert str(ask(stage, inputs).error).startswith(message)
+
+
+def test_defaults_of_a_chat_without_messages(stage: TokenizerStage) -> None:
+    """Clients that send every field with its default are answered."""
+    neutral = {"add_generation_prompt": True, "continue_final_message": False, "tools": "[]"}
+    assert ask(stage, {"text_input": "a"}, neutral).error is None
