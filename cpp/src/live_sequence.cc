@@ -65,11 +65,19 @@ std::unique_ptr<LiveSequence> make_sequence(const NewRequest& request, const Eng
   const std::vector<int32_t>& eos = config.eos_token_ids;
   live->end_ids = params.stop_token_ids;
   if (!params.ignore_eos) live->end_ids.insert(live->end_ids.end(), eos.begin(), eos.end());
-  sort_unique(live->end_ids);
+  const auto is_eos = [&](int32_t id) {
+    return !params.ignore_eos && std::find(eos.begin(), eos.end(), id) != eos.end();
+  };
   for (int32_t id : params.stop_token_ids) {
-    const bool is_eos = !params.ignore_eos && std::find(eos.begin(), eos.end(), id) != eos.end();
-    if (!is_eos) live->stop_token_ids.push_back(id);
+    if (!is_eos(id)) live->stop_token_ids.push_back(id);
   }
+  for (const std::string& stop : params.stop) {
+    const int32_t id = params.skip_special_tokens ? table.special_id(stop) : -1;
+    if (id < 0 || is_eos(id)) continue;
+    live->end_ids.push_back(id);
+    live->cold.stop_specials.emplace_back(id, stop);
+  }
+  sort_unique(live->end_ids);
   sort_unique(live->stop_token_ids);
   // Sequence 0 is the one that computes the prompt.
   const auto prompt_logprobs = index == 0 ? params.prompt_logprobs : std::nullopt;
@@ -115,6 +123,10 @@ void append_end(LiveSequence& sequence, FinishReason reason, StepOutputs& out) {
     release.add_details().stop_string = std::move(stop_string);
   } else if (std::binary_search(stops.begin(), stops.end(), ids.back())) {
     release.add_details().stop_token_id = ids.back();
+  } else {
+    for (const auto& [id, stop] : sequence.cold.stop_specials) {
+      if (id == ids.back()) release.add_details().stop_string = stop;
+    }
   }
 }
 

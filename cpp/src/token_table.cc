@@ -74,7 +74,16 @@ void TokenTable::finish_building() {
       throw InvalidArgument(field(), "invalid UTF-8", "UTF-8");
     }
     if (is_valid) flags_[id] |= kTokenComplete;
+    if ((flags_[id] & kTokenSpecial) != 0) special_ids_.push_back(id);
   }
+  std::stable_sort(special_ids_.begin(), special_ids_.end(),
+                   [this](int32_t a, int32_t b) { return text(a) < text(b); });
+}
+
+int32_t TokenTable::special_id(std::string_view text) const {
+  const auto is_before = [this](int32_t id, std::string_view other) { return this->text(id) < other; };
+  const auto found = std::lower_bound(special_ids_.begin(), special_ids_.end(), text, is_before);
+  return found != special_ids_.end() && this->text(*found) == text ? *found : -1;
 }
 
 std::string TokenTable::decode(std::span<const int32_t> ids, bool is_first, int32_t trim,

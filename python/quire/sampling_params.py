@@ -90,7 +90,7 @@ class SamplingParams(Table):
         aliases=("stop_words", "stop_sequences", "stop_strings", "sampling_param_stop"),
     )
     """Generation ends where the text contains one of these strings: at most 256 of them, of 1024 bytes each
-    and 16384 bytes together."""
+    and 16384 bytes together. One that is a special token ends it, too, where skip_special_tokens hides it."""
     stop_token_ids: Sequence[int] = spec((), minimum=0, max_items=240)
     """Generation ends at one of these token ids, which must be in the model's vocabulary. At most 240."""
     ignore_eos: bool = spec(False)

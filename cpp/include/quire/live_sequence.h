@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -34,6 +35,8 @@ struct LiveSequence : Sequence {
     int64_t arrival_ns = 0;
     int64_t tokenize_ns = 0;
     int64_t deadline_ns = 0;
+    // Special tokens that a stop string spells: they end the sequence although they make no text.
+    std::vector<std::pair<int32_t, std::string>> stop_specials;
   } cold;  // last: steps do not touch it
 };
 constexpr size_t kNumUpdateBytes =

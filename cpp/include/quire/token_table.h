@@ -104,6 +104,9 @@ class TokenTable {
   // character and outside a run of byte tokens.
   bool is_complete(int32_t id) const { return !contains(id) || (flags_[id] & kTokenComplete) != 0; }
 
+  // The special token of this text; -1: there is none.
+  int32_t special_id(std::string_view text) const;
+
   // Text of a run of ids that starts and ends at a boundary (see TextBoundary). A pure function.
   //   is_first: nothing before this run took part in the text.
   //   trim: bytes dropped from the end of the run's text (a stop string).
@@ -136,6 +139,7 @@ class TokenTable {
   std::vector<uint32_t> offsets_;  // [num_texts + 1] into bytes_
   std::string bytes_;
   std::vector<uint8_t> flags_;
+  std::vector<int32_t> special_ids_;  // by their texts
 };
 
 // Follows one sequence and says whether its text could be cut after the ids seen so far, so that texts of the

@@ -273,3 +273,39 @@ def test_ids_without_text_leave_at_once() -> None:
         assert (release.token_ids, release.num_text_ids) == ([token], 0)
         assert places_of(release.logprobs) == [expected_place(1, token, 0, 256)]
     assert release.finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("params", "reason", "stop_reason"),
+    [
+        ({"stop": ["B", "<|im_end|>"]}, "stop", "<|im_end|>"),
+        ({"stop": ["<|im_end|>"], "include_stop_str_in_output": True}, "stop", "<|im_end|>"),
+        ({"stop": ["<|im_end|>"], "skip_special_tokens": False}, "stop", "<|im_end|>"),
+        ({"stop": ["<|im_end|>"], "stop_token_ids": [256]}, "stop", 256),
+        ({"stop": ["<|im_end|>"], "min_tokens": 3}, "", None),
+        ({"stop": ["<|eos|>"]}, "", None),
+        ({"stop": ["<|im_end|"]}, "", None),
+        ({}, "", None),
+    ],
+)
+def test_stop_strings_that_are_special_tokens(
+    params: dict[str, object], reason: str, stop_reason: str | int | None
+) -> None:
+    """A special token ends the request that has its text as a stop string, whether or not the text has it."""
+    texts = [bytes([byte]) for byte in range(256)] + [b"<|im_end|>", b"<|eos|>"]
+    flags = [0] * 256 + [_core.TOKEN_SPECIAL] * 2
+    table = _core.TokenTable(_core.DecoderKind.BYTE_LEVEL, texts, flags, "", _core.STRIP_NOTHING)
+    core = make_core(table, vocab_size=258, eos_token_ids=[257])
+    core.add_request(0, [1], _core.SamplingParams(**params))
+    text = ""
+    for token in (65, 256):
+        core.schedule()
+        releases = core.update(np.array([token], np.int32)).releases
+        skip = bool(params.get("skip_special_tokens", True))
+        text += "".join(
+            table.decode(release.token_ids[: release.num_text_ids], release.is_first, release.trim, skip)
+            for release in releases
+        )
+    assert (releases[-1].finish_reason, releases[-1].stop_reason) == (reason, stop_reason)
+    assert text == "A"
+    assert core.has_unfinished_requests() is (reason == "")
