@@ -70,7 +70,7 @@ def test_errors(llm: LLM, messages: Any, options: dict[str, Any], message: str) 
     with pytest.raises(InvalidArgument) as caught:
         llm.chat(messages, GREEDY, **options)
     assert str(caught.value).startswith(message)
-    assert not llm.stats().num_requests_running
+    assert not llm._core.has_unfinished_requests()
 
 
 def test_the_tokenizers_end_of_sequence_ends_a_request(llm: LLM) -> None:

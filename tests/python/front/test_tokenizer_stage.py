@@ -96,11 +96,14 @@ def test_times_go_with_the_request(stage: TokenizerStage) -> None:
     assert 0 < fields["tokenize_ns"] <= took
 
 
+_CHAT_TENSORS = ("messages", "tools", "documents", "chat_template_kwargs")
+
+
 def test_inputs_are_the_options(stage: TokenizerStage) -> None:
-    """The config's inputs are the prompt, the JSON, each option of the schema, and the lists."""
+    """The config's inputs are the prompt, the JSON, each option of the schema, lists and objects."""
     config = text_format.Parse((REPOSITORY / "tokenizer" / "config.pbtxt").read_text(), ModelConfig())
     names = {tensor.name for tensor in config.input}
-    lists = {name for name, field in NAMES.fields.items() if field.is_list}
+    lists = {name for name, field in NAMES.fields.items() if field.is_list or name in _CHAT_TENSORS}
     assert {"text_input", "input_ids", "sampling_parameters", *fields_of(RequestOptions), *lists} == names
     assert all(tensor.optional for tensor in config.input)
 
