@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quire.errors import InvalidArgument, describe
+from quire.model_files import each_once
 
 MAX_JSON = 2**22  # characters: several times the ids of the largest vocabularies
 INT32_MAX = 2**31 - 1
@@ -248,14 +249,10 @@ class Field:
         """Plain JSON values, from a string that spells them too: tensors and request parameters hold no
         others."""
         try:
-            value = load_json(value if isinstance(value, str) else json.dumps(value))
-        except json.JSONDecodeError as error:
-            given = f"malformed JSON: {error.msg} at line {error.lineno} column {error.colno}"
-            raise InvalidArgument(self.name, given, self.allowed) from None
-        except (JsonError, InvalidArgument) as error:
-            raise InvalidArgument(self.name, str(error), self.allowed) from None
-        except (TypeError, ValueError, RecursionError):  # of a Python value
+            text = value if isinstance(value, str) else json.dumps(value)
+        except (TypeError, ValueError, RecursionError):  # a value of Python's that JSON does not have
             raise self.error(value) from None
+        value = read_json(text, self.name, self.allowed)
         items = [value] if self.type == "object" else value
         if not isinstance(items, list):
             raise self.error(value)
@@ -313,6 +310,21 @@ def load_json(
         raise JsonError("JSON nested too deeply") from None
     except ValueError:  # Python's own words are advice for programmers
         raise JsonError("malformed JSON: an integer of thousands of digits") from None
+
+
+def read_json(text: str, field: str, allowed: str) -> Any:
+    """The value that `text` spells; errors name `field` and the position. A key given twice is an error."""
+
+    def refuse(key: str) -> InvalidArgument:
+        return InvalidArgument(field, f"the key {describe(key)} twice", "each key once")
+
+    try:
+        return load_json(text, each_once(refuse))
+    except json.JSONDecodeError as error:
+        given = f"malformed JSON: {error.msg} at line {error.lineno} column {error.colno}"
+        raise InvalidArgument(field, given, allowed) from None
+    except JsonError as error:
+        raise InvalidArgument(field, str(error), allowed) from None
 
 
 def is_number(text: str) -> bool:

@@ -6,14 +6,12 @@ them, `Given.make` fills a table of `sampling_params`. How one field is describe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from quire.errors import InvalidArgument, describe, did_you_mean
-from quire.field import Field, JsonError, fields_of, is_number, load_json
-from quire.model_files import each_once
+from quire.field import Field, fields_of, is_number, read_json
 
 MAX_NAMES = 256  # of a JSON object, or of request parameters
 
@@ -136,19 +134,9 @@ def _origin(entry: Entry, other: Entry) -> str:
 
 
 def parse_json_object(text: str, field: str) -> dict[str, object]:
-    """The JSON object in `text`; errors name `field` and the position. A key given twice is an error."""
-
-    def refuse(key: str) -> InvalidArgument:
-        return InvalidArgument(field, f"the key {describe(key)} twice", "each key once")
-
+    """The JSON object in `text`; errors name `field`."""
     allowed = "a JSON object"
-    try:
-        value = load_json(text, each_once(refuse))
-    except json.JSONDecodeError as error:
-        given = f"malformed JSON: {error.msg} at line {error.lineno} column {error.colno}"
-        raise InvalidArgument(field, given, allowed) from None
-    except JsonError as error:
-        raise InvalidArgument(field, str(error), allowed) from None
+    value = read_json(text, field, allowed)
     if not isinstance(value, dict):
         raise InvalidArgument(field, describe(value), allowed)
     require_few(value, field)

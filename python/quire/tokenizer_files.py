@@ -125,10 +125,12 @@ class TokenizerFiles:
                 found[token_id] = AddedToken(text, normalized=not is_special, special=is_special)
             found |= tokenizer.get_added_tokens_decoder()
         found = dict(sorted(found.items()))
-        known = {token.content for token in [*found.values(), *tokenizer.get_added_tokens_decoder().values()]}
-        named_texts = {_content(value) for value in named.values()}
+        own = tokenizer.get_added_tokens_decoder().values()
+        known = {token.content for token in [*found.values(), *own]}
+        # What was special once stays it for `tokenizers`.
+        specials = {token.content for token in own if token.special} | {*map(_content, named.values())}
         for token in found.values():
-            token.special = token.special or token.content in named_texts
+            token.special = token.special or token.content in specials
         for value in [*named.values(), *extra]:
             if _content(value) not in known:
                 known.add(_content(value))

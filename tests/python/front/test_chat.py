@@ -141,6 +141,10 @@ def test_the_environment_is_that_of_transformers(template: str) -> None:
             {"messages": "[{]"},
             r"messages: got malformed JSON: .* at line 1 column 3; allowed: a list of JSON",
         ),
+        (
+            {"messages": '[{"role": "a", "role": "b"}]'},
+            r'messages: got the key "role" twice; allowed: each key',
+        ),
         ({"messages": "3"}, r"messages: got 3; allowed: a list of JSON objects, at least 1 of them$"),
         ({"messages": {"role": "user"}}, r"messages: got {.*; allowed: a list of JSON objects"),
         ({"messages": []}, r"messages: got 0 of them; allowed: "),
