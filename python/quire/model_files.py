@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +18,10 @@ MIB = 1 << 20
 SETTINGS_LIMIT = 4 * MIB  # config.json, generation_config.json, model.json, config.pbtxt
 INDEX_LIMIT = 32 * MIB  # model.safetensors.index.json; the largest known ones have 10 MB
 TOKENIZER_LIMIT = 256 * MIB  # tokenizer.json; the largest known ones have 40 MB
+
+_LFS = b"version https://git-lfs.github.com/spec/"  # what stands in place of a large file
+
+_SNAPSHOT = re.compile(r"/models--([^/]+?)--([^/]+)/snapshots/[^/]+$")
 
 # By the first letter of stat.filemode().
 _KINDS = {"d": "a folder", "p": "a FIFO", "s": "a socket", "c": "a device", "b": "a device"}
@@ -38,11 +43,15 @@ def open_regular(path: Path) -> int:
         _check_kind(path, path.stat().st_mode)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except FileNotFoundError:
+        if path.is_symlink():
+            given = "got a link to a file that is not there"
+            raise UnreadableFile(path, f"{given}; allowed: the file{download_hint(path.parent)}") from None
         raise
     except OSError as error:
         raise UnreadableFile(path, f"cannot be read: {error.strerror}") from None
     try:
         _check_kind(path, os.fstat(descriptor).st_mode)  # it may be another one by now
+        _check_content(path, descriptor)
     except UnreadableFile:
         os.close(descriptor)
         raise
@@ -119,6 +128,21 @@ def _decoded(content: bytes, path: Path) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UnreadableFile(path, f"got invalid UTF-8 at byte {error.start}; allowed: UTF-8 text") from None
+
+
+def download_hint(folder: Path) -> str:
+    """The command that completes a folder of the Hugging Face cache; "" of any other folder."""
+    match = _SNAPSHOT.search(str(folder))
+    return f" (`hf download {match[1]}/{match[2]}`)" if match else ""
+
+
+def _check_content(path: Path, descriptor: int) -> None:
+    try:
+        head = os.pread(descriptor, len(_LFS), 0)
+    except OSError as error:
+        raise UnreadableFile(path, f"cannot be read: {error.strerror}") from None
+    if head == _LFS:
+        raise UnreadableFile(path, "got a Git LFS pointer; allowed: the file itself (`git lfs pull`)")
 
 
 def _check_kind(path: Path, mode: int) -> None:

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from quire.errors import ModelNotFound, describe, did_you_mean
+from quire.model_folder import CONFIG, describe_folder
 
 # What an engine and a tokenizer read of a Hugging Face repository.
 _HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model")
@@ -77,8 +78,10 @@ def _checked(path: Path, model: str) -> Path:
     path = path.resolve()
     if not path.is_dir():
         raise ModelNotFound(f"model: got {model!r}, but there is no folder {path}; allowed: a model folder")
-    if not os.path.lexists(path / "config.json"):  # who reads it says what else it may be
-        raise ModelNotFound(f"model: got {model!r}, but {path} has no config.json; allowed: a model folder")
+    if not os.path.lexists(path / CONFIG):  # who reads it says what else it may be
+        what, allowed = describe_folder(path) or ("", "a model folder")
+        given = f"{model!r}, but {path} has no {CONFIG}{what and f' but {what}'}"
+        raise ModelNotFound(f"model: got {given}; allowed: {allowed}")
     return path
 
 

@@ -121,6 +121,7 @@ def _find_folder(plan: _Plan) -> None:
 
 def _read_model_config(plan: _Plan) -> None:
     plan.model = load_model_config(plan.folder)
+    plan.warnings += plan.model.warnings
 
 
 def _read_tokenizer(plan: _Plan) -> None:

@@ -1,4 +1,4 @@
-"""Safetensors checkpoints: every tensor goes to its place, and every one that has none is named.
+"""Checkpoints: every tensor goes to its place, and every one that has none is named.
 
 The model's table of parameters says where each tensor belongs; files, names, types and shapes are checked
 before the first weight is read, and before the memory for it is taken (`check_checkpoint`).
@@ -6,30 +6,58 @@ before the first weight is read, and before the memory for it is taken (`check_c
 
 from __future__ import annotations
 
-import os
+import logging
 import sys
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-from safetensors import SafetensorError, safe_open
 
 from quire.config import EngineConfig
-from quire.errors import ModelError, ModelNotFound, describe
-from quire.model_files import INDEX_LIMIT, read_json_object
-from quire.models.config import ModelConfig
-from quire.models.parameters import Place
-from quire.models.safetensors_header import read_header
+from quire.errors import ModelError
+from quire.model_folder import listed
+from quire.models.parameters import ParameterTable, Place
+from quire.models.weight_files import WeightFiles, open_weights
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
+if TYPE_CHECKING:
+    from quire.models.config import ModelConfig
 
-# What becomes the engine's type by a mere conversion. Others are of quantized checkpoints.
-_DTYPES = ("F64", "F32", "F16", "BF16")
+log = logging.getLogger("quire.engine")
+
+_PIECE = 1 << 22  # elements compared at once
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class _Names(NamedTuple):
+    """What a checkpoint may call a model's tensors: `root` of the model's names, and what stands there."""
+
+    root: str
+    stored: str
+    is_wrapped: bool = False  # a part of a multimodal model, whose other parts nobody reads
+
+    def __call__(self, name: str) -> str:
+        return self.stored + name.removeprefix(self.root) if name.startswith(self.root) else name
+
+    def has(self, stored: str) -> bool:
+        """Whether a tensor is of this part of its model."""
+        return not self.is_wrapped or stored.startswith(self.stored)
+
+
+# The one that fits most names counts, of equal ones the first.
+_NAMINGS = (
+    _Names("", ""),
+    _Names("model.", ""),  # saved from the model without its head
+    _Names("transformer.", ""),
+    _Names("", "language_model.", is_wrapped=True),
+    _Names("model.", "model.language_model.", is_wrapped=True),
+    _Names("model.", "language_model.", is_wrapped=True),
+)
 
 
 def load_model_weights(config: EngineConfig, model: ModelConfig, places: Mapping[str, Place]) -> None:
@@ -44,7 +72,7 @@ def check_checkpoint(config: EngineConfig, model: ModelConfig) -> None:
     """All that load_model_weights() refuses, found without reading a weight."""
     if config.load_format != "dummy":
         shapes = model.parameters(torch.float32).checkpoint_shapes  # whatever the type
-        find_tensors(model.folder, shapes, model.spec.ignored)
+        find_tensors(open_weights(model.folder), shapes, model.spec.ignored)
 
 
 def load_checkpoint(folder: Path, places: Mapping[str, Place], ignored: Iterable[str] = ()) -> None:
@@ -52,103 +80,91 @@ def load_checkpoint(folder: Path, places: Mapping[str, Place], ignored: Iterable
 
     ignored: patterns of names that may be present and are not needed.
     """
+    files = open_weights(folder)
     shapes = {name: place.source.shape for name, place in places.items()}
-    owners = find_tensors(folder, shapes, ignored)
-    with ExitStack() as stack:
-        files = {file: stack.enter_context(_open(file)) for file in sorted(set(owners.values()))}
-        _copy(files, owners, places)
+    found = find_tensors(files, shapes, ignored)
+    if found.other_parts:
+        log.info(
+            "%s: not read, of other parts than the language model: %s", folder, listed(found.other_parts)
+        )
+    _copy(files, found.names, places)
 
 
-def find_tensors(
-    folder: Path, shapes: Mapping[str, tuple[int, ...]], ignored: Iterable[str] = ()
-) -> Mapping[str, Path]:
-    """Name -> the file that has it, of every tensor that the model needs. Raises ModelError for what is wrong
-    with a file, missing, of another shape or type, or more than the model has."""
-    ignored = tuple(ignored)
-    owners: dict[str, Path] = {}
-    extra = []
-    for file in _files(folder):
-        for name, tensor in read_header(file).items():
-            if name not in shapes:
-                if not any(fnmatchcase(name, pattern) for pattern in ignored):
-                    extra.append(name)
-                continue
-            if tensor.shape != shapes[name]:
-                given, expected = list(tensor.shape), list(shapes[name])
-                raise ModelError(
-                    f"{file}: {name}: got shape {given}; allowed: {expected}, as config.json says"
-                )
-            if tensor.dtype not in _DTYPES:
-                allowed = f"{', '.join(_DTYPES)} (unquantized weights)"
-                raise ModelError(f"{file}: {name}: got dtype {tensor.dtype}; allowed: {allowed}")
-            if name in owners:
-                raise ModelError(f"{file}: {name}: got it in {owners[name].name} too; allowed: once")
-            owners[name] = file
-    missing = [name for name in shapes if name not in owners]
+class FoundTensors(NamedTuple):
+    """names: the model's name of a tensor -> the files'. other_parts: names of tensors that are of a
+    multimodal model and not of its language model."""
+
+    names: Mapping[str, str]
+    other_parts: Sequence[str]
+
+
+def find_tensors(files: WeightFiles, shapes: Shapes, ignored: Iterable[str] = ()) -> FoundTensors:
+    """Where each tensor of the model is. Raises ModelError for what is missing, of another shape or type, or
+    more than the model has."""
+    headers = files.headers
+    naming = max(_NAMINGS, key=lambda each: sum(each(name) in headers for name in shapes))
+    names = {name: naming(name) for name in shapes}
+    for name, stored in names.items():
+        tensor = headers.get(stored)
+        if tensor is None:
+            continue
+        if tensor.shape != shapes[name]:
+            given, expected = list(tensor.shape), list(shapes[name])
+            raise ModelError(
+                f"{tensor.file}: {stored}: got shape {given}; allowed: {expected}, as config.json says"
+            )
+        if tensor.dtype not in files.dtypes:
+            allowed = f"{', '.join(files.dtypes)} (unquantized weights)"
+            raise ModelError(f"{tensor.file}: {stored}: got dtype {tensor.dtype}; allowed: {allowed}")
+    missing = [stored for stored in names.values() if stored not in headers]
     if missing:
-        raise ModelError(f"{folder}: tensors missing from the checkpoint: {_names(missing)}")
+        raise ModelError(f"{files.folder}: tensors missing from the checkpoint: {listed(missing)}")
+    known = set(names.values())
+    patterns = [naming(pattern) for pattern in ignored]
+    unread = [name for name in headers if name not in known and not _fits(name, patterns)]
+    extra = [name for name in unread if naming.has(name)]
     if extra:
         raise ModelError(
-            f"{folder}: tensors that the architecture in config.json does not have: {_names(extra)}"
+            f"{files.folder}: tensors that the architecture in config.json does not have: {listed(extra)}"
         )
-    return owners
+    return FoundTensors(names, unread)
 
 
-def _copy(files: Mapping[Path, safe_open], owners: Mapping[str, Path], places: Mapping[str, Place]) -> None:
+def _fits(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def has_other_head(folder: Path, untied: ParameterTable) -> bool:
+    """Whether the checkpoint of a tied model holds a head of its own, whose numbers are not the embedding's:
+    then the model is `untied`, as in transformers 5. What is wrong with the files is found elsewhere."""
+    try:
+        files = open_weights(folder)
+        names = find_tensors(files, untied.checkpoint_shapes, untied.spec.ignored).names
+        embedding, head = (
+            files.read(names[f"{name}.weight"])
+            for name in (untied.spec.embedding.name, untied.spec.head.parts[0].name)
+        )
+    except ModelError:
+        return False
+    # By pieces, which stay few bytes and of which the first mostly tells.
+    pieces = (torch.split(tensor.flatten(), _PIECE) for tensor in (embedding, head))
+    return not all(torch.equal(mine.float(), other.float()) for mine, other in zip(*pieces, strict=True))
+
+
+def _copy(files: WeightFiles, names: Mapping[str, str], places: Mapping[str, Place]) -> None:
     """Copy with a progress bar, which appears on a terminal only."""
-    total = sum(place.view.nbytes for place in places.values())
+    total = sum(files.headers[names[name]].num_bytes for name in places)
+    began = time.monotonic()
     columns = (TextColumn("loading weights"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("weights", total=total)
         for name, place in places.items():
-            try:
-                place.fill(files[owners[name]].get_tensor(name))  # type: ignore[no-untyped-call]
-            except (SafetensorError, OSError) as error:
-                raise ModelError(f"{owners[name]}: {name}: not readable: {error}") from None
-            progress.advance(task, place.view.nbytes)
-
-
-def _files(folder: Path) -> list[Path]:
-    """The checkpoint's files: those of the index when there is one, else the single file."""
-    index, single = folder / INDEX, folder / SINGLE
-    try:
-        weight_map = read_json_object(index, INDEX_LIMIT).get("weight_map")
-    except FileNotFoundError:
-        if not os.path.lexists(single):
-            raise ModelNotFound(
-                f"{folder}: no weights; allowed: {SINGLE}, or {INDEX} and its files"
-            ) from None
-        return [single]
-    if not isinstance(weight_map, dict) or not weight_map:
-        allowed = "an object of tensor name -> file name"
-        raise ModelError(f"{index}: weight_map: got {describe(weight_map)}; allowed: {allowed}")
-    names = {name: None for name in weight_map.values() if isinstance(name, str)}
-    for name in weight_map.values():
-        # A plain name: an index must not lead out of its folder.
-        if not isinstance(name, str) or name != Path(name).name or "\0" in name:
-            raise ModelError(
-                f"{index}: weight_map: got {describe(name)}; allowed: names of files in {folder}"
-            )
-    for name in names:
-        if not os.path.exists(folder / name):  # noqa: PTH110 - unlike Path.exists(), no error for a name of any length
-            raise ModelNotFound(
-                f"{index}: weight_map: got {describe(name)}; allowed: files that are in {folder}"
-            )
-    return [folder / name for name in sorted(names)]
-
-
-def _open(file: Path) -> safe_open:
-    try:
-        return safe_open(file, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file}: not readable as safetensors: {error}") from None
-
-
-def _names(names: list[str], shown: int = 4) -> str:
-    """Name the first few of many."""
-    text = ", ".join(names[:shown])
-    return text if len(names) <= shown else f"{text} and {len(names) - shown} more"
+            place.fill(files.read(names[name]))
+            progress.advance(task, files.headers[names[name]].num_bytes)
+    seconds = max(time.monotonic() - began, 1e-9)
+    size = total / 1e9
+    log.info("loaded %.2f GB of weights in %.1f s (%.2f GB/s)", size, seconds, size / seconds)
 
 
 def fill_dummy(places: Mapping[str, Place], seed: int = 0) -> None:

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from quire.errors import ModelNotFound
+from quire.errors import ModelNotFound, UnsupportedModel
 from quire.field import INT32_MAX
 from quire.model_files import read_json_object
+from quire.models.checkpoint import has_other_head
 from quire.models.config_reader import ConfigReader
-from quire.models.families import FAMILIES
+from quire.models.families import FAMILIES, Family
 from quire.models.parameters import ParameterTable
 from quire.models.spec import ModelSpec
 from quire.models.weight_formats import PLAIN, WeightFormat
+
+# What names of architectures end with.
+_ARCHITECTURE = re.compile("ForCausalLM|LMHeadModel")
+
+# Files that say how weights are quantized: the key, and where its value is an object, the method's in it.
+_QUANTIZATION = (
+    ("config.json", "quantization_config", "quant_method"),
+    ("config.json", "compression_config", "format"),
+    ("hf_quant_config.json", "quantization", "quant_algo"),
+    ("quantize_config.json", "bits", ""),
+    ("quant_config.json", "w_bit", ""),
+)
+
+_UNTIED = (
+    "tie_word_embeddings: got true, but the checkpoint has a head that is not the embedding: that head is "
+    "used, as transformers 5 does"
+)
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -30,6 +49,7 @@ class ModelConfig:
     checkpoint_dtype: str
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def vocab_size(self) -> int:
@@ -52,28 +72,68 @@ def load_model_config(folder: Path) -> ModelConfig:
         config = ConfigReader(file, read_json_object(file))
     except FileNotFoundError:
         raise ModelNotFound(f"{file}: no such file; a Hugging Face model folder has one") from None
-    architectures = config.get("architectures", list)
-    family = FAMILIES.get(architectures[0]) if architectures and isinstance(architectures[0], str) else None
-    if family is None:
-        config.refuse("architectures", architectures, ", ".join(FAMILIES))
-    quantization = config.value("quantization_config")
-    if quantization is not None:
-        is_named = isinstance(quantization, dict) and "quant_method" in quantization
-        method = quantization["quant_method"] if is_named else quantization
-        config.refuse("quantization_config", method, "none (unquantized weights)")
+    family = _family(config)
+    _refuse_quantization(config)
     dtype = config.get("dtype", str, None) or config.get("torch_dtype", str, "float32")
     if dtype not in DTYPES:
         config.refuse("dtype", dtype, ", ".join(DTYPES))
     spec = family(config)
     config.refuse_unread()
+    untied = _untied(config, family, spec)
     return ModelConfig(
         folder=folder,
-        spec=spec,
+        spec=untied or spec,
         weight_format=PLAIN,
         checkpoint_dtype=dtype,
         bos_token_id=_bos_token_id(config),
         eos_token_ids=_eos_token_ids(config, folder / "generation_config.json"),
+        warnings=(f"{file}: {_UNTIED}",) if untied else (),
     )
+
+
+def _family(config: ConfigReader) -> Family:
+    """By the architecture's name, or where there is none by model_type, which is its beginning."""
+    architectures = config.get("architectures", list, [])
+    if not architectures:
+        model_type = config.get("model_type", str, "").replace("_", "").removesuffix("text")
+        families = (name for name in FAMILIES if _ARCHITECTURE.sub("", name).lower() == model_type)
+        architectures = [*families, None]
+    family = FAMILIES.get(architectures[0]) if isinstance(architectures[0], str) else None
+    if family is None:
+        config.refuse("architectures", config.value("architectures"), ", ".join(FAMILIES))
+    return family
+
+
+def _refuse_quantization(config: ConfigReader) -> None:
+    """Whichever file says that the weights are quantized, it is named with the method."""
+    folder = config.file.parent
+    for file, key, method in _QUANTIZATION:
+        try:
+            values = (
+                config
+                if file == config.file.name
+                else ConfigReader(folder / file, read_json_object(folder / file))
+            )
+        except FileNotFoundError:
+            continue
+        given = values.value(key)
+        if isinstance(given, dict):
+            given = given.get(method, given)
+        if given is not None:
+            values.refuse(key, given, "none (unquantized weights, such as those that these were made from)")
+
+
+def _untied(config: ConfigReader, family: Family, spec: ModelSpec) -> ModelSpec | None:
+    """The model with a head of its own, where config.json ties it to the embedding and the checkpoint has
+    another one."""
+    if not spec.is_tied:
+        return None
+    try:
+        untied = family(config.with_value("tie_word_embeddings", False))
+    except UnsupportedModel:
+        return None
+    table = ParameterTable(spec=untied, weight_format=PLAIN, dtype=torch.float32)
+    return untied if has_other_head(config.file.parent, table) else None
 
 
 def _bos_token_id(config: ConfigReader) -> int | None:

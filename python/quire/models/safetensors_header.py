@@ -44,8 +44,10 @@ _MAX_ELEMENTS = 1 << 48
 class TensorHeader:
     """What a file says about one tensor."""
 
+    file: Path
     dtype: str
     shape: tuple[int, ...]
+    num_bytes: int
 
 
 def read_header(file: Path) -> Mapping[str, TensorHeader]:
@@ -114,7 +116,8 @@ class _Reader:
         if end - begin != needed:
             given = f"data_offsets: got {describe(offsets)}, {end - begin} bytes"
             raise self._error(name, given, f"{needed} bytes, as {dtype} {describe(shape)} takes")
-        return TensorHeader(dtype=dtype, shape=tuple(shape)), begin, end
+        header = TensorHeader(file=self._file, dtype=dtype, shape=tuple(shape), num_bytes=needed)
+        return header, begin, end
 
     def _without_twins(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values = dict(pairs)

@@ -1,0 +1,88 @@
+"""The files of weights in a model folder: which they are, what their headers say, and their tensors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from quire.errors import ModelError, ModelNotFound, describe
+from quire.model_files import INDEX_LIMIT, download_hint, read_json_object
+from quire.model_folder import INDEX, SINGLE, describe_folder
+from quire.models.safetensors_header import TensorHeader, read_header
+
+
+class WeightFiles(Protocol):
+    """The tensors of a folder, by the names that its files give them."""
+
+    folder: Path
+    headers: Mapping[str, TensorHeader]
+    dtypes: tuple[str, ...]  # what read() makes numbers of
+
+    def read(self, name: str) -> Tensor: ...
+
+
+def open_weights(folder: Path) -> WeightFiles:
+    """Reads headers only. Raises ModelError for what is wrong with a file."""
+    return SafetensorsFiles(folder)
+
+
+class SafetensorsFiles:
+    """Memory-mapped: a tensor that is read costs memory as long as it is used."""
+
+    # What becomes the engine's type by a mere conversion. Others are of quantized checkpoints.
+    dtypes: tuple[str, ...] = ("F64", "F32", "F16", "BF16")
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        headers: dict[str, TensorHeader] = {}
+        for file in _files(folder):
+            for name, header in read_header(file).items():
+                if name in headers:
+                    other = headers[name].file.name
+                    raise ModelError(f"{file}: {name}: got it in {other} too; allowed: once")
+                headers[name] = header
+        self.headers: Mapping[str, TensorHeader] = headers
+        self._open = lru_cache(maxsize=None)(lambda file: safe_open(file, framework="pt"))
+
+    def read(self, name: str) -> Tensor:
+        file = self.headers[name].file
+        try:
+            tensor: Tensor = self._open(file).get_tensor(name)  # type: ignore[no-untyped-call]
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file}: {name}: not readable: {error}") from None
+        return tensor
+
+
+def _files(folder: Path) -> list[Path]:
+    """The single file where there is one, as in transformers, which then reads no index; else those of the
+    index."""
+    index, single = folder / INDEX, folder / SINGLE
+    if os.path.lexists(single):
+        return [single]
+    try:
+        weight_map = read_json_object(index, INDEX_LIMIT).get("weight_map")
+    except FileNotFoundError:
+        what, allowed = describe_folder(folder) or ("", f"{SINGLE}, or {INDEX} and its files")
+        problem = f"no weights{what and f' but {what}'}"
+        raise ModelNotFound(f"{folder}: {problem}; allowed: {allowed}") from None
+    if not isinstance(weight_map, dict) or not weight_map:
+        allowed = "an object of tensor name -> file name"
+        raise ModelError(f"{index}: weight_map: got {describe(weight_map)}; allowed: {allowed}")
+    names = {name: None for name in weight_map.values() if isinstance(name, str)}
+    for name in weight_map.values():
+        # A plain name: an index must not lead out of its folder.
+        if not isinstance(name, str) or name != Path(name).name or "\0" in name:
+            raise ModelError(
+                f"{index}: weight_map: got {describe(name)}; allowed: names of files in {folder}"
+            )
+    for name in names:
+        if not os.path.lexists(folder / name):
+            allowed = f"files that are in {folder}{download_hint(folder)}"
+            raise ModelNotFound(f"{index}: weight_map: got {describe(name)}; allowed: {allowed}")
+    return [folder / name for name in sorted(names)]
