@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from family_checkpoints import CONFIGS, config_of, make_checkpoint
+from family_checkpoints import CONFIGS, AutoModelForCausalLM, config_of, make_checkpoint
 from quire import LLM, RequestOutput, SamplingParams
 from quire.errors import UnsupportedModel
 from quire.models.config import load_model_config
 from random_llama import save_tokenizer
+from safetensors.torch import load_file, save_file
 
 NUM_TOKENS = 64
 ORIGINAL_LENGTH = 128  # of the configs with longrope
@@ -128,3 +129,19 @@ def difference(model: torch.nn.Module, prompt: list[int], result: RequestOutput)
     chosen = choices.gather(1, torch.tensor(ids)[:, None])[:, 0]
     assert (choices.max(1).values - chosen).max() < TOLERANCE
     return worst
+
+
+@pytest.mark.parametrize("name", ["llama3.2-1b", "gemma-2b"])
+def test_a_stored_head_unlike_the_embedding_it_is_tied_to(tmp_path: Path, name: str) -> None:
+    """The stored head is used, as in transformers 5."""
+    assert make_checkpoint(name, tmp_path) is not None
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].flip(0)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager")
+    save_tokenizer(tmp_path)
+    llm = LLM(str(tmp_path), dtype="float32", device="cpu", max_model_len=96, num_gpu_blocks_override=8)
+    params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, logprobs=5, prompt_logprobs=5)
+    prompt = [*range(5, 45)]
+    (result,) = llm.generate([prompt], params)
+    assert difference(model, prompt, result) < TOLERANCE

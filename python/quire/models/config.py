@@ -22,10 +22,10 @@ from quire.models.weight_formats import PLAIN, WeightFormat
 # What names of architectures end with.
 _ARCHITECTURE = re.compile("ForCausalLM|LMHeadModel")
 
-# Files that say how weights are quantized: the key, and where its value is an object, the method's in it.
+# Files that say how weights are quantized: the key, and the method's key in its value.
 _QUANTIZATION = (
     ("config.json", "quantization_config", "quant_method"),
-    ("config.json", "compression_config", "format"),
+    ("config.json", "compression_config", ""),
     ("hf_quant_config.json", "quantization", "quant_algo"),
     ("quantize_config.json", "bits", ""),
     ("quant_config.json", "w_bit", ""),

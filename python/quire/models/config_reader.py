@@ -76,8 +76,6 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "hidden_activation": ("silu", "swish"),
     "parallel_attn": (False,),
     "use_parallel_residual": (False,),
-    # weights in another format
-    "compression_config": (),
 }
 
 _TYPE_NAMES: Mapping[type, str] = {

@@ -166,3 +166,27 @@ def test_quantized_weights_are_named(tmp_path: Path) -> None:
     save_file(tensors() | {"b": torch.ones(5, dtype=torch.int8)}, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=r"b: got dtype I8; allowed: F64, F32, F16, BF16"):
         load_checkpoint(tmp_path, places())
+
+
+@pytest.mark.parametrize("prefix", ["", "model.language_model.", "language_model."])
+def test_names_under_another_prefix(tmp_path: Path, prefix: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A model without its head, or inside a multimodal one, has other beginnings of names; what other parts
+    have is not read, and named in the log."""
+    caplog.set_level("INFO")
+    given = tensors()
+    others = {"vision_tower.w": torch.ones(1)} if prefix else {}
+    save_file({prefix + name: given[name] for name in given} | others, tmp_path / "model.safetensors")
+    room = {f"model.{name}": each for name, each in places().items()}
+    load_checkpoint(tmp_path, room)
+    assert torch.equal(room["model.a"].view, given["a"])
+    assert ("of other parts than the language model: vision_tower.w" in caplog.text) == bool(prefix)
+    assert "GB/s" in caplog.text
+
+
+def test_the_single_file_wins(tmp_path: Path) -> None:
+    """An index beside model.safetensors is not read, as in transformers."""
+    save_sharded(tmp_path, {name: tensor + 1 for name, tensor in tensors().items()})
+    given, room = tensors(), places()
+    save_file(given, tmp_path / "model.safetensors")
+    load_checkpoint(tmp_path, room)
+    assert torch.equal(room["a"].view, given["a"])

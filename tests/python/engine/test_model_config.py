@@ -82,7 +82,7 @@ def test_rope_table_equals_transformers(tmp_path: Path, values: dict[str, Any]) 
         ({"hidden_act": "tanh"}, "hidden_act", '"tanh"', '"silu", "swish", "gelu"'),
         ({"quantization_config": {"quant_method": "awq"}}, "quantization_config", "awq", "none"),
         ({"quantization_config": {}}, "quantization_config", "{}", "none"),
-        ({"compression_config": {"format": "int"}}, "compression_config", '{"format": "int"}', "null"),
+        ({"compression_config": {"format": "int"}}, "compression_config", '{"format": "int"}', "none"),
         (
             {"rope_scaling": {"type": "ntk", "factor": 2.0}},
             "rope_scaling.type",

@@ -189,7 +189,7 @@ FORMS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "compression_config": (
         lambda model: configure(model, compression_config={"format": "pack-quantized"}),
-        'config.json: compression_config: got "pack-quantized"; allowed: none (unquantized weights',
+        'config.json: compression_config: got {"format": "pack-quantized"}; allowed: none (unquantized',
     ),
     "ModelOpt": (
         lambda model: configure(model, "hf_quant_config.json", quantization={"quant_algo": "NVFP4"}),
