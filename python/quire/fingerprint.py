@@ -11,6 +11,7 @@ from quire.errors import ModelError, ModelNotFound
 from quire.tokenizer_files import TOKENIZER_FILES
 
 _SMALL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+_WEIGHTS = (".safetensors", ".gguf")
 _NUM_SAMPLES = 64
 _SAMPLE_SIZE = 4096
 
@@ -66,7 +67,7 @@ def _fingerprints(folder: Path) -> dict[str, str]:
 def _weights_fingerprint(folder: Path) -> str:
     """One for all weights: names, sizes and samples. Reading all of them would double the time of a load."""
     samples = hashlib.sha256()
-    for path in sorted(path for path in folder.glob("*.safetensors") if path.is_file()):
+    for path in sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS and path.is_file()):
         size = path.stat().st_size
         samples.update(f"{path.name} {size}\n".encode())
         with path.open("rb") as file:

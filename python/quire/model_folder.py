@@ -14,6 +14,7 @@ from quire.model_files import download_hint, read_json_object
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+GGUF = "model.gguf"  # of a folder that was made from a GGUF file
 
 _CONVERT = (
     "python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{0}')"

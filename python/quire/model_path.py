@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from quire.errors import ModelNotFound, describe, did_you_mean
-from quire.model_folder import CONFIG, describe_folder
+from quire.model_folder import CONFIG, INDEX, SINGLE, describe_folder
 
 # What an engine and a tokenizer read of a Hugging Face repository.
 _HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model")
@@ -30,7 +30,7 @@ def resolve_model(model: str, base: Path | None = None, *, download: bool = True
 def _resolve(model: str, base: Path | None, download: bool) -> Path:
     path = Path(model).expanduser()
     folder = (base or Path.cwd()) / path  # `path` itself where that is absolute
-    if path.is_absolute() or model.startswith(".") or folder.is_dir():
+    if path.is_absolute() or model.startswith(".") or folder.is_dir() or path.suffix == ".gguf":
         return _checked(folder, model)
     embedded = embedded_models()
     if model in embedded:
@@ -76,6 +76,10 @@ def native_folder() -> Path | None:
 
 def _checked(path: Path, model: str) -> Path:
     path = path.resolve()
+    if file := _gguf_file(path):
+        from quire.gguf.folder import gguf_folder  # not at the top: few models are such files
+
+        return gguf_folder(file)
     if not path.is_dir():
         raise ModelNotFound(f"model: got {model!r}, but there is no folder {path}; allowed: a model folder")
     if not os.path.lexists(path / CONFIG):  # who reads it says what else it may be
@@ -83,6 +87,17 @@ def _checked(path: Path, model: str) -> Path:
         given = f"{model!r}, but {path} has no {CONFIG}{what and f' but {what}'}"
         raise ModelNotFound(f"model: got {given}; allowed: {allowed}")
     return path
+
+
+def _gguf_file(path: Path) -> Path | None:
+    """The path of such a file, or of a folder whose only weights are one."""
+    if path.suffix == ".gguf":
+        return path if path.is_file() else None
+    if not path.is_dir() or any(os.path.lexists(path / name) for name in (SINGLE, INDEX)):
+        return None
+    # The projector of a multimodal model is a file beside it.
+    files = [file for file in path.glob("*.gguf") if not file.name.startswith("mmproj")]
+    return files[0] if len(files) == 1 else None
 
 
 def _from_hub(model: str, download: bool) -> Path:

@@ -309,13 +309,13 @@ def _byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(rest)}
 
 
-_BYTE_OF = _byte_alphabet()
+BYTE_OF = _byte_alphabet()
 
 
 def _byte_level(token: str) -> tuple[bytes, bool]:
     # A token with any other character (an added token such as "<|end of text|>") stands for its own UTF-8.
     try:
-        return bytes(_BYTE_OF[character] for character in token), False
+        return bytes(BYTE_OF[character] for character in token), False
     except KeyError:
         return _plain(token)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from quire.errors import ModelError, ModelNotFound, describe
 from quire.model_files import INDEX_LIMIT, download_hint, read_json_object
-from quire.model_folder import INDEX, SINGLE, describe_folder
+from quire.model_folder import GGUF, INDEX, SINGLE, describe_folder
 from quire.models.safetensors_header import TensorHeader, read_header
 
 
@@ -29,6 +29,11 @@ class WeightFiles(Protocol):
 
 def open_weights(folder: Path) -> WeightFiles:
     """Reads headers only. Raises ModelError for what is wrong with a file."""
+    names = (SINGLE, INDEX, GGUF)
+    if next((name for name in names if os.path.lexists(folder / name)), SINGLE) == GGUF:
+        from quire.gguf.weights import GgufFile
+
+        return GgufFile(folder / GGUF)
     return SafetensorsFiles(folder)
 
 

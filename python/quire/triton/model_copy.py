@@ -21,7 +21,7 @@ def copy_for_model(
     """Fills the new folder `target` with `packaged`, whose generation model gets `model` (a folder, an
     embedded model or a Hugging Face id) and `settings`. `name`: replaces "ensemble" at the beginning of the
     models' names. Raises ConfigError or InvalidArgument."""
-    if Path(model).expanduser().is_dir() or model.startswith((".", "/", "~")):
+    if Path(model).expanduser().exists() or model.startswith((".", "/", "~")):
         model = str(Path(model).expanduser().absolute())
     values = {"model": model, **settings}
     EngineConfig(**values)  # here, so that its errors name a setting and no file of ours

@@ -1,0 +1,222 @@
+"""A GGUF file's metadata as config.json, and Hugging Face's names of its tensors."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from quire.errors import UnsupportedModel, describe
+from quire.gguf.header import GgufHeader
+
+# What a key of an architecture's metadata is called in config.json.
+_KEYS: Mapping[str, str] = {
+    "context_length": "max_position_embeddings",
+    "block_count": "num_hidden_layers",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "rope.freq_base": "rope_theta",
+    "rope.freq_base_swa": "rope_local_base_freq",
+    "rope.local.freq_base": "rope_local_base_freq",
+}
+# Keys that are read below, that repeat others, or that only name the weights' history: the values that they
+# may have; None: any.
+_OTHERS: Mapping[str, tuple[object, ...] | None] = {
+    "attention.causal": (True,),
+    "attention.value_length": None,
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "rope.dimension_count": None,
+    "rope.scaling.attn_factor": None,
+    "rope.scaling.factor": None,
+    "rope.scaling.finetuned": None,
+    "rope.scaling.original_context_length": None,
+    "rope.scaling.type": None,
+    "tensor_data_layout": None,
+    "vocab_size": None,  # that of the embedding counts
+}
+
+# Hugging Face's names of what is outside of the layers, and in a layer.
+_MODEL = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_qkv": "self_attn.qkv_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_SANDWICH = {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+_LAYER_NAME = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
+# Factors of RoPE's frequencies, which config.json has as numbers.
+_ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """How llama.cpp stores a family of models."""
+
+    name: str  # in config.json
+    layer: Mapping[str, str] = field(default_factory=dict)  # names of tensors that differ
+    norm_offset: float = 0.0  # added to the weights of norms
+    has_paired_heads: bool = False  # rows of queries and keys are in the order of pairs
+    is_partial: bool = False  # a part of a head may have positions
+    large: tuple[int, ...] = ()  # numbers of layers of the models that scale scores by hidden_size / heads
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "llama": Architecture(name="LlamaForCausalLM", has_paired_heads=True),
+    "qwen2": Architecture(name="Qwen2ForCausalLM"),
+    "qwen3": Architecture(name="Qwen3ForCausalLM"),
+    "phi3": Architecture(name="Phi3ForCausalLM", layer={"ffn_up": "mlp.gate_up_proj"}, is_partial=True),
+    "gemma": Architecture(name="GemmaForCausalLM", norm_offset=1.0),
+    "gemma2": Architecture(name="Gemma2ForCausalLM", layer=_SANDWICH, norm_offset=1.0, large=(46,)),
+    "gemma3": Architecture(name="Gemma3ForCausalLM", layer=_SANDWICH, norm_offset=1.0, large=(62,)),
+}
+
+
+def architecture_of(header: GgufHeader) -> Architecture:
+    given = header.metadata.get("general.architecture")
+    if not isinstance(given, str) or given not in ARCHITECTURES:
+        _refuse(header, "general.architecture", given, ", ".join(ARCHITECTURES))
+    return ARCHITECTURES[given]
+
+
+def tensor_names(header: GgufHeader) -> dict[str, str]:
+    """Hugging Face's name -> the file's. A tensor that the architecture does not have keeps its name."""
+    layer = {**_LAYER, **architecture_of(header).layer}
+
+    def name_of(stored: str) -> str:
+        if match := _LAYER_NAME.fullmatch(stored):
+            index, part, kind = match.groups()
+            return f"model.layers.{index}.{layer[part]}.{kind}" if part in layer else stored
+        part, _, kind = stored.rpartition(".")
+        return f"{_MODEL[part]}.{kind}" if part in _MODEL else stored
+
+    return {name_of(stored): stored for stored in header.tensors if stored not in _ROPE_FACTORS}
+
+
+def model_config(header: GgufHeader, numbers: Callable[[str], list[float]]) -> dict[str, Any]:
+    """The values of config.json. numbers: those of a tensor in float32, by its name in the file."""
+    architecture = architecture_of(header)
+    prefix = f"{header.metadata['general.architecture']}."
+    given = {
+        key.removeprefix(prefix): value for key, value in header.metadata.items() if key.startswith(prefix)
+    }
+    for key, value in given.items():
+        allowed = _OTHERS.get(key, ()) if key not in _KEYS else None
+        if allowed is not None and value not in allowed:
+            _refuse(
+                header,
+                f"{prefix}{key}",
+                value,
+                ", ".join(map(describe, allowed)) or "nothing: it is not known",
+            )
+    config = {name: _shortest(given[key]) for key, name in _KEYS.items() if key in given}
+    names = tensor_names(header)
+    embedding = header.tensors.get("token_embd.weight")
+    heads = config.get("num_attention_heads")
+    rotary_dim = given.get("rope.dimension_count")
+    if rotary_dim and "head_dim" not in config and architecture.has_paired_heads:
+        config["head_dim"] = rotary_dim
+    if isinstance(heads, int) and heads > 0 and isinstance(config.get("hidden_size"), int):
+        head_dim = config.get("head_dim", config["hidden_size"] // heads)
+        if architecture.is_partial and rotary_dim:
+            config["partial_rotary_factor"] = rotary_dim / head_dim
+        for key in ("rope.dimension_count", "attention.value_length"):
+            is_free = architecture.is_partial and key == "rope.dimension_count"
+            if given.get(key, head_dim) != head_dim and not is_free:
+                _refuse(header, f"{prefix}{key}", given[key], f"{head_dim}, the size of a head")
+        if architecture.large:
+            is_large = config.get("num_hidden_layers") in architecture.large
+            config["query_pre_attn_scalar"] = config["hidden_size"] // heads if is_large else head_dim
+    return {
+        "architectures": [architecture.name],
+        **config,
+        **_rope_scaling(header, given, prefix, config, numbers),
+        "attention_bias": "model.layers.0.self_attn.o_proj.bias" in names,
+        "tie_word_embeddings": "output.weight" not in header.tensors,
+        "vocab_size": embedding.shape[0] if embedding else 0,
+        "dtype": _dtype(header),
+        "bos_token_id": header.metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": _end_ids(header.metadata),
+    }
+
+
+def _rope_scaling(
+    header: GgufHeader,
+    given: Mapping[str, Any],
+    prefix: str,
+    config: Mapping[str, Any],
+    numbers: Callable[[str], list[float]],
+) -> dict[str, Any]:
+    kind = given.get("rope.scaling.type", "none")
+    whole, short, long = (name if name in header.tensors else None for name in _ROPE_FACTORS)
+    original = given.get("rope.scaling.original_context_length", config.get("max_position_embeddings"))
+    if whole or (short and long):
+        # Factors of each frequency: with the same for all lengths they are any scaling, such as llama3's.
+        scaling = {
+            "rope_type": "longrope",
+            "short_factor": numbers(whole or short or ""),
+            "long_factor": numbers(whole or long or ""),
+            "original_max_position_embeddings": original,
+        }
+        factor = given.get("rope.scaling.attn_factor", 1.0 if whole else None)
+        return {"rope_scaling": scaling | ({} if factor is None else {"attention_factor": _shortest(factor)})}
+    if kind == "none":
+        return {}
+    if kind not in ("linear", "yarn"):
+        _refuse(header, f"{prefix}rope.scaling.type", kind, "none, linear, yarn")
+    scaling = {"rope_type": kind, "factor": given.get("rope.scaling.factor")}
+    return {
+        "rope_scaling": scaling | ({"original_max_position_embeddings": original} if kind == "yarn" else {})
+    }
+
+
+def _dtype(header: GgufHeader) -> str:
+    """The type of most weights; of quantized ones the engine's usual type."""
+    types = {tensor.type.name for tensor in header.tensors.values() if len(tensor.shape) > 1}
+    return {frozenset({"F32"}): "float32", frozenset({"F16"}): "float16"}.get(frozenset(types), "bfloat16")
+
+
+def _end_ids(metadata: Mapping[str, Any]) -> list[int]:
+    """The end of a text, of a turn, and of a message that calls a tool."""
+    keys = ("eos_token_id", "eot_token_id", "eom_token_id")
+    ids = (metadata.get(f"tokenizer.ggml.{key}") for key in keys)
+    return list(dict.fromkeys(each for each in ids if each is not None))
+
+
+def _shortest(value: Any) -> Any:
+    """The shortest decimal of a float32: 1e-05 instead of 9.999999747378752e-06."""
+    if not isinstance(value, float) or abs(value) > 3e38:
+        return value
+    return next(
+        (short for digits in range(1, 9) if _float32(short := float(f"{value:.{digits}g}")) == value), value
+    )
+
+
+def _float32(value: float) -> float:
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
+def _refuse(header: GgufHeader, key: str, given: object, allowed: str) -> NoReturn:
+    raise UnsupportedModel(f"{header.file}: {key}: got {describe(given)}; allowed: {allowed}")
