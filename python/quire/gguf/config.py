@@ -22,6 +22,7 @@ _KEYS: Mapping[str, str] = {
     "attention.key_length": "head_dim",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "attention.sliding_window": "sliding_window",
+    "attention.sliding_window_pattern": "sliding_window_pattern",
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
     "rope.freq_base": "rope_theta",
@@ -44,6 +45,8 @@ _OTHERS: Mapping[str, tuple[object, ...] | None] = {
     "tensor_data_layout": None,
     "vocab_size": None,  # that of the embedding counts
 }
+
+_TEXTS = ("rope.scaling.type", "tensor_data_layout")  # the others are numbers
 
 # Hugging Face's names of what is outside of the layers, and in a layer.
 _MODEL = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -118,42 +121,17 @@ def tensor_names(header: GgufHeader) -> dict[str, str]:
 def model_config(header: GgufHeader, numbers: Callable[[str], list[float]]) -> dict[str, Any]:
     """The values of config.json. numbers: those of a tensor in float32, by its name in the file."""
     architecture = architecture_of(header)
-    prefix = f"{header.metadata['general.architecture']}."
-    given = {
-        key.removeprefix(prefix): value for key, value in header.metadata.items() if key.startswith(prefix)
-    }
-    for key, value in given.items():
-        allowed = _OTHERS.get(key, ()) if key not in _KEYS else None
-        if allowed is not None and value not in allowed:
-            _refuse(
-                header,
-                f"{prefix}{key}",
-                value,
-                ", ".join(map(describe, allowed)) or "nothing: it is not known",
-            )
+    given = _own_metadata(header)
     config = {name: _shortest(given[key]) for key, name in _KEYS.items() if key in given}
-    names = tensor_names(header)
+    if architecture.has_paired_heads and "rope.dimension_count" in given:
+        config.setdefault("head_dim", given["rope.dimension_count"])
     embedding = header.tensors.get("token_embd.weight")
-    heads = config.get("num_attention_heads")
-    rotary_dim = given.get("rope.dimension_count")
-    if rotary_dim and "head_dim" not in config and architecture.has_paired_heads:
-        config["head_dim"] = rotary_dim
-    if isinstance(heads, int) and heads > 0 and isinstance(config.get("hidden_size"), int):
-        head_dim = config.get("head_dim", config["hidden_size"] // heads)
-        if architecture.is_partial and rotary_dim:
-            config["partial_rotary_factor"] = rotary_dim / head_dim
-        for key in ("rope.dimension_count", "attention.value_length"):
-            is_free = architecture.is_partial and key == "rope.dimension_count"
-            if given.get(key, head_dim) != head_dim and not is_free:
-                _refuse(header, f"{prefix}{key}", given[key], f"{head_dim}, the size of a head")
-        if architecture.large:
-            is_large = config.get("num_hidden_layers") in architecture.large
-            config["query_pre_attn_scalar"] = config["hidden_size"] // heads if is_large else head_dim
     return {
         "architectures": [architecture.name],
         **config,
-        **_rope_scaling(header, given, prefix, config, numbers),
-        "attention_bias": "model.layers.0.self_attn.o_proj.bias" in names,
+        **_head_sizes(header, architecture, given, config),
+        **_rope_scaling(header, given, config, numbers),
+        "attention_bias": "blk.0.attn_output.bias" in header.tensors,
         "tie_word_embeddings": "output.weight" not in header.tensors,
         "vocab_size": embedding.shape[0] if embedding else 0,
         "dtype": _dtype(header),
@@ -162,34 +140,69 @@ def model_config(header: GgufHeader, numbers: Callable[[str], list[float]]) -> d
     }
 
 
+def _own_metadata(header: GgufHeader) -> dict[str, Any]:
+    """The keys of the architecture, without its name; each is known, and has a value that is."""
+    prefix = f"{header.metadata['general.architecture']}."
+    own = [key for key in header.metadata if key.startswith(prefix)]
+    given = {key.removeprefix(prefix): header.metadata[key] for key in own}
+    for key, value in given.items():
+        allowed = () if key not in _KEYS and key not in _OTHERS else _OTHERS.get(key)
+        if allowed is not None and value not in allowed:
+            _refuse(header, prefix + key, value, ", ".join(map(describe, allowed)) or "a file without it")
+        if key not in _TEXTS and type(value) not in (int, float, bool):
+            _refuse(header, prefix + key, value, "a number")
+    return given
+
+
+def _head_sizes(
+    header: GgufHeader, architecture: Architecture, given: Mapping[str, Any], config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What follows from the sizes of heads, which must be one size."""
+    heads, hidden = config.get("num_attention_heads", 0), config.get("hidden_size", 0)
+    head_dim = config.get("head_dim") or (hidden // heads if heads else 0)
+    if not head_dim:
+        return {}  # refused by whoever reads config.json
+    rotary_dim = given.get("rope.dimension_count", head_dim)
+    for key in ("attention.value_length", "rope.dimension_count")[: 1 if architecture.is_partial else 2]:
+        if given.get(key, head_dim) != head_dim:
+            prefix = header.metadata["general.architecture"]
+            _refuse(header, f"{prefix}.{key}", given[key], f"{head_dim}, the size of a head")
+    sizes = {"partial_rotary_factor": rotary_dim / head_dim} if architecture.is_partial else {}
+    if architecture.large:
+        is_large = config.get("num_hidden_layers") in architecture.large
+        sizes["query_pre_attn_scalar"] = hidden // heads if is_large else head_dim
+    return sizes
+
+
 def _rope_scaling(
     header: GgufHeader,
     given: Mapping[str, Any],
-    prefix: str,
     config: Mapping[str, Any],
     numbers: Callable[[str], list[float]],
 ) -> dict[str, Any]:
     kind = given.get("rope.scaling.type", "none")
-    whole, short, long = (name if name in header.tensors else None for name in _ROPE_FACTORS)
     original = given.get("rope.scaling.original_context_length", config.get("max_position_embeddings"))
+    whole, short, long = (name if name in header.tensors else "" for name in _ROPE_FACTORS)
     if whole or (short and long):
         # Factors of each frequency: with the same for all lengths they are any scaling, such as llama3's.
         scaling = {
             "rope_type": "longrope",
-            "short_factor": numbers(whole or short or ""),
-            "long_factor": numbers(whole or long or ""),
+            "short_factor": numbers(whole or short),
+            "long_factor": numbers(whole or long),
             "original_max_position_embeddings": original,
         }
-        factor = given.get("rope.scaling.attn_factor", 1.0 if whole else None)
-        return {"rope_scaling": scaling | ({} if factor is None else {"attention_factor": _shortest(factor)})}
+        if whole or "rope.scaling.attn_factor" in given:
+            scaling["attention_factor"] = _shortest(given.get("rope.scaling.attn_factor", 1.0))
+        return {"rope_scaling": scaling}
     if kind == "none":
         return {}
     if kind not in ("linear", "yarn"):
-        _refuse(header, f"{prefix}rope.scaling.type", kind, "none, linear, yarn")
+        key = f"{header.metadata['general.architecture']}.rope.scaling.type"
+        _refuse(header, key, kind, "none, linear, yarn")
     scaling = {"rope_type": kind, "factor": given.get("rope.scaling.factor")}
-    return {
-        "rope_scaling": scaling | ({"original_max_position_embeddings": original} if kind == "yarn" else {})
-    }
+    if kind == "yarn":
+        scaling["original_max_position_embeddings"] = original
+    return {"rope_scaling": scaling}
 
 
 def _dtype(header: GgufHeader) -> str:

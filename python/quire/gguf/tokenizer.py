@@ -140,6 +140,15 @@ class _Metadata:
         merges = (each.partition(" ") for each in self.value("merges", list))
         return [(left, right) for left, _, right in merges]
 
+    def bpe(
+        self, vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], **settings: Any
+    ) -> tokenizers.Tokenizer:
+        try:
+            return tokenizers.Tokenizer(models.BPE(dict(vocabulary), list(merges), **settings))
+        except Exception as error:  # tokenizers raises nothing more precise
+            problem = f"tokenizer.ggml.merges: tokenizers cannot use it: {error}"
+            raise UnsupportedModel(f"{self._header.file}: {problem}; allowed: pairs of tokens") from None
+
     def error(self, key: str, given: object, allowed: str) -> UnsupportedModel:
         return UnsupportedModel(
             f"{self._header.file}: tokenizer.ggml.{key}: got {describe(given)}; allowed: {allowed}"
@@ -160,9 +169,7 @@ def _byte_level(metadata: _Metadata) -> tokenizers.Tokenizer:
         return "".join(letters[byte] for byte in token.encode())
 
     vocabulary = {spelled(token): token_id for token, token_id in metadata.vocabulary().items()}
-    tokenizer = tokenizers.Tokenizer(
-        models.BPE(vocabulary, metadata.merges(), ignore_merges=pre in _WHOLE_WORDS)
-    )
+    tokenizer = metadata.bpe(vocabulary, metadata.merges(), ignore_merges=pre in _WHOLE_WORDS)
     first: pre_tokenizers.PreTokenizer = pre_tokenizers.Digits(individual_digits=True)
     if pre in _SPLITS:
         first = pre_tokenizers.Split(Regex(_SPLITS[pre]), behavior="isolated")
@@ -186,12 +193,13 @@ def _sentence_piece(metadata: _Metadata) -> tokenizers.Tokenizer:
         ranks: Sequence[float] = range(0, -len(metadata.tokens), -1)
     else:
         ranks = metadata.value("scores", list)
+        if len(ranks) != len(metadata.tokens):
+            raise metadata.error(
+                "scores", f"{len(ranks)} scores", f"{len(metadata.tokens)}, one for each token"
+            )
     unknown = metadata.token("unknown_token_id")
-    tokenizer = tokenizers.Tokenizer(
-        models.BPE(
-            vocabulary, _merges_of(vocabulary, ranks), unk_token=unknown, fuse_unk=True, byte_fallback=True
-        )
-    )
+    merges = _merges_of(vocabulary, ranks)
+    tokenizer = metadata.bpe(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     steps = [decoders.Replace(_MARK, " "), decoders.ByteFallback(), decoders.Fuse()]
     has_prefix = metadata.value("add_space_prefix", bool, not is_gemma) and not is_gemma
     if is_gemma:
