@@ -24,7 +24,10 @@ class EngineConfig(BaseModel):
     )
 
     model: Annotated[str, Field(min_length=1)]
-    """A folder (absolute, or relative to this file), an embedded model's name, or a Hugging Face id."""
+    """A folder or a GGUF file (absolute, or relative to this file), an embedded model's name, or a Hugging
+    Face id."""
+    revision: Annotated[str, Field(min_length=1)] | None = None
+    """Branch, tag or commit of a Hugging Face id. null: main."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs. auto: the first GPU where there is one and the CUDA kernels are built."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -126,7 +129,13 @@ class EngineConfig(BaseModel):
 
     def model_folder(self, *, download: bool = True) -> Path:
         """The model's folder, downloaded when it is a Hugging Face id. Raises ModelNotFound."""
-        return resolve_model(self.model, self._file.parent if self._file else None, download=download)
+        return resolve_model(
+            self.model,
+            self._file.parent if self._file else None,
+            revision=self.revision,
+            download=download,
+            has_weights=self.load_format != "dummy",
+        )
 
 
 def _given_twice(key: str) -> ConfigError:

@@ -160,3 +160,8 @@ def _cut(text: str, size: str) -> str:
     # Lone surrogates, which JSON escapes can produce, cannot be printed or sent.
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}... ({size})"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of its message that is not empty."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

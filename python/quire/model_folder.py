@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from quire.errors import ModelError, describe
-from quire.model_files import download_hint, read_json_object
+from quire.model_files import INDEX_LIMIT, download_hint, read_json_object
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
@@ -46,12 +46,8 @@ class Found(NamedTuple):
 def describe_folder(folder: Path) -> Found | None:
     """None where nothing in the folder tells what it is."""
     names = sorted(path.name for path in folder.iterdir())
-    if "adapter_config.json" in names:
-        base = describe(_base_model(folder))
-        return Found(f"adapter_config.json: a LoRA adapter of {base}", "its base model, or both merged")
-    for pattern, what, allowed in _OTHER_WEIGHTS:
-        if files := [name for name in names if fnmatchcase(name, pattern)]:
-            return Found(f"{what}: {listed(files)}", allowed.format(folder) + download_hint(folder))
+    if found := describe_files(names, folder):
+        return found
     broken = [name for name in names if not os.path.exists(folder / name)]  # noqa: PTH110 - no error, whatever the name
     if broken:
         what = f"links to files that are not there: {listed(broken)}"
@@ -62,6 +58,32 @@ def describe_folder(folder: Path) -> Found | None:
     else:
         return None
     return Found(what, f"a complete download{download_hint(folder) or ': run the same `hf download` again'}")
+
+
+def describe_files(names: Sequence[str], folder: Path) -> Found | None:
+    """What files tell by their names. folder: for the way out, and what tells the base of an adapter."""
+    if "adapter_config.json" in names:
+        base = describe(_base_model(folder))
+        return Found(f"adapter_config.json: a LoRA adapter of {base}", "its base model, or both merged")
+    for pattern, what, allowed in _OTHER_WEIGHTS:
+        if files := [name for name in names if fnmatchcase(name, pattern)]:
+            return Found(f"{what}: {listed(files)}", allowed.format(folder) + download_hint(folder))
+    return None
+
+
+def shard_names(folder: Path) -> list[str]:
+    """The files that the index names. Raises FileNotFoundError, or ModelError for an index that is none."""
+    index = folder / INDEX
+    weight_map = read_json_object(index, INDEX_LIMIT).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        allowed = "an object of tensor name -> file name"
+        raise ModelError(f"{index}: weight_map: got {describe(weight_map)}; allowed: {allowed}")
+    for name in weight_map.values():
+        # A plain name: an index must not lead out of its folder.
+        if not isinstance(name, str) or name != Path(name).name or "\0" in name:
+            allowed = f"names of files in {folder}"
+            raise ModelError(f"{index}: weight_map: got {describe(name)}; allowed: {allowed}")
+    return sorted(set(weight_map.values()))
 
 
 def _base_model(folder: Path) -> object:

@@ -10,24 +10,35 @@ import os
 import re
 from pathlib import Path
 
-from quire.errors import ModelNotFound, describe, did_you_mean
+from quire.errors import ModelNotFound, describe, did_you_mean, first_line
 from quire.model_folder import CONFIG, INDEX, SINGLE, describe_folder
 
-# What an engine and a tokenizer read of a Hugging Face repository.
-_HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model")
 
-
-def resolve_model(model: str, base: Path | None = None, *, download: bool = True) -> Path:
+def resolve_model(
+    model: str,
+    base: Path | None = None,
+    *,
+    revision: str | None = None,
+    download: bool = True,
+    has_weights: bool = True,
+) -> Path:
     """The folder that `model` means: an absolute path; one relative to `base` (of model.json); the name of
-    an embedded model; or a Hugging Face repository id, downloaded if need be. Raises ModelNotFound."""
+    an embedded model; or a Hugging Face repository id, downloaded if need be, at a revision (default: main)
+    and with or without weights. Raises ModelNotFound."""
     try:
-        return _resolve(model, base, download)
+        folder = _local_folder(model, base)
+        if folder is None:
+            from quire.hub import hub_folder  # costs 0.3 s with what it imports
+
+            return hub_folder(model, revision, download=download, has_weights=has_weights)
+        return folder
     except (OSError, ValueError, RuntimeError) as error:  # names too long, a NUL, ~nobody, a loop of links
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else _first_line(error)
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
         raise ModelNotFound(f"model: got {describe(model)}: {reason}; allowed: a model folder") from None
 
 
-def _resolve(model: str, base: Path | None, download: bool) -> Path:
+def _local_folder(model: str, base: Path | None) -> Path | None:
+    """None for the id of a repository."""
     path = Path(model).expanduser()
     folder = (base or Path.cwd()) / path  # `path` itself where that is absolute
     if path.is_absolute() or model.startswith(".") or folder.is_dir() or path.suffix == ".gguf":
@@ -36,7 +47,7 @@ def _resolve(model: str, base: Path | None, download: bool) -> Path:
     if model in embedded:
         return _checked(embedded[model], model)
     if is_hub_id(model):
-        return _from_hub(model, download)
+        return None
     raise ModelNotFound(
         f"model: got {model!r}{did_you_mean(model, embedded)}, and there is no folder {folder}; allowed: a "
         f"folder, an embedded model ({', '.join(embedded) or 'none here'}), or a Hugging Face id (owner/name)"
@@ -98,35 +109,3 @@ def _gguf_file(path: Path) -> Path | None:
     # The projector of a multimodal model is a file beside it.
     files = [file for file in path.glob("*.gguf") if not file.name.startswith("mmproj")]
     return files[0] if len(files) == 1 else None
-
-
-def _from_hub(model: str, download: bool) -> Path:
-    # Not at the top: importing it costs 0.3 s, and most models are local.
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                model, allow_patterns=list(_HUB_FILES), local_files_only=not download
-            )
-        )
-    except LocalEntryNotFoundError as error:
-        if not download:
-            raise ModelNotFound(
-                f"model: got {model!r}, which is no local folder and not in the Hugging Face cache; "
-                f"allowed: a local folder, or `hf download {model}` (the first start downloads it, too)"
-            ) from error
-        raise ModelNotFound(
-            f"model: got {model!r}, which is no local folder and not in the Hugging Face cache, and the hub "
-            f"cannot be reached ({_first_line(error)}); allowed: a local folder, or a repository downloaded "
-            f"before (`hf download {model}` where there is a network)"
-        ) from error
-    except (HfHubHTTPError, HFValidationError) as error:
-        raise ModelNotFound(
-            f"model: got {model!r}, which the Hugging Face hub refused: {_first_line(error)}"
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

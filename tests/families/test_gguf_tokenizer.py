@@ -138,7 +138,7 @@ def test_digits_by_themselves(tmp_path: Path) -> None:
 
 
 def test_added_tokens(tmp_path: Path) -> None:
-    """Tokens of the user stay whole and are text, padding is none; BOS and EOS come where the file says so."""
+    """Tokens of the user stay whole and are text, padding is none; BOS and EOS come where it says so."""
     tokens, merges = byte_level()
     padded = [*tokens, "<think>", "[PAD421]"]
     special = [TokenType.CONTROL if token in SPECIAL else TokenType.NORMAL for token in tokens]

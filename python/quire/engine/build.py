@@ -75,10 +75,10 @@ def _padding(table: _core.TokenTable, model: ModelConfig) -> Iterator[str]:
         )
 
 
-def check(config: EngineConfig, threads: ThreadPolicy) -> Iterator[tuple[str, bool]]:
+def check(config: EngineConfig, threads: ThreadPolicy, folder: Path) -> Iterator[tuple[str, bool]]:
     """Every refusal of build() that needs no weights, and whether it is only a warning. A step that needs the
     result of one that refused is left out."""
-    plan = _Plan(config, threads)
+    plan = _Plan(config, threads, folder)
     for step in _STEPS:
         try:
             step(plan)

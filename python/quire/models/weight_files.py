@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from quire.errors import ModelError, ModelNotFound, describe
-from quire.model_files import INDEX_LIMIT, download_hint, read_json_object
-from quire.model_folder import GGUF, INDEX, SINGLE, describe_folder
+from quire.model_files import download_hint
+from quire.model_folder import GGUF, INDEX, SINGLE, describe_folder, shard_names
 from quire.models.safetensors_header import TensorHeader, read_header
 
 
@@ -67,27 +67,16 @@ class SafetensorsFiles:
 def _files(folder: Path) -> list[Path]:
     """The single file where there is one, as in transformers, which then reads no index; else those of the
     index."""
-    index, single = folder / INDEX, folder / SINGLE
-    if os.path.lexists(single):
-        return [single]
+    if os.path.lexists(folder / SINGLE):
+        return [folder / SINGLE]
     try:
-        weight_map = read_json_object(index, INDEX_LIMIT).get("weight_map")
+        names = shard_names(folder)
     except FileNotFoundError:
         what, allowed = describe_folder(folder) or ("", f"{SINGLE}, or {INDEX} and its files")
         problem = f"no weights{what and f' but {what}'}"
         raise ModelNotFound(f"{folder}: {problem}; allowed: {allowed}") from None
-    if not isinstance(weight_map, dict) or not weight_map:
-        allowed = "an object of tensor name -> file name"
-        raise ModelError(f"{index}: weight_map: got {describe(weight_map)}; allowed: {allowed}")
-    names = {name: None for name in weight_map.values() if isinstance(name, str)}
-    for name in weight_map.values():
-        # A plain name: an index must not lead out of its folder.
-        if not isinstance(name, str) or name != Path(name).name or "\0" in name:
-            raise ModelError(
-                f"{index}: weight_map: got {describe(name)}; allowed: names of files in {folder}"
-            )
     for name in names:
         if not os.path.lexists(folder / name):
             allowed = f"files that are in {folder}{download_hint(folder)}"
-            raise ModelNotFound(f"{index}: weight_map: got {describe(name)}; allowed: {allowed}")
-    return [folder / name for name in sorted(names)]
+            raise ModelNotFound(f"{folder / INDEX}: weight_map: got {describe(name)}; allowed: {allowed}")
+    return [folder / name for name in names]

@@ -15,7 +15,7 @@ def check_settings(path: Path) -> Iterator[Problem]:
     """A model.json, the model that it names, that model's files, and whether it fits on this machine."""
     try:
         config = EngineConfig.from_file(path)
-        config.model_folder(download=False)
+        folder = config.model_folder(download=False)
     except ModelNotFound as error:
         is_download = is_hub_id(config.model) and config.model in str(error)
         yield Problem(file=path, message=str(error), is_note=is_download)
@@ -31,7 +31,7 @@ def check_settings(path: Path) -> Iterator[Problem]:
         yield Problem(file=path, message=f"its engine cannot be imported: {error}")
         return
 
-    for message, is_warning in check(config, SHARED_CORES):
+    for message, is_warning in check(config, SHARED_CORES, folder):
         yield _problem(path, message, is_note=is_warning)
 
 

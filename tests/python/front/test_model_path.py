@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import huggingface_hub
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
 from quire import model_path
 from quire.config import EngineConfig
 from quire.errors import ModelNotFound
@@ -49,21 +47,6 @@ def test_embedded(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert resolve_model("small", tmp_path) == model
     with pytest.raises(ModelNotFound, match=r'did you mean "small"\?.*an embedded model \(small\)'):
         resolve_model("smal", tmp_path)
-
-
-def test_hub(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """owner/name is a Hugging Face repository; without a network and a cache the error says what to do."""
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **_: str(model))
-    assert resolve_model("owner/name", tmp_path) == model
-
-    def offline(name: str, **settings: object) -> str:
-        raise LocalEntryNotFoundError("Cannot find the snapshot\nmore")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(
-        ModelNotFound, match=r"cannot be reached \(Cannot find the snapshot\); allowed: .*hf download"
-    ):
-        resolve_model("owner/name", tmp_path)
 
 
 def test_files_of_the_checkout() -> None:
