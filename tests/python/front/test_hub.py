@@ -133,7 +133,7 @@ def test_a_part_of_a_repository(hub: Callable[[set[str]], Hub], tmp_path: Path) 
 CONTENTS: list[tuple[set[str], str]] = [
     (
         {"a.Q4_0.gguf", "a.Q8_0.gguf"},
-        r"has GGUF files: a\.Q4_0\.gguf, a\.Q8_0\.gguf; allowed: the path of one",
+        r"has GGUF files: a\.Q4_0\.gguf, a\.Q8_0\.gguf; allowed: the path of ",
     ),
     ({"config.json", "pytorch_model.bin"}, r"has PyTorch pickles: pytorch_model\.bin; allowed: safetensors"),
     ({"adapter_config.json", "adapter_model.safetensors"}, r"has adapter_config\.json: a LoRA adapter of"),
