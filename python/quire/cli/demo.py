@@ -12,11 +12,21 @@ from rich.table import Table
 from quire.check_stream import Lab, connect
 from quire.check_stream.protocol import Adapter, Recording, Request
 from quire.cli.check import report
-from quire.cli.common import RepositoryOption, console, default_repository, errors_as_text, running
+from quire.cli.common import RepositoryOption, console, errors_as_text, running
+from quire.cli.repository import ModelOption, chosen_repository
 from quire.errors import ServerError
 from quire.triton.repository import read_configs, text_ensembles
 from quire.triton.server import TritonServer
 
+# The chat model that a package of PyPI holds, and its form of a conversation.
+_CHAT_MODEL = "smollm2"
+_CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+_QUESTIONS = (
+    "What is the capital of France?",
+    "Name three colours of the rainbow.",
+    "Why is the sky blue? Answer in one sentence.",
+    "Write one sentence about the sea.",
+)
 _PROMPTS = (
     "def fibonacci(n):",
     "class Stack:\n    def __init__(self):",
@@ -28,28 +38,29 @@ _PROMPTS = (
 
 def demo(
     model_repository: RepositoryOption = None,
+    model: ModelOption = None,
     requests: Annotated[int, typer.Option(min=1, help="Concurrent requests of the load.")] = 100,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 64,
 ) -> None:
     """Serve on free ports, send one request, one stream and a load, print figures, stop."""
-    repository = model_repository or default_repository()
-    if not report(repository):
-        raise typer.Exit(1)
-    with errors_as_text():
+    prompts = tuple(map(_CHAT.format, _QUESTIONS)) if model == _CHAT_MODEL else _PROMPTS
+    with errors_as_text(), chosen_repository(model_repository, model) as repository:
+        if not report(repository):
+            raise typer.Exit(1)
         configs, _ = read_configs(repository)
-        model = next(iter(text_ensembles(configs)), None)
-        if model is None:
+        ensemble = next(iter(text_ensembles(configs)), None)
+        if ensemble is None:
             raise ServerError(
                 f"{repository}: no model to ask; allowed: an ensemble with text_input and stream"
             )
         server = TritonServer(repository)
         with running(server, models=len(list(repository.glob("*/config.pbtxt")))):
-            adapter = connect(server.http_url, api="triton-http", model=model, timeout=300)
-            _show_one(adapter, Request(prompt=_PROMPTS[0], max_tokens=max_tokens))
-            _show_stream(adapter, Request(prompt=_PROMPTS[1], max_tokens=max_tokens))
+            adapter = connect(server.http_url, api="triton-http", model=ensemble, timeout=300)
+            _show_stream(adapter, Request(prompt=prompts[0], max_tokens=max_tokens))
+            _show_one(adapter, Request(prompt=prompts[1], max_tokens=max_tokens))
             load = [
                 Request(
-                    prompt=_PROMPTS[seed % len(_PROMPTS)], max_tokens=max_tokens, temperature=0.8, seed=seed
+                    prompt=prompts[seed % len(prompts)], max_tokens=max_tokens, temperature=0.8, seed=seed
                 )
                 for seed in range(requests)
             ]

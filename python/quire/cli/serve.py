@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from quire.cli.check import report
-from quire.cli.common import (
-    RepositoryOption,
-    console,
-    default_repository,
-    errors_as_text,
-    packaged_repository,
-    running,
-)
+from quire.cli.common import RepositoryOption, console, errors_as_text, running
+from quire.cli.repository import ModelOption, chosen_repository
 from quire.cli.supervise import supervise
-from quire.errors import InvalidArgument
-from quire.triton.model_copy import copy_for_model, parse_settings
 from quire.triton.repository import loaded_with, read_configs, text_ensembles
-from quire.triton.run_folder import RunFolder
 from quire.triton.server import TritonServer
 from quire.triton.server_arguments import is_on, models_at_start
 
 
 def serve(
     model_repository: RepositoryOption = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Instead of a repository: a folder, an embedded model or a Hugging Face id, served by the "
-            "packaged repository."
-        ),
-    ] = None,
+    model: ModelOption = None,
     name: Annotated[
         str | None, typer.Option(help="With --model: what clients call instead of `ensemble`.")
     ] = None,
@@ -71,7 +53,7 @@ def serve(
 ) -> None:
     """Serve a model repository, or one model, with tritonserver until Ctrl-C."""
     passed_on = arguments or []
-    with errors_as_text(), _repository(model_repository, model, name, set_ or []) as repository:
+    with errors_as_text(), chosen_repository(model_repository, model, name, set_ or []) as repository:
         models = models_at_start(passed_on)
         # A model that cannot be loaded ends a server only with exit-on-error, which is its default.
         if not report(repository, models) and is_on("--exit-on-error", passed_on):
@@ -95,29 +77,6 @@ def serve(
                 supervise(server, len(loaded), restart=restart, verbose=verbose)
         except KeyboardInterrupt:
             console.print("stopped")
-
-
-@contextmanager
-def _repository(
-    repository: Path | None, model: str | None, name: str | None, settings: list[str]
-) -> Iterator[Path]:
-    """The repository to serve; a temporary one where a model is given."""
-    if model is None:
-        for flag, is_given in (("--name", name is not None), ("--set", bool(settings))):
-            if is_given:
-                raise InvalidArgument(flag, "it without --model", "with --model, which makes the repository")
-        yield repository or default_repository()
-        return
-    if repository is not None:
-        raise InvalidArgument("--model, --model-repository", "both", "one of them")
-    packaged = packaged_repository()
-    folder = RunFolder()
-    try:
-        target = folder.path / "model_repository"
-        copy_for_model(packaged, target, model, name, parse_settings(settings))
-        yield target
-    finally:
-        folder.remove()
 
 
 def _print_examples(server: TritonServer, ensembles: list[str]) -> None:

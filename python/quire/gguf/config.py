@@ -79,6 +79,7 @@ class Architecture:
     """How llama.cpp stores a family of models."""
 
     name: str  # in config.json
+    model_type: str | None = None  # there, too; None: the file's name for it
     layer: Mapping[str, str] = field(default_factory=dict)  # names of tensors that differ
     norm_offset: float = 0.0  # added to the weights of norms
     has_paired_heads: bool = False  # rows of queries and keys are in the order of pairs
@@ -93,7 +94,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "phi3": Architecture(name="Phi3ForCausalLM", layer={"ffn_up": "mlp.gate_up_proj"}, is_partial=True),
     "gemma": Architecture(name="GemmaForCausalLM", norm_offset=1.0),
     "gemma2": Architecture(name="Gemma2ForCausalLM", layer=_SANDWICH, norm_offset=1.0, large=(46,)),
-    "gemma3": Architecture(name="Gemma3ForCausalLM", layer=_SANDWICH, norm_offset=1.0, large=(62,)),
+    "gemma3": Architecture(
+        name="Gemma3ForCausalLM", model_type="gemma3_text", layer=_SANDWICH, norm_offset=1.0, large=(62,)
+    ),
 }
 
 
@@ -128,6 +131,7 @@ def model_config(header: GgufHeader, numbers: Callable[[str], list[float]]) -> d
     embedding = header.tensors.get("token_embd.weight")
     return {
         "architectures": [architecture.name],
+        "model_type": architecture.model_type or header.metadata["general.architecture"],
         **config,
         **_head_sizes(header, architecture, given, config),
         **_rope_scaling(header, given, config, numbers),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def copy_for_model(
     (target / "generation" / "1" / "model.json").write_text(json.dumps(values, indent=2) + "\n")
 
 
-def parse_settings(texts: list[str]) -> dict[str, Any]:
+def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
     """From `key=value`, each value JSON or else a string."""
     settings: dict[str, Any] = {}
     for text in texts:
