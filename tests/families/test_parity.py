@@ -145,3 +145,24 @@ def test_a_stored_head_unlike_the_embedding_it_is_tied_to(tmp_path: Path, name: 
     prompt = [*range(5, 45)]
     (result,) = llm.generate([prompt], params)
     assert difference(model, prompt, result) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["mistral-small-24b", "gemma3-1b"])
+def test_the_language_model_of_a_multimodal_one(tmp_path: Path, name: str) -> None:
+    """Its part of config.json and its tensors make the model that it is by itself."""
+    model = make_checkpoint(name, tmp_path)
+    assert model is not None
+    tensors = load_file(tmp_path / "model.safetensors")
+    renamed = {f"language_model.{key}": tensor for key, tensor in tensors.items()}
+    save_file(renamed | {"vision_tower.w": torch.ones(3)}, tmp_path / "model.safetensors")
+    text = {
+        key: value for key, value in config_of(name).items() if key not in ("architectures", "torch_dtype")
+    }
+    whole = {"architectures": ["LlavaForConditionalGeneration"], "text_config": text, "vision_config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    save_tokenizer(tmp_path)
+    llm = LLM(str(tmp_path), dtype="float32", device="cpu", max_model_len=96, num_gpu_blocks_override=8)
+    params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, logprobs=5, prompt_logprobs=5)
+    prompt = [*range(5, 45)]
+    (result,) = llm.generate([prompt], params)
+    assert difference(model, prompt, result) < TOLERANCE

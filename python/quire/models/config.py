@@ -20,7 +20,7 @@ from quire.models.spec import ModelSpec
 from quire.models.weight_formats import PLAIN, WeightFormat
 
 # What names of architectures end with.
-_ARCHITECTURE = re.compile("ForCausalLM|LMHeadModel")
+_ENDING = re.compile("ForCausalLM|LMHeadModel")
 
 # Files that say how weights are quantized: the key, and the method's key in its value.
 _QUANTIZATION = (
@@ -69,7 +69,7 @@ def load_model_config(folder: Path) -> ModelConfig:
     cannot run."""
     file = folder / "config.json"
     try:
-        config = ConfigReader(file, read_json_object(file))
+        config = ConfigReader(file, _of_the_language_model(read_json_object(file)))
     except FileNotFoundError:
         raise ModelNotFound(f"{file}: no such file; a Hugging Face model folder has one") from None
     family = _family(config)
@@ -91,14 +91,31 @@ def load_model_config(folder: Path) -> ModelConfig:
     )
 
 
+def _of_the_language_model(values: dict[str, Any]) -> dict[str, Any]:
+    """config.json of a multimodal model has its language model's apart; what that leaves out may stand
+    outside. Where the text is computed in another way than a family's, its model_type is another, too."""
+    text = values.get("text_config")
+    if not isinstance(text, dict) or _by_model_type(text.get("model_type")) is None:
+        return values
+    shared = ("bos_token_id", "eos_token_id", "dtype", "torch_dtype", "tie_word_embeddings")
+    outside = {key: values[key] for key in (*shared, "quantization_config") if key in values}
+    return outside | text | {"architectures": None}
+
+
+def _by_model_type(model_type: object) -> str | None:
+    """The architecture whose name begins with it."""
+    if not isinstance(model_type, str):
+        return None
+    beginning = model_type.replace("_", "").removesuffix("text")
+    return next((name for name in FAMILIES if _ENDING.sub("", name).lower() == beginning), None)
+
+
 def _family(config: ConfigReader) -> Family:
-    """By the architecture's name, or where there is none by model_type, which is its beginning."""
-    architectures = config.get("architectures", list, [])
-    if not architectures:
-        model_type = config.get("model_type", str, "").replace("_", "").removesuffix("text")
-        families = (name for name in FAMILIES if _ARCHITECTURE.sub("", name).lower() == model_type)
-        architectures = [*families, None]
-    family = FAMILIES.get(architectures[0]) if isinstance(architectures[0], str) else None
+    """By the architecture's name, whatever its capitals; where there is none by model_type."""
+    given = config.get("architectures", list, [])
+    first = given[0] if given else _by_model_type(config.value("model_type"))
+    names = {name.lower(): name for name in FAMILIES}
+    family = FAMILIES.get(names.get(first.lower(), "")) if isinstance(first, str) else None
     if family is None:
         config.refuse("architectures", config.value("architectures"), ", ".join(FAMILIES))
     return family

@@ -248,6 +248,7 @@ SERVED: dict[str, Callable[[Path], object]] = {
     "sharded": shard,
     "a stale index beside the single file": stale_index,
     "architecture by model_type": lambda model: configure(model, architectures=None),
+    "old capitals": lambda model: configure(model, architectures=["LLaMAForCausalLM"]),
     "adapter beside its base": lambda model: configure(model, "adapter_config.json", r=8),
     "pickles beside safetensors": lambda model: (model / "pytorch_model.bin").write_bytes(b""),
     "ModelOpt of the cache only": lambda model: configure(
