@@ -19,7 +19,8 @@ HEAD = """# Families that were checked, and how well they agree
 Each row is a checkpoint with a published `config.json`, small sizes and random weights, served by the CPU
 engine in float32 and compared with Hugging Face transformers {transformers}: log probabilities of the five
 likeliest tokens at every place of four prompts (5 to 150 tokens, in chunks, with shared prefixes and
-preemption) and of 64 greedy tokens each, whose ids are equal. CI fails where a difference reaches {tolerance}.
+preemption) and of 64 greedy tokens each, whose ids are equal. CI fails where a difference reaches
+{tolerance}.
 
 The last column is the largest difference, rounded up to one digit. This page is written by
 `tests/families/families_page.py`.

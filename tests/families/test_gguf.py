@@ -16,7 +16,8 @@ from gguf_files import write_gguf
 from quire import LLM, SamplingParams
 from quire.errors import ModelError, UnsupportedModel
 from quire.gguf import weights as gguf_weights
-from quire.gguf.header import TENSOR_TYPES
+from quire.gguf.config import model_config
+from quire.gguf.header import TENSOR_TYPES, GgufHeader
 from quire.gguf.weights import GgufFile
 from quire.model_path import resolve_model
 from quire.models.weight_files import open_weights
@@ -176,6 +177,16 @@ def test_what_is_not_known_is_refused(tmp_path: Path, change: dict[str, Any], ex
     with pytest.raises(UnsupportedModel) as error:
         resolve_model(str(file))
     assert str(error.value).startswith(f"{file}: {expected}")
+
+
+def test_parts_of_a_model(tmp_path: Path) -> None:
+    """A file that is one of several says how they are joined."""
+    metadata = {"general.architecture": "llama", "split.count": 2}
+    header = GgufHeader(file=tmp_path / "x.gguf", metadata=metadata, tensors={})
+    with pytest.raises(
+        UnsupportedModel, match=r"split\.count: got 2; allowed: 1: `llama-gguf-split --merge`"
+    ):
+        model_config(header, lambda name: [])
 
 
 def test_the_package_that_reads_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,8 @@ def tensor_names(header: GgufHeader) -> dict[str, str]:
 def model_config(header: GgufHeader, numbers: Callable[[str], list[float]]) -> dict[str, Any]:
     """The values of config.json. numbers: those of a tensor in float32, by its name in the file."""
     architecture = architecture_of(header)
+    if (parts := header.metadata.get("split.count", 1)) not in (0, 1):
+        _refuse(header, "split.count", parts, "1: `llama-gguf-split --merge` joins the parts of a model")
     given = _own_metadata(header)
     config = {name: _shortest(given[key]) for key, name in _KEYS.items() if key in given}
     if architecture.has_paired_heads and "rope.dimension_count" in given:
