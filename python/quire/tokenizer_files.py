@@ -1,7 +1,8 @@
 """What a model folder holds of its tokenizer: tokenizer.json, and what transformers reads beside it.
 
 tokenizer_config.json, special_tokens_map.json and added_tokens.json add tokens to it and say which one ends a
-sequence. vocab.json with merges.txt takes the place of tokenizer.json. Chat templates are read with them.
+sequence. Where there is no tokenizer.json, one is made (quire.tokenizer_maker). Chat templates are read with
+them.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, processors
 
 from quire.chat import read_templates
-from quire.errors import ModelNotFound, UnsupportedModel, describe
-from quire.model_files import TOKENIZER_LIMIT, parse_json_object, read_bytes, read_json_object, read_text
+from quire.errors import UnsupportedModel, describe
+from quire.model_files import TOKENIZER_LIMIT, read_bytes, read_json_object
+from quire.tokenizer_maker import SOURCES, make_tokenizer
 
 TOKENIZER, CONFIG, MAP, ADDED = (
     "tokenizer.json",
@@ -25,33 +27,17 @@ TOKENIZER, CONFIG, MAP, ADDED = (
     "added_tokens.json",
 )
 # All that decides which ids a text has.
-TOKENIZER_FILES = (TOKENIZER, CONFIG, MAP, ADDED, "vocab.json", "merges.txt")
+TOKENIZER_FILES = (TOKENIZER, CONFIG, MAP, ADDED, *SOURCES)
 
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-
-# Tokenizers that vocab.json and merges.txt describe, by tokenizer_class, else by model_type: the tokens that
-# transformers gives them, and how they split a text (None: as GPT-2).
-_QWEN2_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-_GPT2 = (dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>"), None)
-_QWEN2 = (dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>"), _QWEN2_SPLIT)
-_BYTE_LEVEL: Mapping[str, tuple[Mapping[str, str], str | None]] = {
-    "GPT2Tokenizer": _GPT2,
-    "Qwen2Tokenizer": _QWEN2,
-    "gpt2": _GPT2,
-    "qwen2": _QWEN2,
-    "qwen3": _QWEN2,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerFiles:
     """The files as they were read once. `beside`: what the files beside tokenizer.json hold, by name."""
 
-    content: bytes  # of tokenizer.json, or of one made from vocab.json and merges.txt
+    content: bytes  # of tokenizer.json, or of one that was made
     beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     is_made: bool = False
     templates: Mapping[str, str] = field(default_factory=dict)  # of chats, by name
@@ -68,7 +54,7 @@ class TokenizerFiles:
             content = read_bytes(folder / TOKENIZER, TOKENIZER_LIMIT)
             return cls(content=content, beside=beside, templates=templates)
         except FileNotFoundError:
-            defaults, content = _from_vocabulary(folder, beside.get(CONFIG, {}))
+            defaults, content = make_tokenizer(folder, beside.get(CONFIG, {}))
         beside[CONFIG] = {**defaults, **beside.get(CONFIG, {})}
         return cls(content=content, beside=beside, is_made=True, templates=templates)
 
@@ -132,9 +118,10 @@ class TokenizerFiles:
         for token in found.values():
             token.special = token.special or token.content in specials
         for value in [*named.values(), *extra]:
-            if _content(value) not in known:
-                known.add(_content(value))
-                found[-len(found) - 1] = _token(value, special=True)
+            if (text := _content(value)) not in known:
+                known.add(text)
+                is_plain = isinstance(value, dict) and value.get("special") is False and text not in specials
+                found[-len(found) - 1] = _token(value, special=not is_plain)
         return found
 
     def _add_ends(self, tokenizer: tokenizers.Tokenizer) -> None:
@@ -186,54 +173,3 @@ def _items(decoder: Any) -> Iterator[tuple[int, Any]]:
 
 def _refused(file: str, key: str, given: object, allowed: str) -> UnsupportedModel:
     return UnsupportedModel(f"{file}: {key}: got {describe(given)}; allowed: {allowed}")
-
-
-def _from_vocabulary(folder: Path, config: Mapping[str, Any]) -> tuple[Mapping[str, str], bytes]:
-    """The default tokens and the tokenizer.json of a folder with vocab.json and merges.txt."""
-    try:
-        vocabulary = parse_json_object(
-            read_bytes(folder / "vocab.json", TOKENIZER_LIMIT), folder / "vocab.json"
-        )
-        lines = read_text(folder / "merges.txt", TOKENIZER_LIMIT).split("\n")
-    except FileNotFoundError:
-        raise ModelNotFound(
-            f"{TOKENIZER}: not found in {folder}; allowed: a folder with a {TOKENIZER}{_way_out(folder)}"
-        ) from None
-    name = str(
-        config.get("tokenizer_class") or (_read_if_there(folder / "config.json") or {}).get("model_type")
-    )
-    kind = _BYTE_LEVEL.get(name.removesuffix("Fast"))
-    if kind is None:
-        raise UnsupportedModel(
-            f"{folder}: got vocab.json and merges.txt of tokenizer_class {describe(name)}; allowed: "
-            f"{', '.join(_BYTE_LEVEL)}, or a {TOKENIZER}{_command(folder)}"
-        )
-    merges = [line.split() for line in lines if line.strip() and not line.startswith("#version")]
-    try:
-        tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, [(left, right) for left, right in merges]))
-    except Exception as error:  # the library has no class of its own for what the files can get wrong
-        raise UnsupportedModel(f"{folder}: vocab.json and merges.txt do not fit together: {error}") from None
-    defaults, split = kind
-    space = config.get("add_prefix_space") is True
-    if split is None:
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
-    else:
-        tokenizer.normalizer = normalizers.NFC()
-        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=space, use_regex=False)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Split(Regex(split), "isolated"), byte_level]
-        )
-    tokenizer.decoder = decoders.ByteLevel()
-    return defaults, tokenizer.to_str().encode()
-
-
-def _way_out(folder: Path) -> str:
-    """How to get a tokenizer.json from what the folder has."""
-    others = ("tokenizer.model", "tekken.json", "*.tiktoken", "*.model", "vocab.json", "merges.txt")
-    found = next((path.name for other in others for path in sorted(folder.glob(other))), None)
-    return f". There is {found}{_command(folder)}" if found else ""
-
-
-def _command(folder: Path) -> str:
-    program = f"from transformers import AutoTokenizer as A; A.from_pretrained({str(folder)!r})"
-    return f', which `python -c "{program}.save_pretrained({str(folder)!r})"` makes'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import struct
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from quire.errors import ModelError, ModelNotFound, UnsupportedModel
 from quire.tokenizer import Tokenizer, build_table
 from quire.triton.tokenizer_settings import TokenizerSettings
 from sample_tokenizers import MIXED_SCRIPTS, TOKENIZERS, train_byte_level, write_model
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from tokenizers import AddedToken
+from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import generate_merges
 
 CHAT = {"content": "<|im_start|>", "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 STRIPS = CHAT | {"content": "<|strips|>", "lstrip": True, "rstrip": True}
@@ -157,22 +160,108 @@ def test_vocabulary_and_merges(tmp_path: Path, kind: str, more: dict[str, object
         assert judge.decode(ids) == tokenizer.decode(ids, skip_special_tokens=False)
 
 
+def varint(value: int) -> bytes:
+    """As protobuf writes it."""
+    head = bytes([value & 0x7F | (0x80 if value > 0x7F else 0)])
+    return head + varint(value >> 7) if value > 0x7F else head
+
+
+def member(number: int, value: int | float | bytes) -> bytes:
+    if isinstance(value, bytes):
+        return varint(number << 3 | 2) + varint(len(value)) + value
+    if isinstance(value, float):
+        return varint(number << 3 | 5) + struct.pack("<f", value)
+    return varint(number << 3) + varint(value)
+
+
+def sentence_piece(vocabulary: dict[str, int], model_type: int = 2) -> bytes:
+    """The tokenizer.model of these pieces."""
+    kinds = {"<unk>": 2, "<s>": 3, "</s>": 3, "▁▁": 4}
+    pieces = sorted(vocabulary, key=lambda piece: vocabulary[piece])
+    content = b""
+    for piece in pieces:
+        kind = 6 if piece.startswith("<0x") else kinds.get(piece, 1)
+        content += member(1, member(1, piece.encode()) + member(2, -0.5) + member(3, kind))
+    return content + member(2, member(3, model_type) + member(35, 1)) + member(3, member(1, b"identity"))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"add_bos_token": True, "legacy": True},
+        {"add_prefix_space": False, "add_eos_token": True, "additional_special_tokens": ["<|im_start|>"]},
+        {"added_tokens_decoder": {"1": CHAT | {"content": "<s>"}, "700": CHAT}, "eos_token": "<|im_start|>"},
+    ],
+)
+def test_sentence_piece(tmp_path: Path, config: dict[str, object]) -> None:
+    """tokenizer.model makes the tokenizer that LlamaTokenizer makes of its pieces."""
+    vocabulary = json.loads(TRAINED["metaspace_fallback"].to_str())["model"]["vocab"]
+    (tmp_path / "tokenizer.model").write_bytes(sentence_piece(vocabulary))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "LlamaTokenizer"} | config)
+    )
+    added = [
+        AddedToken("<s>", normalized=False, special=True),
+        AddedToken("</s>", normalized=False, special=True),
+        AddedToken("▁▁", normalized=False, special=False),
+    ]
+    decoder = config.pop("added_tokens_decoder", {})
+    judge = LlamaTokenizer(
+        vocab=vocabulary,
+        merges=generate_merges(vocabulary),
+        **{"additional_special_tokens": added} | config,
+        added_tokens_decoder={int(key): AddedToken(**token) for key, token in decoder.items()},
+    )
+    tokenizer = Tokenizer(tmp_path)
+    assert judge.special_tokens_map == tokenizer.special_tokens
+    for text in (*TEXTS, "  two", "a  b   c", "\n"):
+        [encoding] = tokenizer._encode([text], True)
+        ids = encoding.ids
+        assert judge(text)["input_ids"] == ids
+        for skip in (True, False):
+            expected = judge.decode(ids, skip_special_tokens=skip)
+            assert expected == tokenizer.decode(ids, skip_special_tokens=skip)
+
+
+def test_sentence_piece_of_other_kinds(tmp_path: Path) -> None:
+    """A Unigram model, a damaged file and another class are refused by name."""
+    vocabulary = {"<unk>": 0, "a": 1}
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    for content, named in (
+        (sentence_piece(vocabulary, 1), "tokenizer.model: got model_type 1; allowed: 2"),
+        (
+            sentence_piece(vocabulary)[:-3],
+            "no tokenizer can be made of its files: tokenizer.model is cut off",
+        ),
+        (b"\xff" * 1000, "no tokenizer can be made of its files: tokenizer.model is no protobuf message"),
+        (sentence_piece({"a" * 600: 0}), "a piece has 600 bytes, more than 512"),
+    ):
+        (tmp_path / "tokenizer.model").write_bytes(content)
+        with pytest.raises(UnsupportedModel) as caught:
+            Tokenizer(tmp_path)
+        assert named in str(caught.value)
+    (tmp_path / "config.json").write_text('{"model_type": "gemma"}')
+    with pytest.raises(UnsupportedModel, match=r'tokenizer.model of tokenizer_class "gemma"; .*python -c'):
+        Tokenizer(tmp_path)
+
+
 def test_vocabularies_of_other_kinds(tmp_path: Path) -> None:
     """Files that only a conversion can read are refused with the command that makes it."""
     with pytest.raises(
         ModelNotFound, match=r"^tokenizer.json: not found in .*; allowed: a folder with a tokenizer.json$"
     ):
         Tokenizer(tmp_path)
-    for name in ("qwen.tiktoken", "tekken.json", "tokenizer.model"):
+    for name in ("qwen.tiktoken", "tekken.json"):
         (tmp_path / name).write_bytes(b"x")
-        with pytest.raises(ModelNotFound, match=rf"There is {name}, which"):
+        with pytest.raises(
+            ModelNotFound, match=rf"\({name} is there: after `pip install .*`: `python -c \"from"
+        ):
             Tokenizer(tmp_path)
     train_byte_level().model.save(str(tmp_path))
-    with pytest.raises(
-        UnsupportedModel, match=r'tokenizer_class "None"; allowed: GPT2Tokenizer, .*python -c'
-    ):
+    with pytest.raises(UnsupportedModel, match=r"tokenizer_class null; allowed: GPT2Tokenizer, .*python -c"):
         Tokenizer(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     (tmp_path / "merges.txt").write_text("a\n")
-    with pytest.raises(UnsupportedModel, match=r"vocab.json and merges.txt do not fit together"):
+    with pytest.raises(UnsupportedModel, match=r"no tokenizer can be made of its files: "):
         Tokenizer(tmp_path)
