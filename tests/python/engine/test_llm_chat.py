@@ -73,6 +73,20 @@ def test_errors(llm: LLM, messages: Any, options: dict[str, Any], message: str) 
     assert not llm._core.has_unfinished_requests()
 
 
+def test_a_template_that_cannot_be_read(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The start warns of it; prompts are answered, conversations are not."""
+    broken = tmp_path / "model"
+    shutil.copytree(folder, broken)
+    (broken / "chat_template.jinja").write_text("{% if %}")
+    llm = LLM(str(broken), dtype="float32", max_model_len=64, num_threads=1)
+    assert 'chat template "default": got no Jinja template: ' in caplog.text
+    with pytest.raises(InvalidArgument, match=r"^chat_template: got no Jinja template: .* at line 1"):
+        llm.chat(ONE, GREEDY)
+    assert llm.generate("a", GREEDY)[0].outputs[0].token_ids
+
+
 def test_the_tokenizers_end_of_sequence_ends_a_request(llm: LLM) -> None:
     """Beside the one of config.json, and as that one without a stop reason."""
     pad = llm._engine.tokenizer.raw.token_to_id("<pad>")

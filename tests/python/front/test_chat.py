@@ -332,6 +332,7 @@ def test_fields_of_a_chat_reach_the_template(stage: TokenizerStage) -> None:
         ({"messages": json.dumps([USER, USER])}, "messages: got messages that the chat template refuses: "),
         ({"messages": json.dumps([{"role": "user", "content": "é" * 300}])}, "messages: got "),
         ({"messages": json.dumps([{"role": "user", "content": "x " * 9000}])}, "messages: got "),
+        ({"messages": '[{"role": "user", "content": "\\ud83d"}]'}, "messages: got "),
     ],
 )
 def test_errors_of_the_stage(stage: TokenizerStage, inputs: dict[str, object], message: str) -> None:
