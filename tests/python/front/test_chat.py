@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 from chat_templates import FAMILIES, of_transformers
+from examples import examples
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from quire.chat import ChatTemplates, read_templates
 from quire.chat_options import ChatOptions
 from quire.errors import InvalidArgument, UnsupportedModel
@@ -52,6 +56,17 @@ CONVERSATIONS = {
     "parts": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}],
     "another role": [{"role": "narrator", "content": "It was night."}],
 }
+KEYS = (
+    "role",
+    "content",
+    "tool_calls",
+    "reasoning_content",
+    "thinking",
+    "function",
+    "name",
+    "arguments",
+    "text",
+)
 EXTRAS: list[dict[str, Any]] = [
     {},
     {"tools": [TOOL, TOOL]},
@@ -197,6 +212,42 @@ def test_errors_name_the_place(chat: dict[str, Any], message: str) -> None:
         rendered({"default": FAMILIES["gemma"]}, **chat)
 
 
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=8,
+)
+messages_of_any_kind = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["user", "assistant", "tool", "system"]) | json_values},
+        optional={key: st.text(max_size=5) | json_values for key in KEYS if key != "role"},
+    )
+    | json_values,
+    max_size=4,
+)
+
+
+@given(
+    messages=messages_of_any_kind,
+    options=st.fixed_dictionaries(
+        {},
+        optional={
+            "tools": json_values,
+            "documents": json_values,
+            "chat_template_kwargs": json_values,
+            "continue_final_message": st.booleans(),
+            "add_generation_prompt": st.booleans(),
+        },
+    ),
+    family=st.sampled_from(sorted(FAMILIES)),
+)
+@settings(max_examples=examples(600))
+def test_any_messages(messages: Any, options: dict[str, Any], family: str) -> None:
+    """Whatever JSON stands for a conversation is rendered, or an error of the request."""
+    with contextlib.suppress(InvalidArgument):
+        assert isinstance(rendered({"default": FAMILIES[family]}, messages=messages, **options), str)
+
+
 def test_deep_messages() -> None:
     """JSON that is nested too deeply, or holds itself, is refused."""
     circle: dict[str, Any] = dict(USER)
@@ -238,7 +289,7 @@ def test_a_template_of_the_request() -> None:
 def test_where_templates_come_from(tmp_path: Path) -> None:
     """Files come before tokenizer_config.json, which holds one template or a list of named ones."""
     folder = write_model(tmp_path, train_byte_level())
-    for given, expected in (
+    for content, expected in (
         ("one", {"default": "one"}),
         (
             [{"name": "default", "template": "a"}, {"name": "rag", "template": "b"}],
@@ -246,7 +297,7 @@ def test_where_templates_come_from(tmp_path: Path) -> None:
         ),
         (None, {}),
     ):
-        (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": given}))
+        (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": content}))
         assert expected == Tokenizer(folder).files.templates
     (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": 7}))
     with pytest.raises(
