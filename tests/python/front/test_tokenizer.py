@@ -169,9 +169,10 @@ def test_missing_or_broken_files(tmp_path: Path) -> None:
 
 
 def test_imports_are_light() -> None:
-    """The tokenizer stage starts without torch and transformers."""
+    """The tokenizer stage starts without torch, transformers and jinja2."""
     program = (
         "import sys, quire.tokenizer, quire.config, quire.triton.tokenizer_stage;"
-        "print([name for name in ('torch', 'transformers', 'huggingface_hub') if name in sys.modules])"
+        "heavy = ('torch', 'transformers', 'huggingface_hub', 'jinja2');"
+        "print([name for name in heavy if name in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "[]"
