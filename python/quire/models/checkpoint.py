@@ -104,22 +104,18 @@ def find_tensors(files: WeightFiles, shapes: Shapes, ignored: Iterable[str] = ()
     headers = files.headers
     naming = max(_NAMINGS, key=lambda each: sum(each(name) in headers for name in shapes))
     names = {name: naming(name) for name in shapes}
-    for name, stored in names.items():
-        tensor = headers.get(stored)
-        if tensor is None:
-            continue
-        if tensor.shape != shapes[name]:
-            given, expected = list(tensor.shape), list(shapes[name])
-            raise ModelError(
-                f"{tensor.file}: {stored}: got shape {given}; allowed: {expected}, as config.json says"
-            )
-        if tensor.dtype not in files.dtypes:
+    known = {stored: shapes[name] for name, stored in names.items()}
+    for stored, tensor in headers.items():
+        expected = known.get(stored, tensor.shape)
+        if tensor.shape != expected:
+            problem = f"got shape {list(tensor.shape)}; allowed: {list(expected)}, as config.json says"
+            raise ModelError(f"{tensor.file}: {stored}: {problem}")
+        if stored in known and tensor.dtype not in files.dtypes:
             allowed = f"{', '.join(files.dtypes)} (unquantized weights)"
             raise ModelError(f"{tensor.file}: {stored}: got dtype {tensor.dtype}; allowed: {allowed}")
-    missing = [stored for stored in names.values() if stored not in headers]
+    missing = [stored for stored in known if stored not in headers]
     if missing:
         raise ModelError(f"{files.folder}: tensors missing from the checkpoint: {listed(missing)}")
-    known = set(names.values())
     patterns = [naming(pattern) for pattern in ignored]
     unread = [name for name in headers if name not in known and not _fits(name, patterns)]
     extra = [name for name in unread if naming.has(name)]
