@@ -1,10 +1,10 @@
-"""The command line: `quire serve | generate | check | check-stream | demo | bench`."""
+"""The command line: `quire serve`, `add-model`, `check` and so on."""
 
 from __future__ import annotations
 
 import typer
 
-from quire.cli import bench, check, check_stream, demo, generate, serve
+from quire.cli import bench, check, check_stream, demo, generate, models, serve
 
 app = typer.Typer(
     name="quire",
@@ -15,6 +15,9 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("generate")(generate.generate)
+app.command("add-model")(models.add)
+app.command("remove-model")(models.remove)
+app.command("list")(models.show_all)
 app.command("check")(check.check)
 app.command("check-stream")(check_stream.check_stream)
 app.command("demo")(demo.demo)

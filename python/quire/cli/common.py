@@ -22,7 +22,10 @@ from quire.triton.server import TritonServer
 console = Console(highlight=False, soft_wrap=True)
 
 RepositoryOption = Annotated[
-    Path | None, typer.Option(help="Default: ./model_repository, else the packaged one.")
+    Path | None,
+    typer.Option(
+        "--model-repository", "--repository", help="Default: ./model_repository, else the packaged one."
+    ),
 ]
 
 _LOADED = re.compile(r"successfully loaded '([^']+)'")

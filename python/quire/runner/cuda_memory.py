@@ -26,6 +26,8 @@ _LIBRARIES = 192 << 20
 # A captured step of a 32-layer model: about 350 kernel nodes. Of the 435 MiB that this makes of 87 shapes,
 # the plain steps and what captures them take 182, and the full ones 84 when all of them are captured.
 _GRAPH_BYTES_PER_LAYER = 160 << 10
+# What a process takes before its engine takes anything: its context, and what the driver keeps for itself.
+_CONTEXT = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,17 @@ def plan(
 
     workspace: bytes of the attention's workspace.
     """
-    available = max(0, int(config.gpu_memory_utilization * memory.total) - (memory.total - memory.free))
+    # Of what is taken already no more than a context is this engine's own, and so of its share.
+    share = int(config.gpu_memory_utilization * memory.total) - min(_CONTEXT, memory.total - memory.free)
+    available = max(0, min(share, memory.free))
+    is_fixed = config.num_gpu_blocks_override is not None or config.kv_cache_memory_bytes is not None
+    if not is_fixed and memory.free < share - _CONTEXT:
+        raise InvalidArgument(
+            "gpu_memory_utilization",
+            str(config.gpu_memory_utilization),
+            f"at most {memory.free / memory.total:.2f}: of {memory.total / (1 << 20):.0f} MiB others have left"
+            f" {memory.free / (1 << 20):.0f} MiB",
+        )
     spec = model.spec
     weights = model.parameters(dtype).num_bytes + rope_bytes(spec, max_model_len)
     activations = activation_bytes(config, model, dtype)
@@ -69,7 +81,7 @@ def plan(
     workspace += _LIBRARIES + 3 * 4 * config.max_num_seqs * -(-max_model_len // config.block_size)
     block_bytes = kv_block_bytes(model, config.block_size, kv_dtype.itemsize)
     setting, given = "gpu_memory_utilization", 0
-    if config.num_gpu_blocks_override is not None or config.kv_cache_memory_bytes is not None:
+    if is_fixed:
         num_blocks = num_kv_blocks(config, model, max_model_len, kv_dtype.itemsize)
         is_count = config.num_gpu_blocks_override is not None
         setting = "num_gpu_blocks_override" if is_count else "kv_cache_memory_bytes"

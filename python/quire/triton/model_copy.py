@@ -1,4 +1,5 @@
-"""A model repository for one model, made from the packaged one: what `quire serve --model` serves."""
+"""Models of the packaged repository under names of one's own: what `quire serve --model` serves, and what
+`quire add-model` puts beside others."""
 
 from __future__ import annotations
 
@@ -10,9 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from quire.config import EngineConfig
-from quire.errors import InvalidArgument, describe
+from quire.errors import InvalidArgument, describe, did_you_mean
+from quire.triton.repository import loaded_with, model_folders, parameter, read_configs
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
+_CHARACTERS = "letters, digits, _, . and -, up to 100 of them"
+# Where a config.pbtxt names models: its own name, an ensemble's steps, parameters, and comments.
+_NAMED = re.compile(
+    r'(^name: "|model_name: "|key: "(?:generation|tokenizer)_model" value:? \{ string_value: "|\.\./)'
+    r"([\w.-]*\w)",
+    re.MULTILINE,
+)
 
 
 def copy_for_model(
@@ -21,22 +30,93 @@ def copy_for_model(
     """Fills the new folder `target` with `packaged`, whose generation model gets `model` (a folder, an
     embedded model or a Hugging Face id) and `settings`. `name`: replaces "ensemble" at the beginning of the
     models' names. Raises ConfigError or InvalidArgument."""
+    folders = [folder.name for folder in model_folders(packaged)]
+    fixed = [folder for folder in folders if not folder.startswith("ensemble")]
+    if name is not None and (not _NAME.fullmatch(name) or name in fixed):
+        raise InvalidArgument("--name", describe(name), f"{_CHARACTERS}, but none of {', '.join(fixed)}")
+    names = _called(folders, name or "ensemble") | {old: old for old in fixed}
+    _copy(packaged, target, model, names, settings)
+
+
+def add_model(
+    packaged: Path, repository: Path, model: str, name: str, settings: Mapping[str, Any]
+) -> list[str]:
+    """Does the same in a repository that may have models, where the other models get `name` and a hyphen
+    before theirs. Returns the names of all."""
+    if repository.resolve() == packaged.resolve():
+        given = f"{repository}, from which models are copied"
+        raise InvalidArgument("--repository", given, "another folder, which is made if need be")
+    names = _called([folder.name for folder in model_folders(packaged)], name)
+    if not _NAME.fullmatch(name):
+        raise InvalidArgument("--name", describe(name), _CHARACTERS)
+    if used := [new for new in names.values() if (repository / new).exists()]:
+        raise InvalidArgument("--name", describe(name), f"a name not in use: {repository} has {used[0]}")
+    try:
+        _copy(packaged, repository, model, names, settings)
+    except OSError as error:
+        remove_folders(repository, list(names.values()))
+        raise InvalidArgument("--repository", f"{repository}: {error}", "a folder to write to") from None
+    return list(names.values())
+
+
+def remove_model(packaged: Path, repository: Path, name: str) -> list[str]:
+    """Removes what add_model() made, and returns its names. Raises InvalidArgument, also where another model
+    needs one of them."""
+    folders = [folder.name for folder in model_folders(packaged)]
+    configs, _ = read_configs(_existing(repository))
+    added = [other for other in configs if _called(["generation"], other)["generation"] in configs]
+    if name not in added:
+        allowed = ", ".join(added) or f"none: {repository} has no model that was added"
+        raise InvalidArgument("NAME", describe(name) + did_you_mean(name, added), allowed)
+    going = {new for new in _called(folders, name).values() if (repository / new).is_dir()}
+    for other, config in configs.items():
+        keys = ("generation_model", "tokenizer_model")
+        needs = loaded_with([other], configs) | {parameter(config, key) for key in keys}
+        if other not in going and (needed := sorted(needs & going)):
+            raise InvalidArgument(
+                "NAME", f"{describe(name)}, whose {needed[0]} {other} uses", "a model that no other uses"
+            )
+    remove_folders(repository, sorted(going))
+    return sorted(going)
+
+
+def remove_folders(repository: Path, names: list[str]) -> None:
+    try:
+        for name in names:
+            if (repository / name).exists():
+                shutil.rmtree(repository / name)
+    except OSError as error:
+        raise InvalidArgument("--repository", f"{repository}: {error}", "a folder to write to") from None
+
+
+def _existing(repository: Path) -> Path:
+    if not repository.is_dir():
+        raise InvalidArgument("--repository", str(repository), "a folder with models")
+    return repository
+
+
+def _called(folders: list[str], name: str) -> dict[str, str]:
+    """The packaged models' names, and theirs as those of the model `name`."""
+    return {
+        old: f"{name}{old.removeprefix('ensemble')}" if old.startswith("ensemble") else f"{name}-{old}"
+        for old in folders
+    }
+
+
+def _copy(
+    packaged: Path, target: Path, model: str, names: Mapping[str, str], settings: Mapping[str, Any]
+) -> None:
     if Path(model).expanduser().exists() or model.startswith((".", "/", "~")):
         model = str(Path(model).expanduser().absolute())
     values = {"model": model, **settings}
     EngineConfig(**values)  # here, so that its errors name a setting and no file of ours
-    folders = {folder.name: folder for folder in sorted(packaged.glob("*")) if folder.is_dir()}
-    fixed = [folder for folder in folders if not folder.startswith("ensemble")]
-    if name is not None and (not _NAME.fullmatch(name) or name in fixed):
-        allowed = f"letters, digits, _, . and -, up to 100 of them, but none of {', '.join(fixed)}"
-        raise InvalidArgument("--name", describe(name), allowed)
-    for old, folder in folders.items():
-        new = f"{name}{old.removeprefix('ensemble')}" if name and old.startswith("ensemble") else old
-        shutil.copytree(folder, target / new)
+    for old, new in names.items():
+        shutil.copytree(packaged / old, target / new)
         config = target / new / "config.pbtxt"
         text = config.read_text("utf-8")
-        config.write_text(re.sub(rf'^name: "{old}"', f'name: "{new}"', text, count=1, flags=re.MULTILINE))
-    (target / "generation" / "1" / "model.json").write_text(json.dumps(values, indent=2) + "\n")
+        config.write_text(_NAMED.sub(lambda found: found[1] + names.get(found[2], found[2]), text))
+    settings_file = target / names["generation"] / "1" / "model.json"
+    settings_file.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:

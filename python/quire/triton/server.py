@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import signal
 import socket
@@ -263,6 +264,16 @@ class TritonServer:
         status, answer = self.post(path, payload, timeout=self._start_timeout)
         if status != 200:
             raise ServerError(answer.get("error", str(answer)) if isinstance(answer, dict) else str(answer))
+
+
+def repository_index(url: str) -> list[dict[str, Any]] | None:
+    """What a server says of each model of its repository; None: none answers at `url`."""
+    request = urllib.request.Request(f"{url}/v2/repository/index", b"{}")
+    with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+        status, text = _http(request, timeout=10)
+        if status == 200:
+            return list(json.loads(text))
+    return None
 
 
 def choose_ports(asked: Mapping[str, int | None], host: str) -> list[int]:
