@@ -98,15 +98,17 @@ def _model(file: Path) -> str:
 
 
 def _state(models: set[str], index: Sequence[Mapping[str, Any]]) -> str:
-    """What a server says of a model and its steps: the first that is not ready, else "ready"."""
-    states = {entry["name"]: "not loaded" for entry in index if entry["name"] in models}
+    """What a server says of a model and its steps: ready, not loaded, or what is missing and why."""
+    states: dict[str, str] = {}
     for entry in index:
-        if entry["name"] in models and "state" in entry:
-            reason = f": {entry['reason']}" if entry.get("reason") else ""
-            states[entry["name"]] = f"{entry['state'].lower()}{reason}"
-    if missing := sorted(models - states.keys()):
-        return f"{missing[0]}: not in the server's repository"
-    waiting = [f"{name} {state}" for name, state in sorted(states.items()) if state != "ready"]
-    if len(waiting) == len(models) and all(state == "not loaded" for state in states.values()):
-        return "not loaded"
-    return waiting[0] if waiting else "ready"
+        reason = entry.get("reason", "unloaded")
+        is_unloaded = "state" not in entry or (entry["state"] == "UNAVAILABLE" and reason == "unloaded")
+        state = "not loaded" if is_unloaded else entry["state"].lower()
+        states[entry["name"]] = state if reason == "unloaded" else f"{state}: {reason}"
+    found = {name: states.get(name, "unknown to the server") for name in sorted(models)}
+    if len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    # The reason says more than what follows from it.
+    missing = [name for name, state in found.items() if state != "ready"]
+    name = min(missing, key=lambda name: found[name] == "not loaded")
+    return f"{name}: {found[name]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Set
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ from quire.cli.common import RepositoryOption, console, errors_as_text, running
 from quire.cli.repository import ModelOption, chosen_repository
 from quire.cli.supervise import supervise
 from quire.triton.repository import loaded_with, read_configs, text_ensembles
-from quire.triton.server import TritonServer
+from quire.triton.server import TritonServer, repository_index
 from quire.triton.server_arguments import is_on, models_at_start
 
 
@@ -73,10 +74,24 @@ def serve(
         )
         try:
             with running(server, models=len(loaded)):
-                _print_examples(server, text_ensembles({name: configs[name] for name in sorted(loaded)}))
+                ready = _ready(server, loaded)
+                _print_examples(server, text_ensembles({name: configs[name] for name in ready}))
                 supervise(server, len(loaded), restart=restart, verbose=verbose)
         except KeyboardInterrupt:
             console.print("stopped")
+
+
+def _ready(server: TritonServer, loaded: Set[str]) -> list[str]:
+    """Those of the models that are served; says of the others why they are not."""
+    index = repository_index(server.http_url) or []
+    ready = {entry["name"] for entry in index if entry.get("state") == "READY"}
+    reasons = {entry["name"]: entry.get("reason") for entry in index}
+    failed: dict[str, list[str]] = {}
+    for name in sorted(loaded - ready):
+        failed.setdefault(reasons.get(name) or "a step of it is not loaded", []).append(name)
+    for reason, names in failed.items():
+        console.print(f"{', '.join(names)}: not loaded: {reason}", style="red", markup=False)
+    return sorted(ready & loaded)
 
 
 def _print_examples(server: TritonServer, ensembles: list[str]) -> None:

@@ -99,8 +99,9 @@ class TritonServer:
         return self._process is not None and self._process.poll() is None
 
     def start(self, on_wait: Callable[[], None] = lambda: None) -> TritonServer:
-        """Returns when server and models are ready and every port answers; raises ServerStartError with the
-        server's error lines. `on_wait` is called several times a second until then."""
+        """Returns when server and models are ready and every port answers; with --exit-on-error=false some
+        models may have failed. Raises ServerStartError with the server's error lines. `on_wait` is called
+        several times a second until then."""
         if self._process is not None:
             raise ServerError("tritonserver: already started")
         if not self._repository.is_dir():
@@ -174,9 +175,10 @@ class TritonServer:
         body = {"parameters": {"config": json.dumps(config)}} if config is not None else {}
         self._post_or_raise(f"/v2/repository/models/{name}/load", body)
 
-    def unload_model(self, name: str) -> None:
-        """Returns when the model is gone."""
-        self._post_or_raise(f"/v2/repository/models/{name}/unload", {})
+    def unload_model(self, name: str, *, with_steps: bool = False) -> None:
+        """Returns when the model is gone. `with_steps`: an ensemble's steps go, too."""
+        body = {"parameters": {"unload_dependents": with_steps}}
+        self._post_or_raise(f"/v2/repository/models/{name}/unload", body)
         deadline = time.monotonic() + 30
         while self.get(f"/v2/models/{name}/ready")[0] == 200:
             if time.monotonic() > deadline:
@@ -184,8 +186,15 @@ class TritonServer:
             time.sleep(0.02)
 
     def is_ready(self) -> bool:
+        return self._is_healthy("ready")
+
+    def is_live(self) -> bool:
+        """True where some models could not be loaded, too."""
+        return self._is_healthy("live")
+
+    def _is_healthy(self, kind: str) -> bool:
         with contextlib.suppress(OSError):
-            return self.get("/v2/health/ready", timeout=5)[0] == 200
+            return self.get(f"/v2/health/{kind}", timeout=5)[0] == 200
         return False
 
     def generate(self, model: str, payload: Mapping[str, Any], timeout: float = 60) -> tuple[int, Any]:
@@ -238,7 +247,9 @@ class TritonServer:
         assert self._process
         deadline = time.monotonic() + self._start_timeout
         # tritonserver opens the port of its metrics last, after the one that says that it is ready.
-        while not (self.is_ready() and self._listens_for_metrics()):
+        # Its HTTP port answers when every model is loaded or has failed.
+        is_up = self.is_ready if is_on("--exit-on-error", self._arguments) else self.is_live
+        while not (is_up() and self._listens_for_metrics()):
             if (status := self._process.poll()) is not None:
                 raise ServerStartError(
                     f"tritonserver: {ended(status)} before it was ready", self.error_lines()
@@ -267,7 +278,7 @@ class TritonServer:
 
 
 def repository_index(url: str) -> list[dict[str, Any]] | None:
-    """What a server says of each model of its repository; None: none answers at `url`."""
+    """What a server says of each version of the models of its repository; None: none answers at `url`."""
     request = urllib.request.Request(f"{url}/v2/repository/index", b"{}")
     with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
         status, text = _http(request, timeout=10)

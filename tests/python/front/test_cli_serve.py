@@ -22,6 +22,7 @@ import pytest
 from cli_command import ROOT, run
 from processes import command_line, with_environment
 from quire.cli import app
+from quire.triton.model_copy import add_model
 from quire.triton.run_folder import remove_leftovers
 from typer.testing import CliRunner
 
@@ -242,6 +243,36 @@ def test_a_model_that_nobody_asked_for(serve: Callable[..., Serving], tmp_path: 
     result = CliRunner().invoke(app, ["serve", "--model-repository", str(repository)])
     assert result.exit_code == 1
     assert "broken/config.pbtxt: line 1" in result.output
+
+
+@pytest.mark.serving
+@pytest.mark.parametrize(
+    "control", [(), ("--model-control-mode=explicit", "--load-model=one", "--load-model=two")]
+)
+def test_one_of_two_models_is_broken(
+    serve: Callable[..., Serving], tmp_path: Path, control: tuple[str, ...]
+) -> None:
+    """A start names it and refuses; with --exit-on-error=false it serves the other one."""
+    repository = tmp_path / "repository"
+    for name in ("one", "two"):
+        add_model(ROOT / "model_repository", repository, "quire-8m", name, {"kv_cache_memory_bytes": 1 << 24})
+    (repository / "one-generation" / "1" / "model.json").write_text('{"model": "quire-8m", "max_seqs": 1}')
+    arguments = ("--repository", str(repository), "--", *control)
+    result = CliRunner().invoke(app, ["serve", *arguments])
+    assert result.exit_code == 1
+    assert "one-generation/1/model.json: max_seqs: unknown key" in result.output
+    server = serve(*arguments, "--exit-on-error=false")
+    failed = "^one(, one_trtllm)?: not loaded: a step of it is not loaded$"
+    assert re.search(failed, server.text, re.MULTILINE)
+    assert re.search(r"^one-generation.*: not loaded: .*max_seqs: unknown key", server.text, re.MULTILINE)
+    assert "/v2/models/two/generate" in server.text
+    assert b"def fibonacci(n):" in asks(server.text)
+    url = re.search(r"HTTP (\S+)", server.text)
+    assert url
+    listed = run("list", "--repository", str(repository), "--url", url[1]).stdout.splitlines()
+    assert listed[1].startswith("one ")
+    assert "max_seqs: unknown key" in listed[1]
+    assert listed[2].split() == ["two", "quire-8m", "1", "ready"]
 
 
 @pytest.mark.serving
