@@ -49,8 +49,8 @@ class EngineConfig(BaseModel):
     kv_cache_memory_bytes: Annotated[int, Field(ge=1, le=INT64_MAX)] | None = None
     """Memory of the KV cache. null: 512 MiB on a CPU, what gpu_memory_utilization leaves on a GPU."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Share of the GPU's memory that this engine may take, whatever else is on the GPU. Those of the models of
-    one server are at most 1 together."""
+    """Share of the GPU's memory that this engine may take, whatever else is on the GPU. The models of one
+    server share a GPU: together at most 1."""
     enforce_eager: bool = False
     """No CUDA graphs: a faster start and a slower engine."""
     batch_invariant: bool = False

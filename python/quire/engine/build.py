@@ -20,7 +20,7 @@ from quire.errors import InvalidArgument, UnsupportedModel, told
 from quire.generation_defaults import GenerationDefaults, generation_defaults
 from quire.models.checkpoint import check_checkpoint
 from quire.models.config import ModelConfig, load_model_config
-from quire.runner.plan import RunnerPlan, plan_runner
+from quire.runner.plan import MemoryClaim, RunnerPlan, plan_runner
 from quire.runner.threads import ThreadPolicy
 from quire.tokenizer import Tokenizer, build_table, check_vocabulary
 
@@ -75,9 +75,11 @@ def _padding(table: _core.TokenTable, model: ModelConfig) -> Iterator[str]:
         )
 
 
-def check(config: EngineConfig, threads: ThreadPolicy, folder: Path) -> Iterator[tuple[str, bool]]:
+def check(
+    config: EngineConfig, threads: ThreadPolicy, folder: Path, on_claim: Callable[[MemoryClaim], None]
+) -> Iterator[tuple[str, bool]]:
     """Every refusal of build() that needs no weights, and whether it is only a warning. A step that needs the
-    result of one that refused is left out."""
+    result of one that refused is left out. `on_claim` gets the memory that the engine would take."""
     plan = _Plan(config, threads, folder)
     for step in _STEPS:
         try:
@@ -87,6 +89,8 @@ def check(config: EngineConfig, threads: ThreadPolicy, folder: Path) -> Iterator
         except Exception as error:  # a start would end with it
             yield told(error), False
     yield from ((warning, True) for warning in plan.warnings)
+    if "runner" in vars(plan):
+        on_claim(plan.runner.claim)
 
 
 class _NotMade(Exception):  # noqa: N818 - no error, but a step to leave out

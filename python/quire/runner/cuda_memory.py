@@ -67,8 +67,8 @@ def plan(
         raise InvalidArgument(
             "gpu_memory_utilization",
             str(config.gpu_memory_utilization),
-            f"at most {memory.free / memory.total:.2f}: of {memory.total / (1 << 20):.0f} MiB others have left"
-            f" {memory.free / (1 << 20):.0f} MiB",
+            f"at most {memory.free / memory.total:.2f}: others have left {memory.free / (1 << 20):.0f} of"
+            f" {memory.total / (1 << 20):.0f} MiB",
         )
     spec = model.spec
     weights = model.parameters(dtype).num_bytes + rope_bytes(spec, max_model_len)

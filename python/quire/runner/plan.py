@@ -26,11 +26,23 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemoryClaim:
+    """Memory that an engine is going to take of a device that several may share."""
+
+    device: str
+    num_bytes: int
+    limit: int  # what all of them may take
+    setting: str  # what makes the claim as large as it is
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunnerPlan:
     """A runner that fits, before it takes anything."""
 
     num_blocks: int
     max_batches_in_flight: int
+    claim: MemoryClaim
     start: Callable[[_core.EngineConfig], Runner]
     """Load the model. Takes the core's settings, which must be those of the plan."""
 
@@ -54,7 +66,16 @@ def plan_runner(
         )
 
     return RunnerPlan(
-        num_blocks=num_blocks, max_batches_in_flight=ModelRunner.max_batches_in_flight, start=start
+        num_blocks=num_blocks,
+        max_batches_in_flight=ModelRunner.max_batches_in_flight,
+        claim=MemoryClaim(
+            device="this machine",
+            num_bytes=ledger.total,
+            limit=ledger.available,
+            setting=ledger.kv_setting,
+            value=ledger.kv_given,
+        ),
+        start=start,
     )
 
 
@@ -93,6 +114,17 @@ def _plan_cuda(
             config, core_config, model, attentions, dtype=dtype, kv_dtype=kv_dtype, device=device
         )
 
+    is_share = ledger.kv_setting == "gpu_memory_utilization"
+    share = config.gpu_memory_utilization
     return RunnerPlan(
-        num_blocks=ledger.num_blocks, max_batches_in_flight=CudaRunner.max_batches_in_flight, start=start
+        num_blocks=ledger.num_blocks,
+        max_batches_in_flight=CudaRunner.max_batches_in_flight,
+        claim=MemoryClaim(
+            device=f"GPU {device.index}",
+            num_bytes=int(share * memory.total) if is_share else ledger.total,
+            limit=memory.total,
+            setting=ledger.kv_setting,
+            value=share if is_share else ledger.kv_given,
+        ),
+        start=start,
     )

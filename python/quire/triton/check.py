@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quire import _core
 from quire.errors import InvalidArgument, QuireError, describe, did_you_mean, not_one_of
 from quire.triton.check_ensemble import check_ensemble, difference, unknown
-from quire.triton.check_settings import check_settings
+from quire.triton.check_settings import check_claims, check_settings
 from quire.triton.installation import find_backend_library, find_installation
 from quire.triton.problem import Findings, Problem
 from quire.triton.repository import (
@@ -28,6 +29,9 @@ from quire.triton.repository import (
     versions_of,
 )
 from quire.triton.tokenizer_stage import DIALECTS
+
+if TYPE_CHECKING:
+    from quire.runner.plan import MemoryClaim
 
 __all__ = ["Problem", "check_repository", "check_settings"]
 
@@ -69,6 +73,7 @@ def check_repository(repository: Path, models: Sequence[str] | None = None) -> l
     for name in sorted(wanted - set(folders)):
         if models is not None and name in models:
             top.problem(f"--load-model: {not_one_of(name, folders)}")
+    claims: dict[str, MemoryClaim] = {}
     for name in folders:
         if name not in wanted:
             continue
@@ -78,7 +83,9 @@ def check_repository(repository: Path, models: Sequence[str] | None = None) -> l
         elif name in others:
             findings.note("no such file; Triton completes the configuration, or refuses the model")
         else:
-            _Model(folders[name], findings, configs[name], configs, others | set(bad)).check()
+            _Model(folders[name], findings, configs[name], configs, others | set(bad), claims).check()
+    for message in check_claims(claims):
+        top.problem(message)
     return problems
 
 
@@ -93,13 +100,15 @@ def _has_model_file(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Model:
-    """A model with a configuration that can be read. `others`: models whose configuration is unknown here."""
+    """A model with a configuration that can be read. `others`: models whose configuration is unknown here.
+    `claims` gets the memory that its engines will take."""
 
     folder: Path
     findings: Findings
     config: ModelConfig
     configs: Mapping[str, ModelConfig]
     others: set[str]
+    claims: dict[str, MemoryClaim]
 
     def check(self) -> None:
         config, name = self.config, self.folder.name
@@ -153,7 +162,7 @@ class _Model:
         role = parameter(self.config, "role")
         if role == "generation":
             for version in loaded_versions(self.folder, self.config):
-                self.findings.add(check_settings(version / "model.json"))
+                self.findings.add(check_settings(version / "model.json", self.claims))
         elif role:
             self._check_parameter("generation_model", "generation", self._generation_models())
         if role == "tokenizer":

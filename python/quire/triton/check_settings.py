@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quire.config import EngineConfig
 from quire.errors import ModelNotFound, QuireError
 from quire.model_path import is_hub_id
 from quire.triton.problem import Problem
 
+if TYPE_CHECKING:
+    from quire.runner.plan import MemoryClaim
 
-def check_settings(path: Path) -> Iterator[Problem]:
-    """A model.json, the model that it names, that model's files, and whether it fits on this machine."""
+
+def check_settings(path: Path, claims: dict[str, MemoryClaim] | None = None) -> Iterator[Problem]:
+    """A model.json, the model that it names, that model's files, and whether it fits on this machine. Adds to
+    `claims` what memory its engine will take, under the names of model and version."""
     try:
         config = EngineConfig.from_file(path)
         folder = config.model_folder(download=False)
@@ -31,8 +36,27 @@ def check_settings(path: Path) -> Iterator[Problem]:
         yield Problem(file=path, message=f"its engine cannot be imported: {error}")
         return
 
-    for message, is_warning in check(config, SHARED_CORES, folder):
+    def add(claim: MemoryClaim) -> None:
+        if claims is not None:
+            claims["/".join(path.parts[-3:-1])] = claim
+
+    for message, is_warning in check(config, SHARED_CORES, folder, add):
         yield _problem(path, message, is_note=is_warning)
+
+
+def check_claims(claims: Mapping[str, MemoryClaim]) -> Iterator[str]:
+    """What is wrong where each of several engines fits, but not all of them together."""
+    for device in sorted({claim.device for claim in claims.values()}):
+        shared = {name: claim for name, claim in claims.items() if claim.device == device}
+        total = sum(claim.num_bytes for claim in shared.values())
+        limit = min(claim.limit for claim in shared.values())
+        if len(shared) > 1 and total > limit:
+            settings = ", ".join(dict.fromkeys(claim.setting for claim in shared.values()))
+            given = ", ".join(f"{claim.value} ({name})" for name, claim in shared.items())
+            yield (
+                f"{settings}: got {given}, which is {total / limit:.2f} of the memory of {device}; allowed: "
+                f"at most 1 together ({limit >> 20} MiB)"
+            )
 
 
 def _problem(path: Path, message: str, *, is_note: bool = False) -> Problem:

@@ -20,6 +20,7 @@ from quire.runner.memory import MemoryLedger, kv_block_bytes
 from quire.runner.step_shapes import StepShape, StepShapes
 
 GIB = 1 << 30
+FREE = 79 * GIB + GIB // 2  # of 80, beside the process' own context
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_decode_steps_of_few_requests_are_not_padded() -> None:
     assert shapes.fit(3, 3).num_tokens == 4
 
 
-def ledger(folder: Path, *, max_model_len: int = 128, free: int = 40 * GIB, **settings: Any) -> MemoryLedger:
+def ledger(folder: Path, *, max_model_len: int = 128, free: int = FREE, **settings: Any) -> MemoryLedger:
     config = EngineConfig(model="x", **settings)
     return plan(
         config,
@@ -65,11 +66,11 @@ def ledger(folder: Path, *, max_model_len: int = 128, free: int = 40 * GIB, **se
 
 
 def test_cache_takes_what_is_left(llama_folder: Callable[..., Path]) -> None:
-    """All that gpu_memory_utilization allows beside what others have, to the last block."""
+    """All that gpu_memory_utilization allows beside the process' own context, to the last block."""
     folder = llama_folder()
     model = load_model_config(folder)
     planned = ledger(folder, gpu_memory_utilization=0.75)
-    assert planned.available == 60 * GIB - 40 * GIB
+    assert planned.available == 60 * GIB - GIB // 2
     assert 0 <= planned.available - planned.total < kv_block_bytes(model, 16, 2)
     planned.check()
     assert ledger(folder, gpu_memory_utilization=0.75, kv_cache_dtype="fp8").num_blocks == pytest.approx(
@@ -80,17 +81,34 @@ def test_cache_takes_what_is_left(llama_folder: Callable[..., Path]) -> None:
     assert eager.num_blocks > planned.num_blocks
 
 
+def test_a_share_is_an_engine_s_own(llama_folder: Callable[..., Path]) -> None:
+    """What other engines have does not make it smaller, but for the space of a context; where they have left
+    too little it is refused, unless the size of the cache is given."""
+    folder = llama_folder()
+    for taken in (0.0, 0.25, 0.5):
+        free = int((1 - taken) * 80 * GIB) - GIB // 2
+        planned = ledger(folder, gpu_memory_utilization=0.5, free=free)
+        assert 39 * GIB <= planned.available <= 40 * GIB
+        planned.check()
+    refused = r"gpu_memory_utilization: got 0\.5; allowed: at most 0\.25: others have left 20480 of 81920 MiB"
+    with pytest.raises(InvalidArgument, match=refused):
+        ledger(folder, gpu_memory_utilization=0.5, free=20 * GIB)
+    ledger(folder, kv_cache_memory_bytes=GIB, free=20 * GIB).check()
+    with pytest.raises(InvalidArgument, match=r"kv_cache_memory_bytes: got .*, 10240 MiB of them free"):
+        ledger(folder, kv_cache_memory_bytes=20 * GIB, free=10 * GIB).check()
+
+
 def test_what_does_not_fit_names_the_setting(llama_folder: Callable[..., Path]) -> None:
     """A context too long for the memory, a pool too large for it, a model too large for it."""
     folder = llama_folder(max_position_embeddings=1 << 22)
     with pytest.raises(InvalidArgument, match=r"max_model_len: got 4194304; allowed: at most \d+: weights"):
-        ledger(folder, max_model_len=1 << 22, gpu_memory_utilization=0.52)
+        ledger(folder, max_model_len=1 << 22, gpu_memory_utilization=0.026)
     with pytest.raises(
         InvalidArgument, match=r"num_gpu_blocks_override: got 9000000 .*gpu_memory_utilization 0.9"
     ):
         ledger(folder, num_gpu_blocks_override=9000000).check()
-    with pytest.raises(InvalidArgument, match=r"model: got weights of .*gpu_memory_utilization 0.5 of"):
-        ledger(folder, gpu_memory_utilization=0.5).check()
+    with pytest.raises(InvalidArgument, match=r"model: got weights of .*gpu_memory_utilization 0.006 of"):
+        ledger(folder, gpu_memory_utilization=0.006).check()
 
 
 def test_activations_are_counted_to_the_byte(llama_folder: Callable[..., Path]) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from checked_repository import REPOSITORY, checked_model, edit
 from quire.cli import app
+from quire.runner.memory import available_memory
+from quire.runner.plan import MemoryClaim
 from quire.triton.check import check_repository
+from quire.triton.check_settings import check_claims
 from quire.triton.model_copy import add_model
 from typer.testing import CliRunner
 
@@ -106,6 +110,44 @@ def test_a_broken_model_is_not_added(tmp_path: Path, model: Path) -> None:
     assert "model.safetensors: " in output
     assert not list((tmp_path / "repository").iterdir())
     assert command(*given, "--no-check")[0] == 0
+
+
+def test_memory_is_planned_together(repository: Path, model: Path) -> None:
+    """Caches of which each fits, but not both, are refused with the models and the setting; of models that
+    are not loaded together nothing is said."""
+    size = int(available_memory() * 0.7)
+    for name in ("one", "two"):
+        settings = {"model": str(model), "kv_cache_memory_bytes": size, "device": "cpu"}
+        (repository / f"{name}-generation" / "1" / "model.json").write_text(json.dumps(settings))
+    (problem,) = check_repository(repository)
+    assert re.match(
+        r"kv_cache_memory_bytes: got \d+ \(one-generation/1\), \d+ \(two-generation/1\), which is 1\.\d\d "
+        r"of the memory of this machine; allowed: at most 1 together \(\d+ MiB\)",
+        problem.message,
+    )
+    assert check_repository(repository, ["one"]) == []
+
+
+def test_shares_of_a_gpu() -> None:
+    """The shares of one GPU are at most 1 together; those of another one do not count."""
+
+    def claims(*values: float, device: str = "GPU 0") -> dict[str, MemoryClaim]:
+        setting = "gpu_memory_utilization"
+        return {
+            f"model{idx}/1": MemoryClaim(
+                device=device, num_bytes=int(80e9 * value), limit=int(80e9), setting=setting, value=value
+            )
+            for idx, value in enumerate(values)
+        }
+
+    assert list(check_claims(claims(0.5, 0.5))) == []
+    assert list(check_claims(claims(0.7, 0.2, 0.1))) == []
+    assert list(check_claims(claims(0.9) | {"other/1": claims(0.9, device="GPU 1")["model0/1"]})) == []
+    (message,) = check_claims(claims(0.9, 0.45))
+    assert message == (
+        "gpu_memory_utilization: got 0.9 (model0/1), 0.45 (model1/1), which is 1.35 of the memory of GPU 0; "
+        "allowed: at most 1 together (76293 MiB)"
+    )
 
 
 def test_remove_refuses(repository: Path) -> None:
