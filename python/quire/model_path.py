@@ -107,7 +107,8 @@ def _checked(path: Path, model: str) -> Path:
 
         return gguf_folder(file)
     if not path.is_dir():
-        raise ModelNotFound(f"model: got {model!r}, but there is no folder {path}; allowed: a model folder")
+        kind = "file" if path.suffix == ".gguf" else "folder"
+        raise ModelNotFound(f"model: got {model!r}, but there is no {kind} {path}; allowed: a model folder")
     if not os.path.lexists(path / CONFIG):  # who reads it says what else it may be
         what, allowed = describe_folder(path) or ("", "a model folder")
         given = f"{model!r}, but {path} has no {CONFIG}{what and f' but {what}'}"

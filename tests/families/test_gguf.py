@@ -15,6 +15,7 @@ from gguf import GGMLQuantizationType, GGUFWriter
 from gguf_files import write_gguf
 from quire import LLM, SamplingParams
 from quire.errors import ModelError, UnsupportedModel
+from quire.fingerprint import LoadedFolder
 from quire.gguf import weights as gguf_weights
 from quire.gguf.config import model_config
 from quire.gguf.header import TENSOR_TYPES, GgufHeader
@@ -177,6 +178,24 @@ def test_what_is_not_known_is_refused(tmp_path: Path, change: dict[str, Any], ex
     with pytest.raises(UnsupportedModel) as error:
         resolve_model(str(file))
     assert str(error.value).startswith(f"{file}: {expected}")
+
+
+def test_a_file_that_is_replaced(tmp_path: Path) -> None:
+    """The folder of a file is made once; another file at the same path has another, and the load of the first
+    is not continued with it."""
+    _, file = written(tmp_path, "llama2-7b")
+    folder = resolve_model(str(file))
+    loaded = LoadedFolder.of(folder)
+    assert resolve_model(str(file)) == resolve_model(str(folder)) == folder
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "small.gguf").symlink_to(file)
+    (tmp_path / "alone" / "mmproj-small.gguf").touch()
+    assert resolve_model(str(tmp_path / "alone")) == folder
+    loaded.check()
+    written(tmp_path, "llama2-7b", "F16")
+    assert resolve_model(str(file)) != folder
+    with pytest.raises(ModelError, match="got other files"):
+        loaded.check()
 
 
 def test_parts_of_a_model(tmp_path: Path) -> None:

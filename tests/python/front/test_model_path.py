@@ -36,6 +36,8 @@ def test_missing_paths(model: Path, tmp_path: Path) -> None:
     """What is missing is named: the folder, or config.json in it."""
     with pytest.raises(ModelNotFound, match=f"there is no folder {tmp_path / 'nothing'}"):
         resolve_model("./nothing", tmp_path)
+    with pytest.raises(ModelNotFound, match=f"there is no file {tmp_path / 'nothing.gguf'}"):
+        resolve_model("nothing.gguf", tmp_path)
     (model / "config.json").unlink()
     with pytest.raises(ModelNotFound, match=r"small has no config\.json"):
         resolve_model(str(model))
