@@ -102,9 +102,8 @@ def assert_equal(file: Path, texts: list[str]) -> None:
 @pytest.mark.parametrize("pre", ["gpt-2", "llama-bpe", "qwen2", "tekken", "gpt-4o"])
 def test_byte_level(tmp_path: Path, pre: str) -> None:
     tokens, merges = byte_level()
-    add_bos = pre == "llama-bpe"
     file = tmp_path / "x.gguf"
-    write(file, tokens, "llama", model="gpt2", pre=pre, merges=merges, add_bos_token=add_bos)
+    write(file, tokens, "llama", model="gpt2", pre=pre, merges=merges, add_bos_token=False)
     assert_equal(file, TEXTS)
 
 
@@ -124,7 +123,15 @@ def test_sentence_piece(tmp_path: Path, architecture: str) -> None:
         tokens = [
             token.replace("▁", " ") if not token.strip("▁") and len(token) > 1 else token for token in tokens
         ]
-    file = write(tmp_path / "x.gguf", tokens, architecture, model="llama", scores=scores, types=types)
+    file = write(
+        tmp_path / "x.gguf",
+        tokens,
+        architecture,
+        model="llama",
+        scores=scores,
+        add_bos_token=False,
+        types=types,
+    )
     assert_equal(file, TEXTS)
 
 
@@ -149,6 +156,19 @@ def test_added_tokens(tmp_path: Path) -> None:
     assert tokenizer.encode("<think>").ids == [1, padded.index("<think>"), 2]
     assert tokenizer.decode([1, padded.index("<think>"), 2]) == "<think>"
     assert tokenizer.id_to_token(len(padded) - 1) is None
+
+
+def test_bos_where_a_file_does_not_say(tmp_path: Path) -> None:
+    """SentencePiece's and Llama 3's texts begin with it, as in llama.cpp; transformers' versions differ."""
+    tokens, merges = byte_level()
+    values: dict[str, Any] = {"model": "gpt2", "merges": merges}
+    for pre, begins in (("gpt-2", False), ("qwen2", False), ("llama-bpe", True)):
+        file = write(tmp_path / f"{pre}.gguf", tokens, "llama", pre=pre, **values)
+        assert (tokenizer_of(read_header(file)).encode("a").ids[0] == 1) == begins
+    pieces = sentence_piece()
+    scores = [float(-i) for i in range(len(pieces))]
+    file = write(tmp_path / "pieces.gguf", pieces, "llama", model="llama", scores=scores)
+    assert tokenizer_of(read_header(file)).encode("a").ids[0] == 1
 
 
 def test_what_is_not_known(tmp_path: Path) -> None:

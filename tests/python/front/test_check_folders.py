@@ -155,6 +155,14 @@ FORMS: dict[str, tuple[Callable[[Path], object], str]] = {
         as_adapter,
         'has no config.json but adapter_config.json: a LoRA adapter of "owner/base"',
     ),
+    "two GGUF files": (
+        lambda model: only(model, "a.gguf", "b.gguf"),
+        "has no config.json but GGUF files: a.gguf, b.gguf; allowed: the path of one of them",
+    ),
+    "damaged GGUF file": (
+        lambda model: only(model, "a.gguf"),
+        "a.gguf: got another beginning than GGUF; allowed: a GGUF file",
+    ),
     "nothing": (lambda model: only(model), "has no config.json; allowed: a model folder"),
     "LFS weights": (
         lambda model: as_pointer(model, "model.safetensors"),
