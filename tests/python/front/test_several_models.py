@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from checked_repository import REPOSITORY, checked_model, edit
+from checked_repository import REPOSITORY, checked_model, checked_repository, edit
 from quire.cli import app
 from quire.runner.memory import available_memory
 from quire.runner.plan import MemoryClaim
@@ -110,6 +110,21 @@ def test_a_broken_model_is_not_added(tmp_path: Path, model: Path) -> None:
     assert "model.safetensors: " in output
     assert not list((tmp_path / "repository").iterdir())
     assert command(*given, "--no-check")[0] == 0
+
+
+def test_beside_the_packaged_models(tmp_path: Path, model: Path) -> None:
+    """A copy of the packaged repository takes further models, lists its own too, and gets back to itself."""
+    folder = checked_repository(tmp_path / "repository")
+    before = sorted(folder.rglob("*"))
+    add_model(REPOSITORY, folder, str(model), "one", {})
+    assert check_repository(folder) == []
+    listed = command("list", "--repository", folder, "--url", "http://127.0.0.1:9")[1].splitlines()
+    assert [line.split()[0] for line in listed] == ["NAME", "ensemble", "one"]
+    assert command("remove-model", "one", "--repository", folder)[0] == 0
+    assert before == sorted(folder.rglob("*"))
+    status, output = command("remove-model", "ensemble", "--repository", folder)
+    assert status == 1
+    assert output.startswith('NAME: got "ensemble"; allowed: none: ')
 
 
 def test_memory_is_planned_together(repository: Path, model: Path) -> None:
