@@ -340,7 +340,7 @@ def test_offsets_into_the_cache_may_pass_2_31() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"head_dim": 80}, "head_dim"),
+        ({"head_dim": 84}, "head_dim"),
         ({"num_q_heads": 7}, "num_q_heads"),
         ({"split_keys": 100}, "split_keys"),
     ],
