@@ -123,7 +123,7 @@ def test_a_key_is_refused_or_means_what_it_means_to_transformers(
         dtype="float32",
         device="cpu",
         max_model_len=96,
-        num_gpu_blocks_override=6,
+        num_gpu_blocks_override=7,
         max_num_batched_tokens=48,
     )
     params = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, logprobs=5, prompt_logprobs=5)
