@@ -35,8 +35,11 @@ class Serving:
     def __init__(self, *arguments: str) -> None:
         self._mark = f"{MARK}={uuid.uuid4()}"
         # As from a terminal: what runs in the background of a script inherits that SIGINT is ignored.
-        handler = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-        program = f"{handler}; from quire.cli import app; app()"
+        handlers = (
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+            "signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # as nohup has it ignored
+        )
+        program = f"{handlers}; from quire.cli import app; app()"
         ports = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
         self.process = subprocess.Popen(
             [sys.executable, "-c", program, "serve", *ports, *arguments],
