@@ -16,7 +16,7 @@ from near_names import NEAR_NAMES, hint
 from quire.errors import InvalidArgument
 from quire.field import Field, fields_of
 from quire.sampling_params import MAX_BAD_WORD_IDS, MAX_BAD_WORDS, NAMES, RequestOptions, SamplingParams
-from quire.schema import Entry, Names, merge, parse_json_object
+from quire.schema import Entry, Names, merge
 from quire.settings_docs import attribute_docs
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -325,31 +325,6 @@ def test_options_that_exclude_each_other() -> None:
     assert not RequestOptions(exclude_input_in_output=True).includes_prompt
     with pytest.raises(InvalidArgument):
         RequestOptions(stream=True, exclude_input_in_output=False)
-
-
-@pytest.mark.parametrize(
-    ("text", "given"),
-    [
-        ("{", "malformed JSON: Expecting property name enclosed in double quotes at line 1 column 2"),
-        ('{"a":\n  1,,}', None),
-        ("", "malformed JSON: Expecting value at line 1 column 1"),
-        ("[1]", "[1]"),
-        ("3", "3"),
-        ('{"top_p": NaN}', "malformed JSON: NaN is no JSON number"),
-        ('{"top_p": -Infinity}', "malformed JSON: -Infinity is no JSON number"),
-        ('{"top_p": 1, "top_p": 1}', 'the key "top_p" twice'),
-        ('{"a": ' * 100_000, "JSON nested too deeply"),
-        ('{"a": ' + "1" * 5000 + "}", None),
-    ],
-)
-def test_malformed_json(text: str, given: str | None) -> None:
-    """Malformed JSON is an error with its position, under the name of the field that holds it."""
-    with pytest.raises(InvalidArgument) as caught:
-        parse_json_object(text, "sampling_parameters")
-    assert caught.value.field == "sampling_parameters"
-    assert len(str(caught.value)) < 300
-    if given is not None:
-        assert given == caught.value.given
 
 
 JSON_VALUES = st.recursive(
