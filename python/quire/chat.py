@@ -177,7 +177,7 @@ def _compiled(template: str) -> jinja2.Template:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    """As transformers sets it up: templates come from anywhere, so they run in a sandbox."""
+    """The sandbox that transformers uses: templates come from anywhere."""
     # Not at the top: a start that meets no template does without it.
     from jinja2 import TemplateError, nodes
     from jinja2.exceptions import SecurityError

@@ -166,3 +166,25 @@ def test_the_language_model_of_a_multimodal_one(tmp_path: Path, name: str) -> No
     prompt = [*range(5, 45)]
     (result,) = llm.generate([prompt], params)
     assert difference(model, prompt, result) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "key"),
+    [
+        ("glm4-moe-4.5-Air", {"n_group": 3}, "n_group"),
+        ("glm4-moe-4.5-Air", {"n_group": 2, "topk_group": 3}, "topk_group"),
+        ("glm4-moe-4.5-Air", {"n_group": 8, "topk_group": 1}, "topk_group"),
+        ("glm4-moe-4.5-Air", {"first_k_dense_replace": "1"}, "first_k_dense_replace"),
+        ("qwen3-moe", {"num_experts": 4096, "num_hidden_layers": 64}, "num_experts"),
+        ("qwen3-moe", {"num_experts_per_tok": 9}, "num_experts_per_tok"),
+        ("llama-rope-longrope", {"original_max_position_embeddings": 1}, "rope_scaling.original_max_pos"),
+        ("qwen2.5-yarn", {"rope_theta": 1.0}, "rope_scaling.rope_theta"),
+        ("llama3-8b", {"num_attention_heads": 4096}, "num_attention_heads"),
+    ],
+)
+def test_numbers_that_no_model_has(tmp_path: Path, name: str, changes: dict[str, object], key: str) -> None:
+    """They are refused by name, before they cost time, or divide by zero."""
+    (tmp_path / "config.json").write_text(json.dumps(config_of(name) | changes))
+    with pytest.raises(UnsupportedModel) as error:
+        load_model_config(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path}/config.json: {key}")

@@ -227,6 +227,6 @@ def _count(value: Any) -> int | None:
 
 
 def _first(value: Any) -> Any:
-    """Of a list or an array; a single value itself."""
+    """The first element of a list or an array; a single value itself."""
     items = np.asarray(value, object).reshape(-1)
     return items[0] if items.size else None

@@ -82,7 +82,7 @@ def serve(
 
 
 def _ready(server: TritonServer, loaded: Set[str]) -> list[str]:
-    """Those of the models that are served; says of the others why they are not."""
+    """The models that are served; prints why each of the others is not."""
     index = repository_index(server.http_url) or []
     ready = {entry["name"] for entry in index if entry.get("state") == "READY"}
     reasons = {entry["name"]: entry.get("reason") for entry in index}

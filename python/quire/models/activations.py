@@ -75,7 +75,7 @@ class Activations:
         self._rows: dict[int, Rows] = {}
 
     def rows(self, num_rows: int) -> Rows:
-        """Of all tokens."""
+        """The rows of all tokens of a step."""
         rows = self._rows.get(num_rows)
         if rows is None:
             rows = self._cut(self.attention, self.residual, num_rows)
@@ -86,8 +86,8 @@ class Activations:
         return rows
 
     def pick(self, index: Tensor) -> Rows:
-        """Of those tokens alone: `attention` and `residual` of the rows in `index` ([num_rows] int32) are
-        copied to where sampled tokens go on."""
+        """The rows of the tokens in `index` ([num_rows] int32): `attention` and `residual` are copied to the
+        buffers of sampled tokens."""
         rows = self._cut(self.sampled_attention, self.sampled_residual, index.size(0))
         ops.gather_rows(index, self.attention, rows.attention, self.residual, rows.residual)
         return rows

@@ -155,11 +155,11 @@ class ConfigReader:
         return default if key not in self else self.number(key, most=most)
 
     def with_value(self, key: str, value: object) -> ConfigReader:
-        """The same object but for one value."""
+        """A copy in which `key` has another value."""
         return ConfigReader(self.file, {**self._values, key: value}, prefix=self._prefix, names=self._names)
 
     def renamed(self, names: Mapping[str, str]) -> ConfigReader:
-        """The same object, whose keys are asked for by other names: asked for -> in the object."""
+        """A view whose keys are asked for by other names: asked for -> in the object."""
         reader = ConfigReader(self.file, self._values, prefix=self._prefix, names=names)
         reader._read = self._read
         return reader

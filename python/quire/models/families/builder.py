@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Literal
 
 from quire.errors import describe
@@ -30,10 +31,11 @@ HEAD_DIMS = range(32, 257, 8)  # what the attention kernels take
 
 # Far beyond every known model: a larger number is a mistake, and would cost memory before it is found.
 _MAX_LAYERS = 1000
-_MAX_HEADS = 1 << 14
+_MAX_HEADS = 1 << 10
 _MAX_WIDTH = 1 << 20  # hidden_size, intermediate_size
 _MAX_VOCABULARY = 1 << 24
-_MAX_EXPERTS = 1 << 14
+_MAX_EXPERTS = 1 << 12
+_MAX_EXPERTS_IN_ALL = 1 << 17  # of all layers
 _MAX_SCALE = 1e6
 MAX_POSITIONS = 1 << 30
 
@@ -216,7 +218,7 @@ class Builder:
 
         def order(num_heads: int) -> Order:
             """Of the rows of so many heads."""
-            return head and tuple(h * self.head_dim + row for h in range(num_heads) for row in head)
+            return head and _rows_of_heads(num_heads, self.head_dim, head)
 
         q_order, k_order = order(self.q_heads), order(self.kv_heads)
         if len(qkv) == 1:
@@ -334,6 +336,9 @@ class Builder:
         top_k = self.config.count("num_experts_per_tok", most=_MAX_EXPERTS)
         if top_k > count:
             self.config.refuse("num_experts_per_tok", top_k, f"at most {key} ({count})")
+        if count * self.num_layers > _MAX_EXPERTS_IN_ALL:
+            allowed = f"at most {_MAX_EXPERTS_IN_ALL // self.num_layers} with {self.num_layers} layers"
+            self.config.refuse(key, count, allowed)
         return count, top_k
 
     def pre_norm(
@@ -381,3 +386,9 @@ class Builder:
             logit_scale=logit_scale,
             logit_cap=logit_cap,
         )
+
+
+@lru_cache(maxsize=8)
+def _rows_of_heads(num_heads: int, head_dim: int, head: tuple[int, ...]) -> tuple[int, ...]:
+    """The same tuple for every layer: it has an element for each row."""
+    return tuple(h * head_dim + row for h in range(num_heads) for row in head)

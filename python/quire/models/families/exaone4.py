@@ -14,7 +14,7 @@ def exaone4(config: ConfigReader) -> ModelSpec:
     rope = build.rope()
     has_window = "sliding_window" not in config or config.value("sliding_window") is not None
     pattern = config.value("sliding_window_pattern")
-    if isinstance(pattern, str):  # LLLG: one letter for each of a group of layers
+    if isinstance(pattern, str) and pattern:  # LLLG: one letter for each of a group of layers
         slides = [pattern[i % len(pattern)] == "L" for i in range(build.num_layers)]
     else:
         every = config.count("sliding_window_pattern", 4) if pattern else 4

@@ -44,10 +44,15 @@ def glm4_moe(config: ConfigReader) -> ModelSpec:
     attention = _attention(build, is_interleaved=False, bias=False, qk_norm=qk_norm)
     activation = build.activation()
     size = config.count("moe_intermediate_size", 1408)
-    num_dense = config.value("first_k_dense_replace")
-    num_dense = 1 if num_dense is None else num_dense
+    num_dense = config.get("first_k_dense_replace", int, 1)
     num_shared = config.count("n_shared_experts", 1)
     groups, top_k_groups = config.count("n_group", 1), config.count("topk_group", 1)
+    num_experts, top_k = build.expert_counts("n_routed_experts")
+    if num_experts % groups:
+        config.refuse("n_group", groups, f"a divisor of n_routed_experts ({num_experts})")
+    if top_k_groups > groups or top_k > num_experts // groups * top_k_groups:
+        allowed = f"at most n_group ({groups}), and enough for {top_k} experts"
+        config.refuse("topk_group", top_k_groups, allowed)
     scale = build.multiplier("routed_scaling_factor")
     renormalizes = config.flag("norm_topk_prob", True)
 

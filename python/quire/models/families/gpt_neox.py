@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from quire.models.config_reader import ConfigReader
 from quire.models.families.builder import Builder
-from quire.models.spec import AttentionSpec, LayerSpec, LinearPart, ModelSpec
+from quire.models.spec import AttentionSpec, LayerSpec, LinearPart, ModelSpec, Order
 
 
 def gpt_neox(config: ConfigReader) -> ModelSpec:
@@ -40,14 +41,18 @@ def gpt_neox(config: ConfigReader) -> ModelSpec:
 
 def _by_head(attention: AttentionSpec) -> AttentionSpec:
     """The checkpoint has the query, key and value rows of a head, then those of the next."""
-    head_dim = attention.head_dim
-    rows = range(3 * attention.q_size)
-    order = attention.qkv.parts[0].order or tuple(rows)
+    part: LinearPart = attention.qkv.parts[0]
+    part = replace(part, order=_order_by_head(part.order, attention.q_size, attention.head_dim))
+    return replace(attention, qkv=replace(attention.qkv, parts=(part,)))
+
+
+@lru_cache(maxsize=1)
+def _order_by_head(order: Order, q_size: int, head_dim: int) -> tuple[int, ...]:
+    """The same for every layer."""
 
     def row(i: int) -> int:
-        kind, rest = divmod(i, attention.q_size)
+        kind, rest = divmod(i, q_size)
         head, dimension = divmod(rest, head_dim)
         return (head * 3 + kind) * head_dim + dimension
 
-    part: LinearPart = replace(attention.qkv.parts[0], order=tuple(row(order[i]) for i in rows))
-    return replace(attention, qkv=replace(attention.qkv, parts=(part,)))
+    return tuple(row(i) for i in order or range(3 * q_size))

@@ -64,6 +64,10 @@ def read_rope(
     if kind == "llama3":
         return _llama3(replace(rope, original_max_position_embeddings=original), scaling)
     if kind in ("longrope", "yarn"):
+        if original < 2:
+            scaling.refuse(key, original, "at least 2")
+        if theta <= 1:
+            scaling.refuse("rope_theta", theta, "a number above 1")
         factor = scaling.number("factor", max_positions / original, most=_MAX_FACTOR)
         rope = replace(rope, factor=factor, original_max_position_embeddings=original)
         return _longrope(rope, scaling, rotary_dim) if kind == "longrope" else _yarn(rope, scaling)
