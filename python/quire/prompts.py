@@ -40,7 +40,7 @@ def read_prompts(prompts: object) -> list[str | list[int]]:
     items = _items(prompts)
     if items is None:
         raise InvalidArgument("prompts", _shown(prompts), _ALL)
-    if items and _is_id(items[0]):
+    if items and _is_id_type(type(items[0])):
         return [read_prompt(items, "prompts[0]")]
     return [read_prompt(item, f"prompts[{index}]") for index, item in enumerate(items)]
 
@@ -55,9 +55,11 @@ def read_prompt(prompt: object, name: str) -> str | list[int]:
             raise InvalidArgument(name, given, _ONE) from None
         return prompt
     items = _items(prompt)
-    if items is None or not all(_is_id(item) for item in items):
+    # By type, not by item: a prompt has thousands of ids, of one type.
+    types = set(map(type, items or ()))
+    if items is None or not all(_is_id_type(kind) for kind in types):
         raise InvalidArgument(name, _shown(prompt), _ONE)
-    return [int(item) for item in items]
+    return list(items) if types == {int} else list(map(int, items))
 
 
 def read_conversations(messages: object, templates: ChatTemplates, options: Mapping[str, Any]) -> list[str]:
@@ -119,6 +121,8 @@ def encode_prompts(
             for index, prompt in enumerate(prompts)
             if isinstance(prompt, str) and params[index].add_special_tokens is adds_special
         }
+        if not texts:
+            continue
         try:
             encoded = tokenizer.encode_batch(list(texts.values()), add_special_tokens=adds_special)
         except EncodingError as error:
@@ -137,8 +141,8 @@ def encode_prompts(
     return rows
 
 
-def _is_id(item: object) -> bool:
-    return isinstance(item, (int, np.integer)) and not isinstance(item, bool)
+def _is_id_type(kind: type) -> bool:
+    return issubclass(kind, (int, np.integer)) and not issubclass(kind, bool)
 
 
 def _items(given: object) -> Sequence[Any] | None:
