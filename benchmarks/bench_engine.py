@@ -1,11 +1,12 @@
 """Closed-loop load on the engine alone, through `quire.LLM`, token ids in and out: no HTTP, no text prompts.
 
-    quire bench engine [--shape 8b|1b|quire-8m] [--model DIR] [--cases FILE] [--rows N ...] [--json OUT]
-                       [--settings KEY=VALUE ...]
+    quire bench engine [--shape 8b|1b|30b-a3b|quire-8m] [--model DIR] [--cases FILE] [--rows N ...]
+                       [--json OUT] [--settings KEY=VALUE ...]
 
 One JSON line per row of the table of cases (docs/benchmarks.md), the same rows, prompts and keys that
-benchmarks/vllm_engine.py prints for vLLM. --shape says which rows and, without --model, which model: 8b and
-1b are made on the spot with random weights, quire-8m is the embedded one with a table that a CPU can do.
+benchmarks/vllm_engine.py prints for vLLM. --shape says which rows and, without --model, which model: 8b,
+1b and 30b-a3b are made on the spot with random weights, quire-8m is the embedded one with a table that a CPU
+can do.
 --settings are those of model.json, e.g. ``max_num_batched_tokens=4096``.
 """
 

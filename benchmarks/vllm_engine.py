@@ -1,6 +1,6 @@
 """The load of bench_engine.py on vLLM's AsyncLLM, in one process: token ids in and out, no HTTP, no text.
 
-    PYTHONPATH=VLLM python benchmarks/vllm_engine.py MODEL_FOLDER --shape {8b|1b} [--rows N ...]
+    PYTHONPATH=VLLM python benchmarks/vllm_engine.py MODEL_FOLDER --shape {8b|1b|30b-a3b} [--rows N ...]
                                                      [--settings KEY=VALUE ...]
 
 Needs vLLM (measured: 0.24.0), nothing of Quire but workload.py. Prints one JSON line per row.
@@ -24,6 +24,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from workload import (
+    SHAPES,
     Case,
     Record,
     check_complete,
@@ -98,7 +99,7 @@ async def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model", type=Path)
-    parser.add_argument("--shape", choices=("8b", "1b"), required=True)
+    parser.add_argument("--shape", choices=[shape for shape in SHAPES if shape != "quire-8m"], required=True)
     parser.add_argument("--cases", type=Path)
     parser.add_argument("--rows", type=int, nargs="*")
     parser.add_argument(

@@ -1,10 +1,10 @@
 """Checkpoint folders for measuring: a shape without weights, or a real model, in both a vocabulary of words.
 
-    python benchmarks/word_model.py {8b|1b|quire-8m} FOLDER
+    python benchmarks/word_model.py {8b|1b|30b-a3b|quire-8m} FOLDER
 
 The token with id i is the word ``w<i>`` and words are separated by spaces, so a text of n words is a prompt
-of n tokens, whatever its words. 8b and 1b have no weights: load them with ``load_format: dummy``; speed does
-not depend on the values. quire-8m has those of the embedded model.
+of n tokens, whatever its words. All but quire-8m have no weights: load them with
+``load_format: dummy``; speed does not depend on the values. quire-8m has those of the embedded model.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _COMMON = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
 }
-# The sizes of Llama 3.1 8B and Llama 3.2 1B.
+# Llama 3.1 8B, Llama 3.2 1B, Qwen3-30B-A3B.
 _SIZES = {
     "8b": {
         "hidden_size": 4096,
@@ -51,6 +51,25 @@ _SIZES = {
         "num_hidden_layers": 16,
         "head_dim": 64,
         "tie_word_embeddings": True,
+    },
+    "30b-a3b": {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 48,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "vocab_size": 151936,
+        "rope_theta": 1000000.0,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
     },
 }
 EMBEDDED = Path(__file__).resolve().parents[1] / "models" / "quire-8m"

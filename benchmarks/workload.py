@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
-SHAPES = ("8b", "1b", "quire-8m")
+SHAPES = ("8b", "1b", "30b-a3b", "quire-8m")
 # The ids of prompts lie in [10, MAX_ID): below are the special ones.
 MAX_ID = 128000
 # The most of the engine's own rate that may arrive through Triton; what is above 1 is the noise of two runs.

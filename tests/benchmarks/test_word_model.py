@@ -12,9 +12,9 @@ from quire.models.config import load_model_config
 from quire.tokenizer import Tokenizer, build_table
 
 
-@pytest.mark.parametrize(("shape", "billions"), [("8b", 8.03), ("1b", 1.24)])
+@pytest.mark.parametrize(("shape", "billions"), [("8b", 8.03), ("1b", 1.24), ("30b-a3b", 30.53)])
 def test_sizes(shape: str, billions: float, tmp_path: Path) -> None:
-    """The shapes are Llama's of that name: their parameters add up to it."""
+    """The shapes are the models of that name: their parameters add up to it."""
     model = load_model_config(word_model.make(shape, tmp_path))
     assert billions == pytest.approx(model.parameters(torch.bfloat16).num_bytes / 2 / 1e9, abs=0.01)
     assert 16384 == model.max_position_embeddings
