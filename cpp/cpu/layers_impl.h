@@ -13,12 +13,21 @@ inline void rotate(const T* from, const float* cos, const float* sin, int64_t ha
   });
 }
 
+// How an RMSNorm is computed, beside its weight.
+struct RmsNorm {
+  float eps;
+  float weight_offset;
+  bool rounds_once;
+};
+
 // out = x * scale * weight: the second half of a norm, whose first computes the scale. out may be x.
 template <class T>
-inline void scale_rows(const T* x, float scale, const T* weight, int64_t size, T* out) {
-  const Vec factor = Vec::broadcast(scale);
+inline void scale_row(const T* x, float scale, const T* weight, const RmsNorm& how, int64_t size, T* out) {
+  const Vec factor = Vec::broadcast(scale), offset = Vec::broadcast(how.weight_offset);
   for_each_vec(size, [&](int64_t d, int n) {
-    store(rounded_to(x, load(x + d, n) * factor) * load(weight + d, n), out + d, n);
+    Vec normed = load(x + d, n) * factor;
+    if (!how.rounds_once) normed = rounded_to(x, normed);
+    store(normed * (load(weight + d, n) + offset), out + d, n);
   });
 }
 
@@ -58,18 +67,18 @@ inline void layer_norm_row(const T* x, float eps, const T* weight, const T* bias
 }
 
 template <class T>
-inline void rms_norm_row(const T* x, float eps, const T* weight, int64_t size, T* out) {
+inline void rms_norm_row(const T* x, const T* weight, const RmsNorm& how, int64_t size, T* out) {
   RowSum squares;
   for_each_vec(size, [&](int64_t d, int n) { squares.add_square(load(x + d, n), d); });
-  scale_rows(x, inverse_root(squares, size, eps), weight, size, out);
+  scale_row(x, inverse_root(squares, size, how.eps), weight, how, size, out);
 }
 
 // The rotated head in `to`, normalised first where weight is given. to may be from.
 template <class T>
-inline void norm_and_rotate(const T* from, const void* weight, float eps, const float* cos, const float* sin,
-                            int64_t head_dim, T* to) {
+inline void norm_and_rotate(const T* from, const void* weight, const RmsNorm& how, const float* cos,
+                            const float* sin, int64_t head_dim, T* to) {
   if (weight != nullptr) {
-    rms_norm_row(from, eps, static_cast<const T*>(weight), head_dim, to);
+    rms_norm_row(from, static_cast<const T*>(weight), how, head_dim, to);
     from = to;
   }
   rotate(from, cos, sin, head_dim / 2, to);
@@ -78,13 +87,14 @@ inline void norm_and_rotate(const T* from, const void* weight, float eps, const 
 template <class T>
 void rope_and_cache(const RopeAndCacheParams& p, int64_t token_begin, int64_t token_end) {
   const int64_t head_dim = p.head_dim, half = head_dim / 2, stride_slot = p.num_kv_heads * head_dim;
+  const RmsNorm how{p.norm_eps, p.norm_weight_offset, p.norm_rounds_once};
   for (int64_t i = token_begin; i < token_end; ++i) {
     const float* cos = p.cos + p.positions[i] * half;
     const float* sin = p.sin + p.positions[i] * half;
     T* query = static_cast<T*>(p.qkv) + i * p.stride_token;
     for (int32_t h = 0; h < p.num_q_heads; ++h) {
       T* head = query + h * head_dim;
-      norm_and_rotate(head, p.q_norm, p.norm_eps, cos, sin, head_dim, head);
+      norm_and_rotate(head, p.q_norm, how, cos, sin, head_dim, head);
     }
 
     const int64_t slot = p.slot_mapping[i];
@@ -94,7 +104,7 @@ void rope_and_cache(const RopeAndCacheParams& p, int64_t token_begin, int64_t to
     T* key_slot = static_cast<T*>(p.key_cache) + place;
     for (int32_t h = 0; h < p.num_kv_heads; ++h) {
       const int64_t at = h * head_dim;
-      norm_and_rotate(key + at, p.k_norm, p.norm_eps, cos, sin, head_dim, key_slot + at);
+      norm_and_rotate(key + at, p.k_norm, how, cos, sin, head_dim, key_slot + at);
     }
     __builtin_memcpy(static_cast<T*>(p.value_cache) + place, key + stride_slot, stride_slot * sizeof(T));
   }
@@ -129,7 +139,7 @@ void norm(const NormParams& p, int64_t row_begin, int64_t row_end) {
       const T* bias = p.bias == nullptr ? nullptr : static_cast<const T*>(p.bias) + in_row;
       layer_norm_row(x, p.eps, weight, bias, size, out);
     } else {
-      rms_norm_row(x, p.eps, weight, size, out);
+      rms_norm_row(x, weight, {p.eps, p.weight_offset, p.rounds_once}, size, out);
     }
   }
 }

@@ -142,6 +142,8 @@ def norm(
     out: int,
     stride_out: int,
     num_groups: int = 1,
+    weight_offset: float = 0.0,
+    rounds_once: bool = False,
     is_centered: bool = False,
     bias: int = 0,
     residual: int = 0,
@@ -228,6 +230,8 @@ def rope_and_cache(
     q_norm: int = 0,
     k_norm: int = 0,
     norm_eps: float = 0.0,
+    norm_weight_offset: float = 0.0,
+    norm_rounds_once: bool = False,
     places_are_settled: bool = False,
     stream: int = 0,
 ) -> None: ...

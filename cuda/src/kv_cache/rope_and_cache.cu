@@ -36,15 +36,16 @@ __device__ void store(C* to, Vec<float, kSize> x, float inverse_scale) {
   }
 }
 
-// x = x * scale * weight, rounded as launch_rms_norm does.
+// x = x * scale * weight, rounded as launch_norm does.
 template <class T, int kSize>
-__device__ void normalise(Vec<float, kSize>& x, float scale, const Vec<T, kSize>& weight) {
+__device__ void normalise(Vec<float, kSize>& x, float scale, const Vec<T, kSize>& weight,
+                          const RopeAndCacheParams& p) {
 #pragma unroll
   for (int i = 0; i < kSize; ++i) x[i] *= scale;
-  x = rounded<T>(x);
+  if (!p.norm_rounds_once) x = rounded<T>(x);
   const Vec<float, kSize> factors = unpacked(weight);
 #pragma unroll
-  for (int i = 0; i < kSize; ++i) x[i] *= factors[i];
+  for (int i = 0; i < kSize; ++i) x[i] *= factors[i] + p.norm_weight_offset;
   x = rounded<T>(x);
 }
 
@@ -104,8 +105,8 @@ __global__ void __launch_bounds__(kThreads)
     }
     if (is_rotated) {
       const float scale = rsqrtf(fmaf(squares, one_over.head_dim, p.norm_eps));
-      normalise(x, scale, a_weight);
-      normalise(y, scale, b_weight);
+      normalise(x, scale, a_weight, p);
+      normalise(y, scale, b_weight, p);
     }
   }
   if (!is_stored) return;

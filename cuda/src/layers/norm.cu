@@ -100,9 +100,9 @@ __global__ void __launch_bounds__(kMaxRowThreads) norm_kernel(NormParams p, floa
     } else {
 #pragma unroll
       for (int i = 0; i < kSize; ++i) normed[i] *= scale;
-      normed = rounded<T>(normed);
+      if (!p.rounds_once) normed = rounded<T>(normed);
 #pragma unroll
-      for (int i = 0; i < kSize; ++i) normed[i] *= factors[i];
+      for (int i = 0; i < kSize; ++i) normed[i] *= factors[i] + p.weight_offset;
     }
     values[v] = packed<T>(normed);
     if (kForm == Form::kRmsFloat8) {

@@ -9,18 +9,33 @@ from quire.models.spec import NormSpec
 
 
 class Norm:
-    """A norm with its weights `[size]`, of the activations' type."""
+    """A norm with its weights `[size]`, of the activations' type.
+
+    LayerNorm's weight_offset is added in that type, as transformers does; RMSNorm's in float32.
+    """
 
     def __init__(self, spec: NormSpec, weight: Tensor, bias: Tensor | None = None) -> None:
         self.spec = spec
-        self.weight = weight if spec.weight_offset == 0.0 else weight + spec.weight_offset
+        is_folded = spec.kind == "layer" and spec.weight_offset != 0.0
+        self.weight = weight + spec.weight_offset if is_folded else weight
         self._bias = bias
 
     def __call__(
         self, x: Tensor, out: Tensor, residual: Tensor | None = None, residual_scale: float = 1.0
     ) -> Tensor:
         """Of each row of x, or with a residual of residual += x * residual_scale."""
-        eps = self.spec.eps
-        if self.spec.kind == "rms":
-            return ops.rms_norm(x, self.weight, eps, residual, out, residual_scale=residual_scale)
-        return ops.layer_norm(x, self.weight, self._bias, eps, residual, out, residual_scale=residual_scale)
+        spec = self.spec
+        if spec.kind == "layer":
+            return ops.layer_norm(
+                x, self.weight, self._bias, spec.eps, residual, out, residual_scale=residual_scale
+            )
+        return ops.rms_norm(
+            x,
+            self.weight,
+            spec.eps,
+            residual,
+            out,
+            residual_scale=residual_scale,
+            weight_offset=spec.weight_offset,
+            rounds_once=spec.rounds_once,
+        )

@@ -222,7 +222,7 @@ class Weights:
         if attention.qk_norm is None or attention.qk_norm[0].size != attention.head_dim:
             return None
         q, k = map(self.norm, attention.qk_norm)
-        return QkNorm(q.weight, k.weight, q.spec.eps)
+        return QkNorm(q.weight, k.weight, q.spec.eps, q.spec.weight_offset, q.spec.rounds_once)
 
     def linear(self, linear: LinearSpec) -> dict[str, Tensor]:
         return self._take_all(self.table.linear(linear))

@@ -67,7 +67,8 @@ class EmbeddingSpec:
 class NormSpec:
     """rms: x / sqrt(mean(x²) + eps) * weight. layer: the same of x - mean(x), plus a bias where there is one.
 
-    weight_offset: what is added to the weight. order: of weight and bias, for norms of queries and keys.
+    weight_offset: what is added to the weight. rounds_once: a 16-bit rms norm is not rounded before the
+    product with the weight. order: of weight and bias, for norms of queries and keys.
     """
 
     name: str
@@ -76,6 +77,7 @@ class NormSpec:
     kind: Literal["rms", "layer"] = "rms"
     has_bias: bool = False
     weight_offset: float = 0.0
+    rounds_once: bool = False
     order: Order = None
 
 

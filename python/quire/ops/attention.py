@@ -106,11 +106,13 @@ class RopeTable:
 
 
 class QkNorm(NamedTuple):
-    """Each query and key head x becomes x / sqrt(mean(x²) + eps) * weight before it is rotated."""
+    """The norm of each query and key head before it is rotated, as `rms_norm` computes it."""
 
     q_weight: Tensor  # [head_dim], type of the activations
     k_weight: Tensor  # [head_dim]
     eps: float
+    weight_offset: float = 0.0
+    rounds_once: bool = False
 
 
 class PagedAttention:
@@ -281,12 +283,14 @@ def rope_and_cache(
         )
     if rope.head_dim != cache.head_dim:
         raise ValueError(f"rope table: got head_dim {rope.head_dim}; allowed: the cache's {cache.head_dim}")
-    q_norm, k_norm, norm_eps = 0, 0, 0.0
+    norm: dict[str, Any] = {}
     if qk_norm is not None:
         shape, device = (cache.head_dim,), qkv.device.type
         check("qk_norm.q_weight", qk_norm.q_weight, qkv.dtype, shape, "head_dim", device)
         check("qk_norm.k_weight", qk_norm.k_weight, qkv.dtype, shape, "head_dim", device)
-        q_norm, k_norm, norm_eps = qk_norm.q_weight.data_ptr(), qk_norm.k_weight.data_ptr(), qk_norm.eps
+        norm = {"q_norm": qk_norm.q_weight.data_ptr(), "k_norm": qk_norm.k_weight.data_ptr()}
+        norm |= {"norm_eps": qk_norm.eps, "norm_weight_offset": qk_norm.weight_offset}
+        norm |= {"norm_rounds_once": qk_norm.rounds_once}
     is_cuda = qkv.is_cuda
     run = _cuda.rope_and_cache if is_cuda else _core.cpu_rope_and_cache
     run(
@@ -310,9 +314,7 @@ def rope_and_cache(
         kv_dtype=cache.is_float8,
         k_scale=cache.k_scale,
         v_scale=cache.v_scale,
-        q_norm=q_norm,
-        k_norm=k_norm,
-        norm_eps=norm_eps,
+        **norm,
         places_are_settled=batch.places_are_settled,
         stream=stream_of(qkv) if is_cuda else 0,
     )

@@ -27,17 +27,23 @@ def rms_norm(
     out: Tensor | None = None,
     *,
     residual_scale: float = 1.0,
+    weight_offset: float = 0.0,
+    rounds_once: bool = False,
     out_scale: Tensor | None = None,
 ) -> Tensor:
-    """x / sqrt(mean(x²) + eps) * weight per row of x `[num_rows, hidden_size]`; weight `[hidden_size]`.
+    """x / sqrt(mean(x²) + eps) * (weight + weight_offset) per row of x `[num_rows, hidden_size]`.
 
-    Rows of x and out may lie apart, and out may be x. A weight `[num_groups, hidden_size / num_groups]` cuts
-    each row into so many parts, each a norm of its own: the heads of queries or keys.
+    weight: `[hidden_size]`, or `[num_groups, hidden_size / num_groups]`, which cuts each row into so many
+    parts, each a norm of its own: the heads of queries or keys. Rows of x and out may lie apart, and out may
+    be x.
     With a residual (shape of x, contiguous): residual += x * residual_scale first, in place, and the norm is
-    of the sum. out_scale, on a GPU: `[num_rows]` float32; out is then contiguous float8 e4m3, of which row i
-    times out_scale[i] is about the result.
+    of the sum. A 16-bit norm is rounded before the product with the weight, unless it rounds_once, after it.
+    out_scale, on a GPU: `[num_rows]` float32; out is then contiguous float8 e4m3, of which row i times
+    out_scale[i] is about the result.
     """
-    options = {} if residual_scale == 1 else {"residual_scale": residual_scale}
+    options: dict[str, Any] = {} if residual_scale == 1 else {"residual_scale": residual_scale}
+    if rounds_once or weight_offset:
+        options |= {"rounds_once": rounds_once, "weight_offset": weight_offset}
     return _norm(x, weight, eps, residual, out, out_scale, options)
 
 

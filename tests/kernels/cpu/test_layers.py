@@ -8,9 +8,11 @@ import pytest
 import torch
 from kernel_reference import assert_close
 from quire import ops
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.activations import ACT2FN
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
 DTYPES = [torch.float32, torch.bfloat16]
 # With bfloat16 each step rounds as torch does; a sum in another order may turn a rounding here and there.
@@ -52,6 +54,21 @@ def test_rms_norm_with_residual(size: int, dtype: torch.dtype) -> None:
     out = ops.rms_norm(x, norm.weight.data, 1e-6, residual, out=x)
     assert torch.equal(residual, total)
     assert_close(out, norm(total).detach(), TOLERANCE[dtype], f"rms_norm of {size} with residual")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("theirs", "weight_offset"), [(GemmaRMSNorm, 1.0), (Olmo2RMSNorm, 0.0)])
+def test_norms_that_round_once(
+    theirs: type[nn.Module], weight_offset: float, size: int, dtype: torch.dtype
+) -> None:
+    """Gemma's, whose 1 + weight a 16-bit type cannot hold, and OLMo 2's: only the end is rounded."""
+    weight = normal(size, dtype=dtype, seed=size) * 0.01 + (1 - weight_offset)
+    norm = theirs(size, 1e-5).to(dtype)
+    norm.weight.data = weight
+    x = normal(5, size, dtype=dtype)
+    out = ops.rms_norm(x, weight, 1e-5, weight_offset=weight_offset, rounds_once=True)
+    assert_close(out, norm(x).detach(), TOLERANCE[dtype], f"{theirs.__name__} of {size}")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

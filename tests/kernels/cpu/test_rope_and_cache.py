@@ -1,5 +1,5 @@
 """RoPE and the cache write against transformers' Llama, with the norms of query and key heads against its
-Qwen3."""
+Qwen3 and Gemma 3."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 import torch
 from kernel_reference import REFUSED, assert_close, poisoned_cache
 from quire import ops
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
@@ -50,8 +51,8 @@ def batch_of(positions: Tensor, slots: Tensor) -> ops.BatchInfo:
     )
 
 
-def norm(weight: Tensor) -> Qwen3RMSNorm:
-    module = Qwen3RMSNorm(weight.numel(), eps=EPS)
+def norm(kind: type[nn.Module], weight: Tensor) -> nn.Module:
+    module: nn.Module = kind(weight.numel(), eps=EPS)
     module.weight.data.copy_(weight)
     return module
 
@@ -64,7 +65,7 @@ def check(
     num_q_heads: int = 6,
     num_kv_heads: int = 2,
     scaling: dict[str, object] | None = None,
-    has_norm: bool = False,
+    norm_kind: type[nn.Module] | None = None,
 ) -> None:
     generator = torch.Generator().manual_seed(head_dim)
     embedding = rotary(head_dim, scaling)
@@ -77,9 +78,10 @@ def check(
     qkv, before = activation[:, :width], activation.clone()
 
     qk_norm, tolerance = None, TOLERANCE[dtype]
-    if has_norm:
+    if norm_kind is not None:
         weights = 0.5 + torch.rand((2, head_dim), generator=generator).to(dtype)
-        qk_norm, tolerance = ops.QkNorm(weights[0], weights[1], EPS), NORM_TOLERANCE[dtype]
+        how: tuple[float, bool] = (1.0, True) if norm_kind is Gemma3RMSNorm else (0.0, False)
+        qk_norm, tolerance = ops.QkNorm(weights[0], weights[1], EPS, *how), NORM_TOLERANCE[dtype]
 
     ops.rope_and_cache(qkv, table(embedding), cache, batch_of(positions, slots), qk_norm)
 
@@ -88,8 +90,9 @@ def check(
     )
     cos, sin = embedding(torch.zeros(1), positions[None].long())
     q_heads, k_heads = (x.float().view(num_tokens, -1, head_dim) for x in (q, k))
-    if qk_norm is not None:
-        q_heads, k_heads = norm(qk_norm.q_weight)(q_heads), norm(qk_norm.k_weight)(k_heads)
+    if norm_kind is not None and qk_norm is not None:
+        q_heads = norm(norm_kind, qk_norm.q_weight)(q_heads)
+        k_heads = norm(norm_kind, qk_norm.k_weight)(k_heads)
     rotated_q, rotated_k = apply_rotary_pos_emb(q_heads, k_heads, cos[0], sin[0])
     q_width = num_q_heads * head_dim
     assert_close(qkv[:, :q_width], rotated_q.flatten(1), tolerance, f"rotated query, head_dim {head_dim}")
@@ -115,9 +118,10 @@ def test_matches_llama(head_dim: int, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head_dim", [32, 40, 64, 72, 80, 96, 128, 256])
-def test_matches_qwen3(head_dim: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("norm_kind", [Qwen3RMSNorm, Gemma3RMSNorm])
+def test_norms_of_heads(norm_kind: type[nn.Module], head_dim: int, dtype: torch.dtype) -> None:
     """Each query and key head is normalised before it is rotated; values are not."""
-    check(head_dim, dtype, has_norm=True)
+    check(head_dim, dtype, norm_kind=norm_kind)
 
 
 def test_scaled_rope_is_only_a_table() -> None:

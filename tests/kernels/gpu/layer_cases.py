@@ -20,3 +20,9 @@ def llama_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """In float32, each step rounded as in Hugging Face's Llama."""
     normed = x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
     return (weight.float() * normed.to(x.dtype).float()).to(x.dtype)
+
+
+def gemma_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """In float32 with 1 + weight, rounded once at the end, as Hugging Face's Gemma does."""
+    normed = x.float() * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + eps)
+    return (normed * (1 + weight.float())).to(x.dtype)

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import torch
 from kernel_reference import assert_close
-from layer_cases import DTYPES, ROUNDED_ONCE, TOLERANCE, llama_norm, normal
+from layer_cases import DTYPES, ROUNDED_ONCE, TOLERANCE, gemma_norm, llama_norm, normal
 from quire import ops
 from torch import Tensor
 
@@ -30,6 +30,15 @@ def test_rms_norm(size: int, dtype: torch.dtype) -> None:
         ops.rms_norm(wide[:, :size], weight, 1e-5, out=out)
         assert_close(out, llama_norm(before[:, :size], weight, 1e-5), TOLERANCE[dtype], f"rms_norm of {size}")
         assert torch.equal(wide, before), "x changed"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", SIZES)
+def test_rms_norm_with_an_offset(size: int, dtype: torch.dtype) -> None:
+    """Gemma's: 1 + weight, which a 16-bit type cannot hold, and nothing rounded before the end."""
+    weight, x = normal(size, dtype=dtype, seed=size) * 0.01, normal(5, size, dtype=dtype)
+    out = ops.rms_norm(x, weight, 1e-5, weight_offset=1.0, rounds_once=True)
+    assert_close(out, gemma_norm(x, weight, 1e-5), TOLERANCE[dtype], f"rms_norm of {size} with an offset")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

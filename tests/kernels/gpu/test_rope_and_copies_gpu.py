@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from kernel_reference import assert_close
-from layer_cases import DTYPES, ROUNDED_ONCE, llama_norm, normal
+from layer_cases import DTYPES, ROUNDED_ONCE, gemma_norm, llama_norm, normal
 from quire import ops
 from torch import Tensor
 
@@ -99,10 +100,15 @@ def as_e4m3(x: Tensor, scale: float) -> Tensor:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("head_dim", [32, 40, 64, 72, 80, 96, 128, 256])
 @pytest.mark.parametrize(("num_q_heads", "num_kv_heads"), [(6, 2), (1, 1), (32, 8)])
-@pytest.mark.parametrize("has_norm", [False, True], ids=["", "qk-norm"])
+@pytest.mark.parametrize("norm", [None, llama_norm, gemma_norm], ids=["", "qk-norm", "qk-norm-once"])
 @pytest.mark.parametrize("is_float8", [False, True], ids=["", "float8"])
 def test_rope_and_cache(
-    num_q_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, has_norm: bool, is_float8: bool
+    num_q_heads: int,
+    num_kv_heads: int,
+    head_dim: int,
+    dtype: torch.dtype,
+    norm: Callable[[Tensor, Tensor, float], Tensor] | None,
+    is_float8: bool,
 ) -> None:
     """Queries in place, keys and values in their slots, slot -1 skipped, all else untouched."""
     num_tokens, max_position, num_blocks, block_size = 37, 300, 7, 16
@@ -119,7 +125,8 @@ def test_rope_and_cache(
     cache = ops.KVCache(kv_memory[:, 1], k_scale=k_scale, v_scale=v_scale)
     key_cache, value_cache = cache.key_cache, cache.value_cache
     weights = [normal(head_dim, dtype=dtype, seed=seed) + 1 for seed in (8, 9)]
-    qk_norm = ops.QkNorm(weights[0], weights[1], 1e-5) if has_norm else None
+    how: tuple[float, bool] = (1.0, True) if norm is gemma_norm else (0.0, False)
+    qk_norm = ops.QkNorm(weights[0], weights[1], 1e-5, *how) if norm else None
     width = (num_q_heads + 2 * num_kv_heads) * head_dim
     activation = normal(num_tokens, width + 24, dtype=dtype, seed=1)  # rows lie apart
     before = activation.clone()
@@ -133,8 +140,8 @@ def test_rope_and_cache(
     c, s = cos[positions.long()], sin[positions.long()]
     q_width = num_q_heads * head_dim
     heads = [x.reshape(num_tokens, -1, head_dim) for x in (q, k)]
-    if has_norm:
-        heads = [llama_norm(x, weight, 1e-5) for x, weight in zip(heads, weights, strict=True)]
+    if norm:
+        heads = [norm(x, weight, 1e-5) for x, weight in zip(heads, weights, strict=True)]
     expected_q, expected_k = (rotated(x, c, s).flatten(1) for x in heads)
     assert_close(activation[:, :q_width], expected_q, ROUNDED_ONCE[dtype], "rotated query")
     assert torch.equal(activation[:, q_width:], before[:, q_width:]), "only the query part of qkv may change"

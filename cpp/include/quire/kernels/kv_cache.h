@@ -46,6 +46,8 @@ struct RopeAndCacheParams {
   const void* q_norm = nullptr;
   const void* k_norm = nullptr;
   float norm_eps = 0;
+  float norm_weight_offset = 0;
+  bool norm_rounds_once = false;
   // CUDA: positions and slot_mapping were written by a copy, or by a kernel that a launch without overlap
   // follows, and stay as they are until the step is over.
   bool places_are_settled = false;
@@ -54,7 +56,8 @@ QUIRE_MEMBERS(RopeAndCacheParams,
               QUIRE_REQUIRED(dtype, num_tokens, num_q_heads, num_kv_heads, head_dim, qkv, stride_token, cos,
                              sin, max_position, positions, slot_mapping, key_cache, value_cache, num_slots,
                              block_size, stride_block),
-              QUIRE_OPTIONAL(kv_dtype, k_scale, v_scale, q_norm, k_norm, norm_eps, places_are_settled));
+              QUIRE_OPTIONAL(kv_dtype, k_scale, v_scale, q_norm, k_norm, norm_eps, norm_weight_offset,
+                             norm_rounds_once, places_are_settled));
 
 // CUDA: block_tables[updates[i][0]] = updates[i][1] for i < *num_updates. The grid follows from max_updates
 // alone, so a captured launch serves any count up to it. An index outside the tables is skipped; of two

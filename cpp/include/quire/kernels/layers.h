@@ -20,7 +20,8 @@ namespace quire {
 // residual given: residual += x * residual_scale, and the norm is of that; else of x.
 // RMSNorm: x / sqrt(mean(x^2) + eps) * weight. LayerNorm: (x - mean(x)) / sqrt(variance(x) + eps) * weight +
 // bias. Both in float32. With a 16-bit type the product of x and its scale, the sum, the norm and its product
-// with the weight are rounded, in that order; LayerNorm is rounded once, at its end, as torch does.
+// with the weight are rounded, in that order; LayerNorm, and RMSNorm with rounds_once, are rounded once, at
+// their end.
 struct NormParams {
   static constexpr char kName[] = "norm";
   DType dtype = DType::kBFloat16;
@@ -35,6 +36,9 @@ struct NormParams {
       nullptr;  // [num_rows, num_groups, hidden_size], rows stride_out apart; may be x with its stride
   int64_t stride_out = 0;
   int32_t num_groups = 1;
+  // RMSNorm: added to the weight in float32, which keeps what a 16-bit 1 + weight would lose.
+  float weight_offset = 0;
+  bool rounds_once = false;
   bool is_centered = false;
   const void* bias = nullptr;  // LayerNorm: [num_groups, hidden_size]; may be null
   void* residual = nullptr;  // [num_rows, num_groups, hidden_size], contiguous, updated in place; may be null
@@ -43,7 +47,8 @@ struct NormParams {
 };
 QUIRE_MEMBERS(NormParams,
               QUIRE_REQUIRED(dtype, num_rows, hidden_size, eps, x, stride_x, weight, out, stride_out),
-              QUIRE_OPTIONAL(num_groups, is_centered, bias, residual, residual_scale, out_scale));
+              QUIRE_OPTIONAL(num_groups, weight_offset, rounds_once, is_centered, bias, residual,
+                             residual_scale, out_scale));
 
 enum class Activation : int32_t {
   kSilu = 0,       // x / (1 + exp(-x))

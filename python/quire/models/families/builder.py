@@ -65,6 +65,7 @@ class Builder:
         norm_kind: Literal["rms", "layer"] = "rms",
         norm_bias: bool = False,
         norm_offset: float = 0.0,
+        norm_rounds_once: bool = False,
         num_kv_heads: int | None = None,
         head_dim: int | None = None,
         default_tied: bool = False,
@@ -81,6 +82,7 @@ class Builder:
         self._norm_kind = norm_kind
         self._norm_bias = norm_bias
         self._norm_offset = norm_offset
+        self._norm_rounds_once = norm_rounds_once
         self.hidden = config.count("hidden_size", most=_MAX_WIDTH)
         self.intermediate = config.count("intermediate_size", most=_MAX_WIDTH) if has_intermediate_size else 0
         self.q_heads = config.count("num_attention_heads", most=_MAX_HEADS)
@@ -176,6 +178,7 @@ class Builder:
             kind=self._norm_kind,
             has_bias=self._norm_bias,
             weight_offset=self._norm_offset,
+            rounds_once=self._norm_rounds_once,
             order=order,
         )
 

@@ -43,7 +43,14 @@ def gemma3(config: ConfigReader) -> ModelSpec:
 
 
 def _builder(config: ConfigReader, num_kv_heads: int) -> Builder:
-    return Builder(config, norm_offset=1.0, num_kv_heads=num_kv_heads, head_dim=256, default_tied=True)
+    return Builder(
+        config,
+        norm_offset=1.0,
+        norm_rounds_once=True,
+        num_kv_heads=num_kv_heads,
+        head_dim=256,
+        default_tied=True,
+    )
 
 
 def _activation(build: Builder, key: str) -> Activation:

@@ -8,7 +8,7 @@ from quire.models.spec import ExpertsSpec, LayerSpec, LinearPart, ModelSpec, Moe
 
 
 def gpt_oss(config: ConfigReader) -> ModelSpec:
-    build = Builder(config, default_eps=1e-5, num_kv_heads=8, head_dim=64)
+    build = Builder(config, default_eps=1e-5, norm_rounds_once=True, num_kv_heads=8, head_dim=64)
     slides = build.sliding_layers([(i + 1) % 2 != 0 for i in range(build.num_layers)])
     windows = build.windows(slides, default=128)
     rope = build.rope(theta=150000.0)

@@ -10,13 +10,13 @@ _THETA = 500000.0
 
 
 def olmo2(config: ConfigReader) -> ModelSpec:
-    build = Builder(config, default_eps=1e-5)
+    build = Builder(config, default_eps=1e-5, norm_rounds_once=True)
     rope = build.rope()
     return _post_norm(build, [None] * build.num_layers, [rope] * build.num_layers)
 
 
 def olmo3(config: ConfigReader) -> ModelSpec:
-    build = Builder(config, default_eps=1e-5)
+    build = Builder(config, default_eps=1e-5, norm_rounds_once=True)
     slides = build.sliding_layers([(i + 1) % 4 != 0 for i in range(build.num_layers)])
     theta = config.number("rope_theta", _THETA, most=1e15)
     if theta != _THETA and not config.value("rope_parameters"):
