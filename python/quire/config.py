@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
+from quire.engine_arguments import ARGUMENTS, SPELLINGS, plain
 from quire.errors import ConfigError, describe, did_you_mean
 from quire.field import INT32_MAX, INT64_MAX
 from quire.model_files import UnreadableFile, each_once, parse_json_object, read_bytes
@@ -17,7 +18,8 @@ PositiveInt32 = Annotated[int, Field(ge=1, le=INT32_MAX)]
 
 
 class EngineConfig(BaseModel):
-    """Settings of one engine. Unknown keys are refused; values are not converted."""
+    """Settings of one engine. Unknown keys are refused, and vLLM's other arguments where they ask for
+    something. A text that spells a boolean or a number is that; null is the default."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False
@@ -92,7 +94,7 @@ class EngineConfig(BaseModel):
 
     def __init__(self, **values: Any) -> None:
         try:
-            super().__init__(**values)
+            super().__init__(**_settings_in(values))
         except ValidationError as error:
             raise _config_error(error) from None
 
@@ -139,6 +141,35 @@ class EngineConfig(BaseModel):
         )
 
 
+def _settings_in(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` without vLLM's arguments that ask for nothing, in the form of the settings."""
+    settings = {}
+    for name, value in values.items():
+        if (argument := ARGUMENTS.get(name)) is not None:
+            if problem := argument.problem(value):
+                raise ConfigError(None, problem, key=name)
+        elif (field := EngineConfig.model_fields.get(name)) is None:
+            settings[name] = value
+        elif value is not None or field.is_required():
+            settings[name] = _in_its_form(name, value, _types_of(field.annotation))
+    return settings
+
+
+def _in_its_form(name: str, value: object, types: set[object]) -> object:
+    if isinstance(value, str) and value in SPELLINGS.get(name, {}):
+        return SPELLINGS[name][value]
+    spelled = plain(value)
+    # A whole number is fine where a number is expected; true is none.
+    fits = type(spelled) in types or (type(spelled) is int and float in types)
+    return spelled if fits and str not in types else value
+
+
+def _types_of(annotation: Any) -> set[object]:
+    """The types in `int | None`, with or without a range."""
+    arguments = get_args(annotation)
+    return set().union(*map(_types_of, arguments)) if arguments else {annotation}
+
+
 def _given_twice(key: str) -> ConfigError:
     return ConfigError(None, "got the key twice; allowed: once", key=key)
 
@@ -149,7 +180,8 @@ def _config_error(error: ValidationError) -> ConfigError:
     key = str(first["loc"][0]) if first["loc"] else None
     known = EngineConfig.model_fields
     if first["type"] == "extra_forbidden":
-        problem = f"unknown key{did_you_mean(str(key), known)}; allowed: {', '.join(known)}"
+        hint = did_you_mean(str(key), [*known, *ARGUMENTS])
+        problem = f"unknown key{hint}; allowed: {', '.join(known)}, and vLLM's other engine arguments"
     elif first["type"] == "missing":
         problem = f"missing; allowed: {_allowed(str(key))}"
     else:

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 from quire.config import EngineConfig
+from quire.engine_arguments import ARGUMENTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -83,8 +84,10 @@ def test_an_output_is_in_every_model_that_has_it(program: ModuleType, checkout: 
 
 
 def test_every_setting_has_a_row(program: ModuleType) -> None:
-    """docs/settings.md has name, default, range and meaning of every engine setting."""
-    page = program.GENERATED["docs/settings.md"]("")
+    """docs/settings.md has name, default, range and meaning of every engine setting, and all of vLLM's other
+    arguments."""
+    page, _, arguments = program.GENERATED["docs/settings.md"]("").partition("## vLLM's")
+    assert sorted(re.findall(r"`(\w+)`(?=[^|]*\| .* \| .*\|$)", arguments, re.MULTILINE)) == sorted(ARGUMENTS)
     rows = [line.strip("|").split(" | ") for line in page.splitlines() if line.startswith("| `")]
     assert [row[0].strip(" `") for row in rows] == list(EngineConfig.model_fields)
     assert all(len(row) == 4 and row[2].strip() and row[3].strip() for row in rows)

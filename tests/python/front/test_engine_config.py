@@ -66,8 +66,8 @@ def test_reads_every_setting(tmp_path: Path) -> None:
         ('{"model": "m", "model": "m"}', "model: got the key twice; allowed: once"),
         ('{"model": "m", "seed": 1.0}', "seed: got 1.0; allowed: an integer in [0, 9223372036854775807]"),
         (
-            '{"model": "m", "max_num_seqs": "3"}',
-            'max_num_seqs: got "3"; allowed: an integer in [1, 2147483647]',
+            '{"model": "m", "max_num_seqs": "3.0"}',
+            'max_num_seqs: got "3.0"; allowed: an integer in [1, 2147483647]',
         ),
         (
             '{"model": "m", "max_num_seqs": true}',
