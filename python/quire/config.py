@@ -78,10 +78,12 @@ class EngineConfig(BaseModel):
     """Defaults for what a request leaves out. auto: those of the checkpoint's generation_config.json. none,
     or vLLM's name for it, vllm: those of the table of request fields."""
     override_generation_config: dict[str, Any] = {}
-    """Defaults in place of the checkpoint's: {"temperature": 0.6}. null: that of the table of fields."""
+    """Defaults in place of the checkpoint's: {"temperature": 0.6}. null: that of the table of fields.
+    max_new_tokens is default_max_tokens under the name that vLLM has for it, and counts more."""
+    default_max_tokens: PositiveInt32 | None = None
+    """What a request without max_tokens gets; 16 is vLLM's. null: max_output_tokens."""
     max_output_tokens: PositiveInt32 | None = None
-    """The largest max_tokens of a request, and what one without max_tokens gets. null: what fits into the
-    context."""
+    """The largest max_tokens of a request. null: what fits into the context."""
     trust_request_chat_template: bool = False
     """A request may bring its own chat template, a program that runs in a sandbox, for as long as one request
     may tokenize. false: only names of the model's templates."""

@@ -18,6 +18,9 @@ from quire.sampling_params import SamplingParams
 
 # What is taken from a checkpoint, as in vLLM.
 _TAKEN = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+# What override_generation_config may name, and the fields that it means. A checkpoint's max_new_tokens is not
+# taken: the file is written for a program's own loop, the setting for a server.
+_OVERRIDES = {**{name: name for name in _TAKEN}, "max_new_tokens": "max_tokens"}
 
 # Values of generation_config.json that change nothing, of settings that would change the text. Its other
 # settings name tokens, say what to return, or belong to beam search, which num_beams turns on.
@@ -65,11 +68,9 @@ def generation_defaults(config: EngineConfig, folder: Path) -> GenerationDefault
     warnings: tuple[str, ...] = ()
     if config.generation_config == "auto":
         values, warnings = _of_checkpoint(folder / "generation_config.json")
-    for name, value in _overrides(config).items():
-        if value is None:
-            values.pop(name, None)
-        else:
-            values[name] = value
+    values["max_tokens"] = config.default_max_tokens
+    values = {name: value for name, value in (values | _overrides(config)).items() if value is not None}
+    _check_length(config, values.get("max_tokens"))
     return GenerationDefaults(values=values, warnings=warnings)
 
 
@@ -107,18 +108,25 @@ def _overrides(config: EngineConfig) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in config.override_generation_config.items():
         key = f"override_generation_config.{name}"
-        if name not in _TAKEN:
-            hint = did_you_mean(name, _TAKEN)
-            if name in ("max_new_tokens", "max_tokens"):
-                hint = " (the setting max_output_tokens limits the output)"
-            problem = f"got an unknown name{hint}; allowed: {', '.join(_TAKEN)}"
+        if name not in _OVERRIDES:
+            problem = f"got an unknown name{did_you_mean(name, _OVERRIDES)}; allowed: {', '.join(_OVERRIDES)}"
             raise ConfigError(config.file, problem, key=key)
+        field = fields_of(SamplingParams)[_OVERRIDES[name]]
         try:
-            values[name] = fields_of(SamplingParams)[name].check(_whole(value))
+            values[field.name] = field.check(_whole(value))
         except InvalidArgument as error:
             problem = f"got {error.given}; allowed: {error.allowed} or null"
             raise ConfigError(config.file, problem, key=key) from None
     return values
+
+
+def _check_length(config: EngineConfig, max_tokens: int | None) -> None:
+    """A default that every request would be refused for."""
+    if max_tokens is not None and max_tokens > (config.max_output_tokens or max_tokens):
+        is_override = config.override_generation_config.get("max_new_tokens") is not None
+        key = "override_generation_config.max_new_tokens" if is_override else "default_max_tokens"
+        problem = f"got {max_tokens}; allowed: at most {config.max_output_tokens}, the max_output_tokens"
+        raise ConfigError(config.file, problem, key=key)
 
 
 def _whole(value: object) -> object:

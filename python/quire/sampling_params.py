@@ -45,7 +45,8 @@ class SamplingParams(Table):
             "sampling_param_max_tokens",
         ),
     )
-    """Output tokens at most. Not given: as many as the server's max_output_tokens and the context allow."""
+    """Output tokens at most. Not given: the server's default_max_tokens; without that as many as its
+    max_output_tokens and the context allow."""
     min_tokens: int = spec(0, minimum=0, aliases=("min_new_tokens",))
     """End-of-sequence and stop tokens are not sampled before this many output tokens. At most max_tokens."""
     temperature: float = spec(1.0, minimum=0, maximum=2, aliases=("sampling_param_temperature",))

@@ -259,6 +259,19 @@ def test_defaults_of_the_checkpoint(llama_folder: Callable[..., Path], tmp_path:
     )
 
 
+def test_the_default_length(llama_folder: Callable[..., Path]) -> None:
+    """default_max_tokens is for requests that do not say how long; others may have more."""
+    llm = LLM(str(llama_folder()), dtype="float32", max_model_len=64, num_threads=1, default_max_tokens=7)
+    assert llm.get_default_sampling_params().max_tokens == 7
+    for given, expected in (({}, 7), ({"max_tokens": None}, 7), ({"max_tokens": 9}, 9), ({"n": 2}, 7)):
+        [output] = llm.generate([5, 6], SamplingParams(ignore_eos=True, **given))
+        assert {len(sequence.token_ids) for sequence in output.outputs} == {expected}
+    [output] = llm.generate([5] * 60, SamplingParams(ignore_eos=True))
+    assert len(output.outputs[0].token_ids) == 4  # what fits into the context
+    with pytest.raises(InvalidArgument, match=r"min_tokens: got 8; allowed: .*7"):
+        llm.generate([5, 6], SamplingParams(min_tokens=8))
+
+
 def test_a_default_that_is_not_supported_is_a_warning(
     llama_folder: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -102,14 +102,45 @@ def test_overrides(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {}),
+        ({"default_max_tokens": 16}, {"max_tokens": 16}),
+        ({"override_generation_config": {"max_new_tokens": 16}}, {"max_tokens": 16}),
+        ({"default_max_tokens": 16, "override_generation_config": {"max_new_tokens": 5}}, {"max_tokens": 5}),
+        ({"default_max_tokens": 16, "override_generation_config": {"max_new_tokens": None}}, {}),
+        (
+            {"default_max_tokens": 16, "generation_config": "vllm", "max_output_tokens": 16},
+            {"max_tokens": 16},
+        ),
+    ],
+    ids=str,
+)
+def test_the_default_length(tmp_path: Path, settings: dict[str, Any], expected: dict[str, int]) -> None:
+    """Two names of vLLM's default for max_tokens, which the checkpoint's own does not change."""
+    assert defaults(tmp_path, {"max_new_tokens": 20}, **settings).values == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"default_max_tokens": 9}, "default_max_tokens"),
+        ({"override_generation_config": {"max_new_tokens": 9}}, "override_generation_config.max_new_tokens"),
+    ],
+)
+def test_a_default_length_beyond_the_limit(tmp_path: Path, settings: dict[str, Any], key: str) -> None:
+    """The setting is named that would have every request refused which does not say how long."""
+    with pytest.raises(ConfigError, match=f"^{key}: got 9; allowed: at most 8, the max_output_tokens$"):
+        defaults(tmp_path, {}, max_output_tokens=8, **settings)
+
+
+@pytest.mark.parametrize(
     ("override", "problem"),
     [
         ({"temperature": 3}, "temperature: got 3.0; allowed: a number in [0, 2] or null"),
         ({"temprature": 1}, 'temprature: got an unknown name (did you mean "temperature"?); allowed: temp'),
-        (
-            {"max_new_tokens": 5},
-            "max_new_tokens: got an unknown name (the setting max_output_tokens limits the output); allowed:",
-        ),
+        ({"max_new_tokens": 0}, "max_new_tokens: got 0; allowed: an integer in [1, 2147483647] or null"),
+        ({"max_tokens": 5}, "max_tokens: got an unknown name"),
     ],
 )
 def test_bad_overrides(tmp_path: Path, override: dict[str, object], problem: str) -> None:
