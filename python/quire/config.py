@@ -30,6 +30,12 @@ class EngineConfig(BaseModel):
     Face id."""
     revision: Annotated[str, Field(min_length=1)] | None = None
     """Branch, tag or commit of a Hugging Face id. null: main."""
+    tokenizer: Annotated[str, Field(min_length=1)] | None = None
+    """Whose tokenizer and chat templates: a folder or a name, as for model. null: the model's own."""
+    tokenizer_revision: Annotated[str, Field(min_length=1)] | None = None
+    """Branch, tag or commit of the tokenizer. null: main, or the model's where the tokenizer is its own."""
+    download_dir: Annotated[str, Field(min_length=1)] | None = None
+    """Folder for downloads, absolute or relative to this file. null: the Hugging Face cache."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model runs. auto: the first GPU where there is one and the CUDA kernels are built."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -134,12 +140,28 @@ class EngineConfig(BaseModel):
 
     def model_folder(self, *, download: bool = True) -> Path:
         """The model's folder, downloaded when it is a Hugging Face id. Raises ModelNotFound."""
+        return self._folder(self.model, self.revision, "model", download, self.load_format != "dummy")
+
+    def tokenizer_folder(self, model_folder: Path, *, download: bool = True) -> Path:
+        """The tokenizer's, where that is not the model's own. Raises ModelNotFound."""
+        if self.tokenizer in (None, self.model) and self.tokenizer_revision in (None, self.revision):
+            return model_folder
+        name = self.tokenizer or self.model
+        return self._folder(name, self.tokenizer_revision, "tokenizer", download, has_weights=False)
+
+    def _folder(
+        self, name: str, revision: str | None, setting: str, download: bool, has_weights: bool
+    ) -> Path:
+        base = self._file.parent if self._file else None
+        cache = self.download_dir and (base or Path.cwd()) / Path(self.download_dir).expanduser()
         return resolve_model(
-            self.model,
-            self._file.parent if self._file else None,
-            revision=self.revision,
+            name,
+            base,
+            revision=revision,
+            cache=cache or None,
             download=download,
-            has_weights=self.load_format != "dummy",
+            has_weights=has_weights,
+            setting=setting,
         )
 
 

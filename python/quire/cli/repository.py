@@ -44,7 +44,8 @@ def chosen_repository(
         copy_for_model(packaged_repository(), target, model, name, parse_settings(settings))
         if is_hub_id(model):
             # Downloads here: with progress bars, and before the time for a start counts.
-            EngineConfig.from_file(target / "generation" / "1" / "model.json").model_folder()
+            config = EngineConfig.from_file(target / "generation" / "1" / "model.json")
+            config.tokenizer_folder(config.model_folder())
         yield target
     finally:
         folder.remove()

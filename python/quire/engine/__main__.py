@@ -64,8 +64,9 @@ def run(file: Path, fd: int, *, settings_fd: int | None = None, loaded: str | No
             folder = LoadedFolder.from_text(loaded)
             folder.check()
         else:
-            folder = LoadedFolder.of(config.model_folder())
-        engine = build(config, SHARED_CORES, folder.folder)
+            model_folder = config.model_folder()
+            folder = LoadedFolder.of(model_folder, config.tokenizer_folder(model_folder))
+        engine = build(config, SHARED_CORES, folder.folder, folder.tokenizer)
     except Exception as error:
         message = _start_error(error, file)
         log.error("cannot start: %s", message, exc_info=None if isinstance(error, QuireError) else error)

@@ -39,10 +39,12 @@ class Engine:
     defaults: Mapping[str, Any]  # SamplingParams' fields of requests that do not say otherwise
 
 
-def build(config: EngineConfig, threads: ThreadPolicy, folder: Path | None = None) -> Engine:
-    """Load everything that `config` names, from the model's `folder` where that is known. Raises
-    ConfigError, ModelError or InvalidArgument naming the setting."""
-    plan = _Plan(config, threads, folder)
+def build(
+    config: EngineConfig, threads: ThreadPolicy, folder: Path | None = None, tokenizer: Path | None = None
+) -> Engine:
+    """Load everything that `config` names, from the folders of model and tokenizer where these are known.
+    Raises ConfigError, ModelError or InvalidArgument naming the setting."""
+    plan = _Plan(config, threads, folder, tokenizer)
     for step in _STEPS:
         step(plan)
     core, core_config = plan.core
@@ -56,19 +58,19 @@ def build(config: EngineConfig, threads: ThreadPolicy, folder: Path | None = Non
     )
     if plan.defaults.values:
         log.info("requests that do not say otherwise: %s", plan.defaults)
-    for warning in [*plan.warnings, *_padding(core.token_table, engine.model)]:
+    for warning in [*plan.warnings, *_padding(core.token_table, engine.model, plan.tokenizer_folder)]:
         log.warning(warning)
     return engine
 
 
-def _padding(table: _core.TokenTable, model: ModelConfig) -> Iterator[str]:
+def _padding(table: _core.TokenTable, model: ModelConfig, folder: Path) -> Iterator[str]:
     """Many models are padded to a round vocab_size, with ids that they hardly ever sample."""
     num_without = sum(
         token_id >= len(table) or bool(table.flags(token_id) & _core.TOKEN_UNKNOWN)
         for token_id in range(model.vocab_size)
     )
     if num_without:
-        file = model.folder / "tokenizer.json"
+        file = folder / "tokenizer.json"
         yield (
             f"{file}: has no token for {num_without} of the model's {model.vocab_size} ids: where the model "
             "samples one, it gives no text"
@@ -76,11 +78,15 @@ def _padding(table: _core.TokenTable, model: ModelConfig) -> Iterator[str]:
 
 
 def check(
-    config: EngineConfig, threads: ThreadPolicy, folder: Path, on_claim: Callable[[MemoryClaim], None]
+    config: EngineConfig,
+    threads: ThreadPolicy,
+    folder: Path,
+    tokenizer: Path,
+    on_claim: Callable[[MemoryClaim], None],
 ) -> Iterator[tuple[str, bool]]:
     """Every refusal of build() that needs no weights, and whether it is only a warning. A step that needs the
     result of one that refused is left out. `on_claim` gets the memory that the engine would take."""
-    plan = _Plan(config, threads, folder)
+    plan = _Plan(config, threads, folder, tokenizer)
     for step in _STEPS:
         try:
             step(plan)
@@ -102,6 +108,7 @@ class _Plan:
 
     folder: Path
     model: ModelConfig
+    tokenizer_folder: Path
     tokenizer: Tokenizer
     table: _core.TokenTable
     defaults: GenerationDefaults
@@ -109,9 +116,16 @@ class _Plan:
     runner: RunnerPlan
     core: tuple[_core.EngineCore, _core.EngineConfig]
 
-    def __init__(self, config: EngineConfig, threads: ThreadPolicy, known_folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        threads: ThreadPolicy,
+        known_folder: Path | None = None,
+        known_tokenizer: Path | None = None,
+    ) -> None:
         self.config = config
         self.known_folder = known_folder
+        self.known_tokenizer = known_tokenizer
         self.threads = threads
         self.warnings: list[str] = []
 
@@ -129,16 +143,17 @@ def _read_model_config(plan: _Plan) -> None:
 
 
 def _read_tokenizer(plan: _Plan) -> None:
-    tokenizer = Tokenizer(plan.folder)
+    plan.tokenizer_folder = plan.known_tokenizer or plan.config.tokenizer_folder(plan.folder)
+    tokenizer = Tokenizer(plan.tokenizer_folder)
     try:
         plan.table = build_table(tokenizer.raw)
     except UnsupportedModel as error:
-        raise UnsupportedModel(f"{plan.folder / 'tokenizer.json'}: {error}") from None
+        raise UnsupportedModel(f"{plan.tokenizer_folder / 'tokenizer.json'}: {error}") from None
     plan.tokenizer = tokenizer
 
 
 def _compare_vocabularies(plan: _Plan) -> None:
-    file = plan.folder / "tokenizer.json"
+    file = plan.tokenizer_folder / "tokenizer.json"
     plan.warnings += plan.tokenizer.warnings
     plan.warnings += plan.tokenizer.chat_templates(trusts_requests=False).warnings()
     plan.warnings += check_vocabulary(plan.tokenizer.raw, plan.model.vocab_size, file)

@@ -21,8 +21,10 @@ def check_settings(path: Path, claims: dict[str, MemoryClaim] | None = None) -> 
     try:
         config = EngineConfig.from_file(path)
         folder = config.model_folder(download=False)
+        tokenizer = config.tokenizer_folder(folder, download=False)
     except ModelNotFound as error:
-        is_download = is_hub_id(config.model) and config.model in str(error)
+        name = config.tokenizer if str(error).startswith("tokenizer: ") else config.model
+        is_download = is_hub_id(name or config.model) and (name or config.model) in str(error)
         yield Problem(file=path, message=str(error), is_note=is_download)
         return
     except QuireError as error:
@@ -40,7 +42,7 @@ def check_settings(path: Path, claims: dict[str, MemoryClaim] | None = None) -> 
         if claims is not None:
             claims["/".join(path.parts[-3:-1])] = claim
 
-    for message, is_warning in check(config, SHARED_CORES, folder, add):
+    for message, is_warning in check(config, SHARED_CORES, folder, tokenizer, add):
         yield _problem(path, message, is_note=is_warning)
 
 

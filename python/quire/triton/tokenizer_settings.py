@@ -24,7 +24,7 @@ from quire.triton.tokenizer_stage import DIALECTS, TokenizerStage
 class TokenizerSettings:
     """The generation model's settings, as far as tokenizing needs them, and its tokenizer."""
 
-    folder: str  # of the model
+    folder: str  # of the tokenizer
     model: str  # as the settings name it
     tokenizer: TokenizerFiles
     max_model_len: int | None
@@ -41,10 +41,11 @@ class TokenizerSettings:
         file = newest_settings(model_folder.parent / parameters.get("generation_model", "generation"))
         config = EngineConfig.from_file(file)
         folder = config.model_folder()
-        tokenizer = Tokenizer(folder)
+        tokenizer_folder = config.tokenizer_folder(folder)
+        tokenizer = Tokenizer(tokenizer_folder)
         model = _model_config(folder)
         return cls(
-            folder=str(folder),
+            folder=str(tokenizer_folder),
             model=config.model,
             tokenizer=tokenizer.files,
             max_model_len=config.max_model_len or _number(model, "max_position_embeddings"),

@@ -170,6 +170,23 @@ def test_weights_that_have_changed(llama_folder: Callable[..., Path], tmp_path: 
         loaded.check()
 
 
+def test_a_tokenizer_folder_that_has_changed(llama_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Of a tokenizer with a folder of its own that folder's files count, and not the model's."""
+    model, tokenizer = tmp_path / "model", tmp_path / "tokenizer"
+    shutil.copytree(llama_folder(), model)
+    shutil.copytree(llama_folder(), tokenizer)
+    loaded = LoadedFolder.from_text(LoadedFolder.of(model, tokenizer).to_text())
+    (model / "tokenizer.json").unlink()
+    (tokenizer / "config.json").unlink()
+    loaded.check()
+    (tokenizer / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match=rf"in {model} and {tokenizer} than .*\(tokenizer\.json\)"):
+        loaded.check()
+    shutil.rmtree(tokenizer)
+    with pytest.raises(ModelError, match=f"^tokenizer: got no folder {tokenizer}, "):
+        loaded.check()
+
+
 def broken_copy(folder: Path, target: Path, change: Callable[[Path], None]) -> Path:
     """The model with one thing changed."""
     target.mkdir()
@@ -219,7 +236,7 @@ def test_model_errors(llama_folder: Callable[..., Path], tmp_path: Path, name: s
 
 SETTING_ERRORS: dict[str, tuple[dict[str, Any] | str, list[str]]] = {
     "unknown key": ({"max_num_seq": 4}, ["model.json", "max_num_seq", "max_num_seqs"]),
-    "wrong type": ({"max_num_seqs": "4"}, ["model.json", "max_num_seqs", '"4"', "an integer"]),
+    "wrong type": ({"max_num_seqs": 4.5}, ["model.json", "max_num_seqs", "4.5", "an integer"]),
     "not JSON": ("{", ["model.json", "malformed JSON"]),
     "too long": ({"max_model_len": 4096}, ["model.json", "max_model_len", "4096", "at most 512"]),
     "small pool": ({"num_gpu_blocks_override": 3}, ["num_gpu_blocks_override", "3", "at least 16"]),

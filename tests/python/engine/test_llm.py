@@ -259,6 +259,19 @@ def test_defaults_of_the_checkpoint(llama_folder: Callable[..., Path], tmp_path:
     )
 
 
+def test_a_tokenizer_of_its_own(llama_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """The setting tokenizer names another folder, and the model's need not have one."""
+    model, tokenizer = tmp_path / "model", tmp_path / "tokenizer"
+    shutil.copytree(llama_folder(), model)
+    tokenizer.mkdir()
+    (model / "tokenizer.json").rename(tokenizer / "tokenizer.json")
+    settings = {"dtype": "float32", "max_model_len": 64, "num_threads": 1}
+    params = SamplingParams(temperature=0, max_tokens=5)
+    [expected] = LLM(str(llama_folder()), **settings).generate("def", params)
+    [output] = LLM(str(model), tokenizer=str(tokenizer), **settings).generate("def", params)
+    assert output.outputs[0].text == expected.outputs[0].text
+
+
 def test_the_default_length(llama_folder: Callable[..., Path]) -> None:
     """default_max_tokens is for requests that do not say how long; others may have more."""
     llm = LLM(str(llama_folder()), dtype="float32", max_model_len=64, num_threads=1, default_max_tokens=7)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
+from quire.config import EngineConfig
 from quire.errors import ModelNotFound
 from quire.model_path import resolve_model
 from quire.triton.check import check_settings
@@ -29,18 +31,21 @@ class Hub:
         self.files = files
         self.is_reachable = True
         self.revisions: list[str | None] = []
+        self.caches: list[Path | None] = []
 
     def snapshot_download(
         self,
         model: str,
         *,
         revision: str | None,
+        cache_dir: Path | None,
         allow_patterns: list[str],
         ignore_patterns: list[str],
         local_files_only: bool,
     ) -> str:
         assert model == "owner/name"
         self.revisions.append(revision)
+        self.caches.append(cache_dir)
         if self.is_reachable and not local_files_only:
             wanted = filter_repo_objects(
                 sorted(self.files), allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
@@ -77,6 +82,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[set[str]],
     return make
 
 
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
 @pytest.mark.parametrize("weights", [{"model.safetensors"}, SHARDS])
 def test_one_copy_of_the_weights(hub: Callable[[set[str]], Hub], weights: set[str]) -> None:
     """What the index names, or the single file, and the small files; nothing of other forms."""
@@ -107,6 +120,35 @@ def test_the_revision(hub: Callable[[set[str]], Hub]) -> None:
     ours.is_reachable = False
     with pytest.raises(ModelNotFound, match=r'"owner/name" at revision "v1", of which.*name --revision v1`'):
         resolve_model("owner/name", revision="v1")
+
+
+def test_where_downloads_are_kept(hub: Callable[[set[str]], Hub], tmp_path: Path) -> None:
+    """In download_dir, relative to model.json, those of model and tokenizer; messages name it."""
+    ours = hub(SMALL | SHARDS)
+    path = tmp_path / "model.json"
+    path.write_text('{"model": "owner/name", "download_dir": "kept", "tokenizer_revision": "v2"}')
+    config = EngineConfig.from_file(path)
+    assert config.tokenizer_folder(config.model_folder()) == ours.folder
+    assert ours.revisions == [None, None, "v2"]
+    assert set(ours.caches) == {tmp_path / "kept"}
+    (ours.folder / SECOND).unlink()
+    with pytest.raises(ModelNotFound, match=f"`hf download owner/name --cache-dir {tmp_path}/kept`"):
+        config.model_folder(download=False)
+
+
+def test_the_tokenizer_of_a_repository(hub: Callable[[set[str]], Hub], model: Path) -> None:
+    """Its small files are downloaded, whatever else there is; without a network it is named as the
+    tokenizer's."""
+    ours = hub({"tokenizer.json", "model.safetensors"})
+    config = EngineConfig(model=str(model), tokenizer="owner/name")
+    assert config.tokenizer_folder(model) == ours.folder
+    assert ours.names() == {"tokenizer.json"}
+    shutil.rmtree(ours.folder)
+    path = model.parent / "model.json"
+    path.write_text(config.model_dump_json())
+    [note] = check_settings(path)
+    assert note.is_note
+    assert note.message.startswith('tokenizer: got "owner/name", which is no local folder and not in the ')
 
 
 def test_a_part_of_a_repository(hub: Callable[[set[str]], Hub], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,21 @@ def test_missing_paths(model: Path, tmp_path: Path) -> None:
     (model / "config.json").unlink()
     with pytest.raises(ModelNotFound, match=r"small has no config\.json"):
         resolve_model(str(model))
+
+
+def test_the_tokenizer(model: Path, tmp_path: Path) -> None:
+    """The model's own, or a folder of its own, which need not be a model's."""
+    path = tmp_path / "model.json"
+
+    def folder(**settings: str) -> Path:
+        path.write_text(json.dumps({"model": "models/small"} | settings))
+        return EngineConfig.from_file(path).tokenizer_folder(model)
+
+    assert folder() == folder(tokenizer="models/small") == folder(tokenizer=str(model)) == model
+    (tmp_path / "words").mkdir()
+    assert folder(tokenizer="./words") == tmp_path / "words"
+    with pytest.raises(ModelNotFound, match=f"tokenizer: got 'nothing', and there is no folder {tmp_path}"):
+        folder(tokenizer="nothing")
 
 
 def test_embedded(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,25 @@ def test_files_that_change_mean_nothing(
     assert kept == read
     ids = ask(kept.make_stage({}), {"text_input": "zwei Straßen"}).ids
     assert ids == Tokenizer(byte_level_model).encode("zwei Straßen")
+
+
+def test_a_tokenizer_of_its_own(
+    tmp_path: Path, byte_level_model: Path, make_repository: MakeRepository
+) -> None:
+    """The setting tokenizer says whose ids they are, the model's config.json how many there may be."""
+    other = tmp_path / "other"
+    shutil.copytree(byte_level_model, other)
+    (other / "config.json").write_text('{"vocab_size": 1}')
+    state = json.loads((other / "tokenizer.json").read_text())
+    state["normalizer"] = {"type": "Lowercase"}
+    (other / "tokenizer.json").write_text(json.dumps(state))
+    repository = make_repository(tmp_path, byte_level_model)
+    path = repository / "generation" / "1" / "model.json"
+    path.write_text(json.dumps({"model": str(byte_level_model), "tokenizer": str(other)}))
+    read = TokenizerSettings.read(repository / "tokenizer", {})
+    assert read.vocab_size != 1
+    asked = ask(read.make_stage({}), {"text_input": "DEF"})
+    assert asked.ids == Tokenizer(byte_level_model).encode("def")
 
 
 @pytest.mark.parametrize(
