@@ -27,6 +27,7 @@ void norm(const NormParams& p) {
   check_positive("hidden_size", p.hidden_size);
   check_positive("num_groups", p.num_groups);
   check_default("out_scale", p.out_scale == nullptr);
+  if (!p.rounds_once) check_default("weight_offset", p.weight_offset == 0);
   run_rows(kernels().norm, p, int64_t{p.num_rows} * p.num_groups, p.hidden_size);
 }
 

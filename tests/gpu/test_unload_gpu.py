@@ -14,6 +14,8 @@ from quire.triton.server import TritonServer
 pytestmark = pytest.mark.gpu
 
 ROUNDS = 20
+# What the driver keeps for good once a second process has used the GPU; seen: 2 MiB.
+DRIVER_BYTES = 8 << 20
 PACKAGED = Path(__file__).parents[2] / "model_repository"
 QUESTION = {"text_input": "def f(", "max_tokens": 8, "temperature": 0}
 
@@ -22,11 +24,13 @@ def free_bytes() -> int:
     return torch.cuda.mem_get_info()[0]
 
 
-def wait_until_free(num_bytes: int) -> int:
-    """The driver may return a dead process' memory a moment later."""
-    deadline = time.monotonic() + 60
-    while (free := free_bytes()) < num_bytes and time.monotonic() < deadline:
-        time.sleep(0.05)
+def settled_free_bytes(at_least: int) -> int:
+    """The driver returns a dead process' memory a moment later, and not all at once."""
+    deadline = time.monotonic() + 10
+    before = -1
+    while ((free := free_bytes()) < at_least or free != before) and time.monotonic() < deadline:
+        before = free
+        time.sleep(0.5)
     return free
 
 
@@ -46,9 +50,9 @@ def test_unload_returns_device_memory(tmp_path: Path) -> None:
             assert status == 200, answer
             assert free_bytes() < before
             server.unload_model("goes", with_steps=True)
-            figures.append(wait_until_free(before))
+            figures.append(settled_free_bytes(figures[0] if figures else before - DRIVER_BYTES))
         assert len(set(figures)) == 1, figures
-        assert figures[0] >= before
+        assert figures[0] >= before - DRIVER_BYTES
         assert server.generate("stays", QUESTION)[0] == 200
         sizes = re.findall(r"model '(\w+)-generation': .*?(\d+) blocks of", server.log)
     assert [name for name, _ in sizes] == ["stays"] + ["goes"] * ROUNDS

@@ -13,16 +13,16 @@ namespace {
 template <int kSize>
 constexpr int kMaxVecs = kSize == 1 ? 8 : 4;
 
-enum class Form { kRms, kRmsFloat8, kLayer };
+enum class Form { kRms, kRmsRoundsOnce, kRmsFloat8, kLayer };
 
-// Grid [rows * groups]. One block normalises one row, or one group of it, which it holds in registers: one
+// Grid [rows, groups]. One block normalises one row, or one group of it, which it holds in registers: one
 // read, one write. Thread t holds the vectors t, t + blockDim.x, ... of kSize elements, kNumVecs of them at
 // most. kRmsFloat8: out is e4m3 with the row's scale.
 template <class T, int kSize, int kNumVecs, bool kHasResidual, Form kForm>
 __global__ void __launch_bounds__(kMaxRowThreads) norm_kernel(NormParams p, float one_over_size) {
   __shared__ RowReduce reduce, reduce_again;
-  const int64_t row = blockIdx.x / p.num_groups, group = blockIdx.x % p.num_groups;
-  const int64_t in_row = group * p.hidden_size, contiguous = static_cast<int64_t>(blockIdx.x) * p.hidden_size;
+  const int64_t row = blockIdx.x, in_row = static_cast<int64_t>(blockIdx.y) * p.hidden_size;
+  const int64_t contiguous = row * p.num_groups * p.hidden_size + in_row;
   const T* x = static_cast<const T*>(p.x) + row * p.stride_x + in_row;
   T* residual = static_cast<T*>(p.residual) + (kHasResidual ? contiguous : 0);
   const T* weight = static_cast<const T*>(p.weight) + in_row;
@@ -100,9 +100,11 @@ __global__ void __launch_bounds__(kMaxRowThreads) norm_kernel(NormParams p, floa
     } else {
 #pragma unroll
       for (int i = 0; i < kSize; ++i) normed[i] *= scale;
-      if (!p.rounds_once) normed = rounded<T>(normed);
+      if (kForm != Form::kRmsRoundsOnce) normed = rounded<T>(normed);
 #pragma unroll
-      for (int i = 0; i < kSize; ++i) normed[i] *= factors[i] + p.weight_offset;
+      for (int i = 0; i < kSize; ++i) {
+        normed[i] *= kForm == Form::kRmsRoundsOnce ? factors[i] + p.weight_offset : factors[i];
+      }
     }
     values[v] = packed<T>(normed);
     if (kForm == Form::kRmsFloat8) {
@@ -131,6 +133,7 @@ auto with_residual(const NormParams& p) {
 template <class T, int kSize, int kNumVecs>
 auto kernel_for(const NormParams& p) {
   if (p.is_centered) return with_residual<T, kSize, kNumVecs, Form::kLayer>(p);
+  if (p.rounds_once) return with_residual<T, kSize, kNumVecs, Form::kRmsRoundsOnce>(p);
   return p.out_scale != nullptr ? with_residual<T, kSize, kNumVecs, Form::kRmsFloat8>(p)
                                 : with_residual<T, kSize, kNumVecs, Form::kRms>(p);
 }
@@ -140,7 +143,7 @@ void launch_rows(const NormParams& p, cudaStream_t stream) {
   check_range("hidden_size", p.hidden_size, 1, kMaxRowThreads * kMaxVecs<kSize> * kSize);
   const int num_vecs = (p.hidden_size + kSize - 1) / kSize;
   LaunchConfig config;
-  config.grid = p.num_rows * p.num_groups;
+  config.grid = dim3(p.num_rows, p.num_groups);
   config.block = num_row_threads(num_vecs);
   config.overlaps = true;
   config.stream = stream;
@@ -154,11 +157,12 @@ void launch_rows(const NormParams& p, cudaStream_t stream) {
 }  // namespace
 
 void launch_norm(const NormParams& p, cudaStream_t stream) {
-  check_range("num_groups", p.num_groups, 1, 1 << 16);
-  check_range("num_rows", p.num_rows, 0, INT32_MAX / p.num_groups);
-  if (p.out_scale != nullptr && (p.is_centered || p.num_groups != 1)) {
-    refuse("out_scale", "a scale per row", "none, with LayerNorm or with groups");
+  check_range("num_groups", p.num_groups, 1, (1 << 16) - 1);
+  check_range("num_rows", p.num_rows, 0, INT32_MAX);
+  if (p.out_scale != nullptr && (p.is_centered || p.rounds_once || p.num_groups != 1)) {
+    refuse("out_scale", "a scale per row", "none, with LayerNorm, rounds_once or groups");
   }
+  if (p.weight_offset != 0 && !p.rounds_once) refuse("rounds_once", "false", "true, with weight_offset");
   dispatch_dtype(p.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     constexpr int kSize = kVecSize<T>;

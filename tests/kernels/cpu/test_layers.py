@@ -71,6 +71,13 @@ def test_norms_that_round_once(
     assert_close(out, norm(x).detach(), TOLERANCE[dtype], f"{theirs.__name__} of {size}")
 
 
+def test_an_offset_of_a_weight_needs_one_rounding() -> None:
+    """A norm that is rounded before the product has no offset: no model computes one."""
+    x = normal(2, 8, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="weight_offset: got a value"):
+        ops.rms_norm(x, x[0], 1e-5, weight_offset=1.0)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", SIZES[1:])
 @pytest.mark.parametrize("has_bias", [True, False])

@@ -36,7 +36,7 @@ struct NormParams {
       nullptr;  // [num_rows, num_groups, hidden_size], rows stride_out apart; may be x with its stride
   int64_t stride_out = 0;
   int32_t num_groups = 1;
-  // RMSNorm: added to the weight in float32, which keeps what a 16-bit 1 + weight would lose.
+  // With rounds_once: added to the weight in float32, which keeps what a 16-bit 1 + weight would lose.
   float weight_offset = 0;
   bool rounds_once = false;
   bool is_centered = false;
