@@ -4,7 +4,8 @@
 
 The pages about fields and settings and the C++ header come from the tables in python/quire, the stub files
 from the compiled modules, the tables of the comparison with vLLM from benchmarks/results, that of metrics
-from engine_stats.def. model_configs.py adds outputs and their fields to model_repository.
+from engine_metrics.def and server_metrics.def. model_configs.py adds outputs and their fields to
+model_repository.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import report  # noqa: E402  it is in benchmarks, a folder of programs
 
-STATS = "cpp/include/quire/engine_stats.def"
+ENGINE_SERIES = "cpp/include/quire/engine_metrics.def"
+SERVER_SERIES = "cpp/triton/server_metrics.def"
 # From the text that a file has, for files of which only a part is generated, to the text that it must have.
 Generator = Callable[[str], str]
 
@@ -42,12 +44,48 @@ def numbers(page: str) -> str:
 
 
 def metrics(page: str) -> str:
-    """The rows of QUIRE_STAT(type, name, kind, series, meaning)."""
-    text = (ROOT / STATS).read_text("utf-8").replace('"\n           "', "")
-    rows = re.findall(r'^QUIRE_STAT\(\w+, \w+, k(\w+), "([\w:]+)",\s+"(.+)"\)$', text, re.MULTILINE)
-    lines = [f"| `{series}` | {kind.lower()} | generation | {meaning} |" for kind, series, meaning in rows]
-    head = ["| series | kind | model | meaning |", "|---|---|---|---|"]
-    return report.with_part(page, "series", "\n".join([*head, *lines, ""]), STATS)
+    """The rows of both tables of series, and the buckets of histograms."""
+    rows = [row for file in (ENGINE_SERIES, SERVER_SERIES) for row in series_rows(file)]
+    lines = []
+    for macro, values in rows:
+        if macro == "QUIRE_BUCKETS":
+            continue
+        if macro == "QUIRE_HISTOGRAM":
+            _, series, buckets, meaning = values
+            kind, label, role = "kHistogram", "", "kGeneration"
+        elif macro == "QUIRE_SERVER_SERIES":
+            _, kind, series, label, buckets, role, meaning = values
+        else:
+            kind, series, label, meaning = values[-4:]
+            buckets, role = "kNone", "kGeneration"
+        name = f"`{series}`" + (f" {label}" if label else "")
+        of_buckets = "" if buckets == "kNone" else f", {buckets.removeprefix('k')}"
+        lines.append(f"| {name} | {spoken(kind)}{of_buckets} | {spoken(role)} | {meaning} |")
+    head = ["| series | kind, buckets | model | meaning |", "|---|---|---|---|"]
+    page = report.with_part(page, "series", "\n".join([*head, *lines, ""]), "both tables of series")
+    bounds = [(values[0], values[1:]) for macro, values in rows if macro == "QUIRE_BUCKETS"]
+    sets = [f"| {name.removeprefix('k')} | {', '.join(values)} |" for name, values in bounds]
+    lengths = "| Lengths | 1, 2, 5, 10, 20, 50, ... up to max_model_len |"
+    sets = ["| buckets | upper bounds |", "|---|---|", *sets, lengths, ""]
+    return report.with_part(page, "buckets", "\n".join(sets), ENGINE_SERIES)
+
+
+def series_rows(file: str) -> list[tuple[str, list[str]]]:
+    """Each row's macro and its arguments, strings without their quotes."""
+    text = re.sub(r"^(//|#).*$", "", (ROOT / file).read_text("utf-8"), flags=re.MULTILINE)
+    rows = []
+    for macro, body in re.findall(r'^(QUIRE_[A-Z_]+)\(((?:[^()"]|"[^"]*")*)\)$', text, re.MULTILINE):
+        values = [""]
+        for quoted, word, comma in re.findall(r'"([^"]*)"|([\w.]+)|(,)', body):
+            if comma:
+                values.append("")
+            values[-1] += quoted + word
+        rows.append((macro, values))
+    return rows
+
+
+def spoken(name: str) -> str:
+    return name.removeprefix("k").lower()
 
 
 def stub(module: str) -> Generator:

@@ -221,6 +221,17 @@ void bind_outputs(py::module_& m) {
       "take_outputs(); `releases` are copies.")
       .def_property_readonly("stats", [](const StepOutputs& self) { return self.stats; })
       .def("__len__", [](const StepOutputs& self) { return self.releases.size(); })
+      .def_property_readonly(
+          "observations",
+          [](const StepOutputs& self) {
+            std::vector<std::tuple<std::string, double, uint32_t>> copies;
+            for (const Observation& observation : self.observations) {
+              copies.emplace_back(kHistogramSeries[observation.histogram], observation.value,
+                                  observation.count);
+            }
+            return copies;
+          },
+          "(series, value, how often) of histograms.")
       .def_property_readonly("releases", [](const StepOutputs& self) {
         std::vector<ReleaseCopy> copies;
         copies.reserve(self.releases.size());

@@ -2,7 +2,9 @@
 // up the GIL: the server's threads never need it.
 #include <pybind11/stl.h>
 
+#include <map>
 #include <memory>
+#include <string>
 
 #include "bindings.h"
 #include "quire/engine_server.h"
@@ -31,7 +33,8 @@ void bind_engine(py::module_& m) {
       "Belongs to the thread that steps the core.")
       .def(py::init<EngineCore&, int>(), py::arg("core"), py::arg("fd"), py::keep_alive<1, 2>(), ReleaseGil())
       .def("send_ready", &EngineServer::send_ready, py::arg("model"), py::arg("defaults") = SamplingParams(),
-           py::arg("vocabulary") = "", py::arg("loaded") = "", ReleaseGil())
+           py::arg("vocabulary") = "", py::arg("loaded") = "",
+           py::arg("cache_config") = std::map<std::string, std::string>(), ReleaseGil())
       .def("wait_for_work", &EngineServer::wait_for_work, ReleaseGil())
       .def("publish", &EngineServer::publish, ReleaseGil())
       .def("stop", &EngineServer::stop, ReleaseGil());

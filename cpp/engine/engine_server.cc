@@ -46,7 +46,8 @@ EngineServer::~EngineServer() {
 }
 
 void EngineServer::send_ready(const std::string& model, const SamplingParams& defaults,
-                              const std::string& vocabulary, const std::string& loaded) {
+                              const std::string& vocabulary, const std::string& loaded,
+                              const std::map<std::string, std::string>& cache_config) {
   const EngineConfig& config = core_.config();
   wire::ReadyFrame ready;
   ready.model = model;
@@ -60,6 +61,9 @@ void EngineServer::send_ready(const std::string& model, const SamplingParams& de
   ready.token_table = core_.token_table().serialize();
   ready.vocabulary = vocabulary;
   ready.loaded = loaded;
+  ready.disable_log_stats = config.disable_log_stats;
+  for (const auto& [name, value] : cache_config) ready.cache_config.push_back({name, value});
+  ready.stats = core_.stats();
   frame_.clear();
   wire::encode(ready, frame_);
   enqueue(frame_);

@@ -43,8 +43,9 @@ EngineCore::EngineCore(EngineConfig config, TokenTable token_table, EngineClock 
 }
 
 // The sequence's last release. The scheduler still has it.
-void EngineCore::end(LiveSequence& sequence, FinishReason reason, StepOutputs& out) const {
+void EngineCore::end(LiveSequence& sequence, FinishReason reason, StepOutputs& out) {
   append_end(sequence, reason, out);
+  count_end(sequence, reason, out);
   if (!sequence.return_receipt) return;
   out.releases.back().add_details().timing = make_timing(sequence, scheduler_.waits(sequence), clock_());
 }
@@ -124,6 +125,7 @@ EngineStats EngineCore::stats() const {
   stats.num_waiting = static_cast<uint32_t>(scheduler_.num_waiting());
   stats.num_free_blocks = static_cast<uint32_t>(scheduler_.blocks().pool().num_free());
   stats.num_blocks = static_cast<uint32_t>(scheduler_.blocks().num_blocks());
+  stats.kv_cache_usage = 1.0 - static_cast<double>(stats.num_free_blocks) / stats.num_blocks;
   return stats;
 }
 
@@ -152,10 +154,14 @@ void EngineCore::add_request(NewRequest request) {
   Sequences sequences;
   const auto stops = make_stop_matcher(params);
   const auto adjustments = make_logit_adjustments(params, config_.eos_token_ids);
-  for (uint32_t i = 0; i < static_cast<uint32_t>(params.n); ++i) {
+  const auto n = static_cast<uint32_t>(params.n);
+  const auto siblings = n > 1 ? std::make_shared<Siblings>(Siblings{n, n}) : nullptr;
+  for (uint32_t i = 0; i < n; ++i) {
     sequences.push_back(
         make_sequence(request, config_, table_, max_total_tokens, seed, i, stops, adjustments));
-    if (sequences.back()->cold.arrival_ns == 0) sequences.back()->cold.arrival_ns = now_ns;
+    LiveSequence::Cold& cold = sequences.back()->cold;
+    if (cold.arrival_ns == 0) cold.arrival_ns = now_ns;
+    cold.siblings = siblings;
   }
   const Sequences& live = requests_.emplace(request.request_id, std::move(sequences)).first->second;
   try {

@@ -53,15 +53,6 @@ FinishReason EngineCore::accept_run(LiveSequence& sequence, std::span<const int3
   return FinishReason::kNone;
 }
 
-// Tokens found in the cache were not computed, and a fork's are its sibling's.
-void EngineCore::count_prompt_tokens(LiveSequence& sequence) {
-  if (sequence.is_forked) sequence.num_counted_prompt_tokens = sequence.num_prompt_tokens;
-  const int32_t before = std::max(sequence.num_counted_prompt_tokens, sequence.num_cached_tokens);
-  const int32_t now = std::min(sequence.num_computed_tokens, sequence.num_prompt_tokens);
-  if (now > before) scheduler_.totals().num_prompt_tokens += static_cast<uint64_t>(now - before);
-  sequence.num_counted_prompt_tokens = std::max(before, now);
-}
-
 // Throws InvalidArgument unless ids and counts fit the batch.
 void EngineCore::check(const Batch& batch, std::span<const int32_t> sampled,
                        std::span<const int32_t> counts) const {
@@ -147,6 +138,8 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const St
   updated_ns_ = now_ns;
   end_due(now_ns);
   begin_outputs();
+  const EngineStats& totals = scheduler_.totals();
+  const uint64_t num_tokens_before = totals.num_prompt_tokens + totals.num_generation_tokens;
   if (batch.num_prompt_rows > 0) take_prompt_logprobs(batch, logprobs.prompt);
   int32_t next_row = 0;  // of the ids
   for (int32_t i = 0; i < batch.num_seqs; ++i) {
@@ -170,11 +163,8 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const St
       continue;
     }
     scheduler_.complete(i, is_sampled);
-    if (sequence->num_counted_prompt_tokens < sequence->num_prompt_tokens) {
-      count_prompt_tokens(*sequence);
-      if (is_sampled) sequence->history->first_token_ns = now_ns;
-    }
     if (!is_sampled) continue;
+    count_tokens(*sequence, now_ns);
     const FinishReason reason = accept_run(*sequence, run, logprobs.sampled, first_row);
     if (reason != FinishReason::kNone) {
       end(*sequence, reason, outputs_);
@@ -188,6 +178,8 @@ const StepOutputs& EngineCore::update(std::span<const int32_t> sampled, const St
   for (const LiveSequence* sequence : finished_) erase(*sequence);
   finished_.clear();
   ++scheduler_.totals().step;
+  const uint64_t num_tokens = totals.num_prompt_tokens + totals.num_generation_tokens - num_tokens_before;
+  observe(outputs_, Histogram::kStepTokens, static_cast<double>(num_tokens));
   outputs_.stats = stats();
   return outputs_;
 }

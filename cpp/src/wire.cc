@@ -158,6 +158,12 @@ void decode_ready(std::string_view payload, ReadyFrame& frame) { read_frame(payl
 void decode_step(std::string_view payload, StepOutputs& frame) {
   read_frame(payload, frame);
   for (const Release& release : frame.releases) check_release(frame, release);
+  for (const Observation& observation : frame.observations) {
+    if (observation.histogram >= kNumHistograms) {
+      throw Error("wire: an observation of histogram " + std::to_string(observation.histogram) + " of " +
+                  std::to_string(kNumHistograms));
+    }
+  }
 }
 
 }  // namespace quire::wire

@@ -32,6 +32,8 @@ template <>
 inline constexpr bool kIsPlain<Logprob> = true;
 template <>
 inline constexpr bool kIsPlain<RequestTiming> = true;
+template <>
+inline constexpr bool kIsPlain<Observation> = true;
 static_assert(sizeof(LogitBias) == 8 && std::is_trivially_copyable_v<LogitBias>, "copied as bytes");
 
 template <class T>

@@ -37,7 +37,6 @@ Generation::~Generation() { stop(); }
 
 void Generation::start() {
   auto first_start = first_start_.get_future();
-  metrics_ = std::make_unique<ModelMetrics>(settings_);
   thread_ = std::thread([this] { run(); });
   first_start.get();
 }
@@ -76,7 +75,6 @@ void Generation::run() {
   }
   engine_.stop();
   is_serving_ = false;
-  metrics_.reset();
 }
 
 bool Generation::round(Mail& mail) {
@@ -171,7 +169,7 @@ void Generation::handle(const Feedback& feedback) {
 void Generation::follow_engine() {
   if (is_serving_ == engine_.is_ready()) return;
   is_serving_ = engine_.is_ready();
-  metrics_->set_engine_up(is_serving_);
+  if (metrics_) metrics_->set(ServerSeries::kEngineUp, is_serving_ ? 1 : 0);
 }
 
 void Generation::submit() {
@@ -273,11 +271,14 @@ void Generation::on_ready(wire::ReadyFrame& ready) {
     const std::lock_guard lock(info_mutex_);
     info_ = std::move(info);
   }
-  EngineStats stats;
-  stats.num_blocks = stats.num_free_blocks = static_cast<uint32_t>(ready.num_blocks);
-  metrics_->update(stats);
-  if (was_ready_) metrics_->engine_restarted();
-  was_ready_ = true;
+  if (metrics_) {
+    metrics_->begin(ready);
+    metrics_->increment(ServerSeries::kEngineRestarts);
+  } else {
+    ModelSettings settings = settings_;
+    settings.reports_metrics &= !ready.disable_log_stats;
+    metrics_ = std::make_unique<ModelMetrics>(settings, ready);
+  }
   QUIRE_LOG(INFO, "model '" + settings_.name + "': the engine serves " + ready.model + ", max_model_len " +
                       std::to_string(ready.max_model_len) + ", " + std::to_string(ready.num_blocks) +
                       " blocks of " + std::to_string(ready.block_size) + " tokens, up to " +
@@ -285,12 +286,13 @@ void Generation::on_ready(wire::ReadyFrame& ready) {
   if (is_first_start_settled_) return;
   is_first_start_settled_ = true;
   is_serving_ = true;  // before the load returns: the server says then that it is ready
-  metrics_->set_engine_up(true);
+  metrics_->set(ServerSeries::kEngineUp, 1);
   first_start_.set_value();
 }
 
 void Generation::on_step(const StepOutputs& outputs) {
   metrics_->update(outputs.stats);
+  for (const Observation& observation : outputs.observations) metrics_->observe(observation);
   for (const Release& release : outputs.releases) {
     const auto it = client_requests_.find(release.request_id);
     if (it == client_requests_.end() || it->second->is_finished()) continue;  // aborted meanwhile

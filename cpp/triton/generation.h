@@ -138,7 +138,7 @@ class Generation : private EngineClient::Events {
 
   // Belongs to the generation thread
   EngineClient engine_;
-  std::unique_ptr<ModelMetrics> metrics_;
+  std::unique_ptr<ModelMetrics> metrics_;  // from the first engine that is ready until the end
   ClientRequests client_requests_;
   // In the order of arrival, without the prompts that wait for their turn.
   std::vector<uint64_t> unsubmitted_;
@@ -146,7 +146,6 @@ class Generation : private EngineClient::Events {
   std::vector<std::shared_ptr<TokenizerCall>> calls_;
   wire::RequestsFrame requests_;  // to be sent at the end of this round
   Clock::time_point next_tick_ = Clock::time_point::max();
-  bool was_ready_ = false;
   bool is_first_start_settled_ = false;
 
   std::thread thread_;

@@ -1,7 +1,11 @@
 #include "metrics.h"
 
+#include <algorithm>
+#include <array>
 #include <map>
 #include <mutex>
+#include <span>
+#include <string_view>
 #include <utility>
 
 #include "api.h"
@@ -12,12 +16,41 @@ namespace {
 
 constexpr auto kGauge = TRITONSERVER_METRIC_KIND_GAUGE;
 constexpr auto kCounter = TRITONSERVER_METRIC_KIND_COUNTER;
+constexpr auto kHistogram = TRITONSERVER_METRIC_KIND_HISTOGRAM;
 
-struct FamilySpec {
+using Label = std::pair<std::string, std::string>;
+
+namespace buckets {
+
+#define QUIRE_BUCKETS(name, ...) constexpr double name##Bounds[] = {__VA_ARGS__};
+#include "quire/engine_metrics.def"
+#define QUIRE_BUCKETS(name, ...) constexpr std::span<const double> name = name##Bounds;
+#include "quire/engine_metrics.def"
+constexpr std::span<const double> kNone;
+constexpr double kLengthsMark[] = {0};
+constexpr std::span<const double> kLengths = kLengthsMark;  // stands for lengths_up_to(max_model_len)
+
+// 1, 2, 5, 10, 20, ...
+std::vector<double> lengths_up_to(int32_t limit) {
+  std::vector<double> bounds;
+  for (double power = 1; power <= limit; power *= 10) {
+    for (const double step : {1, 2, 5}) {
+      if (step * power <= limit) bounds.push_back(step * power);
+    }
+  }
+  return bounds;
+}
+
+}  // namespace buckets
+
+struct SeriesSpec {
   TRITONSERVER_MetricKind kind;
-  const char* name;
-  const char* description;
-  double (*value)(const EngineStats& stats);  // null: set by a call of its own
+  const char* family;
+  const char* label;  // "name=value", or ""
+  std::span<const double> bounds;
+  Role role;
+  const char* meaning;
+  double (*value)(const EngineStats& stats);  // of an engine's gauge or counter, else null
 };
 
 template <auto kMember>
@@ -25,35 +58,60 @@ double of(const EngineStats& stats) {
   return static_cast<double>(stats.*kMember);
 }
 
-double cache_usage(const EngineStats& stats) {
-  const double total = stats.num_blocks;
-  return total > 0 ? (total - stats.num_free_blocks) / total : 0;
+constexpr SeriesSpec kSeries[] = {
+#define QUIRE_STAT(type, name, kind, series, label, meaning) \
+  {kind, series, label, buckets::kNone, Role::kGeneration, meaning, of<&EngineStats::name>},
+#define QUIRE_SERIES(name, kind, series, label, meaning) QUIRE_STAT(, name, kind, series, label, meaning)
+#include "quire/engine_metrics.def"
+#define QUIRE_HISTOGRAM(name, series, bounds, meaning) \
+  {kHistogram, series, "", buckets::bounds, Role::kGeneration, meaning, nullptr},
+#include "quire/engine_metrics.def"
+#define QUIRE_SERVER_SERIES(name, kind, series, label, bounds, role, meaning) \
+  {kind, series, label, buckets::bounds, Role::role, meaning, nullptr},
+#include "server_metrics.def"
+};
+constexpr size_t kNumSeries = std::size(kSeries);
+// The table's parts: of EngineStats, histograms of the engine, and ServerSeries.
+constexpr size_t kFirstHistogram = [] {
+  size_t idx = 0;
+  while (kSeries[idx].value != nullptr) ++idx;
+  return idx;
+}();
+constexpr size_t kFirstServerSeries = kFirstHistogram + kNumHistograms;
+
+// Its labels say how the KV cache is set up, and its value is always 1.
+constexpr char kCacheConfig[] = "vllm:cache_config_info";
+constexpr char kCacheConfigMeaning[] = "1: the settings of the KV cache are its labels";
+
+Label split(std::string_view label) {
+  const size_t equals = label.find('=');
+  return {std::string(label.substr(0, equals)), std::string(label.substr(equals + 1))};
 }
 
-constexpr FamilySpec kFamilies[] = {
-#define QUIRE_STAT(type, name, kind, series, meaning) {kind, series, meaning, of<&EngineStats::name>},
-#include "quire/engine_stats.def"
-    {kGauge, "vllm:kv_cache_usage_perc", "Share of the KV cache in use, 0 to 1", cache_usage},
-    {kGauge, "quire:engine_up", "1 while the engine takes requests, 0 while it is gone or starts", nullptr},
-    {kCounter, "quire:engine_restarts_total", "Times that the engine was started again after it had died",
-     nullptr},
-    {kCounter, "quire:tokenizer_restarts_total", "Times that a process that tokenizes was replaced", nullptr},
-};
-// The last three.
-constexpr size_t kNumFamilies = std::size(kFamilies);
-constexpr size_t kEngineUp = kNumFamilies - 3;
-constexpr size_t kEngineRestarts = kNumFamilies - 2;
-constexpr size_t kTokenizerRestarts = kNumFamilies - 1;
+// The text of a family: what its series mean.
+std::string help(std::string_view family) {
+  std::string text;
+  for (const SeriesSpec& spec : kSeries) {
+    if (spec.family != family) continue;
+    if (!text.empty()) text += "; ";
+    if (*spec.label != '\0') text += split(spec.label).second + ": ";
+    text += spec.meaning;
+  }
+  return text;
+}
 
 }  // namespace
 
-// For the series with the labels model_name and version alone: one model folder, over reloads.
-struct SeriesOwner {
+// The labels of all series of one model folder, over reloads. No two folders of one role have the same.
+struct SeriesNames {
   std::filesystem::path folder;
+  std::vector<Label> labels;
 };
 
 class MetricFamilies {
  public:
+  using Family = Owned<TRITONSERVER_MetricFamily, TRITONSERVER_MetricFamilyDelete>;
+
   // The process's families; made by the first model, deleted with the last.
   static std::shared_ptr<MetricFamilies> shared() {
     static std::mutex mutex;
@@ -65,109 +123,158 @@ class MetricFamilies {
   }
 
   MetricFamilies() {
-    for (const FamilySpec& spec : kFamilies) {
-      TRITONSERVER_MetricFamily* family = nullptr;
-      TRITONSERVER_Error* error =
-          TRITONSERVER_MetricFamilyNew(&family, spec.kind, spec.name, spec.description);
-      if (error != nullptr) {
-        QUIRE_LOG(INFO, std::string("no metrics of the engine: ") + TRITONSERVER_ErrorMessage(error));
-        TRITONSERVER_ErrorDelete(error);
-        return;
-      }
-      families.emplace_back(family);
+    for (const SeriesSpec& spec : kSeries) {
+      if (!families_.contains(spec.family)) add(spec.family, spec.kind, help(spec.family));
     }
+    add(kCacheConfig, kGauge, kCacheConfigMeaning);
   }
-  bool is_complete() const { return families.size() == kNumFamilies; }
+  bool is_complete() const { return is_complete_; }
 
-  // Whose the plain series are: the first of them that is still loaded.
-  std::shared_ptr<const SeriesOwner> own(const std::string& model_name, uint64_t version,
-                                         const std::filesystem::path& folder) {
+  // Null, and a line in the log, where it cannot be made.
+  TRITONSERVER_Metric* make_metric(const char* family, const std::vector<Label>& labels,
+                                   std::span<const double> bounds) const {
+    std::vector<Owned<TRITONSERVER_Parameter, delete_parameter>> owned;
+    std::vector<const TRITONSERVER_Parameter*> parameters;
+    for (const auto& [name, value] : labels) {
+      parameters.push_back(owned
+                               .emplace_back(TRITONSERVER_ParameterNew(
+                                   name.c_str(), TRITONSERVER_PARAMETER_STRING, value.c_str()))
+                               .get());
+    }
+    TRITONSERVER_Metric* metric = nullptr;
+    const auto make = [&] {
+      const auto arguments = make_owned<Owned<TRITONSERVER_MetricArgs, TRITONSERVER_MetricArgsDelete>>(
+          [](auto** made) { return TRITONSERVER_MetricArgsNew(made); });
+      if (!bounds.empty()) {
+        check(TRITONSERVER_MetricArgsSetHistogram(arguments.get(), bounds.data(), bounds.size()));
+      }
+      check(TRITONSERVER_MetricNewWithArgs(&metric, families_.at(family).get(), parameters.data(),
+                                           parameters.size(), bounds.empty() ? nullptr : arguments.get()));
+    };
+    try {
+      make();
+    } catch (const std::exception& error) {
+      QUIRE_LOG(ERROR, std::string("making the metric ") + family + ": " + error.what());
+    }
+    return metric;
+  }
+
+  // The labels of the model. A name that another folder has, too, gets the label that Triton's own metrics
+  // have then (--model-namespacing), or the folder itself within one repository.
+  std::shared_ptr<const SeriesNames> name(const ModelSettings& settings) {
     const std::lock_guard lock(mutex_);
-    auto& known = owners_[{model_name, version}];
-    auto owner = known.lock();
-    if (!owner) known = owner = std::make_shared<const SeriesOwner>(folder);
-    return owner;
+    const std::filesystem::path& folder = settings.folder;
+    for (const std::string& space : {std::string(), folder.parent_path().string(), folder.string()}) {
+      auto& known = names_[{settings.role, settings.served_model_name, settings.version, space}];
+      auto names = known.lock();
+      if (names && names->folder != folder) continue;
+      if (names) return names;
+      std::vector<Label> labels = {{"model_name", settings.served_model_name},
+                                   {"model", settings.served_model_name},
+                                   {"engine", "0"},
+                                   {"version", std::to_string(settings.version)}};
+      if (!space.empty()) labels.emplace_back("namespace", space);
+      known = names = std::make_shared<const SeriesNames>(SeriesNames{folder, std::move(labels)});
+      return names;
+    }
+    return nullptr;
   }
-
-  std::vector<Owned<TRITONSERVER_MetricFamily, TRITONSERVER_MetricFamilyDelete>> families;
 
  private:
-  std::mutex mutex_;  // guards owners_
-  std::map<std::pair<std::string, uint64_t>, std::weak_ptr<const SeriesOwner>> owners_;
+  static TRITONSERVER_Error* delete_parameter(TRITONSERVER_Parameter* parameter) {
+    TRITONSERVER_ParameterDelete(parameter);
+    return nullptr;
+  }
+
+  void add(const char* name, TRITONSERVER_MetricKind kind, const std::string& help) {
+    if (!is_complete_) return;
+    TRITONSERVER_MetricFamily* family = nullptr;
+    TRITONSERVER_Error* error = TRITONSERVER_MetricFamilyNew(&family, kind, name, help.c_str());
+    if (error != nullptr) {
+      QUIRE_LOG(INFO, std::string("no metrics of the engine: ") + TRITONSERVER_ErrorMessage(error));
+      TRITONSERVER_ErrorDelete(error);
+      is_complete_ = false;
+      return;
+    }
+    families_.emplace(name, family);
+  }
+
+  std::map<std::string, Family, std::less<>> families_;
+  bool is_complete_ = true;
+  std::mutex mutex_;  // guards names_
+  std::map<std::tuple<Role, std::string, uint64_t, std::string>, std::weak_ptr<const SeriesNames>> names_;
 };
 
-namespace {
-
-// Null, and a line in the log, where it cannot be made. repository: of a model that does not own the plain
-// series; else "".
-TRITONSERVER_Metric* make_metric(TRITONSERVER_MetricFamily* family, const std::string& model_name,
-                                 uint64_t version, const std::string& repository) {
-  const std::string version_text = std::to_string(version);
-  const auto label = [](const char* name, const std::string& value) {
-    return TRITONSERVER_ParameterNew(name, TRITONSERVER_PARAMETER_STRING, value.c_str());
-  };
-  std::vector<TRITONSERVER_Parameter*> labels = {label("model_name", model_name),
-                                                 label("version", version_text)};
-  if (!repository.empty()) labels.push_back(label("namespace", repository));
-  TRITONSERVER_Metric* metric = nullptr;
-  log_if_failed(
-      TRITONSERVER_MetricNew(&metric, family, const_cast<const TRITONSERVER_Parameter**>(labels.data()),
-                             labels.size()),
-      "making a metric");
-  for (auto* label : labels) TRITONSERVER_ParameterDelete(label);
-  return metric;
-}
-
-// The value of the label namespace; "": none.
-std::string repository_label(const SeriesOwner& owner, const std::filesystem::path& folder) {
-  return owner.folder == folder ? "" : folder.parent_path().string();
-}
-
-}  // namespace
-
-ModelMetrics::ModelMetrics(const ModelSettings& settings) {
+ModelMetrics::ModelMetrics(const ModelSettings& settings, int32_t max_model_len) {
   if (!settings.reports_metrics) return;
   families_ = MetricFamilies::shared();
   if (!families_->is_complete()) return;
-  owner_ = families_->own(settings.name, settings.version, settings.folder);
-  const std::string repository = repository_label(*owner_, settings.folder);
-  for (size_t idx = 0; idx < kNumFamilies; ++idx) {
-    const bool has_it = (settings.role == Role::kTokenizer) == (idx == kTokenizerRestarts);
-    auto* family = families_->families[idx].get();
-    metrics_.emplace_back(has_it ? make_metric(family, settings.name, settings.version, repository)
-                                 : nullptr);
+  names_ = families_->name(settings);
+  const std::vector<double> lengths = buckets::lengths_up_to(max_model_len);
+  for (const SeriesSpec& spec : kSeries) {
+    auto& metric = metrics_.emplace_back();
+    if (spec.role != settings.role) continue;
+    std::vector<Label> labels = names_->labels;
+    if (*spec.label != '\0') labels.push_back(split(spec.label));
+    const bool is_length = spec.bounds.data() == buckets::kLengths.data();
+    metric.reset(families_->make_metric(spec.family, labels, is_length ? lengths : spec.bounds));
   }
+}
+
+ModelMetrics::ModelMetrics(const ModelSettings& settings) : ModelMetrics(settings, 0) {}
+
+ModelMetrics::ModelMetrics(const ModelSettings& settings, const wire::ReadyFrame& ready)
+    : ModelMetrics(settings, ready.max_model_len) {
+  begin(ready);
 }
 
 ModelMetrics::~ModelMetrics() = default;
 
-void ModelMetrics::set(size_t idx, double value) {
-  if (idx >= metrics_.size() || metrics_[idx] == nullptr) return;
-  log_if_failed(TRITONSERVER_MetricSet(metrics_[idx].get(), value), "setting a metric");
-}
-
-void ModelMetrics::increment(size_t idx, double by) {
-  if (by <= 0 || idx >= metrics_.size() || metrics_[idx] == nullptr) return;
-  log_if_failed(TRITONSERVER_MetricIncrement(metrics_[idx].get(), by), "incrementing a metric");
+void ModelMetrics::begin(const wire::ReadyFrame& ready) {
+  update(ready.stats);
+  if (metrics_.empty()) return;
+  std::vector<Label> labels = names_->labels;
+  for (const auto& [name, value] : ready.cache_config) labels.emplace_back(name, value);
+  cache_config_.reset();  // before the next one, which may be the same
+  cache_config_.reset(families_->make_metric(kCacheConfig, labels, {}));
+  if (cache_config_) log_if_failed(TRITONSERVER_MetricSet(cache_config_.get(), 1), "setting a metric");
 }
 
 void ModelMetrics::update(const EngineStats& stats) {
-  for (size_t idx = 0; idx < kNumFamilies; ++idx) {
-    const FamilySpec& family = kFamilies[idx];
-    if (family.value == nullptr) continue;
-    if (family.kind == kGauge) {
-      set(idx, family.value(stats));
-    } else {
-      increment(idx, family.value(stats) - family.value(last_));
+  for (size_t idx = 0; idx < kFirstHistogram; ++idx) {
+    const SeriesSpec& spec = kSeries[idx];
+    const double value = spec.value(stats), by = value - spec.value(last_);
+    if (by == 0 || metric(idx) == nullptr) continue;
+    if (spec.kind == kGauge) {
+      log_if_failed(TRITONSERVER_MetricSet(metric(idx), value), "setting a metric");
+    } else if (by > 0) {
+      log_if_failed(TRITONSERVER_MetricIncrement(metric(idx), by), "incrementing a metric");
     }
   }
   last_ = stats;
 }
 
-void ModelMetrics::set_engine_up(bool is_up) { set(kEngineUp, is_up ? 1 : 0); }
+void ModelMetrics::observe(const Observation& observation) {
+  TRITONSERVER_Metric* const observed = metric(kFirstHistogram + observation.histogram);
+  if (observed == nullptr) return;
+  for (uint32_t i = 0; i < observation.count; ++i) {
+    log_if_failed(TRITONSERVER_MetricObserve(observed, observation.value), "observing a value");
+  }
+}
 
-void ModelMetrics::engine_restarted() { increment(kEngineRestarts, 1); }
+void ModelMetrics::set(ServerSeries series, double value) {
+  TRITONSERVER_Metric* const own = metric(kFirstServerSeries + static_cast<size_t>(series));
+  if (own != nullptr) log_if_failed(TRITONSERVER_MetricSet(own, value), "setting a metric");
+}
 
-void ModelMetrics::worker_restarted() { increment(kTokenizerRestarts, 1); }
+void ModelMetrics::increment(ServerSeries series, double by) {
+  TRITONSERVER_Metric* const own = metric(kFirstServerSeries + static_cast<size_t>(series));
+  if (own != nullptr) log_if_failed(TRITONSERVER_MetricIncrement(own, by), "incrementing a metric");
+}
+
+void ModelMetrics::observe(ServerSeries series, double value) {
+  TRITONSERVER_Metric* const own = metric(kFirstServerSeries + static_cast<size_t>(series));
+  if (own != nullptr) log_if_failed(TRITONSERVER_MetricObserve(own, value), "observing a value");
+}
 
 }  // namespace quire::triton

@@ -1,9 +1,9 @@
-// The engine's figures on the server's own /metrics, under vLLM's names where vLLM has one.
+// The server's own /metrics: the series of the engine and of this backend, under vLLM's names where vLLM has
+// one.
 //
-// Families exist once in a process and are shared by all models; the labels model_name and version
-// tell them apart, and a label namespace, the path of its repository, a model whose name another repository
-// has as well (tritonserver --model-namespacing=true; Triton's own metrics have that label, too). Where the
-// server was started without metrics, everything here does nothing.
+// Families exist once in a process and are shared by all models; labels tell the models apart (SeriesNames).
+// Where the server was started without metrics, or the model's are switched off, everything here does
+// nothing.
 #pragma once
 
 #include <cstddef>
@@ -13,34 +13,48 @@
 #include "api.h"
 #include "model_settings.h"
 #include "quire/request.h"
+#include "quire/wire.h"
 
 namespace quire::triton {
 
-class MetricFamilies;
-struct SeriesOwner;
+enum class ServerSeries : size_t {
+#define QUIRE_SERVER_SERIES(name, kind, series, label, buckets, role, meaning) name,
+#include "server_metrics.def"
+};
 
-// The series of one model of role generation or tokenizer. update() is for one thread, the rest for any.
+class MetricFamilies;
+struct SeriesNames;
+
+// The series of one model of role generation or tokenizer. Of the functions without a role the first two are
+// for one thread, the others for any.
 class ModelMetrics {
  public:
-  explicit ModelMetrics(const ModelSettings& settings);  // reports_metrics false: all of it does nothing
+  explicit ModelMetrics(const ModelSettings& settings);                        // of a tokenizer
+  ModelMetrics(const ModelSettings& settings, const wire::ReadyFrame& ready);  // of a ready engine
   ~ModelMetrics();
   ModelMetrics(const ModelMetrics&) = delete;
   ModelMetrics& operator=(const ModelMetrics&) = delete;
 
-  // stats: {} once the engine is gone, since its counters will start from 0 again.
-  void update(const EngineStats& stats);
-  void set_engine_up(bool is_up);
-  void engine_restarted();
-  void worker_restarted();  // of a tokenizer
+  // Another engine is ready: `ready` has its counters, which start again, and its cache.
+  void begin(const wire::ReadyFrame& ready);
+  void update(const EngineStats& stats);  // {} once the engine is gone
+  void observe(const Observation& observation);
+
+  void set(ServerSeries series, double value);
+  void increment(ServerSeries series, double by = 1);
+  void observe(ServerSeries series, double value);
 
  private:
-  void set(size_t idx, double value);
-  void increment(size_t idx, double by);
+  ModelMetrics(const ModelSettings& settings, int32_t max_model_len);
+  TRITONSERVER_Metric* metric(size_t idx) const {
+    return idx < metrics_.size() ? metrics_[idx].get() : nullptr;
+  }
 
   std::shared_ptr<MetricFamilies> families_;
-  std::shared_ptr<const SeriesOwner> owner_;
-  // As the families; null: not of this role. Empty without metrics.
+  std::shared_ptr<const SeriesNames> names_;
+  // As the table of series; null: not of this role. Empty without metrics.
   std::vector<Owned<TRITONSERVER_Metric, TRITONSERVER_MetricDelete>> metrics_;
+  Owned<TRITONSERVER_Metric, TRITONSERVER_MetricDelete> cache_config_;
   EngineStats last_;
 };
 

@@ -37,6 +37,7 @@ constexpr TensorSpec kDetokenizerInputs[] = {
 
 // The name that Triton's vLLM backend has for it.
 constexpr char kReportMetrics[] = "REPORT_CUSTOM_METRICS";
+constexpr char kServedName[] = "served_model_name";
 
 struct RoleSpec {
   const char* name;
@@ -47,11 +48,11 @@ struct RoleSpec {
 const RoleSpec kRoles[] = {
     {"generation",
      Role::kGeneration,
-     {"role", "python", "engine_module", "forwarded_headers", kReportMetrics}},
+     {"role", "python", "engine_module", "forwarded_headers", kReportMetrics, kServedName}},
     {"tokenizer",
      Role::kTokenizer,
      {"role", "generation_model", "forwarded_headers", "dialect", "python", "tokenizer_module",
-      "tokenize_timeout_s"}},
+      "tokenize_timeout_s", kReportMetrics, kServedName}},
     {"detokenizer", Role::kDetokenizer, {"role", "generation_model"}},
     {"unary", Role::kUnary, {"role", "generation_model", "tokenizer_model"}},
 };
@@ -227,8 +228,9 @@ void read_model_config(const Json& config, ModelSettings& settings) {
   settings.python = parameter("python", python != nullptr && *python != '\0' ? python : "python3");
   settings.engine_module = parameter("engine_module", "quire.engine");
   settings.generation_model = parameter("generation_model", "generation");
-  if (settings.role == Role::kTokenizer) return read_tokenizer_parameters(parameters, settings);
+  settings.served_model_name = parameter(kServedName, settings.name);
   settings.reports_metrics = read_bool(parameter(kReportMetrics, "true"), kReportMetrics);
+  if (settings.role == Role::kTokenizer) return read_tokenizer_parameters(parameters, settings);
   const std::string headers = parameter("forwarded_headers", "");
   try {
     if (!headers.empty()) settings.forwarded_headers.emplace(headers, std::regex::icase);

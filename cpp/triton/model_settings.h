@@ -24,12 +24,13 @@ struct ModelSettings {
   uint64_t version = 0;
   std::filesystem::path folder;  // of the model; its parent is the model repository
   Role role = Role::kGeneration;
-  std::string python;  // roles generation and tokenizer: interpreter that runs their processes
+  std::string python;             // roles generation and tokenizer: interpreter that runs their processes
+  std::string served_model_name;  // the same roles: what clients call, which /metrics says; not empty
+  bool reports_metrics = true;    // the same roles: the model has series on /metrics
   // role generation
   std::string engine_module;                    // module that is the engine
   std::filesystem::path engine_config;          // <model folder>/<version>/model.json
   std::string engine_settings;                  // its content now, which holds until the next load
-  bool reports_metrics = true;                  // the engine's figures are on /metrics
   std::optional<std::regex> forwarded_headers;  // request parameters that are HTTP headers, gRPC metadata
   // role detokenizer: whose token table decodes plain output_ids; role unary: whose engine answers
   std::string generation_model;

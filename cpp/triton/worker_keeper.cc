@@ -76,7 +76,7 @@ void WorkerKeeper::start(std::unique_lock<std::mutex>& lock) {
   ++num_starts_;
   if (made) {
     if (was_ready_) {
-      model_->metrics.worker_restarted();
+      model_->metrics.increment(ServerSeries::kTokenizerRestarts);
       QUIRE_LOG(INFO, "tokenizer '" + model_->settings.name +
                           "': a new process has taken the place of the old one");
     }

@@ -96,7 +96,7 @@ class EngineConfig(BaseModel):
     load_format: Literal["auto", "dummy"] = "auto"
     """dummy: random weights, for measuring."""
     disable_log_stats: bool = False
-    """No line with throughput and cache use every few seconds."""
+    """No metrics of this engine on /metrics, and no line in the log with throughput and cache use."""
 
     _file: Path | None = PrivateAttr(default=None)
 

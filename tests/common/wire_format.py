@@ -13,7 +13,7 @@ from typing import Any
 import _core_parts
 from quire import _core
 
-MAGIC, VERSION = b"QUIR", 6
+MAGIC, VERSION = b"QUIR", 7
 REQUESTS, READY, START_ERROR, STEP = 1, 2, 3, 4
 FINISH_REASONS = ("", "stop", "length", "cancelled", "error", "deadline")
 

@@ -65,6 +65,9 @@ class OutputGate:
 def wire_layouts() -> tuple[object, object, object]:
     """Members of the payloads of requests, ready and step, as the lists in the core have them."""
 
+def histograms() -> list[str]:
+    """The series that the core observes, in the order of their numbers in observations."""
+
 def encode_requests(
     additions: Sequence[tuple[int, Sequence[int], _core.SamplingParams]],
     cancellations: Sequence[int],

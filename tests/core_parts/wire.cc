@@ -28,6 +28,8 @@ py::object layout() {
     return py::str("if");
   } else if constexpr (std::is_same_v<T, Logprob>) {
     return py::str("ifi");
+  } else if constexpr (std::is_same_v<T, Observation>) {
+    return py::str("dII");
   } else if constexpr (std::is_same_v<T, RequestTiming>) {
     return py::str(std::to_string(sizeof(RequestTiming)) + "s");
   } else if constexpr (std::is_same_v<T, bool>) {
@@ -56,6 +58,10 @@ void bind_wire(py::module_& m) {
         return std::tuple{layout<wire::RequestsFrame>(), layout<wire::ReadyFrame>(), layout<StepOutputs>()};
       },
       "Members of the payloads of requests, ready and step, as the lists in the core have them.");
+  m.def(
+      "histograms",
+      [] { return std::vector<std::string>(std::begin(kHistogramSeries), std::end(kHistogramSeries)); },
+      "The series that the core observes, in the order of their numbers in observations.");
   m.def(
       "encode_requests",
       [](const std::vector<std::tuple<uint64_t, std::vector<int32_t>, SamplingParams>>& additions,

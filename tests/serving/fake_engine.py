@@ -70,6 +70,9 @@ def ready_frame(config: dict[str, Any], table: bytes) -> bytes:
         "token_table": table,
         "vocabulary": config.get("vocabulary", ""),
         "loaded": config.get("loaded", ""),
+        "disable_log_stats": config.get("disable_log_stats", False),
+        "cache_config": [{"name": "block_size", "value": "16"}],
+        "stats": wire.NO_STATS | {"num_blocks": 512, "num_free_blocks": 512},
     }
     return wire.frame(wire.READY, wire.write(wire.READY_FRAME, ready))
 
@@ -160,7 +163,12 @@ def step_frame(step: int, num_running: int, num_generated: int, releases: list[R
         }
         encoded.append(wire.NO_RELEASE | release)
         token_ids += r.ids
-    frame = {"stats": wire.NO_STATS | stats, "releases": encoded, "token_ids": token_ids}
+    frame = {
+        "stats": wire.NO_STATS | stats,
+        "releases": encoded,
+        "token_ids": token_ids,
+        "observations": [],
+    }
     return wire.frame(wire.STEP, wire.write(wire.STEP_FRAME, frame))
 
 

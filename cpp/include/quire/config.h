@@ -29,6 +29,7 @@ struct EngineConfig {
   SchedulingPolicy scheduling_policy = SchedulingPolicy::kFcfs;
   bool enable_prefix_caching = true;
   bool enable_chunked_prefill = true;  // false: a prompt is scheduled whole or not at all
+  bool disable_log_stats = false;      // nothing is observed for histograms
   int32_t vocab_size = 0;              // rows of the logits
   uint64_t seed = 0;                   // of the seeds drawn for requests that give none
   std::vector<int32_t> eos_token_ids;  // a request ends at any of these unless it says ignore_eos
@@ -38,7 +39,7 @@ struct EngineConfig {
 QUIRE_MEMBERS(EngineConfig, QUIRE_OPTIONAL(block_size), QUIRE_REQUIRED(num_blocks),
               QUIRE_OPTIONAL(max_num_seqs, max_num_batched_tokens), QUIRE_REQUIRED(max_model_len),
               QUIRE_OPTIONAL(max_output_tokens, max_batches_in_flight, window, watermark, scheduling_policy,
-                             enable_prefix_caching, enable_chunked_prefill),
+                             enable_prefix_caching, enable_chunked_prefill, disable_log_stats),
               QUIRE_REQUIRED(vocab_size), QUIRE_OPTIONAL(seed, eos_token_ids));
 
 // Throws InvalidArgument that names the setting.

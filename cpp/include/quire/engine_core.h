@@ -93,7 +93,7 @@ class EngineCore {
   using Sequences = std::vector<std::unique_ptr<LiveSequence>>;
 
   // Life of requests (engine_core.cc)
-  void end(LiveSequence& sequence, FinishReason reason, StepOutputs& out) const;
+  void end(LiveSequence& sequence, FinishReason reason, StepOutputs& out);
   void end_early(uint64_t request_id, FinishReason reason, const std::string& error);
   void drop(uint64_t request_id);
   int32_t num_prompt_tokens_left(const Sequences& sequences) const;
@@ -102,12 +102,16 @@ class EngineCore {
   // Steps (engine_step.cc)
   void begin_outputs();
   void check(const Batch& batch, std::span<const int32_t> sampled, std::span<const int32_t> counts) const;
-  void count_prompt_tokens(LiveSequence& sequence);
   FinishReason accept(LiveSequence& sequence, int32_t id);
   FinishReason accept_run(LiveSequence& sequence, std::span<const int32_t> run, const LogprobRows& rows,
                           int32_t first_row);
   void take_prompt_logprobs(const Batch& batch, const LogprobRows& rows);
   void erase(const LiveSequence& sequence);
+  // What it tells of itself (engine_metrics.cc)
+  void observe(StepOutputs& out, Histogram histogram, double value) const;
+  void count_first_token(LiveSequence& sequence);
+  void count_tokens(LiveSequence& sequence, int64_t now_ns);
+  void count_end(const LiveSequence& sequence, FinishReason reason, StepOutputs& out);
 
   const EngineConfig config_;
   const TokenTable table_;

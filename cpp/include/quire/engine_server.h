@@ -10,6 +10,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -32,10 +33,10 @@ class EngineServer {
 
   // Tells the client that requests can be served: the core's limits and token table. Once, before the first
   // step.
-  // defaults: what a request that does not say otherwise gets; the client applies them. vocabulary, loaded:
-  // as in wire::ReadyFrame.
+  // defaults: what a request that does not say otherwise gets; the client applies them. vocabulary, loaded,
+  // cache_config: as in wire::ReadyFrame.
   void send_ready(const std::string& model, const SamplingParams& defaults, const std::string& vocabulary,
-                  const std::string& loaded);
+                  const std::string& loaded, const std::map<std::string, std::string>& cache_config);
 
   // Sleeps until the core has work or intake arrived, hands the intake to the core and returns true. False
   // when the client is gone or stop() was called. Throws Error when the client broke the protocol. A request

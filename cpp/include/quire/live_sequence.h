@@ -16,6 +16,13 @@
 
 namespace quire {
 
+// What the sequences of a request with several have in common.
+struct Siblings {
+  uint32_t n = 0;
+  uint32_t num_unfinished = 0;
+  int32_t num_longest_output = 0;  // tokens, of those that have ended
+};
+
 struct LiveSequence : Sequence {
   explicit LiveSequence(OutputGate output_gate) : gate(std::move(output_gate)) { history = &cold.history; }
   LiveSequence(const LiveSequence&) = delete;
@@ -26,8 +33,8 @@ struct LiveSequence : Sequence {
   std::vector<int32_t> stop_token_ids;        // of them, sorted: those that are a stop_reason
   std::unique_ptr<RequestLogprobs> logprobs;  // null: none asked for
   bool include_stop = false;
-  int32_t num_counted_prompt_tokens = 0;  // in the statistics; recomputed ones count once
   bool return_receipt = false;
+  int64_t last_token_ns = 0;  // when the core learned it; 0: none yet
 
   struct Cold {
     RequestHistory history;
@@ -35,6 +42,8 @@ struct LiveSequence : Sequence {
     int64_t arrival_ns = 0;
     int64_t tokenize_ns = 0;
     int64_t deadline_ns = 0;
+    int32_t num_cached_prompt_tokens = 0;  // once there is a token: found in the cache, or at a sibling
+    std::shared_ptr<Siblings> siblings;    // null: it has none
     // Special tokens that a stop string spells: they end the sequence although they make no text.
     std::vector<std::pair<int32_t, std::string>> stop_specials;
   } cold;  // last: steps do not touch it

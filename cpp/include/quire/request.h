@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <iterator>
 #include <optional>
 #include <span>
 #include <string>
@@ -76,32 +77,62 @@ QUIRE_MEMBERS(Release, QUIRE_OPTIONAL(request_id, index), QUIRE_UNBOUND(ids_begi
               QUIRE_UNBOUND(details));
 
 struct EngineStats {
-  uint64_t step = 0;
-#define QUIRE_STAT(type, name, kind, series, meaning) type name = 0;
-#include "quire/engine_stats.def"
+#define QUIRE_STAT(type, name, kind, series, label, meaning) type name = 0;
+#include "quire/engine_metrics.def"
 
   bool operator==(const EngineStats&) const = default;
 };
 template <>
 inline constexpr std::tuple kMembers<EngineStats>{
-    member("step", &EngineStats::step),
-#define QUIRE_STAT(type, name, kind, series, meaning) member(#name, &EngineStats::name),
-#include "quire/engine_stats.def"
+#define QUIRE_STAT(type, name, kind, series, label, meaning) member(#name, &EngineStats::name),
+#include "quire/engine_metrics.def"
 };
+
+// What the core observes: how long something took, or how large it was.
+enum class Histogram : uint32_t {
+#define QUIRE_HISTOGRAM(name, series, buckets, meaning) name,
+#include "quire/engine_metrics.def"
+};
+constexpr const char* kHistogramSeries[] = {
+#define QUIRE_HISTOGRAM(name, series, buckets, meaning) series,
+#include "quire/engine_metrics.def"
+};
+constexpr size_t kNumHistograms = std::size(kHistogramSeries);
+
+// Copied as bytes: a number from elsewhere may be no enumerator.
+struct Observation {
+  double value = 0;
+  uint32_t histogram = 0;
+  uint32_t count = 0;  // of equal values
+};
+static_assert(sizeof(Observation) == 16, "no padding: copied as bytes");
 
 struct StepOutputs {
   EngineStats stats;
   std::vector<Release> releases;
   std::vector<int32_t> token_ids;
+  std::vector<Observation> observations;
 
   void clear() {  // all but the stats
     releases.clear();
     token_ids.clear();
+    observations.clear();
+  }
+  // Values that come in a row, as the time since the step before does for most sequences, are one
+  // observation.
+  void observe(Histogram histogram, double value) {
+    const auto number = static_cast<uint32_t>(histogram);
+    if (!observations.empty() && observations.back().histogram == number &&
+        observations.back().value == value) {
+      ++observations.back().count;
+    } else {
+      observations.push_back({value, number, 1});
+    }
   }
   std::span<const int32_t> ids(const Release& release) const {
     return std::span(token_ids).subspan(release.ids_begin, release.num_ids);
   }
 };
-QUIRE_MEMBERS(StepOutputs, QUIRE_OPTIONAL(stats, releases, token_ids));
+QUIRE_MEMBERS(StepOutputs, QUIRE_OPTIONAL(stats, releases, token_ids, observations));
 
 }  // namespace quire

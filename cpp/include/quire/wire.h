@@ -20,7 +20,7 @@
 namespace quire::wire {
 
 constexpr uint32_t kMagic = 0x52495551;  // "QUIR"
-constexpr uint16_t kVersion = 6;
+constexpr uint16_t kVersion = 7;
 constexpr uint32_t kMaxPayload = 1u << 30;
 constexpr size_t kRequestsPayload = 1u << 24;  // additions are cut into frames of about so many bytes
 
@@ -42,6 +42,11 @@ struct RequestsFrame {
   std::vector<uint64_t> cancellations;
 };
 
+struct Setting {
+  std::string name;
+  std::string value;
+};
+
 struct ReadyFrame {
   std::string model;  // as in model.json
   int32_t max_model_len = 0;
@@ -50,10 +55,13 @@ struct ReadyFrame {
   int32_t num_blocks = 0;
   int32_t max_num_seqs = 0;
   int32_t max_num_batched_tokens = 0;
-  SamplingParams defaults;  // what a request that does not say otherwise gets
-  std::string token_table;  // TokenTable::serialize()
-  std::string vocabulary;   // whose ids these are: a fingerprint, a space, a name; "": not told
-  std::string loaded;       // for the engine that takes this one's place, which gets it as --loaded
+  SamplingParams defaults;            // what a request that does not say otherwise gets
+  std::string token_table;            // TokenTable::serialize()
+  std::string vocabulary;             // whose ids these are: a fingerprint, a space, a name; "": not told
+  std::string loaded;                 // for the engine that takes this one's place, which gets it as --loaded
+  bool disable_log_stats = false;     // the setting: nothing of this engine is on /metrics
+  std::vector<Setting> cache_config;  // how the KV cache is set up, for /metrics
+  EngineStats stats;                  // at the start
 };
 
 }  // namespace quire::wire
@@ -61,9 +69,10 @@ struct ReadyFrame {
 namespace quire {
 
 QUIRE_MEMBERS(wire::RequestsFrame, QUIRE_OPTIONAL(additions, cancellations));
-QUIRE_MEMBERS(wire::ReadyFrame,
-              QUIRE_OPTIONAL(model, max_model_len, vocab_size, block_size, num_blocks, max_num_seqs,
-                             max_num_batched_tokens, defaults, token_table, vocabulary, loaded));
+QUIRE_MEMBERS(wire::Setting, QUIRE_OPTIONAL(name, value));
+QUIRE_MEMBERS(wire::ReadyFrame, QUIRE_OPTIONAL(model, max_model_len, vocab_size, block_size, num_blocks,
+                                               max_num_seqs, max_num_batched_tokens, defaults, token_table,
+                                               vocabulary, loaded, disable_log_stats, cache_config, stats));
 
 }  // namespace quire
 

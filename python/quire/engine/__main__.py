@@ -18,11 +18,15 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from quire import _core
 from quire.end_with_parent import end_with_parent
 from quire.errors import InvalidArgument, QuireError, told
 from quire.runner.threads import SHARED_CORES
+
+if TYPE_CHECKING:
+    from quire.config import EngineConfig
 
 log = logging.getLogger("quire.engine")
 
@@ -75,7 +79,11 @@ def run(file: Path, fd: int, *, settings_fd: int | None = None, loaded: str | No
 
     server = _core.EngineServer(engine.core, fd)
     server.send_ready(
-        config.model, SamplingParams(**engine.defaults).to_core(), engine.vocabulary, folder.to_text()
+        config.model,
+        SamplingParams(**engine.defaults).to_core(),
+        engine.vocabulary,
+        folder.to_text(),
+        _cache_config(config, engine.core.stats().num_blocks),
     )
     try:
         serve(server, engine.core, engine.runner, None if config.disable_log_stats else StepLog())
@@ -84,6 +92,20 @@ def run(file: Path, fd: int, *, settings_fd: int | None = None, loaded: str | No
         return 1
     log.info("the client is gone")
     return 0
+
+
+def _cache_config(config: EngineConfig, num_blocks: int) -> dict[str, str]:
+    """How the KV cache is set up, by vLLM's names."""
+    names = (
+        "block_size",
+        "enable_prefix_caching",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "num_gpu_blocks_override",
+    )
+    values = {name: getattr(config, name) for name in names}
+    values |= {"cache_dtype": config.kv_cache_dtype, "num_gpu_blocks": num_blocks}
+    return {name: str(value) for name, value in values.items()}
 
 
 def _start_error(error: Exception, file: Path) -> str:

@@ -88,7 +88,7 @@ class StepLog:
     def __init__(self, interval: float = 10.0) -> None:
         self.interval = interval
         self._since = time.monotonic()
-        self._num_prompt_tokens = 0
+        self._num_computed_prompt_tokens = 0
         self._num_generation_tokens = 0
 
     def after_step(self, core: _core.EngineCore) -> None:
@@ -98,12 +98,12 @@ class StepLog:
         stats = core.stats()
         log.info(
             "prompt %.0f tokens/s, generation %.0f tokens/s, running %d, waiting %d, KV cache %.1f %% used",
-            (stats.num_prompt_tokens - self._num_prompt_tokens) / elapsed,
+            (stats.num_computed_prompt_tokens - self._num_computed_prompt_tokens) / elapsed,
             (stats.num_generation_tokens - self._num_generation_tokens) / elapsed,
             stats.num_running,
             stats.num_waiting,
             100 * (1 - stats.num_free_blocks / stats.num_blocks),
         )
         self._since += elapsed
-        self._num_prompt_tokens = stats.num_prompt_tokens
+        self._num_computed_prompt_tokens = stats.num_computed_prompt_tokens
         self._num_generation_tokens = stats.num_generation_tokens

@@ -18,7 +18,8 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,99}", re.ASCII)
 _CHARACTERS = "letters, digits, _, . and -, up to 100 of them"
 # Where a config.pbtxt names models: its own name, an ensemble's steps, parameters, and comments.
 _NAMED = re.compile(
-    r'(^name: "|model_name: "|key: "(?:generation|tokenizer)_model" value:? \{ string_value: "|\.\./)'
+    r'(^name: "|model_name: "|key: "(?:generation_model|tokenizer_model|served_model_name)" value:? '
+    r'\{ string_value: "|\.\./)'
     r"([\w.-]*\w)",
     re.MULTILINE,
 )

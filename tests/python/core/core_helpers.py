@@ -297,6 +297,7 @@ class Driver:
         self.sequences: dict[Key, Sequence] = {}
         self.model = FakeModel(core, self.sequences)
         self.params: dict[int, _core.SamplingParams] = {}
+        self.observed: dict[str, list[float]] = {}  # what histograms got, by series
 
     def add(self, request_id: int, prompt: list[int], **fields: object) -> None:
         """`fields`: of SamplingParams, and those that EngineCore.add_request() takes beside them."""
@@ -342,6 +343,8 @@ class Driver:
         self.core.check_integrity()
 
     def take(self, outputs: _core.StepOutputs) -> None:
+        for series, value, count in outputs.observations:
+            self.observed.setdefault(series, []).extend([value] * count)
         for release in outputs.releases:
             sequence = self.sequences[key_of(release.request_id, release.index)]
             assert sequence.finish_reason == "", "a release after the end"

@@ -50,7 +50,7 @@ def test_same_prompt_again_is_found_in_the_cache_but_for_its_last_block() -> Non
     stats = driver.core.stats()
     assert stats.prefix_cache_queries == 12 + 12 + 13 + 11 + 4 + 5
     assert stats.prefix_cache_hits == 0 + 8 + 12 + 8 + 0 + 4
-    assert stats.num_prompt_tokens == stats.prefix_cache_queries - stats.prefix_cache_hits
+    assert stats.num_computed_prompt_tokens == stats.prefix_cache_queries - stats.prefix_cache_hits
     assert stats.num_generation_tokens == 6
 
 

@@ -99,7 +99,10 @@ def test_a_prompt_counts_once() -> None:
     stats = driver.core.stats()
     assert stats.prefix_cache_queries == 2 * 22
     assert stats.prefix_cache_hits == 20
-    assert stats.num_prompt_tokens == 22 + 2
+    assert stats.num_computed_prompt_tokens == 22 + 2
+    assert (
+        stats.num_prompt_tokens == stats.num_computed_prompt_tokens + stats.num_cached_prompt_tokens == 6 * 22
+    )
     assert stats.num_generation_tokens == 1 + 5 * 3
     assert [driver.sequences[key_of(2, i)].num_cached_tokens for i in range(5)] == [20] * 5
 

@@ -33,11 +33,13 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 def test_ready(engine: Engine) -> None:
     """The first frame says the model, the limits, the defaults and the token table."""
     defaults = _core.SamplingParams(temperature=0.5, top_p=0.25, top_k=7, repetition_penalty=1.25)
-    engine.server.send_ready("a model", defaults, "11 a", "the folder")
+    engine.server.send_ready("a model", defaults, "11 a", "the folder", {"block_size": "16"})
     kind, payload = engine.client.read_frame()
     assert kind == wire.READY
     ready = wire.decode_ready(payload)
     table = ready.pop("token_table")
+    stats = ready.pop("stats")
+    assert stats == dict.fromkeys(stats, 0) | {"num_blocks": 64, "num_free_blocks": 64}
     assert ready == {
         "model": "a model",
         "vocabulary": "11 a",
@@ -48,6 +50,8 @@ def test_ready(engine: Engine) -> None:
         "num_blocks": 64,
         "max_num_seqs": 16,
         "max_num_batched_tokens": 2304,
+        "disable_log_stats": False,
+        "cache_config": [{"name": "block_size", "value": "16"}],
         "defaults": DEFAULT_PARAMS
         | {"temperature": 0.5, "top_p": 0.25, "top_k": 7, "repetition_penalty": 1.25},
     }
@@ -203,7 +207,7 @@ BAD_FRAMES = {
     "magic": (wire.frame(wire.REQUESTS, b"", magic=b"HTTP"), "not a Quire frame"),
     "version": (
         wire.frame(wire.REQUESTS, b"", version=9),
-        "the other side speaks version 9, this side version 6",
+        "the other side speaks version 9, this side version 7",
     ),
     "unknown type": (wire.frame(77, b""), "unknown frame type 77"),
     "type of the other direction": (

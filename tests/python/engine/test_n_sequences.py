@@ -76,7 +76,8 @@ def test_blocks_are_shared(llama_folder: Callable[..., Path]) -> None:
         stats = llm.stats()
         most = max(most, stats.num_blocks - stats.num_free_blocks)
     assert most == 12 + 8 * 2  # 219 tokens need KV: two blocks behind the shared ones
-    assert llm.stats().num_prompt_tokens == 200
+    assert llm.stats().num_computed_prompt_tokens == 200
+    assert llm.stats().num_prompt_tokens == 8 * 200
     assert llm.stats().num_generation_tokens == 8 * 20
 
 

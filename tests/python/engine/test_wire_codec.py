@@ -51,7 +51,7 @@ def test_cancellations_alone_are_one_frame() -> None:
     assert _core_parts.decode_requests(payload) == (0, 1)
 
 
-def step(num_logprobs: int = 4, num_prompt_logprobs: int = 2, **changes: Any) -> bytes:
+def step(num_logprobs: int = 4, num_prompt_logprobs: int = 2, histogram: int = 0, **changes: Any) -> bytes:
     """A step with two releases, of which the second has logprobs, a stop string and a receipt.
 
     `changes`: of the second, or of its details.
@@ -73,6 +73,7 @@ def step(num_logprobs: int = 4, num_prompt_logprobs: int = 2, **changes: Any) ->
         "stats": {name: value for value, name in enumerate(STATS)},
         "releases": [NO_RELEASE | first, NO_RELEASE | last],
         "token_ids": [5, 6, 7],
+        "observations": [(0.5, histogram, 3)],
     }
     return write(STEP_FRAME, frame)
 
@@ -111,10 +112,11 @@ def test_sizes_that_do_not_fit(sizes: dict[str, int]) -> None:
         {"trim": -1},
         {"finish_reason": 0},
         {"finish_reason": 6},
+        {"histogram": len(_core_parts.histograms())},
     ],
 )
-def test_values_that_no_release_has(changes: dict[str, int]) -> None:
-    """What a release says of itself is within the frame and fits together."""
+def test_values_that_no_step_has(changes: dict[str, int]) -> None:
+    """What a release says of itself is within the frame and fits together; histograms are known ones."""
     with pytest.raises(RuntimeError, match=r"^wire: "):
         _core_parts.decode_step(step(**changes))
 

@@ -53,7 +53,14 @@ def test_added_models(repository: Path) -> None:
         original = (REPOSITORY / packaged / "config.pbtxt").read_text()
         for old in ("tokenizer", "generation", "detokenizer", "ensemble"):
             text = text.replace(f"one-{old}", old)
-        assert original == text.replace('name: "one', 'name: "ensemble').replace("../one", "../ensemble")
+        for before in (
+            'name: "',
+            "../",
+            'served_model_name" value { string_value: "',
+            'value: { string_value: "',
+        ):
+            text = text.replace(f"{before}one", f"{before}ensemble")
+        assert original == text
 
 
 def test_add_and_remove(tmp_path: Path, model: Path) -> None:

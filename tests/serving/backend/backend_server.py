@@ -6,7 +6,6 @@ import http.client
 import importlib.util
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -22,6 +21,7 @@ import _core_parts
 import numpy as np
 import quire
 import tritonclient.grpc as grpc
+from metrics_page import Page
 from quire.triton.installation import find_backend_library, find_guard_library
 from quire.triton.server import choose_ports, reserved
 
@@ -237,16 +237,16 @@ class Server:
         tensors, parameters = split(model, fields)
         return self.request("POST", f"/v2/models/{model}/{call}", tensors | parameters)
 
+    def page(self) -> Page:
+        return Page.scrape(f"http://127.0.0.1:{self.metrics_port}/metrics")
+
     def metrics(self) -> dict[str, float]:
-        """Values of the generation model's metrics by name."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=180)
-        connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
-        connection.close()
-        found = re.findall(
-            r'^([a-z]\w*:\w+)\{model_name="generation",version="1"\} (\S+)$', text, re.MULTILINE
-        )
-        return {name: float(value) for name, value in found}
+        """Values of the generation model's series by name; those of one name are added."""
+        values: dict[str, float] = {}
+        for (name, labels), value in self.page().ours().items():
+            assert {("model_name", "ensemble"), ("model", "ensemble"), ("version", "1")} <= set(labels)
+            values[name] = values.get(name, 0) + value
+        return values
 
     def stop(self) -> None:
         self._ports.close()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
-import re
 import shutil
 from pathlib import Path
 
-from backend_server import ROOT, Repository, Server, StartServer
+from backend_server import ROOT, Repository, StartServer
 
 
 def make_repository(path: Path, name: str) -> Repository:
@@ -21,15 +19,6 @@ def make_repository(path: Path, name: str) -> Repository:
     return repository
 
 
-def series(server: Server, name: str) -> set[str]:
-    """The labels of a metric's series."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.metrics_port, timeout=10)
-    connection.request("GET", "/metrics")
-    text = connection.getresponse().read().decode()
-    connection.close()
-    return set(re.findall(rf"^{name}{{(.*)}} ", text, re.MULTILINE))
-
-
 def test_models_of_one_name(start_server: StartServer, tmp_path: Path) -> None:
     """A model finds the generation model of its own repository, and each engine has series of its own."""
     first, second = (make_repository(tmp_path, name) for name in ("a", "b"))
@@ -41,11 +30,11 @@ def test_models_of_one_name(start_server: StartServer, tmp_path: Path) -> None:
         assert server.generate(f"text_{name}", output_ids=[5])["text_output"] == "t5"
     error = server.generate_error("unary_a", input_ids=[7], vocabulary="b x")[1]
     assert error.startswith("vocabulary: got ids of the tokenizer of model 'x'; allowed: of model 'a'")
-    plain = 'model_name="generation",version="1"'
-    labels = series(server, "quire:kv_blocks_total")
-    (named,) = labels - {plain}
+    labels = [dict(given) for name, given in server.page().ours() if name == "quire:kv_blocks_total"]
     assert len(labels) == 2
-    assert named in {f'model_name="generation",namespace="{r.path}",version="1"' for r in (first, second)}
+    assert all(given["model_name"] == given["model"] == "ensemble" for given in labels)
+    [named] = [given["namespace"] for given in labels if "namespace" in given]
+    assert named in {str(first.path), str(second.path)}
 
 
 def test_a_name_that_other_repositories_have(start_server: StartServer, tmp_path: Path) -> None:
