@@ -51,8 +51,8 @@ def metrics(page: str) -> str:
         if macro == "QUIRE_BUCKETS":
             continue
         if macro == "QUIRE_HISTOGRAM":
-            _, series, buckets, meaning = values
-            kind, label, role = "kHistogram", "", "kGeneration"
+            _, series, label, buckets, meaning = values
+            kind, role = "kHistogram", "kGeneration"
         elif macro == "QUIRE_SERVER_SERIES":
             _, kind, series, label, buckets, role, meaning = values
         else:

@@ -226,7 +226,7 @@ void bind_outputs(py::module_& m) {
           [](const StepOutputs& self) {
             std::vector<std::tuple<std::string, double, uint32_t>> copies;
             for (const Observation& observation : self.observations) {
-              copies.emplace_back(kHistogramSeries[observation.histogram], observation.value,
+              copies.emplace_back(kHistogramNames[observation.histogram], observation.value,
                                   observation.count);
             }
             return copies;

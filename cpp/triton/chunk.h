@@ -26,6 +26,7 @@ namespace quire::triton {
 struct Chunk {
   uint64_t owner = 0;  // which loaded generation model (Generation::id)
   uint64_t request_id = 0;
+  int64_t sent_ns = 0;       // when generation handed it to the server
   uint32_t index = 0;        // of the sequence
   uint32_t outputs = 0;      // that the request wants (outputs.h)
   bool is_probe = false;     // no ids: asks whether anybody still waits; answered by no response
@@ -54,7 +55,7 @@ struct Chunk {
 namespace quire {
 
 QUIRE_MEMBERS(triton::Chunk,
-              QUIRE_OPTIONAL(owner, request_id, index, outputs, is_probe, acknowledge, is_first,
+              QUIRE_OPTIONAL(owner, request_id, sent_ns, index, outputs, is_probe, acknowledge, is_first,
                              skip_special_tokens, open_text, num_text_ids, trim, finish_reason, usage,
                              cumulative_logprob, num_per_id, num_per_prompt_place, ids, logprobs,
                              prompt_logprobs, prompt_text, warnings, stop_reason, timing));

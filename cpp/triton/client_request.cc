@@ -13,23 +13,27 @@ constexpr uint32_t kChunkOutput = outputs::mask_of(Role::kGeneration, "chunk");
 
 }  // namespace
 
-ClientRequest::ClientRequest(GenerationRequest generation, uint64_t owner)
+ClientRequest::ClientRequest(GenerationRequest generation, uint64_t owner,
+                             std::shared_ptr<ModelMetrics> metrics)
     : generation_(std::move(generation)),
       owner_(owner),
+      metrics_(std::move(metrics)),
       wanted_(wanted_outputs(generation_)),
       sequences_(static_cast<size_t>(generation_.request.params.n)),
       num_unfinished_(sequences_.size()),
       num_ends_left_(sequences_.size()) {}
 
 ClientRequest::ClientRequest(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
-                             GenerationRequest generation, uint64_t owner)
-    : ClientRequest(std::move(generation), owner) {
-  open_.emplace(instance, request, now_ns());
+                             GenerationRequest generation, uint64_t owner,
+                             std::shared_ptr<ModelMetrics> metrics)
+    : ClientRequest(std::move(generation), owner, std::move(metrics)) {
+  open_.emplace(instance, request, now_ns(), metrics_);
 }
 
 ClientRequest::ClientRequest(std::shared_ptr<UnaryResponse> response, size_t prompt,
-                             GenerationRequest generation, uint64_t owner)
-    : ClientRequest(std::move(generation), owner) {
+                             GenerationRequest generation, uint64_t owner,
+                             std::shared_ptr<ModelMetrics> metrics)
+    : ClientRequest(std::move(generation), owner, std::move(metrics)) {
   unary_ = std::move(response);
   prompt_idx_ = prompt;
 }
@@ -59,6 +63,7 @@ void ClientRequest::take(const Release& release, const StepOutputs& outputs) {
   pending.usage = release.usage;
   pending.finish_reason = release.finish_reason;
   has_output_ |= !ids.empty();
+  if (release.finish_reason == FinishReason::kDeadline) note_miss();
   sequence.is_finished = is_last;
   num_unfinished_ -= is_last;
   if (!release.details) return;
@@ -74,7 +79,12 @@ void ClientRequest::take(const Release& release, const StepOutputs& outputs) {
   pending.prompt_logprobs = details.prompt_logprobs;
 }
 
+void ClientRequest::note_miss() {
+  if (!std::exchange(has_missed_deadline_, true)) metrics_->increment(ServerSeries::kDeadlineMisses);
+}
+
 void ClientRequest::end_sequences(FinishReason reason) {
+  if (reason == FinishReason::kDeadline) note_miss();
   for (Sequence& sequence : sequences_) {
     if (sequence.is_finished) continue;
     if (!sequence.is_due()) sequence.pending.open_text = {};  // it belongs to the first ids, which have left
@@ -96,6 +106,7 @@ void ClientRequest::sign(Chunk& chunk, bool is_last) const {
   chunk.owner = owner_;
   chunk.request_id = id();
   chunk.acknowledge = generation_.tokenized.acknowledge && !is_last;
+  chunk.sent_ns = static_cast<int64_t>(now_ns());
 }
 
 Chunk ClientRequest::take_chunk(Sequence& sequence, bool is_last) {
@@ -106,6 +117,7 @@ Chunk ClientRequest::take_chunk(Sequence& sequence, bool is_last) {
   sequence.pending.num_per_id = chunk.num_per_id;
   sequence.pending.cumulative_logprob = chunk.cumulative_logprob;
   sign(chunk, is_last);
+  metrics_->observe(ServerSeries::kResponseTokens, static_cast<double>(chunk.ids.size()));
   chunk.index = static_cast<uint32_t>(&sequence - sequences_.data());
   chunk.outputs = wanted_;
   chunk.skip_special_tokens = generation_.request.params.skip_special_tokens;
@@ -119,7 +131,7 @@ void ClientRequest::send_to_unary() {
   try {
     for (Sequence& sequence : sequences_) unary_->answer(prompt_idx_, take_chunk(sequence, true));
   } catch (const std::exception& error) {
-    unary_->fail(TRITONSERVER_ERROR_INTERNAL, error.what());
+    unary_->fail(Failure::kInternal, error.what());
   }
   unary_.reset();
 }
@@ -175,22 +187,23 @@ bool ClientRequest::is_abandoned(Clock::time_point now, Clock::duration patience
 
 void ClientRequest::acknowledge() {
   is_outstanding_ = is_waiting_for_delivery_ = false;
-  if (has_failed_) fail(error_code_, error_);
+  if (has_failed_) fail(failure_, error_);
 }
 
-void ClientRequest::end_with_error(TRITONSERVER_Error_Code code, const std::string& message) {
+void ClientRequest::end_with_error(Failure failure, const std::string& message) {
+  if (failure == Failure::kDeadline) note_miss();
   if (!is_outstanding_) {
-    fail(code, message);
+    fail(failure, message);
   } else if (!has_failed_) {
     has_failed_ = true;
-    error_code_ = code;
+    failure_ = failure;
     error_ = message;
   }
 }
 
-void ClientRequest::fail(TRITONSERVER_Error_Code code, const std::string& message) {
-  if (open_) open_->fail(code, message);
-  if (unary_) std::exchange(unary_, nullptr)->fail(code, message);
+void ClientRequest::fail(Failure failure, const std::string& message) {
+  if (open_) open_->fail(failure, message);
+  if (unary_) std::exchange(unary_, nullptr)->fail(failure, message);
 }
 
 }  // namespace quire::triton

@@ -14,7 +14,9 @@
 #include <vector>
 
 #include "chunk.h"
+#include "failure.h"
 #include "generation_request.h"
+#include "metrics.h"
 #include "open_request.h"
 #include "outputs.h"
 #include "unary_response.h"
@@ -27,10 +29,10 @@ class ClientRequest {
 
   // Takes over the server's request, or throws, as OpenRequest.
   ClientRequest(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
-                GenerationRequest generation, uint64_t owner);
+                GenerationRequest generation, uint64_t owner, std::shared_ptr<ModelMetrics> metrics);
   // One prompt of a request to role unary, answered through `response`.
   ClientRequest(std::shared_ptr<UnaryResponse> response, size_t prompt, GenerationRequest generation,
-                uint64_t owner);
+                uint64_t owner, std::shared_ptr<ModelMetrics> metrics);
 
   uint64_t id() const { return generation_.request.request_id; }
   const NewRequest& request() const { return generation_.request; }
@@ -82,12 +84,13 @@ class ClientRequest {
   bool is_abandoned(Clock::time_point now, Clock::duration patience) const;
 
   // Completes the request with an error once no chunk is outstanding. What is pending is dropped.
-  void end_with_error(TRITONSERVER_Error_Code code, const std::string& message);
+  void end_with_error(Failure failure, const std::string& message);
   // Completes the request with an error at once.
-  void fail(TRITONSERVER_Error_Code code, const std::string& message);
+  void fail(Failure failure, const std::string& message);
 
  private:
-  ClientRequest(GenerationRequest generation, uint64_t owner);
+  ClientRequest(GenerationRequest generation, uint64_t owner, std::shared_ptr<ModelMetrics> metrics);
+  void note_miss();  // of the deadline; counts once
 
   // What the engine makes of the prompt, once.
   struct Sequence {
@@ -110,6 +113,7 @@ class ClientRequest {
   size_t prompt_idx_ = 0;
   const GenerationRequest generation_;
   const uint64_t owner_;
+  const std::shared_ptr<ModelMetrics> metrics_;
   const uint32_t wanted_;  // outputs
 
   std::vector<Sequence> sequences_;  // [n]
@@ -118,10 +122,11 @@ class ClientRequest {
   size_t next_sequence_ = 0;         // where the search for a due one begins: all get their turn
   bool has_failed_ = false;
   // If so:
-  TRITONSERVER_Error_Code error_code_ = TRITONSERVER_ERROR_UNKNOWN;
+  Failure failure_ = Failure::kInternal;
   std::string error_;
 
   bool has_output_ = false;
+  bool has_missed_deadline_ = false;
   bool is_submitted_ = false;
   bool is_outstanding_ = false;  // sent, to be acknowledged
   bool is_waiting_for_delivery_ = false;

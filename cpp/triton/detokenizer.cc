@@ -68,11 +68,12 @@ void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view 
   }
   const bool is_nobody_waiting = is_cancelled(request);
   const auto send = [&] {
-    if (is_nobody_waiting || chunk.is_probe) {
-      send_final_flag(request);
-    } else {
-      send_texts(request, generation->model_info()->token_table);
-    }
+    if (is_nobody_waiting || chunk.is_probe) return send_final_flag(request);
+    const auto begin_ns = static_cast<int64_t>(now_ns());
+    generation->metrics().observe_ns(ServerSeries::kStageToDetokenizer, begin_ns - chunk.sent_ns);
+    send_texts(request, generation->model_info()->token_table);
+    generation->metrics().observe_ns(ServerSeries::kStageDetokenize,
+                                     static_cast<int64_t>(now_ns()) - begin_ns);
   };
   // Where generation does not wait, it has no use for feedback, and errors are the detokenizer's own.
   if (!chunk.acknowledge) return send();

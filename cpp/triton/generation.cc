@@ -20,10 +20,6 @@ constexpr auto kAcknowledgePatience = 60s;  // then nobody follows this generati
 constexpr auto kDeadlineGrace = 250ms;      // after a deadline, for the engine to keep it
 // Prompts leave at least one in so many places of max_num_seqs to requests with one prompt.
 constexpr int32_t kPlaceForOthers = 8;
-// Triton has no code for deadlines. Nobody else sees this one: who cancels does not read his answer. (Over
-// HTTP Triton 2.51 says 400 whatever the code is; the message begins with "deadline exceeded".)
-constexpr auto kDeadlineCode = TRITONSERVER_ERROR_CANCELLED;
-
 constexpr char kServerEnds[] = "the server ends";
 
 std::atomic<uint64_t> next_generation_id{1};
@@ -93,7 +89,7 @@ bool Generation::round(Mail& mail) {
   if (now >= next_tick_) tick(now);
   submit();
   if (mail.give_up) {
-    abort_all(TRITONSERVER_ERROR_UNAVAILABLE, kServerEnds);
+    abort_all(Failure::kUnavailable, kServerEnds);
     given_up_.set_value();
   }
   next_tick_ = is_idle() ? Clock::time_point::max() : std::min(next_tick_, now + kTick);
@@ -110,7 +106,7 @@ void Generation::recover(const std::string& why) {
     unsubmitted_.clear();
     prompt_turns_.clear();
     requests_.additions.clear();
-    abort_all(TRITONSERVER_ERROR_INTERNAL, why);
+    abort_all(Failure::kInternal, why);
     if (!is_first_start_settled_) on_start_failed(why, true);
   } catch (const std::exception&) {
     // Nothing is lost: what is still open is there in the next round.
@@ -120,8 +116,7 @@ void Generation::recover(const std::string& why) {
 void Generation::admit(std::unique_ptr<ClientRequest> client_request, Clock::time_point now) {
   exit_watch::arm();  // where requests come, the server has set its signal handlers
   if (!engine_.try_start(now)) {
-    client_request->fail(TRITONSERVER_ERROR_UNAVAILABLE,
-                         "the engine does not start: " + engine_.last_start_error());
+    client_request->fail(Failure::kUnavailable, "the engine does not start: " + engine_.last_start_error());
     return;
   }
   const uint64_t id = client_request->id();
@@ -142,7 +137,7 @@ void Generation::send(ClientRequest& client_request) {
   }
   if (client_request.is_submitted() && !client_request.is_finished())
     requests_.cancellations.push_back(client_request.id());
-  client_request.fail(TRITONSERVER_ERROR_UNAVAILABLE, kServerEnds);
+  client_request.fail(Failure::kUnavailable, kServerEnds);
 }
 
 void Generation::erase(ClientRequests::iterator it) {
@@ -157,9 +152,9 @@ void Generation::handle(const Feedback& feedback) {
   if (feedback.is_waiting) return client_request.wait_for_delivery();
   client_request.acknowledge();
   if (feedback.is_cancelled) {
-    abort(it, TRITONSERVER_ERROR_CANCELLED, "the client cancelled the request");
+    abort(it, Failure::kCancelled, "the client cancelled the request");
   } else if (!feedback.error.empty()) {
-    abort(it, TRITONSERVER_ERROR_INTERNAL, feedback.error);
+    abort(it, Failure::kInternal, feedback.error);
   } else {
     if (client_request.is_due()) send(client_request);
     if (!client_request.is_open()) erase(it);
@@ -200,7 +195,7 @@ void Generation::tick(Clock::time_point now) {
   next_tick_ = now + kTick;
   std::erase_if(calls_, [](const auto& call) { return !call->watch(); });
   if (const auto last_moment = exit_watch::last_moment(); last_moment && now >= *last_moment) {
-    abort_all(TRITONSERVER_ERROR_UNAVAILABLE, kServerEnds);
+    abort_all(Failure::kUnavailable, kServerEnds);
     return;
   }
   const bool is_stopped = has_stopped(server_);
@@ -209,18 +204,18 @@ void Generation::tick(Clock::time_point now) {
     const auto current = it++;
     ClientRequest& client_request = *current->second;
     if (is_stopped && client_request.is_acknowledged()) {
-      abort(current, TRITONSERVER_ERROR_UNAVAILABLE, kServerEnds);
+      abort(current, Failure::kUnavailable, kServerEnds);
     } else if (client_request.is_cancelled()) {
-      abort(current, TRITONSERVER_ERROR_CANCELLED, "the client cancelled the request");
+      abort(current, Failure::kCancelled, "the client cancelled the request");
     } else if (!client_request.is_submitted() && client_request.is_past_deadline(now)) {
       // Later the engine sees to it.
-      abort(current, kDeadlineCode,
+      abort(current, Failure::kDeadline,
             "deadline exceeded: deadline_ms passed before the engine had the request");
     } else if (!client_request.is_finished() && client_request.is_past_deadline(now - kDeadlineGrace)) {
       end_late(current);
     } else if (client_request.is_abandoned(now, kAcknowledgePatience)) {
       client_request.acknowledge();
-      abort(current, TRITONSERVER_ERROR_CANCELLED,
+      abort(current, Failure::kCancelled,
             "no detokenizer acknowledged a chunk for " +
                 std::to_string(std::chrono::seconds(kAcknowledgePatience).count()) +
                 " s; acknowledge: got true; allowed: true only where a detokenizer of this server follows");
@@ -238,7 +233,7 @@ Generation::Clock::duration Generation::probe_interval() const {
 void Generation::end_late(ClientRequests::iterator it) {
   ClientRequest& client_request = *it->second;
   if (!client_request.has_output()) {
-    abort(it, kDeadlineCode, "deadline exceeded: deadline_ms passed, and the engine did not answer");
+    abort(it, Failure::kDeadline, "deadline exceeded: deadline_ms passed, and the engine did not answer");
     return;
   }
   requests_.cancellations.push_back(client_request.id());
@@ -247,19 +242,19 @@ void Generation::end_late(ClientRequests::iterator it) {
   if (!client_request.is_open()) erase(it);
 }
 
-void Generation::abort(ClientRequests::iterator it, TRITONSERVER_Error_Code code, const std::string& why) {
+void Generation::abort(ClientRequests::iterator it, Failure failure, const std::string& why) {
   ClientRequest& client_request = *it->second;
   // The engine need not be told of the end of what it has finished or never seen.
   if (client_request.is_submitted() && !client_request.is_finished())
     requests_.cancellations.push_back(client_request.id());
-  client_request.end_with_error(code, why);
+  client_request.end_with_error(failure, why);
   if (!client_request.is_open()) erase(it);
 }
 
-void Generation::abort_all(TRITONSERVER_Error_Code code, const std::string& why) {
+void Generation::abort_all(Failure failure, const std::string& why) {
   for (auto it = client_requests_.begin(); it != client_requests_.end();) {
     const auto current = it++;
-    abort(current, code, why);
+    abort(current, failure, why);
   }
 }
 
@@ -277,7 +272,7 @@ void Generation::on_ready(wire::ReadyFrame& ready) {
   } else {
     ModelSettings settings = settings_;
     settings.reports_metrics &= !ready.disable_log_stats;
-    metrics_ = std::make_unique<ModelMetrics>(settings, ready);
+    metrics_ = std::make_shared<ModelMetrics>(settings, ready);
   }
   QUIRE_LOG(INFO, "model '" + settings_.name + "': the engine serves " + ready.model + ", max_model_len " +
                       std::to_string(ready.max_model_len) + ", " + std::to_string(ready.num_blocks) +
@@ -300,11 +295,11 @@ void Generation::on_step(const StepOutputs& outputs) {
     const std::string error = release.details ? release.details->error : "";
     if (release.finish_reason == FinishReason::kError) {
       if (client_request.has_siblings()) requests_.cancellations.push_back(client_request.id());
-      client_request.end_with_error(TRITONSERVER_ERROR_INVALID_ARG, error);
+      client_request.end_with_error(Failure::kInvalid, error);
     } else if (release.finish_reason == FinishReason::kCancelled) {
-      client_request.end_with_error(TRITONSERVER_ERROR_CANCELLED, "the engine cancelled the request");
+      client_request.end_with_error(Failure::kCancelled, "the engine cancelled the request");
     } else if (release.finish_reason == FinishReason::kDeadline && !error.empty()) {
-      client_request.end_with_error(kDeadlineCode, error);
+      client_request.end_with_error(Failure::kDeadline, error);
     } else {
       client_request.take(release, outputs);
       if (client_request.is_due()) send(client_request);
@@ -324,7 +319,7 @@ void Generation::on_lost(const std::string& why) {
     ClientRequest& client_request = *current->second;
     if (!client_request.is_submitted() || client_request.is_finished()) continue;
     client_request.end_with_error(
-        TRITONSERVER_ERROR_UNAVAILABLE,
+        Failure::kUnavailable,
         "the engine " + why + " while it worked on this request; it is being started again");
     if (!client_request.is_open()) erase(current);
   }
@@ -343,7 +338,7 @@ void Generation::on_start_failed(const std::string& message, bool is_given_up) {
   for (auto it = client_requests_.begin(); it != client_requests_.end();) {
     const auto current = it++;
     if (current->second->is_submitted()) continue;
-    current->second->fail(TRITONSERVER_ERROR_UNAVAILABLE, "the engine does not start: " + message);
+    current->second->fail(Failure::kUnavailable, "the engine does not start: " + message);
     erase(current);
   }
   unsubmitted_.clear();

@@ -79,6 +79,7 @@ class Generation : private EngineClient::Events {
   const ModelSettings& settings() const { return settings_; }
   std::shared_ptr<const ModelInfo> model_info() const;
   bool is_serving() const { return is_serving_; }  // the engine takes requests now
+  ModelMetrics& metrics() { return *metrics_; }    // once it is started
 
   // Takes over every request of the batch and answers it, now (errors) or later.
   void execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count);
@@ -99,6 +100,7 @@ class Generation : private EngineClient::Events {
   using ClientRequests = std::unordered_map<uint64_t, std::unique_ptr<ClientRequest>>;
 
   void post(std::vector<std::unique_ptr<ClientRequest>> client_requests);
+  void observe_way(const NewRequest& request, uint64_t start_ns);
   bool is_idle() const { return client_requests_.empty() && calls_.empty(); }
 
   void run();
@@ -111,8 +113,8 @@ class Generation : private EngineClient::Events {
   void tick(Clock::time_point now);
   Clock::duration probe_interval() const;
   // Ends a client_request with an error, and tells the engine if it still works on it.
-  void abort(ClientRequests::iterator it, TRITONSERVER_Error_Code code, const std::string& why);
-  void abort_all(TRITONSERVER_Error_Code code, const std::string& why);
+  void abort(ClientRequests::iterator it, Failure failure, const std::string& why);
+  void abort_all(Failure failure, const std::string& why);
   // Ends a client_request whose deadline the engine did not keep: with what it has, or an error where that is
   // nothing.
   void end_late(ClientRequests::iterator it);
@@ -138,7 +140,7 @@ class Generation : private EngineClient::Events {
 
   // Belongs to the generation thread
   EngineClient engine_;
-  std::unique_ptr<ModelMetrics> metrics_;  // from the first engine that is ready until the end
+  std::shared_ptr<ModelMetrics> metrics_;  // from the first engine that is ready until the end
   ClientRequests client_requests_;
   // In the order of arrival, without the prompts that wait for their turn.
   std::vector<uint64_t> unsubmitted_;

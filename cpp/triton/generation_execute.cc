@@ -28,9 +28,11 @@ void Generation::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Re
       check_vocabulary(generation.tokenized.vocabulary, info->ready.vocabulary, settings_.name);
       check_limits(generation, info->ready.vocab_size, info->ready.max_model_len);
       generation.request.request_id = next_request_id++;
+      observe_way(generation.request, start_ns);
       client_requests.push_back(
-          std::make_unique<ClientRequest>(instance, requests[i], std::move(generation), id_));
+          std::make_unique<ClientRequest>(instance, requests[i], std::move(generation), id_, metrics_));
     } catch (const std::exception& error) {
+      metrics_->count(failure_of(error));
       answer_with_error(instance, requests[i], error, start_ns);
     }
   }
@@ -46,6 +48,7 @@ void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACK
     const GenerationRequest whole = read_generation_request(
         request, Role::kUnary, tokenized, info->ready.defaults, settings_.forwarded_headers);
     check_vocabulary(whole.tokenized.vocabulary, info->ready.vocabulary, settings_.name);
+    observe_way(whole.request, now_ns());
     std::vector<GenerationRequest> prompts =
         split_prompts(whole, tokenized != nullptr ? "text_input" : "prompt_lengths");
     for (GenerationRequest& prompt : prompts) {
@@ -53,20 +56,31 @@ void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACK
       prompt.request.request_id = next_request_id++;
     }
     client_requests.reserve(prompts.size());
-    answer = std::make_shared<UnaryResponse>(instance, request, whole, prompts.size(), info, start_ns);
+    answer =
+        std::make_shared<UnaryResponse>(instance, request, whole, prompts.size(), info, start_ns, metrics_);
     for (size_t prompt = 0; prompt < prompts.size(); ++prompt) {
       client_requests.push_back(
-          std::make_unique<ClientRequest>(answer, prompt, std::move(prompts[prompt]), id_));
+          std::make_unique<ClientRequest>(answer, prompt, std::move(prompts[prompt]), id_, metrics_));
     }
   } catch (const std::exception& error) {
     if (answer) {
-      answer->fail(TRITONSERVER_ERROR_INTERNAL, error.what());
+      answer->fail(Failure::kInternal, error.what());
     } else {
+      metrics_->count(failure_of(error));
       answer_with_error(instance, request, error, start_ns);
     }
     return;
   }
   post(std::move(client_requests));
+}
+
+// The stages that a tokenizer says that there were. start_ns: when generation, or a unary model's part of it,
+// began.
+void Generation::observe_way(const NewRequest& request, uint64_t start_ns) {
+  if (request.tokenize_ns == 0) return;
+  metrics_->observe_ns(ServerSeries::kStageTokenize, request.tokenize_ns);
+  metrics_->observe_ns(ServerSeries::kStageToGeneration,
+                       static_cast<int64_t>(start_ns) - request.arrival_ns - request.tokenize_ns);
 }
 
 // The prompts of a request together: they share an answer, which one thread at a time may touch.
@@ -82,7 +96,7 @@ void Generation::post(std::vector<std::unique_ptr<ClientRequest>> client_request
   } catch (const std::exception& error) {  // no memory
     why = error.what();
   }
-  for (auto& client_request : client_requests) client_request->fail(TRITONSERVER_ERROR_UNAVAILABLE, why);
+  for (auto& client_request : client_requests) client_request->fail(Failure::kUnavailable, why);
 }
 
 }  // namespace quire::triton

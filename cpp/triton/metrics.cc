@@ -43,12 +43,18 @@ std::vector<double> lengths_up_to(int32_t limit) {
 
 }  // namespace buckets
 
+// Which models have a series.
+constexpr uint32_t bit(Role role) { return 1u << static_cast<unsigned>(role); }
+constexpr uint32_t kGeneration = bit(Role::kGeneration);
+constexpr uint32_t kTokenizer = bit(Role::kTokenizer);
+constexpr uint32_t kEither = kGeneration | kTokenizer;
+
 struct SeriesSpec {
   TRITONSERVER_MetricKind kind;
   const char* family;
   const char* label;  // "name=value", or ""
   std::span<const double> bounds;
-  Role role;
+  uint32_t roles;
   const char* meaning;
   double (*value)(const EngineStats& stats);  // of an engine's gauge or counter, else null
 };
@@ -60,14 +66,14 @@ double of(const EngineStats& stats) {
 
 constexpr SeriesSpec kSeries[] = {
 #define QUIRE_STAT(type, name, kind, series, label, meaning) \
-  {kind, series, label, buckets::kNone, Role::kGeneration, meaning, of<&EngineStats::name>},
+  {kind, series, label, buckets::kNone, kGeneration, meaning, of<&EngineStats::name>},
 #define QUIRE_SERIES(name, kind, series, label, meaning) QUIRE_STAT(, name, kind, series, label, meaning)
 #include "quire/engine_metrics.def"
-#define QUIRE_HISTOGRAM(name, series, bounds, meaning) \
-  {kHistogram, series, "", buckets::bounds, Role::kGeneration, meaning, nullptr},
+#define QUIRE_HISTOGRAM(name, series, label, bounds, meaning) \
+  {kHistogram, series, label, buckets::bounds, kGeneration, meaning, nullptr},
 #include "quire/engine_metrics.def"
 #define QUIRE_SERVER_SERIES(name, kind, series, label, bounds, role, meaning) \
-  {kind, series, label, buckets::bounds, Role::role, meaning, nullptr},
+  {kind, series, label, buckets::bounds, role, meaning, nullptr},
 #include "server_metrics.def"
 };
 constexpr size_t kNumSeries = std::size(kSeries);
@@ -213,7 +219,7 @@ ModelMetrics::ModelMetrics(const ModelSettings& settings, int32_t max_model_len)
   const std::vector<double> lengths = buckets::lengths_up_to(max_model_len);
   for (const SeriesSpec& spec : kSeries) {
     auto& metric = metrics_.emplace_back();
-    if (spec.role != settings.role) continue;
+    if ((spec.roles & bit(settings.role)) == 0) continue;
     std::vector<Label> labels = names_->labels;
     if (*spec.label != '\0') labels.push_back(split(spec.label));
     const bool is_length = spec.bounds.data() == buckets::kLengths.data();
@@ -260,6 +266,25 @@ void ModelMetrics::observe(const Observation& observation) {
   for (uint32_t i = 0; i < observation.count; ++i) {
     log_if_failed(TRITONSERVER_MetricObserve(observed, observation.value), "observing a value");
   }
+}
+
+void ModelMetrics::count(Failure failure) {
+  switch (failure) {
+    case Failure::kInvalid:
+      return increment(ServerSeries::kRefusedInvalid);
+    case Failure::kUnavailable:
+      return increment(ServerSeries::kRefusedUnavailable);
+    case Failure::kInternal:
+      return increment(ServerSeries::kRefusedInternal);
+    case Failure::kCancelled:
+      return increment(ServerSeries::kCancelled);
+    case Failure::kDeadline:
+      return;  // a miss, which may have a part of its answer and no error
+  }
+}
+
+void ModelMetrics::observe_ns(ServerSeries series, int64_t nanoseconds) {
+  observe(series, static_cast<double>(std::max<int64_t>(nanoseconds, 0)) * 1e-9);
 }
 
 void ModelMetrics::set(ServerSeries series, double value) {

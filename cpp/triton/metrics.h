@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "api.h"
+#include "failure.h"
 #include "model_settings.h"
 #include "quire/request.h"
 #include "quire/wire.h"
@@ -43,6 +44,8 @@ class ModelMetrics {
   void set(ServerSeries series, double value);
   void increment(ServerSeries series, double by = 1);
   void observe(ServerSeries series, double value);
+  void observe_ns(ServerSeries series, int64_t nanoseconds);  // in seconds; what is less than 0 as 0
+  void count(Failure failure);                                // of a request that is answered with an error
 
  private:
   ModelMetrics(const ModelSettings& settings, int32_t max_model_len);

@@ -3,16 +3,17 @@
 namespace quire::triton {
 
 OpenRequest::OpenRequest(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
-                         uint64_t start_ns, size_t num_answers)
+                         uint64_t start_ns, std::shared_ptr<ModelMetrics> metrics, size_t num_answers)
     : instance_(instance),
       request_(request),
       factory_(make_owned<OwnedResponseFactory>(
           [&](auto** factory) { return TRITONBACKEND_ResponseFactoryNew(factory, request); })),
+      metrics_(std::move(metrics)),
       num_answers_(num_answers),
       start_ns_(start_ns) {}
 
 OpenRequest::~OpenRequest() {
-  fail(TRITONSERVER_ERROR_INTERNAL, "the request was dropped; this is an error in Quire");
+  fail(Failure::kInternal, "the request was dropped; this is an error in Quire");
 }
 
 bool OpenRequest::is_cancelled() const {
@@ -28,20 +29,23 @@ void OpenRequest::mark_output() {
 
 void OpenRequest::send(bool is_last, const char* what, const std::function<void(ResponseBuilder&)>& fill) {
   try {
+    const uint64_t begin_ns = now_ns();
     ResponseBuilder response(factory_.get());
     fill(response);
     response.send(is_last);
+    metrics_->observe_ns(ServerSeries::kStageSend, static_cast<int64_t>(now_ns() - begin_ns));
   } catch (const std::exception& error) {
-    fail(TRITONSERVER_ERROR_INTERNAL, std::string(what) + " could not be sent: " + error.what());
+    fail(Failure::kInternal, std::string(what) + " could not be sent: " + error.what());
     return;
   }
   if (is_last) complete(true);
 }
 
-void OpenRequest::fail(TRITONSERVER_Error_Code code, const std::string& message) {
+void OpenRequest::fail(Failure failure, const std::string& message) {
   if (request_ == nullptr) return;
+  metrics_->count(failure);
   try {
-    ResponseBuilder(factory_.get()).send_error(ServerError(code, message));
+    ResponseBuilder(factory_.get()).send_error(ServerError(code_of(failure), message));
   } catch (const std::exception& failure) {
     QUIRE_LOG(ERROR, std::string("a request could not be answered: ") + failure.what());
   }

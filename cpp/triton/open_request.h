@@ -6,9 +6,12 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "api.h"
+#include "failure.h"
+#include "metrics.h"
 
 namespace quire::triton {
 
@@ -17,7 +20,7 @@ class OpenRequest {
   // Takes over the server's request. Throws, without taking it over, when the server cannot make a response
   // factory. num_answers: for the statistics.
   OpenRequest(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request, uint64_t start_ns,
-              size_t num_answers = 1);
+              std::shared_ptr<ModelMetrics> metrics, size_t num_answers = 1);
   ~OpenRequest();
   OpenRequest(const OpenRequest&) = delete;
   OpenRequest& operator=(const OpenRequest&) = delete;
@@ -29,7 +32,7 @@ class OpenRequest {
   // request. what: "a response", for the error.
   void send(bool is_last, const char* what, const std::function<void(ResponseBuilder&)>& fill);
   // Completes the request with an error, unless it is completed.
-  void fail(TRITONSERVER_Error_Code code, const std::string& message);
+  void fail(Failure failure, const std::string& message);
 
  private:
   void complete(bool is_success);
@@ -37,6 +40,7 @@ class OpenRequest {
   TRITONBACKEND_ModelInstance* const instance_;
   TRITONBACKEND_Request* request_;  // null once completed
   OwnedResponseFactory factory_;
+  const std::shared_ptr<ModelMetrics> metrics_;
   const size_t num_answers_;
   const uint64_t start_ns_;
   uint64_t first_output_ns_ = 0;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "api.h"
+#include "failure.h"
 #include "registry.h"
 #include "wire_bytes.h"
 
@@ -112,8 +113,14 @@ ServerError cancelled() { return {TRITONSERVER_ERROR_CANCELLED, "the client canc
 }  // namespace
 
 void Tokenizer::execute(TRITONBACKEND_Request** requests, uint32_t count) {
-  answer_each(instance_, requests, count,
-              [this](TRITONBACKEND_Request* request, uint64_t start_ns) { answer(request, start_ns); });
+  answer_each(instance_, requests, count, [this](TRITONBACKEND_Request* request, uint64_t start_ns) {
+    try {
+      answer(request, start_ns);
+    } catch (const std::exception& error) {
+      model_->metrics.count(failure_of(error));
+      throw;
+    }
+  });
 }
 
 void Tokenizer::answer(TRITONBACKEND_Request* request, uint64_t arrival_ns) {

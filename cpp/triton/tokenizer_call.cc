@@ -177,6 +177,12 @@ void TokenizerCall::end_one() {
 
 void TokenizerCall::hand_on() {
   try {
+    if (response_) check(TRITONSERVER_InferenceResponseError(response_.get()));
+  } catch (const std::exception& error) {  // the tokenizer has counted it
+    answer_with_error(model_.instance, request_, error, start_ns_);
+    return;
+  }
+  try {
     if (is_cancelled(request_)) {
       throw ServerError(TRITONSERVER_ERROR_CANCELLED, "the client cancelled the request");
     }
@@ -184,8 +190,8 @@ void TokenizerCall::hand_on() {
       throw ServerError(TRITONSERVER_ERROR_INTERNAL,
                         "tokenizer_model: model '" + model_.settings.tokenizer_model + "' answered nothing");
     }
-    check(TRITONSERVER_InferenceResponseError(response_.get()));
   } catch (const std::exception& error) {
+    generation_->metrics().count(failure_of(error));
     answer_with_error(model_.instance, request_, error, start_ns_);
     return;
   }

@@ -27,7 +27,7 @@ class UnaryResponse {
   // Takes over the server's request, or throws, as OpenRequest. start_ns: when the model got the request.
   UnaryResponse(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
                 const GenerationRequest& generation, size_t count, std::shared_ptr<const ModelInfo> info,
-                uint64_t start_ns);
+                uint64_t start_ns, std::shared_ptr<ModelMetrics> metrics);
 
   // No one waits for the prompts any more: the response is sent, or its client is gone.
   bool is_over() const { return !open_.is_open() || open_.is_cancelled(); }
@@ -35,10 +35,11 @@ class UnaryResponse {
   // The whole answer of a prompt, or one of its n.
   void answer(size_t prompt, Chunk chunk);
   // Answers the request with an error.
-  void fail(TRITONSERVER_Error_Code code, const std::string& message) { open_.fail(code, message); }
+  void fail(Failure failure, const std::string& message) { open_.fail(failure, message); }
 
  private:
   const std::shared_ptr<const ModelInfo> info_;
+  const std::shared_ptr<ModelMetrics> metrics_;
   const uint32_t outputs_;  // wanted by the request's fields, and asked for by name
   const size_t n_;
   std::vector<Answer> answers_;  // [prompts * n]

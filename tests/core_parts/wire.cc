@@ -60,7 +60,7 @@ void bind_wire(py::module_& m) {
       "Members of the payloads of requests, ready and step, as the lists in the core have them.");
   m.def(
       "histograms",
-      [] { return std::vector<std::string>(std::begin(kHistogramSeries), std::end(kHistogramSeries)); },
+      [] { return std::vector<std::string>(std::begin(kHistogramNames), std::end(kHistogramNames)); },
       "The series that the core observes, in the order of their numbers in observations.");
   m.def(
       "encode_requests",

@@ -42,10 +42,13 @@ def test_the_page_lists_every_series(server: TritonServer) -> None:
     """Name, label, kind and model of every series of ours on /metrics stand on the page, and no other."""
     scraped = Page.scrape(server.metrics_url)
     live = set()
+    # A tokenizer has the name of its ensemble: only generation has none of TensorRT-LLM's.
+    of_trtllm = {name for name, labels in scraped.ours() if ("model_name", "ensemble_trtllm") in labels}
     for (name, labels), _ in scraped.ours().items():
         family = name if name in scraped.kinds() else re.sub("_(bucket|sum|count)$", "", name)
         own = [f"{label}={value}" for label, value in labels if label not in EVERYWHERE]
-        role = "tokenizer" if family in OF_TOKENIZERS else "generation"
+        role = "either" if family in of_trtllm - OF_TOKENIZERS else "generation"
+        role = "tokenizer" if family in OF_TOKENIZERS else role
         if family != "vllm:cache_config_info":  # its labels are settings
             live.add((family, "".join(own), scraped.kinds()[family], role))
     rows = re.findall(
