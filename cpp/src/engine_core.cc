@@ -47,7 +47,9 @@ void EngineCore::end(LiveSequence& sequence, FinishReason reason, StepOutputs& o
   append_end(sequence, reason, out);
   count_end(sequence, reason, out);
   if (!sequence.return_receipt) return;
-  out.releases.back().add_details().timing = make_timing(sequence, scheduler_.waits(sequence), clock_());
+  // As histograms have it, where one does.
+  const int64_t end_ns = is_success(reason) ? sequence.last_token_ns : clock_();
+  out.releases.back().add_details().timing = make_timing(sequence, scheduler_.waits(sequence), end_ns);
 }
 
 void EngineCore::end_early(uint64_t request_id, FinishReason reason, const std::string& error) {

@@ -41,7 +41,6 @@ void EngineCore::count_first_token(LiveSequence& sequence) {
 
 void EngineCore::count_end(const LiveSequence& sequence, FinishReason reason, StepOutputs& out) {
   EngineStats& totals = scheduler_.totals();
-  const bool is_success = reason == FinishReason::kStop || reason == FinishReason::kLength;
   totals.num_stopped += reason == FinishReason::kStop;
   totals.num_at_length += reason == FinishReason::kLength;
   totals.num_failed += reason == FinishReason::kError;
@@ -52,7 +51,7 @@ void EngineCore::count_end(const LiveSequence& sequence, FinishReason reason, St
   siblings.num_longest_output = std::max(siblings.num_longest_output, sequence.num_output_tokens());
   --siblings.num_unfinished;
   // As in vLLM, requests that end early are counted but not timed.
-  if (!is_success || config_.disable_log_stats) return;
+  if (!is_success(reason) || config_.disable_log_stats) return;
 
   const RequestTiming timing = make_timing(sequence, {}, sequence.last_token_ns);
   const double queue = seconds(timing.admitted_ns - timing.arrival_ns - timing.tokenize_ns);

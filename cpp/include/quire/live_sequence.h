@@ -64,6 +64,11 @@ Release& append_run(LiveSequence& sequence, const OutputGate::Run& run, StepOutp
 // Appends everything held, as the sequence's last release.
 void append_end(LiveSequence& sequence, FinishReason reason, StepOutputs& out);
 
+// Whether the sequence came to an end of its own.
+inline bool is_success(FinishReason reason) {
+  return reason == FinishReason::kStop || reason == FinishReason::kLength;
+}
+
 // waits: Scheduler::waits().
 RequestTiming make_timing(const LiveSequence& sequence, const std::array<uint64_t, kNumWaitReasons>& waits,
                           int64_t end_ns);
