@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from quire.cli import bench, check, check_stream, demo, generate, models, serve
+from quire.cli import bench, check, check_stream, demo, generate, migrate, models, serve
 
 app = typer.Typer(
     name="quire",
@@ -18,6 +18,7 @@ app.command("generate")(generate.generate)
 app.command("add-model")(models.add)
 app.command("remove-model")(models.remove)
 app.command("list")(models.show_all)
+app.command("migrate")(migrate.migrate)
 app.command("check")(check.check)
 app.command("check-stream")(check_stream.check_stream)
 app.command("demo")(demo.demo)

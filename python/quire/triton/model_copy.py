@@ -35,7 +35,7 @@ def copy_for_model(
     fixed = [folder for folder in folders if not folder.startswith("ensemble")]
     if name is not None and (not _NAME.fullmatch(name) or name in fixed):
         raise InvalidArgument("--name", describe(name), f"{_CHARACTERS}, but none of {', '.join(fixed)}")
-    names = _called(folders, name or "ensemble") | {old: old for old in fixed}
+    names = called(folders, name or "ensemble") | {old: old for old in fixed}
     _copy(packaged, target, model, names, settings)
 
 
@@ -47,7 +47,7 @@ def add_model(
     if repository.resolve() == packaged.resolve():
         given = f"{repository}, from which models are copied"
         raise InvalidArgument("--repository", given, "another folder, which is made if need be")
-    names = _called([folder.name for folder in model_folders(packaged)], name)
+    names = called([folder.name for folder in model_folders(packaged)], name)
     if not _NAME.fullmatch(name):
         raise InvalidArgument("--name", describe(name), _CHARACTERS)
     if used := [new for new in names.values() if (repository / new).exists()]:
@@ -65,11 +65,11 @@ def remove_model(packaged: Path, repository: Path, name: str) -> list[str]:
     needs one of them."""
     folders = [folder.name for folder in model_folders(packaged)]
     configs, _ = read_configs(_existing(repository))
-    added = [other for other in configs if _called(["generation"], other)["generation"] in configs]
+    added = [other for other in configs if called(["generation"], other)["generation"] in configs]
     if name not in added:
         allowed = ", ".join(added) or f"none: {repository} has no model that was added"
         raise InvalidArgument("NAME", describe(name) + did_you_mean(name, added), allowed)
-    going = {new for new in _called(folders, name).values() if (repository / new).is_dir()}
+    going = {new for new in called(folders, name).values() if (repository / new).is_dir()}
     for other, config in configs.items():
         keys = ("generation_model", "tokenizer_model")
         needs = loaded_with([other], configs) | {parameter(config, key) for key in keys}
@@ -96,7 +96,7 @@ def _existing(repository: Path) -> Path:
     return repository
 
 
-def _called(folders: list[str], name: str) -> dict[str, str]:
+def called(folders: list[str], name: str) -> dict[str, str]:
     """The packaged models' names, and theirs as those of the model `name`."""
     return {
         old: f"{name}{old.removeprefix('ensemble')}" if old.startswith("ensemble") else f"{name}-{old}"
@@ -109,15 +109,33 @@ def _copy(
 ) -> None:
     if Path(model).expanduser().exists() or model.startswith((".", "/", "~")):
         model = str(Path(model).expanduser().absolute())
-    values = {"model": model, **settings}
-    EngineConfig(**values)  # here, so that its errors name a setting and no file of ours
+    copy_models(packaged, target, names, {"model": model, **settings})
+
+
+def copy_models(
+    packaged: Path,
+    target: Path,
+    names: Mapping[str, str],
+    settings: Mapping[str, Any],
+    *,
+    version: str = "1",
+    parameters: Mapping[str, Mapping[str, str]] | None = None,
+) -> None:
+    """Copies models of `packaged` under new names, for a generation model with `settings`. `parameters`: of
+    the config.pbtxt of a packaged model. Raises ConfigError that names a setting."""
+    EngineConfig(**settings)  # here, so that its errors name no file of ours
     for old, new in names.items():
         shutil.copytree(packaged / old, target / new)
         config = target / new / "config.pbtxt"
         text = config.read_text("utf-8")
+        for key, value in (parameters or {}).get(old, {}).items():
+            text += (
+                f"\nparameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}\n"
+            )
         config.write_text(_NAMED.sub(lambda found: found[1] + names.get(found[2], found[2]), text))
-    settings_file = target / names["generation"] / "1" / "model.json"
-    settings_file.write_text(json.dumps(values, indent=2) + "\n")
+        (target / new / "1").rename(target / new / version)
+    settings_file = target / names["generation"] / version / "model.json"
+    settings_file.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
