@@ -54,8 +54,10 @@ def is_own(folder: Path, config: ModelConfig | None) -> bool:
     file = arguments_file(folder, versions_of(folder))
     if file is None or file.name == OWN_ARGUMENTS:
         return file is not None
-    code = file.parent / "model.py"
-    return code.is_file() and b"vllm" in read_bytes(code)
+    try:
+        return b"vllm" in read_bytes(file.parent / "model.py")
+    except (FileNotFoundError, UnreadableFile):
+        return False
 
 
 def arguments_file(folder: Path, versions: Collection[Path]) -> Path | None:

@@ -1,7 +1,7 @@
 """Checks a model repository without starting a server: configurations, how an ensemble's steps fit together,
 settings, model files. Finds all problems, not only the first, by the code that a start runs.
 
-Models of other backends are Triton's business: what is found about them is a note.
+Models of other backends are Triton's business, where it has their backend.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from quire import _core
 from quire.errors import InvalidArgument, QuireError, describe, did_you_mean, not_one_of
 from quire.triton.check_ensemble import check_ensemble, difference, unknown
+from quire.triton.check_foreign import check_folder, check_foreign, check_without_config, way_without_config
 from quire.triton.check_settings import check_claims, check_settings
-from quire.triton.installation import find_backend_library, find_installation
+from quire.triton.installation import find_backend_library
 from quire.triton.problem import Findings, Problem
 from quire.triton.repository import (
     BadConfig,
@@ -35,15 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Problem", "check_repository", "check_settings"]
 
-# Backends that serve LLMs as ours does: what to do with their models.
-_MOVING = {
-    "vllm": "its model.json has our settings' names: put it into generation/1/model.json of a copy of our "
-    "model_repository, without what `quire check` then names; clients call ensemble in its place",
-    "tensorrtllm": "it reads engines built by trtllm-build; ours reads the Hugging Face folder they came "
-    "from: name that in generation/1/model.json, and let clients call ensemble_trtllm",
-}
-
-
 _NO_CACHE = (
     "response_cache.enable: got true; allowed: false: requests that differ in parameters only would get "
     "one answer"
@@ -58,6 +50,8 @@ def check_repository(repository: Path, models: Sequence[str] | None = None) -> l
     if not repository.is_dir():
         top.problem("no such folder; allowed: a Triton model repository")
         return problems
+    if not check_folder(top):
+        return problems
     folders = {folder.name: folder for folder in model_folders(repository)}
     if not folders:
         top.problem("has no models; allowed: a folder for each model")
@@ -68,7 +62,7 @@ def check_repository(repository: Path, models: Sequence[str] | None = None) -> l
             others.add(name)
         else:
             file = folders[name] / "config.pbtxt"
-            bad[name] = BadConfig(file, "no such file; allowed: the model's configuration")
+            bad[name] = BadConfig(file, f"no such file; allowed: {way_without_config(folders[name])}")
     wanted = set(folders) if models is None else loaded_with(models, configs)
     for name in sorted(wanted - set(folders)):
         if models is not None and name in models:
@@ -81,7 +75,7 @@ def check_repository(repository: Path, models: Sequence[str] | None = None) -> l
         if name in bad:
             top.of(bad[name].file).problem(str(bad[name]))
         elif name in others:
-            findings.note("no such file; Triton completes the configuration, or refuses the model")
+            check_without_config(findings, folders[name])
         else:
             _Model(folders[name], findings, configs[name], configs, others | set(bad), claims).check()
     for message in check_claims(claims):
@@ -126,7 +120,7 @@ class _Model:
         elif config.backend == "python":
             self._check_python()
         else:
-            self._check_foreign()
+            check_foreign(self.findings, self.folder, self.config)
 
     def _check_python(self) -> None:
         """Somebody's own model."""
@@ -134,22 +128,7 @@ class _Model:
             path = version / (self.config.default_model_filename or "model.py")
             if not path.is_file():
                 self.findings.of(path).problem("no such file; allowed: the model's Python code")
-
-    def _check_foreign(self) -> None:
-        """A model of another backend, which is Triton's business; where it cannot be loaded and has a way to
-        us, that is said."""
-        name = self.config.backend or self.config.platform
-        try:
-            is_here = not self.config.backend or (find_installation().backends / self.config.backend).is_dir()
-        except QuireError:
-            is_here = True  # said once, by the command
-        if is_here:
-            return
-        message = f"backend: got {describe(name)}, which is not installed"
-        if name in _MOVING:
-            self.findings.problem(f"{message}; allowed: a model of ours: {_MOVING[name]}")
-        else:
-            self.findings.note(f"{message}: tritonserver will refuse the model")
+        check_foreign(self.findings, self.folder, self.config)
 
     def _check_quire(self) -> None:
         """A model of our own backend."""

@@ -35,7 +35,6 @@ def test_models_of_others_are_notes(repository: Path) -> None:
     """What another backend makes of its models is Triton's business: noted at most, and an ensemble may use
     them."""
     add(repository, "python_without_config", None, model="")
-    add(repository, "network", 'backend: "onnxruntime"')
     step = """{ model_name: "python_without_config" model_version: -1
         input_map { key: "a" value: "prompt_ids" } output_map { key: "b" value: "made_elsewhere" } },"""
     edit(
@@ -46,23 +45,8 @@ def test_models_of_others_are_notes(repository: Path) -> None:
     problems = check_repository(repository)
     assert all(problem.is_note for problem in problems), problems
     assert [str(problem).removeprefix(f"{repository}/").split(";")[0] for problem in problems] == [
-        'network/config.pbtxt: backend: got "onnxruntime", which is not installed: tritonserver will refuse '
-        "the model",
         "python_without_config/config.pbtxt: no such file",
     ]
-
-
-@pytest.mark.parametrize(
-    ("backend", "way"), [("vllm", "put it into generation/1/model.json"), ("tensorrtllm", "ensemble_trtllm")]
-)
-def test_llms_of_other_backends(repository: Path, backend: str, way: str) -> None:
-    """A model of a backend that serves LLMs is named with the way to move it."""
-    add(repository, "llm", f'backend: "{backend}"')
-    (problem,) = problems_of(repository)
-    assert problem.startswith(
-        f'llm/config.pbtxt: backend: got "{backend}", which is not installed; allowed: '
-    )
-    assert way in problem
 
 
 def add_second_llm(repository: Path) -> None:
