@@ -64,7 +64,7 @@ def plan(
     foreign = [name for name in folders if vllm.is_vllm(folders[name], configs[name])]
     if "" in weights and len(groups) + len(foreign) > 1:
         names = ", ".join([*foreign, *(group.engine for group in groups)])
-        raise InvalidArgument("--model", describe(weights[""]), f"NAME=FOLDER with NAME one of {names}")
+        raise InvalidArgument("--model", describe(weights[""]), f"NAME=MODEL with NAME one of {names}")
     if "" in weights:
         weights[""] = _absolute(weights[""])
     for name in foreign:
@@ -101,7 +101,7 @@ def plan(
         name, model = next(iter(weights.items()))
         given = f"{name}={model}" if name else model
         allowed = ", ".join(move.name for move in moves) or "none: no model moves"
-        raise InvalidArgument("--model", describe(given), f"NAME=FOLDER with NAME one of {allowed}")
+        raise InvalidArgument("--model", describe(given), f"NAME=MODEL with NAME one of {allowed}")
     if not moves:
         what = ", ".join(f"{name} ({text})" for name, text in left.items()) or "no models"
         given = f"{repository}, which has {what}"

@@ -196,6 +196,8 @@ def plan_trtllm(
         judge = ConfigJudge(findings, repository / name, tensors, _REFUSED, is_engine=is_engine)
         judge.judge(judged, unknown.get(name))
         _judge_parameters(move, repository, name, parameters_of(config))
+    if not any("exclude_input_in_output" in parameters for parameters in move.parameters.values()):
+        _set_exclude(move, "false")  # as there
     _find_model(move, repository, configs, group)
     return move
 
@@ -260,10 +262,14 @@ def _exclude(move: Move, file: str, value: str) -> None:
     if not isinstance(is_on, bool):
         move.findings.unknown(file, "parameters.exclude_input_in_output", value, "true or false")
         return
-    tokenizers = [name for name in move.models if name.startswith("tokenizer")]
-    for tokenizer in tokenizers:
-        move.parameters[tokenizer] = {"exclude_input_in_output": "true" if is_on else "false"}
+    _set_exclude(move, "true" if is_on else "false")
     move.findings.taken(file, "parameters.exclude_input_in_output", value)
+
+
+def _set_exclude(move: Move, value: str) -> None:
+    for tokenizer in move.models:
+        if tokenizer.startswith("tokenizer"):
+            move.parameters[tokenizer] = {"exclude_input_in_output": value}
 
 
 def _find_model(move: Move, repository: Path, configs: Mapping[str, ModelConfig], group: Group) -> None:

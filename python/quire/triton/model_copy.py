@@ -129,13 +129,19 @@ def copy_models(
         config = target / new / "config.pbtxt"
         text = config.read_text("utf-8")
         for key, value in (parameters or {}).get(old, {}).items():
-            text += (
-                f"\nparameters {{ key: {json.dumps(key)} value {{ string_value: {json.dumps(value)} }} }}\n"
-            )
+            text = _with_parameter(text, key, value)
         config.write_text(_NAMED.sub(lambda found: found[1] + names.get(found[2], found[2]), text))
         (target / new / "1").rename(target / new / version)
     settings_file = target / names["generation"] / version / "model.json"
     settings_file.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _with_parameter(text: str, key: str, value: str) -> str:
+    """A config.pbtxt with a parameter, in place of the line that has it."""
+    text = re.sub(rf'^parameters:? \{{ key: "{key}" .*\n', "", text, flags=re.MULTILINE)
+    return (
+        f"{text}\nparameters: {{ key: {json.dumps(key)} value: {{ string_value: {json.dumps(value)} }} }}\n"
+    )
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
