@@ -174,8 +174,12 @@ def _settings_in(values: dict[str, Any]) -> dict[str, Any]:
                 raise ConfigError(None, problem, key=name)
         elif (field := EngineConfig.model_fields.get(name)) is None:
             settings[name] = value
-        elif value is not None or field.is_required():
-            settings[name] = _in_its_form(name, value, _types_of(field.annotation))
+        else:
+            types = _types_of(field.annotation)
+            # Templates write "" for a text that is not given.
+            is_given = value is not None and not (value == "" and type(None) in types)
+            if is_given or field.is_required():
+                settings[name] = _in_its_form(name, value, types)
     return settings
 
 

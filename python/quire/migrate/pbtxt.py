@@ -95,17 +95,18 @@ class ConfigJudge:
     def _tensors(self, key: str, value: Any) -> None:
         for tensor in value:
             name = f"{key}.{tensor.name}"
-            given = protobuf()[2].DataType.Name(tensor.data_type)
+            given = type_name(tensor.data_type)
             known = self.tensors.get(tensor.name)
             if known is None and tensor.name in self.others:
                 self._neutral(name, given, self.others[tensor.name])
             elif known is None:
                 self._missing(name, given, f"no {key} of that name")
-            elif known != tensor.data_type:
-                allowed = protobuf()[2].DataType.Name(known)
-                self._missing(name, given, f"here {allowed}")
+            elif known != tensor.data_type and not (
+                key == "output" and _are_integers(known, tensor.data_type)
+            ):
+                self._missing(name, given, f"here {type_name(known)}")
             else:
-                self._neutral(name, given)
+                self._neutral(name, given, "" if known == tensor.data_type else f"here {type_name(known)}")
 
     def _instances(self, key: str, value: Any) -> None:
         """One engine on the first GPU that it sees; `is_engine`: whether the model held one."""
@@ -168,6 +169,14 @@ _JUDGES: Mapping[str, Callable[[ConfigJudge, str, Any], None]] = {
     "dynamic_batching": ConfigJudge._batching,
     "response_cache": ConfigJudge._cache,
 }
+
+
+def type_name(data_type: int) -> str:
+    return str(protobuf()[2].DataType.Name(data_type))
+
+
+def _are_integers(*data_types: int) -> bool:
+    return all("INT" in type_name(data_type) for data_type in data_types)
 
 
 def _text(value: object) -> str:

@@ -54,7 +54,6 @@ def plan(
     own, _ = read_configs(packaged)
     moves, left = [], {}
     moved: set[str] = set()
-    is_only = len(folders) == 1
 
     def weights_of(names: Collection[str]) -> str | None:
         given = [name for name in names if name in weights]
@@ -104,10 +103,28 @@ def plan(
         raise InvalidArgument("--model", describe(given), f"NAME=MODEL with NAME one of {allowed}")
     if not moves:
         what = ", ".join(f"{name} ({text})" for name, text in left.items()) or "no models"
-        given = f"{repository}, which has {what}"
-        place = "a model" if is_only else "models"
-        raise InvalidArgument("REPOSITORY", given, f"{place} of Triton's vLLM backend or of TensorRT-LLM")
+        inside = sorted({file.parents[1].name for file in repository.glob(f"*/*/{FILE}")})
+        allowed = "models of Triton's vLLM backend or of TensorRT-LLM"
+        raise InvalidArgument(
+            "REPOSITORY",
+            f"{repository}, which has {what}",
+            f"{repository / inside[0]}, which has models" if inside else allowed,
+        )
+    _require_apart(moves)
     return Plan(moves, left)
+
+
+def _require_apart(moves: list[Move]) -> None:
+    """No name of one model's steps is that of another model."""
+    used: dict[str, str] = {}
+    for move in moves:
+        for name in {*move.models.values(), *move.names}:
+            if name in used:
+                given = f"{used[name]} and {move.name}, which both need a model {name}"
+                raise InvalidArgument(
+                    "REPOSITORY", given, f"one of them: a model's folder, as in {move.sources[0]}"
+                )
+            used[name] = move.name
 
 
 def write(packaged: Path, moves: list[Move], target: Path) -> list[str]:

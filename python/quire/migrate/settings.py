@@ -10,7 +10,7 @@ from typing import Any
 from quire.config import EngineConfig
 from quire.engine_arguments import ARGUMENTS
 from quire.errors import ConfigError, did_you_mean
-from quire.migrate.findings import Findings
+from quire.migrate.findings import NEEDED, Findings
 from quire.model_path import embedded_models, is_hub_id
 
 NOT_HERE = "not on this machine"
@@ -53,7 +53,9 @@ def judge_arguments(
         elif key not in EngineConfig.model_fields:
             hint = did_you_mean(key, [*EngineConfig.model_fields, *ARGUMENTS])
             findings.unknown(file, key, value, f"no engine argument{hint}")
-        elif value is None and key != "model":
+        elif key != NEEDED and (
+            value is None or (value == "" and EngineConfig.model_fields[key].default is None)
+        ):
             findings.neutral(file, key, value, "the default")
         else:
             _take(findings, file, key, value, places, settings)

@@ -30,6 +30,14 @@ FILES: list[dict[str, Any]] = [
         "hf_overrides": {},
     },
     {"model": "m", "scheduler_delay_factor": 0.0, "num_scheduler_steps": 8, "use_v2_block_manager": "true"},
+    {
+        "model": "m",
+        "tokenizer": "",
+        "revision": "",
+        "download_dir": "",
+        "quantization": "",
+        "max_model_len": "",
+    },
     {"model": "m", "limit_mm_per_prompt": {"image": 0}, "speculative_config": None, "runner": "generate"},
 ]
 

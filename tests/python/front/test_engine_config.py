@@ -104,7 +104,7 @@ def test_unknown_keys(tmp_path: Path) -> None:
     """An unknown key is refused with the nearest known one."""
     problem = problem_of(tmp_path, '{"model": "m", "max_num_seq": 3}')
     assert problem.startswith(
-        'max_num_seq: unknown key (did you mean "max_num_seqs"?); allowed: model, revision, device, '
+        'max_num_seq: unknown key (did you mean "max_num_seqs"?); allowed: model, revision, tokenizer, '
     )
     with pytest.raises(ConfigError, match=r"^block_sise: unknown key \(did you mean"):
         EngineConfig(model="m", block_sise=8)

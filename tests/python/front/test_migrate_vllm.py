@@ -280,6 +280,7 @@ def test_nothing_is_overwritten(tmp_path: Path, repository: Path, output: Path) 
         ([repository, "--output", repository], f"--output: got {repository}, which is what moves; "),
         ([repository, "--output", repository / "chat"], "which is what moves; allowed: another folder"),
         ([repository, "--output", __file__], "--output: got "),
+        ([tmp_path], f"REPOSITORY: got {tmp_path}, which has new (no config.pbtxt), old (no config.pbtxt); "),
         ([output], f"REPOSITORY: got {output}, which has chat ("),
         ([tmp_path / "none"], "REPOSITORY: got "),
         ([repository, "--ignore", "swap_space"], '--ignore: got "swap_space"; allowed: none: each setting'),
@@ -291,6 +292,16 @@ def test_nothing_is_overwritten(tmp_path: Path, repository: Path, output: Path) 
         assert message in text
     after = {path: path.stat().st_mtime_ns for path in [*output.rglob("*"), *repository.rglob("*")]}
     assert before == after
+
+
+def test_names_that_meet(repository: Path) -> None:
+    """A model that is called like a step of another one is named with it, before anything is written."""
+    make(repository, "chat", MODEL_KIND, {"model": "org/small"})
+    make(repository, "chat_unary", MODEL_KIND, {"model": "org/small"})
+    status, text = migrate(repository, "--dry-run")
+    assert status == 1
+    assert "chat and chat_unary, which both need a model chat_unary; allowed: one of them" in text
+    assert migrate(repository / "chat_unary", "--dry-run")[0] == 0
 
 
 @pytest.mark.parametrize(
