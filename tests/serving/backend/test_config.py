@@ -28,7 +28,7 @@ CASES = [
         'key: "engine_module"',
         'key: "engine_modul"',
         "parameters of role generation: got engine_modul; "
-        "allowed: role, python, engine_module, forwarded_headers, REPORT_CUSTOM_METRICS",
+        "allowed: role, python, engine_module, forwarded_headers, REPORT_CUSTOM_METRICS, served_model_name",
     ),
     (
         "generation",
