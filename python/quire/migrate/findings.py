@@ -8,6 +8,7 @@ from enum import Enum
 
 from quire.errors import describe
 
+_MAX_SHOWN = 300
 NEEDED = "model"  # the one key that nothing can do without
 
 
@@ -63,5 +64,13 @@ class Findings:
         is_open = verdict in (Verdict.MISSING, Verdict.UNKNOWN)
         if is_open and key in self.ignored and key != NEEDED:
             verdict, note = Verdict.IGNORED, f"by --ignore: {note}"
-        shown = value if isinstance(value, str) else describe(value)
-        self.found.append(Finding(file=file, key=key, value=shown, verdict=verdict, note=note))
+        value = _printable(value) if isinstance(value, str) else describe(value)
+        key, note = _printable(key), _printable(note)
+        self.found.append(Finding(file=file, key=key, value=value, verdict=verdict, note=note))
+
+
+def _printable(text: str) -> str:
+    """On one line and in UTF-8, whatever a file holds."""
+    if len(text) > _MAX_SHOWN:
+        text = f"{text[:_MAX_SHOWN]}... ({len(text)} characters)"
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

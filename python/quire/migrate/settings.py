@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ from quire.config import EngineConfig
 from quire.engine_arguments import ARGUMENTS
 from quire.errors import ConfigError, did_you_mean
 from quire.migrate.findings import NEEDED, Findings
+from quire.model_folder import CONFIG
 from quire.model_path import embedded_models, is_hub_id
+from quire.tokenizer_files import TOKENIZER_FILES
 
 NOT_HERE = "not on this machine"
-_FOLDERS = ("model", "tokenizer", "download_dir")
 
 
 @dataclass(frozen=True)
@@ -26,20 +28,31 @@ class Places:
 
     def find(self, name: str) -> tuple[str, str]:
         """The name or path to write, and what to say about it."""
-        path = Path(name).expanduser()
+        path = Path(os.path.expanduser(name))  # noqa: PTH111 - no error for ~nobody
         if path.is_absolute():
-            if path.exists():
+            if exists(path):
                 return name, ""
             # The repository was mounted somewhere else, with weights inside of it.
             for index in range(1, len(path.parts)):
                 inside = self.repository.joinpath(*path.parts[index:])
-                if inside.exists():
+                if _is_model(inside):
                     return str(inside), "found in this repository"
             return name, NOT_HERE
         for folder in (Path.cwd(), *self.beside, self.repository):
-            if (folder / path).exists():
+            if _is_model(folder / path):
                 return str((folder / path).absolute()), ""
         return name, "" if is_hub_id(name) or name in embedded_models() else NOT_HERE
+
+
+def _is_model(path: Path) -> bool:
+    """Whether weights or a tokenizer are there, and no model of Triton's that has the same name."""
+    return (path.suffix == ".gguf" and exists(path)) or any(
+        exists(path / name) for name in (CONFIG, *TOKENIZER_FILES)
+    )
+
+
+def exists(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110 - no error, whatever the name
 
 
 def judge_arguments(
@@ -71,7 +84,9 @@ def _take(
         findings.missing(file, key, value, error.problem)
         return
     settings[key], note = getattr(config, key), ""
-    if key in _FOLDERS:
+    if key == "download_dir":
+        settings[key] = str(Path(str(value)).absolute())
+    if key in ("model", "tokenizer"):
         if "://" in str(value):
             findings.missing(file, key, value, "a folder on this machine, or a Hugging Face id")
             return

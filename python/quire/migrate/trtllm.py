@@ -18,7 +18,7 @@ from quire.errors import ConfigError
 from quire.migrate.findings import NEEDED, Findings
 from quire.migrate.move import Move
 from quire.migrate.pbtxt import FILE, ConfigJudge, parameters_of
-from quire.migrate.settings import NOT_HERE, Places
+from quire.migrate.settings import NOT_HERE, Places, exists
 from quire.model_folder import INDEX, SINGLE
 from quire.model_path import is_hub_id
 from quire.triton.repository import ModelConfig
@@ -27,20 +27,25 @@ _ENGINE_KEYS = {"gpt_model_type", "batching_type", "batch_scheduler_policy", "kv
 _BLS_KEYS = {"tensorrt_llm_model_name", "accumulate_tokens"}
 _BLOCK = 16
 
-# What becomes of a parameter: a setting of ours, and how its value is read.
-_TAKEN: Mapping[str, tuple[str, Callable[[Any], object], str]] = {
+
+def _itself(value: object) -> object:
+    return value
+
+
+def _blocks(value: object) -> object:
+    return max(1, value // _BLOCK) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+# What becomes of a parameter: a setting of ours, how its value is read, and what to say about it.
+_TAKEN: Mapping[str, tuple[str, Callable[[object], object], str]] = {
     "kv_cache_free_gpu_mem_fraction": (
         "gpu_memory_utilization",
-        float,
+        _itself,
         "here of the whole GPU, with the weights; there of what they leave",
     ),
-    "enable_kv_cache_reuse": ("enable_prefix_caching", lambda value: value, ""),
-    "max_tokens_in_paged_kv_cache": (
-        "num_gpu_blocks_override",
-        lambda value: max(1, int(value) // _BLOCK),
-        f"blocks of {_BLOCK} tokens",
-    ),
-    "max_num_sequences": ("max_num_seqs", int, ""),
+    "enable_kv_cache_reuse": ("enable_prefix_caching", _itself, ""),
+    "max_tokens_in_paged_kv_cache": ("num_gpu_blocks_override", _blocks, f"blocks of {_BLOCK} tokens"),
+    "max_num_sequences": ("max_num_seqs", _itself, ""),
 }
 
 
@@ -246,11 +251,9 @@ def _take(move: Move, file: str, key: str, value: str) -> None:
     setting, read, note = _TAKEN[key]
     name = f"parameters.{key}"
     try:
-        settings = {setting: read(plain(value))}
-        EngineConfig(model="m", **settings)
-    except (ConfigError, ValueError, TypeError) as error:
-        problem = error.problem if isinstance(error, ConfigError) else f"no value for {setting}"
-        move.findings.missing(file, name, value, problem)
+        settings = {setting: getattr(EngineConfig(model="m", **{setting: read(plain(value))}), setting)}
+    except ConfigError as error:
+        move.findings.missing(file, name, value, error.problem)
         return
     move.settings |= settings
     move.findings.taken(file, name, value, f"as {setting} {settings[setting]}" + (note and f": {note}"))
@@ -297,4 +300,4 @@ def _has_weights(folder: str) -> bool:
     path = Path(folder)
     if not path.is_absolute() and is_hub_id(folder):
         return True
-    return any((path / name).exists() for name in (SINGLE, INDEX)) or any(path.glob("*.gguf"))
+    return any(exists(path / name) for name in (SINGLE, INDEX)) or (exists(path) and any(path.glob("*.gguf")))

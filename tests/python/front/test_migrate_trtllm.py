@@ -225,6 +225,8 @@ def test_several_engines(tmp_path: Path, model: Path, output: Path) -> None:
         ({"kv_cache_host_memory_bytes": "1000000"}, "parameters.kv_cache_host_memory_bytes"),
         ({"kv_cache_free_gpu_mem_fraction": "1.5"}, "parameters.kv_cache_free_gpu_mem_fraction"),
         ({"kv_cache_free_gpu_mem_fraction": "x"}, "parameters.kv_cache_free_gpu_mem_fraction"),
+        ({"max_num_sequences": "1.5"}, "parameters.max_num_sequences"),
+        ({"max_tokens_in_paged_kv_cache": "1e999"}, "parameters.max_tokens_in_paged_kv_cache"),
         ({"enable_kv_cache_reuse": "2"}, "parameters.enable_kv_cache_reuse"),
         ({"exclude_input_in_output": "maybe"}, "parameters.exclude_input_in_output"),
         ({"max_queue_size": "8"}, "parameters.max_queue_size"),

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from checked_repository import checked_model
 from quire.cli import app
+from quire.model_folder import CONFIG
+from quire.tokenizer_files import TOKENIZER
 from quire.triton.check import check_repository
 from typer.testing import CliRunner
 
@@ -209,8 +211,14 @@ def test_weights_inside_of_the_repository(tmp_path: Path, repository: Path, outp
     make(repository, "mounted", MODEL_KIND, {"model": "/models/mounted/weights"})
     make(repository, "beside", MODEL_KIND, {"model": "weights", "tokenizer": "./words"})
     make(repository, "gone", MODEL_KIND, {"model": "/nowhere/at/all"})
-    for folder in ("mounted/weights", "beside/weights", "beside/1/words"):
+    make(repository, "small", MODEL_KIND, {"model": "/w/small"})  # no weights in a folder of that name
+    for folder, file in (
+        ("mounted/weights", CONFIG),
+        ("beside/weights", CONFIG),
+        ("beside/1/words", TOKENIZER),
+    ):
         (repository / folder).mkdir()
+        (repository / folder / file).touch()
     status, report = migrate(repository, "--output", output, "--model", f"gone={tmp_path}")
     assert status == 0
     settings = {model["names"][0]: model["settings"] for model in report["models"]}
@@ -218,6 +226,7 @@ def test_weights_inside_of_the_repository(tmp_path: Path, repository: Path, outp
     assert settings["beside"]["model"] == str(repository / "beside" / "weights")
     assert settings["beside"]["tokenizer"] == str(repository / "beside" / "1" / "words")
     assert settings["gone"]["model"] == str(tmp_path)
+    assert settings["small"]["model"] == "/w/small"
 
 
 def test_versions(repository: Path, output: Path) -> None:
