@@ -20,22 +20,21 @@ _TYPES = {"kString": "STRING", "kInt32": "INT32", "kUint32": "UINT32", "kFloat":
 # The models, and the word of the output table for what each has.
 _MODELS = {
     "generation": "kGeneration",
-    "generation_unary": "kUnary",
-    "detokenizer": "kDetokenizer",
-    "ensemble": "kDetokenizer",
-    "ensemble_unary": "kUnary",
-    "ensemble_trtllm": "kDetokenizer",
-    "ensemble_trtllm_unary": "kUnary",
+    "generation_unary": "kVllm",
+    "detokenizer": "kVllm",
+    "detokenizer_trtllm": "kTrtllm",
+    "ensemble": "kVllm",
+    "ensemble_unary": "kVllm",
+    "ensemble_trtllm": "kTrtllm",
+    "ensemble_trtllm_unary": "kTrtllm",
     "tokenizer": "",
 }
-_ROLES = {
-    "kAll": ("kGeneration", "kDetokenizer", "kUnary"),
-    "kTexts": ("kDetokenizer", "kUnary"),
-    "kStreams": ("kDetokenizer", "kGeneration"),
+_SENDERS = {
+    "kAll": ("kGeneration", "kVllm", "kTrtllm"),
+    "kTexts": ("kVllm", "kTrtllm"),
+    "kOurs": ("kGeneration", "kVllm"),
 }
 _FIELDS_AS_TENSORS = ("tokenizer", "ensemble", "ensemble_unary")
-# TensorRT-LLM's clients have other names for these.
-_NOT_OF_TRTLLM = ("cumulative_logprob", "logprobs")
 
 
 def _outputs() -> dict[tuple[str, str], str]:
@@ -44,7 +43,7 @@ def _outputs() -> dict[tuple[str, str], str]:
     found = {}
     for name, kind, has in re.findall(r'^    \{"(\w+)", (\w+), (\w+), ', table, re.MULTILINE):
         if f"return_{name}" in fields_of(RequestOptions):
-            found |= {(role, name): _TYPES[kind] for role in _ROLES.get(has, (has,))}
+            found |= {(sender, name): _TYPES[kind] for sender in _SENDERS.get(has, (has,))}
     return found
 
 
@@ -69,8 +68,6 @@ def _map(names: Mapping[str, str]) -> dict[str, str]:
 def model_config(model: str) -> Callable[[str], str]:
     def generate(text: str) -> str:
         outputs = {name: kind for (has, name), kind in _outputs().items() if has == _MODELS[model]}
-        if "trtllm" in model:
-            outputs = {name: kind for name, kind in outputs.items() if name not in _NOT_OF_TRTLLM}
         if outputs:
             text = _with(text, "\noutput", {name: _row(name, kind) for name, kind in outputs.items()})
         fields = {name: "BOOL" for name in fields_of(RequestOptions) if name.startswith("return_")}

@@ -27,6 +27,7 @@ struct Chunk {
   uint64_t owner = 0;  // which loaded generation model (Generation::id)
   uint64_t request_id = 0;
   int64_t sent_ns = 0;       // when generation handed it to the server
+  uint32_t batch_index = 0;  // of the prompt among those of its request
   uint32_t index = 0;        // of the sequence
   uint32_t outputs = 0;      // that the request wants (outputs.h)
   bool is_probe = false;     // no ids: asks whether anybody still waits; answered by no response
@@ -40,8 +41,10 @@ struct Chunk {
   Usage usage;
   float cumulative_logprob = 0;       // of all ids up to here
   uint32_t num_per_id = 0;            // logprobs; 0: not asked for
+  bool has_logprobs = false;          // the request gave the field logprobs
   uint32_t num_per_prompt_place = 0;  // 0: not asked for, or not in this chunk
   std::vector<int32_t> ids;
+  std::vector<int32_t> prompt_ids;       // where output_ids begins with them
   std::vector<Logprob> logprobs;         // [num ids, num_per_id]
   std::vector<Logprob> prompt_logprobs;  // [places, num_per_prompt_place]
   std::string prompt_text;
@@ -55,10 +58,11 @@ struct Chunk {
 namespace quire {
 
 QUIRE_MEMBERS(triton::Chunk,
-              QUIRE_OPTIONAL(owner, request_id, sent_ns, index, outputs, is_probe, acknowledge, is_first,
-                             skip_special_tokens, open_text, num_text_ids, trim, finish_reason, usage,
-                             cumulative_logprob, num_per_id, num_per_prompt_place, ids, logprobs,
-                             prompt_logprobs, prompt_text, warnings, stop_reason, timing));
+              QUIRE_OPTIONAL(owner, request_id, sent_ns, batch_index, index, outputs, is_probe, acknowledge,
+                             is_first, skip_special_tokens, open_text, num_text_ids, trim, finish_reason,
+                             usage, cumulative_logprob, num_per_id, has_logprobs, num_per_prompt_place, ids,
+                             prompt_ids, logprobs, prompt_logprobs, prompt_text, warnings, stop_reason,
+                             timing));
 
 }  // namespace quire
 

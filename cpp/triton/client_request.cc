@@ -9,7 +9,7 @@ namespace quire::triton {
 
 namespace {
 
-constexpr uint32_t kChunkOutput = outputs::mask_of(Role::kGeneration, "chunk");
+constexpr uint32_t kChunkOutput = outputs::mask_of({Role::kGeneration}, "chunk");
 
 }  // namespace
 
@@ -23,11 +23,10 @@ ClientRequest::ClientRequest(GenerationRequest generation, uint64_t owner,
       num_unfinished_(sequences_.size()),
       num_ends_left_(sequences_.size()) {}
 
-ClientRequest::ClientRequest(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
-                             GenerationRequest generation, uint64_t owner,
+ClientRequest::ClientRequest(std::shared_ptr<OpenRequest> open, GenerationRequest generation, uint64_t owner,
                              std::shared_ptr<ModelMetrics> metrics)
     : ClientRequest(std::move(generation), owner, std::move(metrics)) {
-  open_.emplace(instance, request, now_ns(), metrics_);
+  open_ = std::move(open);
 }
 
 ClientRequest::ClientRequest(std::shared_ptr<UnaryResponse> response, size_t prompt,
@@ -97,7 +96,7 @@ void ClientRequest::end_sequences(FinishReason reason) {
 const ClientRequest::Sequence* ClientRequest::find_due() const {
   for (size_t i = 0; i < sequences_.size(); ++i) {
     const Sequence& sequence = sequences_[(next_sequence_ + i) % sequences_.size()];
-    if (sequence.is_due()) return &sequence;
+    if (sequence.is_due() && (generation_.stream || sequence.is_finished)) return &sequence;
   }
   return nullptr;
 }
@@ -119,10 +118,15 @@ Chunk ClientRequest::take_chunk(Sequence& sequence, bool is_last) {
   sign(chunk, is_last);
   metrics_->observe(ServerSeries::kResponseTokens, static_cast<double>(chunk.ids.size()));
   chunk.index = static_cast<uint32_t>(&sequence - sequences_.data());
+  chunk.batch_index = generation_.batch_index;
   chunk.outputs = wanted_;
+  chunk.has_logprobs = generation_.has_logprobs;
   chunk.skip_special_tokens = generation_.request.params.skip_special_tokens;
   chunk.usage.num_prompt_tokens = static_cast<uint32_t>(generation_.request.prompt_ids.size());
-  if (!std::exchange(sequence.is_anything_sent, true)) chunk.prompt_text = generation_.prompt_text;
+  if (!std::exchange(sequence.is_anything_sent, true)) {
+    chunk.prompt_text = generation_.prompt_text;
+    if (generation_.tokenized.includes_prompt_ids) chunk.prompt_ids = generation_.request.prompt_ids;
+  }
   if (!std::exchange(is_warned_, true)) chunk.warnings = generation_.tokenized.warnings;
   return chunk;
 }
@@ -142,9 +146,8 @@ void ClientRequest::send() {
     send_to_unary();
     return;
   }
-  // A client that streams gets one sequence's run, any other all streams.
   std::span<Sequence> sent(sequences_);
-  if (generation_.stream) {
+  if (sends_one()) {
     const auto due = static_cast<size_t>(find_due() - sequences_.data());
     sent = sent.subspan(due, 1);
     next_sequence_ = (due + 1) % sequences_.size();
@@ -161,8 +164,9 @@ void ClientRequest::send() {
       static_cast<Chunk&>(answer) = take_chunk(sequence, is_last);
       finish_receipt(answer);
     }
-    write_outputs(response, Role::kGeneration, generation_.outputs, {answers, answers.size()});
+    write_outputs(response, {Role::kGeneration}, generation_.outputs, {answers, answers.size()});
   });
+  if (is_last || !open_->is_open()) open_.reset();
 }
 
 bool ClientRequest::is_probe_due(Clock::time_point now, Clock::duration silence) const {
@@ -177,8 +181,9 @@ void ClientRequest::send_probe() {
     Answer probe;
     probe.is_probe = true;
     sign(probe, false);
-    write_outputs(response, Role::kGeneration, generation_.outputs & kChunkOutput, {{&probe, 1}, 1});
+    write_outputs(response, {Role::kGeneration}, generation_.outputs & kChunkOutput, {{&probe, 1}, 1});
   });
+  if (!open_->is_open()) open_.reset();
 }
 
 bool ClientRequest::is_abandoned(Clock::time_point now, Clock::duration patience) const {
@@ -202,7 +207,7 @@ void ClientRequest::end_with_error(Failure failure, const std::string& message) 
 }
 
 void ClientRequest::fail(Failure failure, const std::string& message) {
-  if (open_) open_->fail(failure, message);
+  if (open_) std::exchange(open_, nullptr)->fail(failure, message);
   if (unary_) std::exchange(unary_, nullptr)->fail(failure, message);
 }
 

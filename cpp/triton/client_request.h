@@ -27,25 +27,26 @@ class ClientRequest {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // Takes over the server's request, or throws, as OpenRequest.
-  ClientRequest(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
-                GenerationRequest generation, uint64_t owner, std::shared_ptr<ModelMetrics> metrics);
+  // One prompt of the server's request.
+  ClientRequest(std::shared_ptr<OpenRequest> open, GenerationRequest generation, uint64_t owner,
+                std::shared_ptr<ModelMetrics> metrics);
   // One prompt of a request to role unary, answered through `response`.
   ClientRequest(std::shared_ptr<UnaryResponse> response, size_t prompt, GenerationRequest generation,
                 uint64_t owner, std::shared_ptr<ModelMetrics> metrics);
 
   uint64_t id() const { return generation_.request.request_id; }
   const NewRequest& request() const { return generation_.request; }
-  bool is_open() const { return unary_ || (open_ && open_->is_open()); }
+  bool is_open() const { return unary_ || open_; }
   // No more will come of the engine: it has finished, or the request ends with an error.
   bool is_finished() const { return num_unfinished_ == 0 || has_failed_; }
   // Whether the engine works on more than the one sequence that it says has ended.
   bool has_siblings() const { return num_unfinished_ > 1; }
   // As the server says of this very request.
-  bool is_cancelled() const { return unary_ ? unary_->is_over() : open_->is_cancelled(); }
+  bool is_cancelled() const { return unary_ ? unary_->is_over() : open_->is_over(); }
   // What a prompt has in common with the others of its request; null where it has no others.
-  const UnaryResponse* shared_response() const {
-    return unary_ && unary_->num_prompts() > 1 ? unary_.get() : nullptr;
+  const void* shared_response() const {
+    if (unary_) return unary_->num_prompts() > 1 ? unary_.get() : nullptr;
+    return open_->num_prompts() > 1 ? open_.get() : nullptr;
   }
   // Whether its chunks go on to a detokenizer.
   bool is_acknowledged() const { return generation_.tokenized.acknowledge && !unary_ && is_open(); }
@@ -69,10 +70,11 @@ class ClientRequest {
   // A detokenizer has dealt with the chunk, and acknowledges it when a busy HTTP thread has the response.
   void wait_for_delivery() { is_waiting_for_delivery_ = is_outstanding_; }
 
-  // Whether send() has something to say now: a client that does not sequence gets one response, at the end.
+  // Whether send() has something to say now: a client that does not stream gets one response at the end, or
+  // one at the end of each sequence.
   bool is_due() const {
-    if (!is_open() || is_outstanding_) return false;
-    return is_finished() || (generation_.stream && find_due() != nullptr);
+    if (!is_open() || is_outstanding_ || (open_ && !open_->is_open())) return false;
+    return is_finished() || (sends_one() && find_due() != nullptr);
   }
   // Sends what is pending, of one sequence or of all, as one response. When the engine has finished and
   // nothing else is pending it is the last, and completes the request.
@@ -101,6 +103,9 @@ class ClientRequest {
     bool is_due() const { return !pending.ids.empty() || pending.finish_reason != FinishReason::kNone; }
   };
 
+  // Whether a response is of one sequence, not of all.
+  bool sends_one() const { return !unary_ && (generation_.stream || generation_.tokenized.is_separate); }
+  // One that has something to send.
   const Sequence* find_due() const;
   void send_to_unary();
   // What is pending of the sequence, whole; nothing is, then.
@@ -108,8 +113,9 @@ class ClientRequest {
   // Says whose chunk it is.
   void sign(Chunk& chunk, bool is_last) const;
 
-  std::optional<OpenRequest> open_;
-  std::shared_ptr<UnaryResponse> unary_;  // instead of it; null once completed
+  // One of the two; null once completed.
+  std::shared_ptr<OpenRequest> open_;
+  std::shared_ptr<UnaryResponse> unary_;
   size_t prompt_idx_ = 0;
   const GenerationRequest generation_;
   const uint64_t owner_;

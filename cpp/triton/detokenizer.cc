@@ -94,10 +94,10 @@ void Detokenizer::answer_chunk(TRITONBACKEND_Request* request, std::string_view 
 }
 
 void Detokenizer::send_texts(TRITONBACKEND_Request* request, const TokenTable& token_table) {
-  const uint32_t outputs = requested_outputs(request, Role::kDetokenizer, answers_.front().outputs);
+  const uint32_t outputs = requested_outputs(request, settings_.sender(), answers_.front().outputs);
   for (Answer& answer : answers_) finish(answer, outputs, token_table);
   ResponseBuilder response(request);
-  write_outputs(response, Role::kDetokenizer, outputs, {answers_, answers_.size()});
+  write_outputs(response, settings_.sender(), outputs, {answers_, answers_.size()});
   response.send(true);
 }
 

@@ -85,7 +85,7 @@ class Generation : private EngineClient::Events {
   void execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count);
   // execute() of a request to a model of role unary, in `instance`, that uses this engine. tokenized: what a
   // tokenizer answered to it, or null. start_ns: when the model got it.
-  void execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
+  void execute_unary(TRITONBACKEND_ModelInstance* instance, Dialect dialect, TRITONBACKEND_Request* request,
                      TRITONSERVER_InferenceResponse* tokenized, uint64_t start_ns);
   void post(const Feedback& feedback) {
     mailbox_.post([&](Mail& mail) { mail.feedback.push_back(feedback); });

@@ -22,31 +22,50 @@ void Generation::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Re
   client_requests.reserve(count);  // a client_request that has taken its request over must not be lost
   for (uint32_t i = 0; i < count; ++i) {
     const uint64_t start_ns = now_ns();
+    std::shared_ptr<OpenRequest> open;  // once there, it has taken the request over
     try {
       GenerationRequest generation = read_generation_request(
-          requests[i], Role::kGeneration, nullptr, info->ready.defaults, settings_.forwarded_headers);
+          requests[i], {Role::kGeneration}, nullptr, info->ready.defaults, settings_.forwarded_headers);
       check_vocabulary(generation.tokenized.vocabulary, info->ready.vocabulary, settings_.name);
-      check_limits(generation, info->ready.vocab_size, info->ready.max_model_len);
-      generation.request.request_id = next_request_id++;
       observe_way(generation.request, start_ns);
-      client_requests.push_back(
-          std::make_unique<ClientRequest>(instance, requests[i], std::move(generation), id_, metrics_));
+      std::vector<GenerationRequest> prompts;
+      if (generation.tokenized.prompt_lengths.empty()) {
+        prompts.push_back(std::move(generation));
+      } else {
+        prompts = split_prompts(generation, "text_input");
+      }
+      for (GenerationRequest& prompt : prompts) {
+        check_limits(prompt, info->ready.vocab_size, info->ready.max_model_len);
+        prompt.request.request_id = next_request_id++;
+      }
+      client_requests.reserve(client_requests.size() + prompts.size() + count - i);
+      const size_t num_prompts = prompts.size();
+      open =
+          std::make_shared<OpenRequest>(instance, requests[i], start_ns, metrics_, num_prompts, num_prompts);
+      for (GenerationRequest& prompt : prompts) {
+        client_requests.push_back(std::make_unique<ClientRequest>(open, std::move(prompt), id_, metrics_));
+      }
     } catch (const std::exception& error) {
-      metrics_->count(failure_of(error));
-      answer_with_error(instance, requests[i], error, start_ns);
+      if (open) {
+        open->fail(Failure::kInternal, error.what());
+      } else {
+        metrics_->count(failure_of(error));
+        answer_with_error(instance, requests[i], error, start_ns);
+      }
     }
   }
   post(std::move(client_requests));
 }
 
-void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
-                               TRITONSERVER_InferenceResponse* tokenized, uint64_t start_ns) {
+void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, Dialect dialect,
+                               TRITONBACKEND_Request* request, TRITONSERVER_InferenceResponse* tokenized,
+                               uint64_t start_ns) {
   const auto info = model_info();
   std::vector<std::unique_ptr<ClientRequest>> client_requests;
   std::shared_ptr<UnaryResponse> answer;  // once there, it has taken the request over
   try {
     const GenerationRequest whole = read_generation_request(
-        request, Role::kUnary, tokenized, info->ready.defaults, settings_.forwarded_headers);
+        request, {Role::kUnary, dialect}, tokenized, info->ready.defaults, settings_.forwarded_headers);
     check_vocabulary(whole.tokenized.vocabulary, info->ready.vocabulary, settings_.name);
     observe_way(whole.request, now_ns());
     std::vector<GenerationRequest> prompts =
@@ -56,8 +75,8 @@ void Generation::execute_unary(TRITONBACKEND_ModelInstance* instance, TRITONBACK
       prompt.request.request_id = next_request_id++;
     }
     client_requests.reserve(prompts.size());
-    answer =
-        std::make_shared<UnaryResponse>(instance, request, whole, prompts.size(), info, start_ns, metrics_);
+    answer = std::make_shared<UnaryResponse>(instance, request, whole, dialect, prompts.size(), info,
+                                             start_ns, metrics_);
     for (size_t prompt = 0; prompt < prompts.size(); ++prompt) {
       client_requests.push_back(
           std::make_unique<ClientRequest>(answer, prompt, std::move(prompts[prompt]), id_, metrics_));

@@ -13,7 +13,7 @@ namespace quire::triton {
 
 namespace {
 
-constexpr uint32_t kChunkOutput = outputs::mask_of(Role::kGeneration, "chunk");
+constexpr uint32_t kChunkOutput = outputs::mask_of({Role::kGeneration}, "chunk");
 
 std::vector<int32_t> get_ids(const InputTensor& tensor) {
   if (tensor.shape.size() != 1) {
@@ -52,9 +52,9 @@ size_t num_list_bytes(const SamplingParams& params) {
 
 void check_rows(const GenerationRequest& request, size_t num_prompts, const char* field) {
   const auto n = static_cast<size_t>(std::max(request.request.params.n, 1));
-  if (num_prompts > kMaxUnarySequences || num_prompts * n > kMaxUnarySequences) {
+  if (num_prompts > kMaxRequestSequences || num_prompts * n > kMaxRequestSequences) {
     throw InvalidArgument(field, std::to_string(num_prompts) + " prompts with n " + std::to_string(n),
-                          "at most " + std::to_string(kMaxUnarySequences) + " prompts x n");
+                          "at most " + std::to_string(kMaxRequestSequences) + " prompts x n");
   }
   const size_t num_bytes = num_prompts * num_list_bytes(request.request.params);
   if (num_bytes > kMaxRequestBytes) {
@@ -77,7 +77,7 @@ void check_prompt_text(const GenerationRequest& request) {
 
 }  // namespace
 
-GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role role,
+GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Sender sender,
                                           TRITONSERVER_InferenceResponse* tokenizer,
                                           const SamplingParams& defaults,
                                           const std::optional<std::regex>& forwarded_headers) {
@@ -87,7 +87,7 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
   uint32_t num_inputs = 0;
   check(tokenizer != nullptr ? TRITONSERVER_InferenceResponseOutputCount(tokenizer, &num_inputs)
                              : TRITONBACKEND_RequestInputCount(request, &num_inputs));
-  const auto inputs = generation_inputs(role);
+  const auto inputs = generation_inputs(sender.role);
   bool has_ids = false;
   bool has_request = false;
   std::string joined;
@@ -130,20 +130,23 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
   result.request.priority = result.priority;
   result.request.return_receipt = result.return_receipt;
   if (params.seed == -1) params.seed.reset();
+  result.has_logprobs = params.logprobs.has_value();
   // Who asks for the numbers alone gets those of the sampled tokens.
   if (result.return_logprobs || result.return_cumulative_logprob)
     params.logprobs = params.logprobs.value_or(0);
   check_prompt_text(result);
   set_times(result);
-  result.outputs = requested_outputs(request, role);
+  result.outputs = requested_outputs(request, sender);
   // Who wants chunks alone hands them to a detokenizer, whatever a tokenizer says of it: chunks that nobody
   // acknowledges run through its instances side by side, and lose their order.
   if (result.outputs == kChunkOutput) result.tokenized.acknowledge = true;
   const std::vector<std::string>& texts = result.tokenized.prompt_text;
-  if (role == Role::kUnary) {
+  if (sender.role == Role::kUnary) {
     if (result.stream)
       throw InvalidArgument("stream", "true", "false (this model answers with one response)");
+    result.tokenized.acknowledge = false;  // no detokenizer follows
   } else if (!result.tokenized.prompt_lengths.empty()) {
+    if (result.tokenized.is_separate) return result;
     throw InvalidArgument("text_input", std::to_string(result.tokenized.prompt_lengths.size()) + " values",
                           "one value (several: ensemble_unary)");
   } else if (texts.size() > 1) {
@@ -155,9 +158,11 @@ GenerationRequest read_generation_request(TRITONBACKEND_Request* request, Role r
 }
 
 std::vector<GenerationRequest> split_prompts(const GenerationRequest& request, const char* field) {
-  NewRequest shared = request.request;
-  const std::vector<int32_t> ids = std::exchange(shared.prompt_ids, {});
-  std::vector<int32_t> lengths = request.tokenized.prompt_lengths;
+  GenerationRequest shared = request;
+  const std::vector<int32_t> ids = std::exchange(shared.request.prompt_ids, {});
+  std::vector<int32_t> lengths = std::exchange(shared.tokenized.prompt_lengths, {});
+  const std::vector<std::string> texts = std::exchange(shared.tokenized.prompt_text, {});
+  const std::vector<std::string> warnings = std::exchange(shared.tokenized.warnings, {});
   const bool is_one_prompt = lengths.empty();
   if (is_one_prompt) lengths = {static_cast<int32_t>(ids.size())};
   check_rows(request, lengths.size(), field);
@@ -171,23 +176,22 @@ std::vector<GenerationRequest> split_prompts(const GenerationRequest& request, c
     throw InvalidArgument("prompt_lengths", "a sum of " + std::to_string(sum),
                           std::to_string(ids.size()) + ", the number of input_ids");
   }
-  if (!request.tokenized.prompt_text.empty() && request.tokenized.prompt_text.size() != lengths.size()) {
-    throw InvalidArgument("prompt_text", std::to_string(request.tokenized.prompt_text.size()) + " strings",
+  if (!texts.empty() && texts.size() != lengths.size()) {
+    throw InvalidArgument("prompt_text", std::to_string(texts.size()) + " strings",
                           std::to_string(lengths.size()) + ", one for each of prompt_lengths");
   }
   std::vector<GenerationRequest> prompts;
   prompts.reserve(lengths.size());
   auto next = ids.begin();
   for (size_t i = 0; i < lengths.size(); ++i) {
-    GenerationRequest prompt;
-    prompt.aliases = request.aliases;
-    prompt.request = shared;
+    GenerationRequest prompt = shared;
+    prompt.batch_index = static_cast<uint32_t>(i);
     prompt.request.prompt_ids.assign(next, next + lengths[i]);
     next += lengths[i];
-    if (!request.tokenized.prompt_text.empty()) prompt.prompt_text = request.tokenized.prompt_text[i];
+    if (!texts.empty()) prompt.prompt_text = texts[i];
     prompts.push_back(std::move(prompt));
   }
-  prompts.front().tokenized.warnings = request.tokenized.warnings;
+  prompts.front().tokenized.warnings = warnings;
   return prompts;
 }
 

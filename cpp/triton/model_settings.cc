@@ -14,11 +14,11 @@ namespace quire::triton {
 
 namespace {
 
-// Names and types of all outputs, and the roles that have them.
+// Names and types of all outputs, and the senders that have them.
 constexpr auto kOutputs = [] {
   std::array<std::pair<TensorSpec, uint32_t>, std::size(outputs::kTable)> all{};
   for (size_t i = 0; i < all.size(); ++i) {
-    all[i] = {{outputs::kTable[i].name, outputs::kTable[i].type}, outputs::kTable[i].roles};
+    all[i] = {{outputs::kTable[i].name, outputs::kTable[i].type}, outputs::kTable[i].senders};
   }
   return all;
 }();
@@ -51,11 +51,14 @@ const RoleSpec kRoles[] = {
      {"role", "python", "engine_module", "forwarded_headers", kReportMetrics, kServedName}},
     {"tokenizer",
      Role::kTokenizer,
-     {"role", "generation_model", "forwarded_headers", "dialect", "python", "tokenizer_module",
-      "tokenize_timeout_s", kReportMetrics, kServedName}},
-    {"detokenizer", Role::kDetokenizer, {"role", "generation_model"}},
-    {"unary", Role::kUnary, {"role", "generation_model", "tokenizer_model"}},
+     {"role", "generation_model", "forwarded_headers", "dialect", "exclude_input_in_output", "python",
+      "tokenizer_module", "tokenize_timeout_s", kReportMetrics, kServedName}},
+    {"detokenizer", Role::kDetokenizer, {"role", "generation_model", "dialect"}},
+    {"unary", Role::kUnary, {"role", "generation_model", "tokenizer_model", "dialect"}},
 };
+
+// By Dialect.
+constexpr std::string_view kDialects[] = {"vllm", "trtllm"};
 
 std::string quote(std::string_view text) { return "'" + std::string(text) + "'"; }
 
@@ -94,14 +97,22 @@ void check_tensors(const Json& declared, const Known& known, const std::string& 
   }
 }
 
-std::vector<TensorSpec> known_outputs(Role role) {
+std::vector<TensorSpec> known_outputs(Sender sender) {
   const auto ids_and_request = generation_inputs(Role::kGeneration);
   std::vector<TensorSpec> known;
-  if (role == Role::kTokenizer) known.assign(ids_and_request.begin(), ids_and_request.end());
-  for (const auto& [spec, roles] : kOutputs) {
-    if ((roles & outputs::bit(role)) != 0) known.push_back(spec);
+  if (sender.role == Role::kTokenizer) known.assign(ids_and_request.begin(), ids_and_request.end());
+  for (const auto& [spec, senders] : kOutputs) {
+    if ((senders & outputs::bit(sender)) != 0) known.push_back(spec);
   }
   return known;
+}
+
+Dialect read_dialect(const std::string& name) {
+  const auto* const found = std::find(std::begin(kDialects), std::end(kDialects), name);
+  if (found == std::end(kDialects)) {
+    throw InvalidArgument("config.pbtxt: parameters: dialect", quote(name), joined(kDialects));
+  }
+  return static_cast<Dialect>(found - std::begin(kDialects));
 }
 
 bool read_bool(std::string value, const char* name) {
@@ -144,9 +155,11 @@ void check_features(const Json& config) {
     refuse("default_model_filename", quote(file), "none, or 'model.json'");
 }
 
-void check_scheduling(const Json& config, Role role) {
+void check_scheduling(const Json& config, Sender sender) {
+  const Role role = sender.role;
   const auto max_batch_size = static_cast<int64_t>(config["max_batch_size"].as<double>());
-  if (max_batch_size != 0) {
+  // TensorRT-LLM's clients look for a batch dimension, whose size it limits; Triton puts nothing together.
+  if (max_batch_size != 0 && sender.dialect != Dialect::kTrtllm) {
     throw InvalidArgument("config.pbtxt: max_batch_size", std::to_string(max_batch_size),
                           "0 (the engine batches by itself)");
   }
@@ -169,7 +182,7 @@ void check_scheduling(const Json& config, Role role) {
 void read_tokenizer_parameters(const Json& parameters, ModelSettings& settings) {
   settings.tokenizer_module =
       parameters["tokenizer_module"]["string_value"].value_or<std::string>("quire.triton.tokenizer_worker");
-  for (const char* name : {"generation_model", "forwarded_headers", "dialect"}) {
+  for (const char* name : {"generation_model", "forwarded_headers", "dialect", "exclude_input_in_output"}) {
     const Json& value = parameters[name]["string_value"];
     if (value.is<std::string>()) settings.tokenizer_parameters.emplace_back(name, value.as<std::string>());
   }
@@ -215,14 +228,17 @@ void read_model_config(const Json& config, ModelSettings& settings) {
   }
 
   settings.tokenizer_model = parameter("tokenizer_model", "");
-  check_scheduling(config, settings.role);
+  if (settings.role == Role::kDetokenizer || settings.role == Role::kUnary) {
+    settings.dialect = read_dialect(parameter("dialect", "vllm"));
+  }
+  check_scheduling(config, settings.sender());
   check_features(config);
   if (settings.role == Role::kDetokenizer) {
     check_tensors(config["input"], detokenizer_inputs(), "input");
   } else if (settings.role != Role::kTokenizer && settings.tokenizer_model.empty()) {  // else the tokenizer's
     check_tensors(config["input"], generation_inputs(settings.role), "input");
   }
-  check_tensors(config["output"], known_outputs(settings.role), "output");
+  check_tensors(config["output"], known_outputs(settings.sender()), "output");
 
   const char* python = std::getenv("QUIRE_PYTHON");
   settings.python = parameter("python", python != nullptr && *python != '\0' ? python : "python3");

@@ -19,14 +19,25 @@ namespace quire::triton {
 // generation model. With a tokenizer model it takes what that one takes, and has it tokenize first.
 enum class Role : uint8_t { kGeneration, kDetokenizer, kUnary, kTokenizer };
 
+// Whose clients a model answers: Triton's vLLM backend's, or TensorRT-LLM's, which give some outputs other
+// names, and all tensors a batch dimension.
+enum class Dialect : uint8_t { kVllm, kTrtllm };
+
+// What decides which outputs a model has.
+struct Sender {
+  Role role = Role::kGeneration;
+  Dialect dialect = Dialect::kVllm;
+};
+
 struct ModelSettings {
   std::string name;
   uint64_t version = 0;
   std::filesystem::path folder;  // of the model; its parent is the model repository
   Role role = Role::kGeneration;
-  std::string python;             // roles generation and tokenizer: interpreter that runs their processes
-  std::string served_model_name;  // the same roles: what clients call, which /metrics says; not empty
-  bool reports_metrics = true;    // the same roles: the model has series on /metrics
+  Dialect dialect = Dialect::kVllm;  // roles detokenizer and unary; a tokenizer's is the worker's business
+  std::string python;                // roles generation and tokenizer: interpreter that runs their processes
+  std::string served_model_name;     // the same roles: what clients call, which /metrics says; not empty
+  bool reports_metrics = true;       // the same roles: the model has series on /metrics
   // role generation
   std::string engine_module;                    // module that is the engine
   std::filesystem::path engine_config;          // <model folder>/<version>/model.json
@@ -39,10 +50,11 @@ struct ModelSettings {
   std::string tokenizer_module;                                           // module that tokenizes
   std::vector<std::pair<std::string, std::string>> tokenizer_parameters;  // what it reads of config.pbtxt
   double tokenize_timeout_s = 0;
+
+  Sender sender() const { return {role, dialect}; }
 };
 
-// A tensor that a role knows. Which inputs a tokenizer has depends on its dialect, which is the worker's
-// business.
+// A tensor that a role knows. Which inputs a tokenizer has depends on its dialect.
 struct TensorSpec {
   const char* name;
   TRITONSERVER_DataType type;

@@ -3,20 +3,24 @@
 namespace quire::triton {
 
 OpenRequest::OpenRequest(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
-                         uint64_t start_ns, std::shared_ptr<ModelMetrics> metrics, size_t num_answers)
+                         uint64_t start_ns, std::shared_ptr<ModelMetrics> metrics, size_t num_answers,
+                         size_t num_prompts)
     : instance_(instance),
       request_(request),
       factory_(make_owned<OwnedResponseFactory>(
           [&](auto** factory) { return TRITONBACKEND_ResponseFactoryNew(factory, request); })),
       metrics_(std::move(metrics)),
       num_answers_(num_answers),
+      num_prompts_(num_prompts),
+      num_ends_left_(num_prompts),
       start_ns_(start_ns) {}
 
 OpenRequest::~OpenRequest() {
   fail(Failure::kInternal, "the request was dropped; this is an error in Quire");
 }
 
-bool OpenRequest::is_cancelled() const {
+bool OpenRequest::is_over() const {
+  if (!is_open()) return true;
   bool is_cancelled = false;
   log_if_failed(TRITONBACKEND_ResponseFactoryIsCancelled(factory_.get(), &is_cancelled),
                 "asking for cancellation");
@@ -28,17 +32,19 @@ void OpenRequest::mark_output() {
 }
 
 void OpenRequest::send(bool is_last, const char* what, const std::function<void(ResponseBuilder&)>& fill) {
+  if (!is_open()) return;
+  const bool is_final = is_last && --num_ends_left_ == 0;
   try {
     const uint64_t begin_ns = now_ns();
     ResponseBuilder response(factory_.get());
     fill(response);
-    response.send(is_last);
+    response.send(is_final);
     metrics_->observe_ns(ServerSeries::kStageSend, static_cast<int64_t>(now_ns() - begin_ns));
   } catch (const std::exception& error) {
     fail(Failure::kInternal, std::string(what) + " could not be sent: " + error.what());
     return;
   }
-  if (is_last) complete(true);
+  if (is_final) complete(true);
 }
 
 void OpenRequest::fail(Failure failure, const std::string& message) {

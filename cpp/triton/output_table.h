@@ -1,4 +1,4 @@
-// The table of outputs: name, type, who has it, how it is written, when it is wanted, when it is there.
+// The table of outputs: name, type, who sends it, how it is written, when it is wanted, when it is there.
 //
 // model_settings.cc reads names and types in constant expressions only: `quire check` runs it without a
 // server, so nothing there may need the functions that write.
@@ -13,11 +13,17 @@
 
 namespace quire::triton::outputs {
 
-constexpr uint32_t bit(Role role) { return 1U << static_cast<uint32_t>(role); }
-constexpr uint32_t kGeneration = bit(Role::kGeneration);
-constexpr uint32_t kUnary = bit(Role::kUnary);
-constexpr uint32_t kTexts = bit(Role::kDetokenizer) | kUnary;
-constexpr uint32_t kStreams = bit(Role::kDetokenizer) | kGeneration;
+constexpr uint32_t bit(Sender sender) {
+  return 1U << (2 * static_cast<uint32_t>(sender.role) + static_cast<uint32_t>(sender.dialect));
+}
+constexpr uint32_t kGeneration = bit({Role::kGeneration});
+constexpr uint32_t kVllmStream = bit({Role::kDetokenizer, Dialect::kVllm});
+constexpr uint32_t kVllm = kVllmStream | bit({Role::kUnary, Dialect::kVllm});
+constexpr uint32_t kTrtllm =
+    bit({Role::kDetokenizer, Dialect::kTrtllm}) | bit({Role::kUnary, Dialect::kTrtllm});
+constexpr uint32_t kTexts = kVllm | kTrtllm;
+constexpr uint32_t kStreams = kGeneration | kVllmStream;
+constexpr uint32_t kOurs = kGeneration | kVllm;
 constexpr uint32_t kAll = kGeneration | kTexts;
 
 constexpr auto kBytes = TRITONSERVER_TYPE_UINT8;
@@ -25,6 +31,11 @@ constexpr auto kInt32 = TRITONSERVER_TYPE_INT32;
 constexpr auto kUint32 = TRITONSERVER_TYPE_UINT32;
 constexpr auto kFloat = TRITONSERVER_TYPE_FP32;
 constexpr auto kString = TRITONSERVER_TYPE_BYTES;
+
+// How many ids output_ids has of it in TensorRT-LLM's form.
+inline int32_t num_ids_with_prompt(const Answer& answer) {
+  return static_cast<int32_t>(answer.prompt_ids.size() + answer.ids.size());
+}
 
 // [answers] of kValue(answer): numbers of the output's type, or strings.
 template <auto kValue>
@@ -94,11 +105,42 @@ void prompt_logprobs(ResponseBuilder& response, const OutputSpec& spec, const An
                           answers.all.front().num_per_prompt_place);
 }
 
-// [answers, ids of the longest] floats: the logprob of each id alone; 0 where there is none.
+// [answers, 1] of kValue(answer), where 1 is what TensorRT-LLM has for its beams.
+template <auto kValue>
+void each_beam(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
+  using T = std::remove_cvref_t<decltype(kValue(answers.all[0]))>;
+  const int64_t shape[] = {static_cast<int64_t>(answers.all.size()), 1};
+  char* out = response.add(spec.name, spec.type, shape, answers.all.size() * sizeof(T));
+  for (const Answer& answer : answers.all) {
+    const T& value = kValue(answer);
+    std::memcpy(out, &value, sizeof(value));
+    out += sizeof(value);
+  }
+}
+
+// [answers, 1, ids of the longest]: the prompt's ids where they are asked for, then the new ones; -1 after
+// the end of a shorter one.
+inline void beam_ids(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
+  size_t length = 0;
+  for (const Answer& answer : answers.all) length = std::max<size_t>(length, num_ids_with_prompt(answer));
+  const int64_t shape[] = {static_cast<int64_t>(answers.all.size()), 1, static_cast<int64_t>(length)};
+  const size_t row_size = length * sizeof(int32_t);
+  char* out = response.add(spec.name, spec.type, shape, answers.all.size() * row_size);
+  for (const Answer& answer : answers.all) {
+    std::memset(out, -1, row_size);
+    const std::span<const int32_t> prompt = answer.prompt_ids;
+    const std::span<const int32_t> ids = answer.ids;
+    if (!prompt.empty()) std::memcpy(out, prompt.data(), prompt.size_bytes());
+    if (!ids.empty()) std::memcpy(out + prompt.size_bytes(), ids.data(), ids.size_bytes());
+    out += row_size;
+  }
+}
+
+// [answers, 1, ids of the longest] floats: the logprob of each id alone; 0 where there is none.
 inline void token_logprobs(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers) {
   size_t length = 0;
   for (const Answer& answer : answers.all) length = std::max(length, answer.ids.size());
-  const int64_t shape[] = {static_cast<int64_t>(answers.all.size()), static_cast<int64_t>(length)};
+  const int64_t shape[] = {static_cast<int64_t>(answers.all.size()), 1, static_cast<int64_t>(length)};
   const size_t row_size = length * sizeof(float);
   char* out = response.add(spec.name, spec.type, shape, answers.all.size() * row_size);
   for (const Answer& answer : answers.all) {
@@ -122,6 +164,10 @@ const auto& usage(const Answer& answer) {
 }
 inline uint32_t num_ids(const Answer& answer) { return static_cast<uint32_t>(answer.ids.size()); }
 inline std::string_view finish_reason(const Answer& answer) { return to_string(answer.finish_reason); }
+// "None" before the end, as Triton's vLLM backend has it.
+inline std::string_view finish_reason_or_none(const Answer& answer) {
+  return answer.finish_reason == FinishReason::kNone ? "None" : finish_reason(answer);
+}
 
 template <auto kField>
 bool wants(const GenerationRequest& request) {
@@ -152,38 +198,42 @@ inline constexpr OutputSpec kTable[] = {
     {"chunk", kBytes, kGeneration, chunks},
     {"text_output", kString, kTexts, each<member<&Answer::text>>},
     {"warnings", kString, kTexts, warnings, wants_warnings, has_warnings},
-    {"output_ids", kInt32, kAll, ids, wants<&Request::return_token_ids>},
+    {"output_ids", kInt32, kOurs, ids, wants<&Request::return_token_ids>},
+    {"output_ids", kInt32, kTrtllm, beam_ids, wants<&Request::return_token_ids>},
+    {"sequence_length", kInt32, kTrtllm, each_beam<num_ids_with_prompt>, wants<&Request::return_token_ids>},
+    {"batch_index", kInt32, kTrtllm, each_beam<member<&Chunk::batch_index>>},
+    {"sequence_index", kInt32, kTrtllm, each_beam<member<&Chunk::index>>},
     {"index", kUint32, kStreams, each<member<&Chunk::index>>, wants_index},
-    {"finish_reason", kString, kAll, each<finish_reason>, wants<&Request::return_finish_reason>},
+    {"finish_reason", kString, kGeneration, each<finish_reason>, wants<&Request::return_finish_reason>},
+    {"finish_reason", kString, kTexts, each<finish_reason_or_none>, wants<&Request::return_finish_reason>},
     {"num_input_tokens", kUint32, kAll, each_prompt<usage<&Usage::num_prompt_tokens>>,
      wants<&Request::return_num_input_tokens>},
     {"num_output_tokens", kUint32, kAll, each<num_ids>, wants<&Request::return_num_output_tokens>},
     {"stop_reason", kString, kAll, each<member<&Chunk::stop_reason>>, wants<&Request::return_stop_reason>},
-    {"cumulative_logprob", kFloat, kAll, each<member<&Chunk::cumulative_logprob>>, wants<&Request::return_cumulative_logprob>,
+    {"cumulative_logprob", kFloat, kOurs, each<member<&Chunk::cumulative_logprob>>, wants<&Request::return_cumulative_logprob>,
      has_logprobs},
-    // The name that TensorRT-LLM's clients use.
-    {"cum_log_probs", kFloat, kUnary, each<member<&Chunk::cumulative_logprob>>, wants<&Request::return_cumulative_logprob>},
+    {"cum_log_probs", kFloat, kTrtllm, each_beam<member<&Chunk::cumulative_logprob>>, wants<&Request::return_cumulative_logprob>},
     {"logprob_ids", kInt32, kGeneration, logprobs<&Logprob::token_id>, nullptr, has_logprobs},
     {"logprobs", kFloat, kGeneration, logprobs<&Logprob::logprob>, nullptr, has_logprobs},
     {"logprob_ranks", kInt32, kGeneration, logprobs<&Logprob::rank>, nullptr, has_logprobs},
     {"prompt_logprob_ids", kInt32, kGeneration, prompt_logprobs<&Logprob::token_id>, nullptr, has_prompt_logprobs},
     {"prompt_logprobs", kFloat, kGeneration, prompt_logprobs<&Logprob::logprob>, nullptr, has_prompt_logprobs},
     {"prompt_logprob_ranks", kInt32, kGeneration, prompt_logprobs<&Logprob::rank>, nullptr, has_prompt_logprobs},
-    {"logprobs", kString, kTexts, each<member<&Answer::logprobs_json>>, wants<&Request::return_logprobs>},
-    {"prompt_logprobs", kString, kTexts, each_prompt<member<&Answer::prompt_logprobs_json>>, wants_prompt_logprobs,
+    {"logprobs", kString, kVllm, each<member<&Answer::logprobs_json>>, wants<&Request::return_logprobs>},
+    {"prompt_logprobs", kString, kVllm, each_prompt<member<&Answer::prompt_logprobs_json>>, wants_prompt_logprobs,
      has_prompt_logprobs},
-    {"output_log_probs", kFloat, kTexts, token_logprobs, wants<&Request::return_logprobs>},
+    {"output_log_probs", kFloat, kTrtllm, token_logprobs, wants<&Request::return_logprobs>},
     {"receipt", kString, kAll, each<member<&Answer::receipt>>, wants<&Request::return_receipt>, has_receipt},
 };
 // clang-format on
 static_assert(std::size(kTable) <= 32, "a mask has 32 bits");
 
-constexpr bool has(Role role, const OutputSpec& spec) { return (spec.roles & bit(role)) != 0; }
+constexpr bool has(Sender sender, const OutputSpec& spec) { return (spec.senders & bit(sender)) != 0; }
 
 // The bit of an output in a mask.
-consteval uint32_t mask_of(Role role, std::string_view name) {
+consteval uint32_t mask_of(Sender sender, std::string_view name) {
   for (size_t i = 0; i < std::size(kTable); ++i) {
-    if (has(role, kTable[i]) && kTable[i].name == name) return 1U << i;
+    if (has(sender, kTable[i]) && kTable[i].name == name) return 1U << i;
   }
   throw "no such output";  // does not compile
 }

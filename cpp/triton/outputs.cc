@@ -14,8 +14,8 @@ using outputs::has;
 using outputs::kTable;
 using outputs::mask_of;
 
-constexpr uint32_t kLogprobs = mask_of(Role::kDetokenizer, "logprobs");
-constexpr uint32_t kPromptLogprobs = mask_of(Role::kDetokenizer, "prompt_logprobs");
+constexpr uint32_t kLogprobs = mask_of({Role::kDetokenizer}, "logprobs");
+constexpr uint32_t kPromptLogprobs = mask_of({Role::kDetokenizer}, "prompt_logprobs");
 
 }  // namespace
 
@@ -29,7 +29,8 @@ void finish(Answer& answer, uint32_t outputs, const TokenTable& token_table) {
                         answer.skip_special_tokens, answer.text, answer.open_text);
   finish_receipt(answer);
   if ((outputs & kLogprobs) != 0) {
-    answer.logprobs_json = logprobs_json(answer.logprobs, answer.num_per_id, false, token_table);
+    answer.logprobs_json =
+        answer.has_logprobs ? logprobs_json(answer.logprobs, answer.num_per_id, false, token_table) : "null";
   }
   if ((outputs & kPromptLogprobs) != 0 && answer.index == 0) {
     answer.prompt_logprobs_json =
@@ -45,20 +46,20 @@ uint32_t wanted_outputs(const GenerationRequest& request) {
   return wanted;
 }
 
-uint32_t requested_outputs(TRITONBACKEND_Request* request, Role role, uint32_t outputs) {
+uint32_t requested_outputs(TRITONBACKEND_Request* request, Sender sender, uint32_t outputs) {
   uint32_t requested = 0;
   for (size_t i = 0; i < std::size(kTable); ++i) {
     const uint32_t bit = outputs & 1U << i;
-    if (bit != 0 && has(role, kTable[i]) && is_requested(request, kTable[i].name)) requested |= bit;
+    if (bit != 0 && has(sender, kTable[i]) && is_requested(request, kTable[i].name)) requested |= bit;
   }
   return requested;
 }
 
-void write_outputs(ResponseBuilder& response, Role role, uint32_t outputs, const Answers& answers) {
+void write_outputs(ResponseBuilder& response, Sender sender, uint32_t outputs, const Answers& answers) {
   for (size_t i = 0; i < std::size(kTable); ++i) {
     const OutputSpec& spec = kTable[i];
-    if ((outputs & 1U << i) == 0 || !has(role, spec)) continue;
-    if (role != Role::kUnary && spec.is_there != nullptr && !spec.is_there(answers)) continue;
+    if ((outputs & 1U << i) == 0 || !has(sender, spec)) continue;
+    if (sender.role != Role::kUnary && spec.is_there != nullptr && !spec.is_there(answers)) continue;
     spec.write(response, spec, answers);
   }
 }

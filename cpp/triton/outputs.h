@@ -36,7 +36,7 @@ struct Answers {
 struct OutputSpec {
   const char* name;
   TRITONSERVER_DataType type;
-  uint32_t roles;  // bits, by Role
+  uint32_t senders;  // bits, see output_table.h
   void (*write)(ResponseBuilder& response, const OutputSpec& spec, const Answers& answers);
   // Whether the fields of a request want it; null: always.
   bool (*is_wanted)(const GenerationRequest& request) = nullptr;
@@ -52,7 +52,7 @@ void finish_receipt(Answer& answer);
 // The outputs that the fields of a request want.
 uint32_t wanted_outputs(const GenerationRequest& request);
 // The ones of `outputs` that a client asks for by name.
-uint32_t requested_outputs(TRITONBACKEND_Request* request, Role role, uint32_t outputs = ~0U);
-void write_outputs(ResponseBuilder& response, Role role, uint32_t outputs, const Answers& answers);
+uint32_t requested_outputs(TRITONBACKEND_Request* request, Sender sender, uint32_t outputs = ~0U);
+void write_outputs(ResponseBuilder& response, Sender sender, uint32_t outputs, const Answers& answers);
 
 }  // namespace quire::triton

@@ -59,7 +59,7 @@ void execute_unary(const UnaryModel& model, TRITONBACKEND_Request** requests, ui
     if (call) {
       generation->watch(call);
     } else {
-      generation->execute_unary(model.instance, requests[i], nullptr, start_ns);
+      generation->execute_unary(model.instance, model.settings.dialect, requests[i], nullptr, start_ns);
     }
   }
 }
@@ -195,7 +195,7 @@ void TokenizerCall::hand_on() {
     answer_with_error(model_.instance, request_, error, start_ns_);
     return;
   }
-  generation_->execute_unary(model_.instance, request_, response_.get(), start_ns_);
+  generation_->execute_unary(model_.instance, model_.settings.dialect, request_, response_.get(), start_ns_);
 }
 
 }  // namespace quire::triton

@@ -26,11 +26,12 @@ class UnaryResponse {
  public:
   // Takes over the server's request, or throws, as OpenRequest. start_ns: when the model got the request.
   UnaryResponse(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request,
-                const GenerationRequest& generation, size_t count, std::shared_ptr<const ModelInfo> info,
-                uint64_t start_ns, std::shared_ptr<ModelMetrics> metrics);
+                const GenerationRequest& generation, Dialect dialect, size_t count,
+                std::shared_ptr<const ModelInfo> info, uint64_t start_ns,
+                std::shared_ptr<ModelMetrics> metrics);
 
   // No one waits for the prompts any more: the response is sent, or its client is gone.
-  bool is_over() const { return !open_.is_open() || open_.is_cancelled(); }
+  bool is_over() const { return open_.is_over(); }
   size_t num_prompts() const { return answers_.size() / n_; }
   // The whole answer of a prompt, or one of its n.
   void answer(size_t prompt, Chunk chunk);
@@ -40,6 +41,7 @@ class UnaryResponse {
  private:
   const std::shared_ptr<const ModelInfo> info_;
   const std::shared_ptr<ModelMetrics> metrics_;
+  const Sender sender_;
   const uint32_t outputs_;  // wanted by the request's fields, and asked for by name
   const size_t n_;
   std::vector<Answer> answers_;  // [prompts * n]

@@ -70,6 +70,7 @@ class Field:
     maximum: float | None = None
     exclusive_minimum: bool = False
     aliases: tuple[str, ...] = ()
+    newer: str = ""  # the alias that replaces the others: a request may give both, and this one counts
     opposites: tuple[str, ...] = ()  # names under which true means false
     min_items: int = 0  # of a list
     max_items: int | None = None
@@ -134,7 +135,9 @@ class Field:
     def from_parameter(self, value: object) -> Any:
         """check() for a Triton request parameter, which is a string, a number or a boolean: lists and
         objects come as JSON strings. A string that is no JSON list of strings is itself one string
-        ("[INST]")."""
+        ("[INST]"). Clients of TensorRT-LLM send an empty string for no strings."""
+        if value == "" and self.type == "strings":
+            return None
         if isinstance(value, str) and self.type in ("strings", "ints", "biases"):
             try:
                 # As a list, a JSON object keeps a key that is given twice, for the check to see.

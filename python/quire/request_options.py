@@ -20,7 +20,8 @@ class RequestOptions(Table):
         aliases=("exclude_input_from_output", "sampling_param_exclude_input_from_output"),
         opposites=("echo", "return_full_text"),
     )
-    """Leave the prompt out of text_output. Default: true when streaming (false is an error), else false."""
+    """Leave the prompt out of text_output. Default: true when streaming (false is an error), else what the
+    tokenizer's config.pbtxt says, or false."""
     return_finish_reason: bool = spec(False)
     """Also answer finish_reason."""
     return_stop_reason: bool = spec(False)
@@ -28,7 +29,8 @@ class RequestOptions(Table):
     return_cumulative_logprob: bool = spec(False)
     """Also answer cumulative_logprob: the sum of the log probabilities of the output's tokens."""
     return_logprobs: bool = spec(False, aliases=("return_log_probs",))
-    """Also answer logprobs (JSON): of each token and of the `logprobs` likeliest ones (not given: none)."""
+    """Also answer logprobs (JSON): of each token and of the `logprobs` likeliest ones; null where `logprobs`
+    is not given."""
     return_num_input_tokens: bool = spec(False)
     """Also answer num_input_tokens."""
     return_num_output_tokens: bool = spec(False)

@@ -44,9 +44,10 @@ class SamplingParams(Table):
             "request_output_len",
             "sampling_param_max_tokens",
         ),
+        newer="max_completion_tokens",
     )
     """Output tokens at most. Not given: the server's default_max_tokens; without that as many as its
-    max_output_tokens and the context allow."""
+    max_output_tokens and the context allow. Of max_tokens and max_completion_tokens the latter counts."""
     min_tokens: int = spec(0, minimum=0, aliases=("min_new_tokens",))
     """End-of-sequence and stop tokens are not sampled before this many output tokens. At most max_tokens."""
     temperature: float = spec(1.0, minimum=0, maximum=2, aliases=("sampling_param_temperature",))

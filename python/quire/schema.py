@@ -26,6 +26,7 @@ class Entry:
     value: Any
     name: str  # as the request spells it
     source: str = ""
+    is_newer: bool = False  # it counts where the request gives the field's other names too
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Names:
 
     def unknown(self, name: str, *, has_hint: bool = True) -> InvalidArgument:
         """has_hint: say which known name is near, which takes a millisecond."""
-        known = ", ".join(self.fields)
+        known = "the fields of docs/request_fields.md"
         if name in self._not_yet:
             neutral = " or ".join(describe(value) for value in (None, *self._not_yet[name]))
             return InvalidArgument(name, "a field that is not supported yet", f"{neutral}: asks for nothing")
@@ -111,16 +112,19 @@ class Names:
             checked = check(field.spelled(name), value)
             if checked is not None:
                 checked = not checked if name in field.opposites else checked
-                entries.append(Entry(field.name, checked, name, source))
+                entries.append(Entry(field.name, checked, name, source, name == field.newer))
         return entries
 
 
 def merge(entries: Iterable[Entry]) -> Given:
-    """A field that two entries give differently is an error which names both."""
+    """A field that two entries give differently is an error which names both, but a newer name replaces the
+    others."""
     merged: dict[str, Entry] = {}
     for entry in entries:
         first = merged.setdefault(entry.field, entry)
-        if first.value != entry.value:
+        if first.is_newer != entry.is_newer:
+            merged[entry.field] = entry if entry.is_newer else first
+        elif first.value != entry.value:
             given = f"{_origin(first, entry)} and {_origin(entry, first)}"
             raise InvalidArgument(entry.field, given, "one value")
     return Given(merged)

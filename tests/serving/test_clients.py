@@ -161,11 +161,14 @@ EVERYTHING_NEUTRAL: dict[str, Any] = {
 
 
 def test_the_curl_example_of_trtllm(server: TritonServer, greedy: str) -> None:
-    """Empty strings for the word lists, greedy by default, prompt and text joined."""
+    """Empty strings for the word lists, greedy by default; the prompt in front of the text where the request
+    asks for it, since TensorRT-LLM's example models leave it out."""
     body = {"text_input": PROMPT, "max_tokens": 32, "bad_words": "", "stop_words": ""}
-    assert PROMPT + greedy == generate(server.http_url, body, TRTLLM)["text_output"]
+    assert greedy == generate(server.http_url, body, TRTLLM)["text_output"]
+    with_prompt = {**body, "exclude_input_in_output": False}
+    assert PROMPT + greedy == generate(server.http_url, with_prompt, TRTLLM)["text_output"]
     word = greedy[8:12]
-    body |= {"stop_words": ["never", word], "pad_id": 2, "exclude_input_in_output": True}
+    body |= {"stop_words": ["never", word], "pad_id": 2}
     assert greedy[: greedy.index(word)] == generate(server.http_url, body, TRTLLM)["text_output"]
 
 
@@ -199,6 +202,7 @@ def test_aliases_mean_the_same_as_our_names(server: TritonServer) -> None:
     """A sampled answer under both sets of names."""
     ours = {"max_tokens": 24, "min_tokens": 20, "temperature": 0.9, "top_k": 40, "top_p": 0.9, "seed": 11}
     theirs = {"max_tokens": 24, "min_length": 20, "temperature": 0.9, "top_k": 40, "top_p": 0.9}
+    ours["exclude_input_in_output"] = True
     expected = generate(server.http_url, {"text_input": PROMPT, **ours})["text_output"]
     for seed in ("seed", "random_seed"):
         body = {"text_input": PROMPT, **theirs, seed: 11}
@@ -245,11 +249,8 @@ def test_errors_name_the_clients_own_field(server: TritonServer, name: str) -> N
     assert "text_output" in generate(server.http_url, {"text_input": "x", "max_tokens": 2}, TRTLLM)
 
 
-def test_two_prompts_in_one_request_are_refused(server: TritonServer) -> None:
-    """A batch dimension other than 1, and an input that we do not have, by name."""
-    two = tensor("text_input", ["a", "b"], "BYTES", [2, 1])
-    with pytest.raises(grpcclient.InferenceServerException, match="text_input: got 2 values"):
-        grpc_answer(server, TRTLLM, [two])
+def test_an_input_that_we_do_not_have_is_refused(server: TritonServer) -> None:
+    """As a tensor and as a key, by name."""
     lora = tensor("lora_task_id", [1], "UINT64", [1, 1])
     with pytest.raises(grpcclient.InferenceServerException, match="lora_task_id"):
         grpc_answer(server, TRTLLM, [*trtllm_inputs(text_input="x"), lora])

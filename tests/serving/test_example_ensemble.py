@@ -61,7 +61,9 @@ def test_a_stream_is_the_same_text(server: TritonServer) -> None:
     events = [*generate_stream(server.http_url, {**body, "stream": True}, "assistant")]
     assert len(events) > 1
     assert "".join(event["text_output"] for event in events) == whole["text_output"]
-    assert [event["finish_reason"] for event in events] == [""] * (len(events) - 1) + [whole["finish_reason"]]
+    assert [event["finish_reason"] for event in events] == ["None"] * (len(events) - 1) + [
+        whole["finish_reason"]
+    ]
 
 
 def test_an_error_names_the_field(server: TritonServer) -> None:

@@ -73,7 +73,7 @@ def test_generate_stream(server: TritonServer, expected: list[str]) -> None:
     for index, text in enumerate(expected):
         mine = [event for event in events if event["index"] == index]
         assert "".join(event["text_output"] for event in mine) == text
-        assert [event["finish_reason"] for event in mine[-2:]] == ["", "length"]
+        assert [event["finish_reason"] for event in mine[-2:]] == ["None", "length"]
     assert [event["index"] for event in events[:6]] != [0] * 6
 
 
@@ -110,21 +110,24 @@ def test_rows_times_n(server: TritonServer, expected: list[str]) -> None:
 
 
 def test_trtllm(server: TritonServer, expected: list[str]) -> None:
-    """num_return_sequences and sequence_index are TensorRT-LLM's names of both."""
+    """num_return_sequences and sequence_index are TensorRT-LLM's names of both; each sequence has a response
+    of its own, also without stream."""
     body = {
         "text_input": PROMPT,
         "max_tokens": 24,
         "temperature": 1.0,
+        "top_p": 1.0,
         "seed": 7,
         "num_return_sequences": 3,
-        "exclude_input_in_output": True,
         "ignore_eos": True,
     }
-    assert generate(server.http_url, body, "ensemble_trtllm")["text_output"] == expected
-    texts = [""] * 3
-    for event in generate_stream(server.http_url, body | {"stream": True}, "ensemble_trtllm"):
-        texts[event["sequence_index"]] += event["text_output"]
-    assert texts == expected
+    for stream in (False, True):
+        events = list(generate_stream(server.http_url, body | {"stream": stream}, "ensemble_trtllm"))
+        texts = [""] * 3
+        for event in events:
+            texts[event["sequence_index"]] += event["text_output"]
+        assert texts == expected
+        assert (len(events) > 3) == stream
 
 
 def test_greedy_sequences_are_refused(server: TritonServer) -> None:

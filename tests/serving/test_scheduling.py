@@ -169,7 +169,7 @@ def test_deadline_of_a_stream(two_rows: TritonServer) -> None:
     body = {"text_input": "import os\n", **LONG, "deadline_ms": deadline_ms, "return_finish_reason": True}
     events = list(generate_stream(two_rows.http_url, body | {"stream": True}))
     assert len(events) > 2
-    assert [event["finish_reason"] for event in events] == [""] * (len(events) - 1) + ["deadline"]
+    assert [event["finish_reason"] for event in events] == ["None"] * (len(events) - 1) + ["deadline"]
 
 
 def test_cancelled_while_waiting(

@@ -76,16 +76,18 @@ def test_nothing_comes_unasked(server: TritonServer) -> None:
         assert outputs == {"text_output"}
 
 
-@pytest.mark.parametrize("field", ["return_logprobs", "return_cumulative_logprob"])
-def test_sampled_tokens_alone(server: TritonServer, expected: RequestOutput, field: str) -> None:
-    """Who asks for the output without `logprobs` gets those of the sampled tokens."""
-    answer = generate(server.http_url, {"text_input": PROMPT, **FIELDS, field: True})
-    if field == "return_cumulative_logprob":
-        total = expected.outputs[0].cumulative_logprob
+@pytest.mark.parametrize("model", ["ensemble", "ensemble_unary"])
+def test_sampled_tokens_alone(server: TritonServer, expected: RequestOutput, model: str) -> None:
+    """logprobs 0 are those of the sampled tokens; without `logprobs` there are none, as in Triton's vLLM
+    backend, but their sum is there."""
+    body = {"text_input": PROMPT, **FIELDS, "return_logprobs": True, "return_cumulative_logprob": True}
+    total = expected.outputs[0].cumulative_logprob
+    for more in ({}, {"logprobs": 0}):
+        answer = generate(server.http_url, body | more, model)
         assert answer["cumulative_logprob"] == pytest.approx(total, abs=24 * ERROR)
-    else:
         places = json.loads(answer["logprobs"])
-        assert [[*place] for place in places] == [[str(t)] for t in expected.outputs[0].token_ids]
+        ids = [[str(token)] for token in expected.outputs[0].token_ids]
+        assert (places and [[*place] for place in places]) == (ids if more else None)
 
 
 def test_stream(server: TritonServer, expected: RequestOutput) -> None:
@@ -175,24 +177,25 @@ def test_trtllm(server: TritonServer, expected: RequestOutput) -> None:
 
 
 def test_trtllm_rows(server: TritonServer) -> None:
-    """A row for each prompt, with 0 behind the end of a shorter one."""
+    """A row for each prompt, then TensorRT-LLM's dimension of beams; 0 after the end of a shorter one."""
     tensors = [httpclient.InferInput("text_input", [2, 1], "BYTES")]
     tensors[0].set_data_from_numpy(np.asarray([[PROMPT.encode()], [b"import os\n"]], np.object_))
     for name, dtype, value in (
-        ("max_tokens", "INT32", np.asarray([[24]], np.int32)),
-        ("stop_words", "BYTES", np.asarray([[b"return"]], np.object_)),
-        ("return_log_probs", "BOOL", np.asarray([[True]])),
-        ("return_num_output_tokens", "BOOL", np.asarray([[True]])),
+        ("max_tokens", "INT32", np.asarray([[24]] * 2, np.int32)),
+        ("stop_words", "BYTES", np.asarray([[b"return"]] * 2, np.object_)),
+        ("return_log_probs", "BOOL", np.asarray([[True]] * 2)),
+        ("return_num_output_tokens", "BOOL", np.asarray([[True]] * 2)),
     ):
-        tensors.append(httpclient.InferInput(name, [1, 1], dtype))
+        tensors.append(httpclient.InferInput(name, [2, 1], dtype))
         tensors[-1].set_data_from_numpy(value)
     with httpclient.InferenceServerClient(server.http_url.removeprefix("http://")) as client:
         result = client.infer("ensemble_trtllm_unary", tensors)
-    rows = result.as_numpy("output_log_probs")
+    rows, totals = result.as_numpy("output_log_probs"), result.as_numpy("cum_log_probs")
     lengths = result.as_numpy("num_output_tokens").tolist()
-    assert rows.shape == (2, max(lengths))
+    assert rows.shape == (2, 1, max(lengths))
+    assert totals.shape == (2, 1)
     assert len({*lengths}) == 2
-    for row, length, total in zip(rows, lengths, result.as_numpy("cum_log_probs"), strict=True):
+    for row, length, total in zip(rows[:, 0], lengths, totals[:, 0], strict=True):
         assert (row[:length] < 0).all()
         assert (row[length:] == 0).all()
         assert row.sum() == pytest.approx(total, abs=1e-3)

@@ -193,6 +193,7 @@ def test_a_batch_under_the_names_of_trtllm(server: TritonServer, expected: list[
             stop_words=("BYTES", [""] * count),
             repetition_penalty=("FP32", [1.0] * count),
             stream=("BOOL", [False] * count),
+            exclude_input_in_output=("BOOL", [False] * count),
         )
         with library.InferenceServerClient(address) as client:
             assert expected == texts(client.infer("ensemble_trtllm_unary", body))

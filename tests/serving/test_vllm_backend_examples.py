@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -105,18 +106,32 @@ def test_the_curl_lines(server: TritonServer, answers: dict[str, str]) -> None:
     assert len(events) > 1
 
 
-FLAGS = ("return_finish_reason", "return_num_input_tokens", "return_num_output_tokens")
+FLAGS = (
+    "return_finish_reason",
+    "return_cumulative_logprob",
+    "return_logprobs",
+    "return_num_input_tokens",
+    "return_num_output_tokens",
+)
+# Some of all combinations, the same in each run.
+COMBINATIONS = random.Random(7).sample(
+    list(itertools.product([True, False], [None, 0, 2], itertools.product([None, True, False], repeat=5))), 80
+)
 
 
-@pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("asked", list(itertools.product([None, True, False], repeat=3)), ids=str)
+@pytest.mark.parametrize(("stream", "logprobs", "asked"), COMBINATIONS, ids=str)
 def test_additional_outputs(
-    server: TritonServer, answers: dict[str, str], stream: bool, asked: tuple[bool | None, ...]
+    server: TritonServer,
+    answers: dict[str, str],
+    stream: bool,
+    logprobs: int | None,
+    asked: tuple[bool | None, ...],
 ) -> None:
     """Each is there where it is asked for, in every response, and not otherwise."""
     prompt = PROMPTS[0]
     given = {name: value for name, value in zip(FLAGS, asked, strict=True) if value is not None}
-    inputs = text_inputs(text_input=prompt, stream=stream, sampling_parameters=SAMPLING, **given)
+    sampling = SAMPLING if logprobs is None else SAMPLING | {"logprobs": logprobs}
+    inputs = text_inputs(text_input=prompt, stream=stream, sampling_parameters=sampling, **given)
     with GrpcStream(server.grpc_url, inputs) as requested:
         results = list(requested)
     front = "" if stream else prompt
@@ -127,8 +142,14 @@ def test_additional_outputs(
         if not value:
             assert values == [None] * len(results)
         elif name == "finish_reason":
-            # "" before the end; the vLLM backend says "None".
-            assert [item[0] for item in values] == [b""] * (len(results) - 1) + [b"length"]
+            assert [item[0] for item in values] == [b"None"] * (len(results) - 1) + [b"length"]
+        elif name == "cumulative_logprob":
+            sums = [float(item[0]) for item in values]
+            assert sums == sorted({*sums, 0.0}, reverse=True)[1:]
+        elif name == "logprobs" and logprobs is None:
+            assert [item[0] for item in values] == [b"null"] * len(results)
+        elif name == "logprobs":
+            assert 20 == sum(len(json.loads(item[0])) for item in values)
         elif name == "num_input_tokens":
             assert len({item[0] for item in values}) == 1
         else:

@@ -29,9 +29,12 @@ struct TokenizedRequest {
   std::vector<int32_t> prompt_lengths;   // of several prompts, one after the other in input_ids
   std::vector<std::string> prompt_text;  // stands before each answer: nothing, or one text for each prompt
   std::vector<std::string> warnings;     // for the client, with the first text
+  bool is_separate = false;              // each sequence has a response of its own, also without stream
+  bool includes_prompt_ids = false;      // output_ids begins with the prompt's
 };
-QUIRE_MEMBERS(TokenizedRequest, QUIRE_OPTIONAL(arrival_ns, tokenize_ns, acknowledge, vocabulary,
-                                               prompt_lengths, prompt_text, warnings));
+QUIRE_MEMBERS(TokenizedRequest,
+              QUIRE_OPTIONAL(arrival_ns, tokenize_ns, acknowledge, vocabulary, prompt_lengths, prompt_text,
+                             warnings, is_separate, includes_prompt_ids));
 
 struct RequestTensor {
   SamplingParams params;

@@ -84,7 +84,7 @@ class _Triton(Adapter):
             text = text.removeprefix(prompt)
         return Reply(
             text=text,
-            finish_reason=_text(outputs["finish_reason"]) if "finish_reason" in outputs else None,
+            finish_reason=_finish_reason(outputs) if "finish_reason" in outputs else None,
             num_input_tokens=_count(outputs.get("num_input_tokens")),
             num_output_tokens=_count(outputs.get("num_output_tokens")),
         )
@@ -105,6 +105,12 @@ class _Triton(Adapter):
 
     def _json(self, request: Request, *, stream: bool) -> str:
         return json.dumps(self._values(request, stream=stream), ensure_ascii=False)
+
+
+def _finish_reason(outputs: Mapping[str, Any]) -> str:
+    """Triton's vLLM backend writes "None" before the end."""
+    reason = _text(outputs["finish_reason"])
+    return "" if reason == "None" else reason
 
 
 class TritonHttp(_Triton):

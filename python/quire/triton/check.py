@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from quire import _core
 from quire.errors import InvalidArgument, QuireError, describe, did_you_mean, not_one_of
-from quire.triton.check_ensemble import check_ensemble, difference, unknown
+from quire.triton.check_ensemble import TensorShape, check_ensemble, difference, unknown
 from quire.triton.check_foreign import check_folder, check_foreign, check_without_config, way_without_config
 from quire.triton.check_settings import check_claims, check_settings
 from quire.triton.installation import find_backend_library
@@ -166,12 +166,12 @@ class _Model:
         if model is None:
             problem(f"{at}: {not_one_of(name, self.configs)}")
             return
-        inputs = {tensor.name: tensor for tensor in model.input}
-        for tensor in self.config.input:
-            if tensor.name not in inputs:
-                problem(f"input: {unknown(tensor.name, f'input of {name}', inputs)}")
-            elif text := difference(tensor, inputs[tensor.name]):
-                problem(f"input {describe(tensor.name)} does not fit: {text}")
+        inputs = TensorShape.all_of(model, model.input)
+        for input_name, tensor in TensorShape.all_of(self.config, self.config.input).items():
+            if input_name not in inputs:
+                problem(f"input: {unknown(input_name, f'input of {name}', inputs)}")
+            elif text := difference(tensor, inputs[input_name]):
+                problem(f"input {describe(input_name)} does not fit: {text}")
         declared = {tensor.name for tensor in self.config.input}
         for tensor in model.input:
             if tensor.name not in declared and not tensor.optional:

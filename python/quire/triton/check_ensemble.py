@@ -22,6 +22,20 @@ def check_ensemble(
     _Ensemble(findings, config, configs, others).check()
 
 
+@dataclass(frozen=True)
+class TensorShape:
+    """A tensor of a model. `full_dims`: with the batch dimension, where the model has one."""
+
+    data_type: int
+    dims: list[int]
+    full_dims: list[int]
+
+    @classmethod
+    def all_of(cls, config: ModelConfig, tensors: Any) -> dict[str, TensorShape]:
+        batch = [-1] if config.max_batch_size > 0 else []
+        return {each.name: cls(each.data_type, [*each.dims], [*batch, *each.dims]) for each in tensors}
+
+
 @dataclass
 class _Ensemble:
     findings: Findings
@@ -33,7 +47,7 @@ class _Ensemble:
     makers: dict[str, str] = field(default_factory=dict)  # tensor -> the model whose step makes it
 
     def __post_init__(self) -> None:
-        self.tensors = {tensor.name: tensor for tensor in self.config.input}
+        self.tensors = dict(TensorShape.all_of(self.config, self.config.input))
 
     def check(self) -> None:
         for index, step in enumerate(self.config.ensemble_scheduling.step):
@@ -55,7 +69,7 @@ class _Ensemble:
         self._check_order()
 
     def _check_inputs(self, where: str, step: Any, model: ModelConfig) -> None:
-        inputs = {tensor.name: tensor for tensor in model.input}
+        inputs = TensorShape.all_of(model, model.input)
         for name, source in sorted(step.input_map.items()):
             self.used.add(source)
             at = f"{where}.input_map[{describe(name)}]"
@@ -65,13 +79,15 @@ class _Ensemble:
                 self.findings.problem(f"{at}: {unknown(source, 'tensor made before', self.tensors)}")
             elif text := difference(self.tensors[source], inputs[name]):
                 self.findings.problem(f"{at}: {describe(source)} does not fit: {text}")
-        for name, tensor in inputs.items():
-            if name not in step.input_map and not tensor.optional:
-                message = f"{where}.input_map: lacks {describe(name)}, a required input of {step.model_name}"
+        for tensor in model.input:
+            if tensor.name not in step.input_map and not tensor.optional:
+                message = (
+                    f"{where}.input_map: lacks {describe(tensor.name)}, a required input of {step.model_name}"
+                )
                 self.findings.problem(message)
 
     def _check_outputs(self, where: str, step: Any, model: ModelConfig) -> None:
-        outputs = {tensor.name: tensor for tensor in model.output}
+        outputs = TensorShape.all_of(model, model.output)
         for name, target in sorted(step.output_map.items()):
             at = f"{where}.output_map[{describe(name)}]"
             if name not in outputs:
@@ -105,11 +121,11 @@ class _Ensemble:
             )
 
     def _check_ends(self) -> None:
-        for tensor in self.config.output:
-            if tensor.name not in self.tensors:
-                self.findings.problem(f"output: {unknown(tensor.name, 'tensor of a step', self.tensors)}")
-            elif text := difference(self.tensors[tensor.name], tensor):
-                self.findings.problem(f"output {describe(tensor.name)} does not fit: {text}")
+        for name, tensor in TensorShape.all_of(self.config, self.config.output).items():
+            if name not in self.tensors:
+                self.findings.problem(f"output: {unknown(name, 'tensor of a step', self.tensors)}")
+            elif text := difference(self.tensors[name], tensor):
+                self.findings.problem(f"output {describe(name)} does not fit: {text}")
         for tensor in self.config.input:
             if tensor.name not in self.used:
                 self.findings.problem(f"input {describe(tensor.name)}: no step reads it")
@@ -147,19 +163,23 @@ def unknown(name: str, what: str, known: Mapping[str, Any]) -> str:
     return not_one_of(name, known, f", no {what}")
 
 
-def difference(given: Any, expected: Any) -> str:
-    """Why a tensor cannot be used as another; "" when it can. -1 fits any size."""
+def difference(given: TensorShape | None, expected: TensorShape) -> str:
+    """Why a tensor cannot be used as another; "" when it can, as it is or with the batch dimensions. -1 fits
+    any size."""
     if given is _UNKNOWN:
         return ""
     if given.data_type != expected.data_type:
         name_of = protobuf()[2].DataType.Name
         return f"got {name_of(given.data_type)}; allowed: {name_of(expected.data_type)}"
-    dims, allowed = list(given.dims), list(expected.dims)
-    if len(dims) != len(allowed) or any(
-        -1 not in pair and pair[0] != pair[1] for pair in zip(dims, allowed, strict=True)
-    ):
-        return f"got dims {dims}; allowed: {allowed}"
-    return ""
+    if _fits(given.dims, expected.dims) or _fits(given.full_dims, expected.full_dims):
+        return ""
+    return f"got dims {given.full_dims}; allowed: {expected.full_dims}"
+
+
+def _fits(dims: list[int], allowed: list[int]) -> bool:
+    return len(dims) == len(allowed) and all(
+        -1 in pair or pair[0] == pair[1] for pair in zip(dims, allowed, strict=True)
+    )
 
 
 def _role(config: ModelConfig) -> str:

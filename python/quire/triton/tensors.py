@@ -36,8 +36,16 @@ class Dialect(Protocol):
     def read(self, tensors: Tensors) -> list[Entry]:
         """The fields that are given, checked."""
 
-    def defaults(self, fields: Mapping[str, Any]) -> list[Entry]:
-        """The dialect's own defaults, for a request that gives `fields`."""
+    def complete(self, entries: list[Entry]) -> list[Entry]:
+        """All that a request gives, with the dialect's own defaults."""
+
+    def prompts_of_ids(self, tensors: Tensors) -> list[Tensor]:
+        """The prompts in the tensor input_ids."""
+
+    @property
+    def is_separate(self) -> bool:
+        """Whether each sequence has a response of its own, also without stream, and a prompt of ids is
+        answered with ids."""
 
 
 class VllmBackend:
@@ -53,8 +61,13 @@ class VllmBackend:
             given += NAMES.read({name: value}, "input tensor", parameters=as_parameter)
         return given
 
-    def defaults(self, fields: Mapping[str, Any]) -> list[Entry]:
-        return []
+    def complete(self, entries: list[Entry]) -> list[Entry]:
+        return entries
+
+    def prompts_of_ids(self, tensors: Tensors) -> list[Tensor]:
+        return [tensors["input_ids"].reshape(-1)]
+
+    is_separate = False
 
 
 def read_strings(name: str, shape: Sequence[int], content: memoryview) -> Tensor:

@@ -69,7 +69,7 @@ class TokenizerSettings:
     def make_stage(self, parameters: Mapping[str, str]) -> TokenizerStage:
         """`parameters` of config.pbtxt: forwarded_headers is a regular expression, that of tritonserver's
         --http-header-forward-pattern; dialect says whose inputs the model has: "vllm" (default; Triton's vLLM
-        backend) or "trtllm"."""
+        backend) or "trtllm"; exclude_input_in_output is what a request gets that does not say."""
         dialect = parameters.get("dialect", "vllm")
         if dialect not in DIALECTS:
             raise InvalidArgument("config.pbtxt: parameters: dialect", describe(dialect), ", ".join(DIALECTS))
@@ -82,6 +82,7 @@ class TokenizerSettings:
             self.vocab_size,
             bytes_per_token=self.bytes_per_token,
             model=self.model,
+            excludes_prompt=_flag("exclude_input_in_output", parameters),
             chat=tokenizer.chat_templates(trusts_requests=self.trust_request_chat_template),
         )
 
@@ -94,6 +95,14 @@ def newest_settings(folder: Path) -> Path:
             folder / "1" / "model.json", "no such file; allowed: a JSON file with engine settings"
         )
     return max(versions, key=lambda path: int(path.parent.name))
+
+
+def _flag(name: str, parameters: Mapping[str, str]) -> bool:
+    value = parameters.get(name, "false")
+    flags = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if value.lower() not in flags:
+        raise InvalidArgument(f"config.pbtxt: parameters: {name}", describe(value), "true or false")
+    return flags[value.lower()]
 
 
 def _pattern(text: str) -> re.Pattern[str] | None:

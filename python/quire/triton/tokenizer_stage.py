@@ -36,7 +36,7 @@ _TRITON_PARAMETERS = frozenset(
     {"id", "timeout", "sequence_id", "sequence_start", "sequence_end", "binary_data_output"}
 )
 
-_PROMPT_TENSORS = ("text_input", "input_ids", "sampling_parameters")
+_PROMPT_TENSORS = ("text_input", "input_ids", "input_lengths", "sampling_parameters")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ class ParsedRequest:
     given: Mapping[str, Any]  # sampling fields the request gave, canonical names
     options: RequestOptions
     chat: ChatOptions | None = None
+    includes_prompt_ids: bool = False  # output_ids begins with the prompt's
     warnings: tuple[str, ...] = ()  # for the client: one for each name that was ignored
 
     @property
@@ -74,9 +75,12 @@ def parse_request(
     tensors: Mapping[str, np.ndarray[Any, Any]],
     parameters: Mapping[str, object],
     dialect: Dialect | None = None,
+    *,
+    excludes_prompt: bool = False,
 ) -> ParsedRequest:
     """From the request's input tensors and its request parameters. Raises InvalidArgument naming the field
-    as the client did. `dialect`: how to read the tensors; default: those of Triton's vLLM backend."""
+    as the client did. `dialect`: how to read the tensors; default: those of Triton's vLLM backend.
+    `excludes_prompt`: what exclude_input_in_output is for text where the request does not say."""
     parameters = dict(parameters)
     require_few(parameters, "parameters")
     nested = []
@@ -95,21 +99,28 @@ def parse_request(
         values = parse_json_object(text, "sampling_parameters")
         entries += NAMES.read(values, "sampling_parameters", unknown=unknown)
     entries += NAMES.read(parameters, "request parameter", parameters=True, unknown=unknown)
-    given = merge([*entries, *dialect.defaults({entry.field: entry.value for entry in entries})])
+    given = merge(dialect.complete(entries))
     if unknown and given.values.get("strict", True):
-        raise unknown[0]
+        raise _with_hint(unknown[0], dialect)
 
     chat = given.make(ChatOptions)
     for name in ("text_input", "input_ids"):
         if chat.messages and name in tensors:
             raise InvalidArgument(f"{name}, messages", "both", "one of them")
-    prompts = () if chat.messages else _prompts(tensors)
+    prompts = () if chat.messages else _prompts(tensors, dialect)
     given.make(SamplingParams)  # fields that must fit together
     options = given.make(RequestOptions)
+    includes_prompt_ids = False
     if chat.messages:
         if options.exclude_input_in_output is None:
             options = dataclasses.replace(options, exclude_input_in_output=True)
-    elif isinstance(prompts[0], tuple):
+    elif isinstance(prompts[0], str):
+        if options.exclude_input_in_output is None and excludes_prompt:
+            options = dataclasses.replace(options, exclude_input_in_output=True)
+    elif dialect.is_separate:
+        includes_prompt_ids = options.includes_prompt
+        options = dataclasses.replace(options, exclude_input_in_output=True, return_token_ids=True)
+    else:
         if options.exclude_input_in_output is False:
             allowed = "true (the prompt came as ids, not as text)"
             error = InvalidArgument("exclude_input_in_output", "false with input_ids", allowed)
@@ -123,6 +134,7 @@ def parse_request(
         given={name: value for name, value in given.values.items() if name in SAMPLING_FIELDS},
         options=options,
         chat=chat if chat.messages else None,
+        includes_prompt_ids=includes_prompt_ids,
         warnings=tuple(f"{name}: ignored, {why}" for name, why in ignored.items()),
     )
 
@@ -147,15 +159,24 @@ def read_parameters(
     return values
 
 
-def _prompts(tensors: Mapping[str, np.ndarray[Any, Any]]) -> tuple[str | tuple[int, ...], ...]:
+def _with_hint(error: InvalidArgument, dialect: Dialect) -> InvalidArgument:
+    """An unknown name's error, which says where a client of TensorRT-LLM may call."""
+    if dialect.is_separate or error.field not in trtllm.NAMES_OF_ITS_OWN:
+        return error
+    allowed = f"in a request to ensemble_trtllm, which has TensorRT-LLM's names; here {error.allowed}"
+    return InvalidArgument(error.field, "a field of TensorRT-LLM's", allowed)
+
+
+def _prompts(tensors: Mapping[str, Tensor], dialect: Dialect) -> tuple[str | tuple[int, ...], ...]:
     if "input_ids" in tensors:
         if "text_input" in tensors:
             raise InvalidArgument("text_input, input_ids", "both", "one of them")
-        ids = tensors["input_ids"].reshape(-1)
-        if ids.size and (ids.min() < 0 or ids.max() > INT32_MAX):  # which of these are known, generation says
-            bad = int(np.flatnonzero((ids < 0) | (ids > INT32_MAX))[0])
-            raise InvalidArgument("input_ids", f"id {ids[bad]} at {bad}", f"ids 0 to {INT32_MAX}")
-        return (tuple(ids.tolist()),)
+        prompts = dialect.prompts_of_ids(tensors)
+        for ids in prompts:
+            if ids.size and (ids.min() < 0 or ids.max() > INT32_MAX):  # which are known, generation says
+                bad = int(np.flatnonzero((ids < 0) | (ids > INT32_MAX))[0])
+                raise InvalidArgument("input_ids", f"id {ids[bad]} at {bad}", f"ids 0 to {INT32_MAX}")
+        return tuple(tuple(ids.tolist()) for ids in prompts)
     if "text_input" not in tensors:
         raise InvalidArgument("text_input", "nothing", "a non-empty string, or input_ids or messages instead")
     texts = read_list(tensors["text_input"], "text_input")
@@ -187,6 +208,7 @@ class TokenizerStage:
     bytes_per_token: int | None = None
     model: str = ""
     chat: ChatTemplates = field(default_factory=ChatTemplates)
+    excludes_prompt: bool = False  # see parse_request()
 
     @cached_property
     def _bounds(self) -> PromptBounds:
@@ -196,7 +218,9 @@ class TokenizerStage:
         """The input tensors of generation. Raises InvalidArgument that names what the client got wrong."""
         self._bounds.check_strings(request)
         parameters = read_parameters(request.parameters, self.forwarded)
-        parsed = parse_request(request.tensors, parameters, self.dialect)
+        parsed = parse_request(
+            request.tensors, parameters, self.dialect, excludes_prompt=self.excludes_prompt
+        )
         if parsed.chat:
             parsed = dataclasses.replace(parsed, prompts=(self.chat.render(parsed.chat),))
         try:
@@ -217,6 +241,8 @@ class TokenizerStage:
             prompt_lengths=[len(row) for row in rows] if len(rows) > 1 else [],
             prompt_text=parsed.texts if parsed.options.includes_prompt else [],
             warnings=parsed.warnings,
+            is_separate=self.dialect is not None and self.dialect.is_separate,
+            includes_prompt_ids=parsed.includes_prompt_ids,
         )
         return {
             "input_ids": np.concatenate([np.asarray(row, np.int32) for row in rows]),

@@ -26,7 +26,7 @@ def test_the_repository_that_we_ship_is_in_order(repository: Path) -> None:
             'model_name: "detokenizer"',
             'model_name: "detokeniser"',
             'ensemble_scheduling.step[2].model_name: got "detokeniser" (did you mean "detokenizer"?); '
-            "allowed: detokenizer, ensemble, ensemble_trtllm, ensemble_trtllm_unary, ",
+            "allowed: detokenizer, detokenizer_trtllm, ensemble, ensemble_trtllm, ",
         ),
         (
             "ensemble",
@@ -137,9 +137,21 @@ def test_the_repository_that_we_ship_is_in_order(repository: Path) -> None:
         ),
         (
             "ensemble_trtllm_unary",
-            'name: "text_input" ',
-            'name: "max_tokens" ',
-            'input: lacks "text_input", a required input of tokenizer_trtllm',
+            '{ name: "stop_words"                data_type: TYPE_STRING dims: [ -1 ]',
+            '{ name: "stop_words"                data_type: TYPE_STRING dims: [ -1, 1, 1 ]',
+            'input "stop_words" does not fit: got dims [-1, -1, 1, 1]; allowed: [-1, -1]',
+        ),
+        (
+            "detokenizer_trtllm",
+            'string_value: "trtllm"',
+            'string_value: "trtlm"',
+            "parameters: dialect: got 'trtlm' (did you mean \"trtllm\"?); allowed: vllm, trtllm",
+        ),
+        (
+            "detokenizer_trtllm",
+            'parameters { key: "dialect" value { string_value: "trtllm" } }',
+            "",
+            "max_batch_size: got 4096; allowed: 0 (the engine batches by itself)",
         ),
         (
             "detokenizer",
@@ -251,3 +263,13 @@ def test_mistakes_in_configurations(repository: Path, file: str, old: str, new: 
     edit(repository / file / "config.pbtxt", old, new)
     problems = problems_of(repository)
     assert any(problem.startswith(f"{file}/config.pbtxt: {expected}") for problem in problems), problems
+
+
+def test_an_input_that_the_tokenizer_model_needs(repository: Path) -> None:
+    """Every model that hands its inputs to a tokenizer must have those that are not optional."""
+    optional = 'name: "input_lengths"             data_type: TYPE_INT32  dims: [ -1, 1 ] optional: true'
+    edit(repository / "tokenizer_trtllm" / "config.pbtxt", optional, optional.removesuffix(" optional: true"))
+    message = 'lacks "input_lengths", a required input of tokenizer_trtllm'
+    problems = problems_of(repository)
+    assert f"ensemble_trtllm_unary/config.pbtxt: input: {message}" in problems
+    assert f"ensemble_trtllm/config.pbtxt: ensemble_scheduling.step[0].input_map: {message}" in problems

@@ -75,7 +75,8 @@ ALL_TOKENS = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repet
 )
 def test_what_an_input_means(name: str, value: object, given: dict[str, object]) -> None:
     """Each input arrives as the field of ours."""
-    assert parse(temperature=1.0, **{name: value}).given == ALL_TOKENS | given
+    rest = {} if name == "top_k" else {"top_k": 50}
+    assert parse(temperature=1.0, **rest, **{name: value}).given == ALL_TOKENS | rest | given
 
 
 def test_a_batch_has_one_value_for_all() -> None:
@@ -110,13 +111,18 @@ def test_options() -> None:
 
 
 def test_greedy_unless_told_how_to_sample() -> None:
-    """As TensorRT-LLM: without top_k, top_p and temperature the likeliest token; 0 is "off"."""
+    """As TensorRT-LLM: without top_k and top_p the likeliest token, at any temperature; 0 is "off"."""
     assert parse().given == GREEDY
-    assert parse(top_k=0, top_p=0.0).given == {"top_k": 0, **GREEDY}
-    for given in ({"top_k": 1}, {"top_p": 0.5}, {"temperature": 0.5}, {"temperature": 0.5, "top_p": 0.0}):
+    assert parse(top_k=0, top_p=0.0).given == GREEDY
+    for given in ({"top_k": 1}, {"top_p": 0.5}, {"top_p": 0.5, "top_k": 0}, {"top_k": 9, "top_p": 0.0}):
         expected = {name: value for name, value in given.items() if value}
         assert parse(**given).given == ALL_TOKENS | expected  # and nothing of the checkpoint's settings
-    assert parse({"sampling_parameters": '{"temperature": 0.5}'}).given == ALL_TOKENS | {"temperature": 0.5}
+    neutral: list[dict[str, float]] = [{}, {"top_p": 0.0}, {"top_k": 0}]
+    for more in neutral:
+        assert parse(temperature=0.5, **more).given == GREEDY | {"temperature": 0.5, "top_k": 1}
+    assert parse({"sampling_parameters": '{"temperature": 0.5}'}).given["top_k"] == 1
+    assert parse({"top_k": 0}, temperature=0.5).given["top_k"] == 1
+    assert parse({"top_k": 0}, top_p=0.5).given["top_k"] == 0
 
 
 @pytest.mark.parametrize(
@@ -172,7 +178,6 @@ def test_what_we_do_not_do_yet_is_refused(name: str, value: object) -> None:
         ({"top_p": 1.5}, "top_p: got 1.5; "),
         ({"max_tokens": [1, 2]}, "max_tokens: got 2 values; "),
         ({"min_length": 2, "min_tokens": 3}, "min_tokens: got "),
-        ({"stream": True, "exclude_input_in_output": False}, "exclude_input_in_output: got false "),
     ],
 )
 def test_errors_use_the_names_of_the_client(values: dict[str, Any], message: str) -> None:
@@ -184,14 +189,61 @@ def test_errors_use_the_names_of_the_client(values: dict[str, Any], message: str
 
 
 def test_the_configurations_name_the_same_inputs() -> None:
-    """Stage, tokenizer_trtllm and ensemble_trtllm; everything but the text is optional."""
-    tokenizer, ensemble = config_of("tokenizer_trtllm"), config_of("ensemble_trtllm")
-    own = {"text_input", "min_length", "end_id", "pad_id", *NEUTRAL}
+    """Stage, tokenizer_trtllm, ensemble_trtllm and tensorrt_llm; everything but the prompt is optional."""
+    tokenizer, ensemble, ids = map(config_of, ("tokenizer_trtllm", "ensemble_trtllm", "tensorrt_llm"))
+    own = {"text_input", "input_ids", "input_lengths", "min_length", "end_id", "pad_id", *NEUTRAL}
     assert all(NAMES.find(name) for name in INPUT_TYPES.keys() - own)
     assert own < INPUT_TYPES.keys()
-    assert list(tokenizer.input) == list(ensemble.input)
-    assert [tensor.name for tensor in tokenizer.input if not tensor.optional] == ["text_input"]
+    names = [{tensor.name for tensor in model.input} for model in (ensemble, ids)]
+    assert names[0] | names[1] == INPUT_TYPES.keys()
+    assert [tensor.name for tensor in tokenizer.input if not tensor.optional] == []
+    assert [tensor.name for tensor in ensemble.input if not tensor.optional] == ["text_input"]
+    required = ["input_ids", "input_lengths", "request_output_len"]
+    assert [tensor.name for tensor in ids.input if not tensor.optional] == required
     assert list(tokenizer.output) == list(config_of("tokenizer").output)
+
+
+@pytest.mark.parametrize("name", ["ensemble_trtllm", "ensemble_trtllm_unary", "tensorrt_llm"])
+def test_the_models_have_a_batch_dimension(name: str) -> None:
+    """max_batch_size says so, and what is behind it has a size: perf_analyzer needs no shapes."""
+    model = config_of(name)
+    assert model.max_batch_size > 1
+    lists = {"input_ids", "stop_words", "bad_words", "embedding_bias_words", "embedding_bias_weights"}
+    for tensor in model.input:
+        assert list(tensor.dims) == ([-1] if tensor.name in lists else [1])
+
+
+def test_the_prompt_in_the_answer() -> None:
+    """By the request, else by the model's setting; a stream never has it, whatever the request says."""
+    text = {"text_input": np.asarray([[b"a"]], object)}
+    for excludes in (False, True):
+        for said in (None, False, True):
+            tensors = text if said is None else text | {"exclude_input_in_output": np.asarray([[said]])}
+            parsed = parse_request(tensors, {}, TrtLlm(), excludes_prompt=excludes)
+            assert parsed.options.includes_prompt == (not excludes if said is None else not said)
+            streamed = tensors | {"stream": np.asarray([[True]])}
+            assert not parse_request(streamed, {}, TrtLlm(), excludes_prompt=excludes).options.includes_prompt
+
+
+def test_prompts_of_ids() -> None:
+    """A row for each prompt, of which input_lengths says how many ids count; the answer is of ids."""
+    ids = np.asarray([[5, 6, 7], [8, 0, 0]], np.int32)
+    tensors = {"input_ids": ids, "input_lengths": np.asarray([[3], [1]], np.int32)}
+    parsed = parse_request(tensors, {}, TrtLlm())
+    assert parsed.prompts == ((5, 6, 7), (8,))
+    assert parsed.includes_prompt_ids
+    assert parsed.options.return_token_ids
+    for name in ("streaming", "exclude_input_in_output"):
+        assert not parse_request({**tensors, name: np.asarray([[True]])}, {}, TrtLlm()).includes_prompt_ids
+    for lengths, message in (
+        ([[3]], "input_lengths: got 1 values; allowed: 2"),
+        ([[3], [4]], "input_lengths: got 4; allowed: 1 to 3"),
+        ([[0], [3]], "input_lengths: got 0; "),
+    ):
+        tensors["input_lengths"] = np.asarray(lengths, np.int32)
+        with pytest.raises(InvalidArgument) as error:
+            parse_request(tensors, {}, TrtLlm())
+        assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize("name", ["ensemble", "ensemble_trtllm"])
@@ -207,9 +259,10 @@ def test_the_ensembles_lose_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ensemble_unary", "ensemble_trtllm_unary"])
 def test_the_unary_models_lose_nothing(name: str) -> None:
-    """They have every input of their tokenizer, by names that the ensemble which streams has too."""
+    """Their inputs are their tokenizer's, by names that the ensemble which streams has too."""
     model = config_of(name)
     tokenizer = config_of(model.parameters["tokenizer_model"].string_value)
-    assert list(tokenizer.input) == list(model.input)
+    types = {tensor.name: tensor.data_type for tensor in tokenizer.input}
+    assert {tensor.name: tensor.data_type for tensor in model.input}.items() <= types.items()
     streaming = config_of(name.removesuffix("_unary"))
     assert [tensor.name for tensor in streaming.input] == [tensor.name for tensor in model.input]

@@ -118,7 +118,7 @@ def test_return_flags(server: Server) -> None:
     fields = {"input_ids": [1, 2, 3], "max_tokens": 40, "stream": True}
     flags = ("return_finish_reason", "return_num_input_tokens", "return_num_output_tokens")
     events = server.generate_stream("ensemble", **fields, **dict.fromkeys(flags, True))
-    assert [e["finish_reason"] for e in events] == [""] * (len(events) - 1) + ["length"]
+    assert [e["finish_reason"] for e in events] == ["None"] * (len(events) - 1) + ["length"]
     assert {e["num_input_tokens"] for e in events} == {3}
     assert sum(e["num_output_tokens"] for e in events) == 40
     (plain,) = {tuple(sorted(e)) for e in server.generate_stream("ensemble", **fields)}

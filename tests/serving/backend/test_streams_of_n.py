@@ -35,7 +35,7 @@ def test_stream(server: Server, num_tokens: int, acknowledge: bool) -> None:
     for index in range(5):
         mine = [event for event in events if event["index"] == index]
         assert "".join(e["text_output"] for e in mine) == "> " + answer(index, num_tokens)
-        assert [e["finish_reason"] for e in mine] == [""] * (len(mine) - 1) + ["length"]
+        assert [e["finish_reason"] for e in mine] == ["None"] * (len(mine) - 1) + ["length"]
         assert sum(e["num_output_tokens"] for e in mine) == num_tokens
         assert {e["num_input_tokens"] for e in mine} == {7}
 
