@@ -2,7 +2,8 @@
 
 An output NAME of cpp/triton/output_table.h that the field return_NAME of RequestOptions asks for is an output
 of every model that has it, and return_NAME an input of the models that take a request's fields as tensors. So
-are the fields of ChatOptions that hold objects.
+are the fields of ChatOptions that hold objects. The unary one, for clients of `infer` which know nothing but
+tensors, has the numbers and flags of SamplingParams too.
 What people wrote, and its order, stays; missing rows come last in their list.
 """
 
@@ -12,8 +13,8 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from quire.field import fields_of
-from quire.sampling_params import ChatOptions, RequestOptions
+from quire.field import INT64_MAX, Field, fields_of
+from quire.sampling_params import ChatOptions, RequestOptions, SamplingParams
 
 ROOT = Path(__file__).resolve().parent.parent
 _TYPES = {"kString": "STRING", "kInt32": "INT32", "kUint32": "UINT32", "kFloat": "FP32"}
@@ -35,6 +36,7 @@ _SENDERS = {
     "kOurs": ("kGeneration", "kVllm"),
 }
 _FIELDS_AS_TENSORS = ("tokenizer", "ensemble", "ensemble_unary")
+_SCALARS_AS_TENSORS = ("tokenizer", "ensemble_unary")
 
 
 def _outputs() -> dict[tuple[str, str], str]:
@@ -65,6 +67,18 @@ def _map(names: Mapping[str, str]) -> dict[str, str]:
     return {name: f'      {{ key: "{name}" value: "{name}" }}' for name in names}
 
 
+def _scalars() -> dict[str, str]:
+    """The types of the fields of SamplingParams that are one number or flag, by name; and of their newer
+    names."""
+    types = {"int": "INT32", "float": "FP32", "bool": "BOOL"}
+    scalars = [field for field in fields_of(SamplingParams).values() if field.type in types]
+
+    def type_of(field: Field) -> str:
+        return "INT64" if field.maximum == INT64_MAX else types[field.type]
+
+    return {name: type_of(field) for field in scalars for name in (field.name, field.newer) if name}
+
+
 def model_config(model: str) -> Callable[[str], str]:
     def generate(text: str) -> str:
         outputs = {name: kind for (has, name), kind in _outputs().items() if has == _MODELS[model]}
@@ -72,6 +86,8 @@ def model_config(model: str) -> Callable[[str], str]:
             text = _with(text, "\noutput", {name: _row(name, kind) for name, kind in outputs.items()})
         fields = {name: "BOOL" for name in fields_of(RequestOptions) if name.startswith("return_")}
         fields |= {name: "STRING" for name, field in fields_of(ChatOptions).items() if "object" in field.type}
+        if model in _SCALARS_AS_TENSORS:
+            fields |= _scalars()
         if model in _FIELDS_AS_TENSORS:
             inputs = {name: _row(name, kind, "[ 1 ]", " optional: true") for name, kind in fields.items()}
             text = _with(text, "\ninput", inputs)

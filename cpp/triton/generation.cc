@@ -244,6 +244,10 @@ void Generation::end_late(ClientRequests::iterator it) {
 
 void Generation::abort(ClientRequests::iterator it, Failure failure, const std::string& why) {
   ClientRequest& client_request = *it->second;
+  if (code == TRITONSERVER_ERROR_CANCELLED) {
+    QUIRE_LOG(VERBOSE,
+              "model '" + settings_.name + "': request " + std::to_string(client_request.id()) + ": " + why);
+  }
   // The engine need not be told of the end of what it has finished or never seen.
   if (client_request.is_submitted() && !client_request.is_finished())
     requests_.cancellations.push_back(client_request.id());

@@ -126,6 +126,7 @@ Json parse_json(const Parameter& parameter) {
 void get(const Parameter& parameter, std::vector<std::string>& value) {
   const auto* text = string_of(parameter);
   if (text == nullptr) refuse(parameter, "a non-empty string or a list of them");
+  if (**text == '\0') return;  // clients of TensorRT-LLM send it for none
   const Json json = parse_json(parameter);
   const Json::Array& items = json.as<Json::Array>();
   const bool is_list = json.is<Json::Array>() &&
@@ -192,14 +193,11 @@ void get(const Parameter& parameter, std::vector<LogitBias>& value) {
     throw InvalidArgument(name, "a field that this model does not know",
                           "such a field in a request to the ensemble, whose tokenizer honours it");
   }
-  std::string known;
   std::vector<std::string_view> names;
-  for_each_client_field(fields, [&](std::string_view field, const auto&) {
-    known += (known.empty() ? "" : ", ") + std::string(field);
-    names.push_back(field);
-  });
+  for_each_client_field(fields, [&](std::string_view field, const auto&) { names.push_back(field); });
   for (const quire::fields::Alias& alias : quire::fields::kAliases) names.push_back(alias.alias);
-  throw InvalidArgument(name.substr(0, 80), "an unknown field" + did_you_mean(name, names), known);
+  throw InvalidArgument(name.substr(0, 80), "an unknown field" + did_you_mean(name, names),
+                        "the fields of docs/request_fields.md");
 }
 
 }  // namespace
@@ -207,7 +205,7 @@ void get(const Parameter& parameter, std::vector<LogitBias>& value) {
 void read_request_parameters(TRITONBACKEND_Request* request,
                              const std::optional<std::regex>& forwarded_headers, RequestTensor& fields,
                              std::vector<std::pair<std::string, std::string>>& aliases) {
-  std::vector<std::string_view> given;
+  std::vector<std::pair<std::string_view, bool>> given;  // fields, and whether by their newer name
   for (const Parameter& parameter : read_parameters(request)) {
     std::string_view name = parameter.name;
     if (is_tritons(name)) continue;
@@ -218,7 +216,11 @@ void read_request_parameters(TRITONBACKEND_Request* request,
       name = alias->name;
       aliases.emplace_back(name, alias->alias);
     }
-    if (std::find(given.begin(), given.end(), name) != given.end()) {
+    const bool is_newer = std::ranges::find(fields::kNewerNames, std::string_view(parameter.name)) !=
+                          std::end(fields::kNewerNames);
+    const auto before = std::ranges::find(given, name, &std::pair<std::string_view, bool>::first);
+    if (before != given.end() && before->second && !is_newer) continue;
+    if (before != given.end() && before->second == is_newer) {
       throw InvalidArgument(std::string(name), "a request parameter and another value of the same field",
                             "one value");
     }
@@ -230,7 +232,7 @@ void read_request_parameters(TRITONBACKEND_Request* request,
       is_known = true;
     });
     if (!is_known) refuse_unknown(parameter.name, fields);
-    given.push_back(name);
+    given.emplace_back(name, is_newer);
   }
 }
 

@@ -92,6 +92,9 @@ def _lines() -> Iterator[str]:
         if field.name not in _OF_THE_TOKENIZER:
             yield from (f'    {{"{alias}", "{field.name}"}},' for alias in field.aliases)
     yield "};\n"
+    yield "// Other names that count where a request gives a field's name too."
+    newer = ", ".join(json.dumps(field.newer) for field in NAMES.fields.values() if field.newer)
+    yield f"inline constexpr std::string_view kNewerNames[] = {{{newer}}};\n"
     yield "}  // namespace fields\n"
     for constant, (name, limit) in _LIMITS.items():
         yield f"inline constexpr int32_t {constant} = {getattr(NAMES.fields[name], limit)};"

@@ -111,6 +111,9 @@ inline constexpr Alias kAliases[] = {
     {"return_log_probs", "return_logprobs"},
 };
 
+// Other names that count where a request gives a field's name too.
+inline constexpr std::string_view kNewerNames[] = {"max_completion_tokens"};
+
 }  // namespace fields
 
 inline constexpr int32_t kMaxStopTokenIds = 240;

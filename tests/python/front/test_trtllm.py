@@ -264,5 +264,5 @@ def test_the_unary_models_lose_nothing(name: str) -> None:
     tokenizer = config_of(model.parameters["tokenizer_model"].string_value)
     types = {tensor.name: tensor.data_type for tensor in tokenizer.input}
     assert {tensor.name: tensor.data_type for tensor in model.input}.items() <= types.items()
-    streaming = config_of(name.removesuffix("_unary"))
-    assert [tensor.name for tensor in streaming.input] == [tensor.name for tensor in model.input]
+    streaming = [tensor.name for tensor in config_of(name.removesuffix("_unary")).input]
+    assert streaming == [tensor.name for tensor in model.input][: len(streaming)]

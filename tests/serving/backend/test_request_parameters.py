@@ -82,7 +82,7 @@ def test_every_bad_value_is_refused_by_its_name(server: Server, name: str, value
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        *(({name: 1}, f"{name[:80]}: got {hint(name)}; allowed: n, ") for name in NEAR_NAMES),
+        *(({name: 1}, f"{name[:80]}: got {hint(name)}; allowed: the fields of ") for name in NEAR_NAMES),
         ({"x" * 5000: 1}, "x: got an unknown field; "),
         ({"bad_words": "x"}, "bad_words: got a field that this model does not know; allowed: "),
         ({"truncate": 5}, "truncate: got a field that this model does not know; "),
@@ -130,6 +130,18 @@ def test_lists_in_both_forms(server: Server) -> None:
     assert sorted(event["logit_bias"]) == [[3, -2.0], [5, 1.5]]
     assert event["bad_word_ids"] == [[3, 4], [5]]
     assert (event["stop"], event["stop_token_ids"], event["seed"]) == (["[INST]"], [], None)
+
+
+def test_the_newer_of_two_names_counts(server: Server) -> None:
+    """max_completion_tokens replaces max_tokens, wherever it stands; an empty string is no strings."""
+    for both in (
+        {"max_tokens": 9, "max_completion_tokens": 2},
+        {"max_completion_tokens": 2, "max_tokens": 9},
+    ):
+        prompt, error = ask_with(server, {**both, "stop": ""})
+        assert error == ""
+        (event,) = server.repository.events("add", prompt=prompt)
+        assert (event["max_tokens"], event["stop"]) == (2, [])
 
 
 def test_parameters_that_are_not_ours(server: Server) -> None:
