@@ -4,6 +4,8 @@ client, the clients of `tensorrt_llm` that bring ids, genai-perf, and the OpenAI
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,15 @@ import pytest
 import tritonclient.grpc as grpcclient
 import tritonclient.http as httpclient
 from client import GrpcStream, generate, metrics, wait_until
+from google.protobuf import text_format
+from quire.triton.check import check_repository
 from quire.triton.perf_analyzer import find_perf_analyzer, recorded_requests
 from quire.triton.server import TritonServer
 from tokenizers import Tokenizer
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+ROOT = Path(__file__).resolve().parents[2]
+MODEL, EXAMPLE = ROOT / "model_repository" / "tensorrt_llm", ROOT / "examples" / "tensorrt_llm"
 PROMPTS = ["def fibonacci(n):", "import os\n", "class Stack:\n"]
 NUM_TOKENS = 12
 
@@ -176,6 +183,39 @@ def test_what_the_benchmark_of_tensorrt_llm_sends(server: TritonServer, id_rows:
         ):
             with pytest.raises(grpcclient.InferenceServerException, match=message):
                 client.infer("tensorrt_llm", inputs_of(arrays | {name: array(value, 1)}))
+
+
+def test_streams_of_ids(
+    make_repository: Callable[..., Path], tokenizer: Tokenizer, id_rows: list[list[int]], greedy: list[str]
+) -> None:
+    """The example of tensorrt_llm for clients that stream: new ids of one prompt a response, and the prompt's
+    first where there is no stream."""
+    repository = make_repository(num_gpu_blocks_override=256)
+    shutil.copytree(EXAMPLE, repository / "tensorrt_llm", dirs_exist_ok=True)
+    assert check_repository(repository) == []
+    with TritonServer(repository) as server:
+        for streaming in (True, False):
+            arrays = id_arrays(id_rows, request_output_len=NUM_TOKENS, beam_width=1, streaming=streaming)
+            with GrpcStream(server.grpc_url, inputs_of(arrays), "tensorrt_llm") as stream:
+                results = list(stream)
+            assert (len(results) > len(id_rows)) == streaming
+            found: list[list[int]] = [[] for _ in id_rows]
+            for result in results:
+                ids = result.as_numpy("output_ids")
+                assert ids.shape == (1, 1, result.as_numpy("sequence_length")[0, 0])
+                found[result.as_numpy("batch_index")[0, 0]] += ids[0, 0].tolist()
+            for row, prompt, text in zip(found, id_rows, greedy, strict=True):
+                front = [] if streaming else prompt
+                assert row[: len(front)] == front
+                assert tokenizer.decode(row[len(front) :]).strip() == text.strip()
+
+
+def test_the_example_has_the_models_tensors() -> None:
+    """Clients find the same inputs and outputs whether they stream or not."""
+    ours, example = (
+        text_format.Parse((folder / "config.pbtxt").read_text(), ModelConfig()) for folder in (MODEL, EXAMPLE)
+    )
+    assert (list(ours.input), list(ours.output)) == (list(example.input), list(example.output))
 
 
 # ----------------------------------------------------------------------------------------------- tools
