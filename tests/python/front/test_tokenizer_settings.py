@@ -66,10 +66,27 @@ def test_a_tokenizer_of_its_own(
     assert asked.ids == Tokenizer(byte_level_model).encode("def")
 
 
+def test_the_prompt_in_answers(
+    tmp_path: Path, byte_level_model: Path, make_repository: MakeRepository
+) -> None:
+    """exclude_input_in_output in config.pbtxt is for requests that do not say."""
+    read = TokenizerSettings.read(make_repository(tmp_path, byte_level_model) / "tokenizer", {})
+    for value, excludes in ((None, False), ("true", True), ("True", True), ("false", False)):
+        stage = read.make_stage({} if value is None else {"exclude_input_in_output": value})
+        for said in (None, True, False):
+            inputs = {"text_input": "def"} | ({} if said is None else {"exclude_input_in_output": said})
+            text = [] if (excludes if said is None else said) else ["def"]
+            assert ask(stage, inputs).fields.get("prompt_text", []) == text
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
         ({"dialect": "tgi"}, r'parameters: dialect: got "tgi"; allowed: vllm, trtllm'),
+        (
+            {"exclude_input_in_output": "on"},
+            'parameters: exclude_input_in_output: got "on"; allowed: true or',
+        ),
         ({"forwarded_headers": "("}, r'parameters: forwarded_headers: got "\(" .*; allowed: a regular'),
     ],
 )

@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from quire import schema
 from quire.errors import InvalidArgument
 from quire.field import fields_of
-from quire.sampling_params import ENGINE_FIELDS, NAMES, NOT_YET, OPTION_FIELDS, RequestOptions
+from quire.sampling_params import ENGINE_FIELDS, NAMES, NOT_YET, OPTION_FIELDS, RequestOptions, SamplingParams
 from quire.tokenizer import Tokenizer
 from quire.triton.tokenizer_stage import TokenizerStage, parse_request, read_parameters
 from stage_requests import ask
@@ -100,11 +100,16 @@ _CHAT_TENSORS = ("messages", "tools", "documents", "chat_template_kwargs")
 
 
 def test_inputs_are_the_options(stage: TokenizerStage) -> None:
-    """The config's inputs are the prompt, the JSON, each option of the schema, lists and objects."""
+    """The config's inputs are the prompt, the JSON, each option of the schema, numbers, lists and objects; of
+    other names those that replace older ones."""
     config = text_format.Parse((REPOSITORY / "tokenizer" / "config.pbtxt").read_text(), ModelConfig())
     names = {tensor.name for tensor in config.input}
     lists = {name for name, field in NAMES.fields.items() if field.is_list or name in _CHAT_TENSORS}
-    assert {"text_input", "input_ids", "sampling_parameters", *fields_of(RequestOptions), *lists} == names
+    sampling = fields_of(SamplingParams)
+    scalars = {name for name, field in sampling.items() if field.type in ("int", "float", "bool")}
+    newer = {field.newer for field in NAMES.fields.values() if field.newer}
+    prompt = {"text_input", "input_ids", "sampling_parameters"}
+    assert prompt | {*fields_of(RequestOptions)} | lists | scalars | newer == names
     assert all(tensor.optional for tensor in config.input)
 
 
@@ -174,6 +179,21 @@ def test_fields_of_vllm_that_ask_for_nothing(stage: TokenizerStage) -> None:
     given = json.dumps({"temprature": None})
     message = ask(stage, {"text_input": "a", "sampling_parameters": given}).error
     assert 'temprature: got an unknown field (did you mean "temperature"?)' in message
+
+
+def test_names_of_tensorrt_llm(stage: TokenizerStage) -> None:
+    """A client that calls the other dialect's model is told of its own; an empty word asks for nothing."""
+    for name in ("end_id", "pad_id", "beam_width", "min_length", "embedding_bias_words"):
+        message = ask(stage, {"text_input": "a"}, {name: 1}).error
+        assert message.startswith(
+            f"{name}: got a field of TensorRT-LLM's; allowed: in a request to ensemble_trtllm"
+        )
+    for inputs, parameters in (
+        ({"text_input": "a", "bad_words": [""], "stop": [""]}, {}),
+        ({"text_input": "a"}, {"stop_words": "", "bad_words": ""}),
+    ):
+        answer = ask(stage, inputs, parameters)
+        assert (answer.error, answer.fields.get("stop", ())) == (None, ())
 
 
 def test_unknown_names_are_cheap(stage: TokenizerStage, monkeypatch: pytest.MonkeyPatch) -> None:
