@@ -244,7 +244,7 @@ void Generation::end_late(ClientRequests::iterator it) {
 
 void Generation::abort(ClientRequests::iterator it, Failure failure, const std::string& why) {
   ClientRequest& client_request = *it->second;
-  if (code == TRITONSERVER_ERROR_CANCELLED) {
+  if (failure == Failure::kCancelled) {
     QUIRE_LOG(VERBOSE,
               "model '" + settings_.name + "': request " + std::to_string(client_request.id()) + ": " + why);
   }

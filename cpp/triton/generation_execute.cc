@@ -27,7 +27,6 @@ void Generation::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Re
       GenerationRequest generation = read_generation_request(
           requests[i], {Role::kGeneration}, nullptr, info->ready.defaults, settings_.forwarded_headers);
       check_vocabulary(generation.tokenized.vocabulary, info->ready.vocabulary, settings_.name);
-      observe_way(generation.request, start_ns);
       std::vector<GenerationRequest> prompts;
       if (generation.tokenized.prompt_lengths.empty()) {
         prompts.push_back(std::move(generation));
@@ -38,6 +37,7 @@ void Generation::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Re
         check_limits(prompt, info->ready.vocab_size, info->ready.max_model_len);
         prompt.request.request_id = next_request_id++;
       }
+      observe_way(prompts.front().request, start_ns);
       client_requests.reserve(client_requests.size() + prompts.size() + count - i);
       const size_t num_prompts = prompts.size();
       open =
