@@ -316,6 +316,21 @@ void bind_engine_core(py::module_& m) {
       .def("take_outputs", &EngineCore::take_outputs, py::return_value_policy::reference_internal)
       .def("outputs", &EngineCore::outputs, py::return_value_policy::reference_internal)
       .def("stats", &EngineCore::stats)
+      .def(
+          "report",
+          [](EngineCore& self, const std::string& name, uint64_t value) {
+            bool is_known = false;
+            self.report([&](EngineStats& stats) {
+              for_each_member<EngineStats>([&]<class M>(const M& member) {
+                if (name != member.name) return;
+                stats.*member.pointer = static_cast<typename M::Type>(value);
+                is_known = true;
+              });
+            });
+            if (!is_known) throw InvalidArgument("name", name, "a member of EngineStats");
+          },
+          "Sets a figure that the runner knows.", py::arg("name"), py::arg("value"))
+      .def("observe_step_host", &EngineCore::observe_step_host, py::arg("nanoseconds"))
       .def("check_integrity", &EngineCore::check_integrity);
 }
 

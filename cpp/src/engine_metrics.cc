@@ -1,6 +1,7 @@
 // EngineCore: what it counts and observes, the rows of engine_metrics.def.
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 
 #include "quire/engine_core.h"
 
@@ -14,6 +15,15 @@ double seconds(int64_t nanoseconds) { return static_cast<double>(std::max<int64_
 
 void EngineCore::observe(StepOutputs& out, Histogram histogram, double value) const {
   if (!config_.disable_log_stats) out.observe(histogram, value);
+}
+
+void EngineCore::report(const std::function<void(EngineStats&)>& set) {
+  set(scheduler_.totals());
+  set(outputs_.stats);
+}
+
+void EngineCore::observe_step_host(int64_t nanoseconds) {
+  observe(outputs_, Histogram::kStepHost, seconds(nanoseconds));
 }
 
 // A step gives the sequence tokens, one or several.

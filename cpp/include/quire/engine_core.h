@@ -85,6 +85,10 @@ class EngineCore {
   const StepOutputs& outputs() const { return outputs_; }
 
   EngineStats stats() const;
+  // For what others know: the runner's part of the stats, in the last outputs, too, and what a step took the
+  // host. Before the outputs are published.
+  void report(const std::function<void(EngineStats&)>& set);
+  void observe_step_host(int64_t nanoseconds);
   // Free + used == total, reference counts match tables, rows match requests. Throws InternalError.
   void check_integrity() const;
 

@@ -56,6 +56,9 @@ def build(
         model=plan.model,
         defaults=plan.defaults.values,
     )
+    for part, num_bytes in plan.runner.ledger.parts().items():
+        core.report(f"planned_{part}", num_bytes)
+    core.report("memory_used", plan.runner.memory_used())
     if plan.defaults.values:
         log.info("requests that do not say otherwise: %s", plan.defaults)
     for warning in [*plan.warnings, *_padding(core.token_table, engine.model, plan.tokenizer_folder)]:

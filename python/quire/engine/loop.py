@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from quire.errors import EngineError
 
@@ -50,6 +50,17 @@ class Runner(Protocol):
         ...
 
 
+@runtime_checkable
+class GraphRunner(Protocol):
+    """A runner whose steps are CUDA graphs."""
+
+    @property
+    def num_graph_replays(self) -> int: ...
+
+    @property
+    def num_graph_captures(self) -> int: ...
+
+
 def step(core: _core.EngineCore, runner: Runner) -> _core.StepOutputs:
     """Launch as many batches as may be in flight, then update with the oldest one's ids. When none is and
     nothing can run: the ends of cancelled and refused requests.
@@ -57,13 +68,19 @@ def step(core: _core.EngineCore, runner: Runner) -> _core.StepOutputs:
     When the runner raises, batches stay in flight until EngineCore.clear() (or forget_batches()) and
     discard().
     """
+    begin = time.perf_counter_ns()
     while core.num_batches_in_flight() < runner.max_batches_in_flight:
         batch = core.schedule()
         if not batch.num_tokens:
             break
         runner.launch(batch)
     if core.num_batches_in_flight():
-        return core.update(*runner.collect())
+        launched = time.perf_counter_ns()
+        sampled = runner.collect()
+        collected = time.perf_counter_ns()
+        outputs = core.update(*sampled)
+        core.observe_step_host(launched - begin + time.perf_counter_ns() - collected)
+        return outputs
     outputs = core.take_outputs()
     if core.has_unfinished_requests():
         # Going round again would spin at full load for ever.
@@ -75,8 +92,12 @@ def serve(
     server: _core.EngineServer, core: _core.EngineCore, runner: Runner, step_log: StepLog | None = None
 ) -> None:
     """Run steps until the client is gone."""
+    graphs = runner if isinstance(runner, GraphRunner) else None
     while server.wait_for_work():
         step(core, runner)
+        if graphs:
+            core.report("graph_replays", graphs.num_graph_replays)
+            core.report("graph_captures", graphs.num_graph_captures)
         server.publish()
         if step_log:
             step_log.after_step(core)

@@ -181,6 +181,14 @@ class CudaRunner:
         self._in_flight.clear()
         self._stream.synchronize()
 
+    @property
+    def num_graph_replays(self) -> int:
+        return self._graphs.num_replays if self._graphs else 0
+
+    @property
+    def num_graph_captures(self) -> int:
+        return self._graphs.num_captures if self._graphs else 0
+
     def logits(self, num_rows: int) -> Tensor:
         """The logits of the last computed step, ``[num_rows, vocab_size]``, for tests."""
         self._stream.synchronize()

@@ -107,6 +107,10 @@ class MemoryLedger:
             kv_given=num_blocks if is_count else kv_blocks,
         )
 
+    def parts(self) -> dict[str, int]:
+        names = ("weights", "kv_blocks", "activations", "workspace", "graphs")
+        return {name: getattr(self, name) for name in names}
+
     @property
     def total(self) -> int:
         return self.fixed + self.kv_blocks
@@ -147,6 +151,12 @@ class MemoryLedger:
         if self.graphs:
             parts.append(f"CUDA graphs {_mib(self.graphs)} (reserve)")
         return f"memory: {', '.join(parts)}; total {_mib(self.total)} of {_mib(self.available)} {self.limit}"
+
+
+def process_memory() -> int:
+    """Bytes of this process in memory."""
+    num_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return num_pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def available_memory() -> int:

@@ -14,7 +14,7 @@ from quire.errors import InvalidArgument, UnsupportedModel
 from quire.models.config import ModelConfig
 from quire.runner.device import resolve_device
 from quire.runner.dtype import resolve_cuda_dtype, resolve_dtype
-from quire.runner.memory import MemoryLedger, num_kv_blocks
+from quire.runner.memory import MemoryLedger, num_kv_blocks, process_memory
 from quire.runner.model_runner import ModelRunner
 from quire.runner.threads import ThreadPolicy
 
@@ -43,6 +43,9 @@ class RunnerPlan:
     num_blocks: int
     max_batches_in_flight: int
     claim: MemoryClaim
+    ledger: MemoryLedger
+    memory_used: Callable[[], int]
+    """Bytes of the ledger's device that were taken since it was planned."""
     start: Callable[[_core.EngineConfig], Runner]
     """Load the model. Takes the core's settings, which must be those of the plan."""
 
@@ -56,6 +59,7 @@ def plan_runner(
         return _plan_cuda(config, model, max_model_len, device)
     dtype = resolve_dtype(config, model)
     num_blocks = num_kv_blocks(config, model, max_model_len, dtype.itemsize)
+    before = process_memory()
     ledger = MemoryLedger.plan(config, model, max_model_len, num_blocks, dtype)
     log.info("%s", ledger)
     ledger.check()
@@ -75,6 +79,8 @@ def plan_runner(
             setting=ledger.kv_setting,
             value=ledger.kv_given,
         ),
+        ledger=ledger,
+        memory_used=lambda: max(process_memory() - before, 0),
         start=start,
     )
 
@@ -126,5 +132,7 @@ def _plan_cuda(
             setting=ledger.kv_setting,
             value=share if is_share else ledger.kv_given,
         ),
+        ledger=ledger,
+        memory_used=lambda: max(memory.free - cuda_memory.CudaMemory.of(device).free, 0),
         start=start,
     )

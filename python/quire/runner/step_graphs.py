@@ -28,6 +28,7 @@ class StepGraphs:
         self._pool = torch.cuda.graph_pool_handle()
         self.plain: dict[StepShape, torch.cuda.CUDAGraph] = {}
         self.full: dict[StepShape, torch.cuda.CUDAGraph] = {}
+        self.num_replays = 0
 
     def capture_plain(self, shapes: StepShapes, fill_with_padding: Callable[[], None]) -> None:
         """All of them; each is run once before, so that libraries have loaded what they need."""
@@ -64,6 +65,11 @@ class StepGraphs:
             # Another batch may be running: nothing here waits for it.
             graph = graphs[shape] = self._capture(shape, is_full)
         graph.replay()
+        self.num_replays += 1
+
+    @property
+    def num_captures(self) -> int:
+        return len(self.plain) + len(self.full)
 
     def _capture(self, shape: StepShape, is_full: bool) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()

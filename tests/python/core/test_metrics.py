@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from core_helpers import Driver, make_core
+from quire import _core
 
 MS = 1_000_000
 # Observed when a sequence ends with stop or length, or with the last of a request's.
@@ -167,6 +168,22 @@ def test_nothing_is_observed_where_stats_are_off() -> None:
     driver.run()
     assert driver.observed == {}
     assert driver.core.stats().num_generation_tokens == 8
+
+
+def test_what_the_runner_reports() -> None:
+    """It is in the outputs that were made, and in all later ones; a name that no figure has is refused."""
+    driver = Driver(make_core())
+    driver.add(1, [1] * 9, max_tokens=2, ignore_eos=True)
+    driver.step()
+    driver.core.report("graph_replays", 7)
+    driver.core.observe_step_host(250_000)
+    outputs = driver.core.outputs()
+    assert outputs.stats.graph_replays == 7
+    assert ("quire:step_host_seconds", pytest.approx(0.00025), 1) in outputs.observations
+    driver.step()
+    assert driver.core.outputs().stats.graph_replays == driver.core.stats().graph_replays == 7
+    with pytest.raises(_core.InvalidArgument, match="graph_plays"):
+        driver.core.report("graph_plays", 1)
 
 
 @pytest.mark.parametrize("seed", range(6))

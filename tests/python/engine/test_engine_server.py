@@ -58,6 +58,16 @@ def test_ready(engine: Engine) -> None:
     assert _core.TokenTable.deserialize(table).decode([0, 1, 2]) == "ABC"
 
 
+class GraphRunner(CountingRunner):
+    """Its steps are graphs, as it says."""
+
+    num_graph_captures = 3
+
+    @property
+    def num_graph_replays(self) -> int:
+        return self.num_steps
+
+
 def test_add(engine: Engine) -> None:
     """A request is answered to its end, with the counts."""
     engine.start().client.add(7, [5] * 20, max_tokens=6)
@@ -68,6 +78,19 @@ def test_add(engine: Engine) -> None:
     assert (stats["num_running"], stats["num_waiting"]) == (0, 0)
     assert stats["num_free_blocks"] == stats["num_blocks"] == 64
     assert (stats["num_prompt_tokens"], stats["num_generation_tokens"]) == (20, 6)
+
+
+def test_graphs_and_host_time_of_each_step(engine: Engine) -> None:
+    """What the runner counts travels with the step that it counted, and each step has its host's time."""
+    engine.runner = GraphRunner(engine.runner.max_batches_in_flight)
+    engine.runner.may_run.set()
+    engine.start().client.add(7, [5] * 20, max_tokens=6)
+    engine.client.finish(7)
+    last = engine.client.steps[-1].stats
+    assert last["graph_captures"] == 3
+    assert last["step"] <= last["graph_replays"] == engine.runner.num_steps
+    series = [name for step in engine.client.steps for name in step.observed]
+    assert series.count("quire:step_host_seconds") == last["step"]
 
 
 def test_logprobs_beside_the_ids(engine: Engine) -> None:

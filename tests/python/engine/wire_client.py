@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any
 
+import _core_parts
 from quire.sampling_params import SamplingParams
 from wire_format import (
     FINISH_REASONS,
@@ -53,6 +54,7 @@ class Release:
 class Step:
     stats: dict[str, int]
     releases: list[Release]
+    observed: list[str] = field(default_factory=list)  # series of histograms, once for each value
 
 
 @dataclass
@@ -157,7 +159,9 @@ class Client:
 
 def decode_step(payload: bytes) -> Step:
     step = read(STEP_FRAME, payload)
-    return Step(step["stats"], [_release(step, given) for given in step["releases"]])
+    histograms = _core_parts.histograms()
+    observed = [histograms[number] for _, number, count in step["observations"] for _ in range(count)]
+    return Step(step["stats"], [_release(step, given) for given in step["releases"]], observed)
 
 
 def _release(step: dict[str, Any], given: dict[str, Any]) -> Release:
