@@ -1,6 +1,7 @@
 """Responses per second through generation and detokenizer: many streams, a fake engine, a counting client.
 
     python benchmarks/bench_responses.py [--streams 256] [--seconds 10] [--step-ms 5] [--no-guard]
+                                         [--no-metrics]
 
 A real tritonserver runs the native backend; an ensemble of its two roles streams to raw HTTP connections. The
 engine (this file again, as a module) sends one pre-encoded frame per step, so that what is measured is the
@@ -32,10 +33,13 @@ from quire.triton.installation import find_guard_library  # noqa: E402
 from quire.triton.server import HTTP_THREADS  # noqa: E402
 
 
-def run_engine(sock: socket.socket, streams: int, tokens: int, step_seconds: float) -> None:
+def run_engine(
+    sock: socket.socket, streams: int, tokens: int, step_seconds: float, disable_log_stats: bool
+) -> None:
     """Waits for all requests, then sends `tokens` frames, the same each time but for the last."""
     texts = [b"a"] * fake.VOCAB_SIZE
-    sock.sendall(fake.ready_frame({"max_model_len": 1 << 30}, fake.token_table(texts, set(), separator=b"")))
+    config = {"max_model_len": 1 << 30, "disable_log_stats": disable_log_stats}
+    sock.sendall(fake.ready_frame(config, fake.token_table(texts, set(), separator=b"")))
     received, requests = b"", []
     while True:
         while len(requests) < streams:
@@ -114,6 +118,9 @@ def main() -> None:
         default=True,
         help="preload libquire_guard.so; without it, few HTTP threads for many streams lose events",
     )
+    parser.add_argument(
+        "--metrics", action=argparse.BooleanOptionalAction, default=True, help="else disable_log_stats"
+    )
     args = parser.parse_args()
 
     from backend_server import Repository, Server
@@ -123,7 +130,12 @@ def main() -> None:
         work = Path(name)
         repository = Repository(work / "models")
         repository.edit("generation", '"fake_engine"', '"bench_responses"')
-        repository.set_engine(streams=args.streams, tokens=tokens, step_seconds=args.step_ms / 1000)
+        repository.set_engine(
+            streams=args.streams,
+            tokens=tokens,
+            step_seconds=args.step_ms / 1000,
+            disable_log_stats=not args.metrics,
+        )
         environment = {"PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
         if args.guard:
             environment["LD_PRELOAD"] = str(find_guard_library())
@@ -156,7 +168,13 @@ def engine_main() -> None:
     args = parser.parse_args()
     with os.fdopen(args.settings_fd) as file:
         config = json.load(file)
-    run_engine(socket.socket(fileno=args.fd), config["streams"], config["tokens"], config["step_seconds"])
+    run_engine(
+        socket.socket(fileno=args.fd),
+        config["streams"],
+        config["tokens"],
+        config["step_seconds"],
+        config["disable_log_stats"],
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ import _core_parts
 import wire_format as wire
 
 VOCAB_SIZE = 1000
-TIME_TO_FIRST_TOKEN = _core_parts.histograms().index("vllm:time_to_first_token_seconds")
+TIME_TO_FIRST_TOKEN, GAP = map(
+    _core_parts.histograms().index, ("vllm:time_to_first_token_seconds", "vllm:inter_token_latency_seconds")
+)
 END_ID = 0  # special: has no text
 CRASH_ID = 900  # the engine kills itself before the answer's third token
 ERROR_ID = 901  # the engine refuses the request
@@ -165,13 +167,13 @@ def step_frame(step: int, num_running: int, num_generated: int, releases: list[R
         }
         encoded.append(wire.NO_RELEASE | release)
         token_ids += r.ids
-    # Half a second to the first token of each sequence that ends.
+    # Half a second to the first token of each sequence that ends, and 10 ms since the last of each other.
     num_ends = sum(r.finish_reason is not None for r in releases)
     frame = {
         "stats": wire.NO_STATS | stats,
         "releases": encoded,
         "token_ids": token_ids,
-        "observations": [(0.5, TIME_TO_FIRST_TOKEN, num_ends)],
+        "observations": [(0.5, TIME_TO_FIRST_TOKEN, num_ends), (0.01, GAP, len(releases) - num_ends)],
     }
     return wire.frame(wire.STEP, wire.write(wire.STEP_FRAME, frame))
 

@@ -94,7 +94,7 @@ class Seen:
             counts = listed(event["num_output_tokens"])
             self.num_output_tokens += sum(counts)
             self.num_responses += len(counts)
-        reasons = [r for event in events for r in listed(event["finish_reason"]) if r]
+        reasons = [r for event in events for r in listed(event["finish_reason"]) if r != "None"]
         receipts = [json.loads(r) for event in events for r in listed(event.get("receipt", [])) if r]
         assert len(reasons) == len(receipts)
         self.reasons.update(reasons)
@@ -172,11 +172,13 @@ def test_a_mixed_load(own_server: TritonServer) -> None:
     scraper = Scraper(server.metrics_url)
     scraper.start()
     load = [(kind, body) for _ in range(3) for kind, body in REQUESTS]
-    with ThreadPoolExecutor(12) as pool:
-        for done in [pool.submit(seen.ask, server.http_url, kind, body) for kind, body in load]:
-            done.result()
-    scraper.stopped.set()
-    scraper.join()
+    try:
+        with ThreadPoolExecutor(12) as pool:
+            for done in [pool.submit(seen.ask, server.http_url, kind, body) for kind, body in load]:
+                done.result()
+    finally:
+        scraper.stopped.set()
+        scraper.join()
     assert scraper.errors == []
     assert scraper.num_scrapes > 2
 
