@@ -185,6 +185,9 @@ def plan_trtllm(
         findings=findings,
         models=models(group, streams),
     )
+    for name in move.models:
+        if name == "generation" or name.startswith("tokenizer"):
+            move.parameters[name] = {"served_model_name": move.name}
     if model is not None:
         move.settings["model"] = model
         findings.taken("", "--model", model)
@@ -271,7 +274,7 @@ def _exclude(move: Move, file: str, value: str) -> None:
 def _set_exclude(move: Move, value: str) -> None:
     for tokenizer in move.models:
         if tokenizer.startswith("tokenizer"):
-            move.parameters[tokenizer] = {"exclude_input_in_output": value}
+            move.parameters[tokenizer]["exclude_input_in_output"] = value
 
 
 def _find_model(move: Move, repository: Path, configs: Mapping[str, ModelConfig], group: Group) -> None:

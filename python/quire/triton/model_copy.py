@@ -127,10 +127,10 @@ def copy_models(
     for old, new in names.items():
         shutil.copytree(packaged / old, target / new)
         config = target / new / "config.pbtxt"
-        text = config.read_text("utf-8")
+        text = _NAMED.sub(lambda found: found[1] + names.get(found[2], found[2]), config.read_text("utf-8"))
         for key, value in (parameters or {}).get(old, {}).items():
             text = _with_parameter(text, key, value)
-        config.write_text(_NAMED.sub(lambda found: found[1] + names.get(found[2], found[2]), text))
+        config.write_text(text, "utf-8")
         (target / new / "1").rename(target / new / version)
     settings_file = target / names["generation"] / version / "model.json"
     settings_file.write_text(json.dumps(settings, indent=2) + "\n")

@@ -214,6 +214,9 @@ def test_several_engines(tmp_path: Path, model: Path, output: Path) -> None:
     assert [move["names"] for move in report["models"]] == [["a_ensemble"], ["b_ensemble"]]
     for prefix in ("a", "b"):
         assert all(name.startswith(f"{prefix}_") for name in called(output, f"{prefix}_ensemble"))
+        for step in ("generation", "tokenizer_trtllm"):  # the label of its metrics
+            config = read_configs(output)[0][f"{prefix}_ensemble-{step}"]
+            assert config.parameters["served_model_name"].string_value == f"{prefix}_ensemble"
 
 
 @pytest.mark.parametrize(
