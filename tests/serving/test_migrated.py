@@ -1,4 +1,4 @@
-"""The sample repository of Triton's vLLM backend, moved and served: its client's requests by the old name."""
+"""Repositories of Triton's vLLM backend and of TensorRT-LLM, moved and served: requests by the old names."""
 
 from __future__ import annotations
 
@@ -18,6 +18,14 @@ PROMPT = "def fibonacci(n):"
 DEFAULT = 16  # tokens, as there
 
 
+def migrate(folder: Path) -> Path:
+    """From its folder `old` to `new`, by the command."""
+    program = "from quire.cli import app; app()"
+    command = [sys.executable, "-c", program, "migrate", str(folder / "old"), "--output", str(folder / "new")]
+    subprocess.run(command, check=True, timeout=300)
+    return folder / "new"
+
+
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `quire migrate` makes of config.pbtxt and model.json as the samples have them."""
@@ -35,10 +43,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tensor_parallel_size": 1,
     }
     (folder / "old" / NAME / "1" / "model.json").write_text(json.dumps(arguments))
-    program = "from quire.cli import app; app()"
-    command = [sys.executable, "-c", program, "migrate", str(folder / "old"), "--output", str(folder / "new")]
-    subprocess.run(command, check=True, timeout=300)
-    return folder / "new"
+    return migrate(folder)
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +77,66 @@ def test_streams(moved: TritonServer) -> None:
         chunks = [result_text(result) for result in stream]
     assert "".join(chunks) == whole
     assert len(chunks) > 1
+
+
+def parameters(**values: object) -> str:
+    return "".join(
+        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n'
+        for key, value in values.items()
+    )
+
+
+PARAMETERS = {
+    "max_beam_width": "1",
+    "gpt_model_type": "inflight_fused_batching",
+    "gpt_model_path": "/engines/1-gpu",
+    "batch_scheduler_policy": "guaranteed_no_evict",
+    "max_tokens_in_paged_kv_cache": "4096",
+    "exclude_input_in_output": "True",
+}
+TRTLLM = {
+    "preprocessing": 'backend: "python"\n' + parameters(tokenizer_dir=MODEL),
+    "tensorrt_llm": 'backend: "tensorrtllm"\nmodel_transaction_policy { decoupled: True }\n'
+    + parameters(**PARAMETERS),
+    "postprocessing": 'backend: "python"',
+    "ensemble": """platform: "ensemble" max_batch_size: 4
+        input [ { name: "text_input" data_type: TYPE_STRING dims: [ 1 ] } ]
+        output [ { name: "text_output" data_type: TYPE_STRING dims: [ -1 ] } ]
+        ensemble_scheduling { step [
+          { model_name: "preprocessing" model_version: -1
+            input_map { key: "QUERY" value: "text_input" } output_map { key: "INPUT_ID" value: "ids" } },
+          { model_name: "tensorrt_llm" model_version: -1
+            input_map { key: "input_ids" value: "ids" } output_map { key: "output_ids" value: "tokens" } },
+          { model_name: "postprocessing" model_version: -1
+            input_map { key: "TOKENS_BATCH" value: "tokens" } output_map { key: "OUTPUT" value: "text_output" }
+          }
+        ] }""",
+    "tensorrt_llm_bls": 'backend: "python"\n' + parameters(accumulate_tokens="false"),
+}
+
+
+@pytest.fixture(scope="module")
+def moved_trtllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    folder = tmp_path_factory.mktemp("moved_trtllm")
+    for name, config in TRTLLM.items():
+        (folder / "old" / name / "1").mkdir(parents=True)
+        (folder / "old" / name / "config.pbtxt").write_text(config)
+    with TritonServer(migrate(folder)) as running:
+        yield running
+
+
+def test_trtllm(moved_trtllm: TritonServer) -> None:
+    """ensemble and tensorrt_llm_bls answer the standard request with the same text, without the prompt as
+    the old tensorrt_llm said, and stream it."""
+    url = moved_trtllm.http_url
+    body = {"text_input": PROMPT, "max_tokens": 20, "bad_words": "", "stop_words": ""}
+    answer = generate(url, body, "ensemble")["text_output"]
+    assert answer
+    assert not answer.startswith(PROMPT)
+    assert generate(url, body, "tensorrt_llm_bls")["text_output"] == answer
+    events = [event["text_output"] for event in generate_stream(url, body | {"stream": True}, "ensemble")]
+    assert "".join(events) == answer
+    assert len(events) > 1
+    assert (
+        generate(url, body | {"exclude_input_in_output": False}, "ensemble")["text_output"] == PROMPT + answer
+    )

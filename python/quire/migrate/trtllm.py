@@ -191,6 +191,9 @@ def plan_trtllm(
     if model is not None:
         move.settings["model"] = model
         findings.taken("", "--model", model)
+    if streams and "tensorrt_llm" in move.models:
+        note = "takes ids, and answers in one response; examples/tensorrt_llm is one that streams"
+        findings.taken(f"{group.engine}/{FILE}", group.engine, "", note)
     for name in group.models:
         inner = name in (group.engine, *group.steps)
         config = configs[name]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from checked_repository import checked_model
 from quire.cli import app
+from quire.triton.check import check_repository
 from quire.triton.repository import read_configs
 from typer.testing import CliRunner
 
@@ -141,6 +142,8 @@ def test_the_ensemble_moves(tmp_path: Path, model: Path, output: Path) -> None:
     assert set(verdicts(report).values()) <= {"taken", "neutral"}
     assert {f"parameters.{key}" for key, value in ENGINE.items() if "$" not in value} <= set(verdicts(report))
     assert "ensemble-tokenizer_trtllm" in called(output, "ensemble")
+    assert check_repository(output) == []
+    assert {"ensemble", "ensemble_unary", "tensorrt_llm"} <= {folder.name for folder in output.iterdir()}
     text = (output / "ensemble-tokenizer_trtllm" / "config.pbtxt").read_text()
     assert text.count("exclude_input_in_output") >= 1
     assert 'key: "exclude_input_in_output" value: { string_value: "true" }' in text
