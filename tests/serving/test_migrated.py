@@ -100,17 +100,17 @@ TRTLLM = {
     + parameters(**PARAMETERS),
     "postprocessing": 'backend: "python"',
     "ensemble": """platform: "ensemble" max_batch_size: 4
-        input [ { name: "text_input" data_type: TYPE_STRING dims: [ 1 ] } ]
-        output [ { name: "text_output" data_type: TYPE_STRING dims: [ -1 ] } ]
-        ensemble_scheduling { step [
-          { model_name: "preprocessing" model_version: -1
-            input_map { key: "QUERY" value: "text_input" } output_map { key: "INPUT_ID" value: "ids" } },
-          { model_name: "tensorrt_llm" model_version: -1
-            input_map { key: "input_ids" value: "ids" } output_map { key: "output_ids" value: "tokens" } },
-          { model_name: "postprocessing" model_version: -1
-            input_map { key: "TOKENS_BATCH" value: "tokens" } output_map { key: "OUTPUT" value: "text_output" }
-          }
-        ] }""",
+  input [ { name: "text_input" data_type: TYPE_STRING dims: [ 1 ] } ]
+  output [ { name: "text_output" data_type: TYPE_STRING dims: [ -1 ] } ]
+  ensemble_scheduling { step [
+    { model_name: "preprocessing" model_version: -1
+      input_map { key: "QUERY" value: "text_input" } output_map { key: "INPUT_ID" value: "ids" } },
+    { model_name: "tensorrt_llm" model_version: -1
+      input_map { key: "input_ids" value: "ids" } output_map { key: "output_ids" value: "tokens" } },
+    { model_name: "postprocessing" model_version: -1
+      input_map { key: "TOKENS_BATCH" value: "tokens" } output_map { key: "OUTPUT" value: "text_output" }
+    }
+  ] }""",
     "tensorrt_llm_bls": 'backend: "python"\n' + parameters(accumulate_tokens="false"),
 }
 

@@ -41,8 +41,8 @@ _DEFAULTS: Mapping[str, tuple[Any, str]] = {
 
 
 def is_vllm(folder: Path, config: ModelConfig | None) -> bool:
-    """Also where there is no config.pbtxt, but a model.json."""
-    if config is None:
+    """Also where config.pbtxt is missing or names no backend, but there is a model.json."""
+    if config is None or not (config.backend or config.platform):
         return arguments_file(folder, ()) is not None
     return "vllm" in (config.backend, config.platform) or is_own(folder, config)
 

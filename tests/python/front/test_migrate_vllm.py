@@ -75,7 +75,9 @@ ARGUMENTS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("config", [MODEL_KIND, SPELLED_OUT, 'platform: "vllm"\n', 'backend: "vllm"', None])
+@pytest.mark.parametrize(
+    "config", [MODEL_KIND, SPELLED_OUT, 'platform: "vllm"\n', 'backend: "vllm"', "", None]
+)
 @pytest.mark.parametrize("arguments", ARGUMENTS, ids=str)
 def test_what_asks_for_nothing_moves(
     tmp_path: Path, repository: Path, output: Path, config: str | None, arguments: dict[str, Any]
