@@ -48,8 +48,9 @@ class EngineConfig(BaseModel):
     max_num_seqs: PositiveInt32 = 256
     """Requests running at once."""
     max_num_batched_tokens: PositiveInt32 = 2304
-    """Tokens of one step. More delay the tokens of running requests when prompts come; fewer delay the first
-    token of many prompts that come at once."""
+    """Tokens of one step; without enable_chunked_prefill by default at least max_model_len. More delay the
+    tokens of running requests when prompts come; fewer delay the first token of many prompts that come at
+    once."""
     block_size: Annotated[int, Field(ge=1, le=1024)] = 16
     """Tokens of one KV block."""
     num_gpu_blocks_override: PositiveInt32 | None = None

@@ -180,6 +180,11 @@ def _limit_length(plan: _Plan) -> None:
         allowed = f"at most {longest}, the max_position_embeddings of {plan.model.folder.name}"
         raise InvalidArgument("max_model_len", str(length), allowed)
     plan.max_model_len = length
+    # A prompt that is not split is one step; as in vLLM, the default is long enough for each.
+    is_default = "max_num_batched_tokens" not in plan.config.model_fields_set
+    if is_default and not plan.config.enable_chunked_prefill:
+        tokens = max(plan.config.max_num_batched_tokens, length)
+        plan.config = plan.config.model_copy(update={"max_num_batched_tokens": tokens})
 
 
 def _plan_memory(plan: _Plan) -> None:

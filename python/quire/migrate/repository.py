@@ -13,6 +13,7 @@ from quire.errors import ConfigError, InvalidArgument, describe
 from quire.migrate import trtllm, vllm
 from quire.migrate.move import Move
 from quire.migrate.pbtxt import FILE, read_foreign
+from quire.migrate.settings import exists
 from quire.triton.model_copy import called, copy_models
 from quire.triton.repository import (
     BadConfig,
@@ -47,71 +48,70 @@ def plan(
 ) -> Plan:
     """What becomes of the models of `repository`, which may be a model's own folder. `weights`: by a model's
     name, or "" for the only one, the folder or name of its model. Raises ConfigError or InvalidArgument."""
-    repository = repository.absolute()
-    weights = dict(weights or {})
-    folders, repository = _folders(repository)
+    folders, repository = _folders(repository.absolute())
     configs, unknown = _read(folders)
+    known = {name: config for name, config in configs.items() if config is not None}
     own, _ = read_configs(packaged)
-    moves, left = [], {}
-    moved: set[str] = set()
-
-    def weights_of(names: Collection[str]) -> str | None:
-        given = [name for name in names if name in weights]
-        return _absolute(weights.pop(given[0])) if given else weights.pop("", None)
-
-    groups = trtllm.find_groups({name: config for name, config in configs.items() if config is not None})
-    foreign = [name for name in folders if vllm.is_vllm(folders[name], configs[name])]
-    if "" in weights and len(groups) + len(foreign) > 1:
-        names = ", ".join([*foreign, *(group.engine for group in groups)])
-        raise InvalidArgument("--model", describe(weights[""]), f"NAME=MODEL with NAME one of {names}")
-    if "" in weights:
-        weights[""] = _absolute(weights[""])
-    for name in foreign:
-        move = vllm.plan_vllm(
+    singles = [name for name in folders if vllm.is_vllm(folders[name], configs[name])]
+    groups = [group for group in trtllm.find_groups(known) if group.called]
+    given = _weights_of([[name] for name in singles] + [group.models for group in groups], weights or {})
+    moves = [
+        vllm.plan_vllm(
             repository,
             folders[name],
             configs[name],
             unknown.get(name),
             ignored,
             called(list(own), name),
-            _tensors(own, "ensemble"),
-            weights_of([name]),
+            _tensors(own["ensemble"]),
+            model,
         )
-        moves.append(move)
-        moved.add(name)
-    for group in groups:
-        if not group.called:
-            left[group.engine] = "an engine of TensorRT-LLM that no ensemble and no tensorrt_llm_bls uses"
-            continue
-        move = trtllm.plan_trtllm(
+        for name, model in zip(singles, given, strict=False)
+    ] + [
+        trtllm.plan_trtllm(
             repository,
-            {name: config for name, config in configs.items() if config is not None},
+            known,
             group,
             ignored,
             lambda group, streams: _trtllm_names(own, group, streams),
-            _tensors(own, "ensemble_trtllm"),
+            _tensors(own["ensemble_trtllm"]),
             unknown,
-            weights_of(group.models),
+            model,
         )
-        moves.append(move)
-        moved |= set(group.models)
-    left |= {name: _what(configs[name]) for name in folders if name not in moved and name not in left}
-    if weights:
-        name, model = next(iter(weights.items()))
-        given = f"{name}={model}" if name else model
-        allowed = ", ".join(move.name for move in moves) or "none: no model moves"
-        raise InvalidArgument("--model", describe(given), f"NAME=MODEL with NAME one of {allowed}")
+        for group, model in zip(groups, given[len(singles) :], strict=True)
+    ]
+    moved = {*singles, *(name for group in groups for name in group.models)}
+    left = {name: _what(config) for name, config in configs.items() if name not in moved}
     if not moves:
-        what = ", ".join(f"{name} ({text})" for name, text in left.items()) or "no models"
-        inside = sorted({file.parents[1].name for file in repository.glob(f"*/*/{FILE}")})
-        allowed = "models of Triton's vLLM backend or of TensorRT-LLM"
-        raise InvalidArgument(
-            "REPOSITORY",
-            f"{repository}, which has {what}",
-            f"{repository / inside[0]}, which has models" if inside else allowed,
-        )
+        raise _nothing(repository, left)
     _require_apart(moves)
     return Plan(moves, left)
+
+
+def _weights_of(models: list[list[str]], weights: Mapping[str, str]) -> list[str | None]:
+    """What --model names for each of `models`, which have several names."""
+    found: list[str | None] = [None] * len(models)
+    for name, model in weights.items():
+        fitting = [
+            index for index, names in enumerate(models) if name in names or (not name and len(models) == 1)
+        ]
+        if not fitting:
+            allowed = ", ".join(names[0] for names in models) or "none: no model moves"
+            given = f"{name}={model}" if name else model
+            raise InvalidArgument("--model", describe(given), f"NAME=MODEL with NAME one of {allowed}")
+        is_path = exists(Path(model)) or model.startswith((".", "/", "~"))
+        found[fitting[0]] = str(Path(model).expanduser().absolute()) if is_path else model
+    return found
+
+
+def _nothing(repository: Path, left: Mapping[str, str]) -> InvalidArgument:
+    """There is nothing to move: what there is, and where there may be something."""
+    what = ", ".join(f"{name} ({text})" for name, text in left.items()) or "no models"
+    inside = sorted({file.parents[1] for file in repository.glob(f"*/*/{FILE}")})
+    allowed = (
+        f"{inside[0]}, which has models" if inside else "models of Triton's vLLM backend or of TensorRT-LLM"
+    )
+    return InvalidArgument("REPOSITORY", f"{repository}, which has {what}", allowed)
 
 
 def _require_apart(moves: list[Move]) -> None:
@@ -197,13 +197,8 @@ def _read(folders: Mapping[str, Path]) -> tuple[dict[str, ModelConfig | None], d
     return configs, unknown
 
 
-def _absolute(model: str) -> str:
-    path = Path(model).expanduser()
-    return str(path.absolute()) if path.exists() or model.startswith((".", "/", "~")) else model
-
-
-def _tensors(own: Mapping[str, ModelConfig], name: str) -> dict[str, int]:
-    return {tensor.name: tensor.data_type for kind in (own[name].input, own[name].output) for tensor in kind}
+def _tensors(config: ModelConfig) -> dict[str, int]:
+    return {tensor.name: tensor.data_type for kind in (config.input, config.output) for tensor in kind}
 
 
 def _trtllm_names(own: Mapping[str, ModelConfig], group: trtllm.Group, streams: bool) -> dict[str, str]:
@@ -229,4 +224,6 @@ def _what(config: ModelConfig | None) -> str:
         return "no config.pbtxt"
     if config.backend == "quire":
         return "Quire's own"
+    if config.backend == "tensorrtllm":
+        return "an engine that no ensemble and no tensorrt_llm_bls uses"
     return f"{config.backend or config.platform or 'no'} {'backend' if config.backend else 'platform'}"

@@ -61,6 +61,17 @@ def test_settings_that_a_start_refuses(model: Path, settings: dict[str, Any], ex
     assert problem.startswith(f"model.json: {expected}")
 
 
+def test_prompts_that_are_not_split(model: Path) -> None:
+    """Without chunked prefill a step is by default as long as the longest prompt, as in vLLM; a shorter one
+    that the settings name is refused."""
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
+    whole = {"enable_chunked_prefill": False, "load_format": "dummy"}
+    assert problems_of(model, **whole) == []
+    (problem,) = problems_of(model, **whole, max_num_batched_tokens=2304)
+    assert problem.startswith("model.json: max_num_batched_tokens: got 2304; allowed: at least ")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="of machines without a GPU")
 @pytest.mark.parametrize(
     ("settings", "expected"),

@@ -265,7 +265,7 @@ def test_an_engine_alone(tmp_path: Path, model: Path) -> None:
     repository = make(tmp_path / "old", model, has_ensemble=False)
     status, text = migrate(repository, "--dry-run")
     assert status == 1
-    assert "tensorrt_llm (an engine of TensorRT-LLM that no ensemble" in text
+    assert "tensorrt_llm (an engine that no ensemble" in text
 
 
 def test_both_kinds(tmp_path: Path, model: Path, output: Path) -> None:
