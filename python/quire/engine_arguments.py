@@ -142,6 +142,7 @@ ARGUMENTS: Mapping[str, Argument] = {
     # What requests may ask for.
     **_only((False,), "enable_lora", "enable_prompt_adapter"),
     **_only(({},), "default_mm_loras", "lora_modules"),
+    **_only((), "qlora_adapter_name_or_path"),
     **_all(
         "enable_lora says whether there are adapters",
         *("enable_lora_bias", "max_loras", "max_lora_rank", "max_cpu_loras", "lora_dtype"),
@@ -175,7 +176,8 @@ ARGUMENTS: Mapping[str, Argument] = {
         *("mm_encoder_fp8_scale_save_path", "mm_encoder_fp8_scale_save_margin", "mm_tensor_ipc"),
         *("skip_mm_profiling", "video_pruning_rate", "disable_chunked_mm_input"),
         *("allowed_local_media_path", "allowed_media_domains", "image_input_type", "image_token_id"),
-        *("image_input_shape", "image_feature_size", "enable_mm_processor_stats"),
+        *("image_input_shape", "image_feature_size", "enable_mm_processor_stats", "image_processor"),
+        *("image_processor_revision", "disable_image_processor", "enable_multimodal_encoder_data_parallel"),
     ),
     # What is said about requests.
     **_only((), "otlp_traces_endpoint"),
