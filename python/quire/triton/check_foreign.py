@@ -89,6 +89,8 @@ def way_without_config(folder: Path) -> str:
     """What serves a folder that has neither a configuration nor a model that Triton could know."""
     if arguments_file(folder, ()):
         return f'one with `backend: "vllm"`, and then {_way(folder)}'
+    if any(folder.glob("*/config.pbtxt")):
+        return f"the model's configuration; {folder} holds models: `quire check {folder}`"
     return "the model's configuration"
 
 

@@ -92,6 +92,10 @@ def test_folders_that_are_no_repository(tmp_path: Path, repository: Path) -> Non
     assert problem.message == (
         f"is the folder of one model; allowed: the repository that it is in, {repository}"
     )
+    (problem, *_) = [
+        each for each in check_repository(tmp_path) if each.file.parent == repository
+    ]  # beside whatever else is there
+    assert problem.message.endswith(f"{repository} holds models: `quire check {repository}`")
     model = checked_model(tmp_path / "weights")
     (problem,) = check_repository(model)
     assert problem.message == f"is a model, and no repository of models: `quire serve --model {model}`"
