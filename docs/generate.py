@@ -50,8 +50,8 @@ def metrics(page: str) -> str:
     for macro, values in rows:
         if macro == "QUIRE_BUCKETS":
             continue
-        if macro == "QUIRE_HISTOGRAM":
-            _, series, label, buckets, meaning = values
+        if macro in ("QUIRE_HISTOGRAM", "QUIRE_HISTOGRAM_SERIES"):
+            series, label, buckets, meaning = values[1], "".join(values[2:-2]), *values[-2:]
             kind, role = "kHistogram", "kGeneration"
         elif macro == "QUIRE_SERVER_SERIES":
             _, kind, series, label, buckets, role, meaning = values

@@ -64,13 +64,11 @@ void EngineCore::count_end(const LiveSequence& sequence, FinishReason reason, St
   if (!is_success(reason) || config_.disable_log_stats) return;
 
   const RequestTiming timing = make_timing(sequence, {}, sequence.last_token_ns);
-  const double queue = seconds(timing.admitted_ns - timing.arrival_ns - timing.tokenize_ns);
-  const double prefill = seconds(timing.first_token_ns - timing.admitted_ns);
   const double decode = seconds(timing.end_ns - timing.first_token_ns);
   const uint32_t num_later_tokens = timing.num_output_tokens - 1;
   out.observe(Histogram::kEndToEnd, seconds(timing.end_ns - timing.arrival_ns));
-  out.observe(Histogram::kQueueTime, queue);
-  out.observe(Histogram::kPrefillTime, prefill);
+  out.observe(Histogram::kQueueTime, seconds(timing.admitted_ns - timing.arrival_ns - timing.tokenize_ns));
+  out.observe(Histogram::kPrefillTime, seconds(timing.first_token_ns - timing.admitted_ns));
   out.observe(Histogram::kDecodeTime, decode);
   out.observe(Histogram::kInferenceTime, seconds(timing.end_ns - timing.admitted_ns));
   out.observe(Histogram::kTimePerOutputToken, num_later_tokens > 0 ? decode / num_later_tokens : 0);
@@ -80,9 +78,6 @@ void EngineCore::count_end(const LiveSequence& sequence, FinishReason reason, St
   out.observe(Histogram::kPrefillComputedTokens,
               sequence.num_prompt_tokens - sequence.cold.num_cached_prompt_tokens);
   out.observe(Histogram::kRequestPreemptions, timing.num_preemptions);
-  out.observe(Histogram::kStageQueue, queue);
-  out.observe(Histogram::kStagePrefill, prefill);
-  out.observe(Histogram::kStageDecode, decode);
   if (siblings.num_unfinished > 0) return;
   out.observe(Histogram::kLongestSequence, siblings.num_longest_output);
   out.observe(Histogram::kNumSequences, siblings.n);

@@ -69,21 +69,29 @@ constexpr SeriesSpec kSeries[] = {
   {kind, series, label, buckets::kNone, kGeneration, meaning, of<&EngineStats::name>},
 #define QUIRE_SERIES(name, kind, series, label, meaning) QUIRE_STAT(, name, kind, series, label, meaning)
 #include "quire/engine_metrics.def"
-#define QUIRE_HISTOGRAM(name, series, label, bounds, meaning) \
+#define QUIRE_HISTOGRAM(name, series, bounds, meaning) \
+  {kHistogram, series, "", buckets::bounds, kGeneration, meaning, nullptr},
+#include "quire/engine_metrics.def"
+#define QUIRE_HISTOGRAM_SERIES(name, series, label, bounds, meaning) \
   {kHistogram, series, label, buckets::bounds, kGeneration, meaning, nullptr},
 #include "quire/engine_metrics.def"
 #define QUIRE_SERVER_SERIES(name, kind, series, label, bounds, role, meaning) \
   {kind, series, label, buckets::bounds, role, meaning, nullptr},
 #include "server_metrics.def"
 };
-constexpr size_t kNumSeries = std::size(kSeries);
-// The table's parts: of EngineStats, histograms of the engine, and ServerSeries.
+// Which values the series of QUIRE_HISTOGRAM_SERIES show, in their order.
+constexpr Histogram kShownAgain[] = {
+#define QUIRE_HISTOGRAM_SERIES(name, series, label, bounds, meaning) Histogram::name,
+#include "quire/engine_metrics.def"
+};
+// The table's parts: of EngineStats, histograms of the engine, other series of the same values, ServerSeries.
 constexpr size_t kFirstHistogram = [] {
   size_t idx = 0;
   while (kSeries[idx].value != nullptr) ++idx;
   return idx;
 }();
-constexpr size_t kFirstServerSeries = kFirstHistogram + kNumHistograms;
+constexpr size_t kFirstShownAgain = kFirstHistogram + kNumHistograms;
+constexpr size_t kFirstServerSeries = kFirstShownAgain + std::size(kShownAgain);
 
 // Its labels say how the KV cache is set up, and its value is always 1.
 constexpr char kCacheConfig[] = "vllm:cache_config_info";
@@ -261,10 +269,15 @@ void ModelMetrics::update(const EngineStats& stats) {
 }
 
 void ModelMetrics::observe(const Observation& observation) {
-  TRITONSERVER_Metric* const observed = metric(kFirstHistogram + observation.histogram);
-  if (observed == nullptr) return;
-  for (uint32_t i = 0; i < observation.count; ++i) {
-    log_if_failed(TRITONSERVER_MetricObserve(observed, observation.value), "observing a value");
+  const auto observe_at = [&](size_t idx) {
+    TRITONSERVER_Metric* const observed = metric(idx);
+    for (uint32_t i = 0; observed != nullptr && i < observation.count; ++i) {
+      log_if_failed(TRITONSERVER_MetricObserve(observed, observation.value), "observing a value");
+    }
+  };
+  observe_at(kFirstHistogram + observation.histogram);
+  for (size_t i = 0; i < std::size(kShownAgain); ++i) {
+    if (static_cast<uint32_t>(kShownAgain[i]) == observation.histogram) observe_at(kFirstShownAgain + i);
   }
 }
 

@@ -12,6 +12,16 @@ PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 # Labels of every series, and of a histogram's buckets.
 EVERYWHERE = {"model_name", "model", "engine", "version", "le"}
 OF_TOKENIZERS = {"quire:tokenizer_restarts_total"}
+OF_VLLM_BACKEND = [
+    "vllm:prompt_tokens_total",
+    "vllm:generation_tokens_total",
+    "vllm:time_to_first_token_seconds_bucket",
+    "vllm:time_per_output_token_seconds_bucket",
+    "vllm:e2e_request_latency_seconds_bucket",
+    "vllm:request_prompt_tokens_bucket",
+    "vllm:request_generation_tokens_bucket",
+    "vllm:request_params_n_bucket",
+]
 # By panel: what the queries of "vLLM" (examples/observability in its repository) name.
 OF_VLLMS_BOARD = [
     "vllm:e2e_request_latency_seconds_bucket",
@@ -88,6 +98,12 @@ def test_the_cache_is_described(server: TritonServer) -> None:
     assert page.value("vllm:cache_config_info", block_size="16", enable_prefix_caching="True") == 1
     [labels] = [dict(labels) for name, labels in page.ours() if name == "vllm:cache_config_info"]
     assert int(labels["num_gpu_blocks"]) == page.value("quire:kv_blocks_total")
+
+
+def test_what_tritons_vllm_backend_exports(server: TritonServer) -> None:
+    """Its eight series are there under its names, with its labels."""
+    found = {(name, dict(labels).get("model")) for name, labels in Page.scrape(server.metrics_url).ours()}
+    assert found >= {(name, "ensemble") for name in OF_VLLM_BACKEND}
 
 
 def test_every_query_of_vllms_board_finds_a_series(server: TritonServer) -> None:

@@ -229,7 +229,8 @@ def test_a_mixed_load(own_server: TritonServer) -> None:
     assert grown("vllm:iteration_tokens_total_sum") == sum(prompts) + sum(outputs)
     assert grown("vllm:iteration_tokens_total_count") == grown("quire:engine_steps_total")
     assert grown("vllm:time_to_first_token_seconds_count") == len(outputs)
-    assert grown("vllm:inter_token_latency_seconds_count") == sum(outputs) - len(outputs)
+    for gaps in ("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"):
+        assert grown(f"{gaps}_count") == sum(outputs) - len(outputs)
     assert histogram("quire:response_tokens") == (seen.num_responses, sum(outputs))
 
     # Receipts are rounded to microseconds.

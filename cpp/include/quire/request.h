@@ -90,12 +90,11 @@ inline constexpr std::tuple kMembers<EngineStats>{
 
 // What the core observes: how long something took, or how large it was.
 enum class Histogram : uint32_t {
-#define QUIRE_HISTOGRAM(name, series, label, buckets, meaning) name,
+#define QUIRE_HISTOGRAM(name, series, buckets, meaning) name,
 #include "quire/engine_metrics.def"
 };
-// The series of each, and its label after a space where it has one.
 constexpr const char* kHistogramNames[] = {
-#define QUIRE_HISTOGRAM(name, series, label, buckets, meaning) sizeof(label) > 1 ? series " " label : series,
+#define QUIRE_HISTOGRAM(name, series, buckets, meaning) series,
 #include "quire/engine_metrics.def"
 };
 constexpr size_t kNumHistograms = std::size(kHistogramNames);
