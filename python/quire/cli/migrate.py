@@ -52,7 +52,11 @@ def migrate(
     with errors_as_text():
         packaged = packaged_repository()
         _require_apart(repository, output)
-        planned = plan(packaged, repository, ignored=ignored, weights=_weights(model or []))
+        try:
+            planned = plan(packaged, repository, ignored=ignored, weights=_weights(model or []))
+        except OSError as error:  # a folder that this user may not read
+            given = f"{error.filename or repository}: {error.strerror}"
+            raise InvalidArgument("REPOSITORY", given, "folders to read") from None
         _require_used(ignored, planned)
         names: list[str] = []
         is_written = not planned.open_keys and not dry_run

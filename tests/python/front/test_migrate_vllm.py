@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -331,6 +332,19 @@ def test_files_that_cannot_be_read(repository: Path, config: str, arguments: str
     status, text = migrate(repository, "--dry-run")
     assert status == 1
     assert message in text
+
+
+def test_a_folder_that_may_not_be_read(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named in one line."""
+
+    def refuse(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+
+    make(repository, "chat", MODEL_KIND, {"model": "org/small"})
+    monkeypatch.setattr("quire.migrate.repository.model_folders", refuse)
+    status, text = migrate(repository)
+    assert status == 1
+    assert text == f"REPOSITORY: got {repository}: Permission denied; allowed: folders to read\n"
 
 
 def test_no_model(repository: Path, output: Path) -> None:
