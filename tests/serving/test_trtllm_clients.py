@@ -128,6 +128,21 @@ def test_every_prompt_of_a_batch_ends_with_its_client(server: TritonServer) -> N
         responses(server, prompts_and(["a", "", "b"], max_tokens=2))
 
 
+@pytest.mark.parametrize("model", ["ensemble_trtllm_unary", "tensorrt_llm"])
+def test_perf_analyzer_without_streams(server: TritonServer, model: str, tmp_path: Path) -> None:
+    """It learns every shape from the model, also over HTTP."""
+    texts = [{"text_input": [f"def f{i}("], "max_tokens": [6]} for i in range(8)]
+    ids = [
+        {
+            "input_ids": {"content": [5 + i, 6, 7], "shape": [3]},
+            "input_lengths": [3],
+            "request_output_len": [6],
+        }
+        for i in range(8)
+    ]
+    assert len(load(server, tmp_path, model, ids if model == "tensorrt_llm" else texts, "-i", "http")) >= 8
+
+
 # ---------------------------------------------------------------------------- clients that bring ids
 
 
@@ -152,11 +167,17 @@ def test_the_clients_of_tensorrt_llm(
     """One response of ids: the prompt's first unless exclude_input_in_output says no, then as many as
     sequence_length says."""
     address = server.grpc_url if library is grpcclient else server.http_url.removeprefix("http://")
-    arrays = id_arrays(id_rows, request_output_len=NUM_TOKENS, beam_width=1, temperature=1.0, streaming=False)
+    fields = {"beam_width": 1, "temperature": 1.0, "runtime_top_k": 1, "runtime_top_p": 0.0, "pad_id": 0}
+    arrays = id_arrays(id_rows, request_output_len=NUM_TOKENS, streaming=False, **fields)
     with library.InferenceServerClient(address) as client:
         for exclude in (None, False, True):
             said = {} if exclude is None else {"exclude_input_in_output": array(exclude, len(id_rows))}
-            result = client.infer("tensorrt_llm", inputs_of(arrays | said, library), request_id="7")
+            # The parameter, which nobody reads, is that of inflight_batcher_llm_client.py.
+            parameters = {"Streaming": False}
+            inputs = inputs_of(arrays | said, library)
+            result = client.infer("tensorrt_llm", inputs, request_id="7", parameters=parameters)
+            response = result.get_response()
+            assert "7" == (response.id if library is grpcclient else response["id"])
             ids, lengths = result.as_numpy("output_ids"), result.as_numpy("sequence_length")
             assert (ids.dtype, ids.shape[:2], lengths.dtype) == (np.int32, (3, 1), np.int32)
             for row, length, prompt, text in zip(ids[:, 0], lengths[:, 0], id_rows, greedy, strict=True):
@@ -223,20 +244,27 @@ def test_the_example_has_the_models_tensors() -> None:
 
 def test_genai_perf(server: TritonServer, tmp_path: Path) -> None:
     """perf_analyzer as genai-perf's backend tensorrtllm calls it: it learns every shape from the model."""
-    count = 8
-    rows = [{"text_input": [f"def f{i}("], "max_tokens": [6], "stream": [True]} for i in range(count)]
-    load, profile = tmp_path / "load.json", tmp_path / "profile.json"
-    load.write_text(json.dumps({"data": rows}))
-    executable, environment = find_perf_analyzer(tmp_path / "lib")
-    command = [
-        str(executable), "-m", "ensemble_trtllm", "-i", "grpc", "--async", "--streaming",
-        "-u", server.grpc_url, "--input-data", str(load), "--concurrency-range", "2",
-        "--request-count", str(count), "--shape", "max_tokens:1", "--shape", "text_input:1",
-        "--service-kind", "triton", "--profile-export-file", str(profile), "--max-threads", "2",
-    ]  # fmt: skip
-    requests = recorded_requests(command, environment, profile, timeout=240)
-    assert len(requests) >= count
+    rows = [{"text_input": [f"def f{i}("], "max_tokens": [6], "stream": [True]} for i in range(8)]
+    options = ("--async", "--streaming", "--shape", "max_tokens:1", "--shape", "text_input:1")
+    requests = load(server, tmp_path, "ensemble_trtllm", rows, "-i", "grpc", *options)
+    assert len(requests) >= len(rows)
     assert all(request["response_outputs"] for request in requests)
+
+
+def load(
+    server: TritonServer, folder: Path, model: str, rows: list[dict[str, Any]], *options: str
+) -> list[dict[str, Any]]:
+    """The requests that perf_analyzer sends, two at a time."""
+    data, profile = folder / "load.json", folder / "profile.json"
+    data.write_text(json.dumps({"data": rows}))
+    executable, environment = find_perf_analyzer(folder / "lib")
+    address = server.grpc_url if "grpc" in options else server.http_url.removeprefix("http://")
+    command = [
+        str(executable), "-m", model, "-u", address, "--input-data", str(data), "--concurrency-range", "2",
+        "--request-count", str(len(rows)), "--profile-export-file", str(profile), "--max-threads", "2",
+        *options,
+    ]  # fmt: skip
+    return recorded_requests(command, environment, profile, timeout=240)
 
 
 @pytest.mark.parametrize("stream", [False, True])

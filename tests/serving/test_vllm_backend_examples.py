@@ -106,6 +106,29 @@ def test_the_curl_lines(server: TritonServer, answers: dict[str, str]) -> None:
     assert len(events) > 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_openai_frontend(server: TritonServer, answers: dict[str, str], stream: bool) -> None:
+    """With its backend vllm: all of OpenAI's fields in sampling_parameters, most as they are by default; the
+    answer without the prompt."""
+    prompt = PROMPTS[0]
+    defaults = {"frequency_penalty": 0.0, "presence_penalty": 0.0, "logprobs": None, "n": 1, "top_p": 1.0}
+    sampling = defaults | {"temperature": 0.0, "max_tokens": 20, "stop": ["never in there"], "seed": 7}
+    inputs = text_inputs(
+        text_input=prompt,
+        stream=stream,
+        exclude_input_in_output=True,
+        sampling_parameters=sampling,
+        return_num_input_tokens=True,
+        return_num_output_tokens=True,
+    )
+    with GrpcStream(server.grpc_url, inputs) as requested:
+        results = list(requested)
+    assert (len(results) > 1) == stream
+    assert answers[prompt] == "".join(map(result_text, results))
+    assert 20 == sum(int(result.as_numpy("num_output_tokens")[0]) for result in results)
+    assert all(result.as_numpy("num_input_tokens").dtype == np.uint32 for result in results)
+
+
 FLAGS = (
     "return_finish_reason",
     "return_cumulative_logprob",

@@ -43,6 +43,10 @@ class Dialect(Protocol):
         """The prompts in the tensor input_ids."""
 
     @property
+    def ignored_parameters(self) -> frozenset[str]:
+        """Request parameters that clients send and no server reads."""
+
+    @property
     def is_separate(self) -> bool:
         """Whether each sequence has a response of its own, also without stream, and a prompt of ids is
         answered with ids."""
@@ -68,6 +72,7 @@ class VllmBackend:
         return [tensors["input_ids"].reshape(-1)]
 
     is_separate = False
+    ignored_parameters: frozenset[str] = frozenset()
 
 
 def read_strings(name: str, shape: Sequence[int], content: memoryview) -> Tensor:

@@ -81,7 +81,8 @@ def parse_request(
     """From the request's input tensors and its request parameters. Raises InvalidArgument naming the field
     as the client did. `dialect`: how to read the tensors; default: those of Triton's vLLM backend.
     `excludes_prompt`: what exclude_input_in_output is for text where the request does not say."""
-    parameters = dict(parameters)
+    dialect = dialect or VllmBackend()
+    parameters = {name: parameters[name] for name in parameters if name not in dialect.ignored_parameters}
     require_few(parameters, "parameters")
     nested = []
     if "sampling_parameters" in tensors:
@@ -93,7 +94,6 @@ def parse_request(
         nested.append(value)
 
     unknown: list[InvalidArgument] = []
-    dialect = dialect or VllmBackend()
     entries = dialect.read({name: tensor for name, tensor in tensors.items() if name not in _PROMPT_TENSORS})
     for text in nested:
         values = parse_json_object(text, "sampling_parameters")

@@ -48,6 +48,7 @@ class TrtLlm:
         self._max_id = (vocab_size or INT32_MAX + 1) - 1
 
     is_separate = True
+    ignored_parameters = frozenset({"Streaming"})  # NVIDIA's client has it beside the tensor streaming
 
     def read(self, tensors: Tensors) -> list[Entry]:
         given: list[Entry] = []
