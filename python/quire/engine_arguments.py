@@ -40,61 +40,63 @@ class Argument:
         return f"{values} ({self.instead})" if self.instead else values
 
 
-def _all(why: str, *names: str) -> dict[str, Argument]:
+def any_value(why: str, *names: str) -> dict[str, Argument]:
+    """Arguments that ask for nothing, whatever their value, and why."""
     return dict.fromkeys(names, Argument(None, why))
 
 
-def _only(neutral: tuple[object, ...], *names: str, instead: str = "") -> dict[str, Argument]:
+def only(neutral: tuple[object, ...], *names: str, instead: str = "") -> dict[str, Argument]:
+    """Arguments that ask for nothing with these values."""
     return dict.fromkeys(names, Argument(neutral, instead=instead))
 
 
 # Up to vLLM 0.26, and those of older versions that model.json files still have.
 ARGUMENTS: Mapping[str, Argument] = {
     # The model and its files.
-    **_all("no code of a checkpoint is ever run", "trust_remote_code", "code_revision"),
-    **_all("clients call a model of Triton by its folder's name", "served_model_name"),
-    **_only(("auto", "generate"), "runner", "task"),
-    **_only(("auto", "none"), "convert"),
-    **_only(("auto", "hf", "fast", "slow"), "tokenizer_mode"),
-    **_only(("auto", "hf"), "config_format"),
-    **_only(("auto", "vllm"), "model_impl"),
-    **_only((), "hf_config_path", "rope_theta", instead="write it into the model's config.json"),
-    **_only(({},), "hf_overrides", "rope_scaling", instead="write it into the model's config.json"),
-    **_only((True, False), "hf_token", instead="set the environment variable HF_TOKEN"),
-    **_only((), "quantization", "quantization_config", "quantization_param_path", "override_attention_dtype"),
-    **_all("it permits what is refused or read anyway", "allow_deprecated_quantization"),
-    **_only((False,), "skip_tokenizer_init", "enable_prompt_embeds", "enable_return_routed_experts"),
-    **_only((False,), "disable_sliding_window", "calculate_kv_scales"),
-    **_only(([],), "kv_cache_dtype_skip_layers", "logits_processors"),
-    **_only((), "logits_processor_pattern", "io_processor_plugin"),
-    **_only((), "pooler_config", "override_pooler_config", "override_neuron_config"),
-    **_only((), "model_weights", "weight_transfer_config"),
-    **_only(({},), "model_loader_extra_config", "additional_config", "reasoning_config"),
-    **_all(
+    **any_value("no code of a checkpoint is ever run", "trust_remote_code", "code_revision"),
+    **any_value("clients call a model of Triton by its folder's name", "served_model_name"),
+    **only(("auto", "generate"), "runner", "task"),
+    **only(("auto", "none"), "convert"),
+    **only(("auto", "hf", "fast", "slow"), "tokenizer_mode"),
+    **only(("auto", "hf"), "config_format"),
+    **only(("auto", "vllm"), "model_impl"),
+    **only((), "hf_config_path", "rope_theta", instead="write it into the model's config.json"),
+    **only(({},), "hf_overrides", "rope_scaling", instead="write it into the model's config.json"),
+    **only((True, False), "hf_token", instead="set the environment variable HF_TOKEN"),
+    **only((), "quantization", "quantization_config", "quantization_param_path", "override_attention_dtype"),
+    **any_value("it permits what is refused or read anyway", "allow_deprecated_quantization"),
+    **only((False,), "skip_tokenizer_init", "enable_prompt_embeds", "enable_return_routed_experts"),
+    **only((False,), "disable_sliding_window", "calculate_kv_scales"),
+    **only(([],), "kv_cache_dtype_skip_layers", "logits_processors"),
+    **only((), "logits_processor_pattern", "io_processor_plugin"),
+    **only((), "pooler_config", "override_pooler_config", "override_neuron_config"),
+    **only((), "model_weights", "weight_transfer_config"),
+    **only(({},), "model_loader_extra_config", "additional_config", "reasoning_config"),
+    **any_value(
         "how files are read, which changes no answer",
         *("use_tqdm_on_load", "ignore_patterns", "pt_load_map_location", "safetensors_load_strategy"),
         *("safetensors_prefetch_num_threads", "safetensors_prefetch_block_size"),
         "max_parallel_loading_workers",
     ),
-    **_only((False,), "enable_sleep_mode", "tokens_only"),
-    **_only((1,), "stream_interval", instead="requests may have stream_interval"),
+    **only((False,), "enable_sleep_mode", "tokens_only"),
+    **only((1,), "stream_interval", instead="requests may have stream_interval"),
     "max_logprobs": Argument(range(21), "a request may ask for 20"),
-    **_only(("raw_logprobs",), "logprobs_mode"),
+    **only(("raw_logprobs",), "logprobs_mode"),
     # Several GPUs and hosts. With one of each, how they talk does not matter.
-    **_only((1,), "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
-    **_only((1,), "prefill_context_parallel_size", "decode_context_parallel_size", "nnodes"),
-    **_only((1,), "data_parallel_size_local"),
-    **_only((0,), "node_rank", "data_parallel_rank", "data_parallel_start_rank"),
-    **_only(("mp", "ray", "uni"), "distributed_executor_backend"),
-    **_only((False,), "data_parallel_hybrid_lb", "data_parallel_external_lb", "enable_elastic_ep"),
-    **_only((False,), "data_parallel_multi_port_external_lb", "enable_eplb", "numa_bind"),
-    **_only(("auto",), "worker_cls"),
-    **_only((), "worker_extension_cls"),
-    **_only(
+    **only((1,), "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
+    **only((1,), "prefill_context_parallel_size", "decode_context_parallel_size", "nnodes"),
+    **only((1,), "data_parallel_size_local"),
+    **only((0,), "node_rank", "data_parallel_rank", "data_parallel_start_rank"),
+    **only(("mp", "ray", "uni"), "distributed_executor_backend"),
+    **only((False,), "data_parallel_hybrid_lb", "data_parallel_external_lb", "enable_elastic_ep"),
+    **only((False,), "data_parallel_multi_port_external_lb", "enable_eplb", "numa_bind"),
+    **only(("auto",), "worker_cls"),
+    **only((), "worker_extension_cls"),
+    **only(
         ("vllm.core.scheduler.Scheduler", "vllm.v1.core.sched.scheduler.Scheduler"),
         "scheduler_cls",
     ),
-    **_all(
+    **any_value(
         "there is one GPU and one host",
         *("worker_use_ray", "engine_use_ray", "ray_workers_use_nsight", "disable_custom_all_reduce"),
         *("master_addr", "master_port", "distributed_timeout_seconds", "cpu_distributed_timeout_seconds"),
@@ -107,15 +109,15 @@ ARGUMENTS: Mapping[str, Argument] = {
         "cp_kv_cache_interleave_size",
     ),
     # Memory and scheduling.
-    **_all("requests that are preempted are computed again", "swap_space", "preemption_mode"),
-    **_only((0,), "cpu_offload_gb", "kv_offloading_size", "offload_group_size"),
-    **_all(
+    **any_value("requests that are preempted are computed again", "swap_space", "preemption_mode"),
+    **only((0,), "cpu_offload_gb", "kv_offloading_size", "offload_group_size"),
+    **any_value(
         "nothing is offloaded",
         *("offload_backend", "cpu_offload_params", "offload_num_in_group", "offload_prefetch_step"),
         *("offload_params", "kv_offloading_backend"),
     ),
-    **_only((), "kv_transfer_config", "kv_events_config", "ec_transfer_config"),
-    **_all(
+    **only((), "kv_transfer_config", "kv_events_config", "ec_transfer_config"),
+    **any_value(
         "how steps are made, which changes no answer",
         *("use_v2_block_manager", "prefix_caching_hash_algo", "prefix_cache_retention_interval"),
         *("disable_cascade_attn", "max_num_partial_prefills", "max_long_partial_prefills"),
@@ -126,7 +128,7 @@ ARGUMENTS: Mapping[str, Argument] = {
         *("tokenizer_pool_size", "tokenizer_pool_type", "tokenizer_pool_extra_config"),
         *("kv_sharing_fast_prefill", "enable_cumem_allocator", "shutdown_timeout"),
     ),
-    **_all(
+    **any_value(
         "which kernels and graphs there are is not vLLM's to choose",
         *("max_seq_len_to_capture", "max_context_len_to_capture", "cuda_graph_sizes"),
         *("cudagraph_capture_sizes", "max_cudagraph_capture_size", "compilation_config"),
@@ -134,24 +136,24 @@ ARGUMENTS: Mapping[str, Argument] = {
         *("kernel_config", "ir_op_priority", "moe_backend", "linear_backend", "use_fp64_gumbel"),
         *("enable_flashinfer_autotune", "gdn_prefill_backend"),
     ),
-    **_all(
+    **any_value(
         "no model here has such layers",
         *("mamba_config", "mamba_backend", "mamba_cache_dtype", "mamba_ssm_cache_dtype", "mamba_block_size"),
         *("mamba_cache_mode", "mamba_cache_philox_rounds", "enable_mamba_cache_stochastic_rounding"),
     ),
     # What requests may ask for.
-    **_only((False,), "enable_lora", "enable_prompt_adapter"),
-    **_only(({},), "default_mm_loras", "lora_modules"),
-    **_only((), "qlora_adapter_name_or_path"),
-    **_all(
+    **only((False,), "enable_lora", "enable_prompt_adapter"),
+    **only(({},), "default_mm_loras", "lora_modules"),
+    **only((), "qlora_adapter_name_or_path"),
+    **any_value(
         "enable_lora says whether there are adapters",
         *("enable_lora_bias", "max_loras", "max_lora_rank", "max_cpu_loras", "lora_dtype"),
         *("fully_sharded_loras", "lora_extra_vocab_size", "long_lora_scaling_factors"),
         *("lora_target_modules", "enable_tower_connector_lora", "specialize_active_lora"),
         *("enable_mixed_moe_lora_format", "max_prompt_adapters", "max_prompt_adapter_token"),
     ),
-    **_only((), "speculative_config", "speculative_model", "spec_method", "spec_model"),
-    **_all(
+    **only((), "speculative_config", "speculative_model", "spec_method", "spec_model"),
+    **any_value(
         "speculative_config says whether tokens are drafted",
         *("num_speculative_tokens", "spec_tokens", "speculative_max_model_len"),
         *("speculative_model_quantization", "speculative_draft_tensor_parallel_size"),
@@ -160,14 +162,14 @@ ARGUMENTS: Mapping[str, Argument] = {
         *("typical_acceptance_sampler_posterior_threshold", "typical_acceptance_sampler_posterior_alpha"),
         "disable_logprobs_during_spec_decoding",
     ),
-    **_all(
+    **any_value(
         "requests that ask for a grammar are refused by name",
         *("guided_decoding_backend", "guided_decoding_disable_fallback", "structured_outputs_config"),
         *("guided_decoding_disable_any_whitespace", "guided_decoding_disable_additional_properties"),
         *("reasoning_parser", "reasoning_parser_plugin", "enable_reasoning"),
     ),
-    **_only((False,), "mm_encoder_only", "enable_mm_embeds"),
-    **_all(
+    **only((False,), "mm_encoder_only", "enable_mm_embeds"),
+    **any_value(
         "prompts are text",
         *("language_model_only", "limit_mm_per_prompt", "interleave_mm_strings", "media_io_kwargs"),
         *("mm_processor_kwargs", "mm_processor_cache_gb", "mm_processor_cache_type"),
@@ -180,13 +182,13 @@ ARGUMENTS: Mapping[str, Argument] = {
         *("image_processor_revision", "disable_image_processor", "enable_multimodal_encoder_data_parallel"),
     ),
     # What is said about requests.
-    **_only((), "otlp_traces_endpoint"),
-    **_only(([],), "collect_detailed_traces"),
-    **_all(
+    **only((), "otlp_traces_endpoint"),
+    **only(([],), "collect_detailed_traces"),
+    **any_value(
         "tritonserver's --log-verbose shows requests",
         *("disable_log_requests", "enable_log_requests", "max_log_len"),
     ),
-    **_all(
+    **any_value(
         "the metrics are those of docs/metrics.md",
         *("show_hidden_metrics_for_version", "aggregate_engine_logging", "kv_cache_metrics"),
         *("kv_cache_metrics_sample", "cudagraph_metrics", "enable_mfu_metrics", "profiler_config"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quire.config import EngineConfig
-from quire.engine_arguments import Argument, plain
+from quire.engine_arguments import Argument, any_value, only, plain
 from quire.errors import ConfigError
 from quire.migrate.findings import NEEDED, Findings
 from quire.migrate.move import Move
@@ -48,55 +48,47 @@ _TAKEN: Mapping[str, tuple[str, Callable[[object], object], str]] = {
 }
 
 
-def _all(why: str, *names: str) -> dict[str, Argument]:
-    return dict.fromkeys(names, Argument(None, why))
-
-
-def _only(neutral: tuple[object, ...], *names: str, instead: str = "") -> dict[str, Argument]:
-    return dict.fromkeys(names, Argument(neutral, instead=instead))
-
-
 # Parameters of all of its models. Those that a template left open are not given.
 _PARAMETERS: Mapping[str, Argument] = {
-    **_all("requests are batched continuously", "gpt_model_type", "batching_type"),
-    **_all("compiled engines hold no weights", "gpt_model_path", "engine_dir"),
-    **_all("each policy gives the same answers", "batch_scheduler_policy", "enable_chunked_context"),
-    **_all(
+    **any_value("requests are batched continuously", "gpt_model_type", "batching_type"),
+    **any_value("compiled engines hold no weights", "gpt_model_path", "engine_dir"),
+    **any_value("each policy gives the same answers", "batch_scheduler_policy", "enable_chunked_context"),
+    **any_value(
         "how steps are made, which changes no answer",
         *("kv_cache_onboard_blocks", "enable_trt_overlap", "multi_block_mode", "cuda_graph_mode"),
         *("cuda_graph_cache_size", "enable_context_fmha_fp32_acc", "cancellation_check_period_ms"),
         *("recv_poll_period_ms", "cross_kv_cache_fraction", "executor_worker_path", "max_kv_cache_length"),
         *("fail_fast_on_attention_window_too_large", "prompt_embedding_table_chunks", "num_streams"),
     ),
-    **_all(
+    **any_value(
         "/metrics has the engine's figures",
         *("stats_check_period_ms", "iter_stats_max_iterations", "request_stats_max_iterations"),
     ),
-    **_all("inputs are read on the CPU in any case", "FORCE_CPU_ONLY_INPUT_TENSORS"),
-    **_all(
+    **any_value("inputs are read on the CPU in any case", "FORCE_CPU_ONLY_INPUT_TENSORS"),
+    **any_value(
         "requests that ask for an adapter or a grammar are refused by name",
         *("lora_cache_optimal_adapter_size", "lora_cache_max_adapter_size", "guided_decoding_backend"),
         *("lora_cache_gpu_memory_fraction", "lora_cache_host_memory_bytes", "xgrammar_tokenizer_info_path"),
     ),
-    **_only((), "lora_prefetch_dir"),
-    **_only((1,), "max_beam_width", "gpu_weights_percent"),
-    **_only((), "encoder_model_path", "encoder_engine_dir", "max_attention_window_size", "participant_ids"),
-    **_only((0,), "sink_token_length", "kv_cache_host_memory_bytes", "max_queue_size"),
-    **_only((0,), "gpu_device_ids", instead="choose it by CUDA_VISIBLE_DEVICES of the server"),
-    **_only(("top_k", "top_p", "top_k_top_p", "auto"), "decoding_mode"),
-    **_only((), "medusa_choices", "eagle_choices", "tensorrt_llm_draft_model_name"),
-    **_only((), "lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size"),
-    **_all("nothing is drafted", "speculative_decoding_fast_logits", "is_draft_model"),
-    **_only((True,), "normalize_log_probs"),
+    **only((), "lora_prefetch_dir"),
+    **only((1,), "max_beam_width", "gpu_weights_percent"),
+    **only((), "encoder_model_path", "encoder_engine_dir", "max_attention_window_size", "participant_ids"),
+    **only((0,), "sink_token_length", "kv_cache_host_memory_bytes", "max_queue_size"),
+    **only((0,), "gpu_device_ids", instead="choose it by CUDA_VISIBLE_DEVICES of the server"),
+    **only(("top_k", "top_p", "top_k_top_p", "auto"), "decoding_mode"),
+    **only((), "medusa_choices", "eagle_choices", "tensorrt_llm_draft_model_name"),
+    **only((), "lookahead_window_size", "lookahead_ngram_size", "lookahead_verification_set_size"),
+    **any_value("nothing is drafted", "speculative_decoding_fast_logits", "is_draft_model"),
+    **only((True,), "normalize_log_probs"),
     # Of preprocessing and postprocessing.
-    **_all("the tokenizer's files say it", "tokenizer_type", "trust_remote_code"),
-    **_only((True,), "add_special_tokens", instead="requests may have add_special_tokens"),
-    **_only((True,), "skip_special_tokens", instead="requests may have skip_special_tokens"),
-    **_only((), "visual_model_path", "multimodal_model_path", "multimodal_encoders_name"),
-    **_all("prompts are text", "max_num_images"),
+    **any_value("the tokenizer's files say it", "tokenizer_type", "trust_remote_code"),
+    **only((True,), "add_special_tokens", instead="requests may have add_special_tokens"),
+    **only((True,), "skip_special_tokens", instead="requests may have skip_special_tokens"),
+    **only((), "visual_model_path", "multimodal_model_path", "multimodal_encoders_name"),
+    **any_value("prompts are text", "max_num_images"),
     # Of tensorrt_llm_bls.
-    **_all("a stream's chunks are whole characters, as with true", "accumulate_tokens"),
-    **_all("the model is the one that moves with it", "tensorrt_llm_model_name"),
+    **any_value("a stream's chunks are whole characters, as with true", "accumulate_tokens"),
+    **any_value("the model is the one that moves with it", "tensorrt_llm_model_name"),
 }
 
 
