@@ -257,8 +257,9 @@ void ModelMetrics::begin(const wire::ReadyFrame& ready) {
 void ModelMetrics::update(const EngineStats& stats) {
   for (size_t idx = 0; idx < kFirstHistogram; ++idx) {
     const SeriesSpec& spec = kSeries[idx];
+    if (metric(idx) == nullptr) continue;
     const double value = spec.value(stats), by = value - spec.value(last_);
-    if (by == 0 || metric(idx) == nullptr) continue;
+    // A gauge is set whether it has changed or not: while a model is loaded again, two share it.
     if (spec.kind == kGauge) {
       log_if_failed(TRITONSERVER_MetricSet(metric(idx), value), "setting a metric");
     } else if (by > 0) {

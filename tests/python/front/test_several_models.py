@@ -13,7 +13,8 @@ from quire.runner.memory import available_memory
 from quire.runner.plan import MemoryClaim
 from quire.triton.check import check_repository
 from quire.triton.check_settings import check_claims
-from quire.triton.model_copy import add_model
+from quire.triton.model_copy import add_model, copy_for_model
+from quire.triton.repository import parameter, read_configs
 from typer.testing import CliRunner
 
 
@@ -21,6 +22,10 @@ def command(*arguments: object) -> tuple[int, str]:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exception is None or isinstance(result.exception, SystemExit), result.output
     return result.exit_code, result.output
+
+
+# What /metrics calls the packaged models that have series, in a repository of the model "coder".
+NAMED = {"generation": "coder", "tokenizer": "coder", "tokenizer_trtllm": "coder_trtllm"}
 
 
 @pytest.fixture
@@ -61,6 +66,16 @@ def test_added_models(repository: Path) -> None:
         ):
             text = text.replace(f"{before}one", f"{before}ensemble")
         assert original == text
+
+
+def test_the_name_on_metrics(tmp_path: Path, model: Path) -> None:
+    """`quire serve --name` gives the engine's series the name of its ensemble, and so does add-model."""
+    copy_for_model(REPOSITORY, tmp_path / "served", str(model), "coder", {})
+    add_model(REPOSITORY, tmp_path / "added", str(model), "coder", {})
+    for folder, prefix in ((tmp_path / "served", ""), (tmp_path / "added", "coder-")):
+        configs, _ = read_configs(folder)
+        served = {name: parameter(configs[f"{prefix}{name}"], "served_model_name") for name in NAMED}
+        assert served == NAMED
 
 
 def test_add_and_remove(tmp_path: Path, model: Path) -> None:
