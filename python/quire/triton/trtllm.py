@@ -89,8 +89,10 @@ class TrtLlm:
         return entries + [Entry(n, value, n, "default") for n, value in neutral.items() if n not in fields]
 
     def prompts_of_ids(self, tensors: Tensors) -> list[Tensor]:
-        """A row of input_ids for each prompt, of which input_lengths says how many ids count."""
-        ids = tensors["input_ids"]
+        """A row of input_ids for each prompt, of which input_lengths says how many ids count. NVIDIA's
+        benchmark sends random ids of 31 bits, which TensorRT-LLM does not check: here they are taken modulo
+        the vocabulary's size."""
+        ids = tensors["input_ids"].astype(np.int64)
         rows = ids.reshape(max(1, ids.shape[0]), -1)
         lengths = tensors.get("input_lengths", np.full(len(rows), rows.shape[1])).reshape(-1).tolist()
         if len(lengths) != len(rows):
@@ -101,7 +103,8 @@ class TrtLlm:
             if not 1 <= length <= rows.shape[1]:
                 allowed = f"1 to {rows.shape[1]}, the ids in a row of input_ids"
                 raise InvalidArgument("input_lengths", str(length), allowed)
-        return [row[:length] for row, length in zip(rows, lengths, strict=True)]
+        known = np.where(rows < 0, rows, rows % (self._max_id + 1))
+        return [row[:length] for row, length in zip(known, lengths, strict=True)]
 
     def _end(self, value: int) -> Entry:
         if value == -1:

@@ -231,6 +231,14 @@ def test_prompts_of_ids() -> None:
     tensors = {"input_ids": ids, "input_lengths": np.asarray([[3], [1]], np.int32)}
     parsed = parse_request(tensors, {}, TrtLlm())
     assert parsed.prompts == ((5, 6, 7), (8,))
+    far = {
+        "input_ids": np.asarray([[5, 106, 2**31 - 1]], np.int32),
+        "input_lengths": np.asarray([[3]], np.int32),
+    }
+    assert parse_request(far, {}, TrtLlm(vocab_size=100)).prompts == ((5, 6, (2**31 - 1) % 100),)
+    assert parse_request(far, {}, TrtLlm()).prompts == ((5, 106, 2**31 - 1),)
+    with pytest.raises(InvalidArgument, match=r"^input_ids: got id -7 at 1; "):
+        parse_request({"input_ids": np.asarray([[5, -7]], np.int32)}, {}, TrtLlm(vocab_size=100))
     assert parsed.includes_prompt_ids
     assert parsed.options.return_token_ids
     for name in ("streaming", "exclude_input_in_output"):
