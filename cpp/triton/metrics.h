@@ -26,8 +26,8 @@ enum class ServerSeries : size_t {
 class MetricFamilies;
 struct SeriesNames;
 
-// The series of one model of role generation or tokenizer. Of the functions without a role the first two are
-// for one thread, the others for any.
+// The series of one model of role generation or tokenizer. begin(), update() and observe() of an observation
+// are for one thread, the others for any.
 class ModelMetrics {
  public:
   explicit ModelMetrics(const ModelSettings& settings);                        // of a tokenizer
