@@ -64,6 +64,7 @@ class Seen:
         default_factory=list
     )  # (prompt, output) of those past a deadline
     num_late: int = 0
+    num_late_outside: int = 0  # of them, those that the engine never saw
     num_invalid: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -80,15 +81,17 @@ class Seen:
                 events = list(generate_stream(address, body | TOLD | {"stream": True}))
             else:
                 events = [generate(address, body | TOLD, model)]
-        except HttpError:
-            events = [{"error": "deadline"}]
+        except HttpError as error:
+            events = [{"error": error.message}]
         with self._lock:
             self.take(kind, body, events)
 
     def take(self, kind: str, body: dict[str, Any], events: list[dict[str, Any]]) -> None:
         if kind == "late" and "error" in events[-1]:
             assert len(events) == 1, events
+            assert "deadline exceeded" in events[0]["error"]
             self.num_late += 1
+            self.num_late_outside += "before the engine had the request" in events[0]["error"]
             return
         for event in events:
             counts = listed(event["num_output_tokens"])
@@ -198,7 +201,7 @@ def test_a_mixed_load(own_server: TritonServer) -> None:
     success = "vllm:request_success_total"
     assert grown(success, finished_reason="stop") == reasons["stop"]
     assert grown(success, finished_reason="length") == reasons["length"]
-    assert grown(success, finished_reason="abort") == seen.num_late
+    assert grown(success, finished_reason="abort") == seen.num_late - seen.num_late_outside
     assert grown(success, finished_reason="error") == 0
     assert grown("quire:deadline_misses_total") == seen.num_late
     assert grown("quire:requests_refused_total", reason="invalid") == seen.num_invalid
