@@ -95,7 +95,7 @@ def way_without_config(folder: Path) -> str:
 
 
 def _way(folder: Path) -> str:
-    return f"`quire migrate {folder.parent} --output DIR`, and DIR"
+    return f"what `quire migrate {folder.parent} --output DIR` writes"
 
 
 def _missing(what: str, allowed: str) -> str:

@@ -41,7 +41,7 @@ def test_llms_of_other_backends(repository: Path, config: str, what: str) -> Non
     (problem,) = problems_of(repository)
     assert problem == (
         f"llm/config.pbtxt: {what}tritonserver does not have that here and will refuse it; allowed: "
-        f"`quire migrate {repository} --output DIR`, and DIR"
+        f"what `quire migrate {repository} --output DIR` writes"
     )
 
 
@@ -63,7 +63,7 @@ def test_vllm_in_a_python_model(repository: Path) -> None:
     (problem,) = problems_of(repository)
     assert problem.startswith(
         "llm/config.pbtxt: backend: got a model.py that runs vLLM, by vllm_engine_args.json; tritonserver "
-        "does not have the package vllm here and will refuse it; allowed: `quire migrate "
+        "does not have the package vllm here and will refuse it; allowed: what `quire migrate "
     )
 
 
