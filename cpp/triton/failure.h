@@ -27,7 +27,7 @@ inline TRITONSERVER_Error_Code code_of(Failure failure) {
   return TRITONSERVER_ERROR_INTERNAL;
 }
 
-// Of an error that is answered as it is, with to_triton()'s code.
+// The kind of failure that an exception stands for; to_triton() gives the same code.
 inline Failure failure_of(const std::exception& error) {
   const auto* server_error = dynamic_cast<const ServerError*>(&error);
   if (server_error == nullptr) {

@@ -93,7 +93,7 @@ constexpr size_t kFirstHistogram = [] {
 constexpr size_t kFirstShownAgain = kFirstHistogram + kNumHistograms;
 constexpr size_t kFirstServerSeries = kFirstShownAgain + std::size(kShownAgain);
 
-// Its labels say how the KV cache is set up, and its value is always 1.
+// The gauge whose labels say how the KV cache is set up; always 1.
 constexpr char kCacheConfig[] = "vllm:cache_config_info";
 constexpr char kCacheConfigMeaning[] = "1: the settings of the KV cache are its labels";
 

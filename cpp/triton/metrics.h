@@ -55,7 +55,7 @@ class ModelMetrics {
 
   std::shared_ptr<MetricFamilies> families_;
   std::shared_ptr<const SeriesNames> names_;
-  // As the table of series; null: not of this role. Empty without metrics.
+  // One for each row of the table of series, null where models of this role have none. Empty without metrics.
   std::vector<Owned<TRITONSERVER_Metric, TRITONSERVER_MetricDelete>> metrics_;
   Owned<TRITONSERVER_Metric, TRITONSERVER_MetricDelete> cache_config_;
   EngineStats last_;

@@ -101,7 +101,7 @@ def test_the_cache_is_described(server: TritonServer) -> None:
 
 
 def test_what_tritons_vllm_backend_exports(server: TritonServer) -> None:
-    """Its eight series are there under its names, with its labels."""
+    """The eight series of Triton's vLLM backend are there, with its names and labels."""
     found = {(name, dict(labels).get("model")) for name, labels in Page.scrape(server.metrics_url).ours()}
     assert found >= {(name, "ensemble") for name in OF_VLLM_BACKEND}
 

@@ -100,7 +100,7 @@ def test_the_end_to_end_client(
 
 
 def test_shapes_and_types_of_an_answer(server: TritonServer) -> None:
-    """Those of TensorRT-LLM's ensemble, whose first dimensions are the batch and the beams."""
+    """Shapes of TensorRT-LLM's ensemble, whose first dimensions are the batch and the beams."""
     inputs = prompts_and(PROMPTS[:1], max_tokens=5, return_log_probs=True, end_id=-1, pad_id=-1)
     [result] = responses(server, inputs)
     found = {output.name: (output.datatype, [*output.shape]) for output in result.get_response().outputs}
@@ -269,8 +269,8 @@ def load(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_openai_frontend(server: TritonServer, greedy: list[str], stream: bool) -> None:
-    """Its request to an ensemble says nothing of the prompt, which is not in the answer: one text a response,
-    and one response unless it streams."""
+    """The frontend's request to an ensemble says nothing of the prompt, which is not in the answer: one text
+    a response, and one response unless it streams."""
     arrays = {
         "text_input": array(PROMPTS[0], 1),
         "stream": array(stream, 1),

@@ -171,7 +171,7 @@ def test_weights_that_have_changed(llama_folder: Callable[..., Path], tmp_path: 
 
 
 def test_a_tokenizer_folder_that_has_changed(llama_folder: Callable[..., Path], tmp_path: Path) -> None:
-    """Of a tokenizer with a folder of its own that folder's files count, and not the model's."""
+    """A tokenizer with a folder of its own: that folder's files count, and not the model's."""
     model, tokenizer = tmp_path / "model", tmp_path / "tokenizer"
     shutil.copytree(llama_folder(), model)
     shutil.copytree(llama_folder(), tokenizer)

@@ -59,7 +59,7 @@ def test_ready(engine: Engine) -> None:
 
 
 class GraphRunner(CountingRunner):
-    """Its steps are graphs, as it says."""
+    """A runner whose steps are graphs."""
 
     num_graph_captures = 3
 

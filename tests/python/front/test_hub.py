@@ -137,7 +137,7 @@ def test_where_downloads_are_kept(hub: Callable[[set[str]], Hub], tmp_path: Path
 
 
 def test_the_tokenizer_of_a_repository(hub: Callable[[set[str]], Hub], model: Path) -> None:
-    """Its small files are downloaded, whatever else there is; without a network it is named as the
+    """Only small files are downloaded, whatever else there is; without a network it is named as the
     tokenizer's."""
     ours = hub({"tokenizer.json", "model.safetensors"})
     config = EngineConfig(model=str(model), tokenizer="owner/name")

@@ -249,7 +249,7 @@ def test_versions(repository: Path, output: Path) -> None:
 
 @pytest.mark.parametrize("file", ["vllm_engine_args.json", "1/vllm_engine_args.json"])
 def test_a_python_model_of_ones_own(repository: Path, output: Path, file: str) -> None:
-    """Its arguments move; its code does not, which needs a word."""
+    """The arguments move; the code does not, and that needs the user's word."""
     inputs = 'input [ { name: "PROMPT" data_type: TYPE_STRING dims: [ 1 ] } ]'
     folder = make(repository, "chat", f'backend: "python"\n{inputs}', {"model": "org/small"}, file)
     (folder / "1").mkdir(exist_ok=True)

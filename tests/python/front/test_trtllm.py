@@ -111,7 +111,7 @@ def test_options() -> None:
 
 
 def test_greedy_unless_told_how_to_sample() -> None:
-    """As TensorRT-LLM: without top_k and top_p the likeliest token, at any temperature; 0 is "off"."""
+    """Without top_k and top_p the likeliest token, at any temperature, as in TensorRT-LLM; 0 is "off"."""
     assert parse().given == GREEDY
     assert parse(top_k=0, top_p=0.0).given == GREEDY
     for given in ({"top_k": 1}, {"top_p": 0.5}, {"top_p": 0.5, "top_k": 0}, {"top_k": 9, "top_p": 0.0}):
