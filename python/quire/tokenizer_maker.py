@@ -102,7 +102,7 @@ def _of_vocabulary(
 
 
 def _of_sentence_piece(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """As LlamaTokenizer: the order of the pieces is that of the merges."""
+    """Merges in the order of the pieces, as LlamaTokenizer makes them."""
     pieces: list[tuple[str, int]] = []
     kind = None
     for field, value in _members(read_bytes(folder / _SENTENCE_PIECE, TOKENIZER_LIMIT)):

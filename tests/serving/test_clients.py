@@ -250,7 +250,7 @@ def test_errors_name_the_clients_own_field(server: TritonServer, name: str) -> N
 
 
 def test_an_input_that_we_do_not_have_is_refused(server: TritonServer) -> None:
-    """As a tensor and as a key, by name."""
+    """The error has its name, whether it comes as a tensor or as a key."""
     lora = tensor("lora_task_id", [1], "UINT64", [1, 1])
     with pytest.raises(grpcclient.InferenceServerException, match="lora_task_id"):
         grpc_answer(server, TRTLLM, [*trtllm_inputs(text_input="x"), lora])

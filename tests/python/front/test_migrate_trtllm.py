@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any
 
 import pytest
 from checked_repository import checked_model
-from quire.cli import app
+from migrating import migrate
 from quire.triton.check import check_repository
 from quire.triton.repository import read_configs
-from typer.testing import CliRunner
 
 ENSEMBLE = """
 name: "{prefix}ensemble" platform: "ensemble" max_batch_size: 4
@@ -95,15 +93,6 @@ def make(
         (repository / f"{prefix}{name}" / "1").mkdir(parents=True)
         (repository / f"{prefix}{name}" / "config.pbtxt").write_text(config)
     return repository
-
-
-def migrate(*arguments: object) -> tuple[int, Any]:
-    result = CliRunner().invoke(app, ["migrate", "--json", *map(str, arguments)])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
-    try:
-        return result.exit_code, json.loads(result.output)
-    except ValueError:
-        return result.exit_code, result.output
 
 
 def verdicts(report: Any) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from checked_repository import checked_model
+from migrating import migrate
 from quire.cli import app
 from quire.model_folder import CONFIG
 from quire.tokenizer_files import TOKENIZER
@@ -39,16 +40,6 @@ def make(repository: Path, name: str, config: str | None, arguments: Any, file: 
         (folder / "config.pbtxt").write_text(config)
     (folder / file).write_text(arguments if isinstance(arguments, str) else json.dumps(arguments))
     return folder
-
-
-def migrate(*arguments: object) -> tuple[int, Any]:
-    """Status, and what --json says, or the text where that is none."""
-    result = CliRunner().invoke(app, ["migrate", "--json", *map(str, arguments)])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
-    try:
-        return result.exit_code, json.loads(result.output)
-    except ValueError:
-        return result.exit_code, result.output
 
 
 def verdicts(report: Any, index: int = 0) -> dict[str, str]:

@@ -161,7 +161,7 @@ def test_vocabulary_and_merges(tmp_path: Path, kind: str, more: dict[str, object
 
 
 def varint(value: int) -> bytes:
-    """As protobuf writes it."""
+    """A number in protobuf's encoding."""
     head = bytes([value & 0x7F | (0x80 if value > 0x7F else 0)])
     return head + varint(value >> 7) if value > 0x7F else head
 

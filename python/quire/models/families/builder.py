@@ -393,5 +393,5 @@ class Builder:
 
 @lru_cache(maxsize=8)
 def _rows_of_heads(num_heads: int, head_dim: int, head: tuple[int, ...]) -> tuple[int, ...]:
-    """The same tuple for every layer: it has an element for each row."""
+    """One tuple for all layers, since it has an element for each row."""
     return tuple(h * head_dim + row for h in range(num_heads) for row in head)

@@ -48,7 +48,7 @@ def _by_head(attention: AttentionSpec) -> AttentionSpec:
 
 @lru_cache(maxsize=1)
 def _order_by_head(order: Order, q_size: int, head_dim: int) -> tuple[int, ...]:
-    """The same for every layer."""
+    """One order for every layer."""
 
     def row(i: int) -> int:
         kind, rest = divmod(i, q_size)
