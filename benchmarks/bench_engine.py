@@ -1,6 +1,6 @@
 """Closed-loop load on the engine alone, through `quire.LLM`, token ids in and out: no HTTP, no text prompts.
 
-    quire bench engine [--shape 8b|1b|30b-a3b|quire-8m] [--model DIR] [--cases FILE] [--rows N ...]
+    quire bench engine [--shape SHAPE] [--model DIR] [--cases FILE] [--rows N ...]
                        [--json OUT] [--settings KEY=VALUE ...]
 
 One JSON line per row of the table of cases (docs/benchmarks.md), the same rows, prompts and keys that

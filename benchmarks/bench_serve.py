@@ -1,6 +1,6 @@
 """The load of bench_engine.py through Triton's ensemble: text in and out, gRPC streaming, perf_analyzer.
 
-    quire bench serve [--shape 8b|1b|quire-8m] [--model DIR] [--cases FILE] [--rows N ...] [--json OUT]
+    quire bench serve [--shape SHAPE] [--model DIR] [--cases FILE] [--rows N ...] [--json OUT]
                       [--settings KEY=VALUE ...] [--engine ENGINE.json] [--url HOST:PORT]
 
 Starts a tritonserver with the model repository's ensemble on free ports (--url: uses one that runs, on a

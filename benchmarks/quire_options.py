@@ -16,7 +16,7 @@ from typing import Any
 import word_model
 from quire import EngineConfig
 from quire.errors import QuireError
-from workload import MAX_ID, SHAPES, Case, choose_rows, load_cases
+from workload import MAX_ID, SHAPES, Case, choose_rows, load_cases, settings_of_shape
 
 # The settings of vllm_engine.py; --settings wins.
 SETTINGS = {"max_model_len": 16384, "max_num_seqs": 256, "gpu_memory_utilization": 0.85}
@@ -41,6 +41,7 @@ def settings_of(shape: str, given: Iterable[str], model: Path) -> dict[str, Any]
     settings: dict[str, Any] = {}
     if shape != "quire-8m":
         settings = {name: value for name, value in SETTINGS.items() if name in EngineConfig.model_fields}
+        settings |= settings_of_shape(shape)
     if not list(model.glob("*.safetensors")):
         settings["load_format"] = "dummy"
     for item in given:

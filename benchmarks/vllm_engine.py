@@ -1,6 +1,6 @@
 """The load of bench_engine.py on vLLM's AsyncLLM, in one process: token ids in and out, no HTTP, no text.
 
-    PYTHONPATH=VLLM python benchmarks/vllm_engine.py MODEL_FOLDER --shape {8b|1b|30b-a3b} [--rows N ...]
+    PYTHONPATH=VLLM python benchmarks/vllm_engine.py MODEL_FOLDER --shape SHAPE [--rows N ...]
                                                      [--settings KEY=VALUE ...]
 
 Needs vLLM (measured: 0.24.0), nothing of Quire but workload.py. Prints one JSON line per row.
@@ -33,6 +33,7 @@ from workload import (
     fresh_cache_salt,
     load_cases,
     prompts,
+    settings_of_shape,
     warm_up,
 )
 
@@ -83,8 +84,8 @@ async def run_case(engine: AsyncLLM, tag: str, case: Case) -> dict[str, Any]:
     return figures(tag, case, seconds, records)
 
 
-def settings_of(items: list[str]) -> dict[str, Any]:
-    settings: dict[str, Any] = dict(SETTINGS)
+def settings_of(shape: str, items: list[str]) -> dict[str, Any]:
+    settings: dict[str, Any] = SETTINGS | settings_of_shape(shape)
     for item in items:
         name, _, value = item.partition("=")
         try:
@@ -107,7 +108,7 @@ async def main() -> None:
     )
     options = parser.parse_args()
     cases = choose_rows(load_cases(options.shape, options.cases), options.rows)
-    settings = settings_of(options.settings)
+    settings = settings_of(options.shape, options.settings)
     began = time.perf_counter()
     engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=str(options.model), **settings))
     versions = {"vllm": vllm.__version__, "torch": torch.__version__, "python": platform.python_version()}

@@ -1,6 +1,6 @@
 """Checkpoint folders for measuring: a shape without weights, or a real model, in both a vocabulary of words.
 
-    python benchmarks/word_model.py {8b|1b|30b-a3b|quire-8m} FOLDER
+    python benchmarks/word_model.py {8b|1b|30b-a3b|quire-8m|8b-fp8|8b-int4|8b-fp8kv} FOLDER
 
 The token with id i is the word ``w<i>`` and words are separated by spaces, so a text of n words is a prompt
 of n tokens, whatever its words. All but quire-8m have no weights: load them with
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workload import SHAPES
+from workload import SHAPES, base_and_format
 
 _SPECIAL = ("<s>", "</s>", "<unk>")
 _COMMON = {
@@ -72,14 +72,31 @@ _SIZES = {
         "mlp_only_layers": [],
     },
 }
+# compressed-tensors, which both engines read: a scale per output channel and activations quantised per token;
+# symmetric groups of 128.
+_WEIGHTS = {
+    "-fp8": {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True, "dynamic": False},
+    "-int4": {
+        "num_bits": 4,
+        "type": "int",
+        "strategy": "group",
+        "group_size": 128,
+        "symmetric": True,
+        "dynamic": False,
+    },
+}
+_ACTIVATIONS = {"num_bits": 8, "type": "float", "strategy": "token", "symmetric": True, "dynamic": True}
 EMBEDDED = Path(__file__).resolve().parents[1] / "models" / "quire-8m"
 
 
 def make(shape: str, folder: Path) -> Path:
     """Write the folder of a shape; returns it."""
     folder.mkdir(parents=True, exist_ok=True)
-    if shape in _SIZES:
-        config: dict[str, Any] = _COMMON | _SIZES[shape]
+    base, weights = base_and_format(shape)
+    if base in _SIZES:
+        config: dict[str, Any] = _COMMON | _SIZES[base]
+        if weights in _WEIGHTS:
+            config["quantization_config"] = _quantization(weights)
     else:
         config = json.loads((EMBEDDED / "config.json").read_text("utf-8"))
         (folder / "model.safetensors").unlink(missing_ok=True)
@@ -98,6 +115,22 @@ def make(shape: str, folder: Path) -> Path:
 def text_of(token_ids: Sequence[int]) -> str:
     """The text that such a tokenizer turns into these ids; none of them may be special."""
     return " ".join(f"w{token_id}" for token_id in token_ids)
+
+
+def _quantization(name: str) -> dict[str, Any]:
+    is_float = _WEIGHTS[name]["type"] == "float"
+    scheme = {
+        "targets": ["Linear"],
+        "weights": _WEIGHTS[name],
+        "input_activations": _ACTIVATIONS if is_float else None,
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized" if is_float else "pack-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": scheme},
+        "ignore": ["lm_head"],
+    }
 
 
 def _tokenizer(vocab_size: int) -> dict[str, Any]:

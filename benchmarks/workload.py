@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
-SHAPES = ("8b", "1b", "30b-a3b", "quire-8m")
+# A format of weights or of the KV cache, and what both engines' settings say of it. A shape with its name at
+# the end has the rows of the shape without.
+FORMATS: dict[str, dict[str, Any]] = {"-fp8": {}, "-int4": {}, "-fp8kv": {"kv_cache_dtype": "fp8"}}
+SHAPES = ("8b", "1b", "30b-a3b", "quire-8m", *(f"8b{name}" for name in FORMATS))
 # The ids of prompts lie in [10, MAX_ID): below are the special ones.
 MAX_ID = 128000
 # The most of the engine's own rate that may arrive through Triton; what is above 1 is the noise of two runs.
@@ -48,9 +51,21 @@ def load_cases(shape: str, file: Path | None = None) -> list[Case]:
     columns = tuple(Case.__dataclass_fields__)
     if tuple(table["columns"]) != columns:
         raise ValueError(f"{file}: columns: got {table['columns']}; allowed: {list(columns)}")
+    shape, _ = base_and_format(shape)
     if shape not in table:
         raise ValueError(f"{file}: got the shape {shape!r}; allowed: {[k for k in table if k != 'columns']}")
     return [Case(*row) for row in table[shape]]
+
+
+def base_and_format(shape: str) -> tuple[str, str]:
+    """8b-fp8 -> 8b and -fp8; a shape in its model's own type has the format ""."""
+    name = next((name for name in FORMATS if shape.endswith(name)), "")
+    return shape.removesuffix(name), name
+
+
+def settings_of_shape(shape: str) -> dict[str, Any]:
+    """What both engines are told beside their own settings."""
+    return FORMATS.get(base_and_format(shape)[1], {})
 
 
 def warm_up(shape: str) -> Case:

@@ -38,6 +38,12 @@ def test_cases(shape: str) -> None:
     assert Case(512, 64, 32, 64, 0) == warm_up(shape)
 
 
+@pytest.mark.parametrize("shape", ["8b-fp8", "8b-int4", "8b-fp8kv"])
+def test_formats_have_the_rows_of_their_shape(shape: str) -> None:
+    """A shape in another format is measured with the same rows."""
+    assert load_cases("8b") == load_cases(shape)
+
+
 def test_cases_of_another_file(tmp_path: Path) -> None:
     """A table with other columns or without the shape is refused."""
     columns = ["prompt_tokens", "output_tokens", "concurrency", "requests", "shared_prefix_tokens"]
