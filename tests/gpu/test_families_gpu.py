@@ -59,8 +59,8 @@ def make_checkpoint(name: str, folder: Path) -> None:
         scale = 0.5 if "embed" in key or "wte" in key or "wpe" in key else 1.5 * shape[-1] ** -0.5
         return torch.randn(shape, generator=generator) * scale
 
-    shapes = load_model_config(folder).parameters(torch.float32).checkpoint_shapes
-    tensors = {key: weight(key, shape).bfloat16() for key, shape in shapes.items()}
+    stored = load_model_config(folder).parameters(torch.float32).stored
+    tensors = {key: weight(key, each.shape).bfloat16() for key, each in stored.items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -21,7 +21,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from quire.config import EngineConfig
 from quire.errors import ModelError
 from quire.model_folder import listed
-from quire.models.parameters import ParameterTable, Place
+from quire.models.parameters import ParameterTable
+from quire.models.sources import Place, Stored
 from quire.models.weight_files import WeightFiles, open_weights
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("quire.engine")
 
 _PIECE = 1 << 22  # elements compared at once
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 class _Names(NamedTuple):
@@ -65,14 +64,14 @@ def load_model_weights(config: EngineConfig, model: ModelConfig, places: Mapping
     if config.load_format == "dummy":
         fill_dummy(places, config.seed)
     else:
-        load_checkpoint(model.folder, places, model.spec.ignored)
+        load_checkpoint(model.folder, places, model.ignored)
 
 
 def check_checkpoint(config: EngineConfig, model: ModelConfig) -> None:
     """All that load_model_weights() refuses, found without reading a weight."""
     if config.load_format != "dummy":
-        shapes = model.parameters(torch.float32).checkpoint_shapes  # whatever the type
-        find_tensors(open_weights(model.folder), shapes, model.spec.ignored)
+        table = model.parameters(torch.float32)  # whatever the type
+        find_tensors(open_weights(model.folder), table.stored, table.ignored)
 
 
 def load_checkpoint(folder: Path, places: Mapping[str, Place], ignored: Iterable[str] = ()) -> None:
@@ -81,8 +80,8 @@ def load_checkpoint(folder: Path, places: Mapping[str, Place], ignored: Iterable
     ignored: patterns of names that may be present and are not needed.
     """
     files = open_weights(folder)
-    shapes = {name: place.source.shape for name, place in places.items()}
-    found = find_tensors(files, shapes, ignored)
+    stored = {each.name: each for place in places.values() for each in place.source.stored}
+    found = find_tensors(files, stored, ignored)
     if found.other_parts:
         log.info(
             "%s: not read, of other parts than the language model: %s", folder, listed(found.other_parts)
@@ -98,21 +97,26 @@ class FoundTensors(NamedTuple):
     other_parts: Sequence[str]
 
 
-def find_tensors(files: WeightFiles, shapes: Shapes, ignored: Iterable[str] = ()) -> FoundTensors:
+def find_tensors(
+    files: WeightFiles, stored_tensors: Mapping[str, Stored], ignored: Iterable[str] = ()
+) -> FoundTensors:
     """Where each tensor of the model is. Raises ModelError for what is missing, of another shape or type, or
     more than the model has."""
     headers = files.headers
-    naming = max(_NAMINGS, key=lambda each: sum(each(name) in headers for name in shapes))
-    names = {name: naming(name) for name in shapes}
-    known = {stored: shapes[name] for name, stored in names.items()}
-    for stored, tensor in headers.items():
-        expected = known.get(stored, tensor.shape)
-        if tensor.shape != expected:
-            problem = f"got shape {list(tensor.shape)}; allowed: {list(expected)}, as config.json says"
-            raise ModelError(f"{tensor.file}: {stored}: {problem}")
-        if stored in known and tensor.dtype not in files.dtypes:
-            allowed = f"{', '.join(files.dtypes)} (unquantized weights)"
-            raise ModelError(f"{tensor.file}: {stored}: got dtype {tensor.dtype}; allowed: {allowed}")
+    naming = max(_NAMINGS, key=lambda each: sum(each(name) in headers for name in stored_tensors))
+    names = {name: naming(name) for name in stored_tensors}
+    known = {names[name]: expected for name, expected in stored_tensors.items()}
+    for stored, header in headers.items():
+        expected = known.get(stored)
+        if expected is None:
+            continue
+        if header.shape != expected.shape:
+            problem = f"got shape {list(header.shape)}; allowed: {list(expected.shape)}, as config.json says"
+            raise ModelError(f"{header.file}: {stored}: {problem}")
+        if header.dtype not in (expected.dtypes or files.dtypes):
+            allowed = ", ".join(expected.dtypes or files.dtypes)
+            hint = "" if expected.dtypes else " (unquantized weights)"
+            raise ModelError(f"{header.file}: {stored}: got dtype {header.dtype}; allowed: {allowed}{hint}")
     missing = [stored for stored in known if stored not in headers]
     if missing:
         raise ModelError(f"{files.folder}: tensors missing from the checkpoint: {listed(missing)}")
@@ -135,7 +139,7 @@ def has_other_head(folder: Path, untied: ParameterTable) -> bool:
     then the model is `untied`, as in transformers 5. What is wrong with the files is found elsewhere."""
     try:
         files = open_weights(folder)
-        names = find_tensors(files, untied.checkpoint_shapes, untied.spec.ignored).names
+        names = find_tensors(files, untied.stored, untied.ignored).names
         embedding, head = (
             files.read(names[f"{name}.weight"])
             for name in (untied.spec.embedding.name, untied.spec.head.parts[0].name)
@@ -149,15 +153,20 @@ def has_other_head(folder: Path, untied: ParameterTable) -> bool:
 
 def _copy(files: WeightFiles, names: Mapping[str, str], places: Mapping[str, Place]) -> None:
     """Copy with a progress bar, which appears on a terminal only."""
-    total = sum(files.headers[names[name]].num_bytes for name in places)
+    total = sum(files.headers[stored].num_bytes for stored in names.values())
     began = time.monotonic()
     columns = (TextColumn("loading weights"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("weights", total=total)
-        for name, place in places.items():
-            place.fill(files.read(names[name]))
-            progress.advance(task, files.headers[names[name]].num_bytes)
+        for place in places.values():
+            found = [names[each.name] for each in place.source.stored]
+            tensors = [files.read(name) for name in found]
+            for each, name, tensor in zip(place.source.stored, found, tensors, strict=True):
+                if each.problem is not None and (problem := each.problem(tensor)):
+                    raise ModelError(f"{files.headers[name].file}: {name}: {problem}")
+            place.fill(tensors)
+            progress.advance(task, sum(files.headers[name].num_bytes for name in found))
     seconds = max(time.monotonic() - began, 1e-9)
     size = total / 1e9
     log.info("loaded %.2f GB of weights in %.1f s (%.2f GB/s)", size, seconds, size / seconds)
@@ -168,10 +177,12 @@ def fill_dummy(places: Mapping[str, Place], seed: int = 0) -> None:
     one."""
     generators: dict[torch.device, torch.Generator] = {}
     for name, place in places.items():
-        device = place.view.device
-        if device not in generators:
-            generators[device] = torch.Generator(device).manual_seed(seed)
-        if place.view.dim() == 1 and "norm" in name:
-            place.view.fill_(1.0)
+        view = place.views[0]
+        if view.device not in generators:
+            generators[view.device] = torch.Generator(view.device).manual_seed(seed)
+        if place.source.fill_dummy is not None:
+            place.source.fill_dummy(place.views, generators[view.device])
+        elif view.dim() == 1 and "norm" in name:
+            view.fill_(1.0)
         else:
-            place.view.normal_(0.0, 0.02, generator=generators[device])
+            view.normal_(0.0, 0.02, generator=generators[view.device])

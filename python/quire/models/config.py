@@ -15,9 +15,9 @@ from quire.model_files import read_json_object
 from quire.models.checkpoint import has_other_head
 from quire.models.config_reader import ConfigReader
 from quire.models.families import FAMILIES, Family
+from quire.models.formats.quantization import UNQUANTIZED, Quantization
 from quire.models.parameters import ParameterTable
 from quire.models.spec import ModelSpec
-from quire.models.weight_formats import PLAIN, WeightFormat
 
 # What names of architectures end with.
 _ENDING = re.compile("ForCausalLM|LMHeadModel")
@@ -36,6 +36,7 @@ _UNTIED = (
     "used, as transformers 5 does"
 )
 
+_CPU = torch.device("cpu")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -45,7 +46,7 @@ class ModelConfig:
 
     folder: Path
     spec: ModelSpec
-    weight_format: WeightFormat
+    quantization: Quantization
     checkpoint_dtype: str
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
@@ -59,9 +60,14 @@ class ModelConfig:
     def max_position_embeddings(self) -> int:
         return self.spec.max_positions
 
-    def parameters(self, dtype: torch.dtype) -> ParameterTable:
-        """For activations of this type."""
-        return ParameterTable(spec=self.spec, weight_format=self.weight_format, dtype=dtype)
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """See ParameterTable."""
+        return (*self.spec.ignored, *self.quantization.ignored)
+
+    def parameters(self, dtype: torch.dtype, device: torch.device = _CPU) -> ParameterTable:
+        """For activations of this type, on a device of this type."""
+        return ParameterTable(spec=self.spec, quantization=self.quantization, dtype=dtype, device=device)
 
 
 def load_model_config(folder: Path) -> ModelConfig:
@@ -83,7 +89,7 @@ def load_model_config(folder: Path) -> ModelConfig:
     return ModelConfig(
         folder=folder,
         spec=untied or spec,
-        weight_format=PLAIN,
+        quantization=UNQUANTIZED,
         checkpoint_dtype=dtype,
         bos_token_id=_bos_token_id(config),
         eos_token_ids=_eos_token_ids(config, folder / "generation_config.json"),
@@ -149,7 +155,7 @@ def _untied(config: ConfigReader, family: Family, spec: ModelSpec) -> ModelSpec 
         untied = family(config.with_value("tie_word_embeddings", False))
     except UnsupportedModel:
         return None
-    table = ParameterTable(spec=untied, weight_format=PLAIN, dtype=torch.float32)
+    table = ParameterTable(spec=untied, quantization=UNQUANTIZED, dtype=torch.float32, device=_CPU)
     return untied if has_other_head(config.file.parent, table) else None
 
 

@@ -50,7 +50,6 @@ class Decoder:
         self, weights: Weights, device: torch.device, max_model_len: int, *, batch_invariant: bool = False
     ) -> None:
         spec = self.spec = weights.table.spec
-        weight_format = weights.table.weight_format
 
         @lru_cache
         def rope_table(rope: RopeSpec) -> ops.RopeTable:
@@ -58,10 +57,12 @@ class Decoder:
             return ops.RopeTable(cos.to(device), sin.to(device))
 
         def make_linear(linear: LinearSpec) -> Linear:
-            return weight_format.linear(weights.linear(linear), is_invariant=batch_invariant)
+            found = weights.table.format_of(linear)
+            return found.linear(linear, weights.linear(linear), is_invariant=batch_invariant)
 
         def make_gate_up(linear: LinearSpec) -> GateUp:
-            return weight_format.gate_up(weights.linear(linear), is_invariant=batch_invariant)
+            found = weights.table.format_of(linear)
+            return found.gate_up(linear, weights.linear(linear), is_invariant=batch_invariant)
 
         @lru_cache  # two blocks may share one
         def make_norm(norm: NormSpec | None) -> Norm | None:

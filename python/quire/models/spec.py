@@ -6,11 +6,15 @@ number format. Names are those of the checkpoint, without ".weight" and ".bias".
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 # swiglu_oai: gpt-oss's, clamped (`ops.act_mul`).
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "swiglu_oai"]
+# What a projection is for: formats of weights treat the head and the routers of experts apart.
+ProjectionKind = Literal["inner", "head", "router"]
 # Which rows of a tensor of the checkpoint are meant, in this order; None: all of them, as they are.
 Order = tuple[int, ...] | None
 
@@ -228,6 +232,15 @@ class LayerSpec:
         norms = (self.input_norm, self.mlp_norm, self.attention_out_norm, self.mlp_out_norm)
         return tuple(dict.fromkeys(norm for norm in norms if norm is not None))
 
+    @property
+    def projections(self) -> tuple[LinearSpec | ExpertsSpec, ...]:
+        attention, mlp = self.attention, self.mlp
+        if isinstance(mlp, MlpSpec):
+            return attention.qkv, attention.o, mlp.up, mlp.down
+        shared = (mlp.shared.up, mlp.shared.down) if mlp.shared else ()
+        gate = (mlp.shared_gate,) if mlp.shared_gate else ()
+        return attention.qkv, attention.o, mlp.router, *shared, *gate, mlp.up, mlp.down
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
@@ -285,6 +298,16 @@ class ModelSpec:
     def moe(self) -> MoeSpec | None:
         """A layer's experts, for the sizes that all layers with experts share."""
         return next((layer.mlp for layer in self.layers if isinstance(layer.mlp, MoeSpec)), None)
+
+    @cached_property
+    def kinds(self) -> Mapping[str, ProjectionKind]:
+        """By a projection's name: the kind, of those that are not inner ones."""
+        kinds: dict[str, ProjectionKind] = {part.name: "head" for part in self.head.parts}
+        for layer in self.layers:
+            if isinstance(layer.mlp, MoeSpec):
+                gates = (layer.mlp.router, layer.mlp.shared_gate)
+                kinds |= {part.name: "router" for gate in gates if gate for part in gate.parts}
+        return kinds
 
     @property
     def windows(self) -> tuple[int | None, ...]:

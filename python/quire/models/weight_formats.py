@@ -1,121 +1,61 @@
-"""How the weights of projections are stored and multiplied. A quantized format will be one more class."""
+"""What a format of weights is: how a checkpoint stores a projection (Storage), and how it lies on the device
+and is multiplied there (WeightFormat). `formats/` has them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from quire.models.cpu.linear import CpuGateUp, CpuLinear
 from quire.models.linear import GateUp, Linear
-from quire.models.parameters import Parameter, Source
+from quire.models.sources import Stored
 from quire.models.spec import ExpertsSpec, LinearPart, LinearSpec
 
 
+class TensorType(NamedTuple):
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
 class WeightFormat(Protocol):
-    """What is created, filled from the checkpoint and counted for a projection, and what computes with it
-    on the device that it is on, once it is filled."""
+    """How a projection's weight lies on a device. The first axis of each of its tensors is that of outputs:
+    projections of the same input lie one after the other. All experts' have one more axis before it."""
 
-    def parameters(self, linear: LinearSpec, dtype: torch.dtype) -> Mapping[str, Parameter]:
-        """By the name that the tensor has among `tensors` of the other calls. dtype: of activations."""
+    title: str  # for the log
 
-    def expert_parameters(self, experts: ExpertsSpec, dtype: torch.dtype) -> Mapping[str, Parameter]:
-        """The same of a projection of all experts."""
+    def tensors(self, out_size: int, in_size: int, dtype: torch.dtype) -> Mapping[str, TensorType]:
+        """The tensors by their roles: the arguments of linear(), which has a bias beside them. dtype: of
+        activations."""
 
-    def linear(self, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> Linear: ...
+    def dequantize(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """The weight itself, [..., out_size, in_size]; the tensors are in the order of tensors()."""
 
-    def gate_up(self, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> GateUp: ...
+    def fill_dummy(self, tensors: Sequence[Tensor], generator: torch.Generator) -> None:
+        """Writes random numbers of a trained model's order of magnitude."""
 
+    def has_kernels(self, projection: LinearSpec | ExpertsSpec) -> bool:
+        """Whether a GPU multiplies with the tensors as they are. Elsewhere the weight is dequantised while it
+        is loaded."""
 
-class Plain:
-    """Not quantized: the matrix, and the bias where there is one, in the type of activations."""
+    def linear(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> Linear: ...
 
-    def parameters(self, linear: LinearSpec, dtype: torch.dtype) -> Mapping[str, Parameter]:
-        is_split_out = linear.split == "out"
-        weight = Parameter(
-            sources=tuple(_weights(linear.parts, linear.in_size)),
-            shape=(linear.out_size, linear.in_size),
-            dtype=dtype,
-            split_axis={"out": 0, "in": 1, None: None}[linear.split],
-        )
-        if not linear.bias:
-            return {"weight": weight}
-        bias = Parameter(
-            sources=tuple(_biases(linear.parts)),
-            shape=(linear.out_size,),
-            dtype=dtype,
-            split_axis=0 if is_split_out else None,
-        )
-        return {"weight": weight, "bias": bias}
-
-    def expert_parameters(self, experts: ExpertsSpec, dtype: torch.dtype) -> Mapping[str, Parameter]:
-        weight = Parameter(
-            sources=tuple(_expert_weights(experts)),
-            shape=(experts.num_experts, experts.out_size, experts.in_size),
-            dtype=dtype,
-        )
-        if experts.bias is None:
-            return {"weight": weight}
-        shape = (experts.num_experts, experts.out_size)
-        order = experts.parts[0].order
-        source = Source(name=experts.bias, shape=shape, axis=-1, begin=0, size=shape[1], order=order)
-        return {"weight": weight, "bias": Parameter(sources=(source,), shape=shape, dtype=dtype)}
-
-    def linear(self, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> Linear:
-        if not tensors["weight"].is_cuda:
-            return CpuLinear(**tensors)
-        # Not at the top: the CUDA kernels may not be built.
-        from quire.models.cuda.linear import CudaLinear
-
-        return CudaLinear(**tensors, is_invariant=is_invariant)
-
-    def gate_up(self, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> GateUp:
-        if not tensors["weight"].is_cuda:
-            return CpuGateUp(**tensors)
-        from quire.models.cuda.linear import CudaGateUp
-
-        return CudaGateUp(**tensors, is_invariant=is_invariant)
+    def gate_up(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> GateUp: ...
 
 
-def _weights(parts: tuple[LinearPart, ...], in_size: int) -> Iterator[Source]:
-    """The parts' weights, one after the other."""
-    begin = 0
-    for part in parts:
-        shape = (in_size, part.out_size) if part.is_transposed else (part.out_size, in_size)
-        yield Source(
-            name=f"{part.name}.weight",
-            shape=shape,
-            axis=-2,
-            begin=begin,
-            size=part.out_size,
-            order=part.order,
-            is_transposed=part.is_transposed,
-        )
-        begin += part.out_size
+class Storage(Protocol):
+    """How a checkpoint stores a projection's weight."""
 
+    title: str  # for the log
 
-def _biases(parts: tuple[LinearPart, ...]) -> Iterator[Source]:
-    begin = 0
-    for part in parts:
-        size = part.out_size
-        yield Source(
-            name=f"{part.name}.bias", shape=(size,), axis=-1, begin=begin, size=size, order=part.order
-        )
-        begin += size
+    @property
+    def format(self) -> WeightFormat:
+        """What convert() makes."""
 
+    def stored(self, weight: str, part: LinearPart, in_size: int) -> tuple[Stored, ...]:
+        """The tensors. weight: the name that the part's unquantised weight has. Of all experts at once they
+        have one more axis before those given here."""
 
-def _expert_weights(experts: ExpertsSpec) -> Iterator[Source]:
-    """Those of each expert, or of all at once."""
-    for source in _weights(experts.parts, experts.in_size):
-        name = source.name.removesuffix(".weight") + experts.suffix
-        if "{}" in name:
-            for expert in range(experts.num_experts):
-                yield replace(source, name=name.format(expert), expert=expert)
-        else:
-            yield replace(source, name=name, shape=(experts.num_experts, *source.shape))
-
-
-PLAIN = Plain()
+    def convert(self, *stored: Tensor) -> tuple[Tensor, ...]:
+        """The format's tensors, in its order, from the stored ones, on their device."""

@@ -71,7 +71,7 @@ def plan(
             f" {memory.total / (1 << 20):.0f} MiB",
         )
     spec = model.spec
-    weights = model.parameters(dtype).num_bytes + rope_bytes(spec, max_model_len)
+    weights = model.parameters(dtype, torch.device("cuda")).num_bytes + rope_bytes(spec, max_model_len)
     activations = activation_bytes(config, model, dtype)
     graphs = 0 if config.enforce_eager else len(shapes) * spec.num_layers * _GRAPH_BYTES_PER_LAYER
     workspace += table_bytes(config.max_num_seqs, model.vocab_size)

@@ -78,7 +78,7 @@ class CudaRunner:
         device: torch.device,
     ) -> None:
         self._attentions = attentions
-        weights = Weights(model.parameters(dtype), device)
+        weights = Weights(model.parameters(dtype, device), device)
         load_model_weights(config, model, weights.places())
         self._model = Decoder(
             weights, device, core_config.max_model_len, batch_invariant=config.batch_invariant

@@ -67,7 +67,7 @@ def activation_bytes(config: EngineConfig, model: ModelConfig, dtype: torch.dtyp
 
 def weight_bytes(table: ParameterTable) -> int:
     """Of a model on a CPU: a tied head is a table for the embedding and another, laid out for the GEMM."""
-    return table.num_bytes + (table.embedding().num_bytes if table.spec.is_tied else 0)
+    return table.num_bytes + (table.embedding().tensors["weight"].num_bytes if table.spec.is_tied else 0)
 
 
 def rope_bytes(spec: ModelSpec, max_model_len: int) -> int:

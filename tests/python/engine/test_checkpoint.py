@@ -10,7 +10,7 @@ import pytest
 import torch
 from quire.errors import ModelError, ModelNotFound
 from quire.models.checkpoint import fill_dummy, load_checkpoint
-from quire.models.parameters import Place, Source
+from quire.models.sources import Place, Source, Stored
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,15 +19,19 @@ def tensors() -> dict[str, Tensor]:
     return {"a": torch.randn(3, 4), "b": torch.randn(5), "c": torch.randn(2, 2)}
 
 
-def places() -> dict[str, Place]:
-    """Room for tensors(); `a` lies transposed inside a larger matrix."""
+def places(root: str = "") -> dict[str, Place]:
+    """Room for tensors(), whose names begin with `root`; `a` lies transposed inside a larger matrix."""
     views = {"a": torch.zeros(4, 8)[:, 2:5].t(), "b": torch.zeros(5), "c": torch.zeros(2, 2)}
-    return {name: place(name, view) for name, view in views.items()}
+    return {root + name: place(root + name, view) for name, view in views.items()}
 
 
 def place(name: str, view: Tensor, **source: Any) -> Place:
     shape = tuple(view.shape)
-    return Place(view=view, source=Source(name=name, shape=shape, axis=0, begin=0, size=shape[0], **source))
+    stored = (Stored(name=name, shape=shape),)
+    return Place(
+        views=(view,),
+        source=Source(stored=stored, targets=(name,), axis=0, begin=0, size=shape[0], **source),
+    )
 
 
 def save_sharded(folder: Path, given: dict[str, Tensor]) -> None:
@@ -48,7 +52,7 @@ def test_loads_into_views(tmp_path: Path, sharded: bool) -> None:
         save_file(given, tmp_path / "model.safetensors")
     load_checkpoint(tmp_path, room)
     for name, tensor in given.items():
-        assert torch.equal(room[name].view, tensor)
+        assert torch.equal(room[name].views[0], tensor)
 
 
 def test_converts_dtype(tmp_path: Path) -> None:
@@ -57,19 +61,20 @@ def test_converts_dtype(tmp_path: Path) -> None:
     save_file(given, tmp_path / "model.safetensors")
     room = places()
     load_checkpoint(tmp_path, room)
-    assert torch.equal(room["a"].view, given["a"].float())
+    assert torch.equal(room["a"].views[0], given["a"].float())
 
 
 def test_rows_in_another_order_and_transposed(tmp_path: Path) -> None:
     """What a family says of a tensor's rows, and of one stored the other way round, is done while loading."""
     given = {"a": torch.randn(3, 4), "b": torch.randn(3)}
     save_file(given, tmp_path / "model.safetensors")
-    source = Source(name="a", shape=(3, 4), axis=-2, begin=0, size=4, order=(3, 1, 0, 2), is_transposed=True)
-    room = {"a": Place(view=torch.zeros(4, 3), source=source)}
+    stored = (Stored(name="a", shape=(3, 4), is_transposed=True),)
+    source = Source(stored=stored, targets=("a",), axis=0, begin=0, size=4, order=(3, 1, 0, 2))
+    room = {"a": Place(views=(torch.zeros(4, 3),), source=source)}
     room["b"] = place("b", torch.zeros(3), order=(2, 0, 1))
     load_checkpoint(tmp_path, room)
-    assert torch.equal(room["a"].view, given["a"].t()[[3, 1, 0, 2]])
-    assert torch.equal(room["b"].view, given["b"][[2, 0, 1]])
+    assert torch.equal(room["a"].views[0], given["a"].t()[[3, 1, 0, 2]])
+    assert torch.equal(room["b"].views[0], given["b"][[2, 0, 1]])
 
 
 def test_missing_tensor_is_named(tmp_path: Path) -> None:
@@ -96,7 +101,7 @@ def test_wrong_shape_is_named(tmp_path: Path) -> None:
     room = places()
     with pytest.raises(ModelError, match=r"model\.safetensors: c: got shape \[2, 3\]; allowed: \[2, 2\]"):
         load_checkpoint(tmp_path, room)
-    assert not room["a"].view.any()
+    assert not room["a"].views[0].any()
 
 
 def test_damaged_file_is_named(tmp_path: Path) -> None:
@@ -136,9 +141,9 @@ def test_dummy_weights_repeat() -> None:
     norm = place("layer.norm.weight", torch.zeros(4))
     fill_dummy(first | {"layer.norm.weight": norm}, seed=3)
     fill_dummy(second, seed=3)
-    assert torch.equal(first["a"].view, second["a"].view)
-    assert first["a"].view.any()
-    assert torch.equal(norm.view, torch.ones(4))
+    assert torch.equal(first["a"].views[0], second["a"].views[0])
+    assert first["a"].views[0].any()
+    assert torch.equal(norm.views[0], torch.ones(4))
 
 
 @pytest.mark.parametrize("name", ["../other/model.safetensors", "/etc/passwd", "sub/model.safetensors", ".."])
@@ -176,9 +181,9 @@ def test_names_under_another_prefix(tmp_path: Path, prefix: str, caplog: pytest.
     given = tensors()
     others = {"vision_tower.w": torch.ones(1)} if prefix else {}
     save_file({prefix + name: given[name] for name in given} | others, tmp_path / "model.safetensors")
-    room = {f"model.{name}": each for name, each in places().items()}
+    room = places("model.")
     load_checkpoint(tmp_path, room)
-    assert torch.equal(room["model.a"].view, given["a"])
+    assert torch.equal(room["model.a"].views[0], given["a"])
     assert ("of other parts than the language model: vision_tower.w" in caplog.text) == bool(prefix)
     assert "GB/s" in caplog.text
 
@@ -189,4 +194,4 @@ def test_the_single_file_wins(tmp_path: Path) -> None:
     given, room = tensors(), places()
     save_file(given, tmp_path / "model.safetensors")
     load_checkpoint(tmp_path, room)
-    assert torch.equal(room["a"].view, given["a"])
+    assert torch.equal(room["a"].views[0], given["a"])

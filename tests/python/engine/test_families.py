@@ -67,7 +67,8 @@ def test_parameters_are_those_of_transformers(
         model = AutoModelForCausalLM.from_config(reference)
     # A tied head is not among them.
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    assert expected == config.parameters(torch.float32).checkpoint_shapes
+    stored = config.parameters(torch.float32).stored
+    assert expected == {name: each.shape for name, each in stored.items()}
     norms = [config.spec.norm, *(config.spec.attention.qk_norm or ())]
     assert {reference.rms_norm_eps} == {norm.eps for norm in norms}
     assert RopeSpec(theta=reference.rope_parameters["rope_theta"]) == config.spec.attention.rope

@@ -24,7 +24,7 @@ def test_fused_projections_lie_one_after_the_other(llama_folder: Callable[..., P
     weights = Weights(table(llama_folder(attention_bias=True, mlp_bias=True)), CPU)
     places = weights.places()
     for number, place in enumerate(places.values()):
-        place.view.fill_(number)
+        place.views[0].fill_(number)
     layer = weights.table.spec.layers[1]
     for linear, names in (
         (layer.attention.qkv, [f"{LAYER}.self_attn.{name}_proj" for name in "qkv"]),
@@ -36,7 +36,7 @@ def test_fused_projections_lie_one_after_the_other(llama_folder: Callable[..., P
         assert {"weight", "bias"} == set(tensors)
         for role, tensor in tensors.items():
             assert tensor.is_contiguous()
-            assert torch.equal(torch.cat([places[f"{name}.{role}"].view for name in names]), tensor)
+            assert torch.equal(torch.cat([places[f"{name}.{role}"].views[0] for name in names]), tensor)
 
 
 def test_a_tied_head_is_the_embedding(llama_folder: Callable[..., Path]) -> None:
@@ -46,7 +46,8 @@ def test_a_tied_head_is_the_embedding(llama_folder: Callable[..., Path]) -> None
     head = weights.linear(weights.table.spec.head)["weight"]
     assert weights.embedding().data_ptr() == head.data_ptr()
     assert (
-        sum(place.view.nbytes for place in weights.places().values()) + head.nbytes == weights.table.num_bytes
+        sum(place.views[0].nbytes for place in weights.places().values()) + head.nbytes
+        == weights.table.num_bytes
     )
 
 
@@ -63,7 +64,13 @@ def test_what_is_taken_is_forgotten(llama_folder: Callable[..., Path]) -> None:
 def test_what_tensor_parallelism_divides(llama_folder: Callable[..., Path]) -> None:
     """A projection's outputs with their biases, or its inputs, whose bias every rank has; no norm."""
     parameters = table(llama_folder(attention_bias=True, mlp_bias=True))
-    axes = {source.name: parameter.split_axis for parameter in parameters for source in parameter.sources}
+    axes = {
+        source.name: parameter.split_axis
+        for group in parameters
+        for source in group.sources
+        for parameter in group.tensors.values()
+        if (parameter.name,) == source.targets
+    }
     for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"):
         assert (0, 0) == (axes[f"{LAYER}.{name}.weight"], axes[f"{LAYER}.{name}.bias"])
     for name in ("self_attn.o_proj", "mlp.down_proj"):

@@ -28,8 +28,8 @@ LLAMA = {
 
 def checked_model(folder: Path) -> Path:
     write_model(folder, train_byte_level(), **LLAMA)
-    shapes = load_model_config(folder).parameters(torch.float32).checkpoint_shapes
-    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, folder / "model.safetensors")
+    stored = load_model_config(folder).parameters(torch.float32).stored
+    save_file({name: torch.zeros(each.shape) for name, each in stored.items()}, folder / "model.safetensors")
     return folder
 
 

@@ -1,0 +1,77 @@
+"""What is read of a checkpoint, and how it fills the tensors of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quire.models.spec import Order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """One tensor of a checkpoint.
+
+    shape: in the file. is_transposed: its last two axes are swapped as it is read.
+    dtypes: by safetensors' names; None: any that becomes the engine's type by a mere conversion.
+    problem: says what is wrong with its numbers, as "got ...; allowed: ..."; None: they are not checked.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    is_transposed: bool = False
+    dtypes: tuple[str, ...] | None = None
+    problem: Callable[[Tensor], str | None] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Tensors of a checkpoint that fill the same rows of one or several parameters.
+
+    targets: names of the parameters. axis, begin, size: the rows, of each of them. expert: whose rows;
+    None: those of all experts, or there are none. order: of the rows.
+    convert: makes a tensor for each target; None: what is stored is the target.
+    fill_dummy: writes random numbers of plausible size to the targets; None: normally distributed ones.
+    """
+
+    stored: tuple[Stored, ...]
+    targets: tuple[str, ...]
+    axis: int
+    begin: int
+    size: int
+    order: Order = None
+    expert: int | None = None
+    convert: Callable[..., tuple[Tensor, ...]] | None = None
+    fill_dummy: Callable[[Sequence[Tensor], torch.Generator], None] | None = None
+
+    @property
+    def name(self) -> str:
+        """The first tensor's, which belongs to no other source."""
+        return self.stored[0].name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A source, and the part of each of its targets that it fills."""
+
+    views: tuple[Tensor, ...]
+    source: Source
+
+    def fill(self, stored: Sequence[Tensor]) -> None:
+        """stored: the source's tensors as the checkpoint has them. Conversions run on the views' device."""
+        source = self.source
+        tensors = tuple(
+            tensor.transpose(-1, -2) if each.is_transposed else tensor
+            for each, tensor in zip(source.stored, stored, strict=True)
+        )
+        if source.convert is not None:
+            tensors = source.convert(*(tensor.to(self.views[0].device) for tensor in tensors))
+        for view, tensor in zip(self.views, tensors, strict=True):
+            view.copy_(tensor if source.order is None else _ordered(tensor, source.axis, source.order))
+
+
+def _ordered(tensor: Tensor, axis: int, order: tuple[int, ...]) -> Tensor:
+    return tensor.index_select(axis, torch.tensor(order, device=tensor.device))
