@@ -41,6 +41,13 @@ class EngineConfig(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of weights and activations. auto: the checkpoint's; on a GPU bfloat16 for a float32
     checkpoint, on a CPU float32 where it has no instructions for bfloat16."""
+    quantization: (
+        Literal["fp8", "compressed-tensors", "modelopt", "awq", "awq_marlin", "gptq", "gptq_marlin", "mxfp4"]
+        | None
+    ) = None
+    """How weights are stored. null: as the checkpoint says. fp8: those of a checkpoint that is not quantised
+    become e4m3 while they are loaded, with a scale for each output. Any other value must be the checkpoint's
+    method; awq_marlin and gptq_marlin are vLLM's names for awq and gptq."""
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"
     """Type of the KV cache. auto: dtype. fp8: e4m3, half the memory; GPU only."""
     max_model_len: PositiveInt32 | None = None

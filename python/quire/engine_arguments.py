@@ -63,7 +63,7 @@ ARGUMENTS: Mapping[str, Argument] = {
     **only((), "hf_config_path", "rope_theta", instead="write it into the model's config.json"),
     **only(({},), "hf_overrides", "rope_scaling", instead="write it into the model's config.json"),
     **only((True, False), "hf_token", instead="set the environment variable HF_TOKEN"),
-    **only((), "quantization", "quantization_config", "quantization_param_path", "override_attention_dtype"),
+    **only((), "quantization_config", "quantization_param_path", "override_attention_dtype"),
     **any_value("it permits what is refused or read anyway", "allow_deprecated_quantization"),
     **only((False,), "skip_tokenizer_init", "enable_prompt_embeds", "enable_return_routed_experts"),
     **only((False,), "disable_sliding_window", "calculate_kv_scales"),

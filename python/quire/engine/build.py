@@ -141,7 +141,7 @@ def _find_folder(plan: _Plan) -> None:
 
 
 def _read_model_config(plan: _Plan) -> None:
-    plan.model = load_model_config(plan.folder)
+    plan.model = load_model_config(plan.folder, plan.config.quantization)
     plan.warnings += plan.model.warnings
 
 

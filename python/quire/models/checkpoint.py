@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -23,6 +23,7 @@ from quire.errors import ModelError
 from quire.model_folder import listed
 from quire.models.parameters import ParameterTable
 from quire.models.sources import Place, Stored
+from quire.models.tensor_names import NAMINGS, Naming
 from quire.models.weight_files import WeightFiles, open_weights
 
 if TYPE_CHECKING:
@@ -31,32 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("quire.engine")
 
 _PIECE = 1 << 22  # elements compared at once
-
-
-class _Names(NamedTuple):
-    """What a checkpoint may call a model's tensors: `root` of the model's names, and what stands there."""
-
-    root: str
-    stored: str
-    is_wrapped: bool = False  # a part of a multimodal model, whose other parts nobody reads
-
-    def __call__(self, name: str) -> str:
-        return self.stored + name.removeprefix(self.root) if name.startswith(self.root) else name
-
-    def has(self, stored: str) -> bool:
-        """Whether a tensor is of this part of its model."""
-        return not self.is_wrapped or stored.startswith(self.stored)
-
-
-# The one that fits most names counts, of equal ones the first.
-_NAMINGS = (
-    _Names("", ""),
-    _Names("model.", ""),  # saved from the model without its head
-    _Names("transformer.", ""),
-    _Names("", "language_model.", is_wrapped=True),
-    _Names("model.", "model.language_model.", is_wrapped=True),
-    _Names("model.", "language_model.", is_wrapped=True),
-)
 
 
 def load_model_weights(config: EngineConfig, model: ModelConfig, places: Mapping[str, Place]) -> None:
@@ -103,14 +78,14 @@ def find_tensors(
     """Where each tensor of the model is. Raises ModelError for what is missing, of another shape or type, or
     more than the model has."""
     headers = files.headers
-    naming = max(_NAMINGS, key=lambda each: sum(each(name) in headers for name in stored_tensors))
-    names = {name: naming(name) for name in stored_tensors}
+    naming = max(NAMINGS, key=lambda each: sum(each(name) in headers for name in stored_tensors))
+    names = {name: _present(naming, each, headers) for name, each in stored_tensors.items()}
     known = {names[name]: expected for name, expected in stored_tensors.items()}
     for stored, header in headers.items():
         expected = known.get(stored)
         if expected is None:
             continue
-        if header.shape != expected.shape:
+        if not expected.has_shape(header.shape):
             problem = f"got shape {list(header.shape)}; allowed: {list(expected.shape)}, as config.json says"
             raise ModelError(f"{header.file}: {stored}: {problem}")
         if header.dtype not in (expected.dtypes or files.dtypes):
@@ -128,6 +103,12 @@ def find_tensors(
             f"{files.folder}: tensors that the architecture in config.json does not have: {listed(extra)}"
         )
     return FoundTensors(names, unread)
+
+
+def _present(naming: Naming, expected: Stored, names: Container[str]) -> str:
+    """The first of its names that is there; the usual one where none is."""
+    possible = [naming(name) for name in (expected.name, *expected.other_names)]
+    return next((name for name in possible if name in names), possible[0])
 
 
 def _fits(name: str, patterns: Iterable[str]) -> bool:
@@ -162,6 +143,8 @@ def _copy(files: WeightFiles, names: Mapping[str, str], places: Mapping[str, Pla
         for place in places.values():
             found = [names[each.name] for each in place.source.stored]
             tensors = [files.read(name) for name in found]
+            if place.source.convert is not None:
+                tensors = [tensor.to(place.views[0].device) for tensor in tensors]
             for each, name, tensor in zip(place.source.stored, found, tensors, strict=True):
                 if each.problem is not None and (problem := each.problem(tensor)):
                     raise ModelError(f"{files.headers[name].file}: {name}: {problem}")

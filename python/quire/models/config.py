@@ -15,21 +15,13 @@ from quire.model_files import read_json_object
 from quire.models.checkpoint import has_other_head
 from quire.models.config_reader import ConfigReader
 from quire.models.families import FAMILIES, Family
-from quire.models.formats.quantization import UNQUANTIZED, Quantization
+from quire.models.formats.quantization import Quantization
+from quire.models.formats.read_quantization import read_quantization
 from quire.models.parameters import ParameterTable
 from quire.models.spec import ModelSpec
 
 # What names of architectures end with.
 _ENDING = re.compile("ForCausalLM|LMHeadModel")
-
-# Files that say how weights are quantized: the key, and the method's key in its value.
-_QUANTIZATION = (
-    ("config.json", "quantization_config", "quant_method"),
-    ("config.json", "compression_config", ""),
-    ("hf_quant_config.json", "quantization", "quant_algo"),
-    ("quantize_config.json", "bits", ""),
-    ("quant_config.json", "w_bit", ""),
-)
 
 _UNTIED = (
     "tie_word_embeddings: got true, but the checkpoint has a head that is not the embedding: that head is "
@@ -70,26 +62,26 @@ class ModelConfig:
         return ParameterTable(spec=self.spec, quantization=self.quantization, dtype=dtype, device=device)
 
 
-def load_model_config(folder: Path) -> ModelConfig:
+def load_model_config(folder: Path, quantization: str | None = None) -> ModelConfig:
     """Read ``config.json`` (and the stop ids of ``generation_config.json``); raise ModelError for what we
-    cannot run."""
+    cannot run, and InvalidArgument for a setting `quantization` that contradicts it."""
     file = folder / "config.json"
     try:
         config = ConfigReader(file, _of_the_language_model(read_json_object(file)))
     except FileNotFoundError:
         raise ModelNotFound(f"{file}: no such file; a Hugging Face model folder has one") from None
     family = _family(config)
-    _refuse_quantization(config)
+    found = read_quantization(config, quantization)
     dtype = config.get("dtype", str, None) or config.get("torch_dtype", str, "float32")
     if dtype not in DTYPES:
         config.refuse("dtype", dtype, ", ".join(DTYPES))
     spec = family(config)
     config.refuse_unread()
-    untied = _untied(config, family, spec)
+    untied = _untied(config, family, spec, found)
     return ModelConfig(
         folder=folder,
         spec=untied or spec,
-        quantization=UNQUANTIZED,
+        quantization=found,
         checkpoint_dtype=dtype,
         bos_token_id=_bos_token_id(config),
         eos_token_ids=_eos_token_ids(config, folder / "generation_config.json"),
@@ -127,26 +119,9 @@ def _family(config: ConfigReader) -> Family:
     return family
 
 
-def _refuse_quantization(config: ConfigReader) -> None:
-    """Whichever file says that the weights are quantized, it is named with the method."""
-    folder = config.file.parent
-    for file, key, method in _QUANTIZATION:
-        try:
-            values = (
-                config
-                if file == config.file.name
-                else ConfigReader(folder / file, read_json_object(folder / file))
-            )
-        except FileNotFoundError:
-            continue
-        given = values.value(key)
-        if isinstance(given, dict):
-            given = given.get(method, given)
-        if given is not None:
-            values.refuse(key, given, "none (unquantized weights, such as those that these were made from)")
-
-
-def _untied(config: ConfigReader, family: Family, spec: ModelSpec) -> ModelSpec | None:
+def _untied(
+    config: ConfigReader, family: Family, spec: ModelSpec, quantization: Quantization
+) -> ModelSpec | None:
     """The model with a head of its own, where config.json ties it to the embedding and the checkpoint has
     another one."""
     if not spec.is_tied:
@@ -155,7 +130,7 @@ def _untied(config: ConfigReader, family: Family, spec: ModelSpec) -> ModelSpec 
         untied = family(config.with_value("tie_word_embeddings", False))
     except UnsupportedModel:
         return None
-    table = ParameterTable(spec=untied, quantization=UNQUANTIZED, dtype=torch.float32, device=_CPU)
+    table = ParameterTable(spec=untied, quantization=quantization, dtype=torch.float32, device=_CPU)
     return untied if has_other_head(config.file.parent, table) else None
 
 

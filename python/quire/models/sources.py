@@ -15,16 +15,29 @@ from quire.models.spec import Order
 class Stored:
     """One tensor of a checkpoint.
 
-    shape: in the file. is_transposed: its last two axes are swapped as it is read.
+    other_names: what it may be called, too. shape: in the file; may_have_unit_axes: or one that differs by
+    axes of size one. is_transposed: its last two axes are swapped as it is read.
     dtypes: by safetensors' names; None: any that becomes the engine's type by a mere conversion.
     problem: says what is wrong with its numbers, as "got ...; allowed: ..."; None: they are not checked.
     """
 
     name: str
     shape: tuple[int, ...]
+    other_names: tuple[str, ...] = ()
+    may_have_unit_axes: bool = False
     is_transposed: bool = False
     dtypes: tuple[str, ...] | None = None
     problem: Callable[[Tensor], str | None] | None = None
+
+    def has_shape(self, shape: tuple[int, ...]) -> bool:
+        if self.may_have_unit_axes:
+            return _without_unit_axes(shape) == _without_unit_axes(self.shape)
+        return shape == self.shape
+
+    def read(self, tensor: Tensor) -> Tensor:
+        """The tensor of the file in the form that conversions get."""
+        tensor = tensor.reshape(self.shape)
+        return tensor.transpose(-1, -2) if self.is_transposed else tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +74,17 @@ class Place:
     source: Source
 
     def fill(self, stored: Sequence[Tensor]) -> None:
-        """stored: the source's tensors as the checkpoint has them. Conversions run on the views' device."""
+        """stored: the source's tensors as the checkpoint has them; conversions run on their device."""
         source = self.source
-        tensors = tuple(
-            tensor.transpose(-1, -2) if each.is_transposed else tensor
-            for each, tensor in zip(source.stored, stored, strict=True)
-        )
+        tensors = tuple(each.read(tensor) for each, tensor in zip(source.stored, stored, strict=True))
         if source.convert is not None:
-            tensors = source.convert(*(tensor.to(self.views[0].device) for tensor in tensors))
+            tensors = source.convert(*tensors)
         for view, tensor in zip(self.views, tensors, strict=True):
             view.copy_(tensor if source.order is None else _ordered(tensor, source.axis, source.order))
+
+
+def _without_unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
 
 
 def _ordered(tensor: Tensor, axis: int, order: tuple[int, ...]) -> Tensor:

@@ -23,8 +23,6 @@ class WeightFormat(Protocol):
     """How a projection's weight lies on a device. The first axis of each of its tensors is that of outputs:
     projections of the same input lie one after the other. All experts' have one more axis before it."""
 
-    title: str  # for the log
-
     def tensors(self, out_size: int, in_size: int, dtype: torch.dtype) -> Mapping[str, TensorType]:
         """The tensors by their roles: the arguments of linear(), which has a bias beside them. dtype: of
         activations."""
@@ -47,7 +45,9 @@ class WeightFormat(Protocol):
 class Storage(Protocol):
     """How a checkpoint stores a projection's weight."""
 
-    title: str  # for the log
+    @property
+    def title(self) -> str:
+        """For the log."""
 
     @property
     def format(self) -> WeightFormat:

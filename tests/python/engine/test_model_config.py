@@ -80,9 +80,14 @@ def test_rope_table_equals_transformers(tmp_path: Path, values: dict[str, Any]) 
         ({"architectures": [{"a": 1}]}, "architectures", '[{"a": 1}]', "LlamaForCausalLM, MistralFor"),
         ({"architectures": []}, "architectures", "[]", "LlamaForCausalLM"),
         ({"hidden_act": "tanh"}, "hidden_act", '"tanh"', '"silu", "swish", "gelu"'),
-        ({"quantization_config": {"quant_method": "awq"}}, "quantization_config", "awq", "none"),
-        ({"quantization_config": {}}, "quantization_config", "{}", "none"),
-        ({"compression_config": {"format": "int"}}, "compression_config", '{"format": "int"}', "none"),
+        (
+            {"quantization_config": {"quant_method": "bitsandbytes"}},
+            "quantization_config.quant_method",
+            "bitsandbytes",
+            '"compressed-tensors", "fp8", "modelopt"',
+        ),
+        ({"quantization_config": {}}, "quantization_config.quant_method", "null", '"compressed-tensors"'),
+        ({"compression_config": {"format": "x"}}, "compression_config.config_groups", "null", "an object"),
         (
             {"rope_scaling": {"type": "ntk", "factor": 2.0}},
             "rope_scaling.type",

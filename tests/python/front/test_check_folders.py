@@ -192,20 +192,20 @@ FORMS: dict[str, tuple[Callable[[Path], object], str]] = {
         "lm_head.weight: got dtype I8; allowed: ",
     ),
     "quantization_config": (
-        lambda model: configure(model, quantization_config={"quant_method": "awq"}),
-        'config.json: quantization_config: got "awq"; allowed: none (unquantized weights',
+        lambda model: configure(model, quantization_config={"quant_method": "bitsandbytes"}),
+        'config.json: quantization_config.quant_method: got "bitsandbytes"; allowed: "compressed-tensors", ',
     ),
     "compression_config": (
-        lambda model: configure(model, compression_config={"format": "pack-quantized"}),
-        'config.json: compression_config: got {"format": "pack-quantized"}; allowed: none (unquantized',
+        lambda model: configure(model, compression_config={"format": "int-quantized"}),
+        "config.json: compression_config.config_groups: got null; allowed: an object",
     ),
     "ModelOpt": (
         lambda model: configure(model, "hf_quant_config.json", quantization={"quant_algo": "NVFP4"}),
-        'hf_quant_config.json: quantization: got "NVFP4"; allowed: none (unquantized weights',
+        'hf_quant_config.json: quantization.quant_algo: got "NVFP4"; allowed: "FP8", ',
     ),
     "GPTQ": (
         lambda model: configure(model, "quantize_config.json", bits=4, group_size=128),
-        "quantize_config.json: bits: got 4; allowed: none (unquantized weights",
+        'quantize_config.json: quant_method: got "gptq"; allowed: "compressed-tensors", ',
     ),
     "eos beyond the vocabulary": (
         lambda model: configure(model, eos_token_id=5000),

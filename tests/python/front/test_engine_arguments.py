@@ -60,7 +60,7 @@ def test_what_asks_for_nothing_is_taken(tmp_path: Path, values: dict[str, Any]) 
         ("tensor_parallel_size", True, "got true, which is not supported yet; allowed: 1 or null"),
         ("enable_lora", "true", 'got "true", which is not supported yet; allowed: false or null'),
         ("enable_lora", 0, "got 0, which is not supported yet; allowed: false or null"),
-        ("quantization", "awq", 'got "awq", which is not supported yet; allowed: null'),
+        ("quantization", "bitsandbytes", 'got "bitsandbytes"; allowed: "fp8", "compressed-tensors", '),
         ("max_logprobs", -1, "got -1, which is not supported yet; allowed: an integer in [0, 20] or null"),
         (
             "max_logprobs",

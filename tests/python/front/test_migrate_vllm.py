@@ -125,7 +125,7 @@ def test_old_defaults_stay(repository: Path, output: Path) -> None:
             "",
             ["tensor_parallel_size", "enable_lora"],
         ),
-        ({"quantization": "awq"}, "", ["quantization"]),
+        ({"quantization": "bitsandbytes"}, "", ["quantization"]),
         ({"max_num_seq": 4}, "", ["max_num_seq"]),
         ({"kv_cache_dtype": "fp8_e5m2"}, "", ["kv_cache_dtype"]),
         ({}, "instance_group [ { count: 2 kind: KIND_MODEL } ]", ["instance_group.count"]),

@@ -17,7 +17,7 @@ from quire.models.weight_formats import TensorType
 
 @dataclass(frozen=True)
 class Plain:
-    title = "plain"
+    """See WeightFormat."""
 
     def tensors(self, out_size: int, in_size: int, dtype: torch.dtype) -> Mapping[str, TensorType]:
         return {"weight": TensorType((out_size, in_size), dtype)}
