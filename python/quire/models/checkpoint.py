@@ -21,7 +21,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from quire.config import EngineConfig
 from quire.errors import ModelError
 from quire.model_folder import listed
-from quire.models.parameters import ParameterTable
+from quire.models.format_report import describe_dequantised, describe_formats
+from quire.models.formats.plain import PLAIN
+from quire.models.parameters import ParameterTable, Weights
 from quire.models.sources import Place, Stored
 from quire.models.tensor_names import NAMINGS, Naming
 from quire.models.weight_files import WeightFiles, open_weights
@@ -34,12 +36,18 @@ log = logging.getLogger("quire.engine")
 _PIECE = 1 << 22  # elements compared at once
 
 
-def load_model_weights(config: EngineConfig, model: ModelConfig, places: Mapping[str, Place]) -> None:
-    """Fill a model's weights as `load_format` says."""
+def load_model_weights(config: EngineConfig, model: ModelConfig, weights: Weights) -> None:
+    """Fill a model's weights as `load_format` says; the log has how they are stored."""
+    table, places = weights.table, weights.places()
+    if line := describe_formats(table):
+        log.info("%s", line)
+    if line := describe_dequantised(table):
+        # A CPU multiplies with nothing else.
+        log.log(logging.INFO if table.device.type == "cpu" else logging.WARNING, "%s", line)
     if config.load_format == "dummy":
         fill_dummy(places, config.seed)
     else:
-        load_checkpoint(model.folder, places, model.ignored)
+        load_checkpoint(model.folder, places, table.ignored)
 
 
 def check_checkpoint(config: EngineConfig, model: ModelConfig) -> None:
@@ -121,9 +129,11 @@ def has_other_head(folder: Path, untied: ParameterTable) -> bool:
     try:
         files = open_weights(folder)
         names = find_tensors(files, untied.stored, untied.ignored).names
+        head_name = untied.spec.head.parts[0].name
+        if untied.storage_of(head_name).format != PLAIN:
+            return True
         embedding, head = (
-            files.read(names[f"{name}.weight"])
-            for name in (untied.spec.embedding.name, untied.spec.head.parts[0].name)
+            files.read(names[f"{name}.weight"]) for name in (untied.spec.embedding.name, head_name)
         )
     except ModelError:
         return False

@@ -52,11 +52,6 @@ class ModelConfig:
     def max_position_embeddings(self) -> int:
         return self.spec.max_positions
 
-    @property
-    def ignored(self) -> tuple[str, ...]:
-        """See ParameterTable."""
-        return (*self.spec.ignored, *self.quantization.ignored)
-
     def parameters(self, dtype: torch.dtype, device: torch.device = _CPU) -> ParameterTable:
         """For activations of this type, on a device of this type."""
         return ParameterTable(spec=self.spec, quantization=self.quantization, dtype=dtype, device=device)

@@ -78,10 +78,10 @@ class ParameterTable:
         return stored_as_is(vectors, self.dtype, order=norm.order)
 
     def linear(self, linear: LinearSpec) -> Parameters:
-        return linear_parameters(linear, self.format_of(linear), self._storage_of, self.dtype)
+        return linear_parameters(linear, self.format_of(linear), self.storage_of, self.dtype)
 
     def experts(self, experts: ExpertsSpec) -> Parameters:
-        return expert_parameters(experts, self.format_of(experts), self._storage_of, self.dtype)
+        return expert_parameters(experts, self.format_of(experts), self.storage_of, self.dtype)
 
     def sinks(self, attention: AttentionSpec) -> Parameters:
         vectors = {"sinks": (attention.sinks, (attention.num_q_heads,))} if attention.sinks else {}
@@ -95,14 +95,15 @@ class ParameterTable:
     def format_of(self, projection: LinearSpec | ExpertsSpec) -> WeightFormat:
         """How its weight lies on the device: in the checkpoint's format if there are kernels for it and all
         parts have it."""
-        formats = {self._storage_of(part.name).format for part in projection.parts}
+        formats = {self.storage_of(part.name).format for part in projection.parts}
         if self.device.type == "cuda" and len(formats) == 1:
             (found,) = formats
             if found.has_kernels(projection):
                 return found
         return PLAIN
 
-    def _storage_of(self, name: str) -> Storage:
+    def storage_of(self, name: str) -> Storage:
+        """How the checkpoint stores the projection of this name."""
         if name == self.spec.embedding.name:  # a tied head
             return PLAIN_STORAGE
         return self.quantization.storage_of(name, self.spec.kinds.get(name, "inner"))

@@ -79,7 +79,7 @@ class CudaRunner:
     ) -> None:
         self._attentions = attentions
         weights = Weights(model.parameters(dtype, device), device)
-        load_model_weights(config, model, weights.places())
+        load_model_weights(config, model, weights)
         self._model = Decoder(
             weights, device, core_config.max_model_len, batch_invariant=config.batch_invariant
         )

@@ -67,7 +67,7 @@ class ModelRunner:
         torch.set_num_threads(self.num_threads)
         ops.set_num_threads(self.num_threads)
         weights = Weights(model.parameters(dtype), CPU)
-        load_model_weights(config, model, weights.places())
+        load_model_weights(config, model, weights)
         self.model = Decoder(weights, CPU, max_model_len)
         self._attentions = paged_attentions(model.spec, CPU)
         spec = model.spec

@@ -230,6 +230,19 @@ def test_modules_that_are_left_plain(make: Make, form: str, key: str, names: lis
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_a_quantised_head(make: Make) -> None:
+    """A head that the checkpoint quantises is dequantised; of a tied model it is then another head."""
+    quantized, plain = make(
+        "compressed-tensors channel",
+        config={"quantization_config": groups("channel") | {"ignore": []}},
+        is_quantized=lambda name: "_proj.weight" in name or name == "lm_head.weight",
+    )
+    expected = loaded(plain, torch.bfloat16)["lm_head.weight"]
+    for is_tied in (False, True):
+        write_json(quantized / "config.json", {"tie_word_embeddings": is_tied})
+        assert torch.equal(loaded(quantized, torch.bfloat16)["lm_head.weight"], expected)
+
+
 def test_parts_that_are_stored_differently_are_dequantised(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
