@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from torch import Tensor
 
 from quire.config import EngineConfig
 from quire.errors import ModelError
@@ -73,8 +74,8 @@ def load_checkpoint(folder: Path, places: Mapping[str, Place], ignored: Iterable
 
 
 class FoundTensors(NamedTuple):
-    """names: the model's name of a tensor -> the files'. other_parts: names of tensors that are of a
-    multimodal model and not of its language model."""
+    """names: the model's name of a tensor -> the files', of all that are there. other_parts: names of tensors
+    that are of a multimodal model and not of its language model."""
 
     names: Mapping[str, str]
     other_parts: Sequence[str]
@@ -100,7 +101,7 @@ def find_tensors(
             allowed = ", ".join(expected.dtypes or files.dtypes)
             hint = "" if expected.dtypes else " (unquantized weights)"
             raise ModelError(f"{header.file}: {stored}: got dtype {header.dtype}; allowed: {allowed}{hint}")
-    missing = [stored for stored in known if stored not in headers]
+    missing = [name for name, each in known.items() if name not in headers and each.default is None]
     if missing:
         raise ModelError(f"{files.folder}: tensors missing from the checkpoint: {listed(missing)}")
     patterns = [naming(pattern) for pattern in ignored]
@@ -110,7 +111,7 @@ def find_tensors(
         raise ModelError(
             f"{files.folder}: tensors that the architecture in config.json does not have: {listed(extra)}"
         )
-    return FoundTensors(names, unread)
+    return FoundTensors({name: stored for name, stored in names.items() if stored in headers}, unread)
 
 
 def _present(naming: Naming, expected: Stored, names: Container[str]) -> str:
@@ -151,18 +152,30 @@ def _copy(files: WeightFiles, names: Mapping[str, str], places: Mapping[str, Pla
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("weights", total=total)
         for place in places.values():
-            found = [names[each.name] for each in place.source.stored]
-            tensors = [files.read(name) for name in found]
-            if place.source.convert is not None:
-                tensors = [tensor.to(place.views[0].device) for tensor in tensors]
-            for each, name, tensor in zip(place.source.stored, found, tensors, strict=True):
-                if each.problem is not None and (problem := each.problem(tensor)):
-                    raise ModelError(f"{files.headers[name].file}: {name}: {problem}")
-            place.fill(tensors)
+            # A conversion runs on the device, where it is faster.
+            device = place.views[0].device if place.source.convert is not None else None
+            place.fill([_read(files, names, each, device) for each in place.source.stored])
+            found = [names[each.name] for each in place.source.stored if each.name in names]
             progress.advance(task, sum(files.headers[name].num_bytes for name in found))
     seconds = max(time.monotonic() - began, 1e-9)
     size = total / 1e9
     log.info("loaded %.2f GB of weights in %.1f s (%.2f GB/s)", size, seconds, size / seconds)
+
+
+def _read(
+    files: WeightFiles, names: Mapping[str, str], stored: Stored, device: torch.device | None
+) -> Tensor:
+    """A tensor whose numbers are checked, on the device where one is given."""
+    if stored.name not in names:
+        assert stored.default is not None
+        return torch.full(stored.shape, stored.default, device=device)
+    name = names[stored.name]
+    tensor = files.read(name)
+    if device is not None:
+        tensor = tensor.to(device)
+    if stored.problem is not None and (problem := stored.problem(tensor)):
+        raise ModelError(f"{files.headers[name].file}: {name}: {problem}")
+    return tensor
 
 
 def fill_dummy(places: Mapping[str, Place], seed: int = 0) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quire.models.formats.kv_scales import kv_scale_parameters
 from quire.models.formats.plain import PLAIN, PLAIN_STORAGE
 from quire.models.formats.projections import expert_parameters, linear_parameters
 from quire.models.formats.quantization import Quantization
@@ -108,6 +109,12 @@ class ParameterTable:
             return PLAIN_STORAGE
         return self.quantization.storage_of(name, self.spec.kinds.get(name, "inner"))
 
+    def kv_scales(self) -> Iterator[Parameters]:
+        """Numbers for the host, apart from what is on the device, for each layer; none where weights are not
+        quantised."""
+        if self.quantization.method is not None:
+            yield from (kv_scale_parameters(layer.attention) for layer in self.spec.layers)
+
     @property
     def num_bytes(self) -> int:
         unique = {parameter for group in self for parameter in group.tensors.values()}
@@ -116,7 +123,8 @@ class ParameterTable:
     @property
     def stored(self) -> dict[str, Stored]:
         """By name: every tensor that a checkpoint of this model has."""
-        return {each.name: each for group in self for source in group.sources for each in source.stored}
+        groups = (*self, *self.kv_scales())
+        return {each.name: each for group in groups for source in group.sources for each in source.stored}
 
     @property
     def ignored(self) -> tuple[str, ...]:
@@ -137,9 +145,20 @@ class Weights:
             for parameter in self._uses
         }
 
+        self._kv_scales = {
+            parameter.name: torch.ones(parameter.shape, dtype=parameter.dtype)
+            for group in table.kv_scales()
+            for parameter in group.tensors.values()
+        }
+
     def places(self) -> dict[str, Place]:
         """By the sources' names: the parts of tensors that they fill."""
-        return {name: place for group in self.table for name, place in group.places(self._tensors).items()}
+        places: dict[str, Place] = {}
+        for group in self.table:
+            places |= group.places(self._tensors)
+        for group in self.table.kv_scales():
+            places |= group.places(self._kv_scales)
+        return places
 
     def embedding(self) -> Tensor:
         return self._take(self.table.embedding())["weight"]
@@ -167,6 +186,14 @@ class Weights:
 
     def sinks(self, attention: AttentionSpec) -> Tensor | None:
         return self._take(self.table.sinks(attention)).get("sinks")
+
+    def kv_scales(self) -> list[tuple[float, float]]:
+        """What the keys and the values of each layer in a float8 KV cache are to be multiplied by."""
+        scales = [
+            (float(self._kv_scales[group.tensors["k"].name]), float(self._kv_scales[group.tensors["v"].name]))
+            for group in self.table.kv_scales()
+        ]
+        return scales or [(1.0, 1.0)] * self.table.spec.num_layers
 
     def selection_bias(self, moe: MoeSpec) -> Tensor | None:
         return self._take(self.table.selection_bias(moe)).get("bias")

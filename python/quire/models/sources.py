@@ -17,6 +17,7 @@ class Stored:
 
     other_names: what it may be called, too. shape: in the file; may_have_unit_axes: or one that differs by
     axes of size one. is_transposed: its last two axes are swapped as it is read.
+    default: what all of its numbers are where no file has it; None: one must have it.
     dtypes: by safetensors' names; None: any that becomes the engine's type by a mere conversion.
     problem: says what is wrong with its numbers, as "got ...; allowed: ..."; None: they are not checked.
     """
@@ -26,6 +27,7 @@ class Stored:
     other_names: tuple[str, ...] = ()
     may_have_unit_axes: bool = False
     is_transposed: bool = False
+    default: float | None = None
     dtypes: tuple[str, ...] | None = None
     problem: Callable[[Tensor], str | None] | None = None
 

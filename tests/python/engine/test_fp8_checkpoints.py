@@ -230,6 +230,43 @@ def test_modules_that_are_left_plain(make: Make, form: str, key: str, names: lis
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+KV_NAMES: dict[str, tuple[str, ...]] = {
+    "compressed-tensors": ("self_attn.k_scale", "self_attn.v_scale"),
+    "vLLM": ("self_attn.attn.k_scale", "self_attn.attn.v_scale"),
+    "ModelOpt": ("self_attn.k_proj.k_scale", "self_attn.v_proj.v_scale"),
+    "older": ("self_attn.k_proj.output_scale", "self_attn.v_proj.output_scale"),
+    "one for both": ("self_attn.kv_scale",),
+}
+
+
+@pytest.mark.parametrize("form", KV_NAMES)
+def test_scales_of_the_kv_cache(make: Make, form: str) -> None:
+    """They are found under every name, as a scalar or a vector of one; 1 where a layer has none."""
+    folder, plain = make("compressed-tensors channel")
+    names = [f"model.layers.1.{name}" for name in KV_NAMES[form]]
+    scales = {names[0]: torch.tensor(0.25), names[-1]: torch.tensor([0.5])}
+    change_tensors(folder, lambda tensors: tensors | scales)
+    table = load_model_config(folder).parameters(torch.bfloat16)
+    weights = Weights(table, CPU)
+    load_checkpoint(folder, weights.places(), table.ignored)
+    assert Weights(load_model_config(plain).parameters(torch.bfloat16), CPU).kv_scales() == [(1.0, 1.0)] * 3
+    assert weights.kv_scales() == [(1.0, 1.0), (0.25 if len(names) > 1 else 0.5, 0.5), (1.0, 1.0)]
+
+
+def test_a_scale_of_the_kv_cache_that_is_none(make: Make) -> None:
+    """File, tensor, value, and what is allowed."""
+    folder, _ = make("compressed-tensors channel")
+    name = "model.layers.1.self_attn.v_scale"
+    for wrong, problem in (
+        (torch.tensor(0.0), "got 0 at []; allowed: finite"),
+        (torch.ones(2), "got shape [2]"),
+    ):
+        change_tensors(folder, lambda tensors: tensors | {name: wrong})  # noqa: B023 - called at once
+        with pytest.raises(ModelError) as caught:
+            loaded(folder, torch.bfloat16)
+        assert f"model.safetensors: {name}: {problem}" in str(caught.value)
+
+
 def test_a_quantised_head(make: Make) -> None:
     """A head that the checkpoint quantises is dequantised; of a tied model it is then another head."""
     quantized, plain = make(

@@ -110,7 +110,7 @@ class Fp8Storage:
             other_names=tuple(others),
             shape=shapes[self.scales],
             may_have_unit_axes=True,
-            problem=_problem_of_scales,
+            problem=problem_of_scales,
         )
         return codes, scales
 
@@ -166,7 +166,7 @@ def _problem_of_codes(codes: Tensor) -> str | None:
     return f"got NaN at {_first(codes.float().isnan())}; allowed: numbers"
 
 
-def _problem_of_scales(scales: Tensor) -> str | None:
+def problem_of_scales(scales: Tensor) -> str | None:
     is_wrong = ~((scales > 0) & (scales < torch.inf))
     if not is_wrong.any():
         return None

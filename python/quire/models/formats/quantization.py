@@ -15,7 +15,10 @@ from quire.models.weight_formats import Storage
 Patterns = tuple[re.Pattern[str], ...]  # that match the whole name of a projection
 
 # Scales of activations, which are computed for each token instead, and zero points of what is symmetric.
-_UNREAD = ("*.input_scale", "*.activation_scale", "*.output_scale", "*.weight_zero_point")
+_UNREAD = (
+    *("*.input_scale", "*.activation_scale", "*.output_scale", "*.q_scale", "*.prob_scale"),
+    "*.weight_zero_point",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
