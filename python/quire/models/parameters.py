@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -42,6 +43,14 @@ class ParameterTable:
 
     def __iter__(self) -> Iterator[Parameters]:
         """In the order of the checkpoint. A tied head's weight is the embedding's, and comes twice."""
+        return iter(self._groups)
+
+    @cached_property
+    def _groups(self) -> tuple[Parameters, ...]:
+        """Made once: with experts they are many."""
+        return tuple(self._make_groups())
+
+    def _make_groups(self) -> Iterator[Parameters]:
         spec = self.spec
         yield self.embedding()
         yield self.positions()

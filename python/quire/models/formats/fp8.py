@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from typing import Literal
 
@@ -60,7 +61,8 @@ class Fp8:
             )
 
     def has_kernels(self, projection: LinearSpec | ExpertsSpec) -> bool:
-        return isinstance(projection, LinearSpec) and find_spec("quire.models.cuda.fp8_linear") is not None
+        """Their order of columns is one of 16."""
+        return isinstance(projection, LinearSpec) and projection.in_size % 16 == 0 and _has_fp8_linear()
 
     def linear(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> Linear:
         # Not at the top: the CUDA kernels may not be built.
@@ -78,6 +80,11 @@ class Fp8:
 
         gate_up: GateUp = CudaFp8GateUp(**tensors, is_invariant=is_invariant)
         return gate_up
+
+
+@cache
+def _has_fp8_linear() -> bool:
+    return find_spec("quire.models.cuda.fp8_linear") is not None
 
 
 FP8 = Fp8()
