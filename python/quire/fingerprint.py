@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quire.errors import ModelError, ModelNotFound
+from quire.model_folder import CONFIG, HF_QUANT_CONFIG, QUANT_CONFIG, QUANTIZE_CONFIG
 from quire.tokenizer_files import TOKENIZER_FILES
 
-_SMALL_FILES = ("config.json", "generation_config.json")
+_SMALL_FILES = (CONFIG, "generation_config.json", HF_QUANT_CONFIG, QUANTIZE_CONFIG, QUANT_CONFIG)
 _WEIGHTS = (".safetensors", ".gguf")
 _NUM_SAMPLES = 64
 _SAMPLE_SIZE = 4096

@@ -15,6 +15,10 @@ CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 GGUF = "model.gguf"  # of a folder that was made from a GGUF file
+# Beside config.json: ModelOpt's description of quantised weights, GPTQ's and AWQ's.
+HF_QUANT_CONFIG = "hf_quant_config.json"
+QUANTIZE_CONFIG = "quantize_config.json"
+QUANT_CONFIG = "quant_config.json"
 
 _CONVERT = (
     "python -c \"from transformers import AutoModelForCausalLM as M; M.from_pretrained('{0}')"

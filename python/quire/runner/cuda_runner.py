@@ -83,6 +83,7 @@ class CudaRunner:
         self._model = Decoder(
             weights, device, core_config.max_model_len, batch_invariant=config.batch_invariant
         )
+        torch.cuda.empty_cache()  # what conversions of weights took is for the KV cache
         spec, max_num_seqs = model.spec, config.max_num_seqs
         self._activations = Activations(
             spec, dtype, device, config.max_num_batched_tokens, max_num_seqs, has_outputs=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import socket
@@ -167,6 +168,20 @@ def test_weights_that_have_changed(llama_folder: Callable[..., Path], tmp_path: 
     half = len(content) // 2
     weights.write_bytes(content[:half] + bytes(256 - byte - 1 for byte in content[half:]))
     with pytest.raises(ModelError, match=r"\(\*\.safetensors\)"):
+        loaded.check()
+
+
+@pytest.mark.parametrize("name", ["hf_quant_config.json", "quantize_config.json", "quant_config.json"])
+def test_a_description_of_quantisation_that_has_changed(
+    llama_folder: Callable[..., Path], tmp_path: Path, name: str
+) -> None:
+    """The same weights mean other numbers then."""
+    folder = tmp_path / "model"
+    shutil.copytree(llama_folder(), folder)
+    loaded = LoadedFolder.from_text(LoadedFolder.of(folder).to_text())
+    loaded.check()
+    (folder / name).write_text("{}")
+    with pytest.raises(ModelError, match=rf"\({re.escape(name)}\)"):
         loaded.check()
 
 

@@ -81,6 +81,11 @@ FORMS: dict[str, tuple[Callable[[Tensor], Stored], dict[str, Any] | None, dict[s
     "DeepSeek": (partial(fp8_block, suffix="_scale_inv"), fp8(weight_block_size=[128, 128]), {}),
     "AutoFP8": (fp8_tensor, fp8(activation_scheme="static"), {}),
     "Mistral": (partial(fp8_tensor, suffix="_scale_inv"), fp8(weight_block_size=None), {}),
+    "ModelOpt in config.json": (
+        fp8_tensor,
+        {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]},
+        {},
+    ),
     "ModelOpt tensor": (fp8_tensor, None, modelopt("FP8")),
     "ModelOpt channel": (fp8_channel, None, modelopt("FP8_PER_CHANNEL_PER_TOKEN")),
     "ModelOpt block": (partial(fp8_block, has_unit_axes=True), None, modelopt("FP8_PB_WO")),
@@ -226,6 +231,36 @@ def test_modules_that_are_left_plain(make: Make, form: str, key: str, names: lis
         write_json(quantized / "hf_quant_config.json", {"quantization": listed})
     else:
         write_json(quantized / "config.json", {"quantization_config": FORMS[form][1] | {key: names}})
+    found, expected = loaded(quantized, torch.bfloat16), loaded(plain, torch.bfloat16)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_the_older_key(make: Make) -> None:
+    """compression_config is what quantization_config was in older files of compressed-tensors."""
+    config = groups("channel")
+    del config["quant_method"]
+    changes = {"quantization_config": None, "compression_config": config}
+    quantized, plain = make("compressed-tensors channel", config=changes)
+    found, expected = loaded(quantized, torch.bfloat16), loaded(plain, torch.bfloat16)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("prefix", ["language_model.", "model.language_model."])
+@pytest.mark.parametrize("form", ["Mistral", "compressed-tensors channel"])
+def test_inside_of_a_multimodal_model(make: Make, form: str, prefix: str) -> None:
+    """Names begin otherwise, and scales of activations are passed over there, too."""
+    quantized, plain = make(form)
+    begins = "model." if prefix == "model.language_model." else ""
+
+    def rename(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        renamed = {
+            prefix + key.removeprefix(begins) if key.startswith(begins) else key: tensor
+            for key, tensor in tensors.items()
+        }
+        activations = {f"{key.removesuffix('weight')}activation_scale": torch.ones(()) for key in renamed}
+        return renamed | {key: each for key, each in activations.items() if "_proj.activation" in key}
+
+    change_tensors(quantized, rename)
     found, expected = loaded(quantized, torch.bfloat16), loaded(plain, torch.bfloat16)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 

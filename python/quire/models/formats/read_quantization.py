@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from quire.errors import InvalidArgument, describe
 from quire.model_files import read_json_object
+from quire.model_folder import CONFIG, HF_QUANT_CONFIG, QUANT_CONFIG, QUANTIZE_CONFIG
 from quire.models.config_reader import ConfigReader
 from quire.models.formats.compressed_tensors import compressed_tensors
 from quire.models.formats.fp8 import Fp8OnLoad
@@ -24,11 +25,11 @@ _SAME_METHODS: Mapping[str, str] = {"awq_marlin": "awq", "gptq_marlin": "gptq"}
 
 # Where a description may be: the file, the key in it ("": the whole), and the method where it names none.
 _PLACES = (
-    ("config.json", "quantization_config", ""),
-    ("config.json", "compression_config", "compressed-tensors"),
-    ("hf_quant_config.json", "quantization", "modelopt"),
-    ("quantize_config.json", "", "gptq"),
-    ("quant_config.json", "", "awq"),
+    (CONFIG, "quantization_config", ""),
+    (CONFIG, "compression_config", "compressed-tensors"),
+    (HF_QUANT_CONFIG, "quantization", "modelopt"),
+    (QUANTIZE_CONFIG, "", "gptq"),
+    (QUANT_CONFIG, "", "awq"),
 )
 
 _FP8_ON_LOAD = Quantization(method="fp8", rules=(Rule(storage=Fp8OnLoad(), kinds=frozenset({"inner"})),))
@@ -55,7 +56,7 @@ def _of_the_files(config: ConfigReader) -> Quantization:
     """The first description counts."""
     for file, key, default in _PLACES:
         reader = config
-        if file != config.file.name:
+        if file != CONFIG:
             try:
                 path = config.file.with_name(file)
                 reader = ConfigReader(path, read_json_object(path))
