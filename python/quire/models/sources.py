@@ -90,4 +90,7 @@ def _without_unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _ordered(tensor: Tensor, axis: int, order: tuple[int, ...]) -> Tensor:
-    return tensor.index_select(axis, torch.tensor(order, device=tensor.device))
+    index = torch.tensor(order, device=tensor.device)
+    if tensor.element_size() == 1:  # on a GPU not all versions of torch select rows of float8
+        return tensor.view(torch.uint8).index_select(axis, index).view(tensor.dtype)
+    return tensor.index_select(axis, index)
