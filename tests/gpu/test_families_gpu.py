@@ -1,4 +1,5 @@
-"""Every architecture that is served, with random weights: bfloat16 on a GPU beside float32 on the CPU.
+"""Every architecture that is served, and formats of weights, with random weights: bfloat16 on a GPU beside
+float32 on the CPU.
 
 What the CPU computes is compared with transformers in tests/families; neither is needed here.
 """
@@ -17,7 +18,9 @@ import torch
 from llama_reference import save_tokenizer
 from quire import LLM, SamplingParams
 from quire.errors import UnsupportedModel
+from quire.models.checkpoint import load_checkpoint
 from quire.models.config import load_model_config
+from quire.models.parameters import Weights
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -31,6 +34,22 @@ SETTINGS: dict[str, Any] = {
     "num_gpu_blocks_override": 80,
 }
 NUM_OUTPUTS = 16
+FP8 = {"num_bits": 8, "type": "float", "strategy": "channel"}
+GROUP = {"targets": ["Linear"], "weights": FP8, "format": "float-quantized"}
+CHANNEL = {
+    "quant_method": "compressed-tensors",
+    "config_groups": {"group_0": GROUP},
+    "ignore": ["lm_head"],
+}
+BLOCK = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+# A config, and its quantization_config.
+QUANTIZED: dict[str, tuple[str, dict[str, Any]]] = {
+    "fp8 tensor": ("llama3-8b", {"quant_method": "fp8"}),
+    "fp8 channel": ("llama3-8b", CHANNEL),
+    "fp8 block": ("qwen3-8b", BLOCK),
+    "fp8 channel, rows in another order": ("command-r-cohere", CHANNEL),
+    "fp8 block, experts": ("qwen3-moe", BLOCK),
+}
 
 
 def one_of_each() -> list[str]:
@@ -45,9 +64,11 @@ def one_of_each() -> list[str]:
     return [*first.values(), "llama-head-dim-80"]
 
 
-def make_checkpoint(name: str, folder: Path) -> None:
-    """Weights of bfloat16, so large that every layer matters to the logits and these lie apart."""
-    shutil.copy(CONFIGS / f"{name}.json", folder / "config.json")
+def make_checkpoint(name: str, folder: Path, **changes: Any) -> None:
+    """Weights of bfloat16, or of the format's type, so large that every layer matters to the logits and
+    these lie apart."""
+    config = json.loads((CONFIGS / f"{name}.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
     save_tokenizer(folder)
     generator = torch.Generator().manual_seed(0)
 
@@ -60,7 +81,17 @@ def make_checkpoint(name: str, folder: Path) -> None:
         return torch.randn(shape, generator=generator) * scale
 
     stored = load_model_config(folder).parameters(torch.float32).stored
-    tensors = {key: weight(key, each.shape).bfloat16() for key, each in stored.items()}
+    tensors = {}
+    for key, each in stored.items():
+        if each.default is not None:
+            continue
+        if each.dtypes == ("F8_E4M3",):
+            tensors[key] = (torch.randn(each.shape, generator=generator) * 64).to(torch.float8_e4m3fn)
+        elif "_scale" in key:
+            in_size = stored[key.partition("_scale")[0]].shape[-1]
+            tensors[key] = 1.5 * in_size**-0.5 / 64 * (torch.rand(each.shape, generator=generator) + 0.5)
+        else:
+            tensors[key] = weight(key, each.shape).bfloat16()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -111,3 +142,28 @@ def test_near_float32(name: str, tmp_path: Path) -> None:
     make_checkpoint(name, tmp_path)
     on_gpu, on_cpu = errors(tmp_path, "cuda")
     assert on_gpu <= 2 * on_cpu
+
+
+@pytest.mark.parametrize("form", QUANTIZED)
+def test_quantized_near_float32(form: str, tmp_path: Path) -> None:
+    """As near as dequantised weights are in bfloat16 on the CPU."""
+    name, quantization = QUANTIZED[form]
+    make_checkpoint(name, tmp_path, quantization_config=quantization)
+    on_gpu, on_cpu = errors(tmp_path, "cuda")
+    assert on_gpu <= 2 * on_cpu
+
+
+@pytest.mark.parametrize("form", QUANTIZED)
+def test_weights_are_converted_as_on_a_cpu(form: str, tmp_path: Path) -> None:
+    """What a GPU dequantises while loading has the bits of the CPU's."""
+    name, quantization = QUANTIZED[form]
+    make_checkpoint(name, tmp_path, quantization_config=quantization)
+    table = load_model_config(tmp_path).parameters(torch.bfloat16)
+    found = []
+    for device in ("cpu", "cuda"):
+        weights = Weights(table, torch.device(device))
+        places = weights.places()
+        load_checkpoint(tmp_path, places, table.ignored)
+        found.append({key: place.views[0].cpu() for key, place in places.items()})
+    for key, expected in found[0].items():
+        assert torch.equal(found[1][key], expected), key
