@@ -146,7 +146,7 @@ def test_near_float32(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", QUANTIZED)
 def test_quantized_near_float32(form: str, tmp_path: Path) -> None:
-    """As near as dequantised weights are in bfloat16 on the CPU."""
+    """Answers are about as near to float32 as those of dequantised weights in bfloat16 on the CPU."""
     name, quantization = QUANTIZED[form]
     make_checkpoint(name, tmp_path, quantization_config=quantization)
     on_gpu, on_cpu = errors(tmp_path, "cuda")

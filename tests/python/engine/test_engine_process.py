@@ -175,7 +175,7 @@ def test_weights_that_have_changed(llama_folder: Callable[..., Path], tmp_path: 
 def test_a_description_of_quantisation_that_has_changed(
     llama_folder: Callable[..., Path], tmp_path: Path, name: str
 ) -> None:
-    """The same weights mean other numbers then."""
+    """A description that is new or gone is noticed: weights mean other numbers then."""
     folder = tmp_path / "model"
     shutil.copytree(llama_folder(), folder)
     loaded = LoadedFolder.from_text(LoadedFolder.of(folder).to_text())

@@ -127,7 +127,7 @@ def test_weights_are_dequantised_exactly(make: Make, form: str, dtype: torch.dty
         assert torch.equal(found[name], tensor), name
 
 
-@pytest.mark.parametrize("form", ["compressed-tensors channel", "DeepSeek", "ModelOpt tensor"])
+@pytest.mark.parametrize("form", ["compressed-tensors channel", "DeepSeek", "Mistral", "ModelOpt tensor"])
 @pytest.mark.parametrize("model", MODELS)
 def test_models_of_all_kinds(make: Make, model: str, form: str) -> None:
     """Experts, rows in another order, and a tied head, which is never quantised."""

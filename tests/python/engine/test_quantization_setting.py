@@ -9,12 +9,13 @@ import pytest
 import torch
 from quantized_checkpoints import change_tensors, fp8_channel, quantize_folder, write_json
 from quire import LLM, SamplingParams
-from quire.errors import InvalidArgument
+from quire.errors import InvalidArgument, ModelError
 from quire.models.checkpoint import load_checkpoint
 from quire.models.config import load_model_config
 from quire.models.format_report import describe_dequantised, describe_formats
 from quire.models.formats.fp8 import Fp8
 from quire.models.parameters import Weights
+from torch import Tensor
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -52,7 +53,7 @@ def test_fp8_while_loading(
 
 
 def test_a_row_of_zeros(llama_folder: Callable[..., Path], tmp_path: Path) -> None:
-    """It stays zeros, and its scale is no zero, by which nothing can be divided."""
+    """A row of zeros stays zeros: its scale is not 0, by which nothing can be divided."""
     _, folder = quantize_folder(llama_folder(), tmp_path, fp8_channel, config={})
     name = "model.layers.0.mlp.down_proj.weight"
     change_tensors(folder, lambda tensors: tensors | {name: tensors[name] * (torch.arange(64) != 3)[:, None]})
@@ -62,6 +63,24 @@ def test_a_row_of_zeros(llama_folder: Callable[..., Path], tmp_path: Path) -> No
     assert not weight[3].any()
     assert weight.isfinite().all()
     assert weight[2].any()
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_a_weight_that_is_no_number(llama_folder: Callable[..., Path], tmp_path: Path, number: float) -> None:
+    """A weight that cannot be quantised is named, with its file and where it is."""
+    _, folder = quantize_folder(llama_folder(), tmp_path, fp8_channel, config={})
+    name = "model.layers.0.mlp.down_proj.weight"
+
+    def spoil(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        tensors[name][3, 5] = number
+        return tensors
+
+    change_tensors(folder, spoil)
+    weights = Weights(load_model_config(folder, "fp8").parameters(torch.float32), CPU)
+    with pytest.raises(ModelError) as caught:
+        load_checkpoint(folder, weights.places())
+    problem = f"got {number:g} at [3, 5]; allowed: finite numbers"
+    assert str(caught.value) == f"{folder}/model.safetensors: {name}: {problem}"
 
 
 def test_a_plain_checkpoint_is_served_as_its_quantised_one(
@@ -89,7 +108,7 @@ def test_a_method_that_a_plain_checkpoint_has_not(llama_folder: Callable[..., Pa
 
 
 def test_the_method_of_a_quantised_checkpoint(quantized: tuple[Path, Path]) -> None:
-    """Its own is accepted, any other is refused with both."""
+    """A checkpoint's own method is accepted, any other is refused with both."""
     folder, _ = quantized
     assert load_model_config(folder, "fp8").quantization.method == "fp8"
     groups = {"quant_method": "compressed-tensors", "config_groups": {}, "format": "float-quantized"}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from quire.errors import describe
 from quire.models.config_reader import ConfigReader
-from quire.models.formats.fp8 import Fp8Storage, block_of_scales
+from quire.models.formats.fp8 import Fp8Storage, check_block_size
 from quire.models.formats.patterns import exact_or_regex, read_names
 from quire.models.formats.quantization import Quantization, Rule
 from quire.models.weight_formats import Storage
@@ -50,7 +50,7 @@ def _fp8(weights: ConfigReader) -> Storage:
             weights.refuse(key, given, describe(allowed))
     strategy = weights.get("strategy", str, "tensor")
     if strategy == "block":
-        block_of_scales(weights, "block_structure")
+        check_block_size(weights, "block_structure")
         return Fp8Storage("block")
     if strategy == "channel":
         return Fp8Storage("channel")

@@ -61,7 +61,7 @@ class Fp8:
             )
 
     def has_kernels(self, projection: LinearSpec | ExpertsSpec) -> bool:
-        """Their order of columns is one of 16."""
+        """They reorder columns in groups of 16."""
         return isinstance(projection, LinearSpec) and projection.in_size % 16 == 0 and _has_fp8_linear()
 
     def linear(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> Linear:
@@ -141,20 +141,21 @@ class Fp8OnLoad:
     format = FP8
 
     def stored(self, weight: str, part: LinearPart, in_size: int) -> tuple[Stored, ...]:
-        return (plain_weight(weight, part, in_size),)
+        # One that is infinite would leave nothing of the others of its row.
+        return (replace(plain_weight(weight, part, in_size), problem=_problem_of_weights),)
 
     def convert(self, *stored: Tensor) -> tuple[Tensor, ...]:
         (weight,) = stored
         codes = torch.empty(weight.shape, dtype=torch.float8_e4m3fn, device=weight.device)
         scale = torch.empty(weight.shape[:-1], dtype=torch.float32, device=weight.device)
         for rows, to, scales in _pieces(weight, codes, scale):
-            largest = rows.abs().amax(-1).float()
-            scales.copy_(torch.where(largest > 0, largest / FP8_MAX, 1.0))
+            scale_of_row = rows.abs().amax(-1).float() / FP8_MAX
+            scales.copy_(torch.where(scale_of_row > 0, scale_of_row, 1.0))
             to.copy_(rows.float() / scales[..., None])
         return codes, scale
 
 
-def block_of_scales(reader: ConfigReader, key: str) -> None:
+def check_block_size(reader: ConfigReader, key: str) -> None:
     """Refuse sizes of blocks that are not those of FP8_BLOCKED."""
     if (given := reader.get(key, list)) != [BLOCK, BLOCK]:
         reader.refuse(key, given, f"[{BLOCK}, {BLOCK}]")
@@ -173,12 +174,19 @@ def _problem_of_codes(codes: Tensor) -> str | None:
     return f"got NaN at {_first(codes.float().isnan())}; allowed: numbers"
 
 
+def _problem_of_weights(weights: Tensor) -> str | None:
+    return _problem_where(~weights.isfinite(), weights, "finite numbers")
+
+
 def problem_of_scales(scales: Tensor) -> str | None:
-    is_wrong = ~((scales > 0) & (scales < torch.inf))
+    return _problem_where(~((scales > 0) & (scales < torch.inf)), scales, "finite numbers above 0")
+
+
+def _problem_where(is_wrong: Tensor, numbers: Tensor, allowed: str) -> str | None:
     if not is_wrong.any():
         return None
-    value = float(scales[is_wrong].flatten()[0])
-    return f"got {value:g} at {_first(is_wrong)}; allowed: finite numbers above 0"
+    value = float(numbers[is_wrong].flatten()[0])
+    return f"got {value:g} at {_first(is_wrong)}; allowed: {allowed}"
 
 
 def _first(where: Tensor) -> list[int]:

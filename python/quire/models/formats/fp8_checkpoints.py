@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from quire.errors import describe
 from quire.models.config_reader import ConfigReader
-from quire.models.formats.fp8 import Fp8Storage, block_of_scales
+from quire.models.formats.fp8 import Fp8Storage, check_block_size
 from quire.models.formats.patterns import inside, read_names, wildcard
 from quire.models.formats.quantization import Quantization, Rule
 
@@ -18,7 +18,7 @@ def fp8(reader: ConfigReader) -> Quantization:
     if reader.value("weight_block_size") is None:
         storage = Fp8Storage("tensor", suffixes=("_scale", "_scale_inv"))
     else:
-        block_of_scales(reader, "weight_block_size")
+        check_block_size(reader, "weight_block_size")
         storage = Fp8Storage("block", suffixes=("_scale_inv",))
     plain = [read_names(reader, key, inside) for key in ("modules_to_not_convert", "ignored_layers")]
     return Quantization(

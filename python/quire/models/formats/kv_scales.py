@@ -14,7 +14,7 @@ from quire.models.spec import AttentionSpec
 
 
 def kv_scale_parameters(attention: AttentionSpec) -> Parameters:
-    """ "k" and "v", one number each; 1 where the checkpoint has none."""
+    """One number for each of the roles "k" and "v"; 1 where the checkpoint has none."""
     root = attention.o.parts[0].name.rpartition(".")[0]
     parts = [part.name for part in attention.qkv.parts]
     tensors, sources = {}, []

@@ -140,5 +140,12 @@ def _dequantized(storage: Storage, dtype: torch.dtype, *stored: Tensor) -> tuple
 
 
 def _of_expert(source: Source, expert: int) -> Source:
-    stored = tuple(replace(each, name=each.name.format(expert)) for each in source.stored)
+    stored = tuple(
+        replace(
+            each,
+            name=each.name.format(expert),
+            other_names=tuple(name.format(expert) for name in each.other_names),
+        )
+        for each in source.stored
+    )
     return replace(source, stored=stored, expert=expert)
