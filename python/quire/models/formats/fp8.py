@@ -175,6 +175,8 @@ def _problem_of_codes(codes: Tensor) -> str | None:
 
 
 def _problem_of_weights(weights: Tensor) -> str | None:
+    if weights.numel() == 0 or all(bound.isfinite() for bound in weights.aminmax()):  # NaN is both bounds
+        return None
     return _problem_where(~weights.isfinite(), weights, "finite numbers")
 
 
