@@ -335,6 +335,9 @@ class Builder:
 
     def expert_counts(self, key: str) -> tuple[int, int]:
         """How many there are, and how many a token goes through."""
+        # Newer versions of transformers save it so, whatever the family calls it.
+        if key not in self.config and "num_local_experts" in self.config:
+            key = "num_local_experts"
         count = self.config.count(key, most=_MAX_EXPERTS)
         top_k = self.config.count("num_experts_per_tok", most=_MAX_EXPERTS)
         if top_k > count:
