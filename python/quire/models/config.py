@@ -73,7 +73,7 @@ def load_model_config(folder: Path, quantization: str | None = None) -> ModelCon
     spec = family(config)
     config.refuse_unread()
     untied = _untied(config, family, spec, found)
-    return ModelConfig(
+    model = ModelConfig(
         folder=folder,
         spec=untied or spec,
         quantization=found,
@@ -82,6 +82,9 @@ def load_model_config(folder: Path, quantization: str | None = None) -> ModelCon
         eos_token_ids=_eos_token_ids(config, folder / "generation_config.json"),
         warnings=(f"{file}: {_UNTIED}",) if untied else (),
     )
+    if found.method is not None:
+        tuple(model.parameters(torch.float32))  # whose sizes a format may not have
+    return model
 
 
 def _of_the_language_model(values: dict[str, Any]) -> dict[str, Any]:

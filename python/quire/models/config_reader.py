@@ -110,9 +110,12 @@ class ConfigReader:
         """Whether the key is there, if only with null."""
         return self._names.get(key, key) in self._values
 
+    def path(self, key: str) -> str:
+        """How errors call a key: its file, and where it is in it."""
+        return f"{self.file}: {self._prefix}{self._names.get(key, key)}"
+
     def refuse(self, key: str, given: object, allowed: str) -> NoReturn:
-        key = self._names.get(key, key)
-        raise UnsupportedModel(f"{self.file}: {self._prefix}{key}: got {describe(given)}; allowed: {allowed}")
+        raise UnsupportedModel(f"{self.path(key)}: got {describe(given)}; allowed: {allowed}")
 
     def value(self, key: str) -> Any:
         """Whatever stands there; null where nothing does."""

@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from quire.models.checkpoint import load_checkpoint
+from quire.models.config import load_model_config
+from quire.models.parameters import Weights
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+CPU = torch.device("cpu")
 
 # The projections that are quantised: all but the head and the routers.
 INNER = re.compile(r".*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)\.weight")
@@ -99,3 +104,35 @@ def change_tensors(folder: Path, edit: Callable[[dict[str, Tensor]], dict[str, T
     file = folder / "model.safetensors"
     tensors = {name: tensor.clone() for name, tensor in load_file(file).items()}
     save_file(edit(tensors), file, metadata={"format": "pt"})
+
+
+def changed_tensor(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[Path], None]:
+    """Spoils a folder: one of its tensors becomes another."""
+    return lambda folder: change_tensors(
+        folder, lambda tensors: tensors | {name: change(tensors[name]).contiguous()}
+    )
+
+
+def without_tensor(name: str) -> Callable[[Path], None]:
+    return lambda folder: change_tensors(
+        folder, lambda tensors: {key: tensor for key, tensor in tensors.items() if key != name}
+    )
+
+
+def with_config(**changes: Any) -> Callable[[Path], None]:
+    """Changes keys of quantization_config."""
+
+    def change(folder: Path) -> None:
+        file = folder / "config.json"
+        found = json.loads(file.read_text())["quantization_config"]
+        write_json(file, {"quantization_config": found | changes})
+
+    return change
+
+
+def loaded(folder: Path, dtype: torch.dtype, device: torch.device = CPU) -> dict[str, Tensor]:
+    """All parameters, laid out as for a device of this type."""
+    table = load_model_config(folder).parameters(dtype, device)
+    weights = Weights(table, CPU)
+    load_checkpoint(folder, weights.places(), table.ignored)
+    return weights._tensors

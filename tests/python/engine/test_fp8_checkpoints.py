@@ -16,6 +16,7 @@ from quantized_checkpoints import (
     fp8_block,
     fp8_channel,
     fp8_tensor,
+    loaded,
     quantize_folder,
     write_json,
 )
@@ -106,14 +107,6 @@ def make(llama_folder: Callable[..., Path], tmp_path: Path) -> Make:
         return quantize_folder(source, tmp_path, stored_as, config=changes, files=files, **options)
 
     return make
-
-
-def loaded(folder: Path, dtype: torch.dtype, device: torch.device = CPU) -> dict[str, Tensor]:
-    """All parameters, laid out as for a device."""
-    table = load_model_config(folder).parameters(dtype, device)
-    weights = Weights(table, CPU)
-    load_checkpoint(folder, weights.places(), table.ignored)
-    return weights._tensors
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

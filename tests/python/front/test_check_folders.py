@@ -205,7 +205,7 @@ FORMS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "GPTQ": (
         lambda model: configure(model, "quantize_config.json", bits=4, group_size=128),
-        'quantize_config.json: quant_method: got "gptq"; allowed: "compressed-tensors", ',
+        "quantize_config.json: group_size: got 128; allowed: a divisor of 64, the inputs of model.layers.0.",
     ),
     "eos beyond the vocabulary": (
         lambda model: configure(model, eos_token_id=5000),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from quire.errors import describe
 from quire.models.config_reader import ConfigReader
 from quire.models.formats.fp8 import Fp8Storage, check_block_size
+from quire.models.formats.int4_checkpoints import mxfp4_pack_quantized, pack_quantized
 from quire.models.formats.patterns import exact_or_regex, read_names
 from quire.models.formats.quantization import Quantization, Rule
 from quire.models.weight_formats import Storage
@@ -62,4 +63,6 @@ def _fp8(weights: ConfigReader) -> Storage:
 _FORMATS: Mapping[str, Callable[[ConfigReader], Storage]] = {
     "float-quantized": _fp8,
     "naive-quantized": _fp8,
+    "pack-quantized": pack_quantized,
+    "mxfp4-pack-quantized": mxfp4_pack_quantized,
 }

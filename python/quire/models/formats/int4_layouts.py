@@ -29,7 +29,7 @@ _E8M0 = (*(2.0 ** (byte - 127) for byte in range(255)), float("nan"))
 def awq_weight(qweight: Tensor) -> Tensor:
     """qweight: int32 [in, out / 8], the eight outputs of an element in AWQ's order of nibbles."""
     num_inputs, num_words = qweight.shape
-    weight = _empty_weight(qweight, num_words * 8, num_inputs)
+    weight = torch.empty(num_words * 8, num_inputs // 2, dtype=torch.uint8, device=qweight.device)
     for begin, end in _slices(num_words * 8):
         weight[begin:end] = _packed(_awq_nibbles(qweight[:, begin // 8 : end // 8]).t())
     return weight
@@ -43,12 +43,7 @@ def awq_zero(qzeros: Tensor) -> Tensor:
 def gptq_weight(qweight: Tensor, columns: Tensor | None = None) -> Tensor:
     """qweight: int32 [in / 8, out], eight inputs in an element, the first in its lowest nibble.
     columns: [in], the input that is to be at each place; None: as they are."""
-    num_words, num_outputs = qweight.shape
-    weight = _empty_weight(qweight, num_outputs, num_words * 8)
-    for begin, end in _slices(num_outputs):
-        packed = _bytes(qweight[:, begin:end].t())
-        weight[begin:end] = packed if columns is None else _packed(_nibbles(packed)[:, columns])
-    return weight
+    return compressed_weight(qweight.t(), columns)
 
 
 def gptq_zero(qzeros: Tensor, *, is_one_less: bool) -> Tensor:
@@ -59,34 +54,39 @@ def gptq_zero(qzeros: Tensor, *, is_one_less: bool) -> Tensor:
     return (zero + 1) & 15 if is_one_less else zero
 
 
-def gptq_columns(g_idx: Tensor, group_size: int) -> Tensor:
-    """The order of inputs in which those of a group stand together, [in] int32, groups in order.
-
-    g_idx: [in], the group of each input. Raises ValueError where a group has another number of inputs.
-    """
+def groups_problem(g_idx: Tensor, group_size: int) -> str | None:
+    """What is wrong with the groups of inputs, [in]; None where each has `group_size` of them."""
     num_groups = g_idx.numel() // group_size
     low, high = (int(bound) for bound in g_idx.aminmax())
     if low < 0 or high >= num_groups:
-        raise ValueError(f"got groups in [{low}, {high}]; allowed: [0, {num_groups - 1}]")
+        return f"got groups in [{low}, {high}]; allowed: [0, {num_groups - 1}]"
     sizes = torch.bincount(g_idx, minlength=num_groups)
-    if bool((sizes != group_size).any()):
-        group = int((sizes != group_size).nonzero()[0])
-        raise ValueError(f"got {int(sizes[group])} inputs in group {group}; allowed: {group_size}")
+    group = int((sizes != group_size).int().argmax())
+    got = int(sizes[group])
+    return None if got == group_size else f"got {got} inputs in group {group}; allowed: {group_size}"
+
+
+def columns_by_group(g_idx: Tensor) -> Tensor:
+    """The order of inputs in which those of a group stand together, groups in order: [in] int32."""
     return torch.argsort(g_idx, stable=True).int()
 
 
-def compressed_weight(weight_packed: Tensor) -> Tensor:
+def compressed_weight(weight_packed: Tensor, columns: Tensor | None = None) -> Tensor:
     """weight_packed of compressed-tensors: int32 [out, in / 8], eight inputs in an element, the first in its
-    lowest nibble. Its numbers are stored plus 8, so that 8 is 0."""
-    return _bytes(weight_packed)
+    lowest nibble. Its numbers are stored plus 8, so that 8 is 0. columns: as in gptq_weight()."""
+    weight = _bytes(weight_packed)
+    if columns is None:
+        return weight
+    result = torch.empty_like(weight)
+    for begin, end in _slices(weight.size(0)):
+        result[begin:end] = _packed(_nibbles(weight[begin:end])[:, columns])
+    return result
 
 
 def compressed_zero(weight_zero_point: Tensor) -> Tensor:
     """weight_zero_point of compressed-tensors: int32 [out / 8, in / group], eight outputs in an element,
     stored plus 8 too."""
-    num_words, num_groups = weight_zero_point.shape
-    nibbles = _nibbles(_bytes(weight_zero_point.t()))  # [in / group, out]
-    return nibbles.reshape(num_groups, num_words * 8).t().contiguous()
+    return _nibbles(_bytes(weight_zero_point.t())).t().contiguous()
 
 
 def mxfp4_weight(blocks: Tensor) -> Tensor:
@@ -114,22 +114,18 @@ def dequantize_int4(
 
 
 def dequantize_mxfp4(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """The matrix [out, in]; every number is exact in bfloat16.
+    """The matrix [..., out, in]; every number is exact in bfloat16.
 
-    weight: [out, in / 2] of e2m1 codes. scale: [out, in / 32] of e8m0 bytes.
+    weight: [..., out, in / 2] of e2m1 codes. scale: [..., out, in / 32] of e8m0 bytes.
     """
-    num_outputs, num_groups = scale.shape
     values, powers = (torch.tensor(table, device=weight.device) for table in (_E2M1, _E8M0))
-    result = torch.empty(num_outputs, weight.size(1) * 2, dtype=dtype, device=weight.device)
-    for begin, end in _slices(num_outputs):
-        codes = _nibbles(weight[begin:end]).view(end - begin, num_groups, MXFP4_GROUP)
+    result = torch.empty(*weight.shape[:-1], weight.size(-1) * 2, dtype=dtype, device=weight.device)
+    rows, weight, scale = (tensor.flatten(0, -2) for tensor in (result, weight, scale))
+    for begin, end in _slices(rows.size(0)):
+        codes = _nibbles(weight[begin:end]).view(end - begin, -1, MXFP4_GROUP)
         factors = powers[scale[begin:end].long()]
-        result[begin:end] = (values[codes.long()] * factors[:, :, None]).flatten(1).to(dtype)
+        rows[begin:end] = (values[codes.long()] * factors[:, :, None]).flatten(1).to(dtype)
     return result
-
-
-def _empty_weight(like: Tensor, num_outputs: int, num_inputs: int) -> Tensor:
-    return torch.empty(num_outputs, num_inputs // 2, dtype=torch.uint8, device=like.device)
 
 
 def _slices(num_outputs: int) -> Iterator[tuple[int, int]]:

@@ -14,10 +14,11 @@ from quire.models.weight_formats import Storage
 
 Patterns = tuple[re.Pattern[str], ...]  # that match the whole name of a projection
 
-# Scales of activations, which are computed for each token instead, and zero points of what is symmetric.
+# Scales of activations, which are computed for each token instead, zero points of what is symmetric, the
+# order of columns where it is the usual one, and the weight's shape, which config.json tells.
 _UNREAD = (
     *("*.input_scale", "*.activation_scale", "*.output_scale", "*.q_scale", "*.prob_scale"),
-    "*.weight_zero_point",
+    *("*.weight_zero_point", "*.g_idx", "*.weight_g_idx", "*.weight_shape"),
 )
 
 
@@ -35,12 +36,14 @@ class Quantization:
     """How a checkpoint is quantised.
 
     method: vLLM's name for it; None: not at all. rules: the first that fits counts; what none fits is plain.
-    plain: names of projections that are plain whatever the rules say.
+    plain: names of projections that are plain whatever the rules say. unread: patterns (* is anything) of
+    names of tensors, beside those of every method, that may be present and that nothing reads.
     """
 
     method: str | None = None
     rules: tuple[Rule, ...] = ()
     plain: Patterns = ()
+    unread: tuple[str, ...] = ()
 
     def storage_of(self, name: str, kind: ProjectionKind) -> Storage:
         """How the projection of this name is stored; "{}" in it is any expert."""
@@ -61,8 +64,8 @@ class Quantization:
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """Patterns (* is anything) of names of tensors that may be present and that nothing reads."""
-        return _UNREAD if self.method else ()
+        """Patterns of all names of tensors that may be present and that nothing reads."""
+        return (*_UNREAD, *self.unread) if self.method else ()
 
 
 UNQUANTIZED = Quantization()

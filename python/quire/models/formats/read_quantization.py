@@ -11,6 +11,7 @@ from quire.models.config_reader import ConfigReader
 from quire.models.formats.compressed_tensors import compressed_tensors
 from quire.models.formats.fp8 import Fp8OnLoad
 from quire.models.formats.fp8_checkpoints import fp8, modelopt
+from quire.models.formats.int4_checkpoints import awq, gptq, mxfp4
 from quire.models.formats.quantization import UNQUANTIZED, Quantization, Rule
 
 # By the name in quant_method.
@@ -18,6 +19,9 @@ _METHODS: Mapping[str, Callable[[ConfigReader], Quantization]] = {
     "compressed-tensors": compressed_tensors,
     "fp8": fp8,
     "modelopt": modelopt,
+    "awq": awq,
+    "gptq": gptq,
+    "mxfp4": mxfp4,
 }
 
 # What vLLM calls the kernels for a method.

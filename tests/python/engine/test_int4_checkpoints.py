@@ -1,0 +1,464 @@
+"""Four-bit checkpoints: every form is dequantised to the same bits, and what is wrong with one is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from four_bits import (
+    Rounded,
+    pack_awq,
+    pack_compressed,
+    pack_gptq,
+    pack_mxfp4,
+    round_to_int4,
+    round_to_mxfp4,
+)
+from quantized_checkpoints import (
+    Stored,
+    changed_tensor,
+    loaded,
+    quantize_folder,
+    with_config,
+    without_tensor,
+    write_json,
+)
+from quire import LLM, SamplingParams
+from quire.errors import ModelError
+from quire.models.checkpoint import fill_dummy
+from quire.models.config import load_model_config
+from quire.models.formats.int4 import Int4
+from quire.models.formats.mxfp4 import Mxfp4
+from quire.models.parameters import Weights
+from torch import Tensor
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+GROUP = 32
+LLAMA = {"hidden_size": 160, "intermediate_size": 224, "attention_bias": True, "mlp_bias": True}
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": LLAMA,
+    "tied": {"tie_word_embeddings": True},
+    "rows in another order": {"model_type": "cohere"},
+    "experts": {
+        "model_type": "qwen3_moe",
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 96,
+        "hidden_size": 160,
+    },
+}
+GPT_OSS: dict[str, Any] = {
+    "model_type": "gpt_oss",
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "layer_types": ["full_attention"] * 3,
+    "sliding_window": None,
+}
+
+
+def rounded(matrix: Tensor, group_size: int, *, is_symmetric: bool, is_shuffled: bool = False) -> Rounded:
+    """With scales that are exact in every type."""
+    groups = None
+    if is_shuffled:
+        generator = torch.Generator().manual_seed(matrix.size(1))
+        groups = torch.randperm(matrix.size(1), generator=generator) // group_size
+    result = round_to_int4(matrix, group_size, is_symmetric=is_symmetric, groups=groups)
+    return replace(result, scale=result.scale.bfloat16().half())
+
+
+def awq(group_size: int = GROUP) -> Callable[[Tensor], Stored]:
+    def stored_as(matrix: Tensor) -> Stored:
+        result = rounded(matrix, group_size, is_symmetric=False)
+        return stored(pack_awq(result), result.matrix(torch.float32))
+
+    return stored_as
+
+
+def gptq(group_size: int = GROUP, *, version: int = 1, **options: bool) -> Callable[[Tensor], Stored]:
+    def stored_as(matrix: Tensor) -> Stored:
+        result = rounded(matrix, group_size, **{"is_symmetric": True} | options)
+        return stored(pack_gptq(result, version=version), result.matrix(torch.float32))
+
+    return stored_as
+
+
+def compressed(
+    group_size: int = GROUP, *, is_symmetric: bool = True, **options: bool
+) -> Callable[[Tensor], Stored]:
+    def stored_as(matrix: Tensor) -> Stored:
+        result = rounded(matrix, group_size, is_symmetric=is_symmetric, **options)
+        packed = pack_compressed(result, is_symmetric=is_symmetric)
+        if options:
+            packed["weight_g_idx"] = result.groups.int()
+        return stored(packed, result.matrix(torch.float32))
+
+    return stored_as
+
+
+def mxfp4(matrix: Tensor) -> Stored:
+    result = round_to_mxfp4(matrix)
+    return stored(pack_mxfp4(result), result.matrix(torch.float32))
+
+
+def stored(packed: Mapping[str, Tensor], values: Tensor) -> Stored:
+    return Stored({f".{name}": tensor for name, tensor in packed.items()}, values)
+
+
+def as_awq(**values: Any) -> dict[str, Any]:
+    return {
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": GROUP,
+        "version": "gemm",
+        "zero_point": True,
+    } | values
+
+
+def as_gptq(**values: Any) -> dict[str, Any]:
+    return {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "sym": True, "desc_act": False} | values
+
+
+def as_compressed(stored_as: str = "pack-quantized", **weights: Any) -> dict[str, Any]:
+    described = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": GROUP}
+    group = {"targets": ["Linear"], "weights": described | weights}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": stored_as,
+        "ignore": ["lm_head"],
+        "config_groups": {"group_0": group},
+    }
+
+
+FORMS: dict[str, tuple[Callable[[Tensor], Stored], dict[str, Any]]] = {
+    "AWQ": (awq(), as_awq()),
+    "AWQ, rows": (awq(-1), as_awq(group_size=-1, version="GEMM")),
+    "GPTQ": (gptq(), as_gptq()),
+    "GPTQ, rows": (gptq(-1), as_gptq(group_size=-1, desc_act=True)),
+    "GPTQ with zero points": (gptq(is_symmetric=False), as_gptq(sym=False)),
+    "GPTQ version 2": (
+        gptq(is_symmetric=False, version=2),
+        as_gptq(sym=False, checkpoint_format="gptq_v2"),
+    ),
+    "GPTQ act-order": (gptq(is_shuffled=True), as_gptq(desc_act=True)),
+    "compressed-tensors": (compressed(), as_compressed()),
+    "compressed-tensors with zero points": (compressed(is_symmetric=False), as_compressed(symmetric=False)),
+    "compressed-tensors channel": (
+        compressed(-1),
+        as_compressed(strategy="channel", group_size=None),
+    ),
+    "compressed-tensors act-order": (
+        compressed(is_shuffled=True, is_symmetric=False),
+        as_compressed(symmetric=False, actorder="group"),
+    ),
+    "compressed-tensors mxfp4": (mxfp4, as_compressed("mxfp4-pack-quantized", type="float")),
+}
+Make = Callable[..., tuple[Path, Path]]
+
+
+@pytest.fixture
+def make(llama_folder: Callable[..., Path], tmp_path: Path) -> Make:
+    """A quantised checkpoint of a form, and the plain one of its dequantised weights."""
+
+    def make(form: str, model: str = "llama", **options: Any) -> tuple[Path, Path]:
+        stored_as, config = FORMS[form]
+        changes = {"quantization_config": config | options.pop("config", {})}
+        return quantize_folder(llama_folder(**MODELS[model]), tmp_path, stored_as, config=changes, **options)
+
+    return make
+
+
+@pytest.fixture
+def gpt_oss(llama_folder: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
+    """Experts in blocks, and the plain checkpoint of the same numbers."""
+
+    def stored_as(experts: Tensor) -> Stored:
+        """experts: [num_experts, in, out]."""
+        made = [round_to_mxfp4(each.t()) for each in experts]
+        packed = torch.stack([pack_mxfp4(each)["weight_packed"] for each in made])
+        tensors = {
+            "_blocks": packed.unflatten(-1, (-1, 16)),
+            "_scales": torch.stack([each.exponents for each in made]),
+        }
+        return Stored(tensors, torch.stack([each.matrix(torch.float32).t() for each in made]))
+
+    plain = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
+    return quantize_folder(
+        llama_folder(**GPT_OSS),
+        tmp_path,
+        stored_as,
+        config={"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": plain}},
+        is_quantized=lambda name: name.endswith(("gate_up_proj", "down_proj")),
+    )
+
+
+def check_equal(quantized: Path, plain: Path, dtype: torch.dtype = torch.bfloat16) -> None:
+    """All parameters have the same bits."""
+    found, expected = loaded(quantized, dtype), loaded(plain, dtype)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("form", FORMS)
+def test_weights_are_dequantised_exactly(make: Make, form: str, dtype: torch.dtype) -> None:
+    """Computed in float32 and rounded once; projections that are one matrix keep their own scales."""
+    check_equal(*make(form), dtype)
+
+
+@pytest.mark.parametrize("form", ["AWQ", "GPTQ", "GPTQ act-order", "compressed-tensors"])
+@pytest.mark.parametrize("model", MODELS)
+def test_models_of_all_kinds(make: Make, model: str, form: str) -> None:
+    """Experts, rows in another order, and a tied head, which is never quantised."""
+    check_equal(*make(form, model))
+
+
+def test_gpt_oss(gpt_oss: tuple[Path, Path]) -> None:
+    """Blocks of all experts at once; gate and up, which are stored side by side, are put apart."""
+    check_equal(*gpt_oss)
+
+
+@pytest.mark.parametrize("form", ["AWQ", "GPTQ act-order", "compressed-tensors mxfp4"])
+def test_a_quantised_checkpoint_answers_as_the_plain_one(make: Make, form: str) -> None:
+    """Ids and log probabilities are the same; so are ids alone and beside other requests."""
+    params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logprobs=1)
+    prompt, other = [5, 6, 7, 8], [9, 10]
+    answers = []
+    for folder in make(form):
+        llm = LLM(str(folder), dtype="float32", max_model_len=64)
+        outputs = llm.generate([prompt], params) + llm.generate([other, prompt, other], params)
+        sequences = [output.outputs[0] for output in outputs]
+        assert sequences[0].token_ids == sequences[2].token_ids
+        answers.append([(each.token_ids, each.cumulative_logprob) for each in sequences])
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("form", ["AWQ", "GPTQ", "GPTQ with zero points", "compressed-tensors mxfp4"])
+def test_kernels_get_the_common_form(make: Make, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """Where there are kernels four bits stay four, rows of all parts with their own scales; the ledger counts
+    them to the byte."""
+    quantized, plain = make(form)
+    monkeypatch.setattr(Int4, "has_kernels", lambda *_: True)
+    monkeypatch.setattr(Mxfp4, "has_kernels", lambda *_: True)
+    found, expected = loaded(quantized, torch.bfloat16, GPU), loaded(plain, torch.bfloat16)
+    table = load_model_config(quantized).parameters(torch.bfloat16, GPU)
+    for projection in table.spec.layers[1].projections:
+        name = projection.parts[0].name
+        tensors = [
+            found.pop(f"{name}.{role}") for role in table.format_of(projection).tensors(8, 32, torch.bfloat16)
+        ]
+        assert tensors[0].nbytes * 2 == expected[f"{name}.weight"].numel()
+        matrix = table.format_of(projection).dequantize(tensors, torch.bfloat16)
+        assert torch.equal(matrix, expected[f"{name}.weight"])
+    assert table.num_bytes == sum(tensor.nbytes for tensor in loaded(quantized, torch.bfloat16, GPU).values())
+
+
+@pytest.mark.parametrize("form", ["AWQ", "compressed-tensors mxfp4"])
+def test_dummy_weights(make: Make, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    """They have the size of a trained model's, dequantised or as kernels take them."""
+    folder, _ = make(form)
+    for has_kernels in (False, True):
+        monkeypatch.setattr(Int4, "has_kernels", lambda *_, has=has_kernels: has)
+        monkeypatch.setattr(Mxfp4, "has_kernels", lambda *_, has=has_kernels: has)
+        table = load_model_config(folder).parameters(torch.bfloat16, GPU)
+        weights = Weights(table, CPU)
+        fill_dummy(weights.places(), seed=3)
+        linear = table.spec.layers[1].mlp.down
+        tensors = [*weights.linear(linear).values()][:-1]  # without the bias
+        matrix = table.format_of(linear).dequantize(tensors, torch.bfloat16)
+        assert 0.01 < float(matrix.float().std()) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("form", "changes", "plain"),
+    [
+        ("AWQ", {"modules_to_not_convert": ["layers.2.mlp", "gate"]}, ["layers.2.mlp", "gate"]),
+        ("AWQ", {"modules_to_not_convert": None}, []),
+        (
+            "GPTQ",
+            {"dynamic": {r"-:.*\.layers\.2\.mlp": {}, "+:.*k_proj": {"group_size": GROUP}}},
+            ["layers.2.mlp"],
+        ),
+        (
+            "GPTQ",
+            {"modules_in_block_to_quantize": [["self_attn.k_proj", "self_attn.v_proj"], ["mlp.up_proj"]]},
+            ["q_proj", "o_proj", "gate_proj", "down_proj"],
+        ),
+    ],
+)
+def test_projections_that_are_left_plain(
+    make: Make, form: str, changes: dict[str, Any], plain: list[str]
+) -> None:
+    """By the lists that each method has."""
+    check_equal(
+        *make(
+            form,
+            config=changes,
+            is_quantized=lambda name: "_proj.weight" in name and not any(part in name for part in plain),
+        )
+    )
+
+
+def test_settings_of_single_projections(llama_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """GPTQModel's `dynamic` has another size of groups for some, and the head may be quantised."""
+
+    def stored_as(matrix: Tensor) -> Stored:
+        return gptq(16 if matrix.size(1) == 224 else GROUP)(matrix)
+
+    config = as_gptq(lm_head=True, dynamic={r".*\.down_proj": {"group_size": 16}})
+    check_equal(
+        *quantize_folder(
+            llama_folder(**LLAMA, vocab_size=320),
+            tmp_path,
+            stored_as,
+            config={"quantization_config": config},
+            is_quantized=lambda name: "_proj.weight" in name or name == "lm_head.weight",
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("form", "file", "described"),
+    [
+        ("GPTQ", "quantize_config.json", {"bits": 4, "group_size": GROUP, "sym": True, "desc_act": False}),
+        (
+            "AWQ",
+            "quant_config.json",
+            {"w_bit": 4, "q_group_size": GROUP, "zero_point": True, "version": "GEMM"},
+        ),
+    ],
+)
+def test_files_of_their_own(make: Make, form: str, file: str, described: dict[str, Any]) -> None:
+    """AutoGPTQ and AutoAWQ may describe a checkpoint in a file beside config.json."""
+    quantized, plain = make(form, files={file: described})
+    write_json(quantized / "config.json", {"quantization_config": None})
+    check_equal(quantized, plain)
+
+
+def test_zeros_that_older_programs_wrote_as_biases(llama_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Are read by nothing where the model has no biases."""
+
+    def stored_as(matrix: Tensor) -> Stored:
+        made = gptq()(matrix)
+        return made._replace(tensors={**made.tensors, ".bias": torch.zeros(matrix.size(0))})
+
+    check_equal(
+        *quantize_folder(llama_folder(), tmp_path, stored_as, config={"quantization_config": as_gptq()})
+    )
+
+
+FILE = "model.safetensors"
+ROOT = "model.layers.1.mlp.up_proj"
+MISTAKES: dict[str, tuple[str, Callable[[Path], None], str]] = {
+    "three bits": ("GPTQ", with_config(bits=3), "quantization_config.bits: got 3; allowed: 4"),
+    "eight bits": ("GPTQ", with_config(bits=8), "quantization_config.bits: got 8; allowed: 4"),
+    "eight bits of some": (
+        "GPTQ",
+        with_config(dynamic={"+:.*up_proj": {"bits": 8}}),
+        "quantization_config.dynamic.+:.*up_proj.bits: got 8; allowed: 4",
+    ),
+    "no expression": (
+        "GPTQ",
+        with_config(dynamic={"-:(": {}}),
+        "quantization_config.dynamic.-:(: got ",
+    ),
+    "format of GPTQ": (
+        "GPTQ",
+        with_config(checkpoint_format="marlin"),
+        'checkpoint_format: got "marlin"; allowed: "gptq", "gptq_v2"',
+    ),
+    "version of AWQ": ("AWQ", with_config(version="gemv"), 'version: got "gemv"; allowed: "gemm"'),
+    "AWQ without zero points": (
+        "AWQ",
+        with_config(zero_point=False),
+        "quantization_config.zero_point: got false; allowed: true",
+    ),
+    "no group": ("AWQ", with_config(group_size=0), "group_size: got 0; allowed: -1, or an integer in [8,"),
+    "groups that do not divide": (
+        "AWQ",
+        with_config(group_size=64),
+        "config.json: quantization_config.group_size: got 64; allowed: a divisor of 160, the inputs of "
+        "model.layers.0.self_attn.q_proj",
+    ),
+    "other groups": (
+        "AWQ",
+        with_config(group_size=16),
+        "model.layers.0.mlp.down_proj.qzeros: got shape [7, 20]; allowed: [14, 20]",
+    ),
+    "truncated scales": (
+        "GPTQ",
+        changed_tensor(f"{ROOT}.scales", lambda scales: scales[:3]),
+        f"{FILE}: {ROOT}.scales: got shape [3, 224]; allowed: [5, 224]",
+    ),
+    "NaN": (
+        "AWQ",
+        changed_tensor(f"{ROOT}.scales", lambda scales: scales.index_fill(0, torch.tensor(1), float("nan"))),
+        f"{FILE}: {ROOT}.scales: got nan; allowed: finite numbers",
+    ),
+    "no zero points": (
+        "AWQ",
+        without_tensor(f"{ROOT}.qzeros"),
+        f"missing from the checkpoint: {ROOT}.qzeros",
+    ),
+    "no order": (
+        "GPTQ act-order",
+        without_tensor(f"{ROOT}.g_idx"),
+        f"missing from the checkpoint: {ROOT}.g_idx",
+    ),
+    "a wrong order": (
+        "GPTQ act-order",
+        changed_tensor(f"{ROOT}.g_idx", lambda groups: groups.clamp(max=3)),
+        f"{FILE}: {ROOT}.g_idx: got 64 inputs in group 3; allowed: 32",
+    ),
+    "zero points of what is symmetric": (
+        "GPTQ",
+        changed_tensor(f"{ROOT}.qzeros", lambda zeros: zeros + 1),
+        f"{FILE}: {ROOT}.qzeros: got a zero point of 9; allowed: 8, as sym is true",
+    ),
+    "a plain weight": (
+        "AWQ",
+        changed_tensor(f"{ROOT}.qweight", lambda weight: weight.float()),
+        f"{FILE}: {ROOT}.qweight: got dtype F32; allowed: I32",
+    ),
+    "int8 of compressed-tensors": (
+        "compressed-tensors",
+        with_config(**as_compressed(num_bits=8)),
+        "config_groups.group_0.weights.num_bits: got 8; allowed: 4",
+    ),
+    "another strategy": (
+        "compressed-tensors",
+        with_config(**as_compressed(strategy="block")),
+        'weights.strategy: got "block"; allowed: "group", "channel"',
+    ),
+    "mxfp4 of other groups": (
+        "compressed-tensors mxfp4",
+        with_config(**as_compressed("mxfp4-pack-quantized", type="float", group_size=16)),
+        "weights.group_size: got 16; allowed: 32",
+    ),
+    "a scale that is no number": (
+        "compressed-tensors mxfp4",
+        changed_tensor(f"{ROOT}.weight_scale", lambda scale: torch.full_like(scale, 255)),
+        f"{FILE}: {ROOT}.weight_scale: got 255, which is not a number; allowed: [0, 254]",
+    ),
+    "an odd number of outputs": (
+        "AWQ",
+        lambda folder: write_json(folder / "config.json", {"intermediate_size": 228}),
+        "got 228 outputs; allowed: a multiple of 8",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_is_wrong_is_named(make: Make, mistake: str) -> None:
+    """File, tensor or key, what is there, and what is allowed."""
+    form, spoil, expected = MISTAKES[mistake]
+    folder, _ = make(form)
+    spoil(folder)
+    with pytest.raises(ModelError) as caught:
+        loaded(folder, torch.bfloat16)
+    assert expected in str(caught.value)
