@@ -30,7 +30,7 @@ class Rounded:
 
 
 def round_to_int4(
-    matrix: Tensor, group_size: int, *, is_symmetric: bool, groups: Tensor | None = None
+    matrix: Tensor, group_size: int, is_symmetric: bool, *, groups: Tensor | None = None
 ) -> Rounded:
     """To the nearest of 16 values between a group's extremes, or around 0; scales are float16.
 

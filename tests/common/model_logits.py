@@ -24,7 +24,7 @@ def logits_of(folder: Path, prompts: Sequence[Sequence[int]], dtype: torch.dtype
     """[len(prompt), vocabulary] float32 for each prompt. dtype: of activations."""
     model = load_model_config(folder)
     weights = Weights(model.parameters(dtype), CPU)
-    load_model_weights(EngineConfig(model=str(folder)), model, weights.places())
+    load_model_weights(EngineConfig(model=str(folder)), model, weights)
     longest = max(map(len, prompts))
     decoder = Decoder(weights, CPU, longest)
     buffers = Activations(model.spec, dtype, CPU, longest, longest, has_outputs=False)
@@ -46,3 +46,15 @@ def logits_of(folder: Path, prompts: Sequence[Sequence[int]], dtype: torch.dtype
         return decoder.logits(decoder.attend(ids, batch, attentions, caches, buffers)).float()
 
     return [run(prompt) for prompt in prompts]
+
+
+def relative_norm(logits: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Of the difference, to that of what is expected, over all positions of all prompts."""
+    got, wanted = torch.cat([*logits]), torch.cat([*expected])
+    return float((got - wanted).norm() / wanted.norm())
+
+
+def mean_kl(logits: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """KL divergence of the next token's distribution from what is expected: nats, mean of all positions."""
+    got, wanted = (torch.cat([*each]).log_softmax(-1) for each in (logits, expected))
+    return float((wanted.exp() * (wanted - got)).sum(-1).mean())

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from four_bits import (
-    Rounded,
-    pack_awq,
-    pack_compressed,
-    pack_gptq,
-    pack_mxfp4,
-    round_to_int4,
-    round_to_mxfp4,
-)
+from four_bits import Rounded, pack_mxfp4, round_to_int4, round_to_mxfp4
 from quantized_checkpoints import (
     Stored,
     changed_tensor,
@@ -27,6 +19,7 @@ from quantized_checkpoints import (
     without_tensor,
     write_json,
 )
+from quantized_forms import Form, awq, compressed, gptq, packed_int4, packed_mxfp4
 from quire import LLM, SamplingParams
 from quire.errors import ModelError
 from quire.models.checkpoint import fill_dummy
@@ -61,101 +54,32 @@ GPT_OSS: dict[str, Any] = {
 }
 
 
-def rounded(matrix: Tensor, group_size: int, *, is_symmetric: bool, is_shuffled: bool = False) -> Rounded:
-    """With scales that are exact in every type."""
-    groups = None
-    if is_shuffled:
-        generator = torch.Generator().manual_seed(matrix.size(1))
-        groups = torch.randperm(matrix.size(1), generator=generator) // group_size
-    result = round_to_int4(matrix, group_size, is_symmetric=is_symmetric, groups=groups)
+def exact(matrix: Tensor, group_size: int, is_symmetric: bool, groups: Tensor | None = None) -> Rounded:
+    """Scales that are the same numbers in every type."""
+    result = round_to_int4(matrix, group_size, is_symmetric, groups=groups)
     return replace(result, scale=result.scale.bfloat16().half())
 
 
-def awq(group_size: int = GROUP) -> Callable[[Tensor], Stored]:
-    def stored_as(matrix: Tensor) -> Stored:
-        result = rounded(matrix, group_size, is_symmetric=False)
-        return stored(pack_awq(result), result.matrix(torch.float32))
-
-    return stored_as
-
-
-def gptq(group_size: int = GROUP, *, version: int = 1, **options: bool) -> Callable[[Tensor], Stored]:
-    def stored_as(matrix: Tensor) -> Stored:
-        result = rounded(matrix, group_size, **{"is_symmetric": True} | options)
-        return stored(pack_gptq(result, version=version), result.matrix(torch.float32))
-
-    return stored_as
+def shuffled(matrix: Tensor, group_size: int, is_symmetric: bool) -> Rounded:
+    """The inputs of a group are no neighbours."""
+    generator = torch.Generator().manual_seed(matrix.size(1))
+    groups = torch.randperm(matrix.size(1), generator=generator) // group_size
+    return exact(matrix, group_size, is_symmetric, groups)
 
 
-def compressed(
-    group_size: int = GROUP, *, is_symmetric: bool = True, **options: bool
-) -> Callable[[Tensor], Stored]:
-    def stored_as(matrix: Tensor) -> Stored:
-        result = rounded(matrix, group_size, is_symmetric=is_symmetric, **options)
-        packed = pack_compressed(result, is_symmetric=is_symmetric)
-        if options:
-            packed["weight_g_idx"] = result.groups.int()
-        return stored(packed, result.matrix(torch.float32))
-
-    return stored_as
-
-
-def mxfp4(matrix: Tensor) -> Stored:
-    result = round_to_mxfp4(matrix)
-    return stored(pack_mxfp4(result), result.matrix(torch.float32))
-
-
-def stored(packed: Mapping[str, Tensor], values: Tensor) -> Stored:
-    return Stored({f".{name}": tensor for name, tensor in packed.items()}, values)
-
-
-def as_awq(**values: Any) -> dict[str, Any]:
-    return {
-        "quant_method": "awq",
-        "bits": 4,
-        "group_size": GROUP,
-        "version": "gemm",
-        "zero_point": True,
-    } | values
-
-
-def as_gptq(**values: Any) -> dict[str, Any]:
-    return {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "sym": True, "desc_act": False} | values
-
-
-def as_compressed(stored_as: str = "pack-quantized", **weights: Any) -> dict[str, Any]:
-    described = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": GROUP}
-    group = {"targets": ["Linear"], "weights": described | weights}
-    return {
-        "quant_method": "compressed-tensors",
-        "format": stored_as,
-        "ignore": ["lm_head"],
-        "config_groups": {"group_0": group},
-    }
-
-
-FORMS: dict[str, tuple[Callable[[Tensor], Stored], dict[str, Any]]] = {
-    "AWQ": (awq(), as_awq()),
-    "AWQ, rows": (awq(-1), as_awq(group_size=-1, version="GEMM")),
-    "GPTQ": (gptq(), as_gptq()),
-    "GPTQ, rows": (gptq(-1), as_gptq(group_size=-1, desc_act=True)),
-    "GPTQ with zero points": (gptq(is_symmetric=False), as_gptq(sym=False)),
-    "GPTQ version 2": (
-        gptq(is_symmetric=False, version=2),
-        as_gptq(sym=False, checkpoint_format="gptq_v2"),
-    ),
-    "GPTQ act-order": (gptq(is_shuffled=True), as_gptq(desc_act=True)),
-    "compressed-tensors": (compressed(), as_compressed()),
-    "compressed-tensors with zero points": (compressed(is_symmetric=False), as_compressed(symmetric=False)),
-    "compressed-tensors channel": (
-        compressed(-1),
-        as_compressed(strategy="channel", group_size=None),
-    ),
-    "compressed-tensors act-order": (
-        compressed(is_shuffled=True, is_symmetric=False),
-        as_compressed(symmetric=False, actorder="group"),
-    ),
-    "compressed-tensors mxfp4": (mxfp4, as_compressed("mxfp4-pack-quantized", type="float")),
+FORMS: dict[str, Form] = {
+    "AWQ": awq(GROUP, exact),
+    "AWQ, rows": awq(-1, exact, version="GEMM"),
+    "GPTQ": gptq(GROUP, exact),
+    "GPTQ, rows": gptq(-1, exact, desc_act=True),
+    "GPTQ with zero points": gptq(GROUP, exact, is_symmetric=False),
+    "GPTQ version 2": gptq(GROUP, exact, is_symmetric=False, version=2, checkpoint_format="gptq_v2"),
+    "GPTQ act-order": gptq(GROUP, shuffled, desc_act=True),
+    "compressed-tensors": packed_int4(GROUP, exact),
+    "compressed-tensors with zero points": packed_int4(GROUP, exact, is_symmetric=False),
+    "compressed-tensors channel": packed_int4(-1, exact),
+    "compressed-tensors act-order": packed_int4(GROUP, shuffled, is_symmetric=False, actorder="group"),
+    "compressed-tensors mxfp4": packed_mxfp4(),
 }
 Make = Callable[..., tuple[Path, Path]]
 
@@ -308,9 +232,9 @@ def test_settings_of_single_projections(llama_folder: Callable[..., Path], tmp_p
     """GPTQModel's `dynamic` has another size of groups for some, and the head may be quantised."""
 
     def stored_as(matrix: Tensor) -> Stored:
-        return gptq(16 if matrix.size(1) == 224 else GROUP)(matrix)
+        return gptq(16 if matrix.size(1) == 224 else GROUP, exact).stored_as(matrix)
 
-    config = as_gptq(lm_head=True, dynamic={r".*\.down_proj": {"group_size": 16}})
+    config = gptq(GROUP, lm_head=True, dynamic={r".*\.down_proj": {"group_size": 16}}).config
     check_equal(
         *quantize_folder(
             llama_folder(**LLAMA, vocab_size=320),
@@ -344,11 +268,13 @@ def test_zeros_that_older_programs_wrote_as_biases(llama_folder: Callable[..., P
     """Are read by nothing where the model has no biases."""
 
     def stored_as(matrix: Tensor) -> Stored:
-        made = gptq()(matrix)
+        made = FORMS["GPTQ"].stored_as(matrix)
         return made._replace(tensors={**made.tensors, ".bias": torch.zeros(matrix.size(0))})
 
     check_equal(
-        *quantize_folder(llama_folder(), tmp_path, stored_as, config={"quantization_config": as_gptq()})
+        *quantize_folder(
+            llama_folder(), tmp_path, stored_as, config={"quantization_config": FORMS["GPTQ"].config}
+        )
     )
 
 
@@ -427,17 +353,17 @@ MISTAKES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     ),
     "int8 of compressed-tensors": (
         "compressed-tensors",
-        with_config(**as_compressed(num_bits=8)),
+        with_config(**compressed("pack-quantized", num_bits=8)),
         "config_groups.group_0.weights.num_bits: got 8; allowed: 4",
     ),
     "another strategy": (
         "compressed-tensors",
-        with_config(**as_compressed(strategy="block")),
+        with_config(**compressed("pack-quantized", strategy="block")),
         'weights.strategy: got "block"; allowed: "group", "channel"',
     ),
     "mxfp4 of other groups": (
         "compressed-tensors mxfp4",
-        with_config(**as_compressed("mxfp4-pack-quantized", type="float", group_size=16)),
+        with_config(**compressed("mxfp4-pack-quantized", type="float", group_size=16)),
         "weights.group_size: got 16; allowed: 32",
     ),
     "a scale that is no number": (
