@@ -58,4 +58,4 @@ def _parts(table: ParameterTable) -> Iterator[tuple[LinearSpec | ExpertsSpec, Li
 
 
 def _num_bytes(tensors: Mapping[str, TensorType]) -> int:
-    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in tensors.values())
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype, _ in tensors.values())

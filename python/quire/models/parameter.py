@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quire.models.sources import Place, Source, Stored
+from quire.models.sources import Place, Source, Stored, Target
 from quire.models.spec import Order
 
 
@@ -38,14 +38,14 @@ class Parameters:
     def places(self, tensors: Mapping[str, Tensor]) -> dict[str, Place]:
         """By the sources' names: the parts of `tensors`, by the parameters' names, that each fills."""
 
-        def view(source: Source, target: str) -> Tensor:
-            whole = tensors[target] if source.expert is None else tensors[target][source.expert]
-            return whole.narrow(source.axis, source.begin, source.size)
+        def view(source: Source, target: Target) -> Tensor:
+            whole = tensors[target.name] if source.expert is None else tensors[target.name][source.expert]
+            return whole.narrow(target.axis, target.begin, target.size)
 
         return {
             source.name: Place(views=tuple(view(source, target) for target in source.targets), source=source)
             for source in self.sources
-            if all(target in tensors for target in source.targets)
+            if all(target.name in tensors for target in source.targets)
         }
 
 
@@ -65,11 +65,7 @@ def stored_as_is(
         sources=tuple(
             Source(
                 stored=(Stored(name=name, shape=shape),),
-                targets=(name,),
-                axis=0,
-                begin=0,
-                size=shape[0],
-                order=order,
+                targets=(Target(name=name, begin=0, size=shape[0], order=order),),
             )
             for name, shape in tensors.values()
         ),

@@ -43,21 +43,28 @@ class Stored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """Tensors of a checkpoint that fill the same rows of one or several parameters.
+class Target:
+    """Rows of a parameter: `size` of them from `begin` on, along `axis`. order: which rows of what is stored
+    they are; None: all, as they are."""
 
-    targets: names of the parameters. axis, begin, size: the rows, of each of them. expert: whose rows;
-    None: those of all experts, or there are none. order: of the rows.
+    name: str
+    begin: int
+    size: int
+    axis: int = 0
+    order: Order = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Tensors of a checkpoint that fill rows of one or several parameters.
+
+    expert: whose rows; None: those of all experts, or there are none.
     convert: makes a tensor for each target; None: what is stored is the target.
     fill_dummy: writes random numbers of plausible size to the targets; None: normally distributed ones.
     """
 
     stored: tuple[Stored, ...]
-    targets: tuple[str, ...]
-    axis: int
-    begin: int
-    size: int
-    order: Order = None
+    targets: tuple[Target, ...]
     expert: int | None = None
     convert: Callable[..., tuple[Tensor, ...]] | None = None
     fill_dummy: Callable[[Sequence[Tensor], torch.Generator], None] | None = None
@@ -81,8 +88,8 @@ class Place:
         tensors = tuple(each.read(tensor) for each, tensor in zip(source.stored, stored, strict=True))
         if source.convert is not None:
             tensors = source.convert(*tensors)
-        for view, tensor in zip(self.views, tensors, strict=True):
-            view.copy_(tensor if source.order is None else _ordered(tensor, source.axis, source.order))
+        for view, target, tensor in zip(self.views, source.targets, tensors, strict=True):
+            view.copy_(tensor if target.order is None else _ordered(tensor, target.axis, target.order))
 
 
 def _without_unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -15,8 +15,12 @@ from quire.models.spec import ExpertsSpec, LinearPart, LinearSpec
 
 
 class TensorType(NamedTuple):
+    """is_of_part: each of the projections that are one matrix has such a tensor; there is one more axis for
+    them before the others, where outputs have theirs elsewhere."""
+
     shape: tuple[int, ...]
     dtype: torch.dtype
+    is_of_part: bool = False
 
 
 class WeightFormat(Protocol):

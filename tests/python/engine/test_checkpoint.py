@@ -10,7 +10,7 @@ import pytest
 import torch
 from quire.errors import ModelError, ModelNotFound
 from quire.models.checkpoint import fill_dummy, load_checkpoint
-from quire.models.sources import Place, Source, Stored
+from quire.models.sources import Place, Source, Stored, Target
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,13 +25,11 @@ def places(root: str = "") -> dict[str, Place]:
     return {root + name: place(root + name, view) for name, view in views.items()}
 
 
-def place(name: str, view: Tensor, **source: Any) -> Place:
+def place(name: str, view: Tensor, **target: Any) -> Place:
     shape = tuple(view.shape)
     stored = (Stored(name=name, shape=shape),)
-    return Place(
-        views=(view,),
-        source=Source(stored=stored, targets=(name,), axis=0, begin=0, size=shape[0], **source),
-    )
+    targets = (Target(name=name, begin=0, size=shape[0], **target),)
+    return Place(views=(view,), source=Source(stored=stored, targets=targets))
 
 
 def save_sharded(folder: Path, given: dict[str, Tensor]) -> None:
@@ -69,7 +67,8 @@ def test_rows_in_another_order_and_transposed(tmp_path: Path) -> None:
     given = {"a": torch.randn(3, 4), "b": torch.randn(3)}
     save_file(given, tmp_path / "model.safetensors")
     stored = (Stored(name="a", shape=(3, 4), is_transposed=True),)
-    source = Source(stored=stored, targets=("a",), axis=0, begin=0, size=4, order=(3, 1, 0, 2))
+    target = Target(name="a", begin=0, size=4, order=(3, 1, 0, 2))
+    source = Source(stored=stored, targets=(target,))
     room = {"a": Place(views=(torch.zeros(4, 3),), source=source)}
     room["b"] = place("b", torch.zeros(3), order=(2, 0, 1))
     load_checkpoint(tmp_path, room)

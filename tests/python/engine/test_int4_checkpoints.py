@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +26,9 @@ from quire import LLM, SamplingParams
 from quire.errors import ModelError
 from quire.models.checkpoint import fill_dummy
 from quire.models.config import load_model_config
+from quire.models.cpu.linear import CpuLinear
 from quire.models.formats.int4 import Int4
+from quire.models.formats.int4_layouts import dequantize_int4
 from quire.models.formats.mxfp4 import Mxfp4
 from quire.models.parameters import Weights
 from torch import Tensor
@@ -162,27 +166,81 @@ def test_a_quantised_checkpoint_answers_as_the_plain_one(make: Make, form: str) 
     assert answers[0] == answers[1]
 
 
-@pytest.mark.parametrize("form", ["AWQ", "GPTQ", "GPTQ with zero points", "compressed-tensors mxfp4"])
-def test_kernels_get_the_common_form(make: Make, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """As if there were kernels, which keep what they are given, by the shape of their weight."""
+    given: dict[str, Any] = {}
+
+    def keep(**arguments: Any) -> None:
+        given.update(arguments)
+
+    module = types.ModuleType("quire.models.cuda.int4_linear")
+    vars(module).update(CudaInt4Linear=keep, CudaInt4GateUp=keep)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(Int4, "has_kernels", lambda *_: True)
+    monkeypatch.setattr(Mxfp4, "has_kernels", lambda *_: True)
+    return given
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_kernels_get_the_common_form(make: Make, kernels: dict[str, Any], form: str) -> None:
     """Where there are kernels four bits stay four, rows of all parts with their own scales; the ledger counts
     them to the byte."""
     quantized, plain = make(form)
-    monkeypatch.setattr(Int4, "has_kernels", lambda *_: True)
-    monkeypatch.setattr(Mxfp4, "has_kernels", lambda *_: True)
     found, expected = loaded(quantized, torch.bfloat16, GPU), loaded(plain, torch.bfloat16)
     table = load_model_config(quantized).parameters(torch.bfloat16, GPU)
+    assert table.num_bytes == sum(tensor.nbytes for tensor in found.values())
     for projection in table.spec.layers[1].projections:
         name = projection.parts[0].name
-        tensors = [
-            found.pop(f"{name}.{role}") for role in table.format_of(projection).tensors(8, 32, torch.bfloat16)
-        ]
-        assert tensors[0].nbytes * 2 == expected[f"{name}.weight"].numel()
-        matrix = table.format_of(projection).dequantize(tensors, torch.bfloat16)
+        roles = table.linear(projection).tensors
+        tensors = {role: found[parameter.name] for role, parameter in roles.items()}
+        assert tensors["weight"].nbytes * 2 == expected[f"{name}.weight"].numel()
+        weight_format = table.format_of(projection)
+        if isinstance(weight_format, Int4):
+            weight_format.linear(projection, tensors, is_invariant=True)
+            assert kernels["is_invariant"]
+            assert torch.equal(kernels.pop("bias"), expected[f"{name}.bias"])
+            matrix = dequantize_int4(*(kernels.get(role) for role in ("weight", "scale", "zero", "columns")))
+            assert kernels["group_size"] * kernels["scale"].size(1) == matrix.size(1)
+        else:
+            matrix = weight_format.dequantize([tensors["weight"], tensors["scale"]], torch.bfloat16)
         assert torch.equal(matrix, expected[f"{name}.weight"])
-    assert table.num_bytes == sum(tensor.nbytes for tensor in loaded(quantized, torch.bfloat16, GPU).values())
+        assert ("columns" in kernels) == ("act-order" in form)
+        kernels.clear()
 
 
-@pytest.mark.parametrize("form", ["AWQ", "compressed-tensors mxfp4"])
+def test_parts_whose_columns_are_in_different_orders(
+    llama_folder: Callable[..., Path],
+    tmp_path: Path,
+    kernels: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Kernels read the inputs in one order: such projections are dequantised, and named."""
+
+    def with_own_order(matrix: Tensor, group_size: int, is_symmetric: bool) -> Rounded:
+        seed = int(matrix.view(torch.int32)[0, 0]) & 255
+        groups = torch.randperm(matrix.size(1), generator=torch.Generator().manual_seed(seed)) // group_size
+        return exact(matrix, group_size, is_symmetric, groups)
+
+    form = gptq(GROUP, with_own_order, is_symmetric=False, desc_act=True)
+    quantized, plain = quantize_folder(
+        llama_folder(**LLAMA), tmp_path, form.stored_as, config={"quantization_config": form.config}
+    )
+    found, expected = loaded(quantized, torch.bfloat16, GPU), loaded(plain, torch.bfloat16)
+    table = load_model_config(quantized).parameters(torch.bfloat16, GPU)
+    qkv = table.spec.layers[1].attention.qkv
+    tensors = {role: found[parameter.name] for role, parameter in table.linear(qkv).tensors.items()}
+    x = torch.randn(3, 160, dtype=torch.bfloat16)
+    made = table.format_of(qkv).linear(qkv, tensors, is_invariant=False)
+    name = qkv.parts[0].name
+    assert torch.equal(made(x), CpuLinear(expected[f"{name}.weight"], expected[f"{name}.bias"])(x))
+    assert (
+        f"{name}: dequantised: the projections of one matrix have columns in different orders" in caplog.text
+    )
+    assert kernels == {}
+
+
+@pytest.mark.parametrize("form", ["AWQ", "GPTQ act-order", "compressed-tensors mxfp4"])
 def test_dummy_weights(make: Make, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     """They have the size of a trained model's, dequantised or as kernels take them."""
     folder, _ = make(form)
@@ -194,6 +252,8 @@ def test_dummy_weights(make: Make, monkeypatch: pytest.MonkeyPatch, form: str) -
         fill_dummy(weights.places(), seed=3)
         linear = table.spec.layers[1].mlp.down
         tensors = [*weights.linear(linear).values()][:-1]  # without the bias
+        if has_kernels and form == "GPTQ act-order":
+            tensors[-1] = tensors[-1][0]
         matrix = table.format_of(linear).dequantize(tensors, torch.bfloat16)
         assert 0.01 < float(matrix.float().std()) < 0.03
 

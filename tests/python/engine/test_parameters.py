@@ -69,7 +69,7 @@ def test_what_tensor_parallelism_divides(llama_folder: Callable[..., Path]) -> N
         for group in parameters
         for source in group.sources
         for parameter in group.tensors.values()
-        if (parameter.name,) == source.targets
+        if [parameter.name] == [target.name for target in source.targets]
     }
     for name in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"):
         assert (0, 0) == (axes[f"{LAYER}.{name}.weight"], axes[f"{LAYER}.{name}.bias"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +24,13 @@ from quire.models.formats.int4_layouts import (
     gptq_zero,
     groups_problem,
 )
+from quire.models.formats.plain import PLAIN
 from quire.models.linear import GateUp, Linear
 from quire.models.sources import Stored
 from quire.models.spec import ExpertsSpec, LinearPart, LinearSpec
 from quire.models.weight_formats import TensorType
+
+log = logging.getLogger("quire.engine")
 
 ROW = -1  # as a group's size: the whole row
 _KERNELS = "quire.models.cuda.int4_linear"
@@ -51,9 +56,12 @@ class Int4:
         }
         if self.has_zero:
             found["zero"] = TensorType(groups, torch.uint8)
+        if self.has_columns:
+            found["columns"] = TensorType((in_size,), torch.int32, is_of_part=True)
         return found
 
     def dequantize(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """Columns are in the order of inputs again."""
         weight, scale, *rest = tensors
         zero = rest.pop(0) if self.has_zero else None
         columns = rest.pop(0) if self.has_columns else None
@@ -63,12 +71,14 @@ class Int4:
         weight, scale, *rest = tensors
         weight.random_(0, 256, generator=generator)
         scale.fill_(0.02 / 4.6)  # 4.6: the standard deviation of 0 to 15
-        for zero in rest:
-            zero.fill_(8)
+        if self.has_zero:
+            rest.pop(0).fill_(8)
+        for columns in rest:
+            columns.copy_(torch.arange(columns.size(-1)))
 
     def has_kernels(self, projection: LinearSpec | ExpertsSpec) -> bool:
-        is_usual = isinstance(projection, LinearSpec) and not self.has_columns
-        return is_usual and self.group_size in _KERNEL_GROUPS and find_spec(_KERNELS) is not None
+        is_linear = isinstance(projection, LinearSpec)
+        return is_linear and self.group_size in _KERNEL_GROUPS and find_spec(_KERNELS) is not None
 
     def linear(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> Linear:
         # Not at the top: the CUDA kernels may not be built.
@@ -76,9 +86,9 @@ class Int4:
             CudaInt4Linear,
         )
 
-        linear: Linear = CudaInt4Linear(
-            **tensors, group_size=self._num_columns(spec), is_invariant=is_invariant
-        )
+        if not _have_one_order(tensors):
+            return PLAIN.linear(spec, self._plain(spec, tensors), is_invariant=is_invariant)
+        linear: Linear = CudaInt4Linear(**self._arguments(spec, tensors), is_invariant=is_invariant)
         return linear
 
     def gate_up(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> GateUp:
@@ -86,13 +96,45 @@ class Int4:
             CudaInt4GateUp,
         )
 
-        gate_up: GateUp = CudaInt4GateUp(
-            **tensors, group_size=self._num_columns(spec), is_invariant=is_invariant
-        )
+        if not _have_one_order(tensors):
+            return PLAIN.gate_up(spec, self._plain(spec, tensors), is_invariant=is_invariant)
+        gate_up: GateUp = CudaInt4GateUp(**self._arguments(spec, tensors), is_invariant=is_invariant)
         return gate_up
 
-    def _num_columns(self, spec: LinearSpec) -> int:
-        return spec.in_size if self.group_size == ROW else self.group_size
+    def _arguments(self, spec: LinearSpec, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What the kernels get: of the order of columns, which all parts share, one; none where it is the
+        usual one."""
+        arguments: dict[str, Any] = dict(tensors)
+        if self.has_columns:
+            columns = arguments.pop("columns")[0]
+            if not torch.equal(
+                columns, torch.arange(spec.in_size, dtype=columns.dtype, device=columns.device)
+            ):
+                arguments["columns"] = columns
+        return arguments | {"group_size": spec.in_size if self.group_size == ROW else self.group_size}
+
+    def _plain(self, spec: LinearSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The dequantised weight of parts whose columns are in different orders."""
+        log.warning(
+            "%s: dequantised: the projections of one matrix have columns in different orders",
+            spec.parts[0].name,
+        )
+        roles = self.tensors(spec.out_size, spec.in_size, tensors["scale"].dtype)
+        sizes = [part.out_size for part in spec.parts]
+        rows = zip(
+            *(
+                tensors[role].unbind(0) if kind.is_of_part else torch.split(tensors[role], sizes)
+                for role, kind in roles.items()
+            ),
+            strict=True,
+        )
+        weight = torch.cat([self.dequantize(each, tensors["scale"].dtype) for each in rows])
+        return {"weight": weight, **{role: each for role, each in tensors.items() if role not in roles}}
+
+
+def _have_one_order(tensors: Mapping[str, Tensor]) -> bool:
+    columns = tensors.get("columns")
+    return columns is None or bool((columns == columns[0]).all())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from quire.models.formats.fp8 import problem_of_scales
 from quire.models.parameter import Parameter, Parameters
-from quire.models.sources import Source, Stored
+from quire.models.sources import Source, Stored, Target
 from quire.models.spec import AttentionSpec
 
 
@@ -35,9 +35,8 @@ def kv_scale_parameters(attention: AttentionSpec) -> Parameters:
             problem=problem_of_scales,
         )
         tensors[role] = Parameter(name=name, shape=(1,), dtype=torch.float32)
-        sources.append(
-            Source(stored=(stored,), targets=(name,), axis=0, begin=0, size=1, fill_dummy=_fill_with_ones)
-        )
+        target = Target(name=name, begin=0, size=1)
+        sources.append(Source(stored=(stored,), targets=(target,), fill_dummy=_fill_with_ones))
     return Parameters(tensors=tensors, sources=tuple(sources))
 
 
