@@ -6,7 +6,8 @@ The model's weights, in bfloat16, are rounded to the nearest number of each form
 written to a folder as a checkpoint of that format, which is loaded and computed on the CPU as it is served,
 in bfloat16. Logits are compared at every position of prompts, each with 128 tokens after it that the model
 itself sampled, with those of the plain weights computed in float32: the row "bfloat16" is what the arithmetic
-alone changes. Greedy ids are compared with the plain model's in bfloat16.
+alone changes. Greedy ids are compared with the plain model's in bfloat16: how many are equal before the first
+that differs, the mean over prompts. Prints a Markdown table, row by row.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,15 +78,15 @@ def measure(model: str, texts: tuple[str, ...], folder: Path) -> None:
     expected = logits_of(plain, longer, torch.float32)
     ids = greedy_ids(plain, prompts)
 
-    table = Table(title=f"{model}, {sum(map(len, longer))} positions")
-    for column in ("weights", "bits", "relative norm of logits", "mean KL, nats", f"greedy ids of {GREEDY}"):
-        table.add_column(column)
+    columns = ("weights", "bits", "norm of logits", "KL, nats", f"greedy ids of {GREEDY}")
+    print(f"{model}, {sum(map(len, longer))} positions\n")
+    print(f"| {' | '.join(columns)} |\n|---{'|--:' * (len(columns) - 1)}|")
 
     def row(name: str, bits: float, checkpoint: Path) -> None:
         logits = logits_of(checkpoint, longer, torch.bfloat16)
         same = [num_equal(*pair) for pair in zip(greedy_ids(checkpoint, prompts), ids, strict=True)]
         norm, kl = relative_norm(logits, expected), mean_kl(logits, expected)
-        table.add_row(name, f"{bits:g}", f"{norm:.4f}", f"{kl:.5f}", f"{sum(same) / len(same):.0f}")
+        print(f"| {name} | {bits:g} | {norm:.3f} | {kl:.4f} | {sum(same) / len(same):.0f} |", flush=True)
 
     row("bfloat16", 16, plain)
     config = json.loads((plain / "config.json").read_text())
@@ -100,7 +99,6 @@ def measure(model: str, texts: tuple[str, ...], folder: Path) -> None:
         )
         row(name, bits, quantized)
         shutil.rmtree(folder / "format")
-    Console(width=120).print(table)
 
 
 def in_bfloat16(source: Path, folder: Path) -> Path:
