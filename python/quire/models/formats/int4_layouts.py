@@ -4,8 +4,8 @@ That form: `weight` uint8 [out, in / 2], two columns in a byte, the even one in 
 [out, in / group]; `zero` uint8 [out, in / group], or None, which is 8. A weight is (q - zero) * scale. For
 mxfp4 a nibble is an e2m1 code and `scale` holds e8m0 bytes, one for 32 columns.
 
-Every function works on whatever device its input is on, and by slices of outputs, so that a large tensor is
-never unpacked as a whole.
+Every function works on whatever device its input is on. What takes more than a byte for two numbers is done
+by slices of outputs, so that a large tensor is never unpacked as a whole.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from torch import Tensor
 
 MXFP4_GROUP = 32  # columns that share a scale
 _SYMMETRIC_ZERO = 8
-# The nibble of an int32 of AWQ that each of its eight outputs is in.
-_AWQ_NIBBLES = (0, 4, 1, 5, 2, 6, 3, 7)
-_SLICE = 1024  # outputs that are unpacked at once, a multiple of 8
+_SLICE = 1024  # outputs that are unpacked at once
 # What e2m1 codes stand for.
 _E2M1 = tuple(sign * value for sign in (1, -1) for value in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0))
 # What e8m0 bytes stand for.
@@ -28,16 +26,14 @@ _E8M0 = (*(2.0 ** (byte - 127) for byte in range(255)), float("nan"))
 
 def awq_weight(qweight: Tensor) -> Tensor:
     """qweight: int32 [in, out / 8], the eight outputs of an element in AWQ's order of nibbles."""
-    num_inputs, num_words = qweight.shape
-    weight = torch.empty(num_words * 8, num_inputs // 2, dtype=torch.uint8, device=qweight.device)
-    for begin, end in _slices(num_words * 8):
-        weight[begin:end] = _packed(_awq_nibbles(qweight[:, begin // 8 : end // 8]).t())
-    return weight
+    even, odd = _bytes(qweight).view(qweight.size(0) // 2, 2, -1).unbind(1)  # inputs, [in / 2, out / 2] each
+    low, high = (even & 15) | (odd << 4), (even >> 4) | (odd & 0xF0)
+    return _awq_ordered(torch.stack((low, high), dim=-1)).t().contiguous()
 
 
 def awq_zero(qzeros: Tensor) -> Tensor:
     """qzeros: int32 [in / group, out / 8], in AWQ's order of nibbles."""
-    return _awq_nibbles(qzeros).t().contiguous()
+    return _awq_ordered(_nibbles(_bytes(qzeros))).t().contiguous()
 
 
 def gptq_weight(qweight: Tensor, columns: Tensor | None = None) -> Tensor:
@@ -149,7 +145,7 @@ def _packed(nibbles: Tensor) -> Tensor:
     return nibbles[:, ::2] | (nibbles[:, 1::2] << 4)
 
 
-def _awq_nibbles(words: Tensor) -> Tensor:
-    """int32 [rows, n] -> [rows, 8 n] in the order of outputs."""
-    nibbles = _nibbles(_bytes(words)).view(words.size(0), -1, 8)
-    return nibbles[..., list(_AWQ_NIBBLES)].flatten(1)
+def _awq_ordered(nibbles: Tensor) -> Tensor:
+    """What the nibbles of AWQ's elements hold, the lowest first, in the order of outputs: [rows, out]. The
+    nibbles are of the outputs 0 2 4 6 1 3 5 7."""
+    return nibbles.reshape(nibbles.size(0), -1, 2, 4).transpose(2, 3).flatten(1)
