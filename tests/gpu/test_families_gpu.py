@@ -42,6 +42,10 @@ CHANNEL = {
     "ignore": ["lm_head"],
 }
 BLOCK = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32}
+ACT_ORDER = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False, "desc_act": True}
+INT4 = {"num_bits": 4, "type": "int", "strategy": "channel"}
+ROWS = CHANNEL | {"config_groups": {"group_0": GROUP | {"weights": INT4, "format": "pack-quantized"}}}
 # A config, and its quantization_config.
 QUANTIZED: dict[str, tuple[str, dict[str, Any]]] = {
     "fp8 tensor": ("llama3-8b", {"quant_method": "fp8"}),
@@ -49,6 +53,13 @@ QUANTIZED: dict[str, tuple[str, dict[str, Any]]] = {
     "fp8 block": ("qwen3-8b", BLOCK),
     "fp8 channel, rows in another order": ("command-r-cohere", CHANNEL),
     "fp8 block, experts": ("qwen3-moe", BLOCK),
+    "int4 groups of 32": ("llama3-8b", AWQ),
+    "int4 groups of 64": ("qwen3-8b", AWQ | {"group_size": 64}),
+    "int4 rows": ("llama3-8b", ROWS),
+    "int4 act-order": ("llama3-8b", ACT_ORDER),
+    "int4, rows in another order": ("command-r-cohere", AWQ),
+    "int4, experts": ("qwen3-moe", AWQ),
+    "mxfp4, experts": ("gpt-oss-20b-bf16-sinks", {"quant_method": "mxfp4"}),
 }
 
 
@@ -81,11 +92,21 @@ def make_checkpoint(name: str, folder: Path, **changes: Any) -> None:
         return torch.randn(shape, generator=generator) * scale
 
     stored = load_model_config(folder).parameters(torch.float32).stored
+    is_int4 = any(each.dtypes == ("I32",) for each in stored.values())
     tensors = {}
     for key, each in stored.items():
         if each.default is not None:
             continue
-        if each.dtypes == ("F8_E4M3",):
+        if key.endswith("g_idx"):
+            tensors[key] = (torch.randperm(each.shape[0], generator=generator) // 32).int()
+        elif each.dtypes == ("I32",):
+            tensors[key] = torch.randint(-(1 << 31), 1 << 31, each.shape, generator=generator).int()
+        elif each.dtypes == ("U8",):
+            low, high = (118, 120) if key.endswith("scales") else (0, 256)
+            tensors[key] = torch.randint(low, high, each.shape, generator=generator).to(torch.uint8)
+        elif key.endswith((".scales", ".weight_scale")) and each.dtypes is None and is_int4:
+            tensors[key] = 0.02 * (torch.rand(each.shape, generator=generator) + 0.5).half()
+        elif each.dtypes == ("F8_E4M3",):
             tensors[key] = (torch.randn(each.shape, generator=generator) * 64).to(torch.float8_e4m3fn)
         elif "_scale" in key:
             in_size = stored[key.partition("_scale")[0]].shape[-1]

@@ -23,10 +23,11 @@ from quantized_checkpoints import (
 )
 from quantized_forms import Form, awq, compressed, gptq, packed_int4, packed_mxfp4
 from quire import LLM, SamplingParams
-from quire.errors import ModelError
+from quire.errors import InvalidArgument, ModelError
 from quire.models.checkpoint import fill_dummy
 from quire.models.config import load_model_config
 from quire.models.cpu.linear import CpuLinear
+from quire.models.format_report import describe_formats
 from quire.models.formats.int4 import Int4
 from quire.models.formats.int4_layouts import dequantize_int4
 from quire.models.formats.mxfp4 import Mxfp4
@@ -336,6 +337,31 @@ def test_zeros_that_older_programs_wrote_as_biases(llama_folder: Callable[..., P
             llama_folder(), tmp_path, stored_as, config={"quantization_config": FORMS["GPTQ"].config}
         )
     )
+
+
+@pytest.mark.parametrize(
+    ("form", "accepted", "refused", "title"),
+    [
+        (
+            "AWQ",
+            ["awq", "awq_marlin"],
+            "gptq",
+            "weights (awq): 21 projections int4, groups of 32; plain: lm_head",
+        ),
+        ("GPTQ, rows", ["gptq", "gptq_marlin"], "awq", "21 projections int4, a scale for each row; plain"),
+        ("compressed-tensors mxfp4", ["compressed-tensors"], "mxfp4", "21 projections mxfp4; plain: lm_head"),
+    ],
+)
+def test_the_setting(make: Make, form: str, accepted: list[str], refused: str, title: str) -> None:
+    """The checkpoint's method is accepted by vLLM's names for it, any other is refused with both; the log has
+    the format."""
+    folder, _ = make(form)
+    for setting in accepted:
+        table = load_model_config(folder, setting).parameters(torch.bfloat16)
+        assert title in str(describe_formats(table))
+    with pytest.raises(InvalidArgument) as caught:
+        load_model_config(folder, refused)
+    assert str(caught.value).startswith(f'quantization: got "{refused}"; allowed: null or "{accepted[0]}"')
 
 
 FILE = "model.safetensors"

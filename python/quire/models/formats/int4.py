@@ -48,6 +48,13 @@ class Int4:
     has_zero: bool
     has_columns: bool = False
 
+    @property
+    def title(self) -> str:
+        """For the log."""
+        return (
+            "int4, a scale for each row" if self.group_size == ROW else f"int4, groups of {self.group_size}"
+        )
+
     def tensors(self, out_size: int, in_size: int, dtype: torch.dtype) -> Mapping[str, TensorType]:
         groups = (out_size, 1 if self.group_size == ROW else in_size // self.group_size)
         found = {
@@ -143,7 +150,10 @@ class AwqStorage:
 
     group_size: int
     setting: str
-    title = "AWQ"
+
+    @property
+    def title(self) -> str:
+        return self.format.title
 
     @property
     def format(self) -> Int4:
@@ -176,7 +186,10 @@ class GptqStorage:
     has_columns: bool
     is_one_less: bool
     setting: str
-    title = "GPTQ"
+
+    @property
+    def title(self) -> str:
+        return self.format.title
 
     @property
     def format(self) -> Int4:
@@ -217,7 +230,10 @@ class PackedStorage:
     is_symmetric: bool
     has_columns: bool
     setting: str
-    title = "compressed-tensors int4"
+
+    @property
+    def title(self) -> str:
+        return self.format.title
 
     @property
     def format(self) -> Int4:

@@ -71,7 +71,7 @@ class BlocksStorage:
 class PackedMxfp4Storage:
     """What compressed-tensors calls mxfp4-pack-quantized: rows of bytes and of scales."""
 
-    title = "compressed-tensors mxfp4"
+    title = "mxfp4"
     format = MXFP4
 
     def stored(self, weight: str, part: LinearPart, in_size: int) -> tuple[Stored, ...]:
