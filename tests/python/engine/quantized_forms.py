@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -98,5 +99,35 @@ def compressed(stored_as: str, **weights: Any) -> dict[str, Any]:
     }
 
 
+def exact(matrix: Tensor, group_size: int, is_symmetric: bool, groups: Tensor | None = None) -> Rounded:
+    """Scales that are the same numbers in every type."""
+    result = round_to_int4(matrix, group_size, is_symmetric, groups=groups)
+    return replace(result, scale=result.scale.bfloat16().half())
+
+
+def shuffled(matrix: Tensor, group_size: int, is_symmetric: bool) -> Rounded:
+    """The inputs of a group are no neighbours."""
+    generator = torch.Generator().manual_seed(matrix.size(1))
+    groups = torch.randperm(matrix.size(1), generator=generator) // group_size
+    return exact(matrix, group_size, is_symmetric, groups)
+
+
 def _stored(packed: Mapping[str, Tensor], values: Tensor) -> Stored:
     return Stored({f".{name}": tensor for name, tensor in packed.items()}, values)
+
+
+GROUP = 32
+INT4_FORMS: dict[str, Form] = {
+    "AWQ": awq(GROUP, exact),
+    "AWQ, rows": awq(-1, exact, version="GEMM"),
+    "GPTQ": gptq(GROUP, exact),
+    "GPTQ, rows": gptq(-1, exact, desc_act=True),
+    "GPTQ with zero points": gptq(GROUP, exact, is_symmetric=False),
+    "GPTQ version 2": gptq(GROUP, exact, is_symmetric=False, version=2, checkpoint_format="gptq_v2"),
+    "GPTQ act-order": gptq(GROUP, shuffled, desc_act=True),
+    "compressed-tensors": packed_int4(GROUP, exact),
+    "compressed-tensors with zero points": packed_int4(GROUP, exact, is_symmetric=False),
+    "compressed-tensors channel": packed_int4(-1, exact),
+    "compressed-tensors act-order": packed_int4(GROUP, shuffled, is_symmetric=False, actorder="group"),
+    "compressed-tensors mxfp4": packed_mxfp4(),
+}

@@ -5,25 +5,21 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from four_bits import Rounded, pack_mxfp4, round_to_int4, round_to_mxfp4
+from four_bits import Rounded, pack_mxfp4, round_to_mxfp4
 from quantized_checkpoints import (
     Stored,
-    changed_tensor,
     loaded,
     quantize_folder,
-    with_config,
-    without_tensor,
     write_json,
 )
-from quantized_forms import Form, awq, compressed, gptq, packed_int4, packed_mxfp4
+from quantized_forms import GROUP, INT4_FORMS, exact, gptq
 from quire import LLM, SamplingParams
-from quire.errors import InvalidArgument, ModelError
+from quire.errors import InvalidArgument
 from quire.models.checkpoint import fill_dummy
 from quire.models.config import load_model_config
 from quire.models.cpu.linear import CpuLinear
@@ -36,7 +32,6 @@ from torch import Tensor
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
-GROUP = 32
 LLAMA = {"hidden_size": 160, "intermediate_size": 224, "attention_bias": True, "mlp_bias": True}
 MODELS: dict[str, dict[str, Any]] = {
     "llama": LLAMA,
@@ -59,33 +54,6 @@ GPT_OSS: dict[str, Any] = {
 }
 
 
-def exact(matrix: Tensor, group_size: int, is_symmetric: bool, groups: Tensor | None = None) -> Rounded:
-    """Scales that are the same numbers in every type."""
-    result = round_to_int4(matrix, group_size, is_symmetric, groups=groups)
-    return replace(result, scale=result.scale.bfloat16().half())
-
-
-def shuffled(matrix: Tensor, group_size: int, is_symmetric: bool) -> Rounded:
-    """The inputs of a group are no neighbours."""
-    generator = torch.Generator().manual_seed(matrix.size(1))
-    groups = torch.randperm(matrix.size(1), generator=generator) // group_size
-    return exact(matrix, group_size, is_symmetric, groups)
-
-
-FORMS: dict[str, Form] = {
-    "AWQ": awq(GROUP, exact),
-    "AWQ, rows": awq(-1, exact, version="GEMM"),
-    "GPTQ": gptq(GROUP, exact),
-    "GPTQ, rows": gptq(-1, exact, desc_act=True),
-    "GPTQ with zero points": gptq(GROUP, exact, is_symmetric=False),
-    "GPTQ version 2": gptq(GROUP, exact, is_symmetric=False, version=2, checkpoint_format="gptq_v2"),
-    "GPTQ act-order": gptq(GROUP, shuffled, desc_act=True),
-    "compressed-tensors": packed_int4(GROUP, exact),
-    "compressed-tensors with zero points": packed_int4(GROUP, exact, is_symmetric=False),
-    "compressed-tensors channel": packed_int4(-1, exact),
-    "compressed-tensors act-order": packed_int4(GROUP, shuffled, is_symmetric=False, actorder="group"),
-    "compressed-tensors mxfp4": packed_mxfp4(),
-}
 Make = Callable[..., tuple[Path, Path]]
 
 
@@ -94,7 +62,7 @@ def make(llama_folder: Callable[..., Path], tmp_path: Path) -> Make:
     """A quantised checkpoint of a form, and the plain one of its dequantised weights."""
 
     def make(form: str, model: str = "llama", **options: Any) -> tuple[Path, Path]:
-        stored_as, config = FORMS[form]
+        stored_as, config = INT4_FORMS[form]
         changes = {"quantization_config": config | options.pop("config", {})}
         return quantize_folder(llama_folder(**MODELS[model]), tmp_path, stored_as, config=changes, **options)
 
@@ -134,7 +102,7 @@ def check_equal(quantized: Path, plain: Path, dtype: torch.dtype = torch.bfloat1
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", INT4_FORMS)
 def test_weights_are_dequantised_exactly(make: Make, form: str, dtype: torch.dtype) -> None:
     """Computed in float32 and rounded once; projections that are one matrix keep their own scales."""
     check_equal(*make(form), dtype)
@@ -183,7 +151,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return given
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", INT4_FORMS)
 def test_kernels_get_the_common_form(make: Make, kernels: dict[str, Any], form: str) -> None:
     """Where there are kernels four bits stay four, rows of all parts with their own scales; the ledger counts
     them to the byte."""
@@ -329,12 +297,12 @@ def test_zeros_that_older_programs_wrote_as_biases(llama_folder: Callable[..., P
     """Are read by nothing where the model has no biases."""
 
     def stored_as(matrix: Tensor) -> Stored:
-        made = FORMS["GPTQ"].stored_as(matrix)
+        made = INT4_FORMS["GPTQ"].stored_as(matrix)
         return made._replace(tensors={**made.tensors, ".bias": torch.zeros(matrix.size(0))})
 
     check_equal(
         *quantize_folder(
-            llama_folder(), tmp_path, stored_as, config={"quantization_config": FORMS["GPTQ"].config}
+            llama_folder(), tmp_path, stored_as, config={"quantization_config": INT4_FORMS["GPTQ"].config}
         )
     )
 
@@ -362,115 +330,3 @@ def test_the_setting(make: Make, form: str, accepted: list[str], refused: str, t
     with pytest.raises(InvalidArgument) as caught:
         load_model_config(folder, refused)
     assert str(caught.value).startswith(f'quantization: got "{refused}"; allowed: null or "{accepted[0]}"')
-
-
-FILE = "model.safetensors"
-ROOT = "model.layers.1.mlp.up_proj"
-MISTAKES: dict[str, tuple[str, Callable[[Path], None], str]] = {
-    "three bits": ("GPTQ", with_config(bits=3), "quantization_config.bits: got 3; allowed: 4"),
-    "eight bits": ("GPTQ", with_config(bits=8), "quantization_config.bits: got 8; allowed: 4"),
-    "eight bits of some": (
-        "GPTQ",
-        with_config(dynamic={"+:.*up_proj": {"bits": 8}}),
-        "quantization_config.dynamic.+:.*up_proj.bits: got 8; allowed: 4",
-    ),
-    "no expression": (
-        "GPTQ",
-        with_config(dynamic={"-:(": {}}),
-        "quantization_config.dynamic.-:(: got ",
-    ),
-    "format of GPTQ": (
-        "GPTQ",
-        with_config(checkpoint_format="marlin"),
-        'checkpoint_format: got "marlin"; allowed: "gptq", "gptq_v2"',
-    ),
-    "version of AWQ": ("AWQ", with_config(version="gemv"), 'version: got "gemv"; allowed: "gemm"'),
-    "AWQ without zero points": (
-        "AWQ",
-        with_config(zero_point=False),
-        "quantization_config.zero_point: got false; allowed: true",
-    ),
-    "no group": ("AWQ", with_config(group_size=0), "group_size: got 0; allowed: -1, or an integer in [8,"),
-    "groups that do not divide": (
-        "AWQ",
-        with_config(group_size=64),
-        "config.json: quantization_config.group_size: got 64; allowed: a divisor of 160, the inputs of "
-        "model.layers.0.self_attn.q_proj",
-    ),
-    "other groups": (
-        "AWQ",
-        with_config(group_size=16),
-        "model.layers.0.mlp.down_proj.qzeros: got shape [7, 20]; allowed: [14, 20]",
-    ),
-    "truncated scales": (
-        "GPTQ",
-        changed_tensor(f"{ROOT}.scales", lambda scales: scales[:3]),
-        f"{FILE}: {ROOT}.scales: got shape [3, 224]; allowed: [5, 224]",
-    ),
-    "NaN": (
-        "AWQ",
-        changed_tensor(f"{ROOT}.scales", lambda scales: scales.index_fill(0, torch.tensor(1), float("nan"))),
-        f"{FILE}: {ROOT}.scales: got nan; allowed: finite numbers",
-    ),
-    "no zero points": (
-        "AWQ",
-        without_tensor(f"{ROOT}.qzeros"),
-        f"missing from the checkpoint: {ROOT}.qzeros",
-    ),
-    "no order": (
-        "GPTQ act-order",
-        without_tensor(f"{ROOT}.g_idx"),
-        f"missing from the checkpoint: {ROOT}.g_idx",
-    ),
-    "a wrong order": (
-        "GPTQ act-order",
-        changed_tensor(f"{ROOT}.g_idx", lambda groups: groups.clamp(max=3)),
-        f"{FILE}: {ROOT}.g_idx: got 64 inputs in group 3; allowed: 32",
-    ),
-    "zero points of what is symmetric": (
-        "GPTQ",
-        changed_tensor(f"{ROOT}.qzeros", lambda zeros: zeros + 1),
-        f"{FILE}: {ROOT}.qzeros: got a zero point of 9; allowed: 8, as sym is true",
-    ),
-    "a plain weight": (
-        "AWQ",
-        changed_tensor(f"{ROOT}.qweight", lambda weight: weight.float()),
-        f"{FILE}: {ROOT}.qweight: got dtype F32; allowed: I32",
-    ),
-    "int8 of compressed-tensors": (
-        "compressed-tensors",
-        with_config(**compressed("pack-quantized", num_bits=8)),
-        "config_groups.group_0.weights.num_bits: got 8; allowed: 4",
-    ),
-    "another strategy": (
-        "compressed-tensors",
-        with_config(**compressed("pack-quantized", strategy="block")),
-        'weights.strategy: got "block"; allowed: "group", "channel"',
-    ),
-    "mxfp4 of other groups": (
-        "compressed-tensors mxfp4",
-        with_config(**compressed("mxfp4-pack-quantized", type="float", group_size=16)),
-        "weights.group_size: got 16; allowed: 32",
-    ),
-    "a scale that is no number": (
-        "compressed-tensors mxfp4",
-        changed_tensor(f"{ROOT}.weight_scale", lambda scale: torch.full_like(scale, 255)),
-        f"{FILE}: {ROOT}.weight_scale: got 255, which is not a number; allowed: [0, 254]",
-    ),
-    "an odd number of outputs": (
-        "AWQ",
-        lambda folder: write_json(folder / "config.json", {"intermediate_size": 228}),
-        "got 228 outputs; allowed: a multiple of 8",
-    ),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_what_is_wrong_is_named(make: Make, mistake: str) -> None:
-    """File, tensor or key, what is there, and what is allowed."""
-    form, spoil, expected = MISTAKES[mistake]
-    folder, _ = make(form)
-    spoil(folder)
-    with pytest.raises(ModelError) as caught:
-        loaded(folder, torch.bfloat16)
-    assert expected in str(caught.value)

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from quire.errors import describe
 from quire.models.config_reader import ConfigReader
-from quire.models.formats.int4 import ROW, AwqStorage, GptqStorage, PackedStorage
+from quire.models.formats.int4 import ROW
+from quire.models.formats.int4_storages import AwqStorage, GptqStorage, PackedStorage
 from quire.models.formats.mxfp4 import BlocksStorage, PackedMxfp4Storage
 from quire.models.formats.patterns import read_names
 from quire.models.formats.plain import PLAIN_STORAGE
