@@ -8,6 +8,7 @@ namespace quire::bindings {
 void bind_layers(py::module_& m) {
   def_kernel<cuda::launch_norm>(m);
   def_kernel<cuda::launch_activate>(m);
+  def_kernel<cuda::launch_quantize_rows>(m);
   def_kernel<cuda::launch_scale_and_cap>(m);
   def_kernel<cuda::launch_embedding>(m);
   def_kernel<cuda::launch_gather_rows>(m);

@@ -95,7 +95,9 @@ def skinny_gemm(
 ) -> None: ...
 
 class WideGemmWeight:
-    def __init__(self, *, data: int, n: int, k: int, dtype: int, silu_mul: bool = False) -> None: ...
+    def __init__(
+        self, *, data: int, n: int, k: int, dtype: int, silu_mul: bool = False, scale: int = 0
+    ) -> None: ...
 
 class WideGemmTuning:
     def __init__(self, *, pair: int = -1, group: int = 0, columns: int = 0, halves: int = -1) -> None: ...
@@ -109,6 +111,7 @@ def wide_gemm(
     out: int,
     stride_out: int,
     bias: int = 0,
+    x_scale: int = 0,
     overlaps: bool = True,
     tuning: WideGemmTuning = ...,
     stream: int = 0,
@@ -126,6 +129,7 @@ def split_gemm(
     out: int,
     stride_out: int,
     bias: int = 0,
+    x_scale: int = 0,
     overlaps: bool = True,
     tuning: SplitGemmTuning = ...,
     stream: int = 0,
@@ -163,6 +167,9 @@ def activate(
     out: int,
     out_scale: int = 0,
     stream: int = 0,
+) -> None: ...
+def quantize_rows(
+    *, dtype: int, num_rows: int, size: int, x: int, stride_x: int, out: int, scale: int, stream: int = 0
 ) -> None: ...
 def scale_and_cap(
     *,

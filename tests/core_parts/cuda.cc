@@ -20,6 +20,7 @@ namespace {
 
 void launch_norm(const NormParams&, cudaStream_t) { refuse(); }
 void launch_activate(const ActivateParams&, cudaStream_t) { refuse(); }
+void launch_quantize_rows(const QuantizeRowsParams&, cudaStream_t) { refuse(); }
 void launch_scale_and_cap(const ScaleAndCapParams&, cudaStream_t) { refuse(); }
 void launch_embedding(const EmbeddingParams&, cudaStream_t) { refuse(); }
 void launch_gather_rows(const GatherRowsParams&, cudaStream_t) { refuse(); }
@@ -30,7 +31,7 @@ size_t paged_attention_workspace_bytes(const PagedAttentionConfig&) { refuse(); 
 void launch_paged_attention_plan(const PagedAttentionPlanParams&, cudaStream_t) { refuse(); }
 void launch_paged_attention(const PagedAttentionParams&, cudaStream_t) { refuse(); }
 SkinnyGemmWeight make_skinny_gemm_weight(const void*, int64_t, int64_t, DType, bool) { refuse(); }
-WideGemmWeight make_wide_gemm_weight(const void*, int64_t, int64_t, DType, bool) { refuse(); }
+WideGemmWeight make_wide_gemm_weight(const void*, int64_t, int64_t, DType, bool, const float*) { refuse(); }
 void launch_skinny_gemm(const SkinnyGemmParams&, cudaStream_t) { refuse(); }
 void launch_wide_gemm(const WideGemmParams&, cudaStream_t) { refuse(); }
 void launch_split_gemm(const SplitGemmParams&, cudaStream_t) { refuse(); }

@@ -55,4 +55,15 @@ struct Float8Scale {
   }
 };
 
+// Eight adjacent columns of a row, of an even lane and of the odd one after it, as the 16 bytes of
+// kFloat8Columns. Every lane of the warp calls.
+__device__ inline Vec<uint8_t, 8> in_float8_order(const Vec<uint8_t, 8>& columns) {
+  const bool is_second = threadIdx.x % 2 == 1;
+  const auto& words = reinterpret_cast<const Vec<uint32_t, 2>&>(columns);
+  const uint32_t other = __shfl_xor_sync(~0u, words[is_second ? 0 : 1], 1);
+  const uint32_t first = is_second ? other : words[0], second = is_second ? words[1] : other;
+  const Vec<uint32_t, 2> mixed = {{__byte_perm(second, first, 0x5140), __byte_perm(second, first, 0x7362)}};
+  return reinterpret_cast<const Vec<uint8_t, 8>&>(mixed);
+}
+
 }  // namespace quire::cuda

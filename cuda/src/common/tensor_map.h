@@ -5,7 +5,7 @@
 
 namespace quire::cuda {
 
-// cuTensorMapEncodeTiled of 2-byte elements without gaps, interleaving or values for what lies outside but
+// cuTensorMapEncodeTiled of elements without gaps, interleaving or values for what lies outside but
 // zeros. sizes, box: [rank], innermost first; strides: [rank - 1], bytes. Throws std::runtime_error where the
 // driver refuses.
 CUtensorMap encode_tensor_map(CUtensorMapDataType type, int rank, const void* data, const cuuint64_t* sizes,

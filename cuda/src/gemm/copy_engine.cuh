@@ -43,6 +43,16 @@ __device__ inline void store_float4(uint32_t to, float4 values) {
                : "memory");
 }
 
+__device__ inline float load_float(uint32_t from) {
+  float value;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(from) : "memory");
+  return value;
+}
+
+__device__ inline void store_float(uint32_t to, float value) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(value) : "memory");
+}
+
 __device__ inline Vec<uint32_t, 4> load_words(uint32_t from) {
   Vec<uint32_t, 4> words;
   asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"

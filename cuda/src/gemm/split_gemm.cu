@@ -3,15 +3,14 @@
 #include "common/dispatch.h"
 #include "common/launch.h"
 #include "gemm/device.h"
+#include "operands.h"
 #include "quire/cuda/gemm.h"
 #include "split_kernel.h"
-#include "tensor_map.h"
 
 namespace quire::cuda {
 namespace {
 
 using gemm::ceil_div;
-using gemm::make_tensor_map;
 using gemm::num_sms;
 using gemm::split::KernelArgs;
 using gemm::split::kGroupColumns;
@@ -44,7 +43,7 @@ Cut choose_cut(int64_t n, int64_t k, const SplitGemmParams& p) {
   }
   if (p.tuning.columns > 0) cut.columns = p.tuning.columns;
   if (p.tuning.parts > 0) cut.parts = p.tuning.parts;
-  cut.parts = std::min(cut.parts, ceil_div(k, gemm::kBoxColumns));
+  cut.parts = std::min(cut.parts, ceil_div(k, gemm::step_columns(*p.weight)));
   return cut;
 }
 
@@ -55,15 +54,10 @@ void launch_split_gemm(const SplitGemmParams& p, cudaStream_t stream) {
   check_range("num_rows", p.num_rows, 0, 1 << 24);
   if (p.num_rows == 0) return;
   if (w.silu_mul) refuse("silu_mul", "true", "false");
-  if (!is_aligned(p.x, 16)) throw std::invalid_argument("x: must be 16-byte aligned");
-  if (!is_aligned(p.out, 16)) throw std::invalid_argument("out: must be 16-byte aligned");
-  if (p.stride_x % 8 != 0) refuse("stride_x", std::to_string(p.stride_x), "multiples of 8");
-  if (p.stride_out % 8 != 0) refuse("stride_out", std::to_string(p.stride_out), "multiples of 8");
-  check_range("stride_x", p.stride_x, p.num_rows == 1 ? 0 : w.k, INT32_MAX);
-  check_range("stride_out", p.stride_out, p.num_rows == 1 ? 0 : w.n, INT32_MAX);
+  gemm::check_tensors(p);
 
   KernelArgs args;
-  args.num_steps = ceil_div(w.k, gemm::kBoxColumns);
+  args.num_steps = ceil_div(w.k, gemm::step_columns(w));
   const Cut cut = choose_cut(w.n, w.k, p);
   check_range("tuning.parts", cut.parts, 1, kMaxParts);
   if (cut.columns != kGroupColumns && cut.columns != 2 * kGroupColumns) {
@@ -72,13 +66,15 @@ void launch_split_gemm(const SplitGemmParams& p, cudaStream_t stream) {
   if (cut.rows != kSmallTileRows && cut.rows != kTileRows) {
     refuse("tuning.rows", std::to_string(cut.rows), "0, 96, 128");
   }
-  args.weight = make_tensor_map(w.dtype, w.data, w.n, w.k, w.k, cut.columns);
-  args.x = make_tensor_map(w.dtype, p.x, p.num_rows, w.k, std::max(p.stride_x, w.k), cut.rows);
+  args.weight = gemm::make_operand_map(w, w.data, w.n, w.k, cut.columns);
+  args.x = gemm::make_operand_map(w, p.x, p.num_rows, p.stride_x, cut.rows);
   args.num_rows = p.num_rows;
   args.row_tiles = ceil_div(p.num_rows, cut.rows);
   args.n_out = static_cast<int32_t>(w.n);
   args.parts = cut.parts;
   args.bias = p.bias;
+  args.x_scale = p.x_scale;
+  args.weight_scale = w.scale;
   args.out = p.out;
   args.stride_out = p.stride_out;
 
@@ -87,21 +83,15 @@ void launch_split_gemm(const SplitGemmParams& p, cudaStream_t stream) {
   config.cluster = static_cast<unsigned>(cut.parts);
   config.overlaps = p.overlaps;
   config.stream = stream;
-  const auto launch_type = [&](auto type) {
-    using T = typename decltype(type)::type;
+  gemm::dispatch_types(w, [&]<class Element, class T>(Type<Element>, Type<T>) {
     using gemm::split::launch_kernel;
     if (cut.rows == kTileRows) {
-      return cut.columns == kGroupColumns ? launch_kernel<T, kTileRows, 1>(config, args)
-                                          : launch_kernel<T, kTileRows, 2>(config, args);
+      return cut.columns == kGroupColumns ? launch_kernel<Element, T, kTileRows, 1>(config, args)
+                                          : launch_kernel<Element, T, kTileRows, 2>(config, args);
     }
-    return cut.columns == kGroupColumns ? launch_kernel<T, kSmallTileRows, 1>(config, args)
-                                        : launch_kernel<T, kSmallTileRows, 2>(config, args);
-  };
-  if (w.dtype == DType::kBFloat16) {
-    launch_type(Type<__nv_bfloat16>{});
-  } else {
-    launch_type(Type<__half>{});
-  }
+    return cut.columns == kGroupColumns ? launch_kernel<Element, T, kSmallTileRows, 1>(config, args)
+                                        : launch_kernel<Element, T, kSmallTileRows, 2>(config, args);
+  });
 }
 
 }  // namespace quire::cuda

@@ -8,8 +8,8 @@
 // The sums of 8 rows of x are a unit. Each block of a cluster adds up a range of the units, from all parts in
 // order, once all blocks are through with their rings, where the sums then go.
 //
-// Shared memory: ring of W [stage][rows of W][64], ring of x [stage][rows of x][64]; then sums
-// [part][unit of this block][thread] float4; barriers.
+// Shared memory: ring of W [stage][rows of W][128 bytes], ring of x [stage][rows of x][128 bytes]; then sums
+// [part][unit of this block][thread] float4; barriers; scales of the tile's rows of x.
 #pragma once
 
 #include "common/dependency.cuh"
@@ -22,9 +22,12 @@
 
 namespace quire::cuda::gemm::split {
 
-template <int kRows_, int kGroups>
+template <class Element_, int kRows_, int kGroups>
 struct Shape {
-  static constexpr int kRows = kRows_;  // of x
+  using Element = Element_;  // of x and W
+  static constexpr bool kIsScaled = std::is_same_v<Element, __nv_fp8_e4m3>;
+  static constexpr int kStep = kBoxRowBytes / sizeof(Element);  // elements of k
+  static constexpr int kRows = kRows_;                          // of x
   static constexpr int kColumns = kGroups * kGroupColumns;
   static constexpr int kMathThreads = kGroups * 128;
   static constexpr int kMathWarps = kMathThreads / 32;
@@ -32,13 +35,14 @@ struct Shape {
   static constexpr int kUnits = kRows / 8;
   static constexpr int kUnitBytes = kMathThreads * 16;
 
-  static constexpr int kWeightBytes = kColumns * kBoxColumns * 2;
-  static constexpr int kGroupBytes = kGroupColumns * kBoxColumns * 2;
-  static constexpr int kXBytes = kRows * kBoxColumns * 2;
+  static constexpr int kWeightBytes = kColumns * kBoxRowBytes;
+  static constexpr int kGroupBytes = kGroupColumns * kBoxRowBytes;
+  static constexpr int kXBytes = kRows * kBoxRowBytes;
   static constexpr int kRingBytes = 208 * 1024;
   static constexpr int kXStages = kGroups == 1 ? 7 : 6;
   static constexpr int kWeightStages = (kRingBytes - kXStages * kXBytes) / kWeightBytes;
-  static constexpr int kSharedBytes = 1024 + kRingBytes + 8 * (2 * kWeightStages + 2 * kXStages + 1);
+  static constexpr int kScalesAt = kRingBytes + 8 * (2 * kWeightStages + 2 * kXStages + 1);
+  static constexpr int kSharedBytes = 1024 + kScalesAt + (kIsScaled ? kRows * 4 : 0);
   // Where all parts' sums of a block's units need most.
   static_assert((kUnits + kMaxParts - 1) * kUnitBytes <= kRingBytes);
 };
@@ -54,6 +58,7 @@ struct Shared {
   __device__ uint32_t x_full(int stage) const { return empty(S::kWeightStages + stage); }
   __device__ uint32_t x_empty(int stage) const { return x_full(S::kXStages + stage); }
   __device__ uint32_t ready() const { return x_empty(S::kXStages); }  // the other parts' sums are here
+  __device__ uint32_t scale(int row) const { return base + S::kScalesAt + 4 * row; }
 };
 
 // What a block computes.
@@ -89,7 +94,7 @@ __device__ void load_weights(const KernelArgs& a, const Part<S>& part, const Sha
   for (int32_t step = 0; step < part.num_steps; ++step) {
     if (step >= S::kWeightStages) wait_barrier(shared.empty(ring.stage), ring.parity ^ 1);
     arrive_and_expect(shared.full(ring.stage), S::kWeightBytes);
-    copy_box(shared.weights(ring.stage), &a.weight, (part.first_step + step) * kBoxColumns, part.column,
+    copy_box(shared.weights(ring.stage), &a.weight, (part.first_step + step) * S::kStep, part.column,
              shared.full(ring.stage), CachePolicy::kEvictFirst);
     ring.advance();
   }
@@ -104,13 +109,13 @@ __device__ void load_x(const KernelArgs& a, const Part<S>& part, const Shared<S>
   for (int32_t step = 0; step < part.num_steps; ++step) {
     if (step >= S::kXStages) wait_barrier(shared.x_empty(ring.stage), ring.parity ^ 1);
     arrive_and_expect(shared.x_full(ring.stage), S::kXBytes);
-    copy_box(shared.x(ring.stage), &a.x, (part.first_step + step) * kBoxColumns, part.row,
+    copy_box(shared.x(ring.stage), &a.x, (part.first_step + step) * S::kStep, part.row,
              shared.x_full(ring.stage), CachePolicy::kEvictLast);
     ring.advance();
   }
 }
 
-template <class T, class S>
+template <class S>
 __device__ void multiply_part(float (&acc)[S::kRows / 2], const Part<S>& part, const Shared<S>& shared,
                               int group) {
   const int lane = threadIdx.x % 32;
@@ -125,8 +130,8 @@ __device__ void multiply_part(float (&acc)[S::kRows / 2], const Part<S>& part, c
     const uint64_t x = operand_at(shared.x(x_ring.stage));
     begin_products();
 #pragma unroll
-    for (int k = 0; k < kBoxColumns; k += 16) {
-      wide::multiply<T>(acc, w + (k * 2 >> 4), x + (k * 2 >> 4), step > 0 || k > 0);
+    for (int at = 0; at < kBoxRowBytes; at += 32) {
+      wide::multiply<typename S::Element>(acc, w + (at >> 4), x + (at >> 4), step > 0 || at > 0);
     }
     commit_products();
     if (step > 0) {
@@ -188,7 +193,14 @@ template <class T, class S>
 __device__ void write_out(const KernelArgs& a, const Part<S>& part, const Shared<S>& shared) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, in_quad = lane % 4;
   const int32_t first = part.column + warp * 16, n = first + in_quad * 4;
-  float bias[2] = {0.0f, 0.0f};
+  float bias[2] = {0.0f, 0.0f}, scale[2] = {0.0f, 0.0f};
+  if constexpr (S::kIsScaled) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int32_t row_of_w = first + lane / 4 + 8 * half;
+      if (row_of_w < a.n_out) scale[half] = a.weight_scale[row_of_w];
+    }
+  }
   if (a.bias != nullptr) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -210,6 +222,12 @@ __device__ void write_out(const KernelArgs& a, const Part<S>& part, const Shared
       sums.z += more.z;
       sums.w += more.w;
     }
+    if constexpr (S::kIsScaled) {
+      const uint32_t at = shared.scale((part.first_unit + i) * 8 + in_quad * 2);
+      const float row0 = load_float(at), row1 = load_float(at + 4);
+      sums = make_float4(sums.x * (row0 * scale[0]), sums.y * (row1 * scale[0]), sums.z * (row0 * scale[1]),
+                         sums.w * (row1 * scale[1]));
+    }
     const uint32_t low = transposed(rounded_pair<T>(sums.x + bias[0], sums.y + bias[0]));
     const uint32_t high = transposed(rounded_pair<T>(sums.z + bias[1], sums.w + bias[1]));
     // Each lane takes four adjacent ones of the 16 elements of each row of out.
@@ -224,10 +242,10 @@ __device__ void write_out(const KernelArgs& a, const Part<S>& part, const Shared
   }
 }
 
-template <class T, int kRows, int kGroups>
-__global__ void __launch_bounds__(Shape<kRows, kGroups>::kThreads, 1)
+template <class Element, class T, int kRows, int kGroups>
+__global__ void __launch_bounds__(Shape<Element, kRows, kGroups>::kThreads, 1)
     split_gemm_kernel(const __grid_constant__ KernelArgs a) {
-  using S = Shape<kRows, kGroups>;
+  using S = Shape<Element, kRows, kGroups>;
   extern __shared__ unsigned char dynamic[];
   const Shared<S> shared = {(shared_address(dynamic) + 1023) / 1024 * 1024};
   const Part<S> part(a);
@@ -260,8 +278,14 @@ __global__ void __launch_bounds__(Shape<kRows, kGroups>::kThreads, 1)
     }
   } else {
     wait_for_dependencies();
+    if constexpr (S::kIsScaled) {
+      for (int row = threadIdx.x; row < kRows; row += S::kMathThreads) {
+        store_float(shared.scale(row), a.x_scale[min(part.row + row, a.num_rows - 1)]);
+      }
+      sync_threads(1, S::kMathThreads);
+    }
     float acc[kRows / 2];
-    multiply_part<T>(acc, part, shared, warp / 4);
+    multiply_part(acc, part, shared, warp / 4);
     // All warps that share the rings, here and in the other blocks, are through with them.
     if (part.parts > 1) {
       arrive_at_cluster();
@@ -275,12 +299,12 @@ __global__ void __launch_bounds__(Shape<kRows, kGroups>::kThreads, 1)
   }
 }
 
-template <class T, int kRows, int kGroups>
+template <class Element, class T, int kRows, int kGroups>
 void launch_kernel(LaunchConfig config, const KernelArgs& args) {
-  using S = Shape<kRows, kGroups>;
+  using S = Shape<Element, kRows, kGroups>;
   config.block = S::kThreads;
   config.shared_bytes = S::kSharedBytes;
-  launch("split_gemm", split_gemm_kernel<T, kRows, kGroups>, config, args);
+  launch("split_gemm", split_gemm_kernel<Element, T, kRows, kGroups>, config, args);
 }
 
 }  // namespace quire::cuda::gemm::split

@@ -1,11 +1,11 @@
-// A file per type, so that they compile in parallel.
+// A file per pair of types, so that they compile in parallel.
 #include "split_gemm.cuh"
 
 namespace quire::cuda::gemm::split {
 
-template void launch_kernel<__half, kTileRows, 1>(LaunchConfig config, const KernelArgs& args);
-template void launch_kernel<__half, kTileRows, 2>(LaunchConfig config, const KernelArgs& args);
-template void launch_kernel<__half, kSmallTileRows, 1>(LaunchConfig config, const KernelArgs& args);
-template void launch_kernel<__half, kSmallTileRows, 2>(LaunchConfig config, const KernelArgs& args);
+template void launch_kernel<__half, __half, kTileRows, 1>(LaunchConfig config, const KernelArgs& args);
+template void launch_kernel<__half, __half, kTileRows, 2>(LaunchConfig config, const KernelArgs& args);
+template void launch_kernel<__half, __half, kSmallTileRows, 1>(LaunchConfig config, const KernelArgs& args);
+template void launch_kernel<__half, __half, kSmallTileRows, 2>(LaunchConfig config, const KernelArgs& args);
 
 }  // namespace quire::cuda::gemm::split

@@ -26,11 +26,14 @@ struct KernelArgs {
   const void* bias;
   void* out;
   int64_t stride_out;
+  // Of float8 operands: of the rows of x and of W. out is the product times both.
+  const float* x_scale;
+  const float* weight_scale;
 };
 
-// kRows: of x, of a tile: kTileRows or kSmallTileRows; kGroups: warpgroups that multiply, 1 or 2. Fills in
-// config's block and shared memory.
-template <class T, int kRows, int kGroups>
+// Element: of x and W, T or float8; T: of out. kRows: of x, of a tile: kTileRows or kSmallTileRows; kGroups:
+// warpgroups that multiply, 1 or 2. Fills in config's block and shared memory.
+template <class Element, class T, int kRows, int kGroups>
 void launch_kernel(LaunchConfig config, const KernelArgs& args);
 
 }  // namespace quire::cuda::gemm::split

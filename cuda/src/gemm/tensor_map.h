@@ -10,7 +10,8 @@
 
 namespace quire::cuda::gemm {
 
-inline constexpr int kBoxColumns = 64;  // elements of 16 bits: 128 bytes
+inline constexpr int kBoxRowBytes = 128;              // of a row of a box: the swizzle's width
+inline constexpr int kBoxColumns = kBoxRowBytes / 2;  // elements of 16 bits
 
 struct Dimension {
   int64_t size;
@@ -25,5 +26,9 @@ CUtensorMap make_tensor_map(DType dtype, const void* data, std::initializer_list
 // the 128-byte swizzle.
 CUtensorMap make_tensor_map(DType dtype, const void* data, int64_t rows, int64_t columns, int64_t stride,
                             int box_rows);
+
+// The same of bytes, in boxes of box_rows x kBoxRowBytes.
+CUtensorMap make_byte_tensor_map(const void* data, int64_t rows, int64_t columns, int64_t stride,
+                                 int box_rows);
 
 }  // namespace quire::cuda::gemm

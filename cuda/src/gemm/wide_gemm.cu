@@ -3,8 +3,8 @@
 #include "common/dispatch.h"
 #include "common/launch.h"
 #include "gemm/device.h"
+#include "operands.h"
 #include "quire/cuda/gemm.h"
-#include "tensor_map.h"
 #include "wide_kernel.h"
 
 namespace quire::cuda {
@@ -72,22 +72,26 @@ Choice choose_schedule(int32_t num_rows, int64_t num_columns, const int32_t (&ti
 
 }  // namespace
 
-WideGemmWeight make_wide_gemm_weight(const void* data, int64_t n, int64_t k, DType dtype, bool silu_mul) {
+WideGemmWeight make_wide_gemm_weight(const void* data, int64_t n, int64_t k, DType dtype, bool silu_mul,
+                                     const float* scale) {
   if (dtype != DType::kBFloat16 && dtype != DType::kFloat16) {
     refuse("dtype", std::to_string(static_cast<int>(dtype)), "1 (bfloat16), 2 (float16)");
   }
   check_range("n", n, 8, 1 << 28);
-  check_range("k", k, gemm::kBoxColumns, 1 << 24);
-  if (k % 8 != 0) refuse("k", std::to_string(k), "multiples of 8");
+  check_range("k", k, scale != nullptr ? gemm::kBoxRowBytes : gemm::kBoxColumns, 1 << 24);
+  const int64_t vector = scale != nullptr ? 16 : 8;  // elements in 16 bytes
+  if (k % vector != 0) refuse("k", std::to_string(k), "multiples of " + std::to_string(vector));
   if (silu_mul && n % 16 != 0) refuse("n with silu_mul", std::to_string(n), "multiples of 16");
   if (n % 8 != 0) refuse("n", std::to_string(n), "multiples of 8");
   if (!is_aligned(data, 16)) throw std::invalid_argument("w: must be 16-byte aligned");
+  if (!is_aligned(scale, 8)) throw std::invalid_argument("scale: must be 8-byte aligned");
   WideGemmWeight weight;
   weight.data = data;
   weight.n = n;
   weight.k = k;
   weight.dtype = dtype;
   weight.silu_mul = silu_mul;
+  weight.scale = scale;
   return weight;
 }
 
@@ -96,13 +100,8 @@ void launch_wide_gemm(const WideGemmParams& p, cudaStream_t stream) {
   check_range("num_rows", p.num_rows, 0, 1 << 24);
   if (p.num_rows == 0) return;
   const int64_t n_out = w.silu_mul ? w.n / 2 : w.n;
-  if (!is_aligned(p.x, 16)) throw std::invalid_argument("x: must be 16-byte aligned");
-  if (!is_aligned(p.out, 16)) throw std::invalid_argument("out: must be 16-byte aligned");
+  gemm::check_tensors(p);
   if (!is_aligned(p.bias, 4)) throw std::invalid_argument("bias: must be 4-byte aligned");
-  if (p.stride_x % 8 != 0) refuse("stride_x", std::to_string(p.stride_x), "multiples of 8");
-  if (p.stride_out % 8 != 0) refuse("stride_out", std::to_string(p.stride_out), "multiples of 8");
-  check_range("stride_x", p.stride_x, p.num_rows == 1 ? 0 : w.k, INT32_MAX);
-  check_range("stride_out", p.stride_out, p.num_rows == 1 ? 0 : n_out, INT32_MAX);
 
   int32_t tile_columns[2] = {2 * kWeightBox, 0};
   if (w.silu_mul) {
@@ -119,32 +118,29 @@ void launch_wide_gemm(const WideGemmParams& p, cudaStream_t stream) {
   const int32_t box = w.silu_mul ? choice.tile_columns : kWeightBox;
 
   KernelArgs args;
-  args.weight = make_tensor_map(w.dtype, w.data, w.n, w.k, w.k, box);
-  args.x = make_tensor_map(w.dtype, p.x, p.num_rows, w.k, std::max(p.stride_x, w.k), gemm::wide::kRowBox);
+  args.weight = gemm::make_operand_map(w, w.data, w.n, w.k, box);
+  args.x = gemm::make_operand_map(w, p.x, p.num_rows, p.stride_x, gemm::wide::kRowBox);
   args.out =
       make_tensor_map(w.dtype, p.out, p.num_rows, n_out, std::max(p.stride_out, n_out), gemm::wide::kRowBox);
   args.schedule = choice.schedule;
   args.n_out = static_cast<int32_t>(n_out);
-  args.num_steps = ceil_div(w.k, gemm::kBoxColumns);
+  args.num_steps = ceil_div(w.k, gemm::step_columns(w));
   args.second_box = w.silu_mul ? args.n_out : box;
   args.bias = p.bias;
+  args.x_scale = p.x_scale;
+  args.weight_scale = w.scale;
 
   LaunchConfig config;
   config.grid = 2 * std::min(num_clusters(), args.schedule.num_items);
   config.overlaps = p.overlaps;
   config.stream = stream;
-  const auto launch_type = [&](auto type) {
-    using T = typename decltype(type)::type;
-    const auto launch_kernel = !w.silu_mul         ? gemm::wide::launch_kernel<T, false, kWeightBox>
-                               : box == kWeightBox ? gemm::wide::launch_kernel<T, true, kWeightBox>
-                                                   : gemm::wide::launch_kernel<T, true, kSmallWeightBox>;
+  gemm::dispatch_types(w, [&]<class Element, class T>(Type<Element>, Type<T>) {
+    const auto launch_kernel = !w.silu_mul ? gemm::wide::launch_kernel<Element, T, false, kWeightBox>
+                               : box == kWeightBox
+                                   ? gemm::wide::launch_kernel<Element, T, true, kWeightBox>
+                                   : gemm::wide::launch_kernel<Element, T, true, kSmallWeightBox>;
     launch_kernel(config, args);
-  };
-  if (w.dtype == DType::kBFloat16) {
-    launch_type(Type<__nv_bfloat16>{});
-  } else {
-    launch_type(Type<__half>{});
-  }
+  });
 }
 
 }  // namespace quire::cuda

@@ -9,8 +9,8 @@
 // thread holds gate and up of the same columns. Results go through shared memory to the copy
 // engine, which writes them while the next tile is multiplied.
 //
-// Shared memory: ring [stage]([128 rows of x][64], [2 kBox rows of W][64]), results [group][2][64 rows][64],
-// barriers.
+// Shared memory: ring [stage]([128 rows of x][128 bytes], [2 kBox rows of W][128 bytes]), results
+// [group][2][64 rows][128 bytes], barriers.
 #pragma once
 
 #include "common/dependency.cuh"
@@ -28,14 +28,14 @@ inline constexpr int kMultiplyGroups = kTileRows / kRowBox;
 inline constexpr int kThreads = (1 + kMultiplyGroups) * kGroupThreads;
 inline constexpr int kCluster = 2;
 inline constexpr int kStages = 4;
-inline constexpr int kRowBoxBytes = kRowBox * kBoxColumns * 2;
-inline constexpr int kXBytes = kTileRows * kBoxColumns * 2;
+inline constexpr int kRowBoxBytes = kRowBox * kBoxRowBytes;
+inline constexpr int kXBytes = kTileRows * kBoxRowBytes;
 
 template <bool kSiluMul, int kBox>
 struct Shape {
   static constexpr int kOut = kSiluMul ? kBox : 2 * kBox;     // columns of out, of a tile
   static constexpr int kPassColumns = kSiluMul ? kBox : 128;  // of these, written at a time, as two boxes
-  static constexpr int kBoxBytes = kBox * kBoxColumns * 2;
+  static constexpr int kBoxBytes = kBox * kBoxRowBytes;
   static constexpr int kStageBytes = kXBytes + 2 * kBoxBytes;
   static constexpr int kResultBytes = 2 * kRowBoxBytes;
   static constexpr int kResultsAt = kStages * kStageBytes;
@@ -55,34 +55,33 @@ struct Shared {
   __device__ uint32_t empty(int stage) const { return full(kStages + stage); }
 };
 
-// One thread.
-template <class S>
+// One thread. kStep: elements of k in a step.
+template <int kStep, class S>
 __device__ void load(const KernelArgs& a, const Shared<S>& shared, int32_t rank) {
   constexpr uint16_t kBoth = (1 << kCluster) - 1;
   const auto load_weights = [&](const Tile& tile, int32_t step, int stage) {
     const uint32_t barrier = shared.full(stage);
-    arrive_and_expect(barrier, tile.num_rows * kBoxColumns * 2 + 2 * S::kBoxBytes);
+    arrive_and_expect(barrier, tile.num_rows * kBoxRowBytes + 2 * S::kBoxBytes);
     const int32_t row = tile.column_tile * S::kOut;
     if (tile.shares_x) {
 #pragma unroll
       for (int box = 0; box < 2; ++box) {
-        copy_box_here(shared.weights(stage) + box * S::kBoxBytes, &a.weight, step * kBoxColumns,
+        copy_box_here(shared.weights(stage) + box * S::kBoxBytes, &a.weight, step * kStep,
                       row + box * a.second_box, barrier);
       }
     } else {
-      copy_box_to_blocks(shared.weights(stage) + rank * S::kBoxBytes, &a.weight, step * kBoxColumns,
+      copy_box_to_blocks(shared.weights(stage) + rank * S::kBoxBytes, &a.weight, step * kStep,
                          row + rank * a.second_box, barrier, kBoth);
     }
   };
   const auto load_x = [&](const Tile& tile, int32_t step, int stage) {
     const uint32_t barrier = shared.full(stage);
     if (tile.shares_x) {
-      copy_box_to_blocks(shared.x(stage) + rank * kRowBoxBytes, &a.x, step * kBoxColumns,
-                         tile.row + rank * kRowBox, barrier, kBoth);
+      copy_box_to_blocks(shared.x(stage) + rank * kRowBoxBytes, &a.x, step * kStep, tile.row + rank * kRowBox,
+                         barrier, kBoth);
     } else {
       for (int32_t row = 0; row < tile.num_rows; row += kRowBox) {
-        copy_box_here(shared.x(stage) + row * kBoxColumns * 2, &a.x, step * kBoxColumns, tile.row + row,
-                      barrier);
+        copy_box_here(shared.x(stage) + row * kBoxRowBytes, &a.x, step * kStep, tile.row + row, barrier);
       }
     }
   };
@@ -148,12 +147,36 @@ __device__ inline float2 bias_at(const void* bias, int32_t n) {
   return Pair<T>::floats(static_cast<const typename Pair<T>::type*>(bias)[n / 2]);
 }
 
+// Sums of float8 products times the scales of their rows, a thread's `row` and row + 8, and columns.
+template <bool kSiluMul, int kBox>
+__device__ void scale(const KernelArgs& a, float (&acc)[kBox], int32_t row, int32_t column) {
+  float row_scale[2];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    row_scale[half] = a.x_scale[min(row + 8 * half, a.schedule.num_rows - 1)];
+  }
+#pragma unroll
+  for (int c = 0; c < kBox / 4; ++c) {
+    const bool is_up = kSiluMul && c >= kBox / 8;
+    const int32_t n = column + c * 8 + threadIdx.x % 4 * 2 - (is_up ? kBox : 0);
+    float2 scale = make_float2(0, 0);
+    if (n < a.n_out) {
+      scale = *reinterpret_cast<const float2*>(a.weight_scale + (is_up ? a.n_out + n : n));
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) acc[4 * c + i] *= row_scale[i / 2] * (i % 2 == 0 ? scale.x : scale.y);
+  }
+}
+
 // A warpgroup's 64 rows, from `row` on.
-template <class T, bool kSiluMul, int kBox>
+template <class Element, class T, bool kSiluMul, int kBox>
 __device__ void write_out(const KernelArgs& a, uint32_t results, float (&acc)[kBox], int32_t row,
                           int32_t column, int group) {
   using S = Shape<kSiluMul, kBox>;
   const int thread = threadIdx.x % kGroupThreads, warp = thread / 32, lane = threadIdx.x % 32;
+  if constexpr (std::is_same_v<Element, __nv_fp8_e4m3>) {
+    scale<kSiluMul>(a, acc, row + warp * 16 + lane / 4, column);
+  }
   if (a.bias != nullptr) {
 #pragma unroll
     for (int c = 0; c < kBox / 4; ++c) {
@@ -201,7 +224,7 @@ __device__ void write_out(const KernelArgs& a, uint32_t results, float (&acc)[kB
   }
 }
 
-template <class T, bool kSiluMul, int kBox>
+template <class Element, class T, bool kSiluMul, int kBox>
 __device__ void multiply_tiles(const KernelArgs& a, const Shared<Shape<kSiluMul, kBox>>& shared,
                                int32_t rank) {
   using S = Shape<kSiluMul, kBox>;
@@ -233,8 +256,8 @@ __device__ void multiply_tiles(const KernelArgs& a, const Shared<Shape<kSiluMul,
       const uint64_t w = operand_at(shared.weights(ring.stage));
       begin_products();
 #pragma unroll
-      for (int k = 0; k < kBoxColumns; k += 16) {
-        multiply<T>(acc, x + (k * 2 >> 4), w + (k * 2 >> 4), step > 0 || k > 0);
+      for (int at = 0; at < kBoxRowBytes; at += 32) {
+        multiply<Element>(acc, x + (at >> 4), w + (at >> 4), step > 0 || at > 0);
       }
       commit_products();
       if (step > 0) {
@@ -246,13 +269,13 @@ __device__ void multiply_tiles(const KernelArgs& a, const Shared<Shape<kSiluMul,
     }
     wait_products<0>();
     release(stage_before);
-    write_out<T, kSiluMul, kBox>(a, shared.results(group), acc, tile.row + in_tile,
-                                 tile.column_tile * S::kOut, group);
+    write_out<Element, T, kSiluMul, kBox>(a, shared.results(group), acc, tile.row + in_tile,
+                                          tile.column_tile * S::kOut, group);
   }
   if (threadIdx.x % kGroupThreads == 0) wait_stores();
 }
 
-template <class T, bool kSiluMul, int kBox>
+template <class Element, class T, bool kSiluMul, int kBox>
 __global__ void __launch_bounds__(kThreads, 1) wide_gemm_kernel(const __grid_constant__ KernelArgs a) {
   extern __shared__ unsigned char dynamic[];
   using S = Shape<kSiluMul, kBox>;
@@ -272,23 +295,23 @@ __global__ void __launch_bounds__(kThreads, 1) wide_gemm_kernel(const __grid_con
   sync_cluster();  // both blocks' barriers are there
   if (threadIdx.x < kGroupThreads) {
     shrink_registers<40>();
-    if (threadIdx.x == 0) load(a, shared, rank);
+    if (threadIdx.x == 0) load<kBoxRowBytes / static_cast<int>(sizeof(Element))>(a, shared, rank);
     __syncwarp();
   } else {
     grow_registers<232>();
     wait_for_dependencies();
-    multiply_tiles<T, kSiluMul, kBox>(a, shared, rank);
+    multiply_tiles<Element, T, kSiluMul, kBox>(a, shared, rank);
     __syncwarp();
   }
   sync_cluster();  // shared memory must outlive the other block's copies and arrivals
 }
 
-template <class T, bool kSiluMul, int kBox>
+template <class Element, class T, bool kSiluMul, int kBox>
 void launch_kernel(LaunchConfig config, const KernelArgs& args) {
   config.block = kThreads;
   config.cluster = kCluster;
   config.shared_bytes = Shape<kSiluMul, kBox>::kSharedBytes;
-  launch("wide_gemm", wide_gemm_kernel<T, kSiluMul, kBox>, config, args);
+  launch("wide_gemm", wide_gemm_kernel<Element, T, kSiluMul, kBox>, config, args);
 }
 
 }  // namespace quire::cuda::gemm::wide

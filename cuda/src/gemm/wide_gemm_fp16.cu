@@ -1,10 +1,11 @@
-// A file per type, so that they compile in parallel.
+// A file per pair of types, so that they compile in parallel.
 #include "wide_gemm.cuh"
 
 namespace quire::cuda::gemm::wide {
 
-template void launch_kernel<__half, false, kWeightBox>(LaunchConfig config, const KernelArgs& args);
-template void launch_kernel<__half, true, kWeightBox>(LaunchConfig config, const KernelArgs& args);
-template void launch_kernel<__half, true, kSmallWeightBox>(LaunchConfig config, const KernelArgs& args);
+template void launch_kernel<__half, __half, false, kWeightBox>(LaunchConfig config, const KernelArgs& args);
+template void launch_kernel<__half, __half, true, kWeightBox>(LaunchConfig config, const KernelArgs& args);
+template void launch_kernel<__half, __half, true, kSmallWeightBox>(LaunchConfig config,
+                                                                   const KernelArgs& args);
 
 }  // namespace quire::cuda::gemm::wide

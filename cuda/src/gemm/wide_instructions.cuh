@@ -5,6 +5,7 @@
 #include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <cstdint>
 #include <type_traits>
@@ -87,35 +88,38 @@ __device__ inline void store_matrices(uint32_t to, const uint32_t (&values)[4]) 
 #define QUIRE_NAMES_128 \
   QUIRE_NAMES_112       \
   ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-// r0 to r2: the names of the operands after the accumulators.
-#define QUIRE_WGMMA(n, type, registers, r0, r1, r2)                                                \
-  asm volatile(                                                                                    \
-      "{\n"                                                                                        \
-      ".reg .pred adds;\n"                                                                         \
-      "setp.ne.b32 adds, " r2                                                                      \
-      ", 0;\n"                                                                                     \
-      "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" QUIRE_NAMES_##registers \
-      "}, " r0 ", " r1                                                                             \
-      ", adds, 1, 1, 0, 0;\n"                                                                      \
-      "}\n"                                                                                        \
-      : QUIRE_FLOATS_##registers(acc)                                                              \
+// r0 to r2: the names of the operands after the accumulators. flags: signs of the operands, and for types
+// that have a choice which axis of them is contiguous.
+#define QUIRE_WGMMA(n, types, flags, registers, r0, r1, r2)                                      \
+  asm volatile(                                                                                  \
+      "{\n"                                                                                      \
+      ".reg .pred adds;\n"                                                                       \
+      "setp.ne.b32 adds, " r2                                                                    \
+      ", 0;\n"                                                                                   \
+      "wgmma.mma_async.sync.aligned.m64n" #n types " {" QUIRE_NAMES_##registers "}, " r0 ", " r1 \
+                                                                                ", adds, " flags \
+                                                                                ";\n"            \
+                                                                                "}\n"            \
+      : QUIRE_FLOATS_##registers(acc)                                                            \
       : "l"(a), "l"(b), "r"(static_cast<int32_t>(adds)))
 
-#define QUIRE_WGMMA_OF_SIZE(type)                                                  \
-  if constexpr (kSize == 48) QUIRE_WGMMA(96, type, 48, "%48", "%49", "%50");       \
-  if constexpr (kSize == 64) QUIRE_WGMMA(128, type, 64, "%64", "%65", "%66");      \
-  if constexpr (kSize == 112) QUIRE_WGMMA(224, type, 112, "%112", "%113", "%114"); \
-  if constexpr (kSize == 128) QUIRE_WGMMA(256, type, 128, "%128", "%129", "%130");
+#define QUIRE_WGMMA_OF_SIZE(types, flags)                                                  \
+  if constexpr (kSize == 48) QUIRE_WGMMA(96, types, flags, 48, "%48", "%49", "%50");       \
+  if constexpr (kSize == 64) QUIRE_WGMMA(128, types, flags, 64, "%64", "%65", "%66");      \
+  if constexpr (kSize == 112) QUIRE_WGMMA(224, types, flags, 112, "%112", "%113", "%114"); \
+  if constexpr (kSize == 128) QUIRE_WGMMA(256, types, flags, 128, "%128", "%129", "%130");
 
-// acc[64 rows of a, 2 kSize rows of b] = a b^T over 16 elements of k, plus acc when `adds`. Operands and
-// accumulators lie as wgmma.cuh says.
-template <class T, int kSize>
+// acc[64 rows of a, 2 kSize rows of b] = a b^T over 32 bytes of k, plus acc when `adds`. Operands and
+// accumulators lie as wgmma.cuh says; Element: bfloat16, half or float8 e4m3.
+template <class Element, int kSize>
 __device__ inline void multiply(float (&acc)[kSize], uint64_t a, uint64_t b, bool adds) {
   static_assert(kSize == 48 || kSize == 64 || kSize == 112 || kSize == 128);
-  if constexpr (std::is_same_v<T, __half>) {
-    QUIRE_WGMMA_OF_SIZE("f16")
+  if constexpr (std::is_same_v<Element, __nv_fp8_e4m3>) {
+    QUIRE_WGMMA_OF_SIZE("k32.f32.e4m3.e4m3", "1, 1")
+  } else if constexpr (std::is_same_v<Element, __half>) {
+    QUIRE_WGMMA_OF_SIZE("k16.f32.f16.f16", "1, 1, 0, 0")
   } else {
-    QUIRE_WGMMA_OF_SIZE("bf16")
+    QUIRE_WGMMA_OF_SIZE("k16.f32.bf16.bf16", "1, 1, 0, 0")
   }
 }
 

@@ -24,10 +24,14 @@ struct KernelArgs {
   int32_t num_steps;   // of k
   int32_t second_box;  // rows of W between the two boxes of a tile
   const void* bias;
+  // Of float8 operands: of the rows of x and of W. out is the product times both.
+  const float* x_scale;
+  const float* weight_scale;
 };
 
-// kBox: kWeightBox, with kSiluMul also kSmallWeightBox. Fills in config's block, cluster and shared memory.
-template <class T, bool kSiluMul, int kBox>
+// Element: of x and W, T or float8; T: of out. kBox: kWeightBox, with kSiluMul also kSmallWeightBox. Fills in
+// config's block, cluster and shared memory.
+template <class Element, class T, bool kSiluMul, int kBox>
 void launch_kernel(LaunchConfig config, const KernelArgs& args);
 
 }  // namespace quire::cuda::gemm::wide

@@ -1,8 +1,8 @@
 #include "common/dependency.cuh"
 #include "common/dispatch.h"
-#include "common/fp8.cuh"
 #include "common/launch.h"
 #include "common/vec.cuh"
+#include "layers/quantized_row.cuh"
 #include "layers/row_reduce.cuh"
 #include "quire/cuda/layers.h"
 
@@ -13,12 +13,12 @@ namespace {
 template <int kSize>
 constexpr int kMaxVecs = kSize == 1 ? 8 : 4;
 
-enum class Form { kRms, kRmsRoundsOnce, kRmsFloat8, kLayer };
+enum class Form { kRms, kRmsRoundsOnce, kLayer };
 
 // Grid [rows, groups]. One block normalises one row, or one group of it, which it holds in registers: one
 // read, one write. Thread t holds the vectors t, t + blockDim.x, ... of kSize elements, kNumVecs of them at
-// most. kRmsFloat8: out is e4m3 with the row's scale.
-template <class T, int kSize, int kNumVecs, bool kHasResidual, Form kForm>
+// most. kQuantizes: out is e4m3 with the row's scale.
+template <class T, int kSize, int kNumVecs, bool kHasResidual, Form kForm, bool kQuantizes>
 __global__ void __launch_bounds__(kMaxRowThreads) norm_kernel(NormParams p, float one_over_size) {
   __shared__ RowReduce reduce, reduce_again;
   const int64_t row = blockIdx.x, in_row = static_cast<int64_t>(blockIdx.y) * p.hidden_size;
@@ -84,7 +84,6 @@ __global__ void __launch_bounds__(kMaxRowThreads) norm_kernel(NormParams p, floa
   const float scale = rsqrtf(fmaf(reduce.sum(total), one_over_size, p.eps));
 
   T* out = static_cast<T*>(p.out) + row * p.stride_out + in_row;
-  float largest = 0;
 #pragma unroll
   for (int v = 0; v < kNumVecs; ++v) {
     if (kNumVecs > 2) weights[v] = load_vec<T, kSize>(weight + loaded_element(v));
@@ -107,35 +106,33 @@ __global__ void __launch_bounds__(kMaxRowThreads) norm_kernel(NormParams p, floa
       }
     }
     values[v] = packed<T>(normed);
-    if (kForm == Form::kRmsFloat8) {
-      largest = fmaxf(largest, largest_magnitude(unpacked(values[v])));
-    } else if (is_mine(v)) {
-      store_vec(out + element(v), values[v]);
-    }
+    if (!kQuantizes && is_mine(v)) store_vec(out + element(v), values[v]);
   }
-  if (kForm != Form::kRmsFloat8) return;
+  if constexpr (kQuantizes) {
+    store_quantized(values, p.hidden_size, reduce, static_cast<uint8_t*>(p.out) + row * p.stride_out,
+                    p.out_scale + row);
+  }
+}
 
-  const Float8Scale out_scale(reduce.max(largest));
-  if (threadIdx.x == 0) p.out_scale[row] = out_scale.scale;
-  uint8_t* quantized = static_cast<uint8_t*>(p.out) + row * p.stride_out;
-#pragma unroll
-  for (int v = 0; v < kNumVecs; ++v) {
-    if (is_mine(v)) store_vec(quantized + element(v), out_scale.quantized(values[v]));
+template <class T, int kSize, int kNumVecs, bool kHasResidual, Form kForm>
+auto with_quantization(const NormParams& p) {
+  if constexpr (sizeof(T) == 2 && kSize == kQuantizedVec) {
+    if (p.out_scale != nullptr) return norm_kernel<T, kSize, kNumVecs, kHasResidual, kForm, true>;
   }
+  return norm_kernel<T, kSize, kNumVecs, kHasResidual, kForm, false>;
 }
 
 template <class T, int kSize, int kNumVecs, Form kForm>
 auto with_residual(const NormParams& p) {
-  return p.residual != nullptr ? norm_kernel<T, kSize, kNumVecs, true, kForm>
-                               : norm_kernel<T, kSize, kNumVecs, false, kForm>;
+  return p.residual != nullptr ? with_quantization<T, kSize, kNumVecs, true, kForm>(p)
+                               : with_quantization<T, kSize, kNumVecs, false, kForm>(p);
 }
 
 template <class T, int kSize, int kNumVecs>
 auto kernel_for(const NormParams& p) {
   if (p.is_centered) return with_residual<T, kSize, kNumVecs, Form::kLayer>(p);
   if (p.rounds_once) return with_residual<T, kSize, kNumVecs, Form::kRmsRoundsOnce>(p);
-  return p.out_scale != nullptr ? with_residual<T, kSize, kNumVecs, Form::kRmsFloat8>(p)
-                                : with_residual<T, kSize, kNumVecs, Form::kRms>(p);
+  return with_residual<T, kSize, kNumVecs, Form::kRms>(p);
 }
 
 template <class T, int kSize>
@@ -159,8 +156,9 @@ void launch_rows(const NormParams& p, cudaStream_t stream) {
 void launch_norm(const NormParams& p, cudaStream_t stream) {
   check_range("num_groups", p.num_groups, 1, (1 << 16) - 1);
   check_range("num_rows", p.num_rows, 0, INT32_MAX);
-  if (p.out_scale != nullptr && (p.is_centered || p.rounds_once || p.num_groups != 1)) {
-    refuse("out_scale", "a scale per row", "none, with LayerNorm, rounds_once or groups");
+  if (p.out_scale != nullptr) {
+    if (p.num_groups != 1) refuse("out_scale", "a scale per row", "none, with groups");
+    check_quantizes("hidden_size", p.hidden_size, p.dtype);
   }
   if (p.weight_offset != 0 && !p.rounds_once) refuse("rounds_once", "false", "true, with weight_offset");
   dispatch_dtype(p.dtype, [&](auto type) {
@@ -169,6 +167,7 @@ void launch_norm(const NormParams& p, cudaStream_t stream) {
     const bool wide = p.hidden_size % kSize == 0 && p.stride_x % kSize == 0 && p.stride_out % kSize == 0 &&
                       is_aligned(p.x, 16) && is_aligned(p.residual, 16) && is_aligned(p.weight, 16) &&
                       is_aligned(p.bias, 16) && is_aligned(p.out, 16);
+    if (p.out_scale != nullptr && !wide) refuse("out_scale", "unaligned rows", "16-byte aligned rows");
     wide ? launch_rows<T, kSize>(p, stream) : launch_rows<T, 1>(p, stream);
   });
 }

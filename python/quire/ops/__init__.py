@@ -12,6 +12,7 @@ once, in `BatchInfo`.
 from quire._core import cpu_isa, num_threads, set_cpu_isa, set_num_threads, supported_cpu_isas
 from quire.ops.attention import BatchInfo, KVCache, PagedAttention, QkNorm, RopeTable, rope_and_cache
 from quire.ops.blocks import copy_blocks, update_block_tables
+from quire.ops.float8 import QuantizedRows, float8_columns, quantize_rows
 from quire.ops.layers import (
     Activation,
     act_mul,
@@ -32,18 +33,21 @@ __all__ = [
     "MoeWorkspace",
     "PagedAttention",
     "QkNorm",
+    "QuantizedRows",
     "RopeTable",
     "act_mul",
     "activate",
     "copy_blocks",
     "cpu_isa",
     "embedding",
+    "float8_columns",
     "gather_rows",
     "layer_norm",
     "logprobs",
     "moe_mlp",
     "moe_route",
     "num_threads",
+    "quantize_rows",
     "rms_norm",
     "rope_and_cache",
     "sample",

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quire._tensor_checks import address, dtype_id, has_cuda_kernels, stream_of
+from quire._tensor_checks import DTYPE_IDS, address, check, dtype_id, has_cuda_kernels, stream_of
+from quire.ops.float8 import QuantizedRows
 
 if has_cuda_kernels():
     from quire import _cuda
@@ -18,23 +19,24 @@ if has_cuda_kernels():
 
 class _Weight:
     """silu_mul: the result is SiLU(gate) * up, `[num_rows, out_size / 2]`; gate is the weight's first
-    half."""
+    half. dtype: of the result; None: the weight's."""
 
-    def __init__(self, weight: Tensor, *, silu_mul: bool = False) -> None:
+    def __init__(self, weight: Tensor, *, silu_mul: bool = False, dtype: torch.dtype | None = None) -> None:
         self.tensor, self.silu_mul = weight, silu_mul
+        self.dtype = dtype or weight.dtype
         self.out_size = weight.size(0) // 2 if silu_mul else weight.size(0)
         self._description: dict[str, Any] = {
             "data": weight.data_ptr(),
             "n": weight.size(0),
             "k": weight.size(1),
-            "dtype": dtype_id("weight", weight),
+            "dtype": dtype_id("weight", weight) if dtype is None else DTYPE_IDS[dtype],
             "silu_mul": silu_mul,
         }
 
     def _out(self, out: Tensor | None, num_rows: int) -> Tensor:
         if out is not None:
             return out
-        return torch.empty((num_rows, self.out_size), dtype=self.tensor.dtype, device=self.tensor.device)
+        return torch.empty((num_rows, self.out_size), dtype=self.dtype, device=self.tensor.device)
 
 
 class SkinnyWeight(_Weight):
@@ -78,34 +80,64 @@ class SkinnyWeight(_Weight):
 
 
 class WideWeight(_Weight):
-    """For many rows. Out's columns and in_size: multiples of 8; in_size at least 64."""
+    """For many rows. Out's columns and in_size: multiples of 8; in_size at least 64.
 
-    def __init__(self, weight: Tensor, *, silu_mul: bool = False) -> None:
-        super().__init__(weight, silu_mul=silu_mul)
+    scale: `[out_size]` float32, of a float8 weight, whose columns lie as `float8_columns` puts them and whose
+    in_size is a multiple of 16, at least 128. It multiplies quantised rows; dtype: of the result.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        *,
+        silu_mul: bool = False,
+        scale: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(weight, silu_mul=silu_mul, dtype=dtype)
+        self.scale = scale
+        if scale is not None:
+            check("weight", weight, torch.float8_e4m3fn, tuple(weight.shape), "out_size, in_size", "cuda")
+            check("scale", scale, torch.float32, (weight.size(0),), "out_size", "cuda")
+            self._description["scale"] = scale.data_ptr()
         self._handle = _cuda.WideGemmWeight(**self._description)
 
     @staticmethod
     def takes(weight: Tensor, *, silu_mul: bool = False) -> bool:
         out_size, in_size = weight.shape
-        return out_size % (16 if silu_mul else 8) == 0 and in_size % 8 == 0 and in_size >= 64
+        vector = 16 // weight.element_size()
+        return out_size % (16 if silu_mul else 8) == 0 and in_size % vector == 0 and in_size >= 8 * vector
 
     def __call__(
-        self, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None, **settings: Any
+        self,
+        x: Tensor | QuantizedRows,
+        bias: Tensor | None = None,
+        out: Tensor | None = None,
+        **settings: Any,
     ) -> Tensor:
-        """x: `[num_rows, in_size]`, rows may be apart. settings: overlaps, tuning, for tests."""
-        out = self._out(out, x.size(0))
-        _cuda.wide_gemm(**self._arguments(x, bias, out), **settings)
+        """x: `[num_rows, in_size]`, rows may be apart; quantised, where the weight has a scale. settings:
+        overlaps, tuning, for tests."""
+        values, scales = _parts_of(x)
+        out = self._out(out, values.size(0))
+        _cuda.wide_gemm(**self._arguments(values, scales, bias, out), **settings)
         return out
 
     def split(
-        self, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None, **settings: Any
+        self,
+        x: Tensor | QuantizedRows,
+        bias: Tensor | None = None,
+        out: Tensor | None = None,
+        **settings: Any,
     ) -> Tensor:
         """The product without silu_mul for some 65 to 256 rows: k is cut, and how depends on the rows."""
-        out = self._out(out, x.size(0))
-        _cuda.split_gemm(**self._arguments(x, bias, out), **settings)
+        values, scales = _parts_of(x)
+        out = self._out(out, values.size(0))
+        _cuda.split_gemm(**self._arguments(values, scales, bias, out), **settings)
         return out
 
-    def _arguments(self, x: Tensor, bias: Tensor | None, out: Tensor) -> dict[str, Any]:
+    def _arguments(
+        self, x: Tensor, x_scale: Tensor | None, bias: Tensor | None, out: Tensor
+    ) -> dict[str, Any]:
         return {
             "weight": self._handle,
             "num_rows": x.size(0),
@@ -114,5 +146,11 @@ class WideWeight(_Weight):
             "out": out.data_ptr(),
             "stride_out": out.stride(0),
             "bias": address(bias),
+            "x_scale": address(x_scale),
             "stream": stream_of(x),
         }
+
+
+def _parts_of(x: Tensor | QuantizedRows) -> tuple[Tensor, Tensor | None]:
+    """The elements, and their scales where they are quantised."""
+    return (x.values, x.scales) if isinstance(x, QuantizedRows) else (x, None)

@@ -39,7 +39,7 @@ def rms_norm(
     With a residual (shape of x, contiguous): residual += x * residual_scale first, in place, and the norm is
     of the sum. A 16-bit norm is rounded before the product with the weight, unless it rounds_once, after it.
     out_scale, on a GPU: `[num_rows]` float32; out is then contiguous float8 e4m3, of which row i times
-    out_scale[i] is about the result.
+    out_scale[i] is about the result: the values and scales of `QuantizedRows`.
     """
     options: dict[str, Any] = {} if residual_scale == 1 else {"residual_scale": residual_scale}
     if rounds_once or weight_offset:
@@ -56,12 +56,13 @@ def layer_norm(
     out: Tensor | None = None,
     *,
     residual_scale: float = 1.0,
+    out_scale: Tensor | None = None,
 ) -> Tensor:
     """(x - mean(x)) / sqrt(variance(x) + eps) * weight + bias per row; all else as in `rms_norm`."""
     if bias is not None:
         check("bias", bias, x.dtype, tuple(weight.shape), "as weight", x.device.type)
     options = {"is_centered": True, "bias": address(bias), "residual_scale": residual_scale}
-    return _norm(x, weight, eps, residual, out, None, options)
+    return _norm(x, weight, eps, residual, out, out_scale, options)
 
 
 def _norm(

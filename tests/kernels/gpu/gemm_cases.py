@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from quire import ops
+from quire.ops.float8 import FLOAT8_COLUMNS
 from quire.ops.gemm import SkinnyWeight, WideWeight
 from torch import Tensor
 
@@ -29,6 +31,30 @@ def silu_mul(gate_up: Tensor, dtype: torch.dtype) -> Tensor:
     """Each step rounded as launch_silu_mul does."""
     gate, up = gate_up.to(dtype).float().chunk(2, dim=1)
     return ((gate * torch.sigmoid(gate)).to(dtype).float() * up).to(dtype)
+
+
+def float8_tolerance(k: int, dtype: torch.dtype, *, silu_mul: bool = False) -> float:
+    """What rounding the result leaves, and the tensor cores' sums of about 14 bits: each 32 columns cut off
+    up to 2^-13 of the sum, to the same side."""
+    rounding = (SILU_TOLERANCE if silu_mul else TOLERANCE)[dtype]
+    return rounding + (2 if silu_mul else 1) * 2**-13 * k / 32
+
+
+def float8_weight(
+    n: int, k: int, *, dtype: torch.dtype, silu_mul: bool = False, seed: int = 0
+) -> tuple[WideWeight, Tensor]:
+    """A weight of very different scales, and its values in float32."""
+    values = normal(n, k, dtype=torch.float32, seed=seed).to(torch.float8_e4m3fn)
+    scale = 2.0 ** (torch.arange(n, device="cuda") % 5 - 2) * (1 + torch.arange(n, device="cuda") % 7 / 8)
+    dequantized = values.float() * scale[:, None]
+    return WideWeight(ops.float8_columns(values), silu_mul=silu_mul, scale=scale, dtype=dtype), dequantized
+
+
+def dequantized(rows: ops.QuantizedRows) -> Tensor:
+    """In float32, the columns in their own order."""
+    places = torch.tensor(FLOAT8_COLUMNS, device="cuda").argsort()
+    values = rows.values.float().unflatten(1, (-1, 16))[:, :, places].flatten(1)
+    return values * rows.scales[:, None]
 
 
 def check_overlap(chain: Callable[[Tensor, bool], Tensor], x: Tensor) -> None:
@@ -55,11 +81,11 @@ def skinny_gemm(x: Tensor, weight: SkinnyWeight, **settings: Any) -> Tensor:
     return weight(x, **_given(settings))
 
 
-def wide_gemm(x: Tensor, weight: WideWeight, **settings: Any) -> Tensor:
+def wide_gemm(x: Tensor | ops.QuantizedRows, weight: WideWeight, **settings: Any) -> Tensor:
     return weight(x, **_given(settings))
 
 
-def split_gemm(x: Tensor, weight: WideWeight, **settings: Any) -> Tensor:
+def split_gemm(x: Tensor | ops.QuantizedRows, weight: WideWeight, **settings: Any) -> Tensor:
     return weight.split(x, **_given(settings))
 
 

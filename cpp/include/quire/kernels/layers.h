@@ -4,7 +4,8 @@
 //
 // On CUDA, two of them can store float8 instead: with out_scale given, out is e4m3 and row i of the result is
 // about out[i] * out_scale[i]. The scale is the row's largest magnitude / 448, at least 1e-12 / 448, and out
-// is the result, rounded to dtype as ever, times 448 / that magnitude, rounded to the nearest.
+// is the result, rounded to dtype as ever, times 448 / that magnitude, rounded to the nearest, its columns in
+// the order of kFloat8Columns. Of 16-bit types, rows of whole 32 bytes.
 #pragma once
 
 #include <cstdint>
@@ -43,7 +44,7 @@ struct NormParams {
   const void* bias = nullptr;  // LayerNorm: [num_groups, hidden_size]; may be null
   void* residual = nullptr;  // [num_rows, num_groups, hidden_size], contiguous, updated in place; may be null
   float residual_scale = 1;
-  float* out_scale = nullptr;  // CUDA, RMSNorm of one group: [num_rows]; given: out is e4m3 and not x
+  float* out_scale = nullptr;  // CUDA, of one group: [num_rows]; given: out is e4m3 and not x
 };
 QUIRE_MEMBERS(NormParams,
               QUIRE_REQUIRED(dtype, num_rows, hidden_size, eps, x, stride_x, weight, out, stride_out),
@@ -67,7 +68,7 @@ struct ActivateParams {
   Activation activation = Activation::kSilu;
   bool is_gated = false;
   int32_t num_rows = 0;
-  int32_t size = 0;         // of a row of out. CUDA with out_scale: at most 65536 (16-bit types), 32768, 8192
+  int32_t size = 0;         // of a row of out. CUDA with out_scale: at most 65536
   const void* x = nullptr;  // [num_rows, size], or where gated [num_rows, 2 * size]: gate, then up
   int64_t stride_x = 0;
   void* out = nullptr;         // [num_rows, size], contiguous
@@ -75,6 +76,19 @@ struct ActivateParams {
 };
 QUIRE_MEMBERS(ActivateParams, QUIRE_REQUIRED(dtype, activation, is_gated, num_rows, size, x, stride_x, out),
               QUIRE_OPTIONAL(out_scale));
+
+// CUDA: out and scale as above, of x itself.
+struct QuantizeRowsParams {
+  static constexpr char kName[] = "quantize_rows";
+  DType dtype = DType::kBFloat16;
+  int32_t num_rows = 0;
+  int32_t size = 0;         // at most 65536
+  const void* x = nullptr;  // [num_rows, size], rows stride_x apart
+  int64_t stride_x = 0;
+  void* out = nullptr;     // [num_rows, size] e4m3, contiguous
+  float* scale = nullptr;  // [num_rows]
+};
+QUIRE_MEMBERS(QuantizeRowsParams, QUIRE_REQUIRED(dtype, num_rows, size, x, stride_x, out, scale));
 
 // x *= scale, then x = soft_cap * tanh(x / soft_cap) unless soft_cap is 0, rounded once.
 struct ScaleAndCapParams {

@@ -15,6 +15,7 @@ namespace quire::cuda {
 
 void launch_norm(const NormParams& params, cudaStream_t stream);
 void launch_activate(const ActivateParams& params, cudaStream_t stream);
+void launch_quantize_rows(const QuantizeRowsParams& params, cudaStream_t stream);
 void launch_scale_and_cap(const ScaleAndCapParams& params, cudaStream_t stream);
 void launch_embedding(const EmbeddingParams& params, cudaStream_t stream);
 void launch_gather_rows(const GatherRowsParams& params, cudaStream_t stream);

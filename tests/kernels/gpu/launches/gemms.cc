@@ -2,6 +2,7 @@
 // first one.
 #include "launches.h"
 #include "quire/cuda/gemm.h"
+#include "quire/cuda/layers.h"
 
 namespace quire::launches {
 namespace {
@@ -76,7 +77,7 @@ void skinny(int32_t num_rows, bool silu_mul) {
 
 void split(int32_t num_rows) {
   const Case c(num_rows, 264, false);
-  const auto weight = cuda::make_wide_gemm_weight(c.w.data(), c.n, kK, DType::kBFloat16, false);
+  const auto weight = cuda::make_wide_gemm_weight(c.w.data(), c.n, kK, DType::kBFloat16, false, nullptr);
   const SplitGemmTuning tunings[] = {{}, {1, 128, 128}, {3, 64, 96}, {8, 64, 128}};
   for (const auto& tuning : tunings) {
     auto p = c.params<SplitGemmParams>();
@@ -91,7 +92,7 @@ void split(int32_t num_rows) {
 
 void wide(int32_t num_rows, bool silu_mul) {
   const Case c(num_rows, 528, silu_mul);
-  const auto weight = cuda::make_wide_gemm_weight(c.w.data(), c.n, kK, DType::kBFloat16, silu_mul);
+  const auto weight = cuda::make_wide_gemm_weight(c.w.data(), c.n, kK, DType::kBFloat16, silu_mul, nullptr);
   for (const int32_t pair : {0, 1}) {
     auto p = c.params<WideGemmParams>();
     p.weight = &weight;
@@ -102,12 +103,71 @@ void wide(int32_t num_rows, bool silu_mul) {
   }
 }
 
+// Float8 rows and weights: whole numbers times powers of two, which e4m3 holds exactly.
+void float8(int32_t num_rows, bool silu_mul) {
+  const int64_t n = 528, columns = silu_mul ? n / 2 : n;
+  std::vector<BFloat16> host_x(num_rows * kK);
+  std::vector<uint8_t> host_w(n * kK);
+  std::vector<float> scales(n);
+  for (size_t i = 0; i < host_x.size(); ++i) host_x[i] = to_bfloat16(static_cast<float>(i * 7 % 15) - 7);
+  for (int64_t row = 0; row < num_rows; ++row) host_x[row * kK] = to_bfloat16(448);  // a scale of 1
+  constexpr uint8_t kOnes[] = {0x00, 0x38, 0xb8};                                    // 0, 1, -1
+  for (size_t i = 0; i < host_w.size(); ++i) host_w[i] = kOnes[i * i % 31 % 3];
+  for (int64_t i = 0; i < n; ++i) scales[i] = static_cast<float>(1 + i % 3) / 64;
+  const auto product = [&](int64_t m, int64_t row) {
+    double sum = 0;
+    for (int64_t k = 0; k < kK; ++k) {
+      // Position k of a row of W holds this column.
+      const int64_t column = k / 16 * 16 + kFloat8Columns[k % 16];
+      const uint8_t w = host_w[row * kK + k];
+      sum += (w == 0x38 ? 1 : w == 0xb8 ? -1 : 0) * double{to_float(host_x[m * kK + column])};
+    }
+    return sum * scales[row];
+  };
+  std::vector<double> wanted;
+  for (int64_t m = 0; m < num_rows; ++m) {
+    for (int64_t column = 0; column < columns; ++column) {
+      const double value = product(m, column);
+      wanted.push_back(silu_mul ? silu(value) * product(m, column + columns) : value);
+    }
+  }
+  const Device<BFloat16> x(host_x), out(num_rows * columns, kPoisoned);
+  const Device<uint8_t> w(host_w), quantized(host_x.size(), kPoisoned);
+  const Device<float> w_scale(scales), x_scale(num_rows, kPoisoned);
+  QuantizeRowsParams q;
+  q.num_rows = num_rows;
+  q.size = kK;
+  q.x = x.data();
+  q.stride_x = kK;
+  q.out = quantized.data();
+  q.scale = x_scale.data();
+  const auto weight =
+      cuda::make_wide_gemm_weight(w.data(), n, kK, DType::kBFloat16, silu_mul, w_scale.data());
+  const auto run = [&](auto p, auto launch_gemm, const std::string& name) {
+    p.weight = &weight;
+    p.num_rows = num_rows;
+    p.x = quantized.data();
+    p.stride_x = kK;
+    p.x_scale = x_scale.data();
+    p.out = out.data();
+    p.stride_out = columns;
+    out.poison();
+    cuda::launch_quantize_rows(q, nullptr);
+    for (int i = 0; i < 2; ++i) launch_gemm(p, nullptr);
+    check_close(out.host(), wanted,
+                name + " of float8, rows " + std::to_string(num_rows) + (silu_mul ? " silu_mul" : ""));
+  };
+  run(WideGemmParams(), cuda::launch_wide_gemm, "wide_gemm");
+  if (!silu_mul) run(SplitGemmParams(), cuda::launch_split_gemm, "split_gemm");
+}
+
 }  // namespace
 
 void gemms() {
   for (const bool silu_mul : {false, true}) {
     for (const int32_t num_rows : {1, 17, 40, 64}) skinny(num_rows, silu_mul);
     for (const int32_t num_rows : {65, 300}) wide(num_rows, silu_mul);
+    for (const int32_t num_rows : {65, 300}) float8(num_rows, silu_mul);
   }
   for (const int32_t num_rows : {65, 129, 256}) split(num_rows);
 }

@@ -1,0 +1,53 @@
+// What the launches of the GEMMs with both operands in shared memory check, describe and dispatch alike.
+#pragma once
+
+#include <cuda_fp8.h>
+
+#include <algorithm>
+
+#include "common/dispatch.h"
+#include "quire/kernels/gemm.h"
+#include "tensor_map.h"
+
+namespace quire::cuda::gemm {
+
+// Elements of x and W in a row of a box.
+inline int step_columns(const WideGemmWeight& w) { return w.scale != nullptr ? kBoxRowBytes : kBoxColumns; }
+
+// [rows, k] of x's and W's type, rows `stride` elements apart (of one row: any), in boxes of box_rows.
+inline CUtensorMap make_operand_map(const WideGemmWeight& w, const void* data, int64_t rows, int64_t stride,
+                                    int box_rows) {
+  stride = std::max(stride, w.k);
+  return w.scale != nullptr ? make_byte_tensor_map(data, rows, w.k, stride, box_rows)
+                            : make_tensor_map(w.dtype, data, rows, w.k, stride, box_rows);
+}
+
+// x, out and x_scale, of a kernel's Params.
+template <class Params>
+void check_tensors(const Params& p) {
+  const WideGemmWeight& w = *p.weight;
+  const int64_t n_out = w.silu_mul ? w.n / 2 : w.n, vector = w.scale != nullptr ? 16 : 8;
+  if (!is_aligned(p.x, 16)) throw std::invalid_argument("x: must be 16-byte aligned");
+  if (!is_aligned(p.out, 16)) throw std::invalid_argument("out: must be 16-byte aligned");
+  if (p.stride_x % vector != 0) {
+    refuse("stride_x", std::to_string(p.stride_x), "multiples of " + std::to_string(vector));
+  }
+  if (p.stride_out % 8 != 0) refuse("stride_out", std::to_string(p.stride_out), "multiples of 8");
+  check_range("stride_x", p.stride_x, p.num_rows == 1 ? 0 : w.k, INT32_MAX);
+  check_range("stride_out", p.stride_out, p.num_rows == 1 ? 0 : n_out, INT32_MAX);
+  if ((p.x_scale == nullptr) != (w.scale == nullptr)) {
+    refuse("x_scale", p.x_scale == nullptr ? "none" : "scales",
+           w.scale == nullptr ? "none: the weight has none" : "a scale per row: the weight has scales");
+  }
+}
+
+// fn(Type<Element>{}, Type<T>{}): the types of x and W, and of out.
+template <class Fn>
+void dispatch_types(const WideGemmWeight& w, Fn&& fn) {
+  const auto with = [&]<class T>(Type<T> type) {
+    return w.scale != nullptr ? fn(Type<__nv_fp8_e4m3>{}, type) : fn(type, type);
+  };
+  return w.dtype == DType::kBFloat16 ? with(Type<__nv_bfloat16>{}) : with(Type<__half>{});
+}
+
+}  // namespace quire::cuda::gemm

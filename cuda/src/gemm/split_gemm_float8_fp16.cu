@@ -1,0 +1,13 @@
+// A file per pair of types, so that they compile in parallel.
+#include "split_gemm.cuh"
+
+namespace quire::cuda::gemm::split {
+
+template void launch_kernel<__nv_fp8_e4m3, __half, kTileRows, 1>(LaunchConfig config, const KernelArgs& args);
+template void launch_kernel<__nv_fp8_e4m3, __half, kTileRows, 2>(LaunchConfig config, const KernelArgs& args);
+template void launch_kernel<__nv_fp8_e4m3, __half, kSmallTileRows, 1>(LaunchConfig config,
+                                                                      const KernelArgs& args);
+template void launch_kernel<__nv_fp8_e4m3, __half, kSmallTileRows, 2>(LaunchConfig config,
+                                                                      const KernelArgs& args);
+
+}  // namespace quire::cuda::gemm::split
