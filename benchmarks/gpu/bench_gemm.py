@@ -1,11 +1,13 @@
 """Time of the GEMM for few rows beside torch's (cuBLAS), and its share of the card's memory bandwidth.
 
     PYTHONPATH=python:tests/kernels/gpu python benchmarks/gpu/bench_gemm.py [--json FILE] [--sweep]
+        [--weights fp8]
 
 Each figure is the median of CUDA graph replays. Shapes: a graph holds calls of one shape that rotate over
 weights of 256 MB or more, so that they come from device memory; bytes are the weight's. Steps: all GEMMs of a
 decode step, each reading what the one before wrote, every layer with weights of its own, then the LM head;
-torch gets no SiLU kernel there. --sweep times the ways to cut the work that SkinnyGemmTuning offers.
+torch gets no SiLU kernel there. --weights times weights of fewer bits (the head keeps 16), without torch.
+--sweep times the ways to cut the work that SkinnyGemmTuning offers.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ from typing import Any
 
 import torch
 from gemm_cases import skinny_gemm, tuning
+from quire import ops
 from quire.ops.gemm import SkinnyWeight
 from torch import Tensor
 
-READ_LIMIT = 3.08e12  # bytes/s that one H100 SXM reads at most, measured
+# bytes/s that the card reads at most, measured
+READ_LIMITS = {"NVIDIA H100 80GB HBM3": 3.08e12, "NVIDIA H200": 4.37e12}
 ROTATE_BYTES = 256 << 20
 DTYPE = torch.bfloat16
 VOCAB_SIZE = 128256
@@ -49,10 +53,36 @@ def shapes(model: str) -> dict[str, tuple[int, int, bool]]:
     }
 
 
+Make = Callable[[int, int, bool], SkinnyWeight]  # n, k, silu_mul
+
+
 def random_weight(n: int, k: int, silu_mul: bool) -> SkinnyWeight:
     return SkinnyWeight(
         torch.empty((n, k), dtype=DTYPE, device="cuda").normal_(std=k**-0.5), silu_mul=silu_mul
     )
+
+
+def float8_weight(n: int, k: int, silu_mul: bool, blocks: int = 1) -> SkinnyWeight:
+    weight = torch.empty((n, k), dtype=DTYPE, device="cuda").normal_().to(torch.float8_e4m3fn)
+    scale = torch.full((n, blocks), k**-0.5, device="cuda")
+    if blocks == 1:
+        scale = scale.flatten()
+    return SkinnyWeight(ops.float8_columns(weight), silu_mul=silu_mul, scale=scale, dtype=DTYPE)
+
+
+def float8_blocks_weight(n: int, k: int, silu_mul: bool) -> SkinnyWeight:
+    return float8_weight(n, k, silu_mul, -(-k // 128))
+
+
+WEIGHTS: dict[str, Make] = {
+    "bf16": random_weight,
+    "fp8": float8_weight,
+    "fp8-blocks": float8_blocks_weight,
+}
+
+
+def bytes_of(weight: SkinnyWeight) -> int:
+    return weight.tensor.numel() * weight.tensor.element_size()
 
 
 def microseconds(record: Callable[[], object], replays: int = 9) -> float:
@@ -88,11 +118,12 @@ def cublas(name: str, x: Tensor, weight: SkinnyWeight, out: Tensor) -> None:
 
 
 class Shape:
-    def __init__(self, n: int, k: int, silu_mul: bool) -> None:
-        self.num_bytes = n * k * 2
+    def __init__(self, n: int, k: int, silu_mul: bool, make: Make) -> None:
+        self.weights = [make(n, k, silu_mul)]
+        self.num_bytes = bytes_of(self.weights[0])
         self.k, self.n = k, n
         copies = max(2, -(-ROTATE_BYTES // self.num_bytes))
-        self.weights = [random_weight(n, k, silu_mul) for _ in range(copies)]
+        self.weights += [make(n, k, silu_mul) for _ in range(copies - 1)]
         self.calls = -(-max(copies, 24) // copies) * copies if n < VOCAB_SIZE else copies
 
     def time(self, gemm: Gemm, rows: int, columns: int) -> float:
@@ -109,16 +140,14 @@ class Shape:
 class Step:
     """All GEMMs of a model's decode step."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, make: Make) -> None:
         self.hidden, self.inter = MODELS[model]["hidden"], MODELS[model]["inter"]
         kinds = shapes(model)
         head = kinds.pop("lm_head")
-        self.layers = [
-            [random_weight(*kind) for kind in kinds.values()] for _ in range(MODELS[model]["layers"])
-        ]
+        self.layers = [[make(*kind) for kind in kinds.values()] for _ in range(MODELS[model]["layers"])]
         self.head = random_weight(*head)
         weights = [*itertools.chain(*self.layers), self.head]
-        self.num_bytes = sum(weight.tensor.numel() * 2 for weight in weights)
+        self.num_bytes = sum(map(bytes_of, weights))
 
     def time(self, gemm: Gemm, rows: int, fused: bool) -> float:
         def empty(n: int) -> Tensor:
@@ -143,47 +172,49 @@ class Step:
         return microseconds(record)
 
 
+def read_limit() -> float:
+    return READ_LIMITS.get(torch.cuda.get_device_name(), READ_LIMITS["NVIDIA H100 80GB HBM3"])
+
+
 def rate(num_bytes: int, us: float) -> str:
-    return f"{us:8.2f} us {num_bytes / us / 1e6:5.2f} TB/s {num_bytes / us * 1e6 / READ_LIMIT:4.0%}"
+    return f"{us:8.2f} us {num_bytes / us / 1e6:5.2f} TB/s {num_bytes / us * 1e6 / read_limit():4.0%}"
 
 
-def time_shapes(models: Iterable[str]) -> list[dict[str, object]]:
+def timed(name: str, num_bytes: int, us: float, torch_us: float | None) -> dict[str, object]:
+    beside = "" if torch_us is None else f"   torch {rate(num_bytes, torch_us)}   x{torch_us / us:.2f}"
+    print(f"{name}: {rate(num_bytes, us)}{beside}")
+    return {"us": us} if torch_us is None else {"us": us, "torch_us": torch_us}
+
+
+def time_shapes(models: Iterable[str], weights: str) -> list[dict[str, object]]:
     results: list[dict[str, object]] = []
     for model in models:
         for name, (n, k, silu_mul) in shapes(model).items():
-            shape = Shape(n, k, silu_mul)
+            if name == "lm_head" and weights != "bf16":
+                continue
+            shape = Shape(n, k, silu_mul, WEIGHTS[weights])
             for rows in ROWS:
                 us = shape.time(ours(), rows, n // 2 if silu_mul else n)
-                torch_us = shape.time(cublas, rows, n)
-                print(
-                    f"{model} {name:8} {n:6} x {k:5} rows {rows:2}: {rate(shape.num_bytes, us)}   "
-                    f"torch {rate(shape.num_bytes, torch_us)}   x{torch_us / us:.2f}"
-                )
+                torch_us = shape.time(cublas, rows, n) if weights == "bf16" else None
+                title = f"{model} {name:8} {n:6} x {k:5} rows {rows:2}"
                 results.append(
-                    {
-                        "model": model,
-                        "shape": name,
-                        "n": n,
-                        "k": k,
-                        "rows": rows,
-                        "us": us,
-                        "torch_us": torch_us,
-                    }
+                    {"model": model, "shape": name, "n": n, "k": k, "rows": rows}
+                    | timed(title, shape.num_bytes, us, torch_us)
                 )
     return results
 
 
-def time_chains(models: Iterable[str]) -> list[dict[str, object]]:
+def time_chains(models: Iterable[str], weights: str) -> list[dict[str, object]]:
     results: list[dict[str, object]] = []
     for model in models:
-        step = Step(model)
+        step = Step(model, WEIGHTS[weights])
         for rows in ROWS:
-            us, torch_us = step.time(ours(), rows, True), step.time(cublas, rows, False)
-            print(
-                f"{model} step, rows {rows:2}: {rate(step.num_bytes, us)}   "
-                f"torch {rate(step.num_bytes, torch_us)}   x{torch_us / us:.2f}"
+            us = step.time(ours(), rows, True)
+            torch_us = step.time(cublas, rows, False) if weights == "bf16" else None
+            results.append(
+                {"model": model, "rows": rows}
+                | timed(f"{model} step, rows {rows:2}", step.num_bytes, us, torch_us)
             )
-            results.append({"model": model, "rows": rows, "us": us, "torch_us": torch_us})
     return results
 
 
@@ -197,11 +228,11 @@ def cuts(name: str) -> list[dict[str, int]]:
     return all_cuts
 
 
-def sweep(models: Iterable[str], rows_to_time: Iterable[int]) -> list[dict[str, object]]:
+def sweep(models: Iterable[str], rows_to_time: Iterable[int], weights: str) -> list[dict[str, object]]:
     """One shape after the other, the cut that makes a step fastest, then when the next kernel may come."""
     results: list[dict[str, object]] = []
     for model in models:
-        step = Step(model)
+        step = Step(model, WEIGHTS[weights])
         for rows in rows_to_time:
             best: dict[str, dict[str, int]] = {name: {} for name in shapes(model)}
             best_us = step.time(ours(), rows, True)
@@ -229,13 +260,14 @@ def main() -> None:
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 16, 64], help="of --sweep")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--weights", default="bf16", choices=list(WEIGHTS))
     args = parser.parse_args()
-    results: dict[str, object] = {"device": torch.cuda.get_device_name()}
+    results: dict[str, object] = {"device": torch.cuda.get_device_name(), "weights": args.weights}
     if args.sweep:
-        results["sweep"] = sweep(args.models, args.rows)
+        results["sweep"] = sweep(args.models, args.rows, args.weights)
     else:
-        results["chains"] = time_chains(args.models)
-        results["shapes"] = time_shapes(args.models)
+        results["chains"] = time_chains(args.models, args.weights)
+        results["shapes"] = time_shapes(args.models, args.weights)
     if args.json is not None:
         args.json.write_text(json.dumps(results, indent=1))
 

@@ -64,7 +64,18 @@ def paged_attention(
 SKINNY_GEMM_MAX_ROWS: Final = 64
 
 class SkinnyGemmWeight:
-    def __init__(self, *, data: int, n: int, k: int, dtype: int, silu_mul: bool = False) -> None: ...
+    def __init__(
+        self,
+        *,
+        data: int,
+        n: int,
+        k: int,
+        dtype: int,
+        silu_mul: bool = False,
+        format: int = 0,
+        scales: int = 0,
+        num_scales: int = 0,
+    ) -> None: ...
 
 class SkinnyGemmTuning:
     def __init__(

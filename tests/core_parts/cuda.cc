@@ -30,7 +30,9 @@ void launch_copy_blocks(const CopyBlocksParams&, cudaStream_t) { refuse(); }
 size_t paged_attention_workspace_bytes(const PagedAttentionConfig&) { refuse(); }
 void launch_paged_attention_plan(const PagedAttentionPlanParams&, cudaStream_t) { refuse(); }
 void launch_paged_attention(const PagedAttentionParams&, cudaStream_t) { refuse(); }
-SkinnyGemmWeight make_skinny_gemm_weight(const void*, int64_t, int64_t, DType, bool) { refuse(); }
+SkinnyGemmWeight make_skinny_gemm_weight(const void*, int64_t, int64_t, DType, bool, const WeightScales&) {
+  refuse();
+}
 WideGemmWeight make_wide_gemm_weight(const void*, int64_t, int64_t, DType, bool, const float*) { refuse(); }
 void launch_skinny_gemm(const SkinnyGemmParams&, cudaStream_t) { refuse(); }
 void launch_wide_gemm(const WideGemmParams&, cudaStream_t) { refuse(); }

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "common/launch.h"
+#include "quire/kernels/gemm.h"
 #include "tensor_map.h"
 
 namespace quire::cuda::gemm {
@@ -17,12 +18,12 @@ struct Layout {
 };
 
 struct KernelArgs {
-  CUtensorMap weight;  // boxes of 64 rows of a tile x 64 elements
+  CUtensorMap weight;  // boxes of 64 rows of a tile x 128 bytes
   CUtensorMap x;       // boxes of the padded number of rows x 64 elements; of one row when rows are given
   int32_t num_rows;
   int32_t n_out;          // columns of out
   int32_t num_tiles;      // of W's rows
-  int32_t num_steps;      // of k, kStepColumns each; parts begin at one
+  int32_t num_steps;      // of k, a load of W each; parts begin at one
   int32_t parts_log2;     // parts of k, one for each block of a cluster
   int32_t trigger;        // see SkinnyGemmTuning
   int32_t in_flight;      // at most, of W's loads
@@ -36,14 +37,20 @@ struct KernelArgs {
   void* out;
   int64_t stride_out;
   uint32_t* taken;  // tiles taken beyond each block's first, 0 between launches
+  // Of weights narrower than x:
+  int32_t num_x_steps;  // of k, a load of x each
+  int32_t num_scales;   // of a row of W
+  const float* scales;  // [rows of W, num_scales]
 };
 
-inline constexpr int kBoxRows = 64;  // of W, in one copy
-inline constexpr int kStepColumns = 2 * kBoxColumns;
+inline constexpr int kBoxRows = 64;                             // of W, in one copy
+inline constexpr int kStepColumns = 2 * kBoxColumns;            // of x, in one stage
 inline constexpr int kLoadBytes = kBoxRows * kStepColumns * 2;  // of W, in one stage
 
+constexpr int bits_of(WeightFormat format) { return format == WeightFormat::kFloat8 ? 8 : 16; }
+
 // padded_rows: 8, 16, 24, 32, 48 or 64. Fills in config's block and shared memory, and the stages.
-template <class T>
+template <class T, WeightFormat kFormat>
 void launch_kernel(int padded_rows, LaunchConfig config, KernelArgs args);
 
 }  // namespace quire::cuda::gemm

@@ -13,6 +13,7 @@
 namespace quire::cuda {
 namespace {
 
+using gemm::ceil_div;
 using gemm::kBoxColumns;
 using gemm::kBoxRows;
 using gemm::KernelArgs;
@@ -33,8 +34,8 @@ uint32_t* next_counter() {
   return static_cast<uint32_t*>(counters) + count++ % kNumCounters;
 }
 
-// Four dimensions; a box is 64 rows of a tile. With silu_mul a tile is 8 gate rows, the 8 up rows that belong
-// to them, and so on.
+// k: columns of 16 bits. Four dimensions; a box is 64 rows of a tile. With silu_mul a tile is 8 gate rows,
+// the 8 up rows that belong to them, and so on.
 CUtensorMap make_weight_map(DType dtype, const void* data, int64_t n, int64_t k, bool silu_mul) {
   if (!silu_mul) {
     return make_tensor_map(dtype, data,
@@ -43,6 +44,9 @@ CUtensorMap make_weight_map(DType dtype, const void* data, int64_t n, int64_t k,
   return make_tensor_map(dtype, data,
                          {{k, 1, kBoxColumns}, {8, k, 8}, {2, n / 2 * k, 2}, {n / 16, 8 * k, kBoxRows / 16}});
 }
+
+// Of a row of W, in elements of 16 bits, as the copy engine and the rings count.
+int64_t stored_columns(const SkinnyGemmWeight& w) { return w.k * gemm::bits_of(w.scales.format) / 16; }
 
 int num_tiles(const SkinnyGemmWeight& w) { return static_cast<int>((w.n + kBoxRows - 1) / kBoxRows); }
 
@@ -55,28 +59,32 @@ struct Cut {
   int in_flight = 2;  // no more than the memory's rate needs, see skinny_gemm.cuh
 };
 
-constexpr int64_t kLongPart = 4096;  // elements of k in which the block's first and last loads weigh little
+constexpr int64_t kLongPart = 4096;  // stored columns in which the block's first and last loads weigh little
 
 int double_parts(const SkinnyGemmWeight& w, int enough_blocks) {
   constexpr int kMaxParts = 4;
   constexpr int64_t kMinPart = 256;  // a shorter part does not pay for the exchange
   int parts = 1;
-  while (parts < kMaxParts && num_tiles(w) * parts < enough_blocks && w.k >= 2 * parts * kMinPart) parts *= 2;
+  while (parts < kMaxParts && num_tiles(w) * parts < enough_blocks &&
+         stored_columns(w) >= 2 * parts * kMinPart) {
+    parts *= 2;
+  }
   return parts;
 }
 
-// Takes n and k alone.
+// Takes n, k and the format alone.
 Cut cut_for_few_rows(const SkinnyGemmWeight& w) {
-  constexpr int64_t kLong = 8192;  // k of which fewer parts suffice
+  constexpr int64_t kLong = 8192;  // columns of which fewer parts suffice
   const int sms = num_sms(), tiles = num_tiles(w);
+  const int64_t k = stored_columns(w);
   Cut cut;
-  cut.parts = double_parts(w, w.k >= kLong ? sms * 2 / 3 : sms * 7 / 5);
-  const bool has_short_parts = cut.parts > 1 && w.k < kLongPart * cut.parts;
+  cut.parts = double_parts(w, k >= kLong ? sms * 2 / 3 : sms * 7 / 5);
+  const bool has_short_parts = cut.parts > 1 && k < kLongPart * cut.parts;
   if (tiles <= 2 * sms && !has_short_parts) cut.trigger = 8;
   // Where a kernel fills all places, the next one's blocks need a third.
   const int blocks = tiles * cut.parts;
   if (cut.parts > 1 && blocks > sms * 9 / 5 && blocks <= 2 * sms) cut.blocks_per_sm = 3;
-  if (blocks <= sms && w.k >= kLongPart * cut.parts) cut.in_flight = 3;
+  if (blocks <= sms && k >= kLongPart * cut.parts) cut.in_flight = 3;
   return cut;
 }
 
@@ -86,7 +94,7 @@ Cut cut_for_many_rows(const SkinnyGemmWeight& w) {
   const int sms = num_sms();
   cut.parts = double_parts(w, sms * 9 / 10);
   // Equal long parts, a block each, end far apart: what the fast SMs have left is for the next kernel's W.
-  if (num_tiles(w) * cut.parts <= sms && w.k >= kLongPart * cut.parts) cut.trigger = 14;
+  if (num_tiles(w) * cut.parts <= sms && stored_columns(w) >= kLongPart * cut.parts) cut.trigger = 14;
   return cut;
 }
 
@@ -97,9 +105,33 @@ void check_x(const SkinnyGemmWeight& w, const SkinnyGemmParams& p) {
   if (p.rows != nullptr) check_range("num_x_rows", p.num_x_rows, 1, INT32_MAX);
 }
 
+void check_scales(const WeightScales& w, int64_t k) {
+  if (w.format == WeightFormat::k16Bits) return;
+  if (w.format != WeightFormat::kFloat8) {
+    refuse("format", std::to_string(static_cast<int>(w.format)), "0 (16 bits), 1 (float8)");
+  }
+  check_range("k", k, kStepColumns, 1 << 24);
+  if (k % 16 != 0) refuse("k", std::to_string(k), "multiples of 16");
+  if (w.scales == nullptr) throw std::invalid_argument("scales: got null; allowed: [n, num_scales]");
+  const int32_t of_blocks = ceil_div(k, kStepColumns);
+  if (w.num_scales != 1 && w.num_scales != of_blocks) {
+    refuse("num_scales", std::to_string(w.num_scales), "1, " + std::to_string(of_blocks));
+  }
+}
+
+template <class T>
+void launch_format(WeightFormat format, int padded_rows, const LaunchConfig& config, const KernelArgs& args) {
+  if (format == WeightFormat::kFloat8) {
+    gemm::launch_kernel<T, WeightFormat::kFloat8>(padded_rows, config, args);
+  } else {
+    gemm::launch_kernel<T, WeightFormat::k16Bits>(padded_rows, config, args);
+  }
+}
+
 }  // namespace
 
-SkinnyGemmWeight make_skinny_gemm_weight(const void* data, int64_t n, int64_t k, DType dtype, bool silu_mul) {
+SkinnyGemmWeight make_skinny_gemm_weight(const void* data, int64_t n, int64_t k, DType dtype, bool silu_mul,
+                                         const WeightScales& scales) {
   if (dtype != DType::kBFloat16 && dtype != DType::kFloat16) {
     refuse("dtype", std::to_string(static_cast<int>(dtype)), "1 (bfloat16), 2 (float16)");
   }
@@ -108,14 +140,16 @@ SkinnyGemmWeight make_skinny_gemm_weight(const void* data, int64_t n, int64_t k,
   if (k % 8 != 0) refuse("k", std::to_string(k), "multiples of 8");
   if (silu_mul && n % 16 != 0) refuse("n with silu_mul", std::to_string(n), "multiples of 16");
   if (!is_aligned(data, 16)) throw std::invalid_argument("w: must be 16-byte aligned");
+  check_scales(scales, k);
   SkinnyGemmWeight weight;
   weight.data = data;
+  weight.scales = scales;
   weight.n = n;
   weight.k = k;
   weight.dtype = dtype;
   weight.silu_mul = silu_mul;
   weight.taken = next_counter();
-  const CUtensorMap map = make_weight_map(dtype, data, n, k, silu_mul);
+  const CUtensorMap map = make_weight_map(dtype, data, n, stored_columns(weight), silu_mul);
   static_assert(sizeof(map) == sizeof(weight.tensor_map));
   std::memcpy(weight.tensor_map, &map, sizeof(map));
   return weight;
@@ -150,7 +184,10 @@ void launch_skinny_gemm(const SkinnyGemmParams& p, cudaStream_t stream) {
   args.num_rows = p.num_rows;
   args.n_out = static_cast<int32_t>(n_out);
   args.num_tiles = num_tiles(w);
-  args.num_steps = static_cast<int32_t>((w.k + kStepColumns - 1) / kStepColumns);
+  args.num_steps = ceil_div(stored_columns(w), kStepColumns);
+  args.num_x_steps = ceil_div(w.k, kStepColumns);
+  args.scales = w.scales.scales;
+  args.num_scales = w.scales.num_scales;
   while (cut.parts > args.num_steps) cut.parts /= 2;
   args.parts_log2 = cut.parts / 2;
   args.trigger = cut.trigger;
@@ -176,9 +213,9 @@ void launch_skinny_gemm(const SkinnyGemmParams& p, cudaStream_t stream) {
   config.overlaps = p.overlaps;
   config.stream = stream;
   if (w.dtype == DType::kBFloat16) {
-    gemm::launch_kernel<__nv_bfloat16>(padded_rows, config, args);
+    launch_format<__nv_bfloat16>(w.scales.format, padded_rows, config, args);
   } else {
-    gemm::launch_kernel<__half>(padded_rows, config, args);
+    launch_format<__half>(w.scales.format, padded_rows, config, args);
   }
 }
 

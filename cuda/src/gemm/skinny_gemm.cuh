@@ -9,20 +9,41 @@
 // is there. But only few of them are on their way at a time: more than the memory takes only queue up
 // there, and with them whatever the kernels before still read.
 //
-// Shared memory: ring of W [stage][2][64 rows][64], ring of x [stage][2][kTokens][64], partial sums of other
-// blocks and the tile's results (epilogue.cuh), barriers.
+// W's elements may be narrower than x's: a load of W then is multiplied with several loads of x
+// (products.cuh).
+//
+// Shared memory: ring of W [stage][2][64 rows][128 bytes], ring of x [stage][2][kTokens][64], partial sums of
+// other blocks and the tile's results (epilogue.cuh), barriers.
 #pragma once
 
 #include <algorithm>
 
 #include "common/dependency.cuh"
-#include "common/warpgroup.cuh"
 #include "epilogue.cuh"
-#include "wgmma.cuh"
+#include "products.cuh"
 
 namespace quire::cuda::gemm {
 
-// Where a box of a load of W begins; see make_weight_map().
+// Loads of x for each load of W.
+template <WeightFormat kFormat>
+inline constexpr int kXSteps = 16 / bits_of(kFormat);
+
+// The steps of x of a part of k.
+template <WeightFormat kFormat>
+struct XSteps {
+  int32_t first, count;
+
+  __device__ XSteps(const KernelArgs& a, const Part& part)
+      : first(part.first_step * kXSteps<kFormat>), count(part.num_steps) {
+    if constexpr (kXSteps<kFormat> > 1) count = min(count * kXSteps<kFormat>, a.num_x_steps - first);
+  }
+  // The last load of W may be of fewer columns.
+  __device__ int32_t in_load(int32_t load) const {
+    return kXSteps<kFormat> == 1 ? 1 : min(kXSteps<kFormat>, count - load * kXSteps<kFormat>);
+  }
+};
+
+// Where a box of a load of W begins, in elements of 16 bits; see make_weight_map().
 __device__ inline int4 box_at(const KernelArgs& a, int32_t tile, int32_t step, int box) {
   const int32_t column = step * kStepColumns + box * kBoxColumns;
   return a.silu_mul ? make_int4(column, 0, 0, tile * (kBoxRows / 16))
@@ -108,18 +129,19 @@ __device__ inline int32_t tile_of(const KernelArgs& a, const Shared<S>& shared, 
 }
 
 // By all lanes: with given rows, each lane copies every 32nd.
-template <class S, int kTokens>
+template <class S, int kTokens, WeightFormat kFormat>
 __device__ void load_x(const KernelArgs& a, const Part& part, const Shared<S>& shared) {
   constexpr int kOutside = -1;  // as a row: the copy gives zeros
   const int lane = threadIdx.x % 32;
   // Without given rows, one copy brings all.
   const int32_t num_copies = a.rows != nullptr ? kTokens : 1;
+  const XSteps<kFormat> steps(a, part);
   RingCursor ring;
   int32_t load = 0;
   int t = 0;
   do {
 #pragma unroll 1
-    for (int32_t step = 0; step < part.num_steps; ++step, ++load) {
+    for (int32_t step = 0; step < steps.count; ++step, ++load) {
       if (load >= shared.num_x_stages) wait_barrier(shared.x_empty(ring.stage), ring.phase ^ 1);
       if (lane == 0) arrive_and_expect(shared.x_full(ring.stage), S::kXLoadBytes);
       __syncwarp();
@@ -129,7 +151,7 @@ __device__ void load_x(const KernelArgs& a, const Part& part, const Shared<S>& s
         int32_t row = 0;
         if (a.rows != nullptr) row = copy < a.num_rows ? a.rows[copy] : kOutside;
         copy_box(shared.x + ring.stage * S::kXLoadBytes + box * S::kXBoxBytes + copy * kBoxColumns * 2, &a.x,
-                 (part.first_step + step) * kStepColumns + box * kBoxColumns, row, shared.x_full(ring.stage),
+                 (steps.first + step) * kStepColumns + box * kBoxColumns, row, shared.x_full(ring.stage),
                  CachePolicy::kEvictLast);
       }
       ring.advance(shared.num_x_stages);
@@ -137,17 +159,18 @@ __device__ void load_x(const KernelArgs& a, const Part& part, const Shared<S>& s
   } while (tile_of(a, shared, ++t) != kNoTile);
 }
 
-template <class T, int kTokens>
+template <class T, int kTokens, WeightFormat kFormat>
 __device__ void multiply(const KernelArgs& a, const Part& part, const Shared<Shape<kTokens>>& shared) {
   using S = Shape<kTokens>;
   const int lane = threadIdx.x % 32;
   const int32_t trigger_at = max(part.num_steps - a.trigger, 0);
+  const XSteps<kFormat> steps(a, part);
   RingCursor ring, x_ring;
   int32_t tile = part.first_tile();
 #pragma unroll 1
   for (int t = 0; tile != kNoTile; ++t) {
     int32_t next = kNoTile;
-    float acc[kTokens / 2] = {};
+    Products<T, kTokens, kFormat> products(a, tile, steps.first);
 #pragma unroll 1
     for (int32_t step = 0; step < part.num_steps; ++step) {
       if (step == trigger_at) {
@@ -155,37 +178,32 @@ __device__ void multiply(const KernelArgs& a, const Part& part, const Shared<Sha
         if (next == kNoTile) launch_dependents();
       }
       wait_barrier(shared.full(ring.stage), ring.phase);
-      wait_barrier(shared.x_full(x_ring.stage), x_ring.phase);
-      const uint32_t w = shared.weights + ring.stage * kLoadBytes;
-      const uint32_t x = shared.x + x_ring.stage * S::kXLoadBytes;
-      begin_products();
-#pragma unroll
-      for (int box = 0; box < 2; ++box) {
-#pragma unroll
-        for (int k = 0; k < kBoxColumns; k += 16) {
-          Wgmma<T, kTokens>::run(acc, operand_at(w + box * kBoxBytes + k * 2),
-                                 operand_at(x + box * S::kXBoxBytes + k * 2));
+      const int32_t num_x_steps = steps.in_load(step);
+#pragma unroll 1
+      for (int i = 0; i < num_x_steps; ++i) {
+        wait_barrier(shared.x_full(x_ring.stage), x_ring.phase);
+        const uint32_t w = shared.weights + ring.stage * kLoadBytes;
+        const uint32_t x = shared.x + x_ring.stage * S::kXLoadBytes;
+        products.add(w, i, x);
+        const bool is_last = i == num_x_steps - 1;
+        if (lane == 0) {
+          if (is_last) arrive(shared.empty(ring.stage));
+          arrive(shared.x_empty(x_ring.stage));
         }
+        if (is_last) ring.advance(shared.num_stages);
+        x_ring.advance(shared.num_x_stages);
       }
-      commit_products();
-      wait_products<0>();
-      if (lane == 0) {
-        arrive(shared.empty(ring.stage));
-        arrive(shared.x_empty(x_ring.stage));
-      }
-      ring.advance(shared.num_stages);
-      x_ring.advance(shared.num_x_stages);
     }
     if (trigger_at == part.num_steps) {
       next = tile_of(a, shared, t + 1);
       if (next == kNoTile) launch_dependents();
     }
-    finish<T, S>(a, part, shared, tile, acc);
+    finish<T, S>(a, part, shared, tile, products.sums);
     tile = next;
   }
 }
 
-template <class T, int kTokens>
+template <class T, int kTokens, WeightFormat kFormat>
 __global__ void __launch_bounds__(kThreads, 2) skinny_gemm_kernel(const __grid_constant__ KernelArgs a) {
   using S = Shape<kTokens>;
   extern __shared__ __align__(1024) unsigned char base[];
@@ -206,18 +224,18 @@ __global__ void __launch_bounds__(kThreads, 2) skinny_gemm_kernel(const __grid_c
   if (part.parts > 1) arrive_at_cluster();
   if (warp < kMathWarps) {
     wait_for_dependencies();
-    multiply<T, kTokens>(a, part, shared);
+    multiply<T, kTokens, kFormat>(a, part, shared);
   } else if (warp == kMathWarps) {
     if (lane == 0) loader.load_rest();
   } else {
     wait_for_dependencies();
-    load_x<S, kTokens>(a, part, shared);
+    load_x<S, kTokens, kFormat>(a, part, shared);
   }
 }
 
-template <class T, int kTokens>
+template <class T, int kTokens, WeightFormat kFormat>
 void launch_tokens(LaunchConfig config, KernelArgs args) {
-  const auto kernel = skinny_gemm_kernel<T, kTokens>;
+  const auto kernel = skinny_gemm_kernel<T, kTokens, kFormat>;
   args.layout = make_layout<Shape<kTokens>>(args.parts_log2, args.silu_mul, args.blocks_per_sm);
   args.in_flight = std::min(args.in_flight, args.layout.num_stages);
   config.block = kThreads;
@@ -227,21 +245,21 @@ void launch_tokens(LaunchConfig config, KernelArgs args) {
   launch("skinny_gemm", kernel, config, args);
 }
 
-template <class T>
+template <class T, WeightFormat kFormat>
 void launch_kernel(int padded_rows, LaunchConfig config, KernelArgs args) {
   switch (padded_rows) {
     case 8:
-      return launch_tokens<T, 8>(config, args);
+      return launch_tokens<T, 8, kFormat>(config, args);
     case 16:
-      return launch_tokens<T, 16>(config, args);
+      return launch_tokens<T, 16, kFormat>(config, args);
     case 24:
-      return launch_tokens<T, 24>(config, args);
+      return launch_tokens<T, 24, kFormat>(config, args);
     case 32:
-      return launch_tokens<T, 32>(config, args);
+      return launch_tokens<T, 32, kFormat>(config, args);
     case 48:
-      return launch_tokens<T, 48>(config, args);
+      return launch_tokens<T, 48, kFormat>(config, args);
     default:
-      return launch_tokens<T, 64>(config, args);
+      return launch_tokens<T, 64, kFormat>(config, args);
   }
 }
 

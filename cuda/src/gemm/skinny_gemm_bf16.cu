@@ -3,6 +3,7 @@
 
 namespace quire::cuda::gemm {
 
-template void launch_kernel<__nv_bfloat16>(int padded_rows, LaunchConfig config, KernelArgs args);
+template void launch_kernel<__nv_bfloat16, WeightFormat::k16Bits>(int padded_rows, LaunchConfig config,
+                                                                  KernelArgs args);
 
 }  // namespace quire::cuda::gemm

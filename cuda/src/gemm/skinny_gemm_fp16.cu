@@ -3,6 +3,7 @@
 
 namespace quire::cuda::gemm {
 
-template void launch_kernel<__half>(int padded_rows, LaunchConfig config, KernelArgs args);
+template void launch_kernel<__half, WeightFormat::k16Bits>(int padded_rows, LaunchConfig config,
+                                                           KernelArgs args);
 
 }  // namespace quire::cuda::gemm

@@ -1,10 +1,15 @@
-// wgmma m64nNk16 of 16-bit types with float32 accumulators, both operands in shared memory. sm_90a.
+// wgmma m64nNk16 of 16-bit types with float32 accumulators, both operands in shared memory or the first one
+// in registers. sm_90a.
 //
-// An operand is rows of 64 elements of k (128 bytes), the 16-byte chunks of row r XORed by r % 8 as the copy
-// engine's 128-byte swizzle leaves them, groups of 8 rows 1024 bytes apart, aligned to 1024 bytes.
+// An operand in shared memory is rows of 64 elements of k (128 bytes), the 16-byte chunks of row r XORed by r
+// % 8 as the copy engine's 128-byte swizzle leaves them, groups of 8 rows 1024 bytes apart, aligned to 1024
+// bytes.
 //
 // Accumulator of warp w (of 4), lane = 4 * g + t: acc[4 * c + i] is row 16 w + g (i = 0, 1) or 16 w + g + 8
 // (i = 2, 3), column 8 c + 2 t + i % 2.
+//
+// First operand in registers: a[0] is row 16 w + g, columns 2 t (low half) and 2 t + 1; a[1] the same columns
+// of row 16 w + g + 8; a[2] and a[3] columns 2 t + 8 and 2 t + 9 of both rows.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -24,6 +29,10 @@ __device__ inline uint64_t operand_at(uint32_t address) {
 // acc[64 rows of a, kColumns rows of b] += a b^T over 16 elements of k.
 template <class T, int kColumns>
 struct Wgmma;
+
+// The same with a in registers, which must not change before the product is done.
+template <class T, int kColumns>
+struct WgmmaOfRegisters;
 
 #define QUIRE_ACC_4(i) "+f"(acc[i]), "+f"(acc[i + 1]), "+f"(acc[i + 2]), "+f"(acc[i + 3])
 #define QUIRE_ACC_8(i) QUIRE_ACC_4(i), QUIRE_ACC_4(i + 4)
@@ -47,13 +56,29 @@ struct Wgmma;
                    : "l"(a), "l"(b));                                                    \
     }                                                                                    \
   };
-#define QUIRE_WGMMAS(type, name)                \
-  QUIRE_WGMMA(type, name, 8, 4, "%4", "%5")     \
-  QUIRE_WGMMA(type, name, 16, 8, "%8", "%9")    \
-  QUIRE_WGMMA(type, name, 24, 12, "%12", "%13") \
-  QUIRE_WGMMA(type, name, 32, 16, "%16", "%17") \
-  QUIRE_WGMMA(type, name, 48, 24, "%24", "%25") \
-  QUIRE_WGMMA(type, name, 64, 32, "%32", "%33")
+#define QUIRE_WGMMA_OF_REGISTERS(type, name, columns, regs, a_regs, b_reg)               \
+  template <>                                                                            \
+  struct WgmmaOfRegisters<type, columns> {                                               \
+    static __device__ void run(float (&acc)[regs], const uint32_t (&a)[4], uint64_t b) { \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." name "." name \
+                   " {" QUIRE_REGS_##regs "}, {" a_regs "}, " b_reg ", 1, 1, 1, 0;"      \
+                   : QUIRE_ACC_##regs(0)                                                 \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                \
+    }                                                                                    \
+  };
+#define QUIRE_WGMMAS(type, name)                                            \
+  QUIRE_WGMMA(type, name, 8, 4, "%4", "%5")                                 \
+  QUIRE_WGMMA(type, name, 16, 8, "%8", "%9")                                \
+  QUIRE_WGMMA(type, name, 24, 12, "%12", "%13")                             \
+  QUIRE_WGMMA(type, name, 32, 16, "%16", "%17")                             \
+  QUIRE_WGMMA(type, name, 48, 24, "%24", "%25")                             \
+  QUIRE_WGMMA(type, name, 64, 32, "%32", "%33")                             \
+  QUIRE_WGMMA_OF_REGISTERS(type, name, 8, 4, "%4, %5, %6, %7", "%8")        \
+  QUIRE_WGMMA_OF_REGISTERS(type, name, 16, 8, "%8, %9, %10, %11", "%12")    \
+  QUIRE_WGMMA_OF_REGISTERS(type, name, 24, 12, "%12, %13, %14, %15", "%16") \
+  QUIRE_WGMMA_OF_REGISTERS(type, name, 32, 16, "%16, %17, %18, %19", "%20") \
+  QUIRE_WGMMA_OF_REGISTERS(type, name, 48, 24, "%24, %25, %26, %27", "%28") \
+  QUIRE_WGMMA_OF_REGISTERS(type, name, 64, 32, "%32, %33, %34, %35", "%36")
 
 QUIRE_WGMMAS(__nv_bfloat16, "bf16")
 QUIRE_WGMMAS(__half, "f16")
@@ -71,6 +96,7 @@ QUIRE_WGMMAS(__half, "f16")
 #undef QUIRE_REGS_24
 #undef QUIRE_REGS_32
 #undef QUIRE_WGMMA
+#undef QUIRE_WGMMA_OF_REGISTERS
 #undef QUIRE_WGMMAS
 
 }  // namespace quire::cuda::gemm

@@ -11,6 +11,9 @@ from torch import Tensor
 from quire._tensor_checks import DTYPE_IDS, address, check, dtype_id, has_cuda_kernels, stream_of
 from quire.ops.float8 import QuantizedRows
 
+_FLOAT8 = 1  # quire::WeightFormat
+_SCALED_COLUMNS = 128  # of float8 weights that have a scale for each block
+
 if has_cuda_kernels():
     from quire import _cuda
 
@@ -42,12 +45,25 @@ class _Weight:
 class SkinnyWeight(_Weight):
     """For few rows.
 
-    is_invariant: a row of the result has the same bits in any number of rows.
+    is_invariant: a row of the result has the same bits in any number of rows. scale: float32, of a float8
+    weight, whose columns lie as `float8_columns` puts them: `[out_size]`, or `[out_size, blocks]` of each 128
+    columns; dtype: of x and the result.
     """
 
-    def __init__(self, weight: Tensor, *, silu_mul: bool = False, is_invariant: bool = False) -> None:
-        super().__init__(weight, silu_mul=silu_mul)
+    def __init__(
+        self,
+        weight: Tensor,
+        *,
+        silu_mul: bool = False,
+        is_invariant: bool = False,
+        scale: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(weight, silu_mul=silu_mul, dtype=dtype)
         self._is_invariant = is_invariant
+        self._scale = scale
+        if scale is not None:
+            self._description |= _float8_scales(weight, scale)
         self._handle = _cuda.SkinnyGemmWeight(**self._description)
 
     def __call__(
@@ -154,3 +170,18 @@ class WideWeight(_Weight):
 def _parts_of(x: Tensor | QuantizedRows) -> tuple[Tensor, Tensor | None]:
     """The elements, and their scales where they are quantised."""
     return (x.values, x.scales) if isinstance(x, QuantizedRows) else (x, None)
+
+
+def _float8_scales(weight: Tensor, scale: Tensor) -> dict[str, int]:
+    out_size, in_size = weight.shape
+    check("weight", weight, torch.float8_e4m3fn, (out_size, in_size), "out_size, in_size", "cuda")
+    if scale.ndim == 1:
+        check("scale", scale, torch.float32, (out_size,), "out_size", "cuda")
+    else:
+        blocks = -(-in_size // _SCALED_COLUMNS)
+        check("scale", scale, torch.float32, (out_size, blocks), "out_size, blocks of in_size", "cuda")
+    return {
+        "format": _FLOAT8,
+        "scales": scale.data_ptr(),
+        "num_scales": scale.numel() // out_size,
+    }

@@ -6,7 +6,8 @@
 // rounded to the type, silu to the type, and the product to the type, as silu_mul after a GEMM.
 //
 // W is [n, k] as checkpoints store it, so the same tensor serves other GEMMs for more rows. bfloat16 or
-// float16. A row of out does not depend on the other rows, and repeats.
+// float16; the GEMM for few rows also takes weights of fewer bits (WeightFormat). A row of out does not
+// depend on the other rows, and repeats.
 //
 // Float8: the sum times x_scale[m] * scale[n], in float32, where x and W are e4m3 with the columns of
 // kFloat8Columns. The tensor cores keep about 14 bits of a sum while they add up: the error grows with k, to
@@ -25,16 +26,30 @@ namespace quire {
 
 inline constexpr int kSkinnyGemmMaxRows = 64;
 
+// How the elements of a weight are stored. kFloat8: e4m3, columns in the order of kFloat8Columns; w is the
+// element times its scale.
+enum class WeightFormat : int32_t { k16Bits = 0, kFloat8 = 1 };
+
+// What a weight of fewer bits than x has beside its elements. Does not own the memory, which must stay where
+// it is.
+struct WeightScales {
+  static constexpr char kName[] = "WeightScales";
+  WeightFormat format = WeightFormat::k16Bits;
+  const float* scales = nullptr;  // [n, num_scales]
+  int32_t num_scales = 0;         // of a row: 1, or one for each 128 columns
+};
+
 // W, described once for the copy engine. Does not own the memory, which must stay where it is.
 struct SkinnyGemmWeight {
   static constexpr char kName[] = "SkinnyGemmWeight";
   alignas(64) unsigned char tensor_map[128];
   const void* data = nullptr;  // [n, k], contiguous
+  WeightScales scales;
   int64_t n = 0;
   int64_t k = 0;
-  DType dtype = DType::kBFloat16;
-  uint32_t* taken = nullptr;  // on the device, for the kernel
-  bool silu_mul = false;      // out is [num_rows, n / 2]; W's first n / 2 rows are gate
+  DType dtype = DType::kBFloat16;  // of x and out
+  uint32_t* taken = nullptr;       // on the device, for the kernel
+  bool silu_mul = false;           // out is [num_rows, n / 2]; W's first n / 2 rows are gate
 };
 
 // W. Does not own the memory.

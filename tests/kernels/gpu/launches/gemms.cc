@@ -23,10 +23,15 @@ struct Case {
         x(host_x),
         w(host_w),
         out(num_rows * columns, kPoisoned) {
+    find_wanted();
+  }
+
+  void find_wanted() {
+    wanted.clear();
     for (int64_t m = 0; m < num_rows; ++m) {
       for (int64_t column = 0; column < columns; ++column) {
         const double value = product(m, column);
-        wanted.push_back(silu_mul ? silu(value) * product(m, column + columns) : value);
+        wanted.push_back(columns < n ? silu(value) * product(m, column + columns) : value);
       }
     }
   }
@@ -72,6 +77,38 @@ void skinny(int32_t num_rows, bool silu_mul) {
     for (int i = 0; i < 2; ++i) cuda::launch_skinny_gemm(p, nullptr);
     check_close(c.out.host(), c.wanted,
                 named("skinny_gemm", c, silu_mul) + " parts " + std::to_string(parts));
+  }
+}
+
+// Weights of e4m3: small whole numbers, which it has exactly, in the order of columns that the kernel reads.
+void skinny_float8(int32_t num_rows, bool silu_mul) {
+  Case c(num_rows, 400, silu_mul);
+  std::vector<uint8_t> codes(c.n * kK);
+  for (size_t i = 0; i < codes.size(); i += 16) {
+    for (size_t p = 0; p < 16; ++p) {
+      const int kCodes[] = {0x00, 0x38, 0x40, 0x44, 0xb8, 0xc0};  // 0, 1, 2, 3, -1, -2
+      const double kValues[] = {0, 1, 2, 3, -1, -2};
+      const size_t column = i + kFloat8Columns[p], code = column * 7 % 6;
+      codes[i + p] = static_cast<uint8_t>(kCodes[code]);
+      c.host_w[column] = to_bfloat16(static_cast<float>(kValues[code] * kScale));
+    }
+  }
+  c.find_wanted();
+  const int num_blocks = (kK + 127) / 128;
+  const Device<uint8_t> w(codes);
+  const Device<float> scales(std::vector<float>(c.n * num_blocks, kScale));
+  for (const int num_scales : {1, num_blocks}) {
+    const auto weight = cuda::make_skinny_gemm_weight(w.data(), c.n, kK, DType::kBFloat16, silu_mul,
+                                                      {WeightFormat::kFloat8, scales.data(), num_scales});
+    for (const int32_t parts : {0, 1, 4}) {
+      auto p = c.params<SkinnyGemmParams>();
+      p.weight = &weight;
+      p.tuning.parts = parts;
+      c.out.poison();
+      for (int i = 0; i < 2; ++i) cuda::launch_skinny_gemm(p, nullptr);
+      check_close(c.out.host(), c.wanted,
+                  named("skinny_gemm of float8", c, silu_mul) + " parts " + std::to_string(parts));
+    }
   }
 }
 
@@ -166,6 +203,7 @@ void float8(int32_t num_rows, bool silu_mul) {
 void gemms() {
   for (const bool silu_mul : {false, true}) {
     for (const int32_t num_rows : {1, 17, 40, 64}) skinny(num_rows, silu_mul);
+    for (const int32_t num_rows : {1, 17, 40, 64}) skinny_float8(num_rows, silu_mul);
     for (const int32_t num_rows : {65, 300}) wide(num_rows, silu_mul);
     for (const int32_t num_rows : {65, 300}) float8(num_rows, silu_mul);
   }
