@@ -24,6 +24,10 @@ class Rows(NamedTuple):
     gate_up: Tensor | None
     logits: Tensor | None
     experts: ops.MoeWorkspace | None  # not cut
+    # Inputs of projections, where some of the model take quantised rows: of what norms give, and of what
+    # attention and the MLP give.
+    quantized_hidden: ops.QuantizedRows | None
+    quantized_inner: ops.QuantizedRows | None
 
 
 class Activations:
@@ -38,8 +42,9 @@ class Activations:
         max_num_sampled: int,
         *,
         has_outputs: bool,
+        takes_quantized: bool = False,
     ) -> None:
-        """has_outputs: with buffers for what projections give."""
+        """has_outputs: with buffers for what projections give; takes_quantized: for their quantised input."""
 
         def buffer(num_rows: int, width: int) -> Tensor:
             return torch.zeros(num_rows, width, dtype=dtype, device=device)
@@ -55,6 +60,11 @@ class Activations:
         self.gate_up = output(max_num_tokens, max((mlp.up.out_size for mlp in spec.mlps), default=0))
         self.mlp = buffer(max_num_tokens, max((mlp.intermediate_size for mlp in spec.mlps), default=0))
         self.added = output(max_num_tokens, spec.hidden_size)
+        self.quantized_hidden = self.quantized_inner = None
+        if takes_quantized:
+            inner = max(attention.q_size, self.mlp.size(1))
+            self.quantized_hidden = ops.new_quantized_rows(max_num_tokens, spec.hidden_size, device)
+            self.quantized_inner = ops.new_quantized_rows(max_num_tokens, inner, device)
         self.experts = None
         if has_outputs and spec.moe is not None:
             moe = spec.moe
@@ -108,13 +118,17 @@ class Activations:
             gate_up=first(self.gate_up),
             logits=first(self.logits),
             experts=self.experts,
+            quantized_hidden=None if self.quantized_hidden is None else self.quantized_hidden.first(num_rows),
+            quantized_inner=None if self.quantized_inner is None else self.quantized_inner.first(num_rows),
         )
 
     @property
     def num_bytes(self) -> int:
         """What the buffers take; on the device "meta", what they would take."""
         experts = 0 if self.experts is None else self.experts.num_bytes
-        return experts + sum(buffer.nbytes for buffer in vars(self).values() if isinstance(buffer, Tensor))
+        quantized = [*(self.quantized_hidden or ()), *(self.quantized_inner or ())]
+        tensors = [buffer for buffer in (*vars(self).values(), *quantized) if isinstance(buffer, Tensor)]
+        return experts + sum(buffer.nbytes for buffer in tensors)
 
 
 def cut(buffer: Tensor, width: int) -> Tensor:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from quire import ops
 from quire.models.activations import Activations, Rows
-from quire.models.linear import GateUp, Linear
+from quire.models.linear import GateUp, Input, Linear, Reader, input_of
 from quire.models.mlp import Mlp
 from quire.models.moe import Moe
 from quire.models.norm import Norm
@@ -147,7 +147,7 @@ class Decoder:
         query_scales = None
         if self._query_scales is not None:
             query_scales = self._query_scales.index_select(0, batch.position_ids)
-        x = _norm(None, self._first_norm, rows)
+        x = _norm(None, self._first_norm, rows, self._layers[0].qkv)
         last = len(self._layers) - 1
         for i, (layer, cache) in enumerate(zip(self._layers, caches, strict=True)):
             qkv = layer.qkv(x, rows.qkv)
@@ -166,12 +166,12 @@ class Decoder:
                 follows_layer=i > 0,
             )
             if i < last:
-                x = _finish(layer, rows)
+                x = _finish(layer, rows, self._layers[i + 1].qkv)
         return rows
 
     def logits(self, rows: Rows) -> Tensor:
         """Logits ``[num_rows, vocab_size]`` of rows of attend(), whose other contents it overwrites."""
-        logits = self._head(_finish(self._layers[-1], rows), rows.logits)
+        logits = self._head(_finish(self._layers[-1], rows, self._head), rows.logits)
         if self.spec.logit_scale == 1.0 and self.spec.logit_cap is None:
             return logits
         return ops.scale_and_cap(logits, scale=self.spec.logit_scale, soft_cap=self.spec.logit_cap)
@@ -198,25 +198,27 @@ def paged_attentions(
     }
 
 
-def _finish(layer: _Layer, rows: Rows) -> Tensor:
-    """What follows a layer's attention, and the next norm. Returns what the next block reads."""
+def _finish(layer: _Layer, rows: Rows, reader: Linear) -> Input:
+    """What follows a layer's attention, and the next norm. Returns what `reader` reads."""
+    x: Any  # as layer.mlp takes it
+    attention = input_of(layer.o, rows.attention, rows.quantized_inner)
     if layer.is_parallel:
-        x = _norm(None, layer.mlp_norm, rows)
-        rest = layer.o.add_to(rows.attention, rows.residual, rows.added)
+        x = _norm(None, layer.mlp_norm, rows, layer.mlp)
+        rest = layer.o.add_to(attention, rows.residual, rows.added)
         if rest is not None:
             rows.residual.add_(rest)
-        return _norm(layer.mlp.add_to(x, rows), layer.next_norm, rows)
+        return _norm(layer.mlp.add_to(x, rows), layer.next_norm, rows, reader)
     scale = layer.residual_scale
     if layer.attention_out_norm is None and scale == 1.0:
-        rest = layer.o.add_to(rows.attention, rows.residual, rows.added)
+        rest = layer.o.add_to(attention, rows.residual, rows.added)
     else:
-        rest = _normed(layer.o(rows.attention, rows.added), layer.attention_out_norm)
-    x = _norm(rest, layer.mlp_norm, rows, scale)
+        rest = _normed(layer.o(attention, rows.added), layer.attention_out_norm)
+    x = _norm(rest, layer.mlp_norm, rows, layer.mlp, scale)
     if layer.mlp_out_norm is None and scale == 1.0:
         rest = layer.mlp.add_to(x, rows)
     else:
         rest = _normed(layer.mlp(x, rows, rows.added), layer.mlp_out_norm)
-    return _norm(rest, layer.next_norm, rows, scale)
+    return _norm(rest, layer.next_norm, rows, reader, scale)
 
 
 def _normed(added: Tensor, norm: Norm | None) -> Tensor:
@@ -224,11 +226,15 @@ def _normed(added: Tensor, norm: Norm | None) -> Tensor:
     return added if norm is None else norm(added, added)
 
 
-def _norm(rest: Tensor | None, norm: Norm | None, rows: Rows, scale: float = 1.0) -> Tensor:
+def _norm(rest: Tensor | None, norm: Norm | None, rows: Rows, reader: Reader, scale: float = 1.0) -> Input:
     """residual += rest * scale, where there is some, and the norm of that, where there is one. Returns its
-    place."""
+    place, quantised where the reader takes it so."""
     if norm is None:
-        return rows.residual if rest is None else rows.residual.add_(rest, alpha=scale)
-    if rest is None:
-        return norm(rows.residual, rows.hidden)
-    return norm(rest, rows.hidden, rows.residual, scale)
+        x = rows.residual if rest is None else rows.residual.add_(rest, alpha=scale)
+        return input_of(reader, x, rows.quantized_hidden)
+    x, residual = (rows.residual, None) if rest is None else (rest, rows.residual)
+    quantized = rows.quantized_hidden
+    if quantized is None or not reader.takes_quantized(x.size(0)):
+        return norm(x, rows.hidden, residual, scale)
+    norm(x, quantized.values, residual, scale, quantized.scales)
+    return quantized

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from quire import ops
+
+Input = Tensor | ops.QuantizedRows
+
 
 class Linear(Protocol):
-    """y = x @ weight.T + bias, for x ``[num_rows, in_size]``."""
+    """y = x @ weight.T + bias, for x ``[num_rows, in_size]``. x is any Input where takes_quantized() holds of
+    its rows, else a Tensor."""
 
-    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Any, out: Tensor | None = None) -> Tensor:
         """Returns y ``[num_rows, out_size]``: `out`, or a new tensor on a device without buffers for it."""
 
-    def add_to(self, x: Tensor, residual: Tensor, added: Tensor | None) -> Tensor | None:
+    def add_to(self, x: Any, residual: Tensor, added: Tensor | None) -> Tensor | None:
         """residual += y, and returns None; or returns y (in `added`, as `out` above), for the norm that
         follows to add."""
+
+    def takes_quantized(self, num_rows: int) -> bool:
+        """Whether so many rows are multiplied quantised, and must be given so."""
 
 
 class GateUp(Linear, Protocol):
     """Gate and up projection of one input, gate first."""
 
-    def silu_mul(self, x: Tensor, gate_up: Tensor | None, out: Tensor) -> None:
+    def silu_mul(self, x: Any, gate_up: Tensor | None, out: Tensor) -> None:
         """SiLU(gate) * up into out ``[num_rows, intermediate_size]``; gate_up: scratch for y."""
+
+
+class Reader(Protocol):
+    """A projection, or a block that begins with one."""
+
+    def takes_quantized(self, num_rows: int) -> bool: ...
+
+
+def input_of(reader: Reader, x: Input, buffer: ops.QuantizedRows | None) -> Input:
+    """x as the reader takes it: quantised into the buffer, or as it is. buffer: None where no projection of
+    the model takes quantised rows."""
+    if buffer is None or isinstance(x, ops.QuantizedRows) or not reader.takes_quantized(x.size(0)):
+        return x
+    return ops.quantize_rows(x, buffer.cut(x.size(1)))

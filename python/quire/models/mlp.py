@@ -8,7 +8,7 @@ from torch import Tensor
 
 from quire import ops
 from quire.models.activations import Rows, cut
-from quire.models.linear import GateUp, Linear
+from quire.models.linear import GateUp, Input, Linear, input_of
 from quire.models.spec import LinearSpec, MlpSpec
 
 
@@ -28,14 +28,20 @@ class Mlp:
         self._up = make_linear(spec.up) if self._gate_up is None else self._gate_up
         self._down = make_linear(spec.down)
 
-    def __call__(self, x: Tensor, rows: Rows, out: Tensor | None) -> Tensor:
+    def __call__(self, x: Input, rows: Rows, out: Tensor | None) -> Tensor:
         return self._down(self._inner(x, rows), out)
 
-    def add_to(self, x: Tensor, rows: Rows) -> Tensor | None:
+    def add_to(self, x: Input, rows: Rows) -> Tensor | None:
         """See Linear.add_to()."""
         return self._down.add_to(self._inner(x, rows), rows.residual, rows.added)
 
-    def _inner(self, x: Tensor, rows: Rows) -> Tensor:
+    def takes_quantized(self, num_rows: int) -> bool:
+        """See Linear.takes_quantized()."""
+        return self._up.takes_quantized(num_rows)
+
+    def _inner(self, x: Input, rows: Rows) -> Input:
+        """What down reads."""
+        x = input_of(self._up, x, rows.quantized_hidden)
         inner = cut(rows.mlp, self._size)
         if self._gate_up is not None:
             self._gate_up.silu_mul(x, self._scratch(rows), inner)
@@ -44,7 +50,7 @@ class Mlp:
         else:
             up = self._up(x, None if rows.gate_up is None else inner)
             ops.activate(up, inner, activation=self._activation)
-        return inner
+        return input_of(self._down, inner, rows.quantized_inner)
 
     def _scratch(self, rows: Rows) -> Tensor | None:
         return None if rows.gate_up is None else cut(rows.gate_up, 2 * self._size)

@@ -66,6 +66,10 @@ class Moe:
             workspace=places,
         )
 
+    def takes_quantized(self, num_rows: int) -> bool:
+        """The router, the experts and the shared expert read one x."""
+        return False
+
     def add_to(self, x: Tensor, rows: Rows) -> Tensor:
         """As Mlp.add_to(): the norm that follows adds it."""
         return self(x, rows, rows.added)

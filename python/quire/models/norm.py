@@ -21,13 +21,26 @@ class Norm:
         self._bias = bias
 
     def __call__(
-        self, x: Tensor, out: Tensor, residual: Tensor | None = None, residual_scale: float = 1.0
+        self,
+        x: Tensor,
+        out: Tensor,
+        residual: Tensor | None = None,
+        residual_scale: float = 1.0,
+        out_scale: Tensor | None = None,
     ) -> Tensor:
-        """Of each row of x, or with a residual of residual += x * residual_scale."""
+        """Of each row of x, or with a residual of residual += x * residual_scale. out, out_scale: values and
+        scales of quantised rows."""
         spec = self.spec
         if spec.kind == "layer":
             return ops.layer_norm(
-                x, self.weight, self._bias, spec.eps, residual, out, residual_scale=residual_scale
+                x,
+                self.weight,
+                self._bias,
+                spec.eps,
+                residual,
+                out,
+                residual_scale=residual_scale,
+                out_scale=out_scale,
             )
         return ops.rms_norm(
             x,
@@ -38,4 +51,5 @@ class Norm:
             residual_scale=residual_scale,
             weight_offset=spec.weight_offset,
             rounds_once=spec.rounds_once,
+            out_scale=out_scale,
         )

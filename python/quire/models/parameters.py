@@ -112,6 +112,12 @@ class ParameterTable:
                 return found
         return PLAIN
 
+    @property
+    def takes_quantized(self) -> bool:
+        """Whether some projection may take quantised rows of activations."""
+        linears = [linear for layer in self.spec.layers for linear in layer.projections]
+        return any(self.format_of(linear).takes_quantized for linear in (self.spec.head, *linears))
+
     def storage_of(self, name: str) -> Storage:
         """How the checkpoint stores the projection of this name."""
         if name == self.spec.embedding.name:  # a tied head

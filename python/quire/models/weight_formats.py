@@ -41,6 +41,10 @@ class WeightFormat(Protocol):
         """Whether a GPU multiplies with the tensors as they are. Elsewhere the weight is dequantised while it
         is loaded."""
 
+    @property
+    def takes_quantized(self) -> bool:
+        """Whether Linear.takes_quantized() of linear() may hold."""
+
     def linear(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> Linear: ...
 
     def gate_up(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> GateUp: ...

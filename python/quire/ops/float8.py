@@ -23,9 +23,13 @@ class QuantizedRows(NamedTuple):
     values: Tensor  # [num_rows, size] float8 e4m3, columns in the order of FLOAT8_COLUMNS
     scales: Tensor  # [num_rows] float32
 
-    @property
-    def num_rows(self) -> int:
-        return self.values.size(0)
+    def first(self, num_rows: int) -> QuantizedRows:
+        return QuantizedRows(self.values[:num_rows], self.scales[:num_rows])
+
+    def cut(self, size: int) -> QuantizedRows:
+        """As many contiguous rows of this size, at most that of these, in the same memory."""
+        num_rows = self.scales.size(0)
+        return QuantizedRows(self.values.view(-1)[: num_rows * size].view(num_rows, size), self.scales)
 
 
 def quantize_rows(x: Tensor, out: QuantizedRows | None = None) -> QuantizedRows:
@@ -37,9 +41,9 @@ def quantize_rows(x: Tensor, out: QuantizedRows | None = None) -> QuantizedRows:
     if not x.is_cuda or x.stride(1) != 1:
         raise ValueError(f"x: got {describe(x)}; allowed: [num_rows, size] with contiguous rows on a GPU")
     if out is None:
-        out = empty_quantized_rows(num_rows, size, x.device)
-    check("out.values", out.values, torch.float8_e4m3fn, (num_rows, size), "num_rows, size", "cuda")
-    check("out.scales", out.scales, torch.float32, (num_rows,), "num_rows", "cuda")
+        out = new_quantized_rows(num_rows, size, x.device)
+    check("out.values", out.values, torch.float8_e4m3fn, (num_rows, size), "num_rows, size", x.device.type)
+    check("out.scales", out.scales, torch.float32, (num_rows,), "num_rows", x.device.type)
     _cuda.quantize_rows(
         dtype=dtype_id("x", x),
         num_rows=num_rows,
@@ -53,10 +57,11 @@ def quantize_rows(x: Tensor, out: QuantizedRows | None = None) -> QuantizedRows:
     return out
 
 
-def empty_quantized_rows(num_rows: int, size: int, device: torch.device) -> QuantizedRows:
+def new_quantized_rows(num_rows: int, size: int, device: torch.device) -> QuantizedRows:
+    """Zeros."""
     return QuantizedRows(
-        torch.empty((num_rows, size), dtype=torch.float8_e4m3fn, device=device),
-        torch.empty(num_rows, dtype=torch.float32, device=device),
+        torch.zeros((num_rows, size), dtype=torch.float8_e4m3fn, device=device),
+        torch.zeros(num_rows, dtype=torch.float32, device=device),
     )
 
 

@@ -113,8 +113,15 @@ class WideWeight(_Weight):
         super().__init__(weight, silu_mul=silu_mul, dtype=dtype)
         self.scale = scale
         if scale is not None:
-            check("weight", weight, torch.float8_e4m3fn, tuple(weight.shape), "out_size, in_size", "cuda")
-            check("scale", scale, torch.float32, (weight.size(0),), "out_size", "cuda")
+            check(
+                "weight",
+                weight,
+                torch.float8_e4m3fn,
+                tuple(weight.shape),
+                "out_size, in_size",
+                weight.device.type,
+            )
+            check("scale", scale, torch.float32, (weight.size(0),), "out_size", weight.device.type)
             self._description["scale"] = scale.data_ptr()
         self._handle = _cuda.WideGemmWeight(**self._description)
 

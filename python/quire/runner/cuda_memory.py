@@ -71,8 +71,9 @@ def plan(
             f" {memory.total / (1 << 20):.0f} MiB",
         )
     spec = model.spec
-    weights = model.parameters(dtype, torch.device("cuda")).num_bytes + rope_bytes(spec, max_model_len)
-    activations = activation_bytes(config, model, dtype)
+    table = model.parameters(dtype, torch.device("cuda"))
+    weights = table.num_bytes + rope_bytes(spec, max_model_len)
+    activations = activation_bytes(config, table)
     graphs = 0 if config.enforce_eager else len(shapes) * spec.num_layers * _GRAPH_BYTES_PER_LAYER
     workspace += table_bytes(config.max_num_seqs, model.vocab_size)
     workspace += _core.BatchLayout.for_adjustments(config.max_num_seqs).num_bytes

@@ -86,7 +86,13 @@ class CudaRunner:
         torch.cuda.empty_cache()  # what conversions of weights took is for the KV cache
         spec, max_num_seqs = model.spec, config.max_num_seqs
         self._activations = Activations(
-            spec, dtype, device, config.max_num_batched_tokens, max_num_seqs, has_outputs=True
+            spec,
+            dtype,
+            device,
+            config.max_num_batched_tokens,
+            max_num_seqs,
+            has_outputs=True,
+            takes_quantized=weights.table.takes_quantized,
         )
         self._kv_memory = make_kv_memory(spec, core_config.num_blocks, config.block_size, kv_dtype, device)
         self._caches = [ops.KVCache(layer) for layer in self._kv_memory.unbind(1)]

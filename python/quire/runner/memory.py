@@ -59,10 +59,17 @@ def num_kv_blocks(config: EngineConfig, model: ModelConfig, max_model_len: int, 
     return budget // block_bytes
 
 
-def activation_bytes(config: EngineConfig, model: ModelConfig, dtype: torch.dtype) -> int:
+def activation_bytes(config: EngineConfig, table: ParameterTable) -> int:
     """Of the largest step."""
-    sizes = config.max_num_batched_tokens, config.max_num_seqs
-    return Activations(model.spec, dtype, torch.device("meta"), *sizes, has_outputs=True).num_bytes
+    return Activations(
+        table.spec,
+        table.dtype,
+        torch.device("meta"),
+        config.max_num_batched_tokens,
+        config.max_num_seqs,
+        has_outputs=True,
+        takes_quantized=table.takes_quantized,
+    ).num_bytes
 
 
 def weight_bytes(table: ParameterTable) -> int:
@@ -97,10 +104,11 @@ class MemoryLedger:
         """What the runner is going to take."""
         kv_blocks = num_blocks * kv_block_bytes(model, config.block_size, dtype.itemsize)
         is_count = config.num_gpu_blocks_override is not None
+        table = model.parameters(dtype)
         return cls(
-            weights=weight_bytes(model.parameters(dtype)) + rope_bytes(model.spec, max_model_len),
+            weights=weight_bytes(table) + rope_bytes(model.spec, max_model_len),
             kv_blocks=kv_blocks,
-            activations=activation_bytes(config, model, dtype),
+            activations=activation_bytes(config, table),
             available=available_memory(),
             num_blocks=num_blocks,
             kv_setting="num_gpu_blocks_override" if is_count else "kv_cache_memory_bytes",

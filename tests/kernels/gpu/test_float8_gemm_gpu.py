@@ -54,7 +54,7 @@ def written(
     gemm: Callable[..., Tensor], x: ops.QuantizedRows, weight: WideWeight, dtype: torch.dtype, **settings: Any
 ) -> Tensor:
     """The result, after a check that nothing beside it was touched."""
-    m, n = x.num_rows, weight.out_size
+    m, n = x.values.size(0), weight.out_size
     room = torch.full((m + 1, n + 8), math.nan, dtype=dtype, device="cuda")
     gemm(x, weight, out=room[:m, :n], **settings)
     assert room[m:].isnan().all(), "wrote below out"

@@ -55,6 +55,9 @@ class CudaLinear:
             torch.addmm(self._bias, x, self._transposed, out=out)
         return out
 
+    def takes_quantized(self, num_rows: int) -> bool:
+        return False
+
     def add_to(self, x: Tensor, residual: Tensor, added: Tensor | None) -> Tensor | None:
         """Adding to the residual rounds once."""
         if self._is_invariant or x.size(0) <= _NORM_ADDS_ROWS or self._bias is not None:

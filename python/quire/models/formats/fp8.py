@@ -64,6 +64,10 @@ class Fp8:
         """They reorder columns in groups of 16."""
         return isinstance(projection, LinearSpec) and projection.in_size % 16 == 0 and _has_fp8_linear()
 
+    @property
+    def takes_quantized(self) -> bool:
+        return not self.is_blocked
+
     def linear(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> Linear:
         # Not at the top: the CUDA kernels may not be built.
         from quire.models.cuda.fp8_linear import (  # type: ignore[import-not-found,unused-ignore]

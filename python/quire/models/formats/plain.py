@@ -19,6 +19,8 @@ from quire.models.weight_formats import TensorType
 class Plain:
     """See WeightFormat."""
 
+    takes_quantized = False
+
     def tensors(self, out_size: int, in_size: int, dtype: torch.dtype) -> Mapping[str, TensorType]:
         return {"weight": TensorType((out_size, in_size), dtype)}
 

@@ -1,0 +1,55 @@
+"""x @ (weight * scale).T + bias on a GPU with x and the weight in float8: our GEMM that cuts k for some rows,
+our GEMM for many for more."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from quire import ops
+from quire.ops import gemm
+
+# Columns of out and rows of x of a tile of the GEMM that cuts k, half of the other's tile: where one round
+# does all tiles, it is the faster one.
+_TILE = 128
+
+
+class Float8Product:
+    """A weight for quantised rows, with more rows than the GEMM for few takes.
+
+    A row of the result depends on the number of rows, but for silu_mul().
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        """weight: float8_e4m3fn ``[out_size, in_size]``, its columns put in order by `ops.float8_columns`;
+        scale: float32 ``[out_size]``; bias: ``[out_size]``."""
+        self._weight, self._scale, self._bias = weight, scale, bias
+        self._num_sms = torch.cuda.get_device_properties(weight.device).multi_processor_count
+        self._described: dict[tuple[torch.dtype, bool], gemm.WideWeight] = {}
+
+    @staticmethod
+    def takes(weight: Tensor, scale: Tensor) -> bool:
+        """Whether the kernels have these sizes, and scales of channels."""
+        return scale.ndim == 1 and gemm.WideWeight.takes(weight)
+
+    def __call__(self, x: ops.QuantizedRows, out: Tensor) -> Tensor:
+        weight = self._for(out.dtype, silu_mul=False)
+        num_tiles = -(-out.size(0) // _TILE) * -(-out.size(1) // _TILE)
+        multiply = weight.split if num_tiles <= self._num_sms else weight
+        return multiply(x, self._bias, out)
+
+    def silu_mul(self, x: ops.QuantizedRows, gate_up: Tensor | None, out: Tensor) -> None:
+        """SiLU(gate) * up of the weight's halves; gate_up: scratch for both."""
+        if gemm.WideWeight.takes(self._weight, silu_mul=True):
+            self._for(out.dtype, silu_mul=True)(x, self._bias, out)
+        else:
+            assert gate_up is not None
+            ops.act_mul(self(x, gate_up), out)
+
+    def _for(self, dtype: torch.dtype, *, silu_mul: bool) -> gemm.WideWeight:
+        """The weight as its kernels want it described, for results of this type."""
+        found = self._described.get((dtype, silu_mul))
+        if found is None:
+            found = gemm.WideWeight(self._weight, silu_mul=silu_mul, scale=self._scale, dtype=dtype)
+            self._described[dtype, silu_mul] = found
+        return found
