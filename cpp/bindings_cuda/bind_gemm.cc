@@ -3,19 +3,6 @@
 #include "quire/cuda/gemm.h"
 
 namespace quire::bindings {
-namespace {
-
-template <class Weight>
-void def_weight(py::module_& m, Weight (*make)(const void*, int64_t, int64_t, DType, bool)) {
-  const auto init = [make](uintptr_t data, int64_t n, int64_t k, int dtype, bool silu_mul) {
-    return make(reinterpret_cast<const void*>(data), n, k, static_cast<DType>(dtype), silu_mul);
-  };
-  py::class_<Weight>(m, Weight::kName, py::module_local())
-      .def(py::init(init), py::kw_only(), py::arg("data"), py::arg("n"), py::arg("k"), py::arg("dtype"),
-           py::arg("silu_mul") = false);
-}
-
-}  // namespace
 
 void bind_gemm(py::module_& m) {
   m.attr("SKINNY_GEMM_MAX_ROWS") = kSkinnyGemmMaxRows;

@@ -184,11 +184,19 @@ def run(recorder: Recorder, folder: Path, batch_invariant: bool, num_tokens: int
     recorder.forget_names()
     model = load_model_config(folder)
     cpu = torch.device("cpu")
-    weights = Weights(model.parameters(torch.bfloat16), cpu)
+    weights = Weights(model.parameters(torch.bfloat16, torch.device("cuda")), cpu)
     for key, place in weights.places().items():
         recorder.name(key, place.views[0])
     decoder = Decoder(weights, cpu, 64, batch_invariant=batch_invariant)
-    activations = Activations(model.spec, torch.bfloat16, cpu, num_tokens, num_sampled, has_outputs=True)
+    activations = Activations(
+        model.spec,
+        torch.bfloat16,
+        cpu,
+        num_tokens,
+        num_sampled,
+        has_outputs=True,
+        takes_quantized=weights.table.takes_quantized,
+    )
     attentions = paged_attentions(model.spec, cpu, max_num_seqs=8, max_num_tokens=num_tokens, max_seq_len=64)
     attention = model.spec.attention
     kv_memory = torch.zeros(

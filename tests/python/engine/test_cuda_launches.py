@@ -32,6 +32,25 @@ CONFIGS = {
         "moe_intermediate_size": 48,
         "shared_expert_intermediate_size": 64,
     },
+    "float8": {
+        "quantization_config": {
+            "quant_method": "compressed-tensors",
+            "format": "float-quantized",
+            "ignore": ["lm_head"],
+            "config_groups": {
+                "group_0": {
+                    "targets": ["Linear"],
+                    "weights": {"num_bits": 8, "type": "float", "symmetric": True, "strategy": "channel"},
+                    "input_activations": {
+                        "num_bits": 8,
+                        "type": "float",
+                        "dynamic": True,
+                        "strategy": "token",
+                    },
+                }
+            },
+        },
+    },
 }
 
 
@@ -87,3 +106,27 @@ def unbiased(lines: list[str]) -> list[str]:
         if is_kept:
             kept.append(line)
     return kept
+
+
+def test_more_than_64_rows_are_quantized_where_they_are_written(recorded: dict[str, list[str]]) -> None:
+    """With float8 weights: by the norm before qkv and gate_up, by a kernel of its own before o and down, in
+    buffers. Fewer rows, and batch-invariant ones, keep their type."""
+    names = {line.split()[0] for line in recorded["float8"]}
+    assert {name for name in names if name.startswith("torch.")} <= {"torch.mm", "torch.addmm"}
+    steps = "\n".join(recorded["float8"]).split("# ")[1:]
+    for step in steps:
+        title, *lines = step.splitlines()
+        quantizes = "invariant" not in title and ": 4 " not in title and ": 12 " not in title
+        makers, written = [], ""
+        for line in lines:
+            if made := re.search(r"^(norm|quantize_rows) .* out=(\S+) (?:out_scale|scale)=(\S+)", line):
+                makers.append(made[1])
+                written = f"x={made[2]} x_scale={made[3]}"
+            elif " x_scale=" in line:
+                assert line.endswith(written), line
+        layers = 2 if ", 100 " in title else 1  # the last layer's is for the sampled rows alone, but for qkv
+        if not quantizes:
+            assert makers == [], title
+        elif "odd" not in title:  # whose down projection has rows of no whole 16 bytes
+            layer = ["norm", "quantize_rows", "norm", "quantize_rows"]
+            assert makers == layer * layers + ["norm"] * (2 - layers), title

@@ -1,5 +1,5 @@
-"""y = x @ (weight * scale).T + bias on a GPU, the weight in float8: widened in registers, so that x keeps its
-16 bits."""
+"""y = x @ (weight * scale).T + bias on a GPU, the weight in float8: widened in registers for few rows, which
+keep their 16 bits; more rows are multiplied quantised."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import torch
 from torch import Tensor
 
 from quire import ops
+from quire.models.cuda.float8_product import Float8Product
 from quire.models.cuda.linear import parts
+from quire.models.linear import Input
 from quire.ops import gemm
 
 
 class CudaFp8Linear:
     """A projection, whose weight is laid out anew in place; scale and bias stay where they are.
 
-    is_invariant: every row of the result has the same bits whatever rows are beside it.
+    is_invariant: every row of the result has the same bits whatever rows are beside it; then no rows are
+    quantised.
     """
 
     def __init__(
@@ -25,15 +28,25 @@ class CudaFp8Linear:
         self._weight, self._scale, self._bias = ops.float8_columns(weight), scale, bias
         self._is_invariant = is_invariant
         self._products: dict[tuple[torch.dtype, bool], gemm.SkinnyWeight] = {}
+        self._quantized = None
+        if not is_invariant and Float8Product.takes(weight, scale):
+            self._quantized = Float8Product(self._weight, scale, bias)
 
-    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+    def takes_quantized(self, num_rows: int) -> bool:
+        return self._quantized is not None and num_rows > gemm.MAX_SKINNY_ROWS
+
+    def __call__(self, x: Input, out: Tensor | None = None) -> Tensor:
         """Into `out`, which a step always gives: it allocates nothing."""
+        if isinstance(x, ops.QuantizedRows):
+            assert self._quantized is not None
+            assert out is not None
+            return self._quantized(x, out)
         if out is None:
             out = x.new_empty(x.size(0), self._weight.size(0))
         self._multiply(x, out, silu_mul=False)
         return out
 
-    def add_to(self, x: Tensor, residual: Tensor, added: Tensor | None) -> Tensor | None:
+    def add_to(self, x: Input, residual: Tensor, added: Tensor | None) -> Tensor | None:
         """Leaves the sum to the norm after it."""
         return self(x, added)
 
@@ -61,8 +74,11 @@ class CudaFp8GateUp(CudaFp8Linear):
     """Gate and up projection of one input, `weight` [2 * intermediate_size, in_size] with gate first, and
     SiLU(gate) * up."""
 
-    def silu_mul(self, x: Tensor, gate_up: Tensor | None, out: Tensor) -> None:
-        if self._weight.size(0) % 16 == 0:
+    def silu_mul(self, x: Input, gate_up: Tensor | None, out: Tensor) -> None:
+        if isinstance(x, ops.QuantizedRows):
+            assert self._quantized is not None
+            self._quantized.silu_mul(x, gate_up, out)
+        elif self._weight.size(0) % 16 == 0:
             self._multiply(x, out, silu_mul=True)
         else:
             ops.act_mul(self(x, gate_up), out)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -61,8 +59,9 @@ class Fp8:
             )
 
     def has_kernels(self, projection: LinearSpec | ExpertsSpec) -> bool:
-        """They reorder columns in groups of 16."""
-        return isinstance(projection, LinearSpec) and projection.in_size % 16 == 0 and _has_fp8_linear()
+        """Rows of whole 16-byte pieces."""
+        is_whole = projection.in_size % 16 == 0 and projection.in_size >= 128
+        return isinstance(projection, LinearSpec) and is_whole
 
     @property
     def takes_quantized(self) -> bool:
@@ -70,25 +69,14 @@ class Fp8:
 
     def linear(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> Linear:
         # Not at the top: the CUDA kernels may not be built.
-        from quire.models.cuda.fp8_linear import (  # type: ignore[import-not-found,unused-ignore]
-            CudaFp8Linear,
-        )
+        from quire.models.cuda.fp8_linear import CudaFp8Linear
 
-        linear: Linear = CudaFp8Linear(**tensors, is_invariant=is_invariant)
-        return linear
+        return CudaFp8Linear(**tensors, is_invariant=is_invariant)
 
     def gate_up(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> GateUp:
-        from quire.models.cuda.fp8_linear import (  # type: ignore[import-not-found,unused-ignore]
-            CudaFp8GateUp,
-        )
+        from quire.models.cuda.fp8_linear import CudaFp8GateUp
 
-        gate_up: GateUp = CudaFp8GateUp(**tensors, is_invariant=is_invariant)
-        return gate_up
-
-
-@cache
-def _has_fp8_linear() -> bool:
-    return find_spec("quire.models.cuda.fp8_linear") is not None
+        return CudaFp8GateUp(**tensors, is_invariant=is_invariant)
 
 
 FP8 = Fp8()
