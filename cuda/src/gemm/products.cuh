@@ -9,6 +9,9 @@
 
 namespace quire::cuda::gemm {
 
+// For so few rows of x mma.sync is faster than wgmma with an operand in registers.
+inline constexpr int kMaxMmaTokens = 32;
+
 // add(w, step, x): the products of step number `step` of a load of W at w, with a load of x at x, both in
 // shared memory, which are read when it returns. sums: as wgmma.cuh has accumulators.
 template <class T, int kTokens, WeightFormat kFormat>
@@ -48,6 +51,26 @@ struct Products {
     return make_float2(__ldg(row_scales[0] + column), __ldg(row_scales[1] + column));
   }
 
+  // By mma.sync, of columns k and up of a load of x. Its fragments lie as wgmma's do.
+  __device__ static void multiply_with_rows(float (&acc)[kTokens / 2],
+                                            const uint32_t (&operands)[Operands::kOperands][4], uint32_t x,
+                                            int k) {
+    const int lane = threadIdx.x % 32;
+    const uint32_t first = x + k / kBoxColumns * S::kXBoxBytes + lane % 8 * 128;
+#pragma unroll
+    for (int j = 0; j < Operands::kOperands; j += 2) {
+      const int chunk = (k + 16 * j) % kBoxColumns / 8;
+#pragma unroll
+      for (int c = 0; c < kTokens / 8; ++c) {
+        uint32_t columns[4];  // 32 of 8 rows of x
+        load_matrices(columns, first + c * 1024 + ((chunk + lane / 8) ^ lane % 8) * 16);
+        auto& sums_of_8 = reinterpret_cast<float (&)[4]>(acc[4 * c]);
+        Element<T>::mma(sums_of_8, operands[j], columns[0], columns[1]);
+        Element<T>::mma(sums_of_8, operands[j + 1], columns[2], columns[3]);
+      }
+    }
+  }
+
   __device__ void add(uint32_t w, int step, uint32_t x) {
     const float2 scales = next_scales;
     next_scales = scales_of(++x_step);
@@ -56,19 +79,27 @@ struct Products {
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) load_matrices(words[i], from ^ (step * kRowBytes % 128 + i * 32));
     float acc[kTokens / 2] = {};
+    if constexpr (kTokens <= kMaxMmaTokens) {
 #pragma unroll
-    for (int i = 0; i < kLoads; ++i) {
-      Operands::run(words[i], operands[i]);
-      begin_products();
-#pragma unroll
-      for (int j = 0; j < Operands::kOperands; ++j) {
-        const int k = (i * Operands::kOperands + j) * 16;
-        WgmmaOfRegisters<T, kTokens>::run(
-            acc, operands[i][j], operand_at(x + k / kBoxColumns * S::kXBoxBytes + k % kBoxColumns * 2));
+      for (int i = 0; i < kLoads; ++i) {
+        Operands::run(words[i], operands[i]);
+        multiply_with_rows(acc, operands[i], x, i * Operands::kOperands * 16);
       }
-      commit_products();
+    } else {
+#pragma unroll
+      for (int i = 0; i < kLoads; ++i) {
+        Operands::run(words[i], operands[i]);
+        begin_products();
+#pragma unroll
+        for (int j = 0; j < Operands::kOperands; ++j) {
+          const int k = (i * Operands::kOperands + j) * 16;
+          WgmmaOfRegisters<T, kTokens>::run(
+              acc, operands[i][j], operand_at(x + k / kBoxColumns * S::kXBoxBytes + k % kBoxColumns * 2));
+        }
+        commit_products();
+      }
+      wait_products<0>();
     }
-    wait_products<0>();
     const float first = scales.x * Operands::kFactor, second = scales.y * Operands::kFactor;
 #pragma unroll
     for (int i = 0; i < kTokens / 2; ++i) sums[i] = fmaf(acc[i], i % 4 < 2 ? first : second, sums[i]);

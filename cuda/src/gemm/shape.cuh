@@ -1,6 +1,8 @@
 // A skinny GEMM block's shared memory and its rings.
 #pragma once
 
+#include <algorithm>
+
 #include "copy_engine.cuh"
 #include "kernels.h"
 
@@ -42,13 +44,13 @@ inline constexpr int kSharedOfSm = 228 * 1024;
 inline constexpr int kSharedReserved = 1024;  // of each block
 
 template <class S>
-Layout make_layout(int parts_log2, bool silu_mul, int blocks_per_sm) {
-  constexpr int kMinXStages = 2;
+Layout make_layout(int parts_log2, bool silu_mul, int blocks_per_sm, int x_stages_per_stage) {
+  const int min_x_stages = std::min(2 * x_stages_per_stage, kMaxXStages);
   const int exchange_bytes = S::exchange_bytes(parts_log2), staging_bytes = S::staging_bytes(silu_mul);
   const int budget = kSharedOfSm / blocks_per_sm - kSharedReserved;
   const int room = budget - kBarrierBytes - exchange_bytes - staging_bytes;
   Layout layout{};
-  for (int stages = kMaxStages; layout.num_x_stages < kMinXStages; --stages) {
+  for (int stages = kMaxStages; layout.num_x_stages < min_x_stages; --stages) {
     const int x_stages = (room - stages * kLoadBytes) / S::kXLoadBytes;
     layout.num_stages = stages;
     layout.num_x_stages = x_stages < kMaxXStages ? x_stages : kMaxXStages;

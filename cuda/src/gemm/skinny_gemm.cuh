@@ -236,7 +236,8 @@ __global__ void __launch_bounds__(kThreads, 2) skinny_gemm_kernel(const __grid_c
 template <class T, int kTokens, WeightFormat kFormat>
 void launch_tokens(LaunchConfig config, KernelArgs args) {
   const auto kernel = skinny_gemm_kernel<T, kTokens, kFormat>;
-  args.layout = make_layout<Shape<kTokens>>(args.parts_log2, args.silu_mul, args.blocks_per_sm);
+  args.layout =
+      make_layout<Shape<kTokens>>(args.parts_log2, args.silu_mul, args.blocks_per_sm, kXSteps<kFormat>);
   args.in_flight = std::min(args.in_flight, args.layout.num_stages);
   config.block = kThreads;
   config.shared_bytes = args.layout.barriers + kBarrierBytes;
