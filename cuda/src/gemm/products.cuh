@@ -51,41 +51,57 @@ struct Products {
     return make_float2(__ldg(row_scales[0] + column), __ldg(row_scales[1] + column));
   }
 
-  // By mma.sync, of columns k and up of a load of x. Its fragments lie as wgmma's do.
-  __device__ static void multiply_with_rows(float (&acc)[kTokens / 2],
-                                            const uint32_t (&operands)[Operands::kOperands][4], uint32_t x,
-                                            int k) {
+  // By mma.sync, whose fragments lie as wgmma's do. Everything is loaded at first, and the 16 columns of a
+  // load are added up in turns in two places: nothing waits for what was begun just before.
+  __device__ void multiply_rows(float (&acc)[kTokens / 2], uint32_t (&words)[kLoads][4], uint32_t x) {
+    constexpr int kGroups = kTokens / 8;
+    static_assert(Operands::kOperands % 2 == 0);
     const int lane = threadIdx.x % 32;
-    const uint32_t first = x + k / kBoxColumns * S::kXBoxBytes + lane % 8 * 128;
+    const uint32_t first = x + lane % 8 * 128;
+    uint32_t columns[kStepColumns / 32][kGroups][4];  // 32 columns of 8 rows of x
 #pragma unroll
-    for (int j = 0; j < Operands::kOperands; j += 2) {
-      const int chunk = (k + 16 * j) % kBoxColumns / 8;
+    for (int i = 0; i < kStepColumns / 32; ++i) {
+      const int chunk = i * 32 % kBoxColumns / 8;
 #pragma unroll
-      for (int c = 0; c < kTokens / 8; ++c) {
-        uint32_t columns[4];  // 32 of 8 rows of x
-        load_matrices(columns, first + c * 1024 + ((chunk + lane / 8) ^ lane % 8) * 16);
-        auto& sums_of_8 = reinterpret_cast<float (&)[4]>(acc[4 * c]);
-        Element<T>::mma(sums_of_8, operands[j], columns[0], columns[1]);
-        Element<T>::mma(sums_of_8, operands[j + 1], columns[2], columns[3]);
+      for (int c = 0; c < kGroups; ++c) {
+        load_matrices(columns[i][c], first + i * 32 / kBoxColumns * S::kXBoxBytes + c * 1024 +
+                                         ((chunk + lane / 8) ^ lane % 8) * 16);
       }
     }
+    float other[kTokens / 2] = {};
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) {
+      uint32_t operands[Operands::kOperands][4];
+      Operands::run(words[i], operands);
+#pragma unroll
+      for (int j = 0; j < Operands::kOperands; ++j) {
+        const int k = i * Operands::kOperands + j;
+#pragma unroll
+        for (int c = 0; c < kGroups; ++c) {
+          const uint32_t (&b)[4] = columns[k / 2][c];
+          Element<T>::mma(group_of(j % 2 == 0 ? acc : other, c), operands[j], b[k % 2 * 2], b[k % 2 * 2 + 1]);
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kTokens / 2; ++i) acc[i] += other[i];
+  }
+  __device__ static float (&group_of(float (&acc)[kTokens / 2], int c))[4] {
+    return reinterpret_cast<float (&)[4]>(acc[4 * c]);
   }
 
   __device__ void add(uint32_t w, int step, uint32_t x) {
     const float2 scales = next_scales;
-    next_scales = scales_of(++x_step);
+    if (a.num_scales > 1) next_scales = scales_of(++x_step);
     const uint32_t from = w + (step * kRowBytes / 128) * kBoxBytes + lane_offset;
-    uint32_t words[kLoads][4], operands[kLoads][Operands::kOperands][4];
+    uint32_t words[kLoads][4];
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) load_matrices(words[i], from ^ (step * kRowBytes % 128 + i * 32));
     float acc[kTokens / 2] = {};
     if constexpr (kTokens <= kMaxMmaTokens) {
-#pragma unroll
-      for (int i = 0; i < kLoads; ++i) {
-        Operands::run(words[i], operands[i]);
-        multiply_with_rows(acc, operands[i], x, i * Operands::kOperands * 16);
-      }
+      multiply_rows(acc, words, x);
     } else {
+      uint32_t operands[kLoads][Operands::kOperands][4];
 #pragma unroll
       for (int i = 0; i < kLoads; ++i) {
         Operands::run(words[i], operands[i]);
