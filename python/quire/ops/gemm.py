@@ -181,12 +181,13 @@ def _parts_of(x: Tensor | QuantizedRows) -> tuple[Tensor, Tensor | None]:
 
 def _float8_scales(weight: Tensor, scale: Tensor) -> dict[str, int]:
     out_size, in_size = weight.shape
-    check("weight", weight, torch.float8_e4m3fn, (out_size, in_size), "out_size, in_size", "cuda")
+    device = weight.device.type
+    check("weight", weight, torch.float8_e4m3fn, (out_size, in_size), "out_size, in_size", device)
     if scale.ndim == 1:
-        check("scale", scale, torch.float32, (out_size,), "out_size", "cuda")
+        check("scale", scale, torch.float32, (out_size,), "out_size", device)
     else:
         blocks = -(-in_size // _SCALED_COLUMNS)
-        check("scale", scale, torch.float32, (out_size, blocks), "out_size, blocks of in_size", "cuda")
+        check("scale", scale, torch.float32, (out_size, blocks), "out_size, blocks of in_size", device)
     return {
         "format": _FLOAT8,
         "scales": scale.data_ptr(),
