@@ -1,12 +1,12 @@
-"""Time of the float8 GEMMs for more than 64 rows beside torch's (cuBLAS, scales by row and channel) and the
+"""Time of the GEMMs with float8 operands beside torch's (cuBLAS, scales by row and channel) and the
 engine's in bfloat16.
 
     PYTHONPATH=python:tests/kernels/gpu python benchmarks/gpu/bench_float8_gemm.py [--json FILE] [--cuts]
 
 A call is RMSNorm, which quantises its rows where the GEMM is a float8 one, and the projection, with another
 weight in each call, so that weights come from memory; medians of CUDA graph replays, all sides in turns.
-Errors are norms of the difference to float32 sums of the same operands. --cuts: also every cut of the GEMM
-that cuts k that is done in one round.
+Errors are norms of the difference to float32 sums of the same operands. --cuts: also every cut (parts,
+columns, rows of a tile) of the GEMM that cuts k that is done in one round.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from quire.models.cuda.linear import CudaGateUp, CudaLinear
 from quire.ops.gemm import WideWeight
 from torch import Tensor
 
-ROWS = (72, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024, 2048, 4096)
+TILE_ROWS = (32, 64, 96, 128)
+ROWS = (8, 16, 32, 48, 64, 72, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024, 2048, 4096)
 SHAPES = ("qkv", "o", "gate_up", "down")
 
 Call = Callable[[int], object]  # of the i-th weight
@@ -88,15 +89,14 @@ class Case:
 
         return call
 
-    def error(self, call: Call) -> float:
-        """Of the product before SiLU * mul, of the first rows and columns."""
+    def error(self, call: Call, out: Tensor) -> float:
+        """Of a product without SiLU * mul in `out`, of the first rows and columns."""
         call(0)
         weight = self.weights[0]
         assert weight.scale is not None
         some = ops.QuantizedRows(self.quantized.values[:64], self.quantized.scales[:64])
         w = dequantized(ops.QuantizedRows(weight.tensor[:512], weight.scale[:512]))
         wanted = dequantized(some).double() @ w.double().T
-        out = self.gate_up if self.silu_mul else self.out
         return float((out[:64, :512].double() - wanted).norm() / wanted.norm())
 
 
@@ -132,13 +132,15 @@ def main() -> None:
                 sides["wide"] = case.ours(wide_gemm)
                 if not silu_mul:
                     sides["split"] = case.ours(split_gemm)
-                    for cut in cuts_of(n, rows, num_sms) if args.cuts else []:
-                        sides[str(cut)] = case.ours(split_gemm, **cut)
+                    for cut in cuts_of(n, rows, num_sms, TILE_ROWS) if args.cuts else []:
+                        sides[" ".join(map(str, cut.values()))] = case.ours(split_gemm, **cut)
                 counts = [len(linears) if side == "bf16" else num_calls for side in sides]
                 graphs = [capture(call, count) for call, count in zip(sides.values(), counts, strict=True)]
                 times = dict(zip(sides, in_turns(graphs, 1, replays=5), strict=True))
                 us = {side: times[side] / count for side, count in zip(sides, counts, strict=True)}
-                errors = {side: case.error(sides[side]) for side in ("cublas", "split") if side in sides}
+                errors = {"cublas": case.error(sides["cublas"], case.gate_up)}
+                if not silu_mul:
+                    errors["split"] = case.error(sides["split"], case.out)
                 rate = 2 * rows * n * k / min(us[side] for side in us if side != "bf16") * 1e-6
                 print(
                     f"{model} {name:8} {rows:5} rows: "

@@ -19,13 +19,14 @@ void bind_gemm(py::module_& m) {
   def_settings<SkinnyGemmTuning>(m);
   def_kernel<cuda::launch_skinny_gemm>(m);
 
-  const auto make_wide = [](uintptr_t data, int64_t n, int64_t k, int dtype, bool silu_mul, uintptr_t scale) {
+  const auto make_wide = [](uintptr_t data, int64_t n, int64_t k, int dtype, bool silu_mul, uintptr_t scale,
+                            int32_t num_scales) {
     return cuda::make_wide_gemm_weight(reinterpret_cast<const void*>(data), n, k, static_cast<DType>(dtype),
-                                       silu_mul, reinterpret_cast<const float*>(scale));
+                                       silu_mul, reinterpret_cast<const float*>(scale), num_scales);
   };
   py::class_<WideGemmWeight>(m, WideGemmWeight::kName, py::module_local())
       .def(py::init(make_wide), py::kw_only(), py::arg("data"), py::arg("n"), py::arg("k"), py::arg("dtype"),
-           py::arg("silu_mul") = false, py::arg("scale") = 0);
+           py::arg("silu_mul") = false, py::arg("scale") = 0, py::arg("num_scales") = 1);
   def_settings<WideGemmTuning>(m);
   def_kernel<cuda::launch_wide_gemm>(m);
   def_settings<SplitGemmTuning>(m);

@@ -107,7 +107,15 @@ def skinny_gemm(
 
 class WideGemmWeight:
     def __init__(
-        self, *, data: int, n: int, k: int, dtype: int, silu_mul: bool = False, scale: int = 0
+        self,
+        *,
+        data: int,
+        n: int,
+        k: int,
+        dtype: int,
+        silu_mul: bool = False,
+        scale: int = 0,
+        num_scales: int = 1,
     ) -> None: ...
 
 class WideGemmTuning:
@@ -164,6 +172,7 @@ def norm(
     residual: int = 0,
     residual_scale: float = 1.0,
     out_scale: int = 0,
+    num_scales: int = 1,
     stream: int = 0,
 ) -> None: ...
 def activate(
@@ -180,7 +189,16 @@ def activate(
     stream: int = 0,
 ) -> None: ...
 def quantize_rows(
-    *, dtype: int, num_rows: int, size: int, x: int, stride_x: int, out: int, scale: int, stream: int = 0
+    *,
+    dtype: int,
+    num_rows: int,
+    size: int,
+    x: int,
+    stride_x: int,
+    out: int,
+    scale: int,
+    num_scales: int = 1,
+    stream: int = 0,
 ) -> None: ...
 def scale_and_cap(
     *,

@@ -33,7 +33,9 @@ void launch_paged_attention(const PagedAttentionParams&, cudaStream_t) { refuse(
 SkinnyGemmWeight make_skinny_gemm_weight(const void*, int64_t, int64_t, DType, bool, const WeightScales&) {
   refuse();
 }
-WideGemmWeight make_wide_gemm_weight(const void*, int64_t, int64_t, DType, bool, const float*) { refuse(); }
+WideGemmWeight make_wide_gemm_weight(const void*, int64_t, int64_t, DType, bool, const float*, int32_t) {
+  refuse();
+}
 void launch_skinny_gemm(const SkinnyGemmParams&, cudaStream_t) { refuse(); }
 void launch_wide_gemm(const WideGemmParams&, cudaStream_t) { refuse(); }
 void launch_split_gemm(const SplitGemmParams&, cudaStream_t) { refuse(); }

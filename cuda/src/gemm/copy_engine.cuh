@@ -43,10 +43,10 @@ __device__ inline void store_float4(uint32_t to, float4 values) {
                : "memory");
 }
 
-__device__ inline float load_float(uint32_t from) {
-  float value;
-  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(value) : "r"(from) : "memory");
-  return value;
+__device__ inline float2 load_float2(uint32_t from) {
+  float2 values;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(values.x), "=f"(values.y) : "r"(from) : "memory");
+  return values;
 }
 
 __device__ inline void store_float(uint32_t to, float value) {
@@ -70,6 +70,17 @@ __device__ inline int32_t load_int(uint32_t from) {
   int32_t value;
   asm volatile("ld.shared.s32 %0, [%1];" : "=r"(value) : "r"(from) : "memory");
   return value;
+}
+
+// From global to shared memory, without waiting for it.
+__device__ inline void copy_float(uint32_t to, const float* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
+}
+
+// Arrives at the barrier, as one of the arrivals that it was initialized with, when this thread's copies so
+// far are there.
+__device__ inline void arrive_after_copies(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
 // What L2 shall do with the lines of a copy.

@@ -1,8 +1,6 @@
 // What the launches of the GEMMs with both operands in shared memory check, describe and dispatch alike.
 #pragma once
 
-#include <cuda_fp8.h>
-
 #include <algorithm>
 
 #include "common/dispatch.h"
@@ -39,15 +37,6 @@ void check_tensors(const Params& p) {
     refuse("x_scale", p.x_scale == nullptr ? "none" : "scales",
            w.scale == nullptr ? "none: the weight has none" : "a scale per row: the weight has scales");
   }
-}
-
-// fn(Type<Element>{}, Type<T>{}): the types of x and W, and of out.
-template <class Fn>
-void dispatch_types(const WideGemmWeight& w, Fn&& fn) {
-  const auto with = [&]<class T>(Type<T> type) {
-    return w.scale != nullptr ? fn(Type<__nv_fp8_e4m3>{}, type) : fn(type, type);
-  };
-  return w.dtype == DType::kBFloat16 ? with(Type<__nv_bfloat16>{}) : with(Type<__half>{});
 }
 
 }  // namespace quire::cuda::gemm

@@ -13,10 +13,13 @@ namespace {
 using gemm::ceil_div;
 using gemm::num_sms;
 using gemm::split::KernelArgs;
+using gemm::split::kFewRows;
 using gemm::split::kGroupColumns;
 using gemm::split::kMaxParts;
 using gemm::split::kSmallTileRows;
+using gemm::split::kSomeRows;
 using gemm::split::kTileRows;
+using gemm::split::Scaling;
 
 struct Cut {
   int32_t rows, columns, parts;
@@ -28,6 +31,9 @@ Cut choose_cut(int64_t n, int64_t k, const SplitGemmParams& p) {
   constexpr int64_t kLong = 8192;  // k of which larger tiles pay for the exchange of their sums
   const bool is_small = ceil_div(p.num_rows, kSmallTileRows) == ceil_div(p.num_rows, kTileRows);
   Cut cut{is_small ? kSmallTileRows : kTileRows, 2 * kGroupColumns, 1};
+  if (p.weight->scale != nullptr && p.num_rows <= kSomeRows) {
+    cut.rows = p.num_rows <= kFewRows ? kFewRows : kSomeRows;
+  }
   if (p.tuning.rows > 0) cut.rows = p.tuning.rows;
   const int32_t row_tiles = ceil_div(p.num_rows, cut.rows);
   const auto fits = [&](int32_t columns, int32_t parts) {
@@ -59,12 +65,13 @@ void launch_split_gemm(const SplitGemmParams& p, cudaStream_t stream) {
   KernelArgs args;
   args.num_steps = ceil_div(w.k, gemm::step_columns(w));
   const Cut cut = choose_cut(w.n, w.k, p);
-  check_range("tuning.parts", cut.parts, 1, kMaxParts);
+  check_range("tuning.parts", cut.parts, 1, std::min(kMaxParts, cut.rows / 8));
   if (cut.columns != kGroupColumns && cut.columns != 2 * kGroupColumns) {
     refuse("tuning.columns", std::to_string(cut.columns), "0, 64, 128");
   }
-  if (cut.rows != kSmallTileRows && cut.rows != kTileRows) {
-    refuse("tuning.rows", std::to_string(cut.rows), "0, 96, 128");
+  const bool is_few = cut.rows == kFewRows || cut.rows == kSomeRows;
+  if (cut.rows != kSmallTileRows && cut.rows != kTileRows && !(w.scale != nullptr && is_few)) {
+    refuse("tuning.rows", std::to_string(cut.rows), "0, 96, 128, with scales 32, 64");
   }
   args.weight = gemm::make_operand_map(w, w.data, w.n, w.k, cut.columns);
   args.x = gemm::make_operand_map(w, p.x, p.num_rows, p.stride_x, cut.rows);
@@ -75,6 +82,7 @@ void launch_split_gemm(const SplitGemmParams& p, cudaStream_t stream) {
   args.bias = p.bias;
   args.x_scale = p.x_scale;
   args.weight_scale = w.scale;
+  args.num_scales = w.num_scales;
   args.out = p.out;
   args.stride_out = p.stride_out;
 
@@ -83,15 +91,24 @@ void launch_split_gemm(const SplitGemmParams& p, cudaStream_t stream) {
   config.cluster = static_cast<unsigned>(cut.parts);
   config.overlaps = p.overlaps;
   config.stream = stream;
-  gemm::dispatch_types(w, [&]<class Element, class T>(Type<Element>, Type<T>) {
-    using gemm::split::launch_kernel;
-    if (cut.rows == kTileRows) {
-      return cut.columns == kGroupColumns ? launch_kernel<Element, T, kTileRows, 1>(config, args)
-                                          : launch_kernel<Element, T, kTileRows, 2>(config, args);
+  const auto launch_tile = [&]<class T, Scaling kScaling, int kRows>() {
+    cut.columns == kGroupColumns ? gemm::split::launch_kernel<T, kScaling, kRows, 1>(config, args)
+                                 : gemm::split::launch_kernel<T, kScaling, kRows, 2>(config, args);
+  };
+  const auto launch_scaled = [&]<class T, Scaling kScaling>() {
+    if constexpr (kScaling != Scaling::kNone) {
+      if (cut.rows == kFewRows) return launch_tile.template operator()<T, kScaling, kFewRows>();
+      if (cut.rows == kSomeRows) return launch_tile.template operator()<T, kScaling, kSomeRows>();
     }
-    return cut.columns == kGroupColumns ? launch_kernel<Element, T, kSmallTileRows, 1>(config, args)
-                                        : launch_kernel<Element, T, kSmallTileRows, 2>(config, args);
-  });
+    if (cut.rows == kSmallTileRows) return launch_tile.template operator()<T, kScaling, kSmallTileRows>();
+    return launch_tile.template operator()<T, kScaling, kTileRows>();
+  };
+  const auto launch_type = [&]<class T>(Type<T>) {
+    if (w.scale == nullptr) return launch_scaled.template operator()<T, Scaling::kNone>();
+    if (w.num_scales == 1) return launch_scaled.template operator()<T, Scaling::kRows>();
+    return launch_scaled.template operator()<T, Scaling::kBlocks>();
+  };
+  w.dtype == DType::kBFloat16 ? launch_type(Type<__nv_bfloat16>{}) : launch_type(Type<__half>{});
 }
 
 }  // namespace quire::cuda

@@ -8,8 +8,11 @@
 // The sums of 8 rows of x are a unit. Each block of a cluster adds up a range of the units, from all parts in
 // order, once all blocks are through with their rings, where the sums then go.
 //
+// Scaling::kBlocks: a step of k is what a scale is for. Its products are added to the sums times both scales;
+// those of x come with its ring.
+//
 // Shared memory: ring of W [stage][rows of W][128 bytes], ring of x [stage][rows of x][128 bytes]; then sums
-// [part][unit of this block][thread] float4; barriers; scales of the tile's rows of x.
+// [part][unit of this block][thread] float4; barriers; scales of the rows of x [1 or stage][row].
 #pragma once
 
 #include "common/dependency.cuh"
@@ -22,12 +25,12 @@
 
 namespace quire::cuda::gemm::split {
 
-template <class Element_, int kRows_, int kGroups>
+template <class T, Scaling kScaling_, int kRows_, int kGroups>
 struct Shape {
-  using Element = Element_;  // of x and W
-  static constexpr bool kIsScaled = std::is_same_v<Element, __nv_fp8_e4m3>;
-  static constexpr int kStep = kBoxRowBytes / sizeof(Element);  // elements of k
-  static constexpr int kRows = kRows_;                          // of x
+  static constexpr Scaling kScaling = kScaling_;
+  using Element = std::conditional_t<kScaling == Scaling::kNone, T, __nv_fp8_e4m3>;  // of x and W
+  static constexpr int kStep = kBoxRowBytes / sizeof(Element);                       // elements of k
+  static constexpr int kRows = kRows_;                                               // of x
   static constexpr int kColumns = kGroups * kGroupColumns;
   static constexpr int kMathThreads = kGroups * 128;
   static constexpr int kMathWarps = kMathThreads / 32;
@@ -41,9 +44,11 @@ struct Shape {
   static constexpr int kRingBytes = 208 * 1024;
   static constexpr int kXStages = kGroups == 1 ? 7 : 6;
   static constexpr int kWeightStages = (kRingBytes - kXStages * kXBytes) / kWeightBytes;
+  static constexpr int kNumScales =
+      kScaling == Scaling::kNone ? 0 : (kScaling == Scaling::kRows ? 1 : kXStages) * kRows;
   static constexpr int kScalesAt = kRingBytes + 8 * (2 * kWeightStages + 2 * kXStages + 1);
-  static constexpr int kSharedBytes = 1024 + kScalesAt + (kIsScaled ? kRows * 4 : 0);
-  // Where all parts' sums of a block's units need most.
+  static constexpr int kSharedBytes = 1024 + kScalesAt + kNumScales * 4;
+  // Where all parts' sums of a block's units need most. Every part has some.
   static_assert((kUnits + kMaxParts - 1) * kUnitBytes <= kRingBytes);
 };
 
@@ -101,16 +106,27 @@ __device__ void load_weights(const KernelArgs& a, const Part<S>& part, const Sha
   launch_dependents();
 }
 
-// One thread.
+// One thread, or with Scaling::kBlocks one warp.
 template <class S>
 __device__ void load_x(const KernelArgs& a, const Part<S>& part, const Shared<S>& shared) {
   RingPosition<S::kXStages> ring;
 #pragma unroll 1
   for (int32_t step = 0; step < part.num_steps; ++step) {
     if (step >= S::kXStages) wait_barrier(shared.x_empty(ring.stage), ring.parity ^ 1);
-    arrive_and_expect(shared.x_full(ring.stage), S::kXBytes);
-    copy_box(shared.x(ring.stage), &a.x, (part.first_step + step) * S::kStep, part.row,
-             shared.x_full(ring.stage), CachePolicy::kEvictLast);
+    const int lane = threadIdx.x % 32;
+    if (S::kScaling != Scaling::kBlocks || lane == 0) {
+      arrive_and_expect(shared.x_full(ring.stage), S::kXBytes);
+      copy_box(shared.x(ring.stage), &a.x, (part.first_step + step) * S::kStep, part.row,
+               shared.x_full(ring.stage), CachePolicy::kEvictLast);
+    }
+    if constexpr (S::kScaling == Scaling::kBlocks) {
+      const float* const scales = a.x_scale + int64_t{part.first_step + step} * a.num_rows;
+      for (int row = lane; row < S::kRows; row += 32) {
+        copy_float(shared.scale(ring.stage * S::kRows + row), scales + min(part.row + row, a.num_rows - 1));
+      }
+      arrive_after_copies(shared.x_full(ring.stage));
+      __syncwarp();
+    }
     ring.advance();
   }
 }
@@ -147,6 +163,58 @@ __device__ void multiply_part(float (&acc)[S::kRows / 2], const Part<S>& part, c
     x_ring.advance();
   }
   wait_products<0>();
+}
+
+// multiply_part() with a scale for each step. sums: of its products times the scales.
+template <class S>
+__device__ void multiply_scaled_part(const KernelArgs& a, float (&sums)[S::kRows / 2], const Part<S>& part,
+                                     const Shared<S>& shared, int group) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const float* weight_scales[2];  // of this thread's rows of W
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int32_t row = min(part.column + warp * 16 + lane / 4 + 8 * half, a.n_out - 1);
+    weight_scales[half] = a.weight_scale + int64_t{row} * a.num_scales + part.first_step;
+  }
+#pragma unroll
+  for (float& sum : sums) sum = 0;
+  float acc[S::kRows / 2];
+  float next0 = __ldg(weight_scales[0]), next1 = __ldg(weight_scales[1]);  // loaded a step ahead
+  RingPosition<S::kWeightStages> ring;
+  RingPosition<S::kXStages> x_ring;
+#pragma unroll 1
+  for (int32_t step = 0; step < part.num_steps; ++step) {
+    const float scale0 = next0, scale1 = next1;
+    const int32_t next = min(step + 1, part.num_steps - 1);
+    next0 = __ldg(weight_scales[0] + next);
+    next1 = __ldg(weight_scales[1] + next);
+    wait_barrier(shared.full(ring.stage), ring.parity);
+    wait_barrier(shared.x_full(x_ring.stage), x_ring.parity);
+    const uint64_t w = operand_at(shared.weights(ring.stage) + group * S::kGroupBytes);
+    const uint64_t x = operand_at(shared.x(x_ring.stage));
+    begin_products();
+#pragma unroll
+    for (int at = 0; at < kBoxRowBytes; at += 32) {
+      wide::multiply<typename S::Element>(acc, w + (at >> 4), x + (at >> 4), at > 0);
+    }
+    commit_products();
+    wait_products<0>();
+    if (lane == 0) arrive(shared.empty(ring.stage));
+#pragma unroll
+    for (int unit = 0; unit < S::kUnits; ++unit) {
+      const float2 rows = load_float2(shared.scale(x_ring.stage * S::kRows + unit * 8 + lane % 4 * 2));
+      float* const sum = sums + 4 * unit;
+      const float* const product = acc + 4 * unit;
+      sum[0] = fmaf(product[0], scale0 * rows.x, sum[0]);
+      sum[1] = fmaf(product[1], scale0 * rows.y, sum[1]);
+      sum[2] = fmaf(product[2], scale1 * rows.x, sum[2]);
+      sum[3] = fmaf(product[3], scale1 * rows.y, sum[3]);
+    }
+    __syncwarp();
+    if (lane == 0) arrive(shared.x_empty(x_ring.stage));
+    ring.advance();
+    x_ring.advance();
+  }
 }
 
 // Each unit to the block that adds it up.
@@ -194,7 +262,7 @@ __device__ void write_out(const KernelArgs& a, const Part<S>& part, const Shared
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, in_quad = lane % 4;
   const int32_t first = part.column + warp * 16, n = first + in_quad * 4;
   float bias[2] = {0.0f, 0.0f}, scale[2] = {0.0f, 0.0f};
-  if constexpr (S::kIsScaled) {
+  if constexpr (S::kScaling == Scaling::kRows) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int32_t row_of_w = first + lane / 4 + 8 * half;
@@ -222,11 +290,10 @@ __device__ void write_out(const KernelArgs& a, const Part<S>& part, const Shared
       sums.z += more.z;
       sums.w += more.w;
     }
-    if constexpr (S::kIsScaled) {
-      const uint32_t at = shared.scale((part.first_unit + i) * 8 + in_quad * 2);
-      const float row0 = load_float(at), row1 = load_float(at + 4);
-      sums = make_float4(sums.x * (row0 * scale[0]), sums.y * (row1 * scale[0]), sums.z * (row0 * scale[1]),
-                         sums.w * (row1 * scale[1]));
+    if constexpr (S::kScaling == Scaling::kRows) {
+      const float2 rows = load_float2(shared.scale((part.first_unit + i) * 8 + in_quad * 2));
+      sums = make_float4(sums.x * (rows.x * scale[0]), sums.y * (rows.y * scale[0]),
+                         sums.z * (rows.x * scale[1]), sums.w * (rows.y * scale[1]));
     }
     const uint32_t low = transposed(rounded_pair<T>(sums.x + bias[0], sums.y + bias[0]));
     const uint32_t high = transposed(rounded_pair<T>(sums.z + bias[1], sums.w + bias[1]));
@@ -242,10 +309,10 @@ __device__ void write_out(const KernelArgs& a, const Part<S>& part, const Shared
   }
 }
 
-template <class Element, class T, int kRows, int kGroups>
-__global__ void __launch_bounds__(Shape<Element, kRows, kGroups>::kThreads, 1)
+template <class T, Scaling kScaling, int kRows, int kGroups>
+__global__ void __launch_bounds__(Shape<T, kScaling, kRows, kGroups>::kThreads, 1)
     split_gemm_kernel(const __grid_constant__ KernelArgs a) {
-  using S = Shape<Element, kRows, kGroups>;
+  using S = Shape<T, kScaling, kRows, kGroups>;
   extern __shared__ unsigned char dynamic[];
   const Shared<S> shared = {(shared_address(dynamic) + 1023) / 1024 * 1024};
   const Part<S> part(a);
@@ -256,7 +323,7 @@ __global__ void __launch_bounds__(Shape<Element, kRows, kGroups>::kThreads, 1)
       init_barrier(shared.empty(i), S::kMathWarps);
     }
     for (int i = 0; i < S::kXStages; ++i) {
-      init_barrier(shared.x_full(i), 1);
+      init_barrier(shared.x_full(i), kScaling == Scaling::kBlocks ? 1 + 32 : 1);
       init_barrier(shared.x_empty(i), S::kMathWarps);
     }
     init_barrier(shared.ready(), 1);
@@ -269,7 +336,7 @@ __global__ void __launch_bounds__(Shape<Element, kRows, kGroups>::kThreads, 1)
       if (lane == 0) load_weights(a, part, shared);
     } else {
       wait_for_dependencies();
-      if (lane == 0) load_x(a, part, shared);
+      if (kScaling == Scaling::kBlocks || lane == 0) load_x(a, part, shared);
     }
     __syncwarp();
     if (part.parts > 1) {
@@ -278,14 +345,18 @@ __global__ void __launch_bounds__(Shape<Element, kRows, kGroups>::kThreads, 1)
     }
   } else {
     wait_for_dependencies();
-    if constexpr (S::kIsScaled) {
+    if constexpr (kScaling == Scaling::kRows) {
       for (int row = threadIdx.x; row < kRows; row += S::kMathThreads) {
         store_float(shared.scale(row), a.x_scale[min(part.row + row, a.num_rows - 1)]);
       }
       sync_threads(1, S::kMathThreads);
     }
     float acc[kRows / 2];
-    multiply_part(acc, part, shared, warp / 4);
+    if constexpr (kScaling == Scaling::kBlocks) {
+      multiply_scaled_part(a, acc, part, shared, warp / 4);
+    } else {
+      multiply_part(acc, part, shared, warp / 4);
+    }
     // All warps that share the rings, here and in the other blocks, are through with them.
     if (part.parts > 1) {
       arrive_at_cluster();
@@ -299,12 +370,12 @@ __global__ void __launch_bounds__(Shape<Element, kRows, kGroups>::kThreads, 1)
   }
 }
 
-template <class Element, class T, int kRows, int kGroups>
+template <class T, Scaling kScaling, int kRows, int kGroups>
 void launch_kernel(LaunchConfig config, const KernelArgs& args) {
-  using S = Shape<Element, kRows, kGroups>;
+  using S = Shape<T, kScaling, kRows, kGroups>;
   config.block = S::kThreads;
   config.shared_bytes = S::kSharedBytes;
-  launch("split_gemm", split_gemm_kernel<Element, T, kRows, kGroups>, config, args);
+  launch("split_gemm", split_gemm_kernel<T, kScaling, kRows, kGroups>, config, args);
 }
 
 }  // namespace quire::cuda::gemm::split

@@ -12,6 +12,8 @@ namespace quire::cuda::gemm::split {
 
 // A tile: rows of x, and rows of W for each warpgroup.
 inline constexpr int kTileRows = 128, kSmallTileRows = 96;
+// Of float8 operands, which few rows take as well.
+inline constexpr int kFewRows = 32, kSomeRows = 64;
 inline constexpr int kGroupColumns = 64;
 inline constexpr int kMaxParts = 8;  // blocks that a cluster may have on every device
 
@@ -26,14 +28,20 @@ struct KernelArgs {
   const void* bias;
   void* out;
   int64_t stride_out;
-  // Of float8 operands: of the rows of x and of W. out is the product times both.
+  // Of float8 operands, by which products are multiplied: of x [num_scales, num_rows], of W [n_out,
+  // num_scales].
   const float* x_scale;
   const float* weight_scale;
+  int32_t num_scales;  // of a row
 };
 
-// Element: of x and W, T or float8; T: of out. kRows: of x, of a tile: kTileRows or kSmallTileRows; kGroups:
+// kNone: x and W are of the type of out. Else they are float8, with a scale for each row of both, or one for
+// each 128 columns of it.
+enum class Scaling { kNone, kRows, kBlocks };
+
+// T: of out. kRows: of x, of a tile; kGroups:
 // warpgroups that multiply, 1 or 2. Fills in config's block and shared memory.
-template <class Element, class T, int kRows, int kGroups>
+template <class T, Scaling kScaling, int kRows, int kGroups>
 void launch_kernel(LaunchConfig config, const KernelArgs& args);
 
 }  // namespace quire::cuda::gemm::split

@@ -1,3 +1,5 @@
+#include <cuda_fp8.h>
+
 #include <algorithm>
 
 #include "common/dispatch.h"
@@ -73,7 +75,7 @@ Choice choose_schedule(int32_t num_rows, int64_t num_columns, const int32_t (&ti
 }  // namespace
 
 WideGemmWeight make_wide_gemm_weight(const void* data, int64_t n, int64_t k, DType dtype, bool silu_mul,
-                                     const float* scale) {
+                                     const float* scale, int32_t num_scales) {
   if (dtype != DType::kBFloat16 && dtype != DType::kFloat16) {
     refuse("dtype", std::to_string(static_cast<int>(dtype)), "1 (bfloat16), 2 (float16)");
   }
@@ -85,6 +87,10 @@ WideGemmWeight make_wide_gemm_weight(const void* data, int64_t n, int64_t k, DTy
   if (n % 8 != 0) refuse("n", std::to_string(n), "multiples of 8");
   if (!is_aligned(data, 16)) throw std::invalid_argument("w: must be 16-byte aligned");
   if (!is_aligned(scale, 8)) throw std::invalid_argument("scale: must be 8-byte aligned");
+  const int32_t num_blocks = ceil_div(k, gemm::kBoxRowBytes);
+  if (num_scales != 1 && (scale == nullptr || num_scales != num_blocks)) {
+    refuse("num_scales", std::to_string(num_scales), "1, with scales " + std::to_string(num_blocks));
+  }
   WideGemmWeight weight;
   weight.data = data;
   weight.n = n;
@@ -92,6 +98,7 @@ WideGemmWeight make_wide_gemm_weight(const void* data, int64_t n, int64_t k, DTy
   weight.dtype = dtype;
   weight.silu_mul = silu_mul;
   weight.scale = scale;
+  weight.num_scales = num_scales;
   return weight;
 }
 
@@ -101,6 +108,7 @@ void launch_wide_gemm(const WideGemmParams& p, cudaStream_t stream) {
   if (p.num_rows == 0) return;
   const int64_t n_out = w.silu_mul ? w.n / 2 : w.n;
   gemm::check_tensors(p);
+  if (w.num_scales != 1) refuse("num_scales", std::to_string(w.num_scales), "1");
   if (!is_aligned(p.bias, 4)) throw std::invalid_argument("bias: must be 4-byte aligned");
 
   int32_t tile_columns[2] = {2 * kWeightBox, 0};
@@ -134,13 +142,17 @@ void launch_wide_gemm(const WideGemmParams& p, cudaStream_t stream) {
   config.grid = 2 * std::min(num_clusters(), args.schedule.num_items);
   config.overlaps = p.overlaps;
   config.stream = stream;
-  gemm::dispatch_types(w, [&]<class Element, class T>(Type<Element>, Type<T>) {
+  const auto launch_types = [&]<class Element, class T>(Type<Element>, Type<T>) {
     const auto launch_kernel = !w.silu_mul ? gemm::wide::launch_kernel<Element, T, false, kWeightBox>
                                : box == kWeightBox
                                    ? gemm::wide::launch_kernel<Element, T, true, kWeightBox>
                                    : gemm::wide::launch_kernel<Element, T, true, kSmallWeightBox>;
     launch_kernel(config, args);
-  });
+  };
+  const auto launch_type = [&](auto type) {
+    w.scale != nullptr ? launch_types(Type<__nv_fp8_e4m3>{}, type) : launch_types(type, type);
+  };
+  w.dtype == DType::kBFloat16 ? launch_type(Type<__nv_bfloat16>{}) : launch_type(Type<__half>{});
 }
 
 }  // namespace quire::cuda

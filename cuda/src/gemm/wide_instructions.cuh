@@ -67,17 +67,20 @@ __device__ inline void store_matrices(uint32_t to, const uint32_t (&values)[4]) 
 #define QUIRE_FLOATS_8(c, i)                                                                  \
   "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), \
       "+f"(c[i + 6]), "+f"(c[i + 7])
-#define QUIRE_FLOATS_32(c, i) \
+#define QUIRE_FLOATS_32_FROM(c, i) \
   QUIRE_FLOATS_8(c, i), QUIRE_FLOATS_8(c, i + 8), QUIRE_FLOATS_8(c, i + 16), QUIRE_FLOATS_8(c, i + 24)
-#define QUIRE_FLOATS_48(c) QUIRE_FLOATS_32(c, 0), QUIRE_FLOATS_8(c, 32), QUIRE_FLOATS_8(c, 40)
+#define QUIRE_FLOATS_32(c) QUIRE_FLOATS_32_FROM(c, 0)
+#define QUIRE_FLOATS_16(c) QUIRE_FLOATS_8(c, 0), QUIRE_FLOATS_8(c, 8)
+#define QUIRE_FLOATS_48(c) QUIRE_FLOATS_32(c), QUIRE_FLOATS_8(c, 32), QUIRE_FLOATS_8(c, 40)
 #define QUIRE_FLOATS_64(c) QUIRE_FLOATS_48(c), QUIRE_FLOATS_8(c, 48), QUIRE_FLOATS_8(c, 56)
 #define QUIRE_FLOATS_112(c) \
-  QUIRE_FLOATS_64(c), QUIRE_FLOATS_32(c, 64), QUIRE_FLOATS_8(c, 96), QUIRE_FLOATS_8(c, 104)
+  QUIRE_FLOATS_64(c), QUIRE_FLOATS_32_FROM(c, 64), QUIRE_FLOATS_8(c, 96), QUIRE_FLOATS_8(c, 104)
 #define QUIRE_FLOATS_128(c) QUIRE_FLOATS_112(c), QUIRE_FLOATS_8(c, 112), QUIRE_FLOATS_8(c, 120)
-#define QUIRE_NAMES_48                                                               \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"             \
-  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31" \
-  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define QUIRE_NAMES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define QUIRE_NAMES_32 \
+  QUIRE_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define QUIRE_NAMES_48 \
+  QUIRE_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define QUIRE_NAMES_64 \
   QUIRE_NAMES_48 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define QUIRE_NAMES_112                                                              \
@@ -104,6 +107,8 @@ __device__ inline void store_matrices(uint32_t to, const uint32_t (&values)[4]) 
       : "l"(a), "l"(b), "r"(static_cast<int32_t>(adds)))
 
 #define QUIRE_WGMMA_OF_SIZE(types, flags)                                                  \
+  if constexpr (kSize == 16) QUIRE_WGMMA(32, types, flags, 16, "%16", "%17", "%18");       \
+  if constexpr (kSize == 32) QUIRE_WGMMA(64, types, flags, 32, "%32", "%33", "%34");       \
   if constexpr (kSize == 48) QUIRE_WGMMA(96, types, flags, 48, "%48", "%49", "%50");       \
   if constexpr (kSize == 64) QUIRE_WGMMA(128, types, flags, 64, "%64", "%65", "%66");      \
   if constexpr (kSize == 112) QUIRE_WGMMA(224, types, flags, 112, "%112", "%113", "%114"); \
@@ -113,7 +118,7 @@ __device__ inline void store_matrices(uint32_t to, const uint32_t (&values)[4]) 
 // accumulators lie as wgmma.cuh says; Element: bfloat16, half or float8 e4m3.
 template <class Element, int kSize>
 __device__ inline void multiply(float (&acc)[kSize], uint64_t a, uint64_t b, bool adds) {
-  static_assert(kSize == 48 || kSize == 64 || kSize == 112 || kSize == 128);
+  static_assert(kSize == 16 || kSize == 32 || kSize == 48 || kSize == 64 || kSize == 112 || kSize == 128);
   if constexpr (std::is_same_v<Element, __nv_fp8_e4m3>) {
     QUIRE_WGMMA_OF_SIZE("k32.f32.e4m3.e4m3", "1, 1")
   } else if constexpr (std::is_same_v<Element, __half>) {
@@ -125,10 +130,14 @@ __device__ inline void multiply(float (&acc)[kSize], uint64_t a, uint64_t b, boo
 
 #undef QUIRE_WGMMA_OF_SIZE
 #undef QUIRE_WGMMA
+#undef QUIRE_NAMES_16
+#undef QUIRE_NAMES_32
 #undef QUIRE_NAMES_48
 #undef QUIRE_NAMES_64
 #undef QUIRE_NAMES_112
 #undef QUIRE_NAMES_128
+#undef QUIRE_FLOATS_16
+#undef QUIRE_FLOATS_32_FROM
 #undef QUIRE_FLOATS_48
 #undef QUIRE_FLOATS_64
 #undef QUIRE_FLOATS_112

@@ -50,7 +50,8 @@ __global__ void __launch_bounds__(kMaxRowThreads) activate_float8_kernel(Activat
     if (d >= p.size) continue;
     values[v] = gated(p.activation, load_vec<T, kQuantizedVec>(gate + d), load_vec<T, kQuantizedVec>(up + d));
   }
-  store_quantized(values, p.size, reduce, static_cast<uint8_t*>(p.out) + row * p.size, p.out_scale + row);
+  store_quantized(values, p.size, reduce,
+                  {static_cast<uint8_t*>(p.out) + row * p.size, p.out_scale + row, 1, p.num_rows});
 }
 
 template <class T>
@@ -75,7 +76,7 @@ void launch_activate(const ActivateParams& p, cudaStream_t stream) {
   config.stream = stream;
   if (p.out_scale != nullptr) {
     if (!p.is_gated) refuse("out_scale", "a scale per row", "none, without a gate");
-    check_quantizes("size", p.size, p.dtype);
+    check_quantizes("size", p.size, p.dtype, 1);
     if (p.stride_x % kQuantizedVec != 0) refuse("stride_x", std::to_string(p.stride_x), "multiples of 8");
     if (!is_aligned(p.x, 16)) throw std::invalid_argument("x: must be 16-byte aligned");
     if (!is_aligned(p.out, 16)) throw std::invalid_argument("out: must be 16-byte aligned");

@@ -109,8 +109,9 @@ __global__ void __launch_bounds__(kMaxRowThreads) norm_kernel(NormParams p, floa
     if (!kQuantizes && is_mine(v)) store_vec(out + element(v), values[v]);
   }
   if constexpr (kQuantizes) {
-    store_quantized(values, p.hidden_size, reduce, static_cast<uint8_t*>(p.out) + row * p.stride_out,
-                    p.out_scale + row);
+    store_quantized(
+        values, p.hidden_size, reduce,
+        {static_cast<uint8_t*>(p.out) + row * p.stride_out, p.out_scale + row, p.num_scales, p.num_rows});
   }
 }
 
@@ -158,7 +159,7 @@ void launch_norm(const NormParams& p, cudaStream_t stream) {
   check_range("num_rows", p.num_rows, 0, INT32_MAX);
   if (p.out_scale != nullptr) {
     if (p.num_groups != 1) refuse("out_scale", "a scale per row", "none, with groups");
-    check_quantizes("hidden_size", p.hidden_size, p.dtype);
+    check_quantizes("hidden_size", p.hidden_size, p.dtype, p.num_scales);
   }
   if (p.weight_offset != 0 && !p.rounds_once) refuse("rounds_once", "false", "true, with weight_offset");
   dispatch_dtype(p.dtype, [&](auto type) {

@@ -28,7 +28,8 @@ __global__ void __launch_bounds__(kMaxRowThreads) quantize_rows_kernel(QuantizeR
     const int d = (v * blockDim.x + threadIdx.x) * kQuantizedVec;
     if (d < p.size) values[v] = load_vec<T, kQuantizedVec>(x + d);
   }
-  store_quantized(values, p.size, reduce, static_cast<uint8_t*>(p.out) + row * p.size, p.scale + row);
+  store_quantized(values, p.size, reduce,
+                  {static_cast<uint8_t*>(p.out) + row * p.size, p.scale + row, p.num_scales, p.num_rows});
 }
 
 template <class T>
@@ -46,7 +47,7 @@ void launch_type(const QuantizeRowsParams& p, const LaunchConfig& config, int nu
 void launch_quantize_rows(const QuantizeRowsParams& p, cudaStream_t stream) {
   check_range("num_rows", p.num_rows, 0, INT32_MAX);
   check_range("size", p.size, 16, kMaxRowThreads * kMaxVecs * kQuantizedVec);
-  check_quantizes("size", p.size, p.dtype);
+  check_quantizes("size", p.size, p.dtype, p.num_scales);
   if (p.stride_x % kQuantizedVec != 0) refuse("stride_x", std::to_string(p.stride_x), "multiples of 8");
   if (!is_aligned(p.x, 16)) throw std::invalid_argument("x: must be 16-byte aligned");
   if (!is_aligned(p.out, 16)) throw std::invalid_argument("out: must be 16-byte aligned");

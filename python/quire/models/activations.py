@@ -26,8 +26,8 @@ class Rows(NamedTuple):
     experts: ops.MoeWorkspace | None  # not cut
     # Inputs of projections, where some of the model take quantised rows: of what norms give, and of what
     # attention and the MLP give.
-    quantized_hidden: ops.QuantizedRows | None
-    quantized_inner: ops.QuantizedRows | None
+    quantized_hidden: ops.QuantizedBuffer | None  # not cut
+    quantized_inner: ops.QuantizedBuffer | None
 
 
 class Activations:
@@ -63,8 +63,8 @@ class Activations:
         self.quantized_hidden = self.quantized_inner = None
         if takes_quantized:
             inner = max(attention.q_size, self.mlp.size(1))
-            self.quantized_hidden = ops.new_quantized_rows(max_num_tokens, spec.hidden_size, device)
-            self.quantized_inner = ops.new_quantized_rows(max_num_tokens, inner, device)
+            self.quantized_hidden = ops.QuantizedBuffer(max_num_tokens, spec.hidden_size, device)
+            self.quantized_inner = ops.QuantizedBuffer(max_num_tokens, inner, device)
         self.experts = None
         if has_outputs and spec.moe is not None:
             moe = spec.moe
@@ -118,17 +118,18 @@ class Activations:
             gate_up=first(self.gate_up),
             logits=first(self.logits),
             experts=self.experts,
-            quantized_hidden=None if self.quantized_hidden is None else self.quantized_hidden.first(num_rows),
-            quantized_inner=None if self.quantized_inner is None else self.quantized_inner.first(num_rows),
+            quantized_hidden=self.quantized_hidden,
+            quantized_inner=self.quantized_inner,
         )
 
     @property
     def num_bytes(self) -> int:
         """What the buffers take; on the device "meta", what they would take."""
-        experts = 0 if self.experts is None else self.experts.num_bytes
-        quantized = [*(self.quantized_hidden or ()), *(self.quantized_inner or ())]
-        tensors = [buffer for buffer in (*vars(self).values(), *quantized) if isinstance(buffer, Tensor)]
-        return experts + sum(buffer.nbytes for buffer in tensors)
+        others = (self.experts, self.quantized_hidden, self.quantized_inner)
+        tensors = [buffer for buffer in vars(self).values() if isinstance(buffer, Tensor)]
+        return sum(each.num_bytes for each in others if each is not None) + sum(
+            each.nbytes for each in tensors
+        )
 
 
 def cut(buffer: Tensor, width: int) -> Tensor:

@@ -234,7 +234,10 @@ def _norm(rest: Tensor | None, norm: Norm | None, rows: Rows, reader: Reader, sc
         return input_of(reader, x, rows.quantized_hidden)
     x, residual = (rows.residual, None) if rest is None else (rest, rows.residual)
     quantized = rows.quantized_hidden
-    if quantized is None or not reader.takes_quantized(x.size(0)):
+    num_rows, size = rows.hidden.shape
+    num_scales = 0 if quantized is None else reader.num_scales(num_rows)
+    if quantized is None or num_scales == 0:
         return norm(x, rows.hidden, residual, scale)
-    norm(x, quantized.values, residual, scale, quantized.scales)
-    return quantized
+    out = quantized.rows(num_rows, size, num_scales)
+    norm(x, out.values, residual, scale, out.scales)
+    return out

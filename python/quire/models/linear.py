@@ -12,8 +12,8 @@ Input = Tensor | ops.QuantizedRows
 
 
 class Linear(Protocol):
-    """y = x @ weight.T + bias, for x ``[num_rows, in_size]``. x is any Input where takes_quantized() holds of
-    its rows, else a Tensor."""
+    """y = x @ weight.T + bias, for x ``[num_rows, in_size]``: quantised where num_scales() says so, else a
+    Tensor."""
 
     def __call__(self, x: Any, out: Tensor | None = None) -> Tensor:
         """Returns y ``[num_rows, out_size]``: `out`, or a new tensor on a device without buffers for it."""
@@ -22,8 +22,8 @@ class Linear(Protocol):
         """residual += y, and returns None; or returns y (in `added`, as `out` above), for the norm that
         follows to add."""
 
-    def takes_quantized(self, num_rows: int) -> bool:
-        """Whether so many rows are multiplied quantised, and must be given so."""
+    def num_scales(self, num_rows: int) -> int:
+        """Scales of a row of x, where so many rows are multiplied quantised; 0: they are not."""
 
 
 class GateUp(Linear, Protocol):
@@ -36,12 +36,14 @@ class GateUp(Linear, Protocol):
 class Reader(Protocol):
     """A projection, or a block that begins with one."""
 
-    def takes_quantized(self, num_rows: int) -> bool: ...
+    def num_scales(self, num_rows: int) -> int: ...
 
 
-def input_of(reader: Reader, x: Input, buffer: ops.QuantizedRows | None) -> Input:
-    """x as the reader takes it: quantised into the buffer, or as it is. buffer: None where no projection of
-    the model takes quantised rows."""
-    if buffer is None or isinstance(x, ops.QuantizedRows) or not reader.takes_quantized(x.size(0)):
+def input_of(reader: Reader, x: Input, buffer: ops.QuantizedBuffer | None) -> Input:
+    """x as the reader takes it: quantised in the buffer, or as it is. buffer: None where no projection of the
+    model takes quantised rows."""
+    if buffer is None or isinstance(x, ops.QuantizedRows):
         return x
-    return ops.quantize_rows(x, buffer.cut(x.size(1)))
+    num_rows, size = x.shape
+    num_scales = reader.num_scales(num_rows)
+    return ops.quantize_rows(x, buffer.rows(num_rows, size, num_scales)) if num_scales else x

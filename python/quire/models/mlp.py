@@ -35,9 +35,9 @@ class Mlp:
         """See Linear.add_to()."""
         return self._down.add_to(self._inner(x, rows), rows.residual, rows.added)
 
-    def takes_quantized(self, num_rows: int) -> bool:
-        """See Linear.takes_quantized()."""
-        return self._up.takes_quantized(num_rows)
+    def num_scales(self, num_rows: int) -> int:
+        """See Linear.num_scales()."""
+        return self._up.num_scales(num_rows)
 
     def _inner(self, x: Input, rows: Rows) -> Input:
         """What down reads."""

@@ -66,9 +66,9 @@ class Moe:
             workspace=places,
         )
 
-    def takes_quantized(self, num_rows: int) -> bool:
+    def num_scales(self, num_rows: int) -> int:
         """The router, the experts and the shared expert read one x."""
-        return False
+        return 0
 
     def add_to(self, x: Tensor, rows: Rows) -> Tensor:
         """As Mlp.add_to(): the norm that follows adds it."""

@@ -43,7 +43,7 @@ class WeightFormat(Protocol):
 
     @property
     def takes_quantized(self) -> bool:
-        """Whether Linear.takes_quantized() of linear() may hold."""
+        """Whether Linear.num_scales() of linear() may be above 0."""
 
     def linear(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> Linear: ...
 

@@ -12,7 +12,7 @@ once, in `BatchInfo`.
 from quire._core import cpu_isa, num_threads, set_cpu_isa, set_num_threads, supported_cpu_isas
 from quire.ops.attention import BatchInfo, KVCache, PagedAttention, QkNorm, RopeTable, rope_and_cache
 from quire.ops.blocks import copy_blocks, update_block_tables
-from quire.ops.float8 import QuantizedRows, float8_columns, new_quantized_rows, quantize_rows
+from quire.ops.float8 import QuantizedBuffer, QuantizedRows, float8_columns, quantize_rows
 from quire.ops.layers import (
     Activation,
     act_mul,
@@ -33,6 +33,7 @@ __all__ = [
     "MoeWorkspace",
     "PagedAttention",
     "QkNorm",
+    "QuantizedBuffer",
     "QuantizedRows",
     "RopeTable",
     "act_mul",
@@ -46,7 +47,6 @@ __all__ = [
     "logprobs",
     "moe_mlp",
     "moe_route",
-    "new_quantized_rows",
     "num_threads",
     "quantize_rows",
     "rms_norm",

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from quire._tensor_checks import DTYPE_IDS, address, check, dtype_id, has_cuda_kernels, stream_of
-from quire.ops.float8 import QuantizedRows
+from quire.ops.float8 import SCALED_COLUMNS, QuantizedRows
 
 _FLOAT8 = 1  # quire::WeightFormat
-_SCALED_COLUMNS = 128  # of float8 weights that have a scale for each block
 
 if has_cuda_kernels():
     from quire import _cuda
@@ -98,8 +97,9 @@ class SkinnyWeight(_Weight):
 class WideWeight(_Weight):
     """For many rows. Out's columns and in_size: multiples of 8; in_size at least 64.
 
-    scale: `[out_size]` float32, of a float8 weight, whose columns lie as `float8_columns` puts them and whose
-    in_size is a multiple of 16, at least 128. It multiplies quantised rows; dtype: of the result.
+    scale: float32, of a float8 weight, whose columns lie as `float8_columns` puts them and whose in_size is a
+    multiple of 16, at least 128: `[out_size]`, or for split() `[out_size, blocks]` of each 128 columns. It
+    multiplies rows that are quantised alike; dtype: of the result.
     """
 
     def __init__(
@@ -113,15 +113,9 @@ class WideWeight(_Weight):
         super().__init__(weight, silu_mul=silu_mul, dtype=dtype)
         self.scale = scale
         if scale is not None:
-            check(
-                "weight",
-                weight,
-                torch.float8_e4m3fn,
-                tuple(weight.shape),
-                "out_size, in_size",
-                weight.device.type,
-            )
-            check("scale", scale, torch.float32, (weight.size(0),), "out_size", weight.device.type)
+            num_scales = _num_scales(weight, scale)
+            if num_scales > 1:
+                self._description["num_scales"] = num_scales
             self._description["scale"] = scale.data_ptr()
         self._handle = _cuda.WideGemmWeight(**self._description)
 
@@ -180,16 +174,21 @@ def _parts_of(x: Tensor | QuantizedRows) -> tuple[Tensor, Tensor | None]:
 
 
 def _float8_scales(weight: Tensor, scale: Tensor) -> dict[str, int]:
+    return {
+        "format": _FLOAT8,
+        "scales": scale.data_ptr(),
+        "num_scales": _num_scales(weight, scale),
+    }
+
+
+def _num_scales(weight: Tensor, scale: Tensor) -> int:
+    """Of a row of a float8 weight."""
     out_size, in_size = weight.shape
     device = weight.device.type
     check("weight", weight, torch.float8_e4m3fn, (out_size, in_size), "out_size, in_size", device)
     if scale.ndim == 1:
         check("scale", scale, torch.float32, (out_size,), "out_size", device)
-    else:
-        blocks = -(-in_size // _SCALED_COLUMNS)
-        check("scale", scale, torch.float32, (out_size, blocks), "out_size, blocks of in_size", device)
-    return {
-        "format": _FLOAT8,
-        "scales": scale.data_ptr(),
-        "num_scales": scale.numel() // out_size,
-    }
+        return 1
+    blocks = -(-in_size // SCALED_COLUMNS)
+    check("scale", scale, torch.float32, (out_size, blocks), "out_size, blocks of in_size", device)
+    return blocks

@@ -38,8 +38,7 @@ def rms_norm(
     be x.
     With a residual (shape of x, contiguous): residual += x * residual_scale first, in place, and the norm is
     of the sum. A 16-bit norm is rounded before the product with the weight, unless it rounds_once, after it.
-    out_scale, on a GPU: `[num_rows]` float32; out is then contiguous float8 e4m3, of which row i times
-    out_scale[i] is about the result: the values and scales of `QuantizedRows`.
+    out, out_scale, on a GPU: values and scales of `QuantizedRows`, out contiguous.
     """
     options: dict[str, Any] = {} if residual_scale == 1 else {"residual_scale": residual_scale}
     if rounds_once or weight_offset:
@@ -106,6 +105,8 @@ def _norm(
             f"residual: got {describe(residual)}; "
             f"allowed: contiguous {dtype}[num_rows, hidden_size] = [{num_rows}, {width}]"
         )
+    if out_scale is not None and out_scale.ndim == 2:
+        options = options | {"num_scales": out_scale.size(0)}
     group_size = weight.size(-1)
     is_cuda = x.is_cuda
     run = _cuda.norm if is_cuda else _core.cpu_norm

@@ -30,7 +30,7 @@ from torch import Tensor
 pytestmark = pytest.mark.gpu
 
 # One row, whole tiles, ragged ones, several tiles, more units than clusters.
-ROWS = [1, 64, 65, 97, 128, 131, 256, 300, 1000]
+ROWS = [1, 17, 32, 33, 64, 65, 97, 128, 131, 256, 300, 1000]
 # Columns of out x k: whole tiles, fewer columns than a tile, ragged; k of one step, of fewer steps than the
 # rings have stages, ragged.
 SIZES = [(128, 128), (256, 256), (8, 144), (392, 1104), (2056, 2048)]
@@ -88,12 +88,13 @@ def test_wide_product(n: int, k: int, fused: bool, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("n", "k"), SIZES)
 def test_split_product(n: int, k: int, dtype: torch.dtype) -> None:
-    """Sums times both scales plus bias, for every cut."""
+    """Sums times both scales plus bias, for every cut: k whole, in unequal parts, in one for each 8 rows."""
     weight, w = float8_weight(n, k, dtype=dtype, seed=n)
     bias = normal(n, dtype=dtype, seed=1)
     cuts = [None] + [
         tuning("Split", parts=parts, columns=columns, rows=rows)
-        for parts, columns, rows in itertools.product((1, 2, 3, 8), (64, 128), (96, 128))
+        for parts, columns, rows in itertools.product((1, 2, 3, 4, 8), (64, 128), (32, 64, 96, 128))
+        if parts <= rows // 8
     ]
     for m in ROWS:
         x = quantized(m, k, dtype, seed=m)
@@ -104,23 +105,49 @@ def test_split_product(n: int, k: int, dtype: torch.dtype) -> None:
                 assert_close(out, expected, float8_tolerance(k, dtype), f"{m} rows")
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("n", "k"), SIZES)
+def test_split_product_with_scales_of_blocks(n: int, k: int, dtype: torch.dtype) -> None:
+    """Each 128 columns of x and W have scales of their own, for every cut."""
+    blocks = -(-k // 128)
+    values = normal(n, k, dtype=torch.float32, seed=n).to(torch.float8_e4m3fn)
+    scale = 2.0 ** (torch.arange(n * blocks, device="cuda") % 7 - 3).view(n, blocks)
+    w = values.float() * scale.repeat_interleave(128, 1)[:, :k]
+    weight = WideWeight(ops.float8_columns(values), scale=scale, dtype=dtype)
+    bias = normal(n, dtype=dtype, seed=1)
+    cuts = [None] + [
+        tuning("Split", parts=parts, columns=columns, rows=rows)
+        for parts, columns, rows in itertools.product((1, 3), (64, 128), (32, 64, 96, 128))
+    ]
+    for m in ROWS:
+        column_sizes = 2.0 ** (torch.arange(k, device="cuda") // 128 % 5 - 2)
+        x = ops.quantize_rows(
+            (normal(m, k, dtype=torch.float32, seed=m) * column_sizes).to(dtype), num_scales=blocks
+        )
+        expected = (product(dequantized(x), w) + bias.float()).to(dtype)
+        for cut in cuts:
+            out = written(split_gemm, apart(x), weight, dtype, bias=bias, tuning=cut)
+            # Only the sum of 128 columns is one of few bits.
+            assert_close(out, expected, float8_tolerance(128, dtype), f"{m} rows")
+
+
 @pytest.mark.parametrize(("n", "k"), [(6144, 4096), (4096, 14336), (3072, 2048), (2048, 8192)])
 def test_a_models_size(n: int, k: int) -> None:
     """Both GEMMs are right, repeat, and look at no other row."""
     weight, w = float8_weight(n, k, dtype=torch.bfloat16)
-    for m in (72, 256, 520):
+    for m in (24, 64, 72, 256, 520):
         x = quantized(m, k, torch.bfloat16, seed=m)
         expected = product(dequantized(x), w).bfloat16()
         beside = ops.QuantizedRows(x.values.clone(), torch.full_like(x.scales, math.nan))
         beside.values.view(torch.uint8).fill_(0x7F)  # NaN
-        beside.values[3:60].copy_(x.values[3:60])
-        beside.scales[3:60].copy_(x.scales[3:60])
+        beside.values[3:20].copy_(x.values[3:20])
+        beside.scales[3:20].copy_(x.scales[3:20])
         for gemm in (split_gemm, wide_gemm):
             out = gemm(x, weight)
             assert_close(out, expected, float8_tolerance(k, torch.bfloat16), f"{m} rows")
             for _ in range(10):
                 assert torch.equal(gemm(x, weight), out), "does not repeat"
-            assert torch.equal(gemm(beside, weight)[3:60], out[3:60]), "depends on the other rows"
+            assert torch.equal(gemm(beside, weight)[3:20], out[3:20]), "depends on the other rows"
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "silu_mul"])
@@ -145,7 +172,7 @@ def test_fused_silu_mul_equals_the_kernels_apart(dtype: torch.dtype) -> None:
         assert torch.equal(wide_gemm(x, fused), ops.act_mul(wide_gemm(x, weight)))
 
 
-@pytest.mark.parametrize("m", [72, 300])
+@pytest.mark.parametrize("m", [20, 64, 72, 300])
 def test_overlapping_chain_in_a_graph(m: int) -> None:
     """Kernels that start early see what the kernels before them wrote: the bits of launches in order."""
     hidden, inter = 512, 2048
@@ -199,5 +226,18 @@ def test_refuses() -> None:
                 scale=weight.scale,
                 dtype=torch.bfloat16,
             )
+    blocked = WideWeight(
+        torch.zeros(64, 256, device="cuda").to(torch.float8_e4m3fn),
+        scale=torch.ones(64, 2, device="cuda"),
+        dtype=torch.bfloat16,
+    )
+    with pytest.raises(ValueError, match=r"num_scales: got 2; allowed: 1"):
+        wide_gemm(ops.quantize_rows(normal(4, 256, dtype=torch.bfloat16), num_scales=2), blocked)
+    with pytest.raises(ValueError, match=r"tuning.parts: got 5; allowed: 1 to 4"):
+        split_gemm(
+            ops.quantize_rows(normal(4, 1024, dtype=torch.bfloat16)),
+            float8_weight(64, 1024, dtype=torch.bfloat16)[0],
+            tuning=tuning("Split", parts=5, rows=32),
+        )
     with pytest.raises(ValueError, match="scale: got"):
         WideWeight(weight.tensor, scale=torch.ones(63, device="cuda"), dtype=torch.bfloat16)

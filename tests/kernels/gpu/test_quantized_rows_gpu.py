@@ -59,6 +59,30 @@ def test_quantize_rows(size: int, dtype: torch.dtype) -> None:
     assert values.isnan().sum() == 1, "one NaN spreads"
 
 
+def assert_quantized_blocks(rows: ops.QuantizedRows, expected: Tensor, what: str) -> None:
+    """Each 128 columns are quantised as rows of their own."""
+    for block, scales in enumerate(rows.scales):
+        columns = slice(128 * block, 128 * (block + 1))
+        part = ops.QuantizedRows(rows.values[:, columns], scales)
+        assert_quantized(part, expected[:, columns], f"{what}, block {block}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", SIZES[2:])
+def test_scales_of_blocks(size: int, dtype: torch.dtype) -> None:
+    """By quantize_rows and by the norms; the last block may be smaller."""
+    x, weight = rows_of_every_size(size, dtype), normal(size, dtype=dtype, seed=size) + 1
+    blocks = -(-size // 128)
+    rows = ops.quantize_rows(x, num_scales=blocks)
+    assert rows.scales.shape == (blocks, 6)
+    assert_quantized_blocks(rows, x, f"rows of {size}")
+    scales = torch.full((blocks, 6), math.nan, device="cuda")
+    values = ops.rms_norm(x, weight, 1e-5, out_scale=scales)
+    assert_quantized_blocks(
+        ops.QuantizedRows(values, scales), ops.rms_norm(x, weight, 1e-5), f"norm of {size}"
+    )
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", SIZES)
 def test_norms(size: int, dtype: torch.dtype) -> None:
@@ -129,6 +153,10 @@ def test_refuses() -> None:
     x = normal(4, 64, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match=r"size: got 24; allowed: multiples of 16"):
         ops.quantize_rows(normal(4, 24, dtype=torch.bfloat16))
+    with pytest.raises(ValueError, match=r"num_scales: got 3; allowed: 1, 2"):
+        ops.quantize_rows(
+            normal(4, 256, dtype=torch.bfloat16), ops.QuantizedBuffer(4, 512, x.device).rows(4, 256, 3)
+        )
     with pytest.raises(ValueError, match=r"dtype: got 0; allowed: 1"):
         ops.quantize_rows(normal(4, 64, dtype=torch.float32))
     with pytest.raises(ValueError, match=r"x: must be 16-byte aligned"):

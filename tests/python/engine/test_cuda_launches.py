@@ -108,7 +108,7 @@ def unbiased(lines: list[str]) -> list[str]:
     return kept
 
 
-def test_more_than_64_rows_are_quantized_where_they_are_written(recorded: dict[str, list[str]]) -> None:
+def test_rows_are_quantized_where_they_are_written(recorded: dict[str, list[str]]) -> None:
     """With float8 weights: by the norm before qkv and gate_up, by a kernel of its own before o and down, in
     buffers. Fewer rows, and batch-invariant ones, keep their type."""
     names = {line.split()[0] for line in recorded["float8"]}

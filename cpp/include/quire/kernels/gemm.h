@@ -60,7 +60,8 @@ struct WideGemmWeight {
   int64_t k = 0;
   DType dtype = DType::kBFloat16;  // of out and bias, and without scale of x and W
   bool silu_mul = false;           // out is [num_rows, n / 2]; W's first n / 2 rows are gate
-  const float* scale = nullptr;    // [n]; given: x and W are float8 e4m3, as below
+  const float* scale = nullptr;    // [n, num_scales]; given: x and W are float8 e4m3, as above
+  int32_t num_scales = 1;          // of a row; for split_gemm also one for each 128 columns
 };
 
 // How the work of skinny_gemm is cut; 0 or -1: chosen. For measurements.
@@ -124,7 +125,7 @@ struct WideGemmParams {
   void* out = nullptr;         // [num_rows, n] or [num_rows, n / 2], rows stride_out apart; 16-byte aligned
   int64_t stride_out = 0;      // a multiple of 8
   const void* bias = nullptr;  // [n], 4-byte aligned; may be null
-  const float* x_scale = nullptr;  // [num_rows], where the weight has a scale
+  const float* x_scale = nullptr;  // [num_scales, num_rows], where the weight has scales
   bool overlaps = true;            // programmatic dependent launch
   WideGemmTuning tuning = {};
 };
@@ -136,7 +137,7 @@ struct SplitGemmTuning {
   static constexpr char kName[] = "SplitGemmTuning";
   int32_t parts = 0;    // of k: 1 to 8
   int32_t columns = 0;  // of out, of a tile: 64, 128
-  int32_t rows = 0;     // of x, of a tile: 96, 128
+  int32_t rows = 0;     // of x, of a tile: 96, 128, of float8 also 32, 64
 };
 QUIRE_MEMBERS(SplitGemmTuning, QUIRE_OPTIONAL(parts, columns, rows));
 
@@ -155,7 +156,7 @@ struct SplitGemmParams {
   void* out = nullptr;                     // [num_rows, n], rows stride_out apart; 16-byte aligned
   int64_t stride_out = 0;                  // a multiple of 8
   const void* bias = nullptr;              // [n]; may be null
-  const float* x_scale = nullptr;          // [num_rows], where the weight has a scale
+  const float* x_scale = nullptr;          // [num_scales, num_rows], where the weight has scales
   bool overlaps = true;                    // programmatic dependent launch
   SplitGemmTuning tuning = {};
 };

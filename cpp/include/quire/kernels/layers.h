@@ -44,12 +44,13 @@ struct NormParams {
   const void* bias = nullptr;  // LayerNorm: [num_groups, hidden_size]; may be null
   void* residual = nullptr;  // [num_rows, num_groups, hidden_size], contiguous, updated in place; may be null
   float residual_scale = 1;
-  float* out_scale = nullptr;  // CUDA, of one group: [num_rows]; given: out is e4m3 and not x
+  float* out_scale = nullptr;  // CUDA, of one group: [num_scales, num_rows]; given: out is e4m3 and not x
+  int32_t num_scales = 1;      // of a row: 1, or one for each 128 columns
 };
 QUIRE_MEMBERS(NormParams,
               QUIRE_REQUIRED(dtype, num_rows, hidden_size, eps, x, stride_x, weight, out, stride_out),
               QUIRE_OPTIONAL(num_groups, weight_offset, rounds_once, is_centered, bias, residual,
-                             residual_scale, out_scale));
+                             residual_scale, out_scale, num_scales));
 
 enum class Activation : int32_t {
   kSilu = 0,       // x / (1 + exp(-x))
@@ -86,9 +87,11 @@ struct QuantizeRowsParams {
   const void* x = nullptr;  // [num_rows, size], rows stride_x apart
   int64_t stride_x = 0;
   void* out = nullptr;     // [num_rows, size] e4m3, contiguous
-  float* scale = nullptr;  // [num_rows]
+  float* scale = nullptr;  // [num_scales, num_rows]
+  int32_t num_scales = 1;  // of a row: 1, or one for each 128 columns
 };
-QUIRE_MEMBERS(QuantizeRowsParams, QUIRE_REQUIRED(dtype, num_rows, size, x, stride_x, out, scale));
+QUIRE_MEMBERS(QuantizeRowsParams, QUIRE_REQUIRED(dtype, num_rows, size, x, stride_x, out, scale),
+              QUIRE_OPTIONAL(num_scales));
 
 // x *= scale, then x = soft_cap * tanh(x / soft_cap) unless soft_cap is 0, rounded once.
 struct ScaleAndCapParams {

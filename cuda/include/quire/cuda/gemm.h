@@ -14,7 +14,7 @@ SkinnyGemmWeight make_skinny_gemm_weight(const void* w, int64_t n, int64_t k, DT
 // w: 16-byte aligned; k: a multiple of 8, at least 64, of float8 of 16, at least 128; columns of out (n, or n
 // / 2 with silu_mul): a multiple of 8.
 WideGemmWeight make_wide_gemm_weight(const void* w, int64_t n, int64_t k, DType dtype, bool silu_mul,
-                                     const float* scale);
+                                     const float* scale, int32_t num_scales);
 
 void launch_skinny_gemm(const SkinnyGemmParams& params, cudaStream_t stream);
 void launch_wide_gemm(const WideGemmParams& params, cudaStream_t stream);

@@ -35,8 +35,8 @@ class CpuLinear:
         y: Tensor = _LINEAR(x, self._weight, self._bias, "none", [], "")  # no operation fused after it
         return y
 
-    def takes_quantized(self, num_rows: int) -> bool:
-        return False
+    def num_scales(self, num_rows: int) -> int:
+        return 0
 
     def add_to(self, x: Tensor, residual: Tensor, added: Tensor | None) -> Tensor:
         """Returns y: the norm that follows reads it anyway."""

@@ -10,37 +10,35 @@ from quire import ops
 from quire.ops import gemm
 
 # Columns of out and rows of x of a tile of the GEMM that cuts k, half of the other's tile: where one round
-# does all tiles, it is the faster one.
+# does all tiles, it is the faster one. Only it has scales of blocks.
 _TILE = 128
 
 
 class Float8Product:
-    """A weight for quantised rows, with more rows than the GEMM for few takes.
+    """A weight for quantised rows.
 
     A row of the result depends on the number of rows, but for silu_mul().
     """
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         """weight: float8_e4m3fn ``[out_size, in_size]``, its columns put in order by `ops.float8_columns`;
-        scale: float32 ``[out_size]``; bias: ``[out_size]``."""
+        scale: float32 ``[out_size]``, or ``[out_size, num_scales]`` of each 128 columns; bias:
+        ``[out_size]``."""
         self._weight, self._scale, self._bias = weight, scale, bias
+        self.num_scales = 1 if scale.ndim == 1 else scale.size(1)
         self._num_sms = torch.cuda.get_device_properties(weight.device).multi_processor_count
         self._described: dict[tuple[torch.dtype, bool], gemm.WideWeight] = {}
-
-    @staticmethod
-    def takes(weight: Tensor, scale: Tensor) -> bool:
-        """Whether the kernels have these sizes, and scales of channels."""
-        return scale.ndim == 1 and gemm.WideWeight.takes(weight)
 
     def __call__(self, x: ops.QuantizedRows, out: Tensor) -> Tensor:
         weight = self._for(out.dtype, silu_mul=False)
         num_tiles = -(-out.size(0) // _TILE) * -(-out.size(1) // _TILE)
-        multiply = weight.split if num_tiles <= self._num_sms else weight
+        is_one_round = num_tiles <= self._num_sms
+        multiply = weight.split if is_one_round or self.num_scales > 1 else weight
         return multiply(x, self._bias, out)
 
     def silu_mul(self, x: ops.QuantizedRows, gate_up: Tensor | None, out: Tensor) -> None:
         """SiLU(gate) * up of the weight's halves; gate_up: scratch for both."""
-        if gemm.WideWeight.takes(self._weight, silu_mul=True):
+        if self.num_scales == 1 and gemm.WideWeight.takes(self._weight, silu_mul=True):
             self._for(out.dtype, silu_mul=True)(x, self._bias, out)
         else:
             assert gate_up is not None

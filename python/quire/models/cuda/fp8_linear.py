@@ -12,6 +12,9 @@ from quire.models.cuda.linear import parts
 from quire.models.linear import Input
 from quire.ops import gemm
 
+# Up to so many rows widening the weight is as fast as quantising the rows; they then keep their 16 bits.
+_WIDENED_ROWS = 16
+
 
 class CudaFp8Linear:
     """A projection, whose weight is laid out anew in place; scale and bias stay where they are.
@@ -29,11 +32,13 @@ class CudaFp8Linear:
         self._is_invariant = is_invariant
         self._products: dict[tuple[torch.dtype, bool], gemm.SkinnyWeight] = {}
         self._quantized = None
-        if not is_invariant and Float8Product.takes(weight, scale):
+        if not is_invariant and gemm.WideWeight.takes(weight):
             self._quantized = Float8Product(self._weight, scale, bias)
 
-    def takes_quantized(self, num_rows: int) -> bool:
-        return self._quantized is not None and num_rows > gemm.MAX_SKINNY_ROWS
+    def num_scales(self, num_rows: int) -> int:
+        if self._quantized is None or num_rows <= _WIDENED_ROWS:
+            return 0
+        return self._quantized.num_scales
 
     def __call__(self, x: Input, out: Tensor | None = None) -> Tensor:
         """Into `out`, which a step always gives: it allocates nothing."""

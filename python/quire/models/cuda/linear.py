@@ -55,8 +55,8 @@ class CudaLinear:
             torch.addmm(self._bias, x, self._transposed, out=out)
         return out
 
-    def takes_quantized(self, num_rows: int) -> bool:
-        return False
+    def num_scales(self, num_rows: int) -> int:
+        return 0
 
     def add_to(self, x: Tensor, residual: Tensor, added: Tensor | None) -> Tensor | None:
         """Adding to the residual rounds once."""

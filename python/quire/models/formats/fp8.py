@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class Fp8:
     128 inputs."""
 
     is_blocked: bool = False
+
+    takes_quantized: ClassVar[bool] = True
 
     def tensors(self, out_size: int, in_size: int, dtype: torch.dtype) -> Mapping[str, TensorType]:
         scales = (out_size, -(-in_size // BLOCK)) if self.is_blocked else (out_size,)
@@ -62,10 +64,6 @@ class Fp8:
         """Rows of whole 16-byte pieces."""
         is_whole = projection.in_size % 16 == 0 and projection.in_size >= 128
         return isinstance(projection, LinearSpec) and is_whole
-
-    @property
-    def takes_quantized(self) -> bool:
-        return not self.is_blocked
 
     def linear(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> Linear:
         # Not at the top: the CUDA kernels may not be built.

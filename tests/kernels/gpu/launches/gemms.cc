@@ -114,7 +114,7 @@ void skinny_float8(int32_t num_rows, bool silu_mul) {
 
 void split(int32_t num_rows) {
   const Case c(num_rows, 264, false);
-  const auto weight = cuda::make_wide_gemm_weight(c.w.data(), c.n, kK, DType::kBFloat16, false, nullptr);
+  const auto weight = cuda::make_wide_gemm_weight(c.w.data(), c.n, kK, DType::kBFloat16, false, nullptr, 1);
   const SplitGemmTuning tunings[] = {{}, {1, 128, 128}, {3, 64, 96}, {8, 64, 128}};
   for (const auto& tuning : tunings) {
     auto p = c.params<SplitGemmParams>();
@@ -129,7 +129,8 @@ void split(int32_t num_rows) {
 
 void wide(int32_t num_rows, bool silu_mul) {
   const Case c(num_rows, 528, silu_mul);
-  const auto weight = cuda::make_wide_gemm_weight(c.w.data(), c.n, kK, DType::kBFloat16, silu_mul, nullptr);
+  const auto weight =
+      cuda::make_wide_gemm_weight(c.w.data(), c.n, kK, DType::kBFloat16, silu_mul, nullptr, 1);
   for (const int32_t pair : {0, 1}) {
     auto p = c.params<WideGemmParams>();
     p.weight = &weight;
@@ -179,7 +180,7 @@ void float8(int32_t num_rows, bool silu_mul) {
   q.out = quantized.data();
   q.scale = x_scale.data();
   const auto weight =
-      cuda::make_wide_gemm_weight(w.data(), n, kK, DType::kBFloat16, silu_mul, w_scale.data());
+      cuda::make_wide_gemm_weight(w.data(), n, kK, DType::kBFloat16, silu_mul, w_scale.data(), 1);
   const auto run = [&](auto p, auto launch_gemm, const std::string& name) {
     p.weight = &weight;
     p.num_rows = num_rows;
