@@ -25,7 +25,7 @@ from quire.models.config import load_model_config
 from quire.models.cpu.linear import CpuLinear
 from quire.models.format_report import describe_formats
 from quire.models.formats.int4 import Int4
-from quire.models.formats.int4_layouts import dequantize_int4
+from quire.models.formats.int4_layouts import dequantize_int4, dequantize_mxfp4
 from quire.models.formats.mxfp4 import Mxfp4
 from quire.models.parameters import Weights
 from torch import Tensor
@@ -164,15 +164,15 @@ def test_kernels_get_the_common_form(make: Make, kernels: dict[str, Any], form: 
         roles = table.linear(projection).tensors
         tensors = {role: found[parameter.name] for role, parameter in roles.items()}
         assert tensors["weight"].nbytes * 2 == expected[f"{name}.weight"].numel()
-        weight_format = table.format_of(projection)
-        if isinstance(weight_format, Int4):
-            weight_format.linear(projection, tensors, is_invariant=True)
-            assert kernels["is_invariant"]
-            assert torch.equal(kernels.pop("bias"), expected[f"{name}.bias"])
-            matrix = dequantize_int4(*(kernels.get(role) for role in ("weight", "scale", "zero", "columns")))
-            assert kernels["group_size"] * kernels["scale"].size(1) == matrix.size(1)
+        table.format_of(projection).linear(projection, tensors, is_invariant=True)
+        assert kernels["is_invariant"]
+        assert torch.equal(kernels["bias"], expected[f"{name}.bias"])
+        if "mxfp4" in form:
+            matrix = dequantize_mxfp4(kernels["weight"], kernels["scale"], torch.bfloat16)
         else:
-            matrix = weight_format.dequantize([tensors["weight"], tensors["scale"]], torch.bfloat16)
+            roles_of_int4 = ("weight", "scale", "zero", "columns")
+            matrix = dequantize_int4(*(kernels.get(role) for role in roles_of_int4))
+        assert kernels["group_size"] * kernels["scale"].size(1) == matrix.size(1)
         assert torch.equal(matrix, expected[f"{name}.weight"])
         assert ("columns" in kernels) == ("act-order" in form)
         kernels.clear()

@@ -20,8 +20,8 @@ from quire.models.weight_formats import TensorType
 log = logging.getLogger("quire.engine")
 
 ROW = -1  # as a group's size: the whole row
-_KERNELS = "quire.models.cuda.int4_linear"
 _KERNEL_GROUPS = (32, 64, 128, ROW)
+_KERNEL_COLUMNS = 32  # of which a row has a multiple
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class Int4:
     group_size: int
     has_zero: bool
     has_columns: bool = False
+    takes_quantized = False
 
     @property
     def title(self) -> str:
@@ -71,8 +72,7 @@ class Int4:
             columns.copy_(torch.arange(columns.size(-1)))
 
     def has_kernels(self, projection: LinearSpec | ExpertsSpec) -> bool:
-        is_linear = isinstance(projection, LinearSpec)
-        return is_linear and self.group_size in _KERNEL_GROUPS and find_spec(_KERNELS) is not None
+        return self.group_size in _KERNEL_GROUPS and are_multiplied_in_four_bits(projection)
 
     def linear(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> Linear:
         # Not at the top: the CUDA kernels may not be built.
@@ -124,6 +124,12 @@ class Int4:
         )
         weight = torch.cat([self.dequantize(each, tensors["scale"].dtype) for each in rows])
         return {"weight": weight, **{role: each for role, each in tensors.items() if role not in roles}}
+
+
+def are_multiplied_in_four_bits(projection: LinearSpec | ExpertsSpec) -> bool:
+    """Whether kernels take such a projection, of int4 or mxfp4."""
+    is_linear = isinstance(projection, LinearSpec) and projection.in_size % _KERNEL_COLUMNS == 0
+    return is_linear and find_spec("quire.models.cuda.int4_linear") is not None
 
 
 def _have_one_order(tensors: Mapping[str, Tensor]) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from quire.errors import UnsupportedModel
+from quire.models.formats.int4 import are_multiplied_in_four_bits
 from quire.models.formats.int4_layouts import MXFP4_GROUP, dequantize_mxfp4, mxfp4_weight
 from quire.models.linear import GateUp, Linear
 from quire.models.sources import Stored
@@ -18,7 +19,9 @@ from quire.models.weight_formats import TensorType
 
 @dataclass(frozen=True)
 class Mxfp4:
-    """Dequantised while it is loaded, on a GPU too."""
+    """As `int4_layouts.py` has it."""
+
+    takes_quantized = False
 
     def tensors(self, out_size: int, in_size: int, dtype: torch.dtype) -> Mapping[str, TensorType]:
         return {
@@ -36,13 +39,24 @@ class Mxfp4:
         scale.fill_(120)  # 2**-7, times numbers up to 6
 
     def has_kernels(self, projection: LinearSpec | ExpertsSpec) -> bool:
-        return False
+        return are_multiplied_in_four_bits(projection)
 
     def linear(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> Linear:
-        raise NotImplementedError
+        # Not at the top: the CUDA kernels may not be built.
+        from quire.models.cuda.int4_linear import (  # type: ignore[import-not-found,unused-ignore]
+            CudaInt4Linear,
+        )
+
+        linear: Linear = CudaInt4Linear(**tensors, group_size=MXFP4_GROUP, is_invariant=is_invariant)
+        return linear
 
     def gate_up(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> GateUp:
-        raise NotImplementedError
+        from quire.models.cuda.int4_linear import (  # type: ignore[import-not-found,unused-ignore]
+            CudaInt4GateUp,
+        )
+
+        gate_up: GateUp = CudaInt4GateUp(**tensors, group_size=MXFP4_GROUP, is_invariant=is_invariant)
+        return gate_up
 
 
 MXFP4 = Mxfp4()
