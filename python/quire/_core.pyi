@@ -657,6 +657,7 @@ def cpu_norm(
     residual: int = 0,
     residual_scale: float = 1.0,
     out_scale: int = 0,
+    num_scales: int = 1,
     stream: int = 0,
 ) -> None: ...
 def cpu_activate(
