@@ -393,3 +393,14 @@ def test_bench_llm() -> None:
     rows = [line.split() for line in result.stdout.splitlines() if line.split()[:1] in (["2"], ["3"])]
     assert [row[:2] for row in rows] == [["2", "none"], ["2", "1"], ["3", "none"], ["3", "1"]]
     assert all(float(value) > 0 for row in rows for value in row[2:])
+
+
+def test_bench_accuracy() -> None:
+    """A row for each format that divides the model's rows; fewer bits change more."""
+    result = quire("bench", "accuracy", "--prompts", "1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines() if line.startswith("| ")][1:]
+    norms = {name: float(norm) for name, _, norm, _, _ in rows}
+    assert len(norms) == 10
+    assert norms["bfloat16"] < norms["fp8, a scale per output"] < norms["int4, groups of 32, zero points"]
+    assert norms["int4, groups of 32"] < norms["int4, groups of 128"]

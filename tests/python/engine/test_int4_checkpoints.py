@@ -44,6 +44,8 @@ MODELS: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 96,
         "hidden_size": 160,
     },
+    "Mixtral": {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2},
+    "one matrix in the checkpoint": {"model_type": "phi3"},
 }
 GPT_OSS: dict[str, Any] = {
     "model_type": "gpt_oss",
@@ -64,6 +66,7 @@ def make(llama_folder: Callable[..., Path], tmp_path: Path) -> Make:
     def make(form: str, model: str = "llama", **options: Any) -> tuple[Path, Path]:
         stored_as, config = INT4_FORMS[form]
         changes = {"quantization_config": config | options.pop("config", {})}
+        options.setdefault("is_quantized", lambda name: name.endswith("_proj.weight") or ".experts." in name)
         return quantize_folder(llama_folder(**MODELS[model]), tmp_path, stored_as, config=changes, **options)
 
     return make
@@ -111,7 +114,8 @@ def test_weights_are_dequantised_exactly(make: Make, form: str, dtype: torch.dty
 @pytest.mark.parametrize("form", ["AWQ", "GPTQ", "GPTQ act-order", "compressed-tensors"])
 @pytest.mark.parametrize("model", MODELS)
 def test_models_of_all_kinds(make: Make, model: str, form: str) -> None:
-    """Experts, rows in another order, and a tied head, which is never quantised."""
+    """Experts, rows in another order, projections that the checkpoint has as one, and a tied head, which is
+    never quantised."""
     check_equal(*make(form, model))
 
 
