@@ -124,6 +124,7 @@ INT4_FORMS: dict[str, Form] = {
     "GPTQ, rows": gptq(-1, exact, desc_act=True),
     "GPTQ with zero points": gptq(GROUP, exact, is_symmetric=False),
     "GPTQ version 2": gptq(GROUP, exact, is_symmetric=False, version=2, checkpoint_format="gptq_v2"),
+    "GPTQ desc_act, groups of neighbours": gptq(GROUP, exact, desc_act=True),
     "GPTQ act-order": gptq(GROUP, shuffled, desc_act=True),
     "compressed-tensors": packed_int4(GROUP, exact),
     "compressed-tensors with zero points": packed_int4(GROUP, exact, is_symmetric=False),
