@@ -49,7 +49,7 @@ def logits_of(folder: Path, prompts: Sequence[Sequence[int]], dtype: torch.dtype
 
 
 def relative_norm(logits: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Of the difference, to that of what is expected, over all positions of all prompts."""
+    """Norm of the difference over the norm of what is expected, over all positions of all prompts."""
     got, wanted = torch.cat([*logits]), torch.cat([*expected])
     return float((got - wanted).norm() / wanted.norm())
 

@@ -141,7 +141,7 @@ def test_a_quantised_checkpoint_answers_as_the_plain_one(make: Make, form: str) 
 
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """As if there were kernels, which keep what they are given, by the shape of their weight."""
+    """Stands in for the kernels: what they were given last."""
     given: dict[str, Any] = {}
 
     def keep(**arguments: Any) -> None:

@@ -26,7 +26,7 @@ _KERNEL_COLUMNS = 32  # of which a row has a multiple
 
 @dataclass(frozen=True, kw_only=True)
 class Int4:
-    """(q - zero) * scale, as `int4_layouts.py` has it.
+    """(q - zero) * scale, laid out as `int4_layouts.py` says.
 
     has_zero: else it is 8. has_columns: the inputs of a group are not neighbours.
     """

@@ -19,7 +19,7 @@ from quire.models.weight_formats import TensorType
 
 @dataclass(frozen=True)
 class Mxfp4:
-    """As `int4_layouts.py` has it."""
+    """An e2m1 number times its block's power of two, laid out as `int4_layouts.py` says."""
 
     takes_quantized = False
 
