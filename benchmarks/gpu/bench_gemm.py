@@ -1,7 +1,7 @@
 """Time of the GEMM for few rows beside torch's (cuBLAS), and its share of the card's memory bandwidth.
 
     PYTHONPATH=python:tests/kernels/gpu python benchmarks/gpu/bench_gemm.py [--json FILE] [--sweep]
-        [--weights fp8]
+        [--weights fp8|fp8-blocks|int4|int4-zeros|mxfp4]
 
 Each figure is the median of CUDA graph replays. Shapes: a graph holds calls of one shape that rotate over
 weights of 256 MB or more, so that they come from device memory; bytes are the weight's. Steps: all GEMMs of a
@@ -74,10 +74,39 @@ def float8_blocks_weight(n: int, k: int, silu_mul: bool) -> SkinnyWeight:
     return float8_weight(n, k, silu_mul, -(-k // 128))
 
 
+def int4_weight(n: int, k: int, silu_mul: bool, *, has_zeros: bool = False) -> SkinnyWeight:
+    """Groups of 128, the usual ones."""
+    groups = (k // 128, n)
+    scale = torch.full(groups, 0.2 * k**-0.5, dtype=DTYPE, device="cuda").t()
+    zero = torch.full(groups, 8, dtype=torch.int16, device="cuda").t()
+    return SkinnyWeight(
+        random_bytes(n, k),
+        silu_mul=silu_mul,
+        scale=ops.by_group(scale),
+        zero=ops.by_group(zero) if has_zeros else None,
+    )
+
+
+def int4_zeros_weight(n: int, k: int, silu_mul: bool) -> SkinnyWeight:
+    return int4_weight(n, k, silu_mul, has_zeros=True)
+
+
+def mxfp4_weight(n: int, k: int, silu_mul: bool) -> SkinnyWeight:
+    scale = torch.full((n, k // 32), 0.25 * k**-0.5, dtype=DTYPE, device="cuda")
+    return SkinnyWeight(random_bytes(n, k), silu_mul=silu_mul, scale=ops.by_group(scale), is_mxfp4=True)
+
+
+def random_bytes(n: int, k: int) -> Tensor:
+    return torch.randint(0, 256, (n, k // 2), dtype=torch.uint8, device="cuda")
+
+
 WEIGHTS: dict[str, Make] = {
     "bf16": random_weight,
     "fp8": float8_weight,
     "fp8-blocks": float8_blocks_weight,
+    "int4": int4_weight,
+    "int4-zeros": int4_zeros_weight,
+    "mxfp4": mxfp4_weight,
 }
 
 

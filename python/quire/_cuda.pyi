@@ -75,6 +75,7 @@ class SkinnyGemmWeight:
         format: int = 0,
         scales: int = 0,
         num_scales: int = 0,
+        zeros: int = 0,
     ) -> None: ...
 
 class SkinnyGemmTuning:

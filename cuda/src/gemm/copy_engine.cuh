@@ -83,6 +83,12 @@ __device__ inline void arrive_after_copies(uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
+__device__ inline uint32_t load_short(uint32_t from) {
+  uint16_t value;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(from) : "memory");
+  return value;
+}
+
 // What L2 shall do with the lines of a copy.
 enum class CachePolicy : uint64_t {
   kNormal = 0x1000000000000000,

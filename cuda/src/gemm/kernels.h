@@ -17,6 +17,17 @@ struct Layout {
   int exchange, staging, barriers;  // offsets
 };
 
+inline constexpr int kGroupUnit = 32;  // columns
+inline constexpr int kWholeRow = 30;   // as a shift
+
+// Groups of columns of a row of W, of four bits, that share a scale and a zero. They come with a load of W.
+struct Groups {
+  CUtensorMap scales, zeros;  // boxes of the groups of a load x 64 rows of a tile
+  int32_t shift;              // a group is kGroupUnit << shift columns; kWholeRow: all
+  int32_t box_bytes;
+  bool has_zeros;
+};
+
 struct KernelArgs {
   CUtensorMap weight;  // boxes of 64 rows of a tile x 128 bytes
   CUtensorMap x;       // boxes of the padded number of rows x 64 elements; of one row when rows are given
@@ -39,15 +50,31 @@ struct KernelArgs {
   uint32_t* taken;  // tiles taken beyond each block's first, 0 between launches
   // Of weights narrower than x:
   int32_t num_x_steps;  // of k, a load of x each
-  int32_t num_scales;   // of a row of W
+  int32_t num_scales;   // of a row of W, of float8
   const float* scales;  // [rows of W, num_scales]
+  Groups groups;
+  int32_t stage_bytes;  // of W's ring, of four bits
 };
 
 inline constexpr int kBoxRows = 64;                             // of W, in one copy
 inline constexpr int kStepColumns = 2 * kBoxColumns;            // of x, in one stage
 inline constexpr int kLoadBytes = kBoxRows * kStepColumns * 2;  // of W, in one stage
 
-constexpr int bits_of(WeightFormat format) { return format == WeightFormat::kFloat8 ? 8 : 16; }
+// Of four bits, of a row of W, in one stage.
+inline constexpr int kGroupUnits = kLoadBytes * 2 / kBoxRows / kGroupUnit;
+
+constexpr int bits_of(WeightFormat format) {
+  return format == WeightFormat::k16Bits ? 16 : format == WeightFormat::kFloat8 ? 8 : 4;
+}
+
+template <WeightFormat kFormat>
+inline constexpr bool kIsFourBit = bits_of(kFormat) == 4;
+
+// Of a stage of W's ring: a load of W, and of four bits its groups.
+template <WeightFormat kFormat>
+__host__ __device__ int32_t stage_bytes(const KernelArgs& a) {
+  return kIsFourBit<kFormat> ? a.stage_bytes : kLoadBytes;
+}
 
 // padded_rows: 8, 16, 24, 32, 48 or 64. Fills in config's block and shared memory, and the stages.
 template <class T, WeightFormat kFormat>

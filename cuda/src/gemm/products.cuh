@@ -12,6 +12,37 @@ namespace quire::cuda::gemm {
 // For so few rows of x mma.sync is faster than wgmma with an operand in registers.
 inline constexpr int kMaxMmaTokens = 32;
 
+// A step of x for mma.sync, whose fragments lie as wgmma's do. Everything is loaded at first, and the 16
+// columns of an operand are added up in turns in two places: nothing waits for what was begun just before.
+template <class T, int kTokens>
+struct RowsOfX {
+  static constexpr int kGroups = kTokens / 8;
+  uint32_t columns[kStepColumns / 32][kGroups][4];  // 32 columns of 8 rows of x
+
+  explicit __device__ RowsOfX(uint32_t x) {
+    const int lane = threadIdx.x % 32;
+    const uint32_t first = x + lane % 8 * 128;
+#pragma unroll
+    for (int i = 0; i < kStepColumns / 32; ++i) {
+      const int chunk = i * 32 % kBoxColumns / 8;
+#pragma unroll
+      for (int c = 0; c < kGroups; ++c) {
+        load_matrices(columns[i][c], first + i * 32 / kBoxColumns * Shape<kTokens>::kXBoxBytes + c * 1024 +
+                                         ((chunk + lane / 8) ^ lane % 8) * 16);
+      }
+    }
+  }
+
+  // The k-th 16 columns.
+  __device__ void multiply(float (&acc)[kTokens / 2], const uint32_t (&operand)[4], int k) const {
+#pragma unroll
+    for (int c = 0; c < kGroups; ++c) {
+      const uint32_t (&b)[4] = columns[k / 2][c];
+      Element<T>::mma(reinterpret_cast<float (&)[4]>(acc[4 * c]), operand, b[k % 2 * 2], b[k % 2 * 2 + 1]);
+    }
+  }
+};
+
 // add(w, step, x): the products of step number `step` of a load of W at w, with a load of x at x, both in
 // shared memory, which are read when it returns. sums: as wgmma.cuh has accumulators.
 template <class T, int kTokens, WeightFormat kFormat>
@@ -51,23 +82,9 @@ struct Products {
     return make_float2(__ldg(row_scales[0] + column), __ldg(row_scales[1] + column));
   }
 
-  // By mma.sync, whose fragments lie as wgmma's do. Everything is loaded at first, and the 16 columns of a
-  // load are added up in turns in two places: nothing waits for what was begun just before.
   __device__ void multiply_rows(float (&acc)[kTokens / 2], uint32_t (&words)[kLoads][4], uint32_t x) {
-    constexpr int kGroups = kTokens / 8;
     static_assert(Operands::kOperands % 2 == 0);
-    const int lane = threadIdx.x % 32;
-    const uint32_t first = x + lane % 8 * 128;
-    uint32_t columns[kStepColumns / 32][kGroups][4];  // 32 columns of 8 rows of x
-#pragma unroll
-    for (int i = 0; i < kStepColumns / 32; ++i) {
-      const int chunk = i * 32 % kBoxColumns / 8;
-#pragma unroll
-      for (int c = 0; c < kGroups; ++c) {
-        load_matrices(columns[i][c], first + i * 32 / kBoxColumns * S::kXBoxBytes + c * 1024 +
-                                         ((chunk + lane / 8) ^ lane % 8) * 16);
-      }
-    }
+    const RowsOfX<T, kTokens> rows(x);
     float other[kTokens / 2] = {};
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
@@ -75,19 +92,11 @@ struct Products {
       Operands::run(words[i], operands);
 #pragma unroll
       for (int j = 0; j < Operands::kOperands; ++j) {
-        const int k = i * Operands::kOperands + j;
-#pragma unroll
-        for (int c = 0; c < kGroups; ++c) {
-          const uint32_t (&b)[4] = columns[k / 2][c];
-          Element<T>::mma(group_of(j % 2 == 0 ? acc : other, c), operands[j], b[k % 2 * 2], b[k % 2 * 2 + 1]);
-        }
+        rows.multiply(j % 2 == 0 ? acc : other, operands[j], i * Operands::kOperands + j);
       }
     }
 #pragma unroll
     for (int i = 0; i < kTokens / 2; ++i) acc[i] += other[i];
-  }
-  __device__ static float (&group_of(float (&acc)[kTokens / 2], int c))[4] {
-    return reinterpret_cast<float (&)[4]>(acc[4 * c]);
   }
 
   __device__ void add(uint32_t w, int step, uint32_t x) {
@@ -119,6 +128,91 @@ struct Products {
     const float first = scales.x * Operands::kFactor, second = scales.y * Operands::kFactor;
 #pragma unroll
     for (int i = 0; i < kTokens / 2; ++i) sums[i] = fmaf(acc[i], i % 4 < 2 ? first : second, sums[i]);
+  }
+};
+
+// Four bits: each element is scaled while it is widened.
+template <class T, int kTokens, WeightFormat kFormat>
+  requires(kIsFourBit<kFormat>)
+struct Products<T, kTokens, kFormat> {
+  using S = Shape<kTokens>;
+  using Elements = Widen<T, kFormat>;
+  static constexpr int kRowBytes = kStepColumns / 2;  // of a row of W, in a step
+
+  float sums[kTokens / 2] = {};
+  const Groups& groups;
+  uint32_t lane_offset;          // of what load_matrices() reads by this lane, in a box
+  uint32_t row_offset;           // of this lane's first row, in a group's scales
+  uint32_t scales[2], zeros[2];  // of this lane's rows, in the group at hand
+
+  __device__ Products(const KernelArgs& args, int32_t, int32_t) : groups(args.groups) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = warp * 16 + lane % 16;
+    lane_offset = row * 128 + (lane % 8 ^ lane / 16) * 16;
+    row_offset = (warp * 16 + lane / 4) * 2;
+    zeros[0] = zeros[1] = Elements::prepared_zero(8);
+  }
+
+  // unit: of columns, in the load at w.
+  __device__ void enter_group(uint32_t w, int unit) {
+    if ((unit & ((1 << groups.shift) - 1)) != 0) return;
+    const uint32_t from = w + kLoadBytes + (unit >> groups.shift) * (kBoxRows * 2) + row_offset;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      scales[half] = load_short(from + half * 16) * 0x00010001u;
+      if (groups.has_zeros) {
+        zeros[half] = Elements::prepared_zero(load_short(from + groups.box_bytes + half * 16));
+      }
+    }
+  }
+
+  __device__ void add(uint32_t w, int step, uint32_t x) {
+    const uint32_t from = w + step * kRowBytes / 128 * kBoxBytes + lane_offset;
+    uint32_t words[2][4];  // of 64 columns each
+#pragma unroll
+    for (int i = 0; i < 2; ++i) load_matrices(words[i], from ^ (step * kRowBytes % 128 + i * 32));
+    const int unit = step * (kStepColumns / kGroupUnit);
+    if constexpr (kTokens <= kMaxMmaTokens) {
+      const RowsOfX<T, kTokens> rows(x);
+      float other[kTokens / 2] = {};
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          if (j % 2 == 0) enter_group(w, unit + i * 2 + j / 2);
+          uint32_t operand[4];
+          widen(words[i], j, operand);
+          rows.multiply(j % 2 == 0 ? sums : other, operand, i * 4 + j);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < kTokens / 2; ++i) sums[i] += other[i];
+    } else {
+      uint32_t operands[2][4][4];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          if (j % 2 == 0) enter_group(w, unit + i * 2 + j / 2);
+          widen(words[i], j, operands[i][j]);
+        }
+        begin_products();
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          WgmmaOfRegisters<T, kTokens>::run(sums, operands[i][j], operand_at(x + i * S::kXBoxBytes + j * 32));
+        }
+        commit_products();
+      }
+      wait_products<0>();
+    }
+  }
+
+  // The j-th 16 columns of a load.
+  __device__ void widen(const uint32_t (&words)[4], int j, uint32_t (&operand)[4]) const {
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      const int half = r % 2, nibble = j % 2 * 2 + r / 2;
+      operand[r] = Elements::pair(words[j / 2 * 2 + half], nibble, zeros[half], scales[half]);
+    }
   }
 };
 

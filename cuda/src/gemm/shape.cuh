@@ -44,18 +44,20 @@ inline constexpr int kSharedOfSm = 228 * 1024;
 inline constexpr int kSharedReserved = 1024;  // of each block
 
 template <class S>
-Layout make_layout(int parts_log2, bool silu_mul, int blocks_per_sm, int x_stages_per_stage) {
+Layout make_layout(int parts_log2, bool silu_mul, int blocks_per_sm, int stage_bytes,
+                   int x_stages_per_stage) {
+  constexpr int kMinStages = 2;
   const int min_x_stages = std::min(2 * x_stages_per_stage, kMaxXStages);
   const int exchange_bytes = S::exchange_bytes(parts_log2), staging_bytes = S::staging_bytes(silu_mul);
   const int budget = kSharedOfSm / blocks_per_sm - kSharedReserved;
   const int room = budget - kBarrierBytes - exchange_bytes - staging_bytes;
   Layout layout{};
-  for (int stages = kMaxStages; layout.num_x_stages < min_x_stages; --stages) {
-    const int x_stages = (room - stages * kLoadBytes) / S::kXLoadBytes;
+  for (int stages = kMaxStages; stages >= kMinStages && layout.num_x_stages < min_x_stages; --stages) {
+    const int x_stages = (room - stages * stage_bytes) / S::kXLoadBytes;
     layout.num_stages = stages;
     layout.num_x_stages = x_stages < kMaxXStages ? x_stages : kMaxXStages;
   }
-  layout.exchange = layout.num_stages * kLoadBytes + layout.num_x_stages * S::kXLoadBytes;
+  layout.exchange = layout.num_stages * stage_bytes + layout.num_x_stages * S::kXLoadBytes;
   layout.staging = layout.exchange + exchange_bytes;
   layout.barriers = layout.staging + staging_bytes;
   return layout;
@@ -65,13 +67,14 @@ Layout make_layout(int parts_log2, bool silu_mul, int blocks_per_sm, int x_stage
 template <class S>
 struct Shared {
   uint32_t weights, x, exchange, staging, barriers;
-  int num_stages, num_x_stages;
+  int num_stages, num_x_stages, stage_bytes;
 
-  __device__ Shared(const unsigned char* base, const Layout& layout) {
+  __device__ Shared(const unsigned char* base, const Layout& layout, int bytes_of_stage)
+      : stage_bytes(bytes_of_stage) {
     num_stages = layout.num_stages;
     num_x_stages = layout.num_x_stages;
     weights = shared_address(base);
-    x = weights + num_stages * kLoadBytes;
+    x = weights + num_stages * stage_bytes;
     exchange = weights + layout.exchange;
     staging = weights + layout.staging;
     barriers = weights + layout.barriers;

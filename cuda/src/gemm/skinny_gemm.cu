@@ -1,10 +1,12 @@
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstring>
 #include <iterator>
 
 #include "common/dispatch.h"
 #include "common/launch.h"
+#include "common/tensor_map.h"
 #include "gemm/device.h"
 #include "kernels.h"
 #include "quire/cuda/gemm.h"
@@ -43,6 +45,34 @@ CUtensorMap make_weight_map(DType dtype, const void* data, int64_t n, int64_t k,
   }
   return make_tensor_map(dtype, data,
                          {{k, 1, kBoxColumns}, {8, k, 8}, {2, n / 2 * k, 2}, {n / 16, 8 * k, kBoxRows / 16}});
+}
+
+bool is_four_bit(WeightFormat format) { return gemm::bits_of(format) == 4; }
+
+int32_t group_shift(const SkinnyGemmWeight& w) {
+  if (w.scales.num_scales == 1) return gemm::kWholeRow;
+  return std::countr_zero(static_cast<uint64_t>(w.k / w.scales.num_scales / gemm::kGroupUnit));
+}
+
+// Of a row, in a load of W.
+int num_groups(const SkinnyGemmWeight& w) { return std::max(gemm::kGroupUnits >> group_shift(w), 1); }
+
+// Of [groups, rows rounded up] scales or zeros. A box's rows are in the order of the rows of a tile of W.
+CUtensorMap make_groups_map(const SkinnyGemmWeight& w, const void* data) {
+  const int64_t n = w.n, stride = ceil_div(n, kBoxRows) * kBoxRows, groups = w.scales.num_scales;
+  using Sizes = cuuint64_t;
+  using Boxes = cuuint32_t;
+  const Boxes box_groups = static_cast<Boxes>(num_groups(w));
+  const Sizes row_bytes = static_cast<Sizes>(stride * 2), all = static_cast<Sizes>(groups);
+  const Sizes sizes[] = {static_cast<Sizes>(stride), all, 1, 1};
+  const Sizes strides[] = {row_bytes, row_bytes * all, row_bytes * all};
+  const Boxes box[] = {kBoxRows, box_groups, 1, 1};
+  const Sizes silu_sizes[] = {8, 2, static_cast<Sizes>(n / 16), all};
+  const Sizes silu_strides[] = {static_cast<Sizes>(n), 16, row_bytes};
+  const Boxes silu_box[] = {8, 2, kBoxRows / 16, box_groups};
+  return encode_tensor_map(CU_TENSOR_MAP_DATA_TYPE_UINT16, 4, data, w.silu_mul ? silu_sizes : sizes,
+                           w.silu_mul ? silu_strides : strides, w.silu_mul ? silu_box : box,
+                           CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_128B);
 }
 
 // Of a row of W, in elements of 16 bits, as the copy engine and the rings count.
@@ -105,27 +135,82 @@ void check_x(const SkinnyGemmWeight& w, const SkinnyGemmParams& p) {
   if (p.rows != nullptr) check_range("num_x_rows", p.num_x_rows, 1, INT32_MAX);
 }
 
-void check_scales(const WeightScales& w, int64_t k) {
-  if (w.format == WeightFormat::k16Bits) return;
-  if (w.format != WeightFormat::kFloat8) {
-    refuse("format", std::to_string(static_cast<int>(w.format)), "0 (16 bits), 1 (float8)");
-  }
-  check_range("k", k, kStepColumns, 1 << 24);
-  if (k % 16 != 0) refuse("k", std::to_string(k), "multiples of 16");
-  if (w.scales == nullptr) throw std::invalid_argument("scales: got null; allowed: [n, num_scales]");
+void check_float8_scales(const WeightScales& w, int64_t k) {
   const int32_t of_blocks = ceil_div(k, kStepColumns);
   if (w.num_scales != 1 && w.num_scales != of_blocks) {
     refuse("num_scales", std::to_string(w.num_scales), "1, " + std::to_string(of_blocks));
   }
 }
 
+void check_groups(const WeightScales& w, int64_t k) {
+  const bool is_mxfp4 = w.format == WeightFormat::kMxfp4;
+  bool is_allowed = w.num_scales == 1 && !is_mxfp4;
+  for (const int size : {32, 64, 128}) {
+    if (is_mxfp4 && size > 32) break;
+    is_allowed |= k % size == 0 && w.num_scales == k / size;
+  }
+  if (!is_allowed) {
+    const std::string of_32 = "k / 32";
+    refuse("num_scales", std::to_string(w.num_scales), is_mxfp4 ? of_32 : of_32 + ", k / 64, k / 128, 1");
+  }
+  if (!is_aligned(w.scales, 16)) throw std::invalid_argument("scales: must be 16-byte aligned");
+  if (!is_aligned(w.zeros, 16)) throw std::invalid_argument("zeros: must be 16-byte aligned");
+  if (is_mxfp4 && w.zeros != nullptr) throw std::invalid_argument("zeros: got some; allowed: null of mxfp4");
+}
+
+void check_scales(const WeightScales& w, int64_t k) {
+  if (w.format == WeightFormat::k16Bits) return;
+  if (w.format < WeightFormat::k16Bits || w.format > WeightFormat::kMxfp4) {
+    refuse("format", std::to_string(static_cast<int>(w.format)),
+           "0 (16 bits), 1 (float8), 2 (int4), 3 (mxfp4)");
+  }
+  const int bits = gemm::bits_of(w.format);
+  const int64_t row_unit = 16 * 8 / bits;  // the copy engine's 16 bytes
+  check_range("k", k, 8 * row_unit, 1 << 24);
+  if (k % row_unit != 0) refuse("k", std::to_string(k), "multiples of " + std::to_string(row_unit));
+  if (w.scales == nullptr) throw std::invalid_argument("scales: got null; allowed: those of each row");
+  if (is_four_bit(w.format)) {
+    check_groups(w, k);
+  } else {
+    check_float8_scales(w, k);
+  }
+}
+
 template <class T>
 void launch_format(WeightFormat format, int padded_rows, const LaunchConfig& config, const KernelArgs& args) {
-  if (format == WeightFormat::kFloat8) {
-    gemm::launch_kernel<T, WeightFormat::kFloat8>(padded_rows, config, args);
-  } else {
-    gemm::launch_kernel<T, WeightFormat::k16Bits>(padded_rows, config, args);
+  switch (format) {
+    case WeightFormat::k16Bits:
+      return gemm::launch_kernel<T, WeightFormat::k16Bits>(padded_rows, config, args);
+    case WeightFormat::kFloat8:
+      return gemm::launch_kernel<T, WeightFormat::kFloat8>(padded_rows, config, args);
+    case WeightFormat::kInt4:
+      return gemm::launch_kernel<T, WeightFormat::kInt4>(padded_rows, config, args);
+    case WeightFormat::kMxfp4:
+      return gemm::launch_kernel<T, WeightFormat::kMxfp4>(padded_rows, config, args);
   }
+}
+
+template <class Map>
+void keep_map(Map& to, const CUtensorMap& map) {
+  static_assert(sizeof(map) == sizeof(to));
+  std::memcpy(to, &map, sizeof(map));
+}
+
+void set_scales(KernelArgs& args, const SkinnyGemmWeight& w) {
+  if (!is_four_bit(w.scales.format)) {
+    args.scales = static_cast<const float*>(w.scales.scales);
+    args.num_scales = w.scales.num_scales;
+    return;
+  }
+  constexpr int kStageUnit = 1024;  // bytes; boxes with the swizzle begin at one
+  gemm::Groups& groups = args.groups;
+  std::memcpy(&groups.scales, w.scales_map, sizeof(groups.scales));
+  std::memcpy(&groups.zeros, w.zeros_map, sizeof(groups.zeros));
+  groups.shift = group_shift(w);
+  groups.has_zeros = w.scales.zeros != nullptr;
+  groups.box_bytes = num_groups(w) * kBoxRows * 2;
+  const int bytes = groups.box_bytes * (groups.has_zeros ? 2 : 1);
+  args.stage_bytes = gemm::kLoadBytes + ceil_div(bytes, kStageUnit) * kStageUnit;
 }
 
 }  // namespace
@@ -149,9 +234,11 @@ SkinnyGemmWeight make_skinny_gemm_weight(const void* data, int64_t n, int64_t k,
   weight.dtype = dtype;
   weight.silu_mul = silu_mul;
   weight.taken = next_counter();
-  const CUtensorMap map = make_weight_map(dtype, data, n, stored_columns(weight), silu_mul);
-  static_assert(sizeof(map) == sizeof(weight.tensor_map));
-  std::memcpy(weight.tensor_map, &map, sizeof(map));
+  keep_map(weight.tensor_map, make_weight_map(dtype, data, n, stored_columns(weight), silu_mul));
+  if (is_four_bit(scales.format)) {
+    keep_map(weight.scales_map, make_groups_map(weight, scales.scales));
+    if (scales.zeros != nullptr) keep_map(weight.zeros_map, make_groups_map(weight, scales.zeros));
+  }
   return weight;
 }
 
@@ -186,8 +273,7 @@ void launch_skinny_gemm(const SkinnyGemmParams& p, cudaStream_t stream) {
   args.num_tiles = num_tiles(w);
   args.num_steps = ceil_div(stored_columns(w), kStepColumns);
   args.num_x_steps = ceil_div(w.k, kStepColumns);
-  args.scales = w.scales.scales;
-  args.num_scales = w.scales.num_scales;
+  set_scales(args, w);
   while (cut.parts > args.num_steps) cut.parts /= 2;
   args.parts_log2 = cut.parts / 2;
   args.trigger = cut.trigger;

@@ -12,7 +12,8 @@
 // W's elements may be narrower than x's: a load of W then is multiplied with several loads of x
 // (products.cuh).
 //
-// Shared memory: ring of W [stage][2][64 rows][128 bytes], ring of x [stage][2][kTokens][64], partial sums of
+// Shared memory: ring of W [stage][2][64 rows][128 bytes], of four bits with [groups][64 rows] scales and
+// zeros after it, ring of x [stage][2][kTokens][64], partial sums of
 // other blocks and the tile's results (epilogue.cuh), barriers.
 #pragma once
 
@@ -59,8 +60,15 @@ __device__ inline int32_t take_tile(const KernelArgs& a) {
   return tile < a.num_tiles ? tile : kNoTile;
 }
 
+// Where the groups of a load of W begin; see make_groups_map().
+__device__ inline int4 groups_at(const KernelArgs& a, int32_t tile, int32_t step) {
+  const int32_t group = step * kGroupUnits >> a.groups.shift;
+  return a.silu_mul ? make_int4(0, 0, tile * (kBoxRows / 16), group)
+                    : make_int4(tile * kBoxRows, group, 0, 0);
+}
+
 // The loads of W by one thread, in order.
-template <class S>
+template <class S, WeightFormat kFormat>
 struct WeightLoader {
   const KernelArgs& a;
   const Part& part;
@@ -74,14 +82,30 @@ struct WeightLoader {
       wait_barrier(shared.full(oldest.stage), oldest.phase);
       oldest.advance(shared.num_stages);
     }
-    arrive_and_expect(shared.full(ring.stage), kLoadBytes);
-    const uint32_t to = shared.weights + ring.stage * kLoadBytes;
+    if constexpr (kIsFourBit<kFormat>) {
+      load_groups(tile, step);
+    } else {
+      arrive_and_expect(shared.full(ring.stage), kLoadBytes);
+    }
+    const uint32_t to = shared.weights + ring.stage * shared.stage_bytes;
     for (int box = 0; box < 2; ++box) {
       copy_box(to + box * kBoxBytes, &a.weight, box_at(a, tile, part.first_step + step, box),
                shared.full(ring.stage), CachePolicy::kEvictFirst);
     }
     ring.advance(shared.num_stages);
     ++num_loads;
+  }
+
+  // First of a load.
+  __device__ void load_groups(int32_t tile, int32_t step) {
+    const Groups& groups = a.groups;
+    const int4 at = groups_at(a, tile, part.first_step + step);
+    const uint32_t to = shared.weights + ring.stage * shared.stage_bytes + kLoadBytes;
+    const uint32_t full = shared.full(ring.stage);
+    arrive_and_expect(full, kLoadBytes + (groups.has_zeros ? 2 : 1) * groups.box_bytes);
+    copy_box(to, &groups.scales, at, full, CachePolicy::kEvictFirst);
+    if (!groups.has_zeros) return;
+    copy_box(to + groups.box_bytes, &groups.zeros, at, full, CachePolicy::kEvictFirst);
   }
 
   // What may be on its way at once.
@@ -182,7 +206,7 @@ __device__ void multiply(const KernelArgs& a, const Part& part, const Shared<Sha
 #pragma unroll 1
       for (int i = 0; i < num_x_steps; ++i) {
         wait_barrier(shared.x_full(x_ring.stage), x_ring.phase);
-        const uint32_t w = shared.weights + ring.stage * kLoadBytes;
+        const uint32_t w = shared.weights + ring.stage * shared.stage_bytes;
         const uint32_t x = shared.x + x_ring.stage * S::kXLoadBytes;
         products.add(w, i, x);
         const bool is_last = i == num_x_steps - 1;
@@ -207,10 +231,10 @@ template <class T, int kTokens, WeightFormat kFormat>
 __global__ void __launch_bounds__(kThreads, 2) skinny_gemm_kernel(const __grid_constant__ KernelArgs a) {
   using S = Shape<kTokens>;
   extern __shared__ __align__(1024) unsigned char base[];
-  const Shared<S> shared(base, a.layout);
+  const Shared<S> shared(base, a.layout, stage_bytes<kFormat>(a));
   const Part part(a);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  WeightLoader<S> loader{a, part, shared};
+  WeightLoader<S, kFormat> loader{a, part, shared};
   // The first loads go before all else: nothing of the block is in the instruction cache yet.
   if (warp == kMathWarps && lane == 0) {
     for (int i = 0; i < kMaxStages; ++i) init_barrier(shared.full(i), 1);
@@ -236,8 +260,8 @@ __global__ void __launch_bounds__(kThreads, 2) skinny_gemm_kernel(const __grid_c
 template <class T, int kTokens, WeightFormat kFormat>
 void launch_tokens(LaunchConfig config, KernelArgs args) {
   const auto kernel = skinny_gemm_kernel<T, kTokens, kFormat>;
-  args.layout =
-      make_layout<Shape<kTokens>>(args.parts_log2, args.silu_mul, args.blocks_per_sm, kXSteps<kFormat>);
+  args.layout = make_layout<Shape<kTokens>>(args.parts_log2, args.silu_mul, args.blocks_per_sm,
+                                            stage_bytes<kFormat>(args), kXSteps<kFormat>);
   args.in_flight = std::min(args.in_flight, args.layout.num_stages);
   config.block = kThreads;
   config.shared_bytes = args.layout.barriers + kBarrierBytes;

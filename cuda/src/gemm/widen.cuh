@@ -18,6 +18,28 @@ namespace quire::cuda::gemm {
 template <class T, WeightFormat kFormat>
 struct Widen;
 
+// Of two elements each, rounded.
+template <class T>
+__device__ uint32_t multiply_pairs(uint32_t a, uint32_t b) {
+  uint32_t pair;
+  if constexpr (std::is_same_v<T, __half>) {
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
+  } else {
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
+  }
+  return pair;
+}
+template <class T>
+__device__ uint32_t subtract_pairs(uint32_t a, uint32_t b) {
+  uint32_t pair;
+  if constexpr (std::is_same_v<T, __half>) {
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
+  } else {
+    asm("sub.rn.bf16x2 %0, %1, %2;" : "=r"(pair) : "r"(a), "r"(b));
+  }
+  return pair;
+}
+
 // Exponent and mantissa of e4m3 move to where T has them. As T's exponents have another bias, that is the
 // value times 2^-120 (bfloat16) or 2^-8 (float16), also for the subnormal ones, of which T has more.
 template <class T>
@@ -31,10 +53,8 @@ struct Widen<T, WeightFormat::kFloat8> {
   // The elements in the high bytes of both halves of the word.
   static __device__ uint32_t high_bytes(uint32_t word) {
     if constexpr (kIsHalf) return (word & 0x80008000u) | (word >> 1 & 0x3f803f80u);
-    uint32_t small = (word & 0x80008000u) | (word >> 4 & 0x07f007f0u), pair;
     constexpr uint32_t kPowers = 0x7b807b80u;  // 2^120, twice
-    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(pair) : "r"(small), "r"(kPowers));
-    return pair;
+    return multiply_pairs<T>((word & 0x80008000u) | (word >> 4 & 0x07f007f0u), kPowers);
   }
 
   static __device__ void run(const uint32_t (&words)[4], uint32_t (&operands)[kOperands][4]) {
@@ -47,6 +67,42 @@ struct Widen<T, WeightFormat::kFloat8> {
         operands[i][2 + row] = high_bytes(word << 8);
       }
     }
+  }
+};
+
+// Four bits: i is which of the four nibbles of both halves of a word.
+
+// 0 to 15 become the last bits of 128 (bfloat16) or 1024 (float16), whose last bit counts ones. Taking away
+// the same plus zero is exact.
+template <class T>
+struct Widen<T, WeightFormat::kInt4> {
+  static constexpr uint32_t kOffset = std::is_same_v<T, __half> ? 0x64006400u : 0x43004300u;
+
+  static __device__ uint32_t prepared_zero(uint32_t zero) { return zero * 0x00010001u + kOffset; }
+
+  static __device__ uint32_t pair(uint32_t word, int i, uint32_t zero, uint32_t scale) {
+    // In one instruction, which the compiler does not find for two constants: (a & b) | c.
+    uint32_t shifted;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(shifted) : "r"(word >> 4 * i), "n"(0x000f000f), "r"(kOffset));
+    return multiply_pairs<T>(subtract_pairs<T>(shifted, zero), scale);
+  }
+};
+
+// Exponent and mantissa of e2m1 move to where T has them: the value times 2^-126 (bfloat16) or 2^-14
+// (float16), as of float8.
+template <class T>
+struct Widen<T, WeightFormat::kMxfp4> {
+  static constexpr bool kIsHalf = std::is_same_v<T, __half>;
+  static constexpr uint32_t kPowers = kIsHalf ? 0x74007400u : 0x7e807e80u;  // 2^14, 2^126
+
+  static __device__ uint32_t prepared_zero(uint32_t) { return 0; }
+
+  static __device__ uint32_t pair(uint32_t word, int i, uint32_t, uint32_t scale) {
+    const uint32_t high = word << (12 - 4 * i);  // the nibble is the highest of its half
+    constexpr int kDown = kIsHalf ? 3 : 6;
+    const uint32_t moved = 4 * i + kDown < 12 ? word << (12 - kDown - 4 * i) : word >> (4 * i + kDown - 12);
+    const uint32_t small = (high & 0x80008000u) | (moved & (kIsHalf ? 0x0e000e00u : 0x01c001c0u));
+    return multiply_pairs<T>(multiply_pairs<T>(small, kPowers), scale);
   }
 };
 

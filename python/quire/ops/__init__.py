@@ -13,6 +13,7 @@ from quire._core import cpu_isa, num_threads, set_cpu_isa, set_num_threads, supp
 from quire.ops.attention import BatchInfo, KVCache, PagedAttention, QkNorm, RopeTable, rope_and_cache
 from quire.ops.blocks import copy_blocks, update_block_tables
 from quire.ops.float8 import QuantizedBuffer, QuantizedRows, float8_columns, quantize_rows
+from quire.ops.four_bits import by_group, four_bit_columns, mxfp4_scales
 from quire.ops.layers import (
     Activation,
     act_mul,
@@ -38,15 +39,18 @@ __all__ = [
     "RopeTable",
     "act_mul",
     "activate",
+    "by_group",
     "copy_blocks",
     "cpu_isa",
     "embedding",
     "float8_columns",
+    "four_bit_columns",
     "gather_rows",
     "layer_norm",
     "logprobs",
     "moe_mlp",
     "moe_route",
+    "mxfp4_scales",
     "num_threads",
     "quantize_rows",
     "rms_norm",

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from quire._tensor_checks import DTYPE_IDS, address, check, dtype_id, has_cuda_kernels, stream_of
 from quire.ops.float8 import SCALED_COLUMNS, QuantizedRows
+from quire.ops.four_bits import rows_by_group
 
-_FLOAT8 = 1  # quire::WeightFormat
+_FLOAT8, _INT4, _MXFP4 = 1, 2, 3  # quire::WeightFormat
 
 if has_cuda_kernels():
     from quire import _cuda
@@ -30,7 +31,7 @@ class _Weight:
         self._description: dict[str, Any] = {
             "data": weight.data_ptr(),
             "n": weight.size(0),
-            "k": weight.size(1),
+            "k": _in_size(weight),
             "dtype": dtype_id("weight", weight) if dtype is None else DTYPE_IDS[dtype],
             "silu_mul": silu_mul,
         }
@@ -47,6 +48,11 @@ class SkinnyWeight(_Weight):
     is_invariant: a row of the result has the same bits in any number of rows. scale: float32, of a float8
     weight, whose columns lie as `float8_columns` puts them: `[out_size]`, or `[out_size, blocks]` of each 128
     columns; dtype: of x and the result.
+
+    Of a weight of four bits, uint8 `[out_size, in_size / 2]`, whose columns lie as `four_bit_columns` puts
+    them, scale is of the type of x and the result and lies as `by_group` puts it: of each 32, 64, 128 or all
+    columns. zero: int16, 0 to 15, laid out as scale; None: all 8. is_mxfp4: elements are e2m1, without zero,
+    and groups of 32.
     """
 
     def __init__(
@@ -56,12 +62,20 @@ class SkinnyWeight(_Weight):
         silu_mul: bool = False,
         is_invariant: bool = False,
         scale: Tensor | None = None,
+        zero: Tensor | None = None,
+        is_mxfp4: bool = False,
         dtype: torch.dtype | None = None,
     ) -> None:
+        is_four_bit = weight.dtype == torch.uint8
+        if is_four_bit and scale is not None:
+            dtype_id("scale", scale)
+            dtype = scale.dtype
         super().__init__(weight, silu_mul=silu_mul, dtype=dtype)
         self._is_invariant = is_invariant
-        self._scale = scale
-        if scale is not None:
+        self._scale, self._zero = scale, zero
+        if scale is not None and is_four_bit:
+            self._description |= _groups(weight, scale, zero, is_mxfp4=is_mxfp4)
+        elif scale is not None:
             self._description |= _float8_scales(weight, scale)
         self._handle = _cuda.SkinnyGemmWeight(**self._description)
 
@@ -166,6 +180,25 @@ class WideWeight(_Weight):
             "x_scale": address(x_scale),
             "stream": stream_of(x),
         }
+
+
+def _in_size(weight: Tensor) -> int:
+    return weight.size(1) * (2 if weight.dtype == torch.uint8 else 1)
+
+
+def _groups(weight: Tensor, scale: Tensor, zero: Tensor | None, *, is_mxfp4: bool) -> dict[str, int]:
+    out_size = weight.size(0)
+    check("weight", weight, torch.uint8, tuple(weight.shape), "out_size, in_size / 2", "cuda")
+    shape, names = (scale.size(0), rows_by_group(out_size)), "groups, out_size rounded up to 64s"
+    check("scale", scale, scale.dtype, shape, names, "cuda")
+    if zero is not None:
+        check("zero", zero, torch.int16, shape, names, "cuda")
+    return {
+        "format": _MXFP4 if is_mxfp4 else _INT4,
+        "scales": scale.data_ptr(),
+        "num_scales": scale.size(0),
+        "zeros": address(zero),
+    }
 
 
 def _parts_of(x: Tensor | QuantizedRows) -> tuple[Tensor, Tensor | None]:

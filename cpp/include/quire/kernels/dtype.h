@@ -19,6 +19,13 @@ enum class KVDType : int32_t { kSame = 0, kFloat8E4M3 = 1 };
 // same order are the same.
 inline constexpr int kFloat8Columns[16] = {8, 0, 9, 1, 10, 2, 11, 3, 12, 4, 13, 5, 14, 6, 15, 7};
 
+// Weights of four bits keep each 32 columns in 16 bytes, four little-endian words: nibble `nibble` (bits 4 *
+// nibble on) of word `word` holds this column. A word so holds, 4 * i bits up, what a lane needs in register
+// i of two operands of 16 columns.
+constexpr int four_bit_column(int word, int nibble) {
+  return 16 * (nibble % 4 / 2) + 8 * (nibble % 2) + 2 * word + nibble / 4;
+}
+
 constexpr int64_t size_of(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
 }  // namespace quire

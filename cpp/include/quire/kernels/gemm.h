@@ -26,24 +26,32 @@ namespace quire {
 
 inline constexpr int kSkinnyGemmMaxRows = 64;
 
-// How the elements of a weight are stored. kFloat8: e4m3, columns in the order of kFloat8Columns; w is the
-// element times its scale.
-enum class WeightFormat : int32_t { k16Bits = 0, kFloat8 = 1 };
+// How the elements of a weight are stored.
+// kFloat8: e4m3, columns in the order of kFloat8Columns; w is the element times its scale.
+// kInt4: 0 to 15, columns in the order of four_bit_column(); w is (element - zero) * scale, rounded once.
+// kMxfp4: e2m1, columns as kInt4; w is the element times its scale, rounded once.
+enum class WeightFormat : int32_t { k16Bits = 0, kFloat8 = 1, kInt4 = 2, kMxfp4 = 3 };
 
 // What a weight of fewer bits than x has beside its elements. Does not own the memory, which must stay where
 // it is.
 struct WeightScales {
   static constexpr char kName[] = "WeightScales";
   WeightFormat format = WeightFormat::k16Bits;
-  const float* scales = nullptr;  // [n, num_scales]
-  int32_t num_scales = 0;         // of a row: 1, or one for each 128 columns
+  // Float8: float32 [n, num_scales]. Four bits: of the type of x, [num_scales, n rounded up to a multiple of
+  // 64], 16-byte aligned.
+  const void* scales = nullptr;
+  // Of a row: 1, or one for each 128 columns; of four bits also for each 64 or 32, of mxfp4 only for 32.
+  int32_t num_scales = 0;
+  const uint16_t* zeros = nullptr;  // of kInt4, 0 to 15, laid out as scales; null: all 8
 };
 
 // W, described once for the copy engine. Does not own the memory, which must stay where it is.
 struct SkinnyGemmWeight {
   static constexpr char kName[] = "SkinnyGemmWeight";
   alignas(64) unsigned char tensor_map[128];
-  const void* data = nullptr;  // [n, k], contiguous
+  alignas(64) unsigned char scales_map[128];  // of four bits
+  alignas(64) unsigned char zeros_map[128];   // of four bits with zeros
+  const void* data = nullptr;                 // [n, k], contiguous
   WeightScales scales;
   int64_t n = 0;
   int64_t k = 0;

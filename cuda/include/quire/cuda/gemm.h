@@ -7,7 +7,8 @@
 
 namespace quire::cuda {
 
-// w: 16-byte aligned; k: a multiple of 8, at least 64, of float8 of 16, at least 128; n: at least 1, with
+// w: 16-byte aligned; k: a multiple of 8, at least 64, of float8 of 16, at least
+// 128, of four bits of 32, at least 256; n: at least 1, with
 // silu_mul a multiple of 16. dtype: of x and out.
 SkinnyGemmWeight make_skinny_gemm_weight(const void* w, int64_t n, int64_t k, DType dtype, bool silu_mul,
                                          const WeightScales& scales = {});

@@ -80,6 +80,19 @@ void skinny(int32_t num_rows, bool silu_mul) {
   }
 }
 
+// A weight with scales, k in several numbers of parts.
+void skinny_scaled(Case& c, const void* w, bool silu_mul, const WeightScales& scales, const char* name) {
+  const auto weight = cuda::make_skinny_gemm_weight(w, c.n, kK, DType::kBFloat16, silu_mul, scales);
+  for (const int32_t parts : {0, 1, 4}) {
+    auto p = c.params<SkinnyGemmParams>();
+    p.weight = &weight;
+    p.tuning.parts = parts;
+    c.out.poison();
+    for (int i = 0; i < 2; ++i) cuda::launch_skinny_gemm(p, nullptr);
+    check_close(c.out.host(), c.wanted, named(name, c, silu_mul) + " parts " + std::to_string(parts));
+  }
+}
+
 // Weights of e4m3: small whole numbers, which it has exactly, in the order of columns that the kernel reads.
 void skinny_float8(int32_t num_rows, bool silu_mul) {
   Case c(num_rows, 400, silu_mul);
@@ -98,17 +111,38 @@ void skinny_float8(int32_t num_rows, bool silu_mul) {
   const Device<uint8_t> w(codes);
   const Device<float> scales(std::vector<float>(c.n * num_blocks, kScale));
   for (const int num_scales : {1, num_blocks}) {
-    const auto weight = cuda::make_skinny_gemm_weight(w.data(), c.n, kK, DType::kBFloat16, silu_mul,
-                                                      {WeightFormat::kFloat8, scales.data(), num_scales});
-    for (const int32_t parts : {0, 1, 4}) {
-      auto p = c.params<SkinnyGemmParams>();
-      p.weight = &weight;
-      p.tuning.parts = parts;
-      c.out.poison();
-      for (int i = 0; i < 2; ++i) cuda::launch_skinny_gemm(p, nullptr);
-      check_close(c.out.host(), c.wanted,
-                  named("skinny_gemm of float8", c, silu_mul) + " parts " + std::to_string(parts));
+    skinny_scaled(c, w.data(), silu_mul, {WeightFormat::kFloat8, scales.data(), num_scales},
+                  "skinny_gemm of float8");
+  }
+}
+
+// Weights of four bits, each column another code, in the order of columns that the kernel reads.
+void skinny_four_bits(int32_t num_rows, bool silu_mul, WeightFormat format, bool has_zeros) {
+  constexpr double kE2m1[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6};
+  constexpr float kGroupScale = 0.015625f;
+  constexpr uint16_t kZero = 5;
+  Case c(num_rows, 400, silu_mul);
+  std::vector<uint8_t> bytes(c.n * kK / 2);
+  for (size_t first = 0; first < bytes.size() * 2; first += 32) {
+    for (int i = 0; i < 32; ++i) {
+      const size_t column = first + four_bit_column(i / 8, i % 8);
+      const int code = static_cast<int>(column * 7 / 3 % 16);
+      bytes[(first + i) / 2] |= static_cast<uint8_t>(code << i % 2 * 4);
+      const double value = format == WeightFormat::kMxfp4 ? kE2m1[code] : code - (has_zeros ? kZero : 8);
+      c.host_w[column] = to_bfloat16(static_cast<float>(value * kGroupScale));
     }
+  }
+  c.find_wanted();
+  const Device<uint8_t> w(bytes);
+  for (const int32_t group : {32, 64}) {
+    const int32_t num_groups = kK / group;
+    if (format == WeightFormat::kMxfp4 && group != 32) continue;
+    const size_t places = static_cast<size_t>(num_groups) * ((c.n + 63) / 64 * 64);
+    const Device<BFloat16> scales(std::vector<BFloat16>(places, to_bfloat16(kGroupScale)));
+    const Device<uint16_t> zeros(std::vector<uint16_t>(places, kZero));
+    skinny_scaled(c, w.data(), silu_mul,
+                  {format, scales.data(), num_groups, has_zeros ? zeros.data() : nullptr},
+                  "skinny_gemm of four bits");
   }
 }
 
@@ -205,6 +239,11 @@ void gemms() {
   for (const bool silu_mul : {false, true}) {
     for (const int32_t num_rows : {1, 17, 40, 64}) skinny(num_rows, silu_mul);
     for (const int32_t num_rows : {1, 17, 40, 64}) skinny_float8(num_rows, silu_mul);
+    for (const int32_t num_rows : {1, 64}) {
+      skinny_four_bits(num_rows, silu_mul, WeightFormat::kInt4, false);
+      skinny_four_bits(num_rows, silu_mul, WeightFormat::kInt4, true);
+      skinny_four_bits(num_rows, silu_mul, WeightFormat::kMxfp4, false);
+    }
     for (const int32_t num_rows : {65, 300}) wide(num_rows, silu_mul);
     for (const int32_t num_rows : {65, 300}) float8(num_rows, silu_mul);
   }

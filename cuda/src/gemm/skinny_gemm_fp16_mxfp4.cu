@@ -1,0 +1,9 @@
+// A file per type, so that they compile in parallel.
+#include "skinny_gemm.cuh"
+
+namespace quire::cuda::gemm {
+
+template void launch_kernel<__half, WeightFormat::kMxfp4>(int padded_rows, LaunchConfig config,
+                                                          KernelArgs args);
+
+}  // namespace quire::cuda::gemm
