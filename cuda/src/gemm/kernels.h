@@ -60,6 +60,9 @@ inline constexpr int kBoxRows = 64;                             // of W, in one 
 inline constexpr int kStepColumns = 2 * kBoxColumns;            // of x, in one stage
 inline constexpr int kLoadBytes = kBoxRows * kStepColumns * 2;  // of W, in one stage
 
+// For so few rows of x mma.sync is faster than wgmma with an operand in registers.
+inline constexpr int kMaxMmaTokens = 32;
+
 // Of four bits, of a row of W, in one stage.
 inline constexpr int kGroupUnits = kLoadBytes * 2 / kBoxRows / kGroupUnit;
 

@@ -9,9 +9,6 @@
 
 namespace quire::cuda::gemm {
 
-// For so few rows of x mma.sync is faster than wgmma with an operand in registers.
-inline constexpr int kMaxMmaTokens = 32;
-
 // A step of x for mma.sync, whose fragments lie as wgmma's do. Everything is loaded at first, and the 16
 // columns of an operand are added up in turns in two places: nothing waits for what was begun just before.
 template <class T, int kTokens>
