@@ -15,7 +15,6 @@ FOUR_BIT_COLUMNS = tuple(
     for word in range(4)
     for nibble in range(8)
 )
-MXFP4_GROUP = 32
 _ROWS = 64  # of a tile
 _CHUNK_PIECES = 1 << 20  # of 32 columns, that are copied at a time
 _E8M0 = [2.0**-127 * 2.0**code for code in range(255)]

@@ -50,6 +50,9 @@ class CudaInt4Linear:
         self._multiply(x, out, silu_mul=False)
         return out
 
+    def num_scales(self, num_rows: int) -> int:
+        return 0
+
     def add_to(self, x: Tensor, residual: Tensor, added: Tensor | None) -> Tensor | None:
         """Leaves the sum to the norm after it."""
         return self(x, added)

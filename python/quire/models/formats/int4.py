@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +23,11 @@ _KERNEL_GROUPS = (32, 64, 128, ROW)
 _KERNEL_COLUMNS = 32  # of which a row has a multiple
 
 
+def has_whole_pieces(projection: LinearSpec | ExpertsSpec) -> bool:
+    """Whether the kernels for four bits have its sizes: rows of whole 16-byte pieces."""
+    return isinstance(projection, LinearSpec) and projection.in_size % 32 == 0 and projection.in_size >= 256
+
+
 @dataclass(frozen=True, kw_only=True)
 class Int4:
     """(q - zero) * scale, laid out as `int4_layouts.py` says.
@@ -35,6 +39,8 @@ class Int4:
     has_zero: bool
     has_columns: bool = False
     takes_quantized = False
+
+    takes_quantized: ClassVar[bool] = False
 
     @property
     def title(self) -> str:
@@ -76,24 +82,18 @@ class Int4:
 
     def linear(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> Linear:
         # Not at the top: the CUDA kernels may not be built.
-        from quire.models.cuda.int4_linear import (  # type: ignore[import-not-found,unused-ignore]
-            CudaInt4Linear,
-        )
+        from quire.models.cuda.int4_linear import CudaInt4Linear
 
         if not _have_one_order(tensors):
             return PLAIN.linear(spec, self._plain(spec, tensors), is_invariant=is_invariant)
-        linear: Linear = CudaInt4Linear(**self._arguments(spec, tensors), is_invariant=is_invariant)
-        return linear
+        return CudaInt4Linear(**self._arguments(spec, tensors), is_invariant=is_invariant)
 
     def gate_up(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> GateUp:
-        from quire.models.cuda.int4_linear import (  # type: ignore[import-not-found,unused-ignore]
-            CudaInt4GateUp,
-        )
+        from quire.models.cuda.int4_linear import CudaInt4GateUp
 
         if not _have_one_order(tensors):
             return PLAIN.gate_up(spec, self._plain(spec, tensors), is_invariant=is_invariant)
-        gate_up: GateUp = CudaInt4GateUp(**self._arguments(spec, tensors), is_invariant=is_invariant)
-        return gate_up
+        return CudaInt4GateUp(**self._arguments(spec, tensors), is_invariant=is_invariant)
 
     def _arguments(self, spec: LinearSpec, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         """What the kernels get: of the order of columns, which all parts share, one; none where it is the
