@@ -6,19 +6,20 @@ engine's in bfloat16.
 A call is RMSNorm, which quantises its rows where the GEMM is a float8 one, and the projection, with another
 weight in each call, so that weights come from memory; medians of CUDA graph replays, all sides in turns.
 Errors are norms of the difference to float32 sums of the same operands. --cuts: also every cut (parts,
-columns, rows of a tile) of the GEMM that cuts k that is done in one round.
+columns and rows of a tile, blocks on an SM) of the GEMM that cuts k that is done in one round.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from bench_gemm import DTYPE, MODELS, ROTATE_BYTES, shapes
-from bench_split_gemm import capture, cuts_of
+from bench_split_gemm import capture
 from bench_wide_gemm import in_turns
 from gemm_cases import dequantized, split_gemm, tuning, wide_gemm
 from quire import ops
@@ -26,7 +27,7 @@ from quire.models.cuda.linear import CudaGateUp, CudaLinear
 from quire.ops.gemm import WideWeight
 from torch import Tensor
 
-TILE_ROWS = (32, 64, 96, 128)
+FEW_ROWS = 64
 ROWS = (8, 16, 32, 48, 64, 72, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024, 2048, 4096)
 SHAPES = ("qkv", "o", "gate_up", "down")
 
@@ -108,6 +109,16 @@ def plain_linears(n: int, k: int, silu_mul: bool) -> list[CudaLinear]:
     ]
 
 
+def cuts_of(n: int, rows: int, num_sms: int) -> list[dict[str, int]]:
+    cuts = []
+    for parts, columns, tile, per_sm in itertools.product((1, 2, 3, 4), (64, 128), (32, 64, 96, 128), (1, 2)):
+        blocks = -(-n // columns) * -(-rows // tile) * parts
+        fits_rows = tile <= FEW_ROWS and rows <= tile if per_sm == 2 or rows <= FEW_ROWS else tile > FEW_ROWS
+        if fits_rows and num_sms // 3 < blocks <= per_sm * num_sms:
+            cuts.append({"parts": parts, "columns": columns, "rows": tile, "blocks_per_sm": per_sm})
+    return cuts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -130,9 +141,10 @@ def main() -> None:
                 case = Case(weights, rows)
                 sides = {"bf16": case.plain(linears), "cublas": case.float8(case.cublas)}
                 sides["wide"] = case.ours(wide_gemm)
-                if not silu_mul:
+                if not silu_mul or rows <= FEW_ROWS:
                     sides["split"] = case.ours(split_gemm)
-                    for cut in cuts_of(n, rows, num_sms, TILE_ROWS) if args.cuts else []:
+                if not silu_mul:
+                    for cut in cuts_of(n, rows, num_sms) if args.cuts else []:
                         sides[" ".join(map(str, cut.values()))] = case.ours(split_gemm, **cut)
                 counts = [len(linears) if side == "bf16" else num_calls for side in sides]
                 graphs = [capture(call, count) for call, count in zip(sides.values(), counts, strict=True)]

@@ -59,11 +59,9 @@ def sides(
     return [cublas, *(ours(cut) for cut in [{}, *cuts])]
 
 
-def cuts_of(
-    n: int, rows: int, num_sms: int, all_tile_rows: tuple[int, ...] = (96, 128)
-) -> list[dict[str, int]]:
+def cuts_of(n: int, rows: int, num_sms: int) -> list[dict[str, int]]:
     cuts = []
-    for parts, columns, tile_rows in itertools.product((1, 2, 3, 4), (64, 128), all_tile_rows):
+    for parts, columns, tile_rows in itertools.product((1, 2, 3), (64, 128), (96, 128)):
         blocks = -(-n // columns) * -(-rows // tile_rows) * parts
         if num_sms // 3 < blocks <= num_sms:
             cuts.append({"parts": parts, "columns": columns, "rows": tile_rows})

@@ -138,7 +138,9 @@ def wide_gemm(
 ) -> None: ...
 
 class SplitGemmTuning:
-    def __init__(self, *, parts: int = 0, columns: int = 0, rows: int = 0) -> None: ...
+    def __init__(
+        self, *, parts: int = 0, columns: int = 0, rows: int = 0, blocks_per_sm: int = 0
+    ) -> None: ...
 
 def split_gemm(
     *,

@@ -22,7 +22,7 @@ using gemm::split::kTileRows;
 using gemm::split::Scaling;
 
 struct Cut {
-  int32_t rows, columns, parts;
+  int32_t rows, columns, parts, blocks_per_sm;
 };
 
 // One round, of the fewest columns, in two parts of k where there is room. All of it is measured: the fastest
@@ -30,16 +30,20 @@ struct Cut {
 Cut choose_cut(int64_t n, int64_t k, const SplitGemmParams& p) {
   constexpr int64_t kLong = 8192;  // k of which larger tiles pay for the exchange of their sums
   const bool is_small = ceil_div(p.num_rows, kSmallTileRows) == ceil_div(p.num_rows, kTileRows);
-  Cut cut{is_small ? kSmallTileRows : kTileRows, 2 * kGroupColumns, 1};
+  Cut cut{is_small ? kSmallTileRows : kTileRows, 2 * kGroupColumns, 1, 1};
   if (p.weight->scale != nullptr && p.num_rows <= kSomeRows) {
     cut.rows = p.num_rows <= kFewRows ? kFewRows : kSomeRows;
   }
   if (p.tuning.rows > 0) cut.rows = p.tuning.rows;
+  if (p.weight->silu_mul) cut.blocks_per_sm = 2;  // twice as many tiles of half the columns
+  if (p.tuning.blocks_per_sm > 0) cut.blocks_per_sm = p.tuning.blocks_per_sm;
   const int32_t row_tiles = ceil_div(p.num_rows, cut.rows);
   const auto fits = [&](int32_t columns, int32_t parts) {
     return ceil_div(n, columns) * row_tiles * parts <= num_sms();
   };
-  if (fits(kGroupColumns, 2)) {
+  if (p.weight->silu_mul) {
+    // k stays whole.
+  } else if (fits(kGroupColumns, 2)) {
     cut.columns = kGroupColumns;
     cut.parts = 2;
   } else if (fits(2 * kGroupColumns, 2) && cut.rows == kTileRows && k >= kLong) {
@@ -59,7 +63,8 @@ void launch_split_gemm(const SplitGemmParams& p, cudaStream_t stream) {
   const WideGemmWeight& w = *p.weight;
   check_range("num_rows", p.num_rows, 0, 1 << 24);
   if (p.num_rows == 0) return;
-  if (w.silu_mul) refuse("silu_mul", "true", "false");
+  if (w.silu_mul && (w.scale == nullptr || w.num_scales != 1))
+    refuse("silu_mul", "true", "false, but for a scale per row");
   gemm::check_tensors(p);
 
   KernelArgs args;
@@ -73,11 +78,20 @@ void launch_split_gemm(const SplitGemmParams& p, cudaStream_t stream) {
   if (cut.rows != kSmallTileRows && cut.rows != kTileRows && !(w.scale != nullptr && is_few)) {
     refuse("tuning.rows", std::to_string(cut.rows), "0, 96, 128, with scales 32, 64");
   }
-  args.weight = gemm::make_operand_map(w, w.data, w.n, w.k, cut.columns);
+  if (w.silu_mul && !(is_few && cut.columns == 2 * kGroupColumns && cut.blocks_per_sm == 2)) {
+    refuse("silu_mul", "true", "false, but for up to 64 rows");
+  }
+  if (cut.blocks_per_sm != 1 && !(cut.blocks_per_sm == 2 && is_few && w.num_scales == 1)) {
+    refuse("tuning.blocks_per_sm", std::to_string(cut.blocks_per_sm),
+           "0, 1, with up to 64 rows and scales 2");
+  }
+  const int64_t n_out = w.silu_mul ? w.n / 2 : w.n;
+  const int32_t box = w.silu_mul ? kGroupColumns : cut.columns;  // rows of W
+  args.weight = gemm::make_operand_map(w, w.data, w.n, w.k, box);
   args.x = gemm::make_operand_map(w, p.x, p.num_rows, p.stride_x, cut.rows);
   args.num_rows = p.num_rows;
   args.row_tiles = ceil_div(p.num_rows, cut.rows);
-  args.n_out = static_cast<int32_t>(w.n);
+  args.n_out = static_cast<int32_t>(n_out);
   args.parts = cut.parts;
   args.bias = p.bias;
   args.x_scale = p.x_scale;
@@ -87,13 +101,24 @@ void launch_split_gemm(const SplitGemmParams& p, cudaStream_t stream) {
   args.stride_out = p.stride_out;
 
   LaunchConfig config;
-  config.grid = ceil_div(w.n, cut.columns) * args.row_tiles * cut.parts;
+  config.grid = ceil_div(n_out, box) * args.row_tiles * cut.parts;
   config.cluster = static_cast<unsigned>(cut.parts);
   config.overlaps = p.overlaps;
   config.stream = stream;
+  using gemm::split::launch_kernel;
   const auto launch_tile = [&]<class T, Scaling kScaling, int kRows>() {
-    cut.columns == kGroupColumns ? gemm::split::launch_kernel<T, kScaling, kRows, 1>(config, args)
-                                 : gemm::split::launch_kernel<T, kScaling, kRows, 2>(config, args);
+    constexpr bool kIsFew = kScaling == Scaling::kRows && kRows <= kSomeRows;
+    if constexpr (kIsFew) {
+      if (w.silu_mul) return launch_kernel<T, kScaling, kRows, 2, 2, true>(config, args);
+    }
+    const auto with_groups = [&]<int kBlocksPerSm>() {
+      cut.columns == kGroupColumns ? launch_kernel<T, kScaling, kRows, 1, kBlocksPerSm, false>(config, args)
+                                   : launch_kernel<T, kScaling, kRows, 2, kBlocksPerSm, false>(config, args);
+    };
+    if constexpr (kIsFew) {
+      if (cut.blocks_per_sm == 2) return with_groups.template operator()<2>();
+    }
+    with_groups.template operator()<1>();
   };
   const auto launch_scaled = [&]<class T, Scaling kScaling>() {
     if constexpr (kScaling != Scaling::kNone) {

@@ -19,19 +19,23 @@
 #include "common/vec.cuh"
 #include "common/warpgroup.cuh"
 #include "copy_engine.cuh"
+#include "silu_mul.cuh"
 #include "split_kernel.h"
 #include "wgmma.cuh"
 #include "wide_instructions.cuh"
 
 namespace quire::cuda::gemm::split {
 
-template <class T, Scaling kScaling_, int kRows_, int kGroups>
+template <class T, Scaling kScaling_, int kRows_, int kGroups, int kBlocksPerSm, bool kSiluMul_>
 struct Shape {
+  static_assert(!kSiluMul_ || (kGroups == 2 && kScaling_ == Scaling::kRows));
+  static constexpr bool kSiluMul = kSiluMul_;
   static constexpr Scaling kScaling = kScaling_;
   using Element = std::conditional_t<kScaling == Scaling::kNone, T, __nv_fp8_e4m3>;  // of x and W
   static constexpr int kStep = kBoxRowBytes / sizeof(Element);                       // elements of k
   static constexpr int kRows = kRows_;                                               // of x
-  static constexpr int kColumns = kGroups * kGroupColumns;
+  static constexpr int kColumns = kGroups * kGroupColumns;                           // rows of W, of a tile
+  static constexpr int kOut = kSiluMul ? kGroupColumns : kColumns;
   static constexpr int kMathThreads = kGroups * 128;
   static constexpr int kMathWarps = kMathThreads / 32;
   static constexpr int kThreads = kMathThreads + 64;
@@ -41,8 +45,8 @@ struct Shape {
   static constexpr int kWeightBytes = kColumns * kBoxRowBytes;
   static constexpr int kGroupBytes = kGroupColumns * kBoxRowBytes;
   static constexpr int kXBytes = kRows * kBoxRowBytes;
-  static constexpr int kRingBytes = 208 * 1024;
-  static constexpr int kXStages = kGroups == 1 ? 7 : 6;
+  static constexpr int kRingBytes = 208 / kBlocksPerSm * 1024;
+  static constexpr int kXStages = kBlocksPerSm == 1 ? kGroups == 1 ? 7 : 6 : kGroups == 1 ? 6 : 4;
   static constexpr int kWeightStages = (kRingBytes - kXStages * kXBytes) / kWeightBytes;
   static constexpr int kNumScales =
       kScaling == Scaling::kNone ? 0 : (kScaling == Scaling::kRows ? 1 : kXStages) * kRows;
@@ -80,7 +84,7 @@ struct Part {
     const int32_t tile = static_cast<int32_t>(blockIdx.x) / parts;
     // The last tile ends with the last row, and computes some rows twice, with the same bits.
     row = max(min(tile % a.row_tiles * S::kRows, a.num_rows - S::kRows), 0);
-    column = tile / a.row_tiles * S::kColumns;
+    column = tile / a.row_tiles * S::kOut;
     first_step = a.num_steps * rank / parts;
     num_steps = a.num_steps * (rank + 1) / parts - first_step;
     first_unit = first_unit_of(rank);
@@ -101,6 +105,10 @@ __device__ void load_weights(const KernelArgs& a, const Part<S>& part, const Sha
     arrive_and_expect(shared.full(ring.stage), S::kWeightBytes);
     copy_box(shared.weights(ring.stage), &a.weight, (part.first_step + step) * S::kStep, part.column,
              shared.full(ring.stage), CachePolicy::kEvictFirst);
+    if constexpr (S::kSiluMul) {
+      copy_box(shared.weights(ring.stage) + S::kGroupBytes, &a.weight, (part.first_step + step) * S::kStep,
+               a.n_out + part.column, shared.full(ring.stage), CachePolicy::kEvictFirst);
+    }
     ring.advance();
   }
   launch_dependents();
@@ -257,6 +265,20 @@ __device__ inline uint32_t rounded_pair(float first, float second) {
   return reinterpret_cast<const uint32_t&>(pair);
 }
 
+// Row m of out, 16 elements of which a warp has as two transposed matrices: each lane takes four adjacent
+// ones, from column n on.
+template <class T>
+__device__ inline void store_unit(const KernelArgs& a, int32_t m, int32_t n, uint32_t low, uint32_t high) {
+  const int lane = threadIdx.x % 32, in_quad = lane % 4;
+  const int lane_from = lane / 4 * 4 + in_quad % 2 * 2;
+  const uint32_t low0 = __shfl_sync(~0u, low, lane_from), low1 = __shfl_sync(~0u, low, lane_from + 1);
+  const uint32_t high0 = __shfl_sync(~0u, high, lane_from), high1 = __shfl_sync(~0u, high, lane_from + 1);
+  if (m < a.num_rows && n < a.n_out) {
+    const Vec<uint32_t, 2> words = {{in_quad < 2 ? low0 : high0, in_quad < 2 ? low1 : high1}};
+    store_vec(reinterpret_cast<uint32_t*>(static_cast<T*>(a.out) + m * a.stride_out + n), words);
+  }
+}
+
 template <class T, class S>
 __device__ void write_out(const KernelArgs& a, const Part<S>& part, const Shared<S>& shared) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, in_quad = lane % 4;
@@ -297,22 +319,67 @@ __device__ void write_out(const KernelArgs& a, const Part<S>& part, const Shared
     }
     const uint32_t low = transposed(rounded_pair<T>(sums.x + bias[0], sums.y + bias[0]));
     const uint32_t high = transposed(rounded_pair<T>(sums.z + bias[1], sums.w + bias[1]));
-    // Each lane takes four adjacent ones of the 16 elements of each row of out.
-    const int lane_from = lane / 4 * 4 + in_quad % 2 * 2;
-    const uint32_t low0 = __shfl_sync(~0u, low, lane_from), low1 = __shfl_sync(~0u, low, lane_from + 1);
-    const uint32_t high0 = __shfl_sync(~0u, high, lane_from), high1 = __shfl_sync(~0u, high, lane_from + 1);
-    const int32_t m = part.row + (part.first_unit + i) * 8 + lane / 4;
-    if (m < a.num_rows && n < a.n_out) {
-      const Vec<uint32_t, 2> words = {{in_quad < 2 ? low0 : high0, in_quad < 2 ? low1 : high1}};
-      store_vec(reinterpret_cast<uint32_t*>(static_cast<T*>(a.out) + m * a.stride_out + n), words);
-    }
+    store_unit<T>(a, part.row + (part.first_unit + i) * 8 + lane / 4, n, low, high);
   }
 }
 
-template <class T, Scaling kScaling, int kRows, int kGroups>
-__global__ void __launch_bounds__(Shape<T, kScaling, kRows, kGroups>::kThreads, 1)
-    split_gemm_kernel(const __grid_constant__ KernelArgs a) {
-  using S = Shape<T, kScaling, kRows, kGroups>;
+// A unit of a tile with kSiluMul, of the first group's rows of W or, `of_up`, the second's: the sums of all
+// parts.
+template <class S>
+__device__ float4 sums_of(const Part<S>& part, const Shared<S>& shared, int unit, bool of_up) {
+  uint32_t from = shared.base + unit * S::kUnitBytes + (threadIdx.x % 128 + of_up * 128) * 16;
+  float4 sums = load_float4(from);
+#pragma unroll 1
+  for (int32_t other = 1; other < part.parts; ++other) {
+    from += part.stride();
+    const float4 more = load_float4(from);
+    sums.x += more.x;
+    sums.y += more.y;
+    sums.z += more.z;
+    sums.w += more.w;
+  }
+  return sums;
+}
+
+// Each group computes every second unit, from both groups' sums.
+template <class T, class S>
+__device__ void write_silu_mul(const KernelArgs& a, const Part<S>& part, const Shared<S>& shared) {
+  const int group = threadIdx.x / 128, warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
+  const int in_quad = lane % 4;
+  const int32_t first = part.column + warp * 16;
+  float bias[2][2] = {}, scale[2][2] = {};  // [gate, up][row of W]
+#pragma unroll
+  for (int which = 0; which < 2; ++which) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int32_t n = first + lane / 4 + 8 * half, row_of_w = n + which * a.n_out;
+      if (n >= a.n_out) continue;
+      scale[which][half] = a.weight_scale[row_of_w];
+      if (a.bias != nullptr) bias[which][half] = to_float(static_cast<const T*>(a.bias)[row_of_w]);
+    }
+  }
+#pragma unroll 1
+  for (int32_t i = group; i < part.num_units; i += 2) {
+    const float2 rows = load_float2(shared.scale((part.first_unit + i) * 8 + in_quad * 2));
+    float4 both[2];
+#pragma unroll
+    for (int which = 0; which < 2; ++which) {
+      const float4 sums = sums_of(part, shared, i, which == 1);
+      const float (&s)[2] = scale[which], (&b)[2] = bias[which];
+      both[which] = make_float4(sums.x * (rows.x * s[0]) + b[0], sums.y * (rows.y * s[0]) + b[0],
+                                sums.z * (rows.x * s[1]) + b[1], sums.w * (rows.y * s[1]) + b[1]);
+    }
+    const float4 gate = both[0], up = both[1];
+    const uint32_t low = transposed(silu_mul<T>(gate.x, gate.y, up.x, up.y));
+    const uint32_t high = transposed(silu_mul<T>(gate.z, gate.w, up.z, up.w));
+    store_unit<T>(a, part.row + (part.first_unit + i) * 8 + lane / 4, first + in_quad * 4, low, high);
+  }
+}
+
+template <class T, Scaling kScaling, int kRows, int kGroups, int kBlocksPerSm, bool kSiluMul>
+__global__ void __launch_bounds__((Shape<T, kScaling, kRows, kGroups, kBlocksPerSm, kSiluMul>::kThreads),
+                                  kBlocksPerSm) split_gemm_kernel(const __grid_constant__ KernelArgs a) {
+  using S = Shape<T, kScaling, kRows, kGroups, kBlocksPerSm, kSiluMul>;
   extern __shared__ unsigned char dynamic[];
   const Shared<S> shared = {(shared_address(dynamic) + 1023) / 1024 * 1024};
   const Part<S> part(a);
@@ -366,16 +433,21 @@ __global__ void __launch_bounds__(Shape<T, kScaling, kRows, kGroups>::kThreads, 
     }
     send(part, shared, acc);
     wait_barrier(shared.ready(), 0);
-    write_out<T>(a, part, shared);
+    if constexpr (kSiluMul) {
+      sync_threads(1, S::kMathThreads);  // both groups' sums are there
+      write_silu_mul<T>(a, part, shared);
+    } else {
+      write_out<T>(a, part, shared);
+    }
   }
 }
 
-template <class T, Scaling kScaling, int kRows, int kGroups>
+template <class T, Scaling kScaling, int kRows, int kGroups, int kBlocksPerSm, bool kSiluMul>
 void launch_kernel(LaunchConfig config, const KernelArgs& args) {
-  using S = Shape<T, kScaling, kRows, kGroups>;
+  using S = Shape<T, kScaling, kRows, kGroups, kBlocksPerSm, kSiluMul>;
   config.block = S::kThreads;
   config.shared_bytes = S::kSharedBytes;
-  launch("split_gemm", split_gemm_kernel<T, kScaling, kRows, kGroups>, config, args);
+  launch("split_gemm", split_gemm_kernel<T, kScaling, kRows, kGroups, kBlocksPerSm, kSiluMul>, config, args);
 }
 
 }  // namespace quire::cuda::gemm::split

@@ -3,36 +3,49 @@
 
 namespace quire::cuda::gemm::split {
 
-template void launch_kernel<__half, Scaling::kRows, kFewRows, 1>(LaunchConfig config, const KernelArgs& args);
-template void launch_kernel<__half, Scaling::kRows, kFewRows, 2>(LaunchConfig config, const KernelArgs& args);
-template void launch_kernel<__half, Scaling::kRows, kSomeRows, 1>(LaunchConfig config,
-                                                                  const KernelArgs& args);
-template void launch_kernel<__half, Scaling::kRows, kSomeRows, 2>(LaunchConfig config,
-                                                                  const KernelArgs& args);
-template void launch_kernel<__half, Scaling::kRows, kSmallTileRows, 1>(LaunchConfig config,
-                                                                       const KernelArgs& args);
-template void launch_kernel<__half, Scaling::kRows, kSmallTileRows, 2>(LaunchConfig config,
-                                                                       const KernelArgs& args);
-template void launch_kernel<__half, Scaling::kRows, kTileRows, 1>(LaunchConfig config,
-                                                                  const KernelArgs& args);
-template void launch_kernel<__half, Scaling::kRows, kTileRows, 2>(LaunchConfig config,
-                                                                  const KernelArgs& args);
-
-template void launch_kernel<__half, Scaling::kBlocks, kFewRows, 1>(LaunchConfig config,
-                                                                   const KernelArgs& args);
-template void launch_kernel<__half, Scaling::kBlocks, kFewRows, 2>(LaunchConfig config,
-                                                                   const KernelArgs& args);
-template void launch_kernel<__half, Scaling::kBlocks, kSomeRows, 1>(LaunchConfig config,
-                                                                    const KernelArgs& args);
-template void launch_kernel<__half, Scaling::kBlocks, kSomeRows, 2>(LaunchConfig config,
-                                                                    const KernelArgs& args);
-template void launch_kernel<__half, Scaling::kBlocks, kSmallTileRows, 1>(LaunchConfig config,
-                                                                         const KernelArgs& args);
-template void launch_kernel<__half, Scaling::kBlocks, kSmallTileRows, 2>(LaunchConfig config,
-                                                                         const KernelArgs& args);
-template void launch_kernel<__half, Scaling::kBlocks, kTileRows, 1>(LaunchConfig config,
-                                                                    const KernelArgs& args);
-template void launch_kernel<__half, Scaling::kBlocks, kTileRows, 2>(LaunchConfig config,
-                                                                    const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kRows, kTileRows, 1, 1, false>(LaunchConfig config,
+                                                                            const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kRows, kTileRows, 2, 1, false>(LaunchConfig config,
+                                                                            const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kRows, kSmallTileRows, 1, 1, false>(LaunchConfig config,
+                                                                                 const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kRows, kSmallTileRows, 2, 1, false>(LaunchConfig config,
+                                                                                 const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kRows, kFewRows, 1, 1, false>(LaunchConfig config,
+                                                                           const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kRows, kFewRows, 2, 1, false>(LaunchConfig config,
+                                                                           const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kRows, kSomeRows, 1, 1, false>(LaunchConfig config,
+                                                                            const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kRows, kSomeRows, 2, 1, false>(LaunchConfig config,
+                                                                            const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kRows, kFewRows, 1, 2, false>(LaunchConfig config,
+                                                                           const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kRows, kFewRows, 2, 2, false>(LaunchConfig config,
+                                                                           const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kRows, kSomeRows, 1, 2, false>(LaunchConfig config,
+                                                                            const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kRows, kSomeRows, 2, 2, false>(LaunchConfig config,
+                                                                            const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kRows, kFewRows, 2, 2, true>(LaunchConfig config,
+                                                                          const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kRows, kSomeRows, 2, 2, true>(LaunchConfig config,
+                                                                           const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kBlocks, kTileRows, 1, 1, false>(LaunchConfig config,
+                                                                              const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kBlocks, kTileRows, 2, 1, false>(LaunchConfig config,
+                                                                              const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kBlocks, kSmallTileRows, 1, 1, false>(LaunchConfig config,
+                                                                                   const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kBlocks, kSmallTileRows, 2, 1, false>(LaunchConfig config,
+                                                                                   const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kBlocks, kFewRows, 1, 1, false>(LaunchConfig config,
+                                                                             const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kBlocks, kFewRows, 2, 1, false>(LaunchConfig config,
+                                                                             const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kBlocks, kSomeRows, 1, 1, false>(LaunchConfig config,
+                                                                              const KernelArgs& args);
+template void launch_kernel<__half, Scaling::kBlocks, kSomeRows, 2, 1, false>(LaunchConfig config,
+                                                                              const KernelArgs& args);
 
 }  // namespace quire::cuda::gemm::split

@@ -39,9 +39,10 @@ struct KernelArgs {
 // each 128 columns of it.
 enum class Scaling { kNone, kRows, kBlocks };
 
-// T: of out. kRows: of x, of a tile; kGroups:
-// warpgroups that multiply, 1 or 2. Fills in config's block and shared memory.
-template <class T, Scaling kScaling, int kRows, int kGroups>
+// T: of out. kRows: of x, of a tile; kGroups: warpgroups that multiply, 1 or 2; kBlocksPerSm: that fit.
+// kSiluMul: of two groups, one multiplies rows of gate and the other the rows of up that belong to them.
+// Fills in config's block and shared memory.
+template <class T, Scaling kScaling, int kRows, int kGroups, int kBlocksPerSm, bool kSiluMul>
 void launch_kernel(LaunchConfig config, const KernelArgs& args);
 
 }  // namespace quire::cuda::gemm::split

@@ -17,6 +17,7 @@
 #include "common/vec.cuh"
 #include "common/warpgroup.cuh"
 #include "copy_engine.cuh"
+#include "silu_mul.cuh"
 #include "wgmma.cuh"
 #include "wide_instructions.cuh"
 #include "wide_kernel.h"
@@ -109,36 +110,6 @@ __device__ void load(const KernelArgs& a, const Shared<S>& shared, int32_t rank)
     step = 0;
   }
   launch_dependents();
-}
-
-template <class T>
-struct Pair;
-template <>
-struct Pair<__nv_bfloat16> {
-  using type = __nv_bfloat162;
-  static __device__ type from(float x, float y) { return __floats2bfloat162_rn(x, y); }
-  static __device__ float2 floats(type x) { return __bfloat1622float2(x); }
-};
-template <>
-struct Pair<__half> {
-  using type = __half2;
-  static __device__ type from(float x, float y) { return __floats2half2_rn(x, y); }
-  static __device__ float2 floats(type x) { return __half22float2(x); }
-};
-
-template <class PairType>
-__device__ inline uint32_t bits(PairType x) {
-  return *reinterpret_cast<const uint32_t*>(&x);
-}
-
-// Rounded as launch_silu_mul rounds; the product of two 16-bit elements is rounded once.
-template <class T>
-__device__ inline uint32_t silu_mul(float gate0, float gate1, float up0, float up1) {
-  using P = Pair<T>;
-  const float2 gate = P::floats(P::from(gate0, gate1));
-  const auto silu =
-      P::from(__fdividef(gate.x, 1.0f + __expf(-gate.x)), __fdividef(gate.y, 1.0f + __expf(-gate.y)));
-  return bits(__hmul2(silu, P::from(up0, up1)));
 }
 
 // Two elements of the bias from an even n on.

@@ -160,7 +160,8 @@ class WideWeight(_Weight):
         out: Tensor | None = None,
         **settings: Any,
     ) -> Tensor:
-        """The product without silu_mul for some 65 to 256 rows: k is cut, and how depends on the rows."""
+        """For some 65 to 256 rows, of float8 fewer: k is cut, and how depends on the rows. silu_mul: float8
+        and up to 64 rows."""
         values, scales = _parts_of(x)
         out = self._out(out, values.size(0))
         _cuda.split_gemm(**self._arguments(values, scales, bias, out), **settings)

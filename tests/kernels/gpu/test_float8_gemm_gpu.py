@@ -92,9 +92,11 @@ def test_split_product(n: int, k: int, dtype: torch.dtype) -> None:
     weight, w = float8_weight(n, k, dtype=dtype, seed=n)
     bias = normal(n, dtype=dtype, seed=1)
     cuts = [None] + [
-        tuning("Split", parts=parts, columns=columns, rows=rows)
-        for parts, columns, rows in itertools.product((1, 2, 3, 4, 8), (64, 128), (32, 64, 96, 128))
-        if parts <= rows // 8
+        tuning("Split", parts=parts, columns=columns, rows=rows, blocks_per_sm=per_sm)
+        for parts, columns, rows, per_sm in itertools.product(
+            (1, 2, 3, 4, 8), (64, 128), (32, 64, 96, 128), (1, 2)
+        )
+        if parts <= rows // 8 and (per_sm == 1 or rows <= 64)
     ]
     for m in ROWS:
         x = quantized(m, k, dtype, seed=m)
@@ -172,6 +174,25 @@ def test_fused_silu_mul_equals_the_kernels_apart(dtype: torch.dtype) -> None:
         assert torch.equal(wide_gemm(x, fused), ops.act_mul(wide_gemm(x, weight)))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("n", "k"), [*SIZES, (28672, 4096)])
+def test_split_silu_mul(n: int, k: int, dtype: torch.dtype) -> None:
+    """Up to 64 rows: right, and bit for bit the sums and act_mul apart."""
+    plain, w = float8_weight(2 * n, k, dtype=dtype, seed=n)
+    fused = WideWeight(plain.tensor, silu_mul=True, scale=plain.scale, dtype=dtype)
+    bias = normal(2 * n, dtype=dtype, seed=1)
+    for m in (1, 17, 32, 33, 64):
+        x = quantized(m, k, dtype, seed=m)
+        x.scales.mul_(1 / (4 * math.sqrt(k)))
+        for b, parts in itertools.product((None, bias), (1, 2)):
+            settings = {"bias": b, "tuning": tuning("Split", parts=parts, columns=128)}
+            out = written(split_gemm, apart(x), fused, dtype, **settings)
+            assert torch.equal(out, ops.act_mul(split_gemm(x, plain, **settings)))
+            expected = product(dequantized(x), w) + (0 if b is None else b.float())
+            tolerance = float8_tolerance(k, dtype, silu_mul=True)
+            assert_close(out, silu_mul(expected, dtype), tolerance, f"{m} rows")
+
+
 @pytest.mark.parametrize("m", [20, 64, 72, 300])
 def test_overlapping_chain_in_a_graph(m: int) -> None:
     """Kernels that start early see what the kernels before them wrote: the bits of launches in order."""
@@ -233,6 +254,11 @@ def test_refuses() -> None:
     )
     with pytest.raises(ValueError, match=r"num_scales: got 2; allowed: 1"):
         wide_gemm(ops.quantize_rows(normal(4, 256, dtype=torch.bfloat16), num_scales=2), blocked)
+    fused = WideWeight(weight.tensor, silu_mul=True, scale=weight.scale, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match=r"silu_mul: got true; allowed: false, but for up to 64 rows"):
+        split_gemm(quantized(65, 128, torch.bfloat16), fused)
+    with pytest.raises(ValueError, match=r"tuning.blocks_per_sm: got 2"):
+        split_gemm(quantized(65, 128, torch.bfloat16), weight, tuning=tuning("Split", blocks_per_sm=2))
     with pytest.raises(ValueError, match=r"tuning.parts: got 5; allowed: 1 to 4"):
         split_gemm(
             ops.quantize_rows(normal(4, 1024, dtype=torch.bfloat16)),

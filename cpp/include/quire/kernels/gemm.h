@@ -143,11 +143,12 @@ QUIRE_MEMBERS(WideGemmParams, QUIRE_REQUIRED(weight, num_rows, x, stride_x, out,
 // How the work of split_gemm is spread; 0: chosen from the sizes.
 struct SplitGemmTuning {
   static constexpr char kName[] = "SplitGemmTuning";
-  int32_t parts = 0;    // of k: 1 to 8
-  int32_t columns = 0;  // of out, of a tile: 64, 128
-  int32_t rows = 0;     // of x, of a tile: 96, 128, of float8 also 32, 64
+  int32_t parts = 0;          // of k: 1 to 8
+  int32_t columns = 0;        // of out, of a tile: 64, 128
+  int32_t rows = 0;           // of x, of a tile: 96, 128, of float8 also 32, 64
+  int32_t blocks_per_sm = 0;  // that find room: 1; with tiles of 32 or 64 rows also 2
 };
-QUIRE_MEMBERS(SplitGemmTuning, QUIRE_OPTIONAL(parts, columns, rows));
+QUIRE_MEMBERS(SplitGemmTuning, QUIRE_OPTIONAL(parts, columns, rows, blocks_per_sm));
 
 // For 65 to 256 rows of x, where whole tiles of out are too few for the device: k is cut among the blocks of
 // a cluster, which add up their sums through the cluster's shared memory.
@@ -157,7 +158,7 @@ QUIRE_MEMBERS(SplitGemmTuning, QUIRE_OPTIONAL(parts, columns, rows));
 // - 210 KB of shared memory per block, one block per SM.
 struct SplitGemmParams {
   static constexpr char kName[] = "split_gemm";
-  const WideGemmWeight* weight = nullptr;  // without silu_mul
+  const WideGemmWeight* weight = nullptr;  // silu_mul: float8, up to 64 rows
   int32_t num_rows = 0;                    // any number; tuned for 65 to 256
   const void* x = nullptr;                 // [num_rows, k], rows stride_x apart; 16-byte aligned
   int64_t stride_x = 0;                    // a multiple of 8

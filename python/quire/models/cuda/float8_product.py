@@ -12,12 +12,14 @@ from quire.ops import gemm
 # Columns of out and rows of x of a tile of the GEMM that cuts k, half of the other's tile: where one round
 # does all tiles, it is the faster one. Only it has scales of blocks.
 _TILE = 128
+# With up to so many rows it does SiLU * mul as well.
+_FEW_ROWS = 64
 
 
 class Float8Product:
     """A weight for quantised rows.
 
-    A row of the result depends on the number of rows, but for silu_mul().
+    A row of the result depends on the number of rows.
     """
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
@@ -39,7 +41,9 @@ class Float8Product:
     def silu_mul(self, x: ops.QuantizedRows, gate_up: Tensor | None, out: Tensor) -> None:
         """SiLU(gate) * up of the weight's halves; gate_up: scratch for both."""
         if self.num_scales == 1 and gemm.WideWeight.takes(self._weight, silu_mul=True):
-            self._for(out.dtype, silu_mul=True)(x, self._bias, out)
+            weight = self._for(out.dtype, silu_mul=True)
+            multiply = weight.split if out.size(0) <= _FEW_ROWS else weight
+            multiply(x, self._bias, out)
         else:
             assert gate_up is not None
             ops.act_mul(self(x, gate_up), out)
