@@ -176,16 +176,17 @@ void wide(int32_t num_rows, bool silu_mul) {
 }
 
 // Float8 rows and weights: whole numbers times powers of two, which e4m3 holds exactly.
-void float8(int32_t num_rows, bool silu_mul) {
+void float8(int32_t num_rows, bool silu_mul, bool is_blocked = false) {
   const int64_t n = 528, columns = silu_mul ? n / 2 : n;
   std::vector<BFloat16> host_x(num_rows * kK);
   std::vector<uint8_t> host_w(n * kK);
-  std::vector<float> scales(n);
+  const int32_t num_scales = is_blocked ? (kK + 127) / 128 : 1;
+  std::vector<float> scales(n * num_scales);
   for (size_t i = 0; i < host_x.size(); ++i) host_x[i] = to_bfloat16(static_cast<float>(i * 7 % 15) - 7);
   for (int64_t row = 0; row < num_rows; ++row) host_x[row * kK] = to_bfloat16(448);  // a scale of 1
   constexpr uint8_t kOnes[] = {0x00, 0x38, 0xb8};                                    // 0, 1, -1
   for (size_t i = 0; i < host_w.size(); ++i) host_w[i] = kOnes[i * i % 31 % 3];
-  for (int64_t i = 0; i < n; ++i) scales[i] = static_cast<float>(1 + i % 3) / 64;
+  for (size_t i = 0; i < scales.size(); ++i) scales[i] = static_cast<float>(1 + i / num_scales % 3) / 64;
   const auto product = [&](int64_t m, int64_t row) {
     double sum = 0;
     for (int64_t k = 0; k < kK; ++k) {
@@ -194,7 +195,7 @@ void float8(int32_t num_rows, bool silu_mul) {
       const uint8_t w = host_w[row * kK + k];
       sum += (w == 0x38 ? 1 : w == 0xb8 ? -1 : 0) * double{to_float(host_x[m * kK + column])};
     }
-    return sum * scales[row];
+    return sum * scales[row * num_scales];
   };
   std::vector<double> wanted;
   for (int64_t m = 0; m < num_rows; ++m) {
@@ -205,7 +206,7 @@ void float8(int32_t num_rows, bool silu_mul) {
   }
   const Device<BFloat16> x(host_x), out(num_rows * columns, kPoisoned);
   const Device<uint8_t> w(host_w), quantized(host_x.size(), kPoisoned);
-  const Device<float> w_scale(scales), x_scale(num_rows, kPoisoned);
+  const Device<float> w_scale(scales), x_scale(num_rows * num_scales, kPoisoned);
   QuantizeRowsParams q;
   q.num_rows = num_rows;
   q.size = kK;
@@ -213,8 +214,9 @@ void float8(int32_t num_rows, bool silu_mul) {
   q.stride_x = kK;
   q.out = quantized.data();
   q.scale = x_scale.data();
+  q.num_scales = num_scales;
   const auto weight =
-      cuda::make_wide_gemm_weight(w.data(), n, kK, DType::kBFloat16, silu_mul, w_scale.data(), 1);
+      cuda::make_wide_gemm_weight(w.data(), n, kK, DType::kBFloat16, silu_mul, w_scale.data(), num_scales);
   const auto run = [&](auto p, auto launch_gemm, const std::string& name) {
     p.weight = &weight;
     p.num_rows = num_rows;
@@ -229,8 +231,8 @@ void float8(int32_t num_rows, bool silu_mul) {
     check_close(out.host(), wanted,
                 name + " of float8, rows " + std::to_string(num_rows) + (silu_mul ? " silu_mul" : ""));
   };
-  run(WideGemmParams(), cuda::launch_wide_gemm, "wide_gemm");
-  if (!silu_mul) run(SplitGemmParams(), cuda::launch_split_gemm, "split_gemm");
+  if (!is_blocked) run(WideGemmParams(), cuda::launch_wide_gemm, "wide_gemm");
+  if (!silu_mul || num_rows <= 64) run(SplitGemmParams(), cuda::launch_split_gemm, "split_gemm");
 }
 
 }  // namespace
@@ -245,9 +247,10 @@ void gemms() {
       skinny_four_bits(num_rows, silu_mul, WeightFormat::kMxfp4, false);
     }
     for (const int32_t num_rows : {65, 300}) wide(num_rows, silu_mul);
-    for (const int32_t num_rows : {65, 300}) float8(num_rows, silu_mul);
+    for (const int32_t num_rows : {20, 64, 65, 300}) float8(num_rows, silu_mul);
   }
   for (const int32_t num_rows : {65, 129, 256}) split(num_rows);
+  for (const int32_t num_rows : {20, 64, 129}) float8(num_rows, false, true);
 }
 
 }  // namespace quire::launches
