@@ -20,7 +20,6 @@ log = logging.getLogger("quire.engine")
 
 ROW = -1  # as a group's size: the whole row
 _KERNEL_GROUPS = (32, 64, 128, ROW)
-_KERNEL_COLUMNS = 32  # of which a row has a multiple
 
 
 def has_whole_pieces(projection: LinearSpec | ExpertsSpec) -> bool:
@@ -127,9 +126,8 @@ class Int4:
 
 
 def are_multiplied_in_four_bits(projection: LinearSpec | ExpertsSpec) -> bool:
-    """Whether kernels take such a projection, of int4 or mxfp4."""
-    is_linear = isinstance(projection, LinearSpec) and projection.in_size % _KERNEL_COLUMNS == 0
-    return is_linear and find_spec("quire.models.cuda.int4_linear") is not None
+    """Whether kernels take such a projection, of int4 or mxfp4: rows of whole 16-byte pieces."""
+    return isinstance(projection, LinearSpec) and projection.in_size % 32 == 0 and projection.in_size >= 256
 
 
 def _have_one_order(tensors: Mapping[str, Tensor]) -> bool:

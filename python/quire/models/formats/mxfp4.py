@@ -43,20 +43,14 @@ class Mxfp4:
 
     def linear(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> Linear:
         # Not at the top: the CUDA kernels may not be built.
-        from quire.models.cuda.int4_linear import (  # type: ignore[import-not-found,unused-ignore]
-            CudaInt4Linear,
-        )
+        from quire.models.cuda.int4_linear import CudaInt4Linear
 
-        linear: Linear = CudaInt4Linear(**tensors, group_size=MXFP4_GROUP, is_invariant=is_invariant)
-        return linear
+        return CudaInt4Linear(**tensors, group_size=MXFP4_GROUP, is_invariant=is_invariant)
 
     def gate_up(self, spec: LinearSpec, tensors: Mapping[str, Tensor], *, is_invariant: bool) -> GateUp:
-        from quire.models.cuda.int4_linear import (  # type: ignore[import-not-found,unused-ignore]
-            CudaInt4GateUp,
-        )
+        from quire.models.cuda.int4_linear import CudaInt4GateUp
 
-        gate_up: GateUp = CudaInt4GateUp(**tensors, group_size=MXFP4_GROUP, is_invariant=is_invariant)
-        return gate_up
+        return CudaInt4GateUp(**tensors, group_size=MXFP4_GROUP, is_invariant=is_invariant)
 
 
 MXFP4 = Mxfp4()
