@@ -37,7 +37,6 @@ class Int4:
     group_size: int
     has_zero: bool
     has_columns: bool = False
-    takes_quantized = False
 
     takes_quantized: ClassVar[bool] = False
 
