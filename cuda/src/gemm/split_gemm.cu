@@ -25,8 +25,8 @@ struct Cut {
   int32_t rows, columns, parts, blocks_per_sm;
 };
 
-// One round, of the fewest columns, in two parts of k where there is room. All of it is measured: the fastest
-// of what was tried for the shapes of 8B and 1B models (docs/kernels/split_gemm.md).
+// One round, of the fewest columns, in two parts of k where there is room. All of it is measured in
+// bfloat16: the fastest of what was tried for the shapes of 8B and 1B models (docs/kernels/split_gemm.md).
 Cut choose_cut(int64_t n, int64_t k, const SplitGemmParams& p) {
   constexpr int64_t kLong = 8192;  // k of which larger tiles pay for the exchange of their sums
   const bool is_small = ceil_div(p.num_rows, kSmallTileRows) == ceil_div(p.num_rows, kTileRows);
