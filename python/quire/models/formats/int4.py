@@ -22,11 +22,6 @@ ROW = -1  # as a group's size: the whole row
 _KERNEL_GROUPS = (32, 64, 128, ROW)
 
 
-def has_whole_pieces(projection: LinearSpec | ExpertsSpec) -> bool:
-    """Whether the kernels for four bits have its sizes: rows of whole 16-byte pieces."""
-    return isinstance(projection, LinearSpec) and projection.in_size % 32 == 0 and projection.in_size >= 256
-
-
 @dataclass(frozen=True, kw_only=True)
 class Int4:
     """(q - zero) * scale, laid out as `int4_layouts.py` says.
