@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from gemm_cases import skinny_gemm, tuning
 from quire import ops
+from quire.ops import gemm
 from quire.ops.gemm import SkinnyWeight
 from torch import Tensor
 
@@ -108,6 +109,10 @@ WEIGHTS: dict[str, Make] = {
     "int4-zeros": int4_zeros_weight,
     "mxfp4": mxfp4_weight,
 }
+
+
+def rows_of(weights: str) -> list[int]:
+    return [rows for rows in ROWS if weights == "bf16" or rows <= gemm.MAX_WIDENED_ROWS]
 
 
 def bytes_of(weight: SkinnyWeight) -> int:
@@ -222,7 +227,7 @@ def time_shapes(models: Iterable[str], weights: str) -> list[dict[str, object]]:
             if name == "lm_head" and weights != "bf16":
                 continue
             shape = Shape(n, k, silu_mul, WEIGHTS[weights])
-            for rows in ROWS:
+            for rows in rows_of(weights):
                 us = shape.time(ours(), rows, n // 2 if silu_mul else n)
                 torch_us = shape.time(cublas, rows, n) if weights == "bf16" else None
                 title = f"{model} {name:8} {n:6} x {k:5} rows {rows:2}"
@@ -237,7 +242,7 @@ def time_chains(models: Iterable[str], weights: str) -> list[dict[str, object]]:
     results: list[dict[str, object]] = []
     for model in models:
         step = Step(model, WEIGHTS[weights])
-        for rows in ROWS:
+        for rows in rows_of(weights):
             us = step.time(ours(), rows, True)
             torch_us = step.time(cublas, rows, False) if weights == "bf16" else None
             results.append(
@@ -293,7 +298,9 @@ def main() -> None:
     args = parser.parse_args()
     results: dict[str, object] = {"device": torch.cuda.get_device_name(), "weights": args.weights}
     if args.sweep:
-        results["sweep"] = sweep(args.models, args.rows, args.weights)
+        most = max(rows_of(args.weights))
+        rows_to_time = [rows for rows in args.rows if rows <= most]
+        results["sweep"] = sweep(args.models, rows_to_time, args.weights)
     else:
         results["chains"] = time_chains(args.models, args.weights)
         results["shapes"] = time_shapes(args.models, args.weights)

@@ -6,6 +6,7 @@ namespace quire::bindings {
 
 void bind_gemm(py::module_& m) {
   m.attr("SKINNY_GEMM_MAX_ROWS") = kSkinnyGemmMaxRows;
+  m.attr("WIDENED_GEMM_MAX_ROWS") = kWidenedGemmMaxRows;
   const auto make_skinny = [](uintptr_t data, int64_t n, int64_t k, int dtype, bool silu_mul, int format,
                               uintptr_t scales, int32_t num_scales, uintptr_t zeros) {
     return cuda::make_skinny_gemm_weight(

@@ -62,6 +62,7 @@ def paged_attention(
 ) -> None: ...
 
 SKINNY_GEMM_MAX_ROWS: Final = 64
+WIDENED_GEMM_MAX_ROWS: Final = 32
 
 class SkinnyGemmWeight:
     def __init__(

@@ -60,9 +60,6 @@ inline constexpr int kBoxRows = 64;                             // of W, in one 
 inline constexpr int kStepColumns = 2 * kBoxColumns;            // of x, in one stage
 inline constexpr int kLoadBytes = kBoxRows * kStepColumns * 2;  // of W, in one stage
 
-// For so few rows of x mma.sync is faster than wgmma with an operand in registers.
-inline constexpr int kMaxMmaTokens = 32;
-
 // Of four bits, of a row of W, in one stage.
 inline constexpr int kGroupUnits = kLoadBytes * 2 / kBoxRows / kGroupUnit;
 
@@ -79,7 +76,8 @@ __host__ __device__ int32_t stage_bytes(const KernelArgs& a) {
   return kIsFourBit<kFormat> ? a.stage_bytes : kLoadBytes;
 }
 
-// padded_rows: 8, 16, 24, 32, 48 or 64. Fills in config's block and shared memory, and the stages.
+// padded_rows: 8, 16, 24, 32 and of 16 bits 48 or 64. Fills in config's block and shared memory, and the
+// stages.
 template <class T, WeightFormat kFormat>
 void launch_kernel(int padded_rows, LaunchConfig config, KernelArgs args);
 

@@ -9,8 +9,9 @@
 
 namespace quire::cuda::gemm {
 
-// A step of x for mma.sync, whose fragments lie as wgmma's do. Everything is loaded at first, and the 16
-// columns of an operand are added up in turns in two places: nothing waits for what was begun just before.
+// A step of x for mma.sync, whose fragments lie as wgmma's do and which is faster than wgmma with an operand
+// in registers. Everything is loaded at first, and the 16 columns of an operand are added up in turns in two
+// places: nothing waits for what was begun just before.
 template <class T, int kTokens>
 struct RowsOfX {
   static constexpr int kGroups = kTokens / 8;
@@ -104,61 +105,71 @@ struct Products {
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) load_matrices(words[i], from ^ (step * kRowBytes % 128 + i * 32));
     float acc[kTokens / 2] = {};
-    if constexpr (kTokens <= kMaxMmaTokens) {
-      multiply_rows(acc, words, x);
-    } else {
-      uint32_t operands[kLoads][Operands::kOperands][4];
-#pragma unroll
-      for (int i = 0; i < kLoads; ++i) {
-        Operands::run(words[i], operands[i]);
-        begin_products();
-#pragma unroll
-        for (int j = 0; j < Operands::kOperands; ++j) {
-          const int k = (i * Operands::kOperands + j) * 16;
-          WgmmaOfRegisters<T, kTokens>::run(
-              acc, operands[i][j], operand_at(x + k / kBoxColumns * S::kXBoxBytes + k % kBoxColumns * 2));
-        }
-        commit_products();
-      }
-      wait_products<0>();
-    }
+    multiply_rows(acc, words, x);
     const float first = scales.x * Operands::kFactor, second = scales.y * Operands::kFactor;
 #pragma unroll
     for (int i = 0; i < kTokens / 2; ++i) sums[i] = fmaf(acc[i], i % 4 < 2 ? first : second, sums[i]);
   }
 };
 
-// Four bits: each element is scaled while it is widened.
+// Four bits. Sums of a whole step of one group are scaled in float32; where groups are smaller, or the rows
+// of x many, each element is scaled while it is widened.
 template <class T, int kTokens, WeightFormat kFormat>
   requires(kIsFourBit<kFormat>)
 struct Products<T, kTokens, kFormat> {
   using S = Shape<kTokens>;
+  using Rows = RowsOfX<T, kTokens>;
   using Elements = Widen<T, kFormat>;
   static constexpr int kRowBytes = kStepColumns / 2;  // of a row of W, in a step
+  static constexpr int kUnits = kStepColumns / kGroupUnit;
+  static constexpr int kStepShift = 2;  // of groups of a step's columns
+  static constexpr int kOperands = kStepColumns / 16;
+  static_assert(kGroupUnit << kStepShift == kStepColumns);
 
   float sums[kTokens / 2] = {};
   const Groups& groups;
-  uint32_t lane_offset;          // of what load_matrices() reads by this lane, in a box
-  uint32_t row_offset;           // of this lane's first row, in a group's scales
-  uint32_t scales[2], zeros[2];  // of this lane's rows, in the group at hand
+  uint32_t lane_offset;  // of what load_matrices() reads by this lane, in a box
+  uint32_t row_offset;   // of this lane's first row, in a group's scales
 
   __device__ Products(const KernelArgs& args, int32_t, int32_t) : groups(args.groups) {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = warp * 16 + lane % 16;
     lane_offset = row * 128 + (lane % 8 ^ lane / 16) * 16;
     row_offset = (warp * 16 + lane / 4) * 2;
-    zeros[0] = zeros[1] = Elements::prepared_zero(8);
   }
 
+  // What this lane's two rows have in a group.
+  struct Group {
+    uint32_t scales[2], zeros[2];
+  };
+
   // unit: of columns, in the load at w.
-  __device__ void enter_group(uint32_t w, int unit) {
-    if ((unit & ((1 << groups.shift) - 1)) != 0) return;
+  __device__ Group group_of(uint32_t w, int unit) const {
     const uint32_t from = w + kLoadBytes + (unit >> groups.shift) * (kBoxRows * 2) + row_offset;
+    Group group;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      scales[half] = load_short(from + half * 16) * 0x00010001u;
-      if (groups.has_zeros) {
-        zeros[half] = Elements::prepared_zero(load_short(from + groups.box_bytes + half * 16));
-      }
+      group.scales[half] = load_short(from + half * 16);
+      const uint32_t zero = groups.has_zeros ? load_short(from + groups.box_bytes + half * 16) : 8;
+      group.zeros[half] = Elements::prepared_zero(zero);
+    }
+    return group;
+  }
+
+  // Before they are scaled. The j-th 16 columns of a step.
+  __device__ static void numbers(const uint32_t (&words)[2][4], int j, const Group& group,
+                                 uint32_t (&operand)[4]) {
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      const int half = r % 2, nibble = j % 2 * 2 + r / 2;
+      operand[r] = Elements::number(words[j / 4][j % 4 / 2 * 2 + half], nibble, group.zeros[half]);
+    }
+  }
+  __device__ static void elements(const uint32_t (&words)[2][4], int j, const Group& group,
+                                  uint32_t (&operand)[4]) {
+    numbers(words, j, group, operand);
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      operand[r] = multiply_pairs<T>(operand[r], group.scales[r % 2] * 0x00010001u);
     }
   }
 
@@ -167,49 +178,46 @@ struct Products<T, kTokens, kFormat> {
     uint32_t words[2][4];  // of 64 columns each
 #pragma unroll
     for (int i = 0; i < 2; ++i) load_matrices(words[i], from ^ (step * kRowBytes % 128 + i * 32));
-    const int unit = step * (kStepColumns / kGroupUnit);
-    if constexpr (kTokens <= kMaxMmaTokens) {
-      const RowsOfX<T, kTokens> rows(x);
-      float other[kTokens / 2] = {};
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          if (j % 2 == 0) enter_group(w, unit + i * 2 + j / 2);
-          uint32_t operand[4];
-          widen(words[i], j, operand);
-          rows.multiply(j % 2 == 0 ? sums : other, operand, i * 4 + j);
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < kTokens / 2; ++i) sums[i] += other[i];
+    if (kFormat == WeightFormat::kInt4 && groups.shift >= kStepShift) {
+      add_group(words, group_of(w, step * kUnits), Rows(x));
     } else {
-      uint32_t operands[2][4][4];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          if (j % 2 == 0) enter_group(w, unit + i * 2 + j / 2);
-          widen(words[i], j, operands[i][j]);
-        }
-        begin_products();
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          WgmmaOfRegisters<T, kTokens>::run(sums, operands[i][j], operand_at(x + i * S::kXBoxBytes + j * 32));
-        }
-        commit_products();
-      }
-      wait_products<0>();
+      add_units(w, step * kUnits, words, Rows(x));
     }
   }
 
-  // The j-th 16 columns of a load.
-  __device__ void widen(const uint32_t (&words)[4], int j, uint32_t (&operand)[4]) const {
+  __device__ void add_group(const uint32_t (&words)[2][4], const Group& group, const Rows& rows) {
+    float acc[2][kTokens / 2] = {};
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      const int half = r % 2, nibble = j % 2 * 2 + r / 2;
-      operand[r] = Elements::pair(words[j / 2 * 2 + half], nibble, zeros[half], scales[half]);
+    for (int j = 0; j < kOperands; ++j) {
+      uint32_t operand[4];
+      numbers(words, j, group, operand);
+      rows.multiply(acc[j % 2], operand, j);
     }
+    const float first = scale_of(group.scales[0]), second = scale_of(group.scales[1]);
+#pragma unroll
+    for (int i = 0; i < kTokens / 2; ++i) {
+      sums[i] = fmaf(acc[0][i] + acc[1][i], i % 4 < 2 ? first : second, sums[i]);
+    }
+  }
+  __device__ static float scale_of(uint32_t bits) {
+    const uint16_t scale = static_cast<uint16_t>(bits);
+    return to_float(reinterpret_cast<const T&>(scale));
+  }
+
+  __device__ void add_units(uint32_t w, int first_unit, const uint32_t (&words)[2][4], const Rows& rows) {
+    float other[kTokens / 2] = {};
+#pragma unroll
+    for (int unit = 0; unit < kUnits; ++unit) {
+      const Group group = group_of(w, first_unit + unit);
+      uint32_t operands[2][4];
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        elements(words, unit * 2 + j, group, operands[j]);
+        rows.multiply(j == 0 ? sums : other, operands[j], unit * 2 + j);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kTokens / 2; ++i) sums[i] += other[i];
   }
 };
 

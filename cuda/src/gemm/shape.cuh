@@ -44,7 +44,7 @@ inline constexpr int kSharedOfSm = 228 * 1024;
 inline constexpr int kSharedReserved = 1024;  // of each block
 
 template <class S>
-Layout make_layout(int parts_log2, bool silu_mul, int blocks_per_sm, int stage_bytes,
+Layout make_layout(int parts_log2, bool silu_mul, int blocks_per_sm, int stage_bytes, int x_stage_bytes,
                    int x_stages_per_stage) {
   constexpr int kMinStages = 2;
   const int min_x_stages = std::min(2 * x_stages_per_stage, kMaxXStages);
@@ -53,11 +53,11 @@ Layout make_layout(int parts_log2, bool silu_mul, int blocks_per_sm, int stage_b
   const int room = budget - kBarrierBytes - exchange_bytes - staging_bytes;
   Layout layout{};
   for (int stages = kMaxStages; stages >= kMinStages && layout.num_x_stages < min_x_stages; --stages) {
-    const int x_stages = (room - stages * stage_bytes) / S::kXLoadBytes;
+    const int x_stages = (room - stages * stage_bytes) / x_stage_bytes;
     layout.num_stages = stages;
     layout.num_x_stages = x_stages < kMaxXStages ? x_stages : kMaxXStages;
   }
-  layout.exchange = layout.num_stages * stage_bytes + layout.num_x_stages * S::kXLoadBytes;
+  layout.exchange = layout.num_stages * stage_bytes + layout.num_x_stages * x_stage_bytes;
   layout.staging = layout.exchange + exchange_bytes;
   layout.barriers = layout.staging + staging_bytes;
   return layout;

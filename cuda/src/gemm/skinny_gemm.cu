@@ -213,20 +213,6 @@ void set_scales(KernelArgs& args, const SkinnyGemmWeight& w) {
   args.stage_bytes = gemm::kLoadBytes + ceil_div(bytes, kStageUnit) * kStageUnit;
 }
 
-// The rows from this one on, `count` of them.
-SkinnyGemmParams some_rows(const SkinnyGemmParams& p, int32_t first, int32_t count) {
-  constexpr int kBytes = 2;
-  SkinnyGemmParams some = p;
-  some.num_rows = count;
-  some.out = static_cast<unsigned char*>(p.out) + first * p.stride_out * kBytes;
-  if (p.rows != nullptr) {
-    some.rows = p.rows + first;
-  } else {
-    some.x = static_cast<const unsigned char*>(p.x) + first * p.stride_x * kBytes;
-  }
-  return some;
-}
-
 }  // namespace
 
 SkinnyGemmWeight make_skinny_gemm_weight(const void* data, int64_t n, int64_t k, DType dtype, bool silu_mul,
@@ -258,19 +244,12 @@ SkinnyGemmWeight make_skinny_gemm_weight(const void* data, int64_t n, int64_t k,
 
 void launch_skinny_gemm(const SkinnyGemmParams& p, cudaStream_t stream) {
   const SkinnyGemmWeight& w = *p.weight;
-  check_range("num_rows", p.num_rows, 0, kSkinnyGemmMaxRows);
+  const bool is_widened = w.scales.format != WeightFormat::k16Bits;
+  check_range("num_rows", p.num_rows, 0, is_widened ? kWidenedGemmMaxRows : kSkinnyGemmMaxRows);
   if (p.num_rows == 0) return;
   check_x(w, p);
   const int64_t n_out = w.silu_mul ? w.n / 2 : w.n;
   check_range("stride_out", p.stride_out, p.num_rows == 1 ? 0 : n_out, INT64_MAX);
-
-  // Where weights are widened, more rows are added up in another order.
-  constexpr int kSameOrder = gemm::kMaxMmaTokens;
-  if (p.is_invariant && w.scales.format != WeightFormat::k16Bits && p.num_rows > kSameOrder) {
-    launch_skinny_gemm(some_rows(p, 0, kSameOrder), stream);
-    launch_skinny_gemm(some_rows(p, kSameOrder, p.num_rows - kSameOrder), stream);
-    return;
-  }
 
   constexpr int kFewRows = 32;
   Cut cut = p.num_rows <= kFewRows || p.is_invariant ? cut_for_few_rows(w) : cut_for_many_rows(w);

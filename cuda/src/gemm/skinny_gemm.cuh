@@ -25,22 +25,23 @@
 
 namespace quire::cuda::gemm {
 
-// Loads of x for each load of W.
-template <WeightFormat kFormat>
-inline constexpr int kXSteps = 16 / bits_of(kFormat);
+// A load of x: as many steps as a load of W has, or one where x is large.
+template <int kTokens, WeightFormat kFormat>
+struct XLoads {
+  static constexpr int kStepsOfWeight = 16 / bits_of(kFormat);
+  static constexpr int kSteps = kTokens <= 16 ? kStepsOfWeight : 1;
+  static constexpr int kInLoad = kStepsOfWeight / kSteps;  // of W
+  static constexpr int kBytes = kSteps * Shape<kTokens>::kXLoadBytes;
 
-// The steps of x of a part of k.
-template <WeightFormat kFormat>
-struct XSteps {
-  int32_t first, count;
+  int32_t first, count;  // of a part of k
 
-  __device__ XSteps(const KernelArgs& a, const Part& part)
-      : first(part.first_step * kXSteps<kFormat>), count(part.num_steps) {
-    if constexpr (kXSteps<kFormat> > 1) count = min(count * kXSteps<kFormat>, a.num_x_steps - first);
+  __device__ XLoads(const KernelArgs& a, const Part& part)
+      : first(part.first_step * kInLoad), count(part.num_steps) {
+    if constexpr (kInLoad > 1) count = min(count * kInLoad, a.num_x_steps - first);
   }
   // The last load of W may be of fewer columns.
   __device__ int32_t in_load(int32_t load) const {
-    return kXSteps<kFormat> == 1 ? 1 : min(kXSteps<kFormat>, count - load * kXSteps<kFormat>);
+    return kInLoad == 1 ? 1 : min(kInLoad, count - load * kInLoad);
   }
 };
 
@@ -159,24 +160,26 @@ __device__ void load_x(const KernelArgs& a, const Part& part, const Shared<S>& s
   const int lane = threadIdx.x % 32;
   // Without given rows, one copy brings all.
   const int32_t num_copies = a.rows != nullptr ? kTokens : 1;
-  const XSteps<kFormat> steps(a, part);
+  using Loads = XLoads<kTokens, kFormat>;
+  constexpr int kBoxes = 2 * Loads::kSteps;
+  const Loads loads(a, part);
   RingCursor ring;
   int32_t load = 0;
   int t = 0;
   do {
 #pragma unroll 1
-    for (int32_t step = 0; step < steps.count; ++step, ++load) {
+    for (int32_t i_load = 0; i_load < loads.count; ++i_load, ++load) {
       if (load >= shared.num_x_stages) wait_barrier(shared.x_empty(ring.stage), ring.phase ^ 1);
-      if (lane == 0) arrive_and_expect(shared.x_full(ring.stage), S::kXLoadBytes);
+      if (lane == 0) arrive_and_expect(shared.x_full(ring.stage), Loads::kBytes);
       __syncwarp();
 #pragma unroll 1
-      for (int i = lane; i < num_copies * 2; i += 32) {
-        const int box = i % 2, copy = i / 2;
+      for (int i = lane; i < num_copies * kBoxes; i += 32) {
+        const int box = i % kBoxes, copy = i / kBoxes;
         int32_t row = 0;
         if (a.rows != nullptr) row = copy < a.num_rows ? a.rows[copy] : kOutside;
-        copy_box(shared.x + ring.stage * S::kXLoadBytes + box * S::kXBoxBytes + copy * kBoxColumns * 2, &a.x,
-                 (steps.first + step) * kStepColumns + box * kBoxColumns, row, shared.x_full(ring.stage),
-                 CachePolicy::kEvictLast);
+        copy_box(shared.x + ring.stage * Loads::kBytes + box * S::kXBoxBytes + copy * kBoxColumns * 2, &a.x,
+                 (loads.first + i_load) * (Loads::kSteps * kStepColumns) + box * kBoxColumns, row,
+                 shared.x_full(ring.stage), CachePolicy::kEvictLast);
       }
       ring.advance(shared.num_x_stages);
     }
@@ -188,13 +191,14 @@ __device__ void multiply(const KernelArgs& a, const Part& part, const Shared<Sha
   using S = Shape<kTokens>;
   const int lane = threadIdx.x % 32;
   const int32_t trigger_at = max(part.num_steps - a.trigger, 0);
-  const XSteps<kFormat> steps(a, part);
+  using Loads = XLoads<kTokens, kFormat>;
+  const Loads loads(a, part);
   RingCursor ring, x_ring;
   int32_t tile = part.first_tile();
 #pragma unroll 1
   for (int t = 0; tile != kNoTile; ++t) {
     int32_t next = kNoTile;
-    Products<T, kTokens, kFormat> products(a, tile, steps.first);
+    Products<T, kTokens, kFormat> products(a, tile, loads.first * Loads::kSteps);
 #pragma unroll 1
     for (int32_t step = 0; step < part.num_steps; ++step) {
       if (step == trigger_at) {
@@ -202,14 +206,17 @@ __device__ void multiply(const KernelArgs& a, const Part& part, const Shared<Sha
         if (next == kNoTile) launch_dependents();
       }
       wait_barrier(shared.full(ring.stage), ring.phase);
-      const int32_t num_x_steps = steps.in_load(step);
+      const int32_t num_x_loads = loads.in_load(step);
 #pragma unroll 1
-      for (int i = 0; i < num_x_steps; ++i) {
+      for (int i = 0; i < num_x_loads; ++i) {
         wait_barrier(shared.x_full(x_ring.stage), x_ring.phase);
         const uint32_t w = shared.weights + ring.stage * shared.stage_bytes;
-        const uint32_t x = shared.x + x_ring.stage * S::kXLoadBytes;
-        products.add(w, i, x);
-        const bool is_last = i == num_x_steps - 1;
+        const uint32_t x = shared.x + x_ring.stage * Loads::kBytes;
+#pragma unroll 2
+        for (int j = 0; j < Loads::kSteps; ++j) {
+          products.add(w, i * Loads::kSteps + j, x + j * S::kXLoadBytes);
+        }
+        const bool is_last = i == num_x_loads - 1;
         if (lane == 0) {
           if (is_last) arrive(shared.empty(ring.stage));
           arrive(shared.x_empty(x_ring.stage));
@@ -260,8 +267,9 @@ __global__ void __launch_bounds__(kThreads, 2) skinny_gemm_kernel(const __grid_c
 template <class T, int kTokens, WeightFormat kFormat>
 void launch_tokens(LaunchConfig config, KernelArgs args) {
   const auto kernel = skinny_gemm_kernel<T, kTokens, kFormat>;
+  using Loads = XLoads<kTokens, kFormat>;
   args.layout = make_layout<Shape<kTokens>>(args.parts_log2, args.silu_mul, args.blocks_per_sm,
-                                            stage_bytes<kFormat>(args), kXSteps<kFormat>);
+                                            stage_bytes<kFormat>(args), Loads::kBytes, Loads::kInLoad);
   args.in_flight = std::min(args.in_flight, args.layout.num_stages);
   config.block = kThreads;
   config.shared_bytes = args.layout.barriers + kBarrierBytes;
@@ -281,10 +289,12 @@ void launch_kernel(int padded_rows, LaunchConfig config, KernelArgs args) {
       return launch_tokens<T, 24, kFormat>(config, args);
     case 32:
       return launch_tokens<T, 32, kFormat>(config, args);
-    case 48:
-      return launch_tokens<T, 48, kFormat>(config, args);
     default:
-      return launch_tokens<T, 64, kFormat>(config, args);
+      break;
+  }
+  if constexpr (kFormat == WeightFormat::k16Bits) {
+    if (padded_rows == 48) return launch_tokens<T, 48, kFormat>(config, args);
+    return launch_tokens<T, 64, kFormat>(config, args);
   }
 }
 

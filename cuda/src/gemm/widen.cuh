@@ -80,11 +80,11 @@ struct Widen<T, WeightFormat::kInt4> {
 
   static __device__ uint32_t prepared_zero(uint32_t zero) { return zero * 0x00010001u + kOffset; }
 
-  static __device__ uint32_t pair(uint32_t word, int i, uint32_t zero, uint32_t scale) {
+  static __device__ uint32_t number(uint32_t word, int i, uint32_t zero) {
     // In one instruction, which the compiler does not find for two constants: (a & b) | c.
     uint32_t shifted;
     asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(shifted) : "r"(word >> 4 * i), "n"(0x000f000f), "r"(kOffset));
-    return multiply_pairs<T>(subtract_pairs<T>(shifted, zero), scale);
+    return subtract_pairs<T>(shifted, zero);
   }
 };
 
@@ -97,12 +97,12 @@ struct Widen<T, WeightFormat::kMxfp4> {
 
   static __device__ uint32_t prepared_zero(uint32_t) { return 0; }
 
-  static __device__ uint32_t pair(uint32_t word, int i, uint32_t, uint32_t scale) {
+  static __device__ uint32_t number(uint32_t word, int i, uint32_t) {
     const uint32_t high = word << (12 - 4 * i);  // the nibble is the highest of its half
     constexpr int kDown = kIsHalf ? 3 : 6;
     const uint32_t moved = 4 * i + kDown < 12 ? word << (12 - kDown - 4 * i) : word >> (4 * i + kDown - 12);
     const uint32_t small = (high & 0x80008000u) | (moved & (kIsHalf ? 0x0e000e00u : 0x01c001c0u));
-    return multiply_pairs<T>(multiply_pairs<T>(small, kPowers), scale);
+    return multiply_pairs<T>(small, kPowers);
   }
 };
 

@@ -18,6 +18,7 @@ if has_cuda_kernels():
     from quire import _cuda
 
     MAX_SKINNY_ROWS = _cuda.SKINNY_GEMM_MAX_ROWS
+    MAX_WIDENED_ROWS = _cuda.WIDENED_GEMM_MAX_ROWS
 
 
 class _Weight:
@@ -88,7 +89,8 @@ class SkinnyWeight(_Weight):
         rows: Tensor | None = None,
         **settings: Any,
     ) -> Tensor:
-        """x: `[num_rows, in_size]`, at most MAX_SKINNY_ROWS rows, which may be apart. rows: int32; then row i
+        """x: `[num_rows, in_size]`, at most MAX_SKINNY_ROWS rows, or MAX_WIDENED_ROWS where the
+        weight has a scale; they may be apart. rows: int32; then row i
         of the result is that of x[rows[i]]. settings: overlaps, is_invariant, tuning, for tests."""
         num_rows = x.size(0) if rows is None else rows.size(0)
         out = self._out(out, num_rows)

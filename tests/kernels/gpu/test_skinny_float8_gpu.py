@@ -15,7 +15,7 @@ from torch import Tensor
 
 pytestmark = pytest.mark.gpu
 
-ROWS = [1, 2, 7, 8, 9, 16, 17, 24, 31, 32, 33, 48, 50, 63, 64]
+ROWS = [1, 2, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 32]
 # n x k: one load, ragged, odd, fewer tiles than SMs, many; the last load of one step of x and of two.
 SIZES = [(128, 128), (64, 144), (1, 256), (13, 400), (1000, 1104), (2048, 2048), (5001, 512), (40000, 256)]
 KINDS = ["channel", "block"]
@@ -54,8 +54,8 @@ def test_every_code_is_widened_exactly(dtype: torch.dtype) -> None:
     )
     value = rows.view(torch.float8_e4m3fn).to(dtype)
     unit = torch.eye(k, dtype=dtype, device="cuda")
-    for first in range(0, k, 64):
-        assert torch.equal(skinny_gemm(unit[first : first + 64], weight), value.T[first : first + 64])
+    for first in range(0, k, 32):
+        assert torch.equal(skinny_gemm(unit[first : first + 32], weight), value.T[first : first + 32])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,7 +87,7 @@ def test_every_cut(parts: int, silu: bool, kind: str) -> None:
     n, k = (3008 if silu else 1500), 1168
     case = Case(n, k, kind)
     weight = case.weight(torch.bfloat16, silu_mul=silu)
-    for m in (1, 16, 21, 30, 40, 45, 56, 64):
+    for m in (1, 8, 11, 16, 21, 30, 32):
         x = normal(m, k, dtype=torch.bfloat16, seed=m) * 0.01
         expected = product(x, case.value)
         expected = silu_mul(expected, x.dtype) if silu else expected.to(x.dtype)
@@ -110,7 +110,7 @@ def test_silu_mul(n: int, k: int, dtype: torch.dtype, kind: str) -> None:
     case = Case(n, k, kind, seed=n)
     weight = case.weight(dtype, silu_mul=True)
     bias = normal(n, dtype=dtype, seed=1)
-    for m in (1, 5, 8, 13, 29, 64):
+    for m in (1, 5, 8, 13, 29, 32):
         x = normal(m, k, dtype=dtype, seed=m) * (0.5 / math.sqrt(k))
         room = poisoned(m + 1, n // 2, dtype=dtype)
         skinny_gemm(x, weight, out=room[:m])
@@ -126,7 +126,7 @@ def test_rows() -> None:
     n, k = 1000, 1168
     weight = Case(n, k, "block").weight(torch.bfloat16)
     x = normal(300, k + 8, dtype=torch.bfloat16, seed=1)[:, :k]
-    for m in (1, 8, 20, 40, 64):
+    for m in (1, 8, 20, 32):
         rows = torch.randint(0, 300, (m,), dtype=torch.int32, device="cuda")
         rows[0] = 299
         assert torch.equal(
@@ -144,12 +144,12 @@ def test_a_row_has_the_same_bits_in_every_batch(
 ) -> None:
     """Alone, in any number of rows, and in every repeat."""
     weight = Case(n, k, kind).weight(dtype, silu_mul=silu)
-    x = normal(64, k, dtype=dtype, seed=1) * 0.01
+    x = normal(32, k, dtype=dtype, seed=1) * 0.01
     whole = skinny_gemm(x, weight, is_invariant=True)
     for _ in range(20):
         assert torch.equal(skinny_gemm(x, weight, is_invariant=True), whole)
     for m in ROWS:
-        first = 64 - m
+        first = 32 - m
         assert torch.equal(skinny_gemm(x[first:], weight, is_invariant=True), whole[first:]), f"{m} rows"
 
 
@@ -162,7 +162,7 @@ def test_projections(kind: str, is_invariant: bool) -> None:
     bias = normal(n, dtype=torch.bfloat16, seed=3)
     linear = CudaFp8Linear(case.codes.clone(), case.scale, bias, is_invariant=is_invariant)
     gate_up = CudaFp8GateUp(case.codes.clone(), case.scale, is_invariant=is_invariant)
-    for m in (1, 64, 65, 300):
+    for m in (1, 32, 33, 64, 65, 300):
         x = normal(m, k, dtype=torch.bfloat16, seed=m) * 0.02
         sums = product(x, case.value)
         expected = (sums + bias.float()).to(x.dtype)

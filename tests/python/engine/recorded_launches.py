@@ -107,6 +107,7 @@ def install(recorder: Recorder) -> None:
 
     kernels: Any = ModuleType("quire._cuda")
     kernels.SKINNY_GEMM_MAX_ROWS = 64
+    kernels.WIDENED_GEMM_MAX_ROWS = 32
     kernels.paged_attention_workspace_bytes = lambda config: 256
     for name in ("SkinnyGemmWeight", "WideGemmWeight", "PagedAttentionConfig"):
         setattr(kernels, name, Handle)

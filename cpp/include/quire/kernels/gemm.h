@@ -25,6 +25,7 @@
 namespace quire {
 
 inline constexpr int kSkinnyGemmMaxRows = 64;
+inline constexpr int kWidenedGemmMaxRows = 32;  // with a weight of fewer bits than x
 
 // How the elements of a weight are stored.
 // kFloat8: e4m3, columns in the order of kFloat8Columns; w is the element times its scale.
@@ -92,7 +93,7 @@ QUIRE_MEMBERS(SkinnyGemmTuning, QUIRE_OPTIONAL(parts, num_blocks, blocks_per_sm,
 struct SkinnyGemmParams {
   static constexpr char kName[] = "skinny_gemm";
   const SkinnyGemmWeight* weight = nullptr;
-  int32_t num_rows = 0;     // 0 to kSkinnyGemmMaxRows
+  int32_t num_rows = 0;     // 0 to kSkinnyGemmMaxRows or kWidenedGemmMaxRows
   const void* x = nullptr;  // [num_rows, k], rows stride_x apart; 16-byte aligned
   int64_t stride_x = 0;     // a multiple of 8
   void* out = nullptr;      // [num_rows, n] or [num_rows, n / 2], rows stride_out apart

@@ -57,7 +57,7 @@ class CudaFp8Linear:
 
     def _multiply(self, x: Tensor, out: Tensor, *, silu_mul: bool) -> None:
         product = self._product(x.dtype, silu_mul)
-        for rows, to in parts(x, out):
+        for rows, to in parts(x, out, gemm.MAX_WIDENED_ROWS):
             product(rows, self._bias, to)
 
     def _product(self, dtype: torch.dtype, silu_mul: bool) -> gemm.SkinnyWeight:

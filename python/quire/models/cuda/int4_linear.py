@@ -61,7 +61,7 @@ class CudaInt4Linear:
         product = self._product(x.dtype, silu_mul)
         if self._columns is not None:
             x = x.index_select(1, self._columns)
-        for rows, to in parts(x, out):
+        for rows, to in parts(x, out, gemm.MAX_WIDENED_ROWS):
             product(rows, self._bias, to)
 
     def _product(self, dtype: torch.dtype, silu_mul: bool) -> gemm.SkinnyWeight:

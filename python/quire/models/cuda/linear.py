@@ -43,7 +43,7 @@ class CudaLinear:
         if out is None:
             out = x.new_empty(x.size(0), self._transposed.size(1))
         if self._is_invariant:
-            for rows, to in parts(x, out):
+            for rows, to in parts(x, out, gemm.MAX_SKINNY_ROWS):
                 self._plain(rows, self._bias, to)
         elif x.size(0) <= _FASTER_ROWS:
             self._plain(x, self._bias, out)
@@ -82,7 +82,7 @@ class CudaGateUp(CudaLinear):
         if self._wide is not None and (self._is_invariant or x.size(0) > _FASTER_ROWS):
             self._wide(x, self._bias, out)  # a row has the same bits in any number of rows
         elif self._fused is not None and (self._is_invariant or x.size(0) <= _FASTER_ROWS):
-            for rows, to in parts(x, out):
+            for rows, to in parts(x, out, gemm.MAX_SKINNY_ROWS):
                 self._fused(rows, self._bias, to)
         else:
             ops.act_mul(self(x, gate_up), out)
@@ -95,7 +95,6 @@ def _split_rows(weight: Tensor) -> int:
     return next((rows for columns, rows in _SPLIT_ROWS if weight.size(0) <= columns), 0)
 
 
-def parts(x: Tensor, out: Tensor) -> list[tuple[Tensor, Tensor]]:
+def parts(x: Tensor, out: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
     """Both, cut into pieces that the GEMM for few rows takes."""
-    size = gemm.MAX_SKINNY_ROWS
     return [(x[i : i + size], out[i : i + size]) for i in range(0, x.size(0), size)]

@@ -240,8 +240,8 @@ void float8(int32_t num_rows, bool silu_mul, bool is_blocked = false) {
 void gemms() {
   for (const bool silu_mul : {false, true}) {
     for (const int32_t num_rows : {1, 17, 40, 64}) skinny(num_rows, silu_mul);
-    for (const int32_t num_rows : {1, 17, 40, 64}) skinny_float8(num_rows, silu_mul);
-    for (const int32_t num_rows : {1, 64}) {
+    for (const int32_t num_rows : {1, 17, 32}) skinny_float8(num_rows, silu_mul);
+    for (const int32_t num_rows : {1, 17, 32}) {
       skinny_four_bits(num_rows, silu_mul, WeightFormat::kInt4, false);
       skinny_four_bits(num_rows, silu_mul, WeightFormat::kInt4, true);
       skinny_four_bits(num_rows, silu_mul, WeightFormat::kMxfp4, false);
