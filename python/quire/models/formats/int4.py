@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,8 +32,6 @@ class Int4:
     group_size: int
     has_zero: bool
     has_columns: bool = False
-
-    takes_quantized: ClassVar[bool] = False
 
     @property
     def title(self) -> str:
