@@ -17,7 +17,7 @@ struct RowsOfX {
   static constexpr int kGroups = kTokens / 8;
   uint32_t columns[kStepColumns / 32][kGroups][4];  // 32 columns of 8 rows of x
 
-  explicit __device__ RowsOfX(uint32_t x) {
+  __device__ void load(uint32_t x) {
     const int lane = threadIdx.x % 32;
     const uint32_t first = x + lane % 8 * 128;
 #pragma unroll
@@ -41,8 +41,9 @@ struct RowsOfX {
   }
 };
 
-// add(w, step, x): the products of step number `step` of a load of W at w, with a load of x at x, both in
-// shared memory, which are read when it returns. sums: as wgmma.cuh has accumulators.
+// load(w, step, x): what a lane needs of step number `step` of a load of W at w and of a step of x at x, both
+// in shared memory. add(loaded, w, step): its products; W and x are read when it returns. The next step is
+// loaded before this one is added. sums: as wgmma.cuh has accumulators.
 template <class T, int kTokens, WeightFormat kFormat>
 struct Products {
   using S = Shape<kTokens>;
@@ -80,40 +81,42 @@ struct Products {
     return make_float2(__ldg(row_scales[0] + column), __ldg(row_scales[1] + column));
   }
 
-  __device__ void multiply_rows(float (&acc)[kTokens / 2], uint32_t (&words)[kLoads][4], uint32_t x) {
+  struct Loaded {
+    uint32_t words[kLoads][4];
+    RowsOfX<T, kTokens> rows;
+  };
+
+  __device__ void load(Loaded& to, uint32_t w, int step, uint32_t x) const {
+    const uint32_t from = w + (step * kRowBytes / 128) * kBoxBytes + lane_offset;
+#pragma unroll
+    for (int i = 0; i < kLoads; ++i) load_matrices(to.words[i], from ^ (step * kRowBytes % 128 + i * 32));
+    to.rows.load(x);
+  }
+
+  __device__ void add(const Loaded& loaded, uint32_t, int) {
     static_assert(Operands::kOperands % 2 == 0);
-    const RowsOfX<T, kTokens> rows(x);
-    float other[kTokens / 2] = {};
+    const float2 scales = next_scales;
+    if (a.num_scales > 1) next_scales = scales_of(++x_step);
+    float acc[2][kTokens / 2] = {};
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
       uint32_t operands[Operands::kOperands][4];
-      Operands::run(words[i], operands);
+      Operands::run(loaded.words[i], operands);
 #pragma unroll
       for (int j = 0; j < Operands::kOperands; ++j) {
-        rows.multiply(j % 2 == 0 ? acc : other, operands[j], i * Operands::kOperands + j);
+        loaded.rows.multiply(acc[j % 2], operands[j], i * Operands::kOperands + j);
       }
     }
-#pragma unroll
-    for (int i = 0; i < kTokens / 2; ++i) acc[i] += other[i];
-  }
-
-  __device__ void add(uint32_t w, int step, uint32_t x) {
-    const float2 scales = next_scales;
-    if (a.num_scales > 1) next_scales = scales_of(++x_step);
-    const uint32_t from = w + (step * kRowBytes / 128) * kBoxBytes + lane_offset;
-    uint32_t words[kLoads][4];
-#pragma unroll
-    for (int i = 0; i < kLoads; ++i) load_matrices(words[i], from ^ (step * kRowBytes % 128 + i * 32));
-    float acc[kTokens / 2] = {};
-    multiply_rows(acc, words, x);
     const float first = scales.x * Operands::kFactor, second = scales.y * Operands::kFactor;
 #pragma unroll
-    for (int i = 0; i < kTokens / 2; ++i) sums[i] = fmaf(acc[i], i % 4 < 2 ? first : second, sums[i]);
+    for (int i = 0; i < kTokens / 2; ++i) {
+      sums[i] = fmaf(acc[0][i] + acc[1][i], i % 4 < 2 ? first : second, sums[i]);
+    }
   }
 };
 
-// Four bits. Sums of a whole step of one group are scaled in float32; where groups are smaller, or the rows
-// of x many, each element is scaled while it is widened.
+// Four bits. Sums of a whole step of one group are scaled in float32; where groups are smaller, each element
+// is scaled while it is widened.
 template <class T, int kTokens, WeightFormat kFormat>
   requires(kIsFourBit<kFormat>)
 struct Products<T, kTokens, kFormat> {
@@ -173,25 +176,36 @@ struct Products<T, kTokens, kFormat> {
     }
   }
 
-  __device__ void add(uint32_t w, int step, uint32_t x) {
-    const uint32_t from = w + step * kRowBytes / 128 * kBoxBytes + lane_offset;
+  struct Loaded {
     uint32_t words[2][4];  // of 64 columns each
+    Group group;           // of the first unit
+    Rows rows;
+  };
+
+  __device__ void load(Loaded& to, uint32_t w, int step, uint32_t x) const {
+    const uint32_t from = w + step * kRowBytes / 128 * kBoxBytes + lane_offset;
 #pragma unroll
-    for (int i = 0; i < 2; ++i) load_matrices(words[i], from ^ (step * kRowBytes % 128 + i * 32));
+    for (int i = 0; i < 2; ++i) load_matrices(to.words[i], from ^ (step * kRowBytes % 128 + i * 32));
+    to.group = group_of(w, step * kUnits);
+    to.rows.load(x);
+  }
+
+  __device__ void add(const Loaded& loaded, uint32_t w, int step) {
     if (kFormat == WeightFormat::kInt4 && groups.shift >= kStepShift) {
-      add_group(words, group_of(w, step * kUnits), Rows(x));
+      add_group(loaded);
     } else {
-      add_units(w, step * kUnits, words, Rows(x));
+      add_units(loaded, w, step * kUnits);
     }
   }
 
-  __device__ void add_group(const uint32_t (&words)[2][4], const Group& group, const Rows& rows) {
+  __device__ void add_group(const Loaded& loaded) {
+    const Group& group = loaded.group;
     float acc[2][kTokens / 2] = {};
 #pragma unroll
     for (int j = 0; j < kOperands; ++j) {
       uint32_t operand[4];
-      numbers(words, j, group, operand);
-      rows.multiply(acc[j % 2], operand, j);
+      numbers(loaded.words, j, group, operand);
+      loaded.rows.multiply(acc[j % 2], operand, j);
     }
     const float first = scale_of(group.scales[0]), second = scale_of(group.scales[1]);
 #pragma unroll
@@ -204,16 +218,16 @@ struct Products<T, kTokens, kFormat> {
     return to_float(reinterpret_cast<const T&>(scale));
   }
 
-  __device__ void add_units(uint32_t w, int first_unit, const uint32_t (&words)[2][4], const Rows& rows) {
+  __device__ void add_units(const Loaded& loaded, uint32_t w, int first_unit) {
     float other[kTokens / 2] = {};
 #pragma unroll
     for (int unit = 0; unit < kUnits; ++unit) {
-      const Group group = group_of(w, first_unit + unit);
-      uint32_t operands[2][4];
+      const Group group = unit == 0 ? loaded.group : group_of(w, first_unit + unit);
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        elements(words, unit * 2 + j, group, operands[j]);
-        rows.multiply(j == 0 ? sums : other, operands[j], unit * 2 + j);
+        uint32_t operand[4];
+        elements(loaded.words, unit * 2 + j, group, operand);
+        loaded.rows.multiply(j == 0 ? sums : other, operand, unit * 2 + j);
       }
     }
 #pragma unroll
@@ -230,14 +244,20 @@ struct Products<T, kTokens, WeightFormat::k16Bits> {
 
   __device__ Products(const KernelArgs&, int32_t, int32_t) {}
 
-  __device__ void add(uint32_t w, int, uint32_t x) {
+  struct Loaded {
+    uint32_t w, x;
+  };
+
+  __device__ void load(Loaded& to, uint32_t w, int, uint32_t x) const { to = {w, x}; }
+
+  __device__ void add(const Loaded& loaded, uint32_t, int) {
     begin_products();
 #pragma unroll
     for (int box = 0; box < 2; ++box) {
 #pragma unroll
       for (int k = 0; k < kBoxColumns; k += 16) {
-        Wgmma<T, kTokens>::run(sums, operand_at(w + box * kBoxBytes + k * 2),
-                               operand_at(x + box * S::kXBoxBytes + k * 2));
+        Wgmma<T, kTokens>::run(sums, operand_at(loaded.w + box * kBoxBytes + k * 2),
+                               operand_at(loaded.x + box * S::kXBoxBytes + k * 2));
       }
     }
     commit_products();

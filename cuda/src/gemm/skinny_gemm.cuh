@@ -186,6 +186,23 @@ __device__ void load_x(const KernelArgs& a, const Part& part, const Shared<S>& s
   } while (tile_of(a, shared, ++t) != kNoTile);
 }
 
+// The steps of a load of x, from number `first` of the load of W on. Each is loaded before the one before is
+// added, in turns in two places.
+template <int kSteps, class Products>
+__device__ void add_steps(Products& products, uint32_t w, int first, uint32_t x, int x_bytes) {
+  static_assert(kSteps == 1 || kSteps % 2 == 0);
+  typename Products::Loaded even, odd;
+  products.load(even, w, first, x);
+#pragma unroll 1
+  for (int step = 0; step < kSteps; step += 2) {
+    if (kSteps > 1) products.load(odd, w, first + step + 1, x + (step + 1) * x_bytes);
+    products.add(even, w, first + step);
+    if (kSteps == 1) return;
+    if (step + 2 < kSteps) products.load(even, w, first + step + 2, x + (step + 2) * x_bytes);
+    products.add(odd, w, first + step + 1);
+  }
+}
+
 template <class T, int kTokens, WeightFormat kFormat>
 __device__ void multiply(const KernelArgs& a, const Part& part, const Shared<Shape<kTokens>>& shared) {
   using S = Shape<kTokens>;
@@ -212,10 +229,7 @@ __device__ void multiply(const KernelArgs& a, const Part& part, const Shared<Sha
         wait_barrier(shared.x_full(x_ring.stage), x_ring.phase);
         const uint32_t w = shared.weights + ring.stage * shared.stage_bytes;
         const uint32_t x = shared.x + x_ring.stage * Loads::kBytes;
-#pragma unroll 2
-        for (int j = 0; j < Loads::kSteps; ++j) {
-          products.add(w, i * Loads::kSteps + j, x + j * S::kXLoadBytes);
-        }
+        add_steps<Loads::kSteps>(products, w, i * Loads::kSteps, x, S::kXLoadBytes);
         const bool is_last = i == num_x_loads - 1;
         if (lane == 0) {
           if (is_last) arrive(shared.empty(ring.stage));
