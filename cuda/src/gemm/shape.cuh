@@ -1,8 +1,6 @@
 // A skinny GEMM block's shared memory and its rings.
 #pragma once
 
-#include <algorithm>
-
 #include "copy_engine.cuh"
 #include "kernels.h"
 
@@ -45,9 +43,8 @@ inline constexpr int kSharedReserved = 1024;  // of each block
 
 template <class S>
 Layout make_layout(int parts_log2, bool silu_mul, int blocks_per_sm, int stage_bytes, int x_stage_bytes,
-                   int x_stages_per_stage) {
+                   int min_x_stages) {
   constexpr int kMinStages = 2;
-  const int min_x_stages = std::min(2 * x_stages_per_stage, kMaxXStages);
   const int exchange_bytes = S::exchange_bytes(parts_log2), staging_bytes = S::staging_bytes(silu_mul);
   const int budget = kSharedOfSm / blocks_per_sm - kSharedReserved;
   const int room = budget - kBarrierBytes - exchange_bytes - staging_bytes;

@@ -32,6 +32,8 @@ struct XLoads {
   static constexpr int kSteps = kTokens <= 16 ? kStepsOfWeight : 1;
   static constexpr int kInLoad = kStepsOfWeight / kSteps;  // of W
   static constexpr int kBytes = kSteps * Shape<kTokens>::kXLoadBytes;
+  // At least so many fit: where weights are narrow, what multiplies is soon through with one.
+  static constexpr int kMinStages = kStepsOfWeight == 1 ? 2 : kInLoad == 1 ? 3 : kMaxXStages;
 
   int32_t first, count;  // of a part of k
 
@@ -283,7 +285,7 @@ void launch_tokens(LaunchConfig config, KernelArgs args) {
   const auto kernel = skinny_gemm_kernel<T, kTokens, kFormat>;
   using Loads = XLoads<kTokens, kFormat>;
   args.layout = make_layout<Shape<kTokens>>(args.parts_log2, args.silu_mul, args.blocks_per_sm,
-                                            stage_bytes<kFormat>(args), Loads::kBytes, Loads::kInLoad);
+                                            stage_bytes<kFormat>(args), Loads::kBytes, Loads::kMinStages);
   args.in_flight = std::min(args.in_flight, args.layout.num_stages);
   config.block = kThreads;
   config.shared_bytes = args.layout.barriers + kBarrierBytes;
