@@ -33,6 +33,7 @@ void bind_gemm(py::module_& m) {
   def_kernel<cuda::launch_wide_gemm>(m);
   def_settings<SplitGemmTuning>(m);
   def_kernel<cuda::launch_split_gemm>(m);
+  def_kernel<cuda::launch_widened_gemm>(m);
 }
 
 }  // namespace quire::bindings

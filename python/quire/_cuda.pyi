@@ -157,6 +157,19 @@ def split_gemm(
     tuning: SplitGemmTuning = ...,
     stream: int = 0,
 ) -> None: ...
+def widened_gemm(
+    *,
+    weight: SkinnyGemmWeight,
+    num_rows: int,
+    x: int,
+    stride_x: int,
+    out: int,
+    stride_out: int,
+    bias: int = 0,
+    overlaps: bool = True,
+    tuning: SplitGemmTuning = ...,
+    stream: int = 0,
+) -> None: ...
 def norm(
     *,
     dtype: int,

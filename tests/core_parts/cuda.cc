@@ -39,6 +39,7 @@ WideGemmWeight make_wide_gemm_weight(const void*, int64_t, int64_t, DType, bool,
 void launch_skinny_gemm(const SkinnyGemmParams&, cudaStream_t) { refuse(); }
 void launch_wide_gemm(const WideGemmParams&, cudaStream_t) { refuse(); }
 void launch_split_gemm(const SplitGemmParams&, cudaStream_t) { refuse(); }
+void launch_widened_gemm(const WidenedGemmParams&, cudaStream_t) { refuse(); }
 void launch_moe_route(const MoeRouteParams&, cudaStream_t) { refuse(); }
 void launch_moe_sort(const MoeSortParams&, cudaStream_t) { refuse(); }
 void launch_moe_gemm(const MoeGemmParams&, cudaStream_t) { refuse(); }

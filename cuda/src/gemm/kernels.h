@@ -76,6 +76,9 @@ __host__ __device__ int32_t stage_bytes(const KernelArgs& a) {
   return kIsFourBit<kFormat> ? a.stage_bytes : kLoadBytes;
 }
 
+// Of a weight of four bits.
+Groups groups_of(const SkinnyGemmWeight& weight);
+
 // padded_rows: 8, 16, 24, 32 and of 16 bits 48 or 64. Fills in config's block and shared memory, and the
 // stages.
 template <class T, WeightFormat kFormat>

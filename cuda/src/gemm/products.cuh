@@ -61,8 +61,8 @@ struct Products {
 
   __device__ Products(const KernelArgs& args, int32_t tile, int32_t first_x_step)
       : a(args), x_step(first_x_step) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = warp * 16 + lane % 16;
-    lane_offset = row * 128 + (lane % 8 ^ lane / 16) * 16;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    lane_offset = matrices_at(warp, lane);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       row_scales[half] = a.scales + int64_t{row_of_weight(tile, warp, lane / 4, half)} * a.num_scales;

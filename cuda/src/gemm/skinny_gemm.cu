@@ -203,17 +203,22 @@ void set_scales(KernelArgs& args, const SkinnyGemmWeight& w) {
     return;
   }
   constexpr int kStageUnit = 1024;  // bytes; boxes with the swizzle begin at one
-  gemm::Groups& groups = args.groups;
+  args.groups = gemm::groups_of(w);
+  const int bytes = args.groups.box_bytes * (args.groups.has_zeros ? 2 : 1);
+  args.stage_bytes = gemm::kLoadBytes + ceil_div(bytes, kStageUnit) * kStageUnit;
+}
+
+}  // namespace
+
+gemm::Groups gemm::groups_of(const SkinnyGemmWeight& w) {
+  Groups groups;
   std::memcpy(&groups.scales, w.scales_map, sizeof(groups.scales));
   std::memcpy(&groups.zeros, w.zeros_map, sizeof(groups.zeros));
   groups.shift = group_shift(w);
   groups.has_zeros = w.scales.zeros != nullptr;
   groups.box_bytes = num_groups(w) * kBoxRows * 2;
-  const int bytes = groups.box_bytes * (groups.has_zeros ? 2 : 1);
-  args.stage_bytes = gemm::kLoadBytes + ceil_div(bytes, kStageUnit) * kStageUnit;
+  return groups;
 }
-
-}  // namespace
 
 SkinnyGemmWeight make_skinny_gemm_weight(const void* data, int64_t n, int64_t k, DType dtype, bool silu_mul,
                                          const WeightScales& scales) {

@@ -22,6 +22,7 @@
 #include "common/dependency.cuh"
 #include "epilogue.cuh"
 #include "products.cuh"
+#include "weight_boxes.cuh"
 
 namespace quire::cuda::gemm {
 
@@ -47,13 +48,6 @@ struct XLoads {
   }
 };
 
-// Where a box of a load of W begins, in elements of 16 bits; see make_weight_map().
-__device__ inline int4 box_at(const KernelArgs& a, int32_t tile, int32_t step, int box) {
-  const int32_t column = step * kStepColumns + box * kBoxColumns;
-  return a.silu_mul ? make_int4(column, 0, 0, tile * (kBoxRows / 16))
-                    : make_int4(column, tile * kBoxRows, 0, 0);
-}
-
 // The next tile that no block has taken.
 __device__ inline int32_t take_tile(const KernelArgs& a) {
   const int32_t taken = static_cast<int32_t>(atomicAdd(a.taken, 1));
@@ -61,13 +55,6 @@ __device__ inline int32_t take_tile(const KernelArgs& a) {
   if (taken == a.num_tiles - 1) *a.taken = 0;
   const int32_t tile = static_cast<int32_t>(gridDim.x) + taken;
   return tile < a.num_tiles ? tile : kNoTile;
-}
-
-// Where the groups of a load of W begin; see make_groups_map().
-__device__ inline int4 groups_at(const KernelArgs& a, int32_t tile, int32_t step) {
-  const int32_t group = step * kGroupUnits >> a.groups.shift;
-  return a.silu_mul ? make_int4(0, 0, tile * (kBoxRows / 16), group)
-                    : make_int4(tile * kBoxRows, group, 0, 0);
 }
 
 // The loads of W by one thread, in order.
@@ -92,7 +79,9 @@ struct WeightLoader {
     }
     const uint32_t to = shared.weights + ring.stage * shared.stage_bytes;
     for (int box = 0; box < 2; ++box) {
-      copy_box(to + box * kBoxBytes, &a.weight, box_at(a, tile, part.first_step + step, box),
+      copy_box(to + box * kBoxBytes, &a.weight,
+               weight_box_at(a.silu_mul, tile * kBoxRows,
+                             (part.first_step + step) * kStepColumns + box * kBoxColumns),
                shared.full(ring.stage), CachePolicy::kEvictFirst);
     }
     ring.advance(shared.num_stages);
@@ -102,7 +91,7 @@ struct WeightLoader {
   // First of a load.
   __device__ void load_groups(int32_t tile, int32_t step) {
     const Groups& groups = a.groups;
-    const int4 at = groups_at(a, tile, part.first_step + step);
+    const int4 at = groups_at(a.groups, a.silu_mul, tile * kBoxRows, part.first_step + step);
     const uint32_t to = shared.weights + ring.stage * shared.stage_bytes + kLoadBytes;
     const uint32_t full = shared.full(ring.stage);
     arrive_and_expect(full, kLoadBytes + (groups.has_zeros ? 2 : 1) * groups.box_bytes);

@@ -15,9 +15,7 @@
 // [part][unit of this block][thread] float4; barriers; scales of the rows of x [1 or stage][row].
 #pragma once
 
-#include "common/dependency.cuh"
-#include "common/warpgroup.cuh"
-#include "copy_engine.cuh"
+#include "split_block.cuh"
 #include "split_output.cuh"
 #include "split_shape.cuh"
 #include "wgmma.cuh"
@@ -42,31 +40,6 @@ __device__ void load_weights(const KernelArgs& a, const Part<S>& part, const Sha
     ring.advance();
   }
   launch_dependents();
-}
-
-// One thread, or with Scaling::kBlocks one warp.
-template <class S>
-__device__ void load_x(const KernelArgs& a, const Part<S>& part, const Shared<S>& shared) {
-  RingPosition<S::kXStages> ring;
-#pragma unroll 1
-  for (int32_t step = 0; step < part.num_steps; ++step) {
-    if (step >= S::kXStages) wait_barrier(shared.x_empty(ring.stage), ring.parity ^ 1);
-    const int lane = threadIdx.x % 32;
-    if (S::kScaling != Scaling::kBlocks || lane == 0) {
-      arrive_and_expect(shared.x_full(ring.stage), S::kXBytes);
-      copy_box(shared.x(ring.stage), &a.x, (part.first_step + step) * S::kStep, part.row,
-               shared.x_full(ring.stage), CachePolicy::kEvictLast);
-    }
-    if constexpr (S::kScaling == Scaling::kBlocks) {
-      const float* const scales = a.x_scale + int64_t{part.first_step + step} * a.num_rows;
-      for (int row = lane; row < S::kRows; row += 32) {
-        copy_float(shared.scale(ring.stage * S::kRows + row), scales + min(part.row + row, a.num_rows - 1));
-      }
-      arrive_after_copies(shared.x_full(ring.stage));
-      __syncwarp();
-    }
-    ring.advance();
-  }
 }
 
 template <class S>
@@ -155,97 +128,33 @@ __device__ void multiply_scaled_part(const KernelArgs& a, float (&sums)[S::kRows
   }
 }
 
-// Each unit to the block that adds it up.
-template <class S>
-__device__ void send(const Part<S>& part, const Shared<S>& shared, const float (&acc)[S::kRows / 2]) {
-  const uint32_t from_here = shared.base + part.rank * part.stride() + threadIdx.x * 16;
-  int32_t owner = -1, end = 0;
-  uint32_t to = 0, ready = 0;
-#pragma unroll
-  for (int unit = 0; unit < S::kUnits; ++unit) {
-    if (unit == end) {
-      ++owner;
-      end = part.first_unit_of(owner + 1);
-      to = from_here;
-      if (owner != part.rank) {
-        to = address_in_block(from_here, owner);
-        ready = address_in_block(shared.ready(), owner);
-      }
-    }
-    const float4 sums = make_float4(acc[4 * unit], acc[4 * unit + 1], acc[4 * unit + 2], acc[4 * unit + 3]);
-    if (owner == part.rank) {
-      store_float4(to, sums);
-    } else {
-      store_in_cluster(to, sums, ready);
-    }
-    to += S::kUnitBytes;
-  }
-}
-
 template <class T, Scaling kScaling, int kRows, int kGroups, int kBlocksPerSm, bool kSiluMul>
 __global__ void __launch_bounds__((Shape<T, kScaling, kRows, kGroups, kBlocksPerSm, kSiluMul>::kThreads),
                                   kBlocksPerSm) split_gemm_kernel(const __grid_constant__ KernelArgs a) {
   using S = Shape<T, kScaling, kRows, kGroups, kBlocksPerSm, kSiluMul>;
-  extern __shared__ unsigned char dynamic[];
-  const Shared<S> shared = {(shared_address(dynamic) + 1023) / 1024 * 1024};
-  const Part<S> part(a);
-  const int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0), lane = threadIdx.x % 32;
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < S::kWeightStages; ++i) {
-      init_barrier(shared.full(i), 1);
-      init_barrier(shared.empty(i), S::kMathWarps);
-    }
-    for (int i = 0; i < S::kXStages; ++i) {
-      init_barrier(shared.x_full(i), kScaling == Scaling::kBlocks ? 1 + 32 : 1);
-      init_barrier(shared.x_empty(i), S::kMathWarps);
-    }
-    init_barrier(shared.ready(), 1);
-    fence_barrier_init();
-    arrive_and_expect(shared.ready(), (part.parts - 1) * part.num_units * S::kUnitBytes);
-  }
-  __syncthreads();
-  if (warp >= S::kMathWarps) {
-    if (warp == S::kMathWarps) {
-      if (lane == 0) load_weights(a, part, shared);
-    } else {
-      wait_for_dependencies();
-      if (kScaling == Scaling::kBlocks || lane == 0) load_x(a, part, shared);
-    }
-    __syncwarp();
-    if (part.parts > 1) {
-      arrive_at_cluster();
-      wait_for_cluster();
-    }
-  } else {
-    wait_for_dependencies();
-    if constexpr (kScaling == Scaling::kRows) {
-      for (int row = threadIdx.x; row < kRows; row += S::kMathThreads) {
-        store_float(shared.scale(row), a.x_scale[min(part.row + row, a.num_rows - 1)]);
-      }
-      sync_threads(1, S::kMathThreads);
-    }
-    float acc[kRows / 2];
-    if constexpr (kScaling == Scaling::kBlocks) {
-      multiply_scaled_part(a, acc, part, shared, warp / 4);
-    } else {
-      multiply_part(acc, part, shared, warp / 4);
-    }
-    // All warps that share the rings, here and in the other blocks, are through with them.
-    if (part.parts > 1) {
-      arrive_at_cluster();
-      wait_for_cluster();
-    } else {
-      sync_threads(1, S::kMathThreads);
-    }
-    send(part, shared, acc);
-    wait_barrier(shared.ready(), 0);
-    if constexpr (kSiluMul) {
-      sync_threads(1, S::kMathThreads);  // both groups' sums are there
-      write_silu_mul<T>(a, part, shared);
-    } else {
-      write_out<T>(a, part, shared);
-    }
-  }
+  run_block<S>(
+      a, [&](const auto& part, const auto& shared) { load_weights(a, part, shared); },
+      [&](const auto& part, const auto& shared, int warp, auto& acc) {
+        if constexpr (kScaling == Scaling::kRows) {
+          for (int row = threadIdx.x; row < kRows; row += S::kMathThreads) {
+            store_float(shared.scale(row), a.x_scale[min(part.row + row, a.num_rows - 1)]);
+          }
+          sync_threads(1, S::kMathThreads);
+        }
+        if constexpr (kScaling == Scaling::kBlocks) {
+          multiply_scaled_part(a, acc, part, shared, warp / 4);
+        } else {
+          multiply_part(acc, part, shared, warp / 4);
+        }
+      },
+      [&](const auto& part, const auto& shared) {
+        if constexpr (kSiluMul) {
+          sync_threads(1, S::kMathThreads);  // both groups' sums are there
+          write_silu_mul<T>(a, part, shared);
+        } else {
+          write_out<T>(a, part, shared);
+        }
+      });
 }
 
 template <class T, Scaling kScaling, int kRows, int kGroups, int kBlocksPerSm, bool kSiluMul>

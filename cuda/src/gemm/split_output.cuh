@@ -36,6 +36,23 @@ __device__ inline void store_unit(const KernelArgs& a, int32_t m, int32_t n, uin
   }
 }
 
+// Unit number i of this block, of a thread: the sums of all parts.
+template <class S>
+__device__ float4 sums_of(const Part<S>& part, const Shared<S>& shared, int32_t i, int thread) {
+  uint32_t from = shared.base + i * S::kUnitBytes + thread * 16;
+  float4 sums = load_float4(from);
+#pragma unroll 1
+  for (int32_t other = 1; other < part.parts; ++other) {
+    from += part.stride();
+    const float4 more = load_float4(from);
+    sums.x += more.x;
+    sums.y += more.y;
+    sums.z += more.z;
+    sums.w += more.w;
+  }
+  return sums;
+}
+
 template <class T, class S>
 __device__ void write_out(const KernelArgs& a, const Part<S>& part, const Shared<S>& shared) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, in_quad = lane % 4;
@@ -58,17 +75,7 @@ __device__ void write_out(const KernelArgs& a, const Part<S>& part, const Shared
   // Not unrolled: code that a block runs once costs more to fetch than to run.
 #pragma unroll 1
   for (int32_t i = 0; i < part.num_units; ++i) {
-    uint32_t from = shared.base + i * S::kUnitBytes + threadIdx.x * 16;
-    float4 sums = load_float4(from);
-#pragma unroll 1
-    for (int32_t other = 1; other < part.parts; ++other) {
-      from += part.stride();
-      const float4 more = load_float4(from);
-      sums.x += more.x;
-      sums.y += more.y;
-      sums.z += more.z;
-      sums.w += more.w;
-    }
+    float4 sums = sums_of(part, shared, i, threadIdx.x);
     if constexpr (S::kScaling == Scaling::kRows) {
       const float2 rows = load_float2(shared.scale((part.first_unit + i) * 8 + in_quad * 2));
       sums = make_float4(sums.x * (rows.x * scale[0]), sums.y * (rows.y * scale[0]),
@@ -78,24 +85,6 @@ __device__ void write_out(const KernelArgs& a, const Part<S>& part, const Shared
     const uint32_t high = transposed(rounded_pair<T>(sums.z + bias[1], sums.w + bias[1]));
     store_unit<T>(a, part.row + (part.first_unit + i) * 8 + lane / 4, n, low, high);
   }
-}
-
-// A unit of a tile with kSiluMul, of the first group's rows of W or, `of_up`, the second's: the sums of all
-// parts.
-template <class S>
-__device__ float4 sums_of(const Part<S>& part, const Shared<S>& shared, int unit, bool of_up) {
-  uint32_t from = shared.base + unit * S::kUnitBytes + (threadIdx.x % 128 + of_up * 128) * 16;
-  float4 sums = load_float4(from);
-#pragma unroll 1
-  for (int32_t other = 1; other < part.parts; ++other) {
-    from += part.stride();
-    const float4 more = load_float4(from);
-    sums.x += more.x;
-    sums.y += more.y;
-    sums.z += more.z;
-    sums.w += more.w;
-  }
-  return sums;
 }
 
 // Each group computes every second unit, from both groups' sums.
@@ -121,7 +110,7 @@ __device__ void write_silu_mul(const KernelArgs& a, const Part<S>& part, const S
     float4 both[2];
 #pragma unroll
     for (int which = 0; which < 2; ++which) {
-      const float4 sums = sums_of(part, shared, i, which == 1);
+      const float4 sums = sums_of(part, shared, i, threadIdx.x % 128 + which * 128);
       const float (&s)[2] = scale[which], (&b)[2] = bias[which];
       both[which] = make_float4(sums.x * (rows.x * s[0]) + b[0], sums.y * (rows.y * s[0]) + b[0],
                                 sums.z * (rows.x * s[1]) + b[1], sums.w * (rows.y * s[1]) + b[1]);

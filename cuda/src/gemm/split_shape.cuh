@@ -19,6 +19,8 @@ struct Shape {
   static constexpr int kRows = kRows_;                                               // of x
   static constexpr int kColumns = kGroups * kGroupColumns;                           // rows of W, of a tile
   static constexpr int kOut = kSiluMul ? kGroupColumns : kColumns;
+  static constexpr int kXSteps = 1;               // stages of x, for each of W
+  static constexpr bool kMovesRegisters = false;  // from the warps that load to those that multiply
   static constexpr int kMathThreads = kGroups * 128;
   static constexpr int kMathWarps = kMathThreads / 32;
   static constexpr int kThreads = kMathThreads + 64;

@@ -91,9 +91,9 @@ __device__ inline void store_matrices(uint32_t to, const uint32_t (&values)[4]) 
 #define QUIRE_NAMES_128 \
   QUIRE_NAMES_112       \
   ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
-// r0 to r2: the names of the operands after the accumulators. flags: signs of the operands, and for types
-// that have a choice which axis of them is contiguous.
-#define QUIRE_WGMMA(n, types, flags, registers, r0, r1, r2)                                      \
+// r0 to r2: the names of the operands after the accumulators; __VA_ARGS__: the first operand. flags: signs of
+// the operands, and for types that have a choice which axis of those in shared memory is contiguous.
+#define QUIRE_WGMMA(n, types, flags, registers, r0, r1, r2, ...)                                 \
   asm volatile(                                                                                  \
       "{\n"                                                                                      \
       ".reg .pred adds;\n"                                                                       \
@@ -104,15 +104,22 @@ __device__ inline void store_matrices(uint32_t to, const uint32_t (&values)[4]) 
                                                                                 ";\n"            \
                                                                                 "}\n"            \
       : QUIRE_FLOATS_##registers(acc)                                                            \
-      : "l"(a), "l"(b), "r"(static_cast<int32_t>(adds)))
+      : __VA_ARGS__, "l"(b), "r"(static_cast<int32_t>(adds)))
 
-#define QUIRE_WGMMA_OF_SIZE(types, flags)                                                  \
-  if constexpr (kSize == 16) QUIRE_WGMMA(32, types, flags, 16, "%16", "%17", "%18");       \
-  if constexpr (kSize == 32) QUIRE_WGMMA(64, types, flags, 32, "%32", "%33", "%34");       \
-  if constexpr (kSize == 48) QUIRE_WGMMA(96, types, flags, 48, "%48", "%49", "%50");       \
-  if constexpr (kSize == 64) QUIRE_WGMMA(128, types, flags, 64, "%64", "%65", "%66");      \
-  if constexpr (kSize == 112) QUIRE_WGMMA(224, types, flags, 112, "%112", "%113", "%114"); \
-  if constexpr (kSize == 128) QUIRE_WGMMA(256, types, flags, 128, "%128", "%129", "%130");
+#define QUIRE_WGMMA_OF_SIZE(types, flags)                                                          \
+  if constexpr (kSize == 16) QUIRE_WGMMA(32, types, flags, 16, "%16", "%17", "%18", "l"(a));       \
+  if constexpr (kSize == 32) QUIRE_WGMMA(64, types, flags, 32, "%32", "%33", "%34", "l"(a));       \
+  if constexpr (kSize == 48) QUIRE_WGMMA(96, types, flags, 48, "%48", "%49", "%50", "l"(a));       \
+  if constexpr (kSize == 64) QUIRE_WGMMA(128, types, flags, 64, "%64", "%65", "%66", "l"(a));      \
+  if constexpr (kSize == 112) QUIRE_WGMMA(224, types, flags, 112, "%112", "%113", "%114", "l"(a)); \
+  if constexpr (kSize == 128) QUIRE_WGMMA(256, types, flags, 128, "%128", "%129", "%130", "l"(a));
+
+#define QUIRE_FOUR_REGISTERS(a) "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
+#define QUIRE_WGMMA_OF_REGISTERS(types, flags)                                                        \
+  if constexpr (kSize == 48)                                                                          \
+    QUIRE_WGMMA(96, types, flags, 48, "{%48, %49, %50, %51}", "%52", "%53", QUIRE_FOUR_REGISTERS(a)); \
+  if constexpr (kSize == 64)                                                                          \
+    QUIRE_WGMMA(128, types, flags, 64, "{%64, %65, %66, %67}", "%68", "%69", QUIRE_FOUR_REGISTERS(a));
 
 // acc[64 rows of a, 2 kSize rows of b] = a b^T over 32 bytes of k, plus acc when `adds`. Operands and
 // accumulators lie as wgmma.cuh says; Element: bfloat16, half or float8 e4m3.
@@ -128,6 +135,19 @@ __device__ inline void multiply(float (&acc)[kSize], uint64_t a, uint64_t b, boo
   }
 }
 
+// The same with a in registers, which must not change before the product is done.
+template <class Element, int kSize>
+__device__ inline void multiply(float (&acc)[kSize], const uint32_t (&a)[4], uint64_t b, bool adds) {
+  static_assert(kSize == 48 || kSize == 64);
+  if constexpr (std::is_same_v<Element, __half>) {
+    QUIRE_WGMMA_OF_REGISTERS("k16.f32.f16.f16", "1, 1, 0")
+  } else {
+    QUIRE_WGMMA_OF_REGISTERS("k16.f32.bf16.bf16", "1, 1, 0")
+  }
+}
+
+#undef QUIRE_FOUR_REGISTERS
+#undef QUIRE_WGMMA_OF_REGISTERS
 #undef QUIRE_WGMMA_OF_SIZE
 #undef QUIRE_WGMMA
 #undef QUIRE_NAMES_16

@@ -15,6 +15,12 @@
 
 namespace quire::cuda::gemm {
 
+// Where load_matrices() reads by a lane, in a box of 64 rows of which a warp has 16; XORed with multiples of
+// 32 bytes it is the same of the next columns.
+__device__ inline uint32_t matrices_at(int warp, int lane) {
+  return (warp * 16 + lane % 16) * 128 + (lane % 8 ^ lane / 16) * 16;
+}
+
 template <class T, WeightFormat kFormat>
 struct Widen;
 

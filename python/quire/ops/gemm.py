@@ -109,6 +109,34 @@ class SkinnyWeight(_Weight):
         )
         return out
 
+    def widened(
+        self, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None, **settings: Any
+    ) -> Tensor:
+        """The same for more rows, of a weight with scales. Where k is cut depends on their number. settings:
+        overlaps, tuning, for tests."""
+        out = self._out(out, x.size(0))
+        _cuda.widened_gemm(
+            weight=self._handle,
+            num_rows=x.size(0),
+            x=x.data_ptr(),
+            stride_x=x.stride(0),
+            out=out.data_ptr(),
+            stride_out=out.stride(0),
+            bias=address(bias),
+            stream=stream_of(x),
+            **settings,
+        )
+        return out
+
+    def product(self, x: Tensor, bias: Tensor | None, out: Tensor) -> None:
+        """Of any number of rows, of a weight with scales, by the GEMM for few rows or for more. is_invariant,
+        or columns of out that are no multiple of 8: by the one for few, a part at a time."""
+        if x.size(0) > MAX_WIDENED_ROWS and not self._is_invariant and self.out_size % 8 == 0:
+            self.widened(x, bias, out)
+            return
+        for i in range(0, x.size(0), MAX_WIDENED_ROWS):
+            self(x[i : i + MAX_WIDENED_ROWS], bias, out[i : i + MAX_WIDENED_ROWS])
+
 
 class WideWeight(_Weight):
     """For many rows. Out's columns and in_size: multiples of 8; in_size at least 64.

@@ -93,6 +93,10 @@ def split_gemm(x: Tensor | ops.QuantizedRows, weight: WideWeight, **settings: An
     return weight.split(x, **_given(settings))
 
 
+def widened_gemm(x: Tensor, weight: SkinnyWeight, **settings: Any) -> Tensor:
+    return weight.widened(x, **_given(settings))
+
+
 def tuning(kernel: str, **settings: int) -> Any:
     """How a kernel cuts its work: kernel is Skinny, Wide or Split. Imported late: tests are collected on
     machines that have no `quire._cuda`."""

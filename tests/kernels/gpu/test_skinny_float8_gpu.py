@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from float8_cases import KINDS, Case
 from gemm_cases import DTYPES, SILU_TOLERANCE, TOLERANCE, normal, product, silu_mul, skinny_gemm, tuning
 from kernel_reference import assert_close
 from quire import ops
@@ -18,22 +19,6 @@ pytestmark = pytest.mark.gpu
 ROWS = [1, 2, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 32]
 # n x k: one load, ragged, odd, fewer tiles than SMs, many; the last load of one step of x and of two.
 SIZES = [(128, 128), (64, 144), (1, 256), (13, 400), (1000, 1104), (2048, 2048), (5001, 512), (40000, 256)]
-KINDS = ["channel", "block"]
-
-
-class Case:
-    """A float8 weight with scales that differ from row to row, and what it is worth."""
-
-    def __init__(self, n: int, k: int, kind: str, *, seed: int = 0) -> None:
-        self.codes = normal(n, k, dtype=torch.float32, seed=seed).mul_(3).to(torch.float8_e4m3fn)
-        blocks = 1 if kind == "channel" else -(-k // 128)
-        scales = torch.exp2(normal(n, blocks, dtype=torch.float32, seed=seed + 1).clamp(-4, 4))
-        self.value = self.codes.float() * scales.repeat_interleave(k if blocks == 1 else 128, 1)[:, :k]
-        self.scale = scales.flatten() if kind == "channel" else scales
-        self.rows = ops.float8_columns(self.codes.clone())
-
-    def weight(self, dtype: torch.dtype, *, silu_mul: bool = False) -> SkinnyWeight:
-        return SkinnyWeight(self.rows, silu_mul=silu_mul, scale=self.scale, dtype=dtype)
 
 
 def poisoned(*shape: int, dtype: torch.dtype) -> Tensor:

@@ -173,4 +173,25 @@ struct SplitGemmParams {
 QUIRE_MEMBERS(SplitGemmParams, QUIRE_REQUIRED(weight, num_rows, x, stride_x, out, stride_out),
               QUIRE_OPTIONAL(bias, x_scale, overlaps, tuning));
 
+// For more than 64 rows of x with a weight of fewer bits than x, which is widened in registers; k is cut as
+// by split_gemm where whole tiles are too few for the device.
+//
+// - With tuning.parts 1 a row of out does not depend on num_rows, else it does.
+// - No workspace. Any number of calls may overlap.
+// - 210 KB of shared memory per block, one block per SM.
+struct WidenedGemmParams {
+  static constexpr char kName[] = "widened_gemm";
+  const SkinnyGemmWeight* weight = nullptr;  // whose columns of out (n, or n / 2) are a multiple of 8
+  int32_t num_rows = 0;                      // any number
+  const void* x = nullptr;                   // [num_rows, k], rows stride_x apart; 16-byte aligned
+  int64_t stride_x = 0;                      // a multiple of 8
+  void* out = nullptr;         // [num_rows, n] or [num_rows, n / 2], rows stride_out apart; 16-byte aligned
+  int64_t stride_out = 0;      // a multiple of 8
+  const void* bias = nullptr;  // [n]; may be null
+  bool overlaps = true;        // programmatic dependent launch
+  SplitGemmTuning tuning = {};
+};
+QUIRE_MEMBERS(WidenedGemmParams, QUIRE_REQUIRED(weight, num_rows, x, stride_x, out, stride_out),
+              QUIRE_OPTIONAL(bias, overlaps, tuning));
+
 }  // namespace quire

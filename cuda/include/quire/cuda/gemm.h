@@ -20,5 +20,6 @@ WideGemmWeight make_wide_gemm_weight(const void* w, int64_t n, int64_t k, DType 
 void launch_skinny_gemm(const SkinnyGemmParams& params, cudaStream_t stream);
 void launch_wide_gemm(const WideGemmParams& params, cudaStream_t stream);
 void launch_split_gemm(const SplitGemmParams& params, cudaStream_t stream);
+void launch_widened_gemm(const WidenedGemmParams& params, cudaStream_t stream);
 
 }  // namespace quire::cuda

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from quire import ops
 from quire.models.cuda.float8_product import Float8Product
-from quire.models.cuda.linear import parts
 from quire.models.linear import Input
 from quire.ops import gemm
 
@@ -57,8 +56,7 @@ class CudaFp8Linear:
 
     def _multiply(self, x: Tensor, out: Tensor, *, silu_mul: bool) -> None:
         product = self._product(x.dtype, silu_mul)
-        for rows, to in parts(x, out, gemm.MAX_WIDENED_ROWS):
-            product(rows, self._bias, to)
+        product.product(x, self._bias, out)
 
     def _product(self, dtype: torch.dtype, silu_mul: bool) -> gemm.SkinnyWeight:
         """The weight as its kernel wants it described, for activations of this type."""

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from quire import ops
-from quire.models.cuda.linear import parts
 from quire.ops import gemm
 
 
@@ -61,8 +60,7 @@ class CudaInt4Linear:
         product = self._product(x.dtype, silu_mul)
         if self._columns is not None:
             x = x.index_select(1, self._columns)
-        for rows, to in parts(x, out, gemm.MAX_WIDENED_ROWS):
-            product(rows, self._bias, to)
+        product.product(x, self._bias, out)
 
     def _product(self, dtype: torch.dtype, silu_mul: bool) -> gemm.SkinnyWeight:
         """The weight as its kernel wants it described, for activations of this type."""

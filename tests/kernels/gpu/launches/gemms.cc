@@ -80,21 +80,40 @@ void skinny(int32_t num_rows, bool silu_mul) {
   }
 }
 
-// A weight with scales, k in several numbers of parts.
-void skinny_scaled(Case& c, const void* w, bool silu_mul, const WeightScales& scales, const char* name) {
-  const auto weight = cuda::make_skinny_gemm_weight(w, c.n, kK, DType::kBFloat16, silu_mul, scales);
-  for (const int32_t parts : {0, 1, 4}) {
-    auto p = c.params<SkinnyGemmParams>();
+// k in several numbers of parts.
+template <class Params, class Tuning>
+void run_cuts(const Case& c, const SkinnyGemmWeight& weight, std::initializer_list<Tuning> tunings,
+              void (*launch)(const Params&, cudaStream_t), const std::string& name) {
+  for (const Tuning& tuning : tunings) {
+    auto p = c.params<Params>();
     p.weight = &weight;
-    p.tuning.parts = parts;
+    p.tuning = tuning;
     c.out.poison();
-    for (int i = 0; i < 2; ++i) cuda::launch_skinny_gemm(p, nullptr);
-    check_close(c.out.host(), c.wanted, named(name, c, silu_mul) + " parts " + std::to_string(parts));
+    for (int i = 0; i < 2; ++i) launch(p, nullptr);
+    check_close(c.out.host(), c.wanted, name + " parts " + std::to_string(tuning.parts));
+  }
+}
+
+// A weight with scales, by the GEMM for so many rows.
+void scaled(const Case& c, const void* w, bool silu_mul, const WeightScales& scales, const std::string& of) {
+  const auto weight = cuda::make_skinny_gemm_weight(w, c.n, kK, DType::kBFloat16, silu_mul, scales);
+  if (c.num_rows <= kWidenedGemmMaxRows) {
+    run_cuts<SkinnyGemmParams, SkinnyGemmTuning>(c, weight, {{}, {.parts = 1}, {.parts = 4}},
+                                                 cuda::launch_skinny_gemm,
+                                                 named("skinny_gemm", c, silu_mul) + of);
+  } else {
+    run_cuts<WidenedGemmParams, SplitGemmTuning>(c, weight,
+                                                 {{},
+                                                  {.parts = 1, .columns = 128, .rows = 128},
+                                                  {.parts = 2, .columns = 64, .rows = 96},
+                                                  {.parts = 2, .columns = 128, .rows = 96}},
+                                                 cuda::launch_widened_gemm,
+                                                 named("widened_gemm", c, silu_mul) + of);
   }
 }
 
 // Weights of e4m3: small whole numbers, which it has exactly, in the order of columns that the kernel reads.
-void skinny_float8(int32_t num_rows, bool silu_mul) {
+void scaled_float8(int32_t num_rows, bool silu_mul) {
   Case c(num_rows, 400, silu_mul);
   std::vector<uint8_t> codes(c.n * kK);
   for (size_t i = 0; i < codes.size(); i += 16) {
@@ -111,13 +130,12 @@ void skinny_float8(int32_t num_rows, bool silu_mul) {
   const Device<uint8_t> w(codes);
   const Device<float> scales(std::vector<float>(c.n * num_blocks, kScale));
   for (const int num_scales : {1, num_blocks}) {
-    skinny_scaled(c, w.data(), silu_mul, {WeightFormat::kFloat8, scales.data(), num_scales},
-                  "skinny_gemm of float8");
+    scaled(c, w.data(), silu_mul, {WeightFormat::kFloat8, scales.data(), num_scales}, " of float8");
   }
 }
 
 // Weights of four bits, each column another code, in the order of columns that the kernel reads.
-void skinny_four_bits(int32_t num_rows, bool silu_mul, WeightFormat format, bool has_zeros) {
+void four_bits(int32_t num_rows, bool silu_mul, WeightFormat format, bool has_zeros) {
   constexpr double kE2m1[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6};
   constexpr float kGroupScale = 0.015625f;
   constexpr uint16_t kZero = 5;
@@ -140,9 +158,8 @@ void skinny_four_bits(int32_t num_rows, bool silu_mul, WeightFormat format, bool
     const size_t places = static_cast<size_t>(num_groups) * ((c.n + 63) / 64 * 64);
     const Device<BFloat16> scales(std::vector<BFloat16>(places, to_bfloat16(kGroupScale)));
     const Device<uint16_t> zeros(std::vector<uint16_t>(places, kZero));
-    skinny_scaled(c, w.data(), silu_mul,
-                  {format, scales.data(), num_groups, has_zeros ? zeros.data() : nullptr},
-                  "skinny_gemm of four bits");
+    scaled(c, w.data(), silu_mul, {format, scales.data(), num_groups, has_zeros ? zeros.data() : nullptr},
+           " of four bits");
   }
 }
 
@@ -240,11 +257,11 @@ void float8(int32_t num_rows, bool silu_mul, bool is_blocked = false) {
 void gemms() {
   for (const bool silu_mul : {false, true}) {
     for (const int32_t num_rows : {1, 17, 40, 64}) skinny(num_rows, silu_mul);
-    for (const int32_t num_rows : {1, 17, 32}) skinny_float8(num_rows, silu_mul);
-    for (const int32_t num_rows : {1, 17, 32}) {
-      skinny_four_bits(num_rows, silu_mul, WeightFormat::kInt4, false);
-      skinny_four_bits(num_rows, silu_mul, WeightFormat::kInt4, true);
-      skinny_four_bits(num_rows, silu_mul, WeightFormat::kMxfp4, false);
+    for (const int32_t num_rows : {1, 17, 32, 33, 65, 129, 300}) scaled_float8(num_rows, silu_mul);
+    for (const int32_t num_rows : {1, 32, 129}) {
+      four_bits(num_rows, silu_mul, WeightFormat::kInt4, false);
+      four_bits(num_rows, silu_mul, WeightFormat::kInt4, true);
+      four_bits(num_rows, silu_mul, WeightFormat::kMxfp4, false);
     }
     for (const int32_t num_rows : {65, 300}) wide(num_rows, silu_mul);
     for (const int32_t num_rows : {20, 64, 65, 300}) float8(num_rows, silu_mul);
