@@ -32,6 +32,7 @@ class Int4:
     group_size: int
     has_zero: bool
     has_columns: bool = False
+    takes_quantized = False
 
     @property
     def title(self) -> str:
