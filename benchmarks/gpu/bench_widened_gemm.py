@@ -1,9 +1,9 @@
-"""Time of the GEMM for more than 64 rows with weights of fewer bits beside the engine's in bfloat16.
+"""Time of the GEMM for more than 32 rows with weights of fewer bits beside the engine's in bfloat16.
 
     PYTHONPATH=python:tests/kernels/gpu python benchmarks/gpu/bench_widened_gemm.py [--json FILE] [--cuts]
 
 A call is RMSNorm and the projection, with another weight in each call, so that weights come from memory;
-medians of CUDA graph replays, all sides in turns. "parts": the GEMM for few rows, 64 rows at a time. --cuts:
+medians of CUDA graph replays, all sides in turns. "parts": the GEMM for few rows, 32 rows at a time. --cuts:
 also every cut that is done in one round, the fastest two shown.
 """
 
@@ -25,7 +25,7 @@ from quire.models.cuda.linear import CudaGateUp, CudaLinear, parts
 from quire.ops.gemm import SkinnyWeight
 from torch import Tensor
 
-ROWS = (72, 96, 128, 160, 192, 256, 384, 512, 1024, 2048, 4096)
+ROWS = (40, 64, 72, 96, 128, 160, 192, 256, 384, 512, 1024, 2048, 4096)
 SHAPES = ("qkv", "o", "gate_up", "down")
 
 Call = Callable[[int], object]  # of the i-th weight

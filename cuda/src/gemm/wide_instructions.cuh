@@ -116,6 +116,8 @@ __device__ inline void store_matrices(uint32_t to, const uint32_t (&values)[4]) 
 
 #define QUIRE_FOUR_REGISTERS(a) "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3])
 #define QUIRE_WGMMA_OF_REGISTERS(types, flags)                                                        \
+  if constexpr (kSize == 32)                                                                          \
+    QUIRE_WGMMA(64, types, flags, 32, "{%32, %33, %34, %35}", "%36", "%37", QUIRE_FOUR_REGISTERS(a)); \
   if constexpr (kSize == 48)                                                                          \
     QUIRE_WGMMA(96, types, flags, 48, "{%48, %49, %50, %51}", "%52", "%53", QUIRE_FOUR_REGISTERS(a)); \
   if constexpr (kSize == 64)                                                                          \
@@ -138,7 +140,7 @@ __device__ inline void multiply(float (&acc)[kSize], uint64_t a, uint64_t b, boo
 // The same with a in registers, which must not change before the product is done.
 template <class Element, int kSize>
 __device__ inline void multiply(float (&acc)[kSize], const uint32_t (&a)[4], uint64_t b, bool adds) {
-  static_assert(kSize == 48 || kSize == 64);
+  static_assert(kSize == 32 || kSize == 48 || kSize == 64);
   if constexpr (std::is_same_v<Element, __half>) {
     QUIRE_WGMMA_OF_REGISTERS("k16.f32.f16.f16", "1, 1, 0")
   } else {

@@ -14,6 +14,7 @@ namespace {
 using gemm::ceil_div;
 using gemm::split::kGroupColumns;
 using gemm::split::kSmallTileRows;
+using gemm::split::kSomeRows;
 using gemm::split::kTileRows;
 
 struct Cut {
@@ -24,9 +25,11 @@ struct Cut {
 Cut choose_cut(const SkinnyGemmWeight& w, int32_t num_rows, int32_t num_steps,
                const SplitGemmTuning& tuning) {
   const bool is_small = ceil_div(num_rows, kSmallTileRows) == ceil_div(num_rows, kTileRows);
-  Cut cut{2 * kGroupColumns, 1, tuning.rows > 0 ? tuning.rows : is_small ? kSmallTileRows : kTileRows};
-  if (cut.rows != kSmallTileRows && cut.rows != kTileRows) {
-    refuse("tuning.rows", std::to_string(cut.rows), "0, 96, 128");
+  Cut cut{2 * kGroupColumns, 1, is_small ? kSmallTileRows : kTileRows};
+  if (num_rows <= kSomeRows) cut.rows = kSomeRows;
+  if (tuning.rows > 0) cut.rows = tuning.rows;
+  if (cut.rows != kSomeRows && cut.rows != kSmallTileRows && cut.rows != kTileRows) {
+    refuse("tuning.rows", std::to_string(cut.rows), "0, 64, 96, 128");
   }
   constexpr struct {
     int32_t columns, parts;
@@ -54,6 +57,7 @@ void launch_tile(const Cut& cut, const LaunchConfig& config, const gemm::split::
     cut.columns == kGroupColumns ? launch_widened_kernel<kFormat, T, kRows, 1>(config, args)
                                  : launch_widened_kernel<kFormat, T, kRows, 2>(config, args);
   };
+  if (cut.rows == kSomeRows) return with_groups.template operator()<kSomeRows>();
   cut.rows == kTileRows ? with_groups.template operator()<kTileRows>()
                         : with_groups.template operator()<kSmallTileRows>();
 }

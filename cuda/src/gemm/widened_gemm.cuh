@@ -1,4 +1,4 @@
-// GEMM of more than 64 rows of x with a weight of fewer bits than x: as split_gemm.cuh, but W is widened to
+// GEMM of more than 32 rows of x with a weight of fewer bits than x: as split_gemm.cuh, but W is widened to
 // the operand of wgmma that is in registers (widen.cuh). A stage of W is multiplied with several stages of x,
 // 64 columns each.
 //

@@ -11,5 +11,9 @@ template void launch_widened_kernel<WeightFormat::kInt4, __nv_bfloat16, kSmallTi
     LaunchConfig config, const WidenedArgs& args);
 template void launch_widened_kernel<WeightFormat::kInt4, __nv_bfloat16, kSmallTileRows, 2>(
     LaunchConfig config, const WidenedArgs& args);
+template void launch_widened_kernel<WeightFormat::kInt4, __nv_bfloat16, kSomeRows, 1>(
+    LaunchConfig config, const WidenedArgs& args);
+template void launch_widened_kernel<WeightFormat::kInt4, __nv_bfloat16, kSomeRows, 2>(
+    LaunchConfig config, const WidenedArgs& args);
 
 }  // namespace quire::cuda::gemm::split

@@ -11,5 +11,9 @@ template void launch_widened_kernel<WeightFormat::kInt4, __half, kSmallTileRows,
                                                                                     const WidenedArgs& args);
 template void launch_widened_kernel<WeightFormat::kInt4, __half, kSmallTileRows, 2>(LaunchConfig config,
                                                                                     const WidenedArgs& args);
+template void launch_widened_kernel<WeightFormat::kInt4, __half, kSomeRows, 1>(LaunchConfig config,
+                                                                               const WidenedArgs& args);
+template void launch_widened_kernel<WeightFormat::kInt4, __half, kSomeRows, 2>(LaunchConfig config,
+                                                                               const WidenedArgs& args);
 
 }  // namespace quire::cuda::gemm::split

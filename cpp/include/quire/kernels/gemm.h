@@ -173,7 +173,7 @@ struct SplitGemmParams {
 QUIRE_MEMBERS(SplitGemmParams, QUIRE_REQUIRED(weight, num_rows, x, stride_x, out, stride_out),
               QUIRE_OPTIONAL(bias, x_scale, overlaps, tuning));
 
-// For more than 64 rows of x with a weight of fewer bits than x, which is widened in registers; k is cut as
+// For more than 32 rows of x with a weight of fewer bits than x, which is widened in registers; k is cut as
 // by split_gemm where whole tiles are too few for the device.
 //
 // - With tuning.parts 1 a row of out does not depend on num_rows, else it does.
