@@ -22,6 +22,7 @@ from bench_wide_gemm import in_turns
 from gemm_cases import skinny_gemm, tuning, widened_gemm
 from quire import ops
 from quire.models.cuda.linear import CudaGateUp, CudaLinear, parts
+from quire.ops import gemm
 from quire.ops.gemm import SkinnyWeight
 from torch import Tensor
 
@@ -64,7 +65,7 @@ class Case:
 
     def in_parts(self, weights: list[SkinnyWeight]) -> Call:
         def multiply(i: int, x: Tensor) -> None:
-            for rows, to in parts(x, self.out):
+            for rows, to in parts(x, self.out, gemm.MAX_WIDENED_ROWS):
                 skinny_gemm(rows, weights[i], out=to)
 
         return self.call(multiply)
