@@ -49,7 +49,8 @@ class EngineConfig(BaseModel):
     become e4m3 while they are loaded, with a scale for each output. Any other value must be the checkpoint's
     method; awq_marlin and gptq_marlin are vLLM's names for awq and gptq."""
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"
-    """Type of the KV cache. auto: dtype. fp8: e4m3, half the memory; GPU only."""
+    """Type of the KV cache. auto: dtype. fp8: e4m3, half the memory, with the checkpoint's scales or 1; GPU
+    only."""
     max_model_len: PositiveInt32 | None = None
     """Prompt + output tokens of one request. null: the model's own limit."""
     max_num_seqs: PositiveInt32 = 256

@@ -21,7 +21,7 @@ from quire.errors import UnsupportedModel
 from quire.models.checkpoint import load_checkpoint
 from quire.models.config import load_model_config
 from quire.models.parameters import Weights
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 pytestmark = pytest.mark.gpu
@@ -145,11 +145,12 @@ def generated(llm: LLM, prompts: list[list[int]]) -> tuple[list[list[int]], Tens
     return tokens, torch.tensor(found, dtype=torch.float64)
 
 
-def errors(folder: Path, device: str, *, batch_invariant: bool = False) -> tuple[float, float]:
-    """How far bfloat16 on the device, and on the CPU, is from float32 on the CPU, over all tokens."""
+def errors(folder: Path, device: str, **settings: Any) -> tuple[float, float]:
+    """How far bfloat16 on the device with these settings, and on the CPU, is from float32 on the CPU, over
+    all tokens."""
     generator = torch.Generator().manual_seed(1)
     prompts = [torch.randint(5, 600, (n,), generator=generator).tolist() for n in (1, 33, 90)]
-    settings = SETTINGS | {"device": device, "dtype": "bfloat16", "batch_invariant": batch_invariant}
+    settings |= SETTINGS | {"device": device, "dtype": "bfloat16"}
     tokens, found = generated(LLM(str(folder), **settings), prompts)
     expected, on_cpu = (
         logprobs_of(LLM(str(folder), device="cpu", dtype=dtype, **SETTINGS), tokens)
@@ -176,6 +177,24 @@ def test_quantized_near_float32(form: str, batch_invariant: bool, most: float, t
     make_checkpoint(name, tmp_path, quantization_config=quantization)
     on_gpu, on_cpu = errors(tmp_path, "cuda", batch_invariant=batch_invariant)
     assert on_gpu <= most * on_cpu
+
+
+def test_scales_of_the_kv_cache(tmp_path: Path) -> None:
+    """A float8 KV cache holds keys and values divided by the checkpoint's scales: with small ones answers are
+    about as near to float32 as without any, and far from it with one that leaves only zeros."""
+    name, quantization = QUANTIZED["fp8 channel"]
+    found = {}
+    for scale in (None, 2.0**-4, 2.0**20):
+        make_checkpoint(name, tmp_path, quantization_config=quantization)
+        file = tmp_path / "model.safetensors"
+        tensors = load_file(file)
+        for layer in range(load_model_config(tmp_path).spec.num_layers if scale else 0):
+            for projection in ("k", "v"):
+                tensors[f"model.layers.{layer}.self_attn.{projection}_scale"] = torch.tensor(scale)
+        save_file(tensors, file)
+        found[scale], _ = errors(tmp_path, "cuda", batch_invariant=True, kv_cache_dtype="fp8")
+    assert 0.5 * found[None] < found[2.0**-4] < 2 * found[None]
+    assert found[2.0**20] > 4 * found[None]
 
 
 @pytest.mark.parametrize("form", QUANTIZED)

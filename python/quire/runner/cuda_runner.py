@@ -95,7 +95,11 @@ class CudaRunner:
             takes_quantized=weights.table.takes_quantized,
         )
         self._kv_memory = make_kv_memory(spec, core_config.num_blocks, config.block_size, kv_dtype, device)
-        self._caches = [ops.KVCache(layer) for layer in self._kv_memory.unbind(1)]
+        scales = weights.kv_scales() if kv_dtype.itemsize == 1 else [(1.0, 1.0)] * spec.num_layers
+        self._caches = [
+            ops.KVCache(layer, k_scale=k_scale, v_scale=v_scale)
+            for layer, (k_scale, v_scale) in zip(self._kv_memory.unbind(1), scales, strict=True)
+        ]
         self._buffers = StepBuffers(core_config, device, num_copies=self.max_batches_in_flight)
         self._block_tables = torch.zeros(
             (max_num_seqs, -(-core_config.max_model_len // config.block_size)),

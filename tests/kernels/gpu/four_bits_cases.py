@@ -45,7 +45,10 @@ class Case:
             factors = self.scale.float()
             zero = 8.0 if self.zero is None else self.repeated(self.zero).float()
             numbers = self.codes.float() - zero
-        self.value = (numbers * self.repeated(factors)).to(dtype)  # rounded once
+        exact = numbers * self.repeated(factors)
+        self.value = exact.to(dtype)  # rounded once
+        # What the GEMM for few rows multiplies: of large groups it scales the sums.
+        self.of_few_rows = exact if self.group_size >= 128 else self.value
         self.bytes = self.codes[:, ::2] | self.codes[:, 1::2] << 4
         self.dtype = dtype
 

@@ -39,7 +39,7 @@ def float8_tolerance(k: int, dtype: torch.dtype, *, silu_mul: bool = False) -> f
     sum so far to the largest of them and drop what lies below 2^-13 of it. A step's error does not shrink
     with k, and the errors of steps add up like random ones."""
     rounding = (SILU_TOLERANCE if silu_mul else TOLERANCE)[dtype]
-    return rounding + (2 if silu_mul else 1) * 2**-13 * (12 + 2 * math.sqrt(k / 32))
+    return rounding + (2 if silu_mul else 1) * 2**-13 * (20 + 2 * math.sqrt(k / 32))
 
 
 def float8_weight(

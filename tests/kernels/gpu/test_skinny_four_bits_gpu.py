@@ -61,7 +61,7 @@ def test_product(dtype: torch.dtype, kind: str) -> None:
         bias = normal(n, dtype=dtype, seed=1)
         for m in ROWS:
             x = normal(m, k + 24, dtype=dtype, seed=m)[:, 8 : k + 8] * 0.01  # rows that lie apart
-            expected = product(x, case.value)
+            expected = product(x, case.of_few_rows)
             for apart in (0, 3):
                 room = poisoned(m + 1, n + apart, dtype=dtype)
                 skinny_gemm(x, weight, out=room[:m, :n])
@@ -82,7 +82,7 @@ def test_every_cut(parts: int, silu: bool, kind: str) -> None:
     weight = case.weight(silu_mul=silu)
     for m in (1, 8, 11, 16, 21, 30, 32):
         x = normal(m, k, dtype=torch.bfloat16, seed=m) * 0.01
-        expected = product(x, case.value)
+        expected = product(x, case.of_few_rows)
         expected = silu_mul(expected, x.dtype) if silu else expected.to(x.dtype)
         tolerance = (SILU_TOLERANCE if silu else TOLERANCE)[x.dtype]
         for num_blocks in (0, 1, 24):
@@ -107,10 +107,10 @@ def test_silu_mul(n: int, k: int, dtype: torch.dtype, kind: str) -> None:
         x = normal(m, k, dtype=dtype, seed=m) * (0.1 / math.sqrt(k))
         room = poisoned(m + 1, n // 2, dtype=dtype)
         skinny_gemm(x, weight, out=room[:m])
-        expected = silu_mul(product(x, case.value), dtype)
+        expected = silu_mul(product(x, case.of_few_rows), dtype)
         assert_close(room[:m], expected, SILU_TOLERANCE[dtype], f"{m} rows")
         assert room[m:].isnan().all(), "wrote beside out"
-        expected = silu_mul(product(x, case.value) + bias.float(), dtype)
+        expected = silu_mul(product(x, case.of_few_rows) + bias.float(), dtype)
         assert_close(skinny_gemm(x, weight, bias=bias), expected, SILU_TOLERANCE[dtype], f"{m} rows and bias")
 
 
