@@ -120,7 +120,8 @@ def summary(runs: Iterable[dict[str, Any]]) -> str:
         for shape in dict.fromkeys(pair.shape for pair in here):
             ratios = [pair.ratio for pair in here if pair.shape == shape]
             what = "" if spans else " vLLM's tokens per second"
-            spans.append(f"{min(ratios):.2f} to {max(ratios):.2f} times{what} with {shape.upper()}")
+            span = dict.fromkeys((f"{min(ratios):.2f}", f"{max(ratios):.2f}"))
+            spans.append(f"{' to '.join(span)} times{what} with {shape.upper()}")
         lines.append(f"- **Fast.** {', '.join(spans)}; ahead in {ahead} of {len(here)} cases on one {card}.")
     return "\n".join(lines or [NOTHING]) + "\n"
 

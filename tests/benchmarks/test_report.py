@@ -94,7 +94,7 @@ def test_rows_and_summary_of_the_readme() -> None:
         ["| 1B", "512/256", "1"],
     ]
     assert report.summary(runs) == (
-        "- **Fast.** 0.90 to 1.20 times vLLM's tokens per second with 8B, 2.00 to 2.00 times with 1B;"
+        "- **Fast.** 0.90 to 1.20 times vLLM's tokens per second with 8B, 2.00 times with 1B;"
         " ahead in 3 of 4 cases on one H100.\n"
     )
 
