@@ -135,8 +135,8 @@ struct Products<T, kTokens, kFormat> {
   uint32_t row_offset;   // of this lane's first row, in a group's scales
 
   __device__ Products(const KernelArgs& args, int32_t, int32_t) : groups(args.groups) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = warp * 16 + lane % 16;
-    lane_offset = row * 128 + (lane % 8 ^ lane / 16) * 16;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    lane_offset = matrices_at(warp, lane);
     row_offset = (warp * 16 + lane / 4) * 2;
   }
 

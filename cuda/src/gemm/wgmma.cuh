@@ -30,10 +30,6 @@ __device__ inline uint64_t operand_at(uint32_t address) {
 template <class T, int kColumns>
 struct Wgmma;
 
-// The same with a in registers, which must not change before the product is done.
-template <class T, int kColumns>
-struct WgmmaOfRegisters;
-
 #define QUIRE_ACC_4(i) "+f"(acc[i]), "+f"(acc[i + 1]), "+f"(acc[i + 2]), "+f"(acc[i + 3])
 #define QUIRE_ACC_8(i) QUIRE_ACC_4(i), QUIRE_ACC_4(i + 4)
 #define QUIRE_ACC_12(i) QUIRE_ACC_8(i), QUIRE_ACC_4(i + 8)
@@ -56,29 +52,13 @@ struct WgmmaOfRegisters;
                    : "l"(a), "l"(b));                                                    \
     }                                                                                    \
   };
-#define QUIRE_WGMMA_OF_REGISTERS(type, name, columns, regs, a_regs, b_reg)               \
-  template <>                                                                            \
-  struct WgmmaOfRegisters<type, columns> {                                               \
-    static __device__ void run(float (&acc)[regs], const uint32_t (&a)[4], uint64_t b) { \
-      asm volatile("wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." name "." name \
-                   " {" QUIRE_REGS_##regs "}, {" a_regs "}, " b_reg ", 1, 1, 1, 0;"      \
-                   : QUIRE_ACC_##regs(0)                                                 \
-                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                \
-    }                                                                                    \
-  };
-#define QUIRE_WGMMAS(type, name)                                            \
-  QUIRE_WGMMA(type, name, 8, 4, "%4", "%5")                                 \
-  QUIRE_WGMMA(type, name, 16, 8, "%8", "%9")                                \
-  QUIRE_WGMMA(type, name, 24, 12, "%12", "%13")                             \
-  QUIRE_WGMMA(type, name, 32, 16, "%16", "%17")                             \
-  QUIRE_WGMMA(type, name, 48, 24, "%24", "%25")                             \
-  QUIRE_WGMMA(type, name, 64, 32, "%32", "%33")                             \
-  QUIRE_WGMMA_OF_REGISTERS(type, name, 8, 4, "%4, %5, %6, %7", "%8")        \
-  QUIRE_WGMMA_OF_REGISTERS(type, name, 16, 8, "%8, %9, %10, %11", "%12")    \
-  QUIRE_WGMMA_OF_REGISTERS(type, name, 24, 12, "%12, %13, %14, %15", "%16") \
-  QUIRE_WGMMA_OF_REGISTERS(type, name, 32, 16, "%16, %17, %18, %19", "%20") \
-  QUIRE_WGMMA_OF_REGISTERS(type, name, 48, 24, "%24, %25, %26, %27", "%28") \
-  QUIRE_WGMMA_OF_REGISTERS(type, name, 64, 32, "%32, %33, %34, %35", "%36")
+#define QUIRE_WGMMAS(type, name)                \
+  QUIRE_WGMMA(type, name, 8, 4, "%4", "%5")     \
+  QUIRE_WGMMA(type, name, 16, 8, "%8", "%9")    \
+  QUIRE_WGMMA(type, name, 24, 12, "%12", "%13") \
+  QUIRE_WGMMA(type, name, 32, 16, "%16", "%17") \
+  QUIRE_WGMMA(type, name, 48, 24, "%24", "%25") \
+  QUIRE_WGMMA(type, name, 64, 32, "%32", "%33")
 
 QUIRE_WGMMAS(__nv_bfloat16, "bf16")
 QUIRE_WGMMAS(__half, "f16")
@@ -96,7 +76,6 @@ QUIRE_WGMMAS(__half, "f16")
 #undef QUIRE_REGS_24
 #undef QUIRE_REGS_32
 #undef QUIRE_WGMMA
-#undef QUIRE_WGMMA_OF_REGISTERS
 #undef QUIRE_WGMMAS
 
 }  // namespace quire::cuda::gemm
