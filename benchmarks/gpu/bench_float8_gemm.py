@@ -91,7 +91,7 @@ class Case:
         return call
 
     def error(self, call: Call, out: Tensor) -> float:
-        """Of a product without SiLU * mul in `out`, of the first rows and columns."""
+        """How far `out` is from float32, in its first rows and columns; for products without SiLU * mul."""
         call(0)
         weight = self.weights[0]
         assert weight.scale is not None

@@ -28,8 +28,8 @@ class Norm:
         residual_scale: float = 1.0,
         out_scale: Tensor | None = None,
     ) -> Tensor:
-        """Of each row of x, or with a residual of residual += x * residual_scale. out, out_scale: values and
-        scales of quantised rows."""
+        """Norms each row of x, or of residual += x * residual_scale where there is one. out, out_scale:
+        values and scales of quantised rows."""
         spec = self.spec
         if spec.kind == "layer":
             return ops.layer_norm(

@@ -27,7 +27,7 @@ class QuantizedRows(NamedTuple):
 
     @property
     def num_scales(self) -> int:
-        """Of a row."""
+        """Scales of each row."""
         return 1 if self.scales.ndim == 1 else self.scales.size(0)
 
 

@@ -112,7 +112,7 @@ class SkinnyWeight(_Weight):
     def widened(
         self, x: Tensor, bias: Tensor | None = None, out: Tensor | None = None, **settings: Any
     ) -> Tensor:
-        """The same for more rows, of a weight with scales. Where k is cut depends on their number. settings:
+        """As __call__(), for more rows, of a weight with scales. Their number decides how k is cut. settings:
         overlaps, tuning, for tests."""
         out = self._out(out, x.size(0))
         _cuda.widened_gemm(
@@ -129,8 +129,8 @@ class SkinnyWeight(_Weight):
         return out
 
     def product(self, x: Tensor, bias: Tensor | None, out: Tensor) -> None:
-        """Of any number of rows, of a weight with scales, by the GEMM for few rows or for more. is_invariant,
-        or columns of out that are no multiple of 8: by the one for few, a part at a time."""
+        """Any number of rows: by the GEMM for few, or by the one for more. With is_invariant, and where
+        out's columns are no multiple of 8, by the one for few, a part at a time."""
         if x.size(0) > MAX_WIDENED_ROWS and not self._is_invariant and self.out_size % 8 == 0:
             self.widened(x, bias, out)
             return
@@ -246,7 +246,7 @@ def _float8_scales(weight: Tensor, scale: Tensor) -> dict[str, int]:
 
 
 def _num_scales(weight: Tensor, scale: Tensor) -> int:
-    """Of a row of a float8 weight."""
+    """How many scales a row of a float8 weight has."""
     out_size, in_size = weight.shape
     device = weight.device.type
     check("weight", weight, torch.float8_e4m3fn, (out_size, in_size), "out_size, in_size", device)
