@@ -2,6 +2,9 @@
 // calls, and each costs about a microsecond.
 #include <pybind11/stl.h>
 
+#include <iterator>
+#include <vector>
+
 #include "bindings.h"
 #include "bindings/kernels.h"
 #include "quire/cpu/layers.h"
@@ -11,8 +14,20 @@
 #include "quire/cpu/sampling.h"
 
 namespace quire::bindings {
+namespace {
+
+std::vector<int> four_bit_columns() {
+  std::vector<int> columns;
+  for (int i = 0; i < 32; ++i) columns.push_back(four_bit_column(i / 8, i % 8));
+  return columns;
+}
+
+}  // namespace
 
 void bind_ops(py::module_& m) {
+  m.def("float8_columns",
+        [] { return std::vector<int>(std::begin(kFloat8Columns), std::end(kFloat8Columns)); });
+  m.def("four_bit_columns", &four_bit_columns);
   def_settings<PagedAttentionConfig>(m);
   def_kernel<cpu::paged_attention>(m, "cpu_");
   def_kernel<cpu::rope_and_cache>(m, "cpu_");

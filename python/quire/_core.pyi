@@ -564,6 +564,9 @@ class EngineCore:
 def encode_request(fields: dict[str, object]) -> bytes:
     """The tensor `request` of generation with these fields; their values are not checked."""
 
+def float8_columns() -> list[int]: ...
+def four_bit_columns() -> list[int]: ...
+
 class PagedAttentionConfig:
     def __init__(
         self,

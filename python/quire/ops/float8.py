@@ -7,13 +7,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from quire import _core
 from quire._tensor_checks import check, describe, dtype_id, has_cuda_kernels, stream_of
 
 if has_cuda_kernels():
     from quire import _cuda
 
 # Position p of each 16 columns holds column FLOAT8_COLUMNS[p]: kFloat8Columns in C++, which says why.
-FLOAT8_COLUMNS = (8, 0, 9, 1, 10, 2, 11, 3, 12, 4, 13, 5, 14, 6, 15, 7)
+FLOAT8_COLUMNS = tuple(_core.float8_columns())
 SCALED_COLUMNS = 128  # that share a scale, where a row has several
 _CHUNK_PIECES = 1 << 22  # of 16 columns, that are copied at a time
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from quire import _core
 from quire._tensor_checks import describe
 
 COLUMNS = 32  # that 16 bytes hold
 # Nibble p of each 32 columns, from the lowest of the first byte on, holds column FOUR_BIT_COLUMNS[p]:
 # four_bit_column() in C++, which says why.
-FOUR_BIT_COLUMNS = tuple(
-    16 * (nibble % 4 // 2) + 8 * (nibble % 2) + 2 * word + nibble // 4
-    for word in range(4)
-    for nibble in range(8)
-)
+FOUR_BIT_COLUMNS = tuple(_core.four_bit_columns())
 _ROWS = 64  # of a tile
 _CHUNK_PIECES = 1 << 20  # of 32 columns, that are copied at a time
 _E8M0 = [2.0**-127 * 2.0**code for code in range(255)]
